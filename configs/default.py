@@ -1,0 +1,118 @@
+"""Every knob, with its unit and its default. Other configurations are overlays of this one.
+
+It trains the small ResShift U-Net on the built-in photographs. To change one knob from the command line:
+    framer-jax train --config configs/default.py --workdir runs/try --set training.steps=500
+"""
+
+from ml_collections import ConfigDict, config_dict
+
+
+def get_config() -> ConfigDict:
+    """The default configuration."""
+    config = ConfigDict()
+
+    # --- what is trained: framer_jax.recipes.table builds it ---------------------------------------------------------
+    recipe = config.recipe = ConfigDict()
+    recipe.name = "resshift"  # resshift | flow
+    recipe.scale = 4  # enlargement per axis
+    recipe.dtype = "float32"  # compute dtype of the denoiser: float32 | bfloat16 | float16; parameters stay float32
+    recipe.space = ConfigDict()
+    recipe.space.name = "wavelet"  # the training-free orthonormal Haar codec
+    recipe.space.levels = 2  # a latent position stands for 2^levels x 2^levels HR pixels; keep at the LR grid
+    recipe.space.statistics = "residual"  # bands scaled to unit variance of: image | residual (hr - enlarged lr)
+    recipe.denoiser = ConfigDict()
+    recipe.denoiser.name = "unet"  # unet | dit
+    recipe.denoiser.unet = ConfigDict()
+    recipe.denoiser.unet.channels = (64, 96, 128)  # width of each level, finest first
+    recipe.denoiser.unet.blocks = 2  # residual blocks per level, down and again up
+    recipe.denoiser.unet.condition_blocks = 2  # residual blocks on the LR image before it meets the noise
+    recipe.denoiser.unet.time_width = 128  # features of the time embedding
+    recipe.denoiser.dit = ConfigDict()
+    recipe.denoiser.dit.width = 96  # token width
+    recipe.denoiser.dit.depth = 6  # blocks
+    recipe.denoiser.dit.heads = 4  # attention heads
+    recipe.denoiser.dit.patch = 2  # latent positions per token and axis
+    recipe.denoiser.dit.taps = "hidden"  # what FRAMER compares: hidden | prediction
+    recipe.resshift = ConfigDict()
+    recipe.resshift.steps = 4  # length T of the chain
+    recipe.resshift.kappa = 1.0  # noise level, in standard deviations of the latent
+    recipe.resshift.min_noise_level = 0.2  # noise of the first index, same unit
+    recipe.resshift.etas_end = 0.99  # square root of eta at the last index
+    recipe.resshift.power = 0.3  # exponent of the schedule's time warp
+    recipe.resshift.sampling_steps = config_dict.placeholder(int)  # respaced steps of the sampler; None: all
+    recipe.resshift.residual = True  # the chain runs on what the LR image lacks
+    recipe.resshift.last_step_probability = 0.5  # share of examples at index T-1, which the one-step mean uses
+    recipe.resshift.channel_weight_power = 1.0  # loss weight: band deviation to this power; 0 latent, 2 pixel MSE
+    recipe.flow = ConfigDict()
+    recipe.flow.shift = 3.0  # time shift
+    recipe.flow.sampling_steps = 8  # Euler steps
+    recipe.flow.density = "logit_normal"  # of training times: logit_normal | mode | cosmap | uniform
+    recipe.flow.weighting = "none"  # of the velocity error: none | sigma_sqrt | logit_normal | cosmap
+    recipe.flow.residual = True  # the flow ends at what the LR image lacks
+    recipe.flow.start_probability = 0.25  # share of examples at sigma 1, which the one-step mean uses
+
+    # --- FRAMER on top of it: framer_jax.losses.framer; None keeps the reading's own value ---------------------------
+    framer = config.framer = ConfigDict()
+    framer.reading = "none"  # none | paper | released
+    framer.objective = config_dict.placeholder(str)  # none | l2 | contrastive | full
+    framer.bands = config_dict.placeholder(str)  # disc (fixed radius) | quantile (of the teacher's magnitudes)
+    framer.radius = config_dict.placeholder(float)  # of the disc, fraction of the Nyquist frequency
+    framer.quantile = config_dict.placeholder(float)  # share of magnitudes in the low band
+    framer.compare = config_dict.placeholder(str)  # spectra | magnitudes
+    framer.teacher = config_dict.placeholder(str)  # last | middle | next
+    framer.teacher_layer = config_dict.placeholder(int)  # tap number of a middle teacher
+    framer.last_is_student = config_dict.placeholder(bool)  # the last tap is a student of the output too
+    framer.negatives = config_dict.placeholder(str)  # none | random | previous
+    framer.negatives_of_all_images = config_dict.placeholder(bool)  # InterCL: the drawn layer of every image
+    framer.low_loss = config_dict.placeholder(str)  # intra | inter
+    framer.high_loss = config_dict.placeholder(str)  # intra | inter
+    framer.temperature = config_dict.placeholder(float)  # divides every cosine
+    framer.adaptive_weight = config_dict.placeholder(bool)  # FAW
+    framer.adaptive_modulation = config_dict.placeholder(bool)  # FAM
+    framer.magnitude_relative_to = config_dict.placeholder(str)  # teacher | student | absolute
+    framer.magnitude_per_channel = config_dict.placeholder(bool)  # mean of the channels' quotients
+    framer.epsilon = config_dict.placeholder(float)  # guards quotients
+    framer.weight = config_dict.placeholder(float)  # lambda, of the whole term
+    framer.start_step = config_dict.placeholder(int)  # steps before the term acts
+    framer.ramp_steps = config_dict.placeholder(int)  # steps over which lambda rises after that
+    framer.reduction = config_dict.placeholder(str)  # over students: sum | mean
+
+    # --- data: framer_jax.data ---------------------------------------------------------------------------------------
+    data = config.data = ConfigDict()
+    data.train = "photos"  # photos (built in) | a folder of images, searched recursively
+    data.validation = "photos"  # photos (the held-out ones) | a folder
+    data.validation_count = 3  # at most this many validation images
+    data.crop = 128  # side of a training crop, HR pixels
+    data.threads = 2  # decoding threads of this process
+    data.workers = 0  # decoding processes; a checkpoint resumes only with the same number
+    data.degradation = "light_one_stage"  # framer_jax.degradations.presets
+
+    # --- training: framer_jax.training.settings ----------------------------------------------------------------------
+    training = config.training = ConfigDict()
+    training.seed = 0  # root of every random number
+    training.steps = 2000  # optimiser steps
+    training.global_batch = 16  # examples per step over all devices and hosts
+    training.accumulate = 1  # microbatches per step
+    training.learning_rate = 1e-3  # peak
+    training.warmup_steps = 100  # linear from 0
+    training.schedule = "cosine"  # constant | cosine, to final_learning_rate at the last step
+    training.final_learning_rate = 1e-5
+    training.optimizer = "adamw"
+    training.b1 = 0.9  # Adam's decay of the mean gradient
+    training.b2 = 0.999  # Adam's decay of the squared gradient
+    training.epsilon = 1e-8  # Adam's, in units of the gradient
+    training.weight_decay = 0.0  # of matrices and kernels
+    training.clip_norm = 1.0  # global gradient norm; None: off
+    training.ema_decay = 0.999  # of the parameters; 0: off
+    training.mesh = ConfigDict()
+    training.mesh.data = -1  # devices along the batch; -1: all that are left
+    training.mesh.fsdp = 1  # devices that parameters are sharded over
+    training.fsdp_min_size = 65536  # array elements; smaller arrays are replicated
+    training.log_every = 50  # steps
+    training.validate_every = 500  # steps; the last one is always validated
+    training.checkpoint_every = 500  # steps
+    training.keep_last = 2  # newest checkpoints kept
+    training.best_metric = "mean/psnr-y"  # of the validation; its best checkpoint is kept too
+    training.best_mode = "max"  # max | min
+    training.stop_after = config_dict.placeholder(int)  # stop at this step, schedules unchanged
+    return config

@@ -1,0 +1,21 @@
+"""The starter model that ships in framer_jax/weights: a small ResShift super-resolver for laptops.
+
+Command:  framer-jax train --config configs/starter.py --workdir runs/starter --set data.train=PHOTOS
+          (PHOTOS: a folder of photographs; the shipped weights were trained on BSDS500 train + test and General-100)
+Hardware: 1 CPU core. Expected time: 90 minutes (about 0.6 s per step of 16 crops of 128 pixels).
+Expected: see the model card, framer_jax/weights/starter.md.
+"""
+
+from configs import default
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    """The starter's configuration."""
+    config = default.get_config()
+    config.training.steps = 6200
+    config.training.warmup_steps = 200
+    config.training.learning_rate = 2e-3
+    config.training.checkpoint_every = 400
+    config.training.validate_every = 400
+    return config

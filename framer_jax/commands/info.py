@@ -1,0 +1,92 @@
+"""`framer-jax info`: versions and devices, and what a weights file or a configuration holds."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import json
+import platform
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from framer_jax.config import load_config, to_dict
+from framer_jax.inference.model import STARTER, expected_params, load_model
+from framer_jax.porting.weights import flatten_names
+from framer_jax.recipes.table import add_framer, build_recipe
+from framer_jax.version import __version__
+
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
+EXTRAS = {"photos": "scikit-image", "eval": "matplotlib", "tensorboard": "tensorboardX", "torch": "torch"}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    parser.add_argument("what", nargs="?", help="a weights file, a training directory, a configuration, or 'starter'")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print."""
+    facts = describe(arguments.what) if arguments.what else environment()
+    if arguments.json:
+        print(json.dumps(facts, indent=1))
+    else:
+        for name, value in _lines(facts):
+            print(f"{name:<40} {value}")
+    return 0
+
+
+def environment() -> dict[str, Any]:
+    """What is installed, and where computation happens."""
+    return {
+        "framer_jax": __version__,
+        "python": platform.python_version(),
+        "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "extras": {extra: _installed(package) for extra, package in EXTRAS.items()},
+        "backend": jax.default_backend(),
+        "devices": [f"{device.id}: {device.device_kind}" for device in jax.devices()],
+        "starter model": str(STARTER) if STARTER.is_file() else "missing",
+    }
+
+
+def describe(what: str) -> dict[str, Any]:
+    """Recipe, size and configuration of a model or of a configuration file.
+
+    Raises:
+      ValueError, FileNotFoundError: what is none of these.
+    """
+    if Path(what).suffix == ".py":
+        config = to_dict(load_config(what))
+        recipe = build_recipe(config["recipe"])
+        framed = add_framer(recipe, config["framer"])
+        sizes = {name: int(np.prod(leaf.shape)) for name, leaf in flatten_names(expected_params(recipe))[0].items()}
+        return {"recipe": framed.name, "parameters": sum(sizes.values()), "config": config}
+    model = load_model(None if what == "starter" else what)
+    leaves = flatten_names(model.params)[0]
+    return {
+        "file": str(model.path),
+        "bytes": model.path.stat().st_size,
+        "recipe": model.recipe.name,
+        "scale": model.recipe.scale,
+        "parameters": sum(int(np.size(leaf)) for leaf in leaves.values()),
+        **model.metadata,
+    }
+
+
+def _installed(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _lines(facts: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in facts.items():
+        if isinstance(value, dict):
+            yield from _lines(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value

@@ -1,0 +1,62 @@
+"""`framer-jax upscale`: one photograph or folders of them, ×4, with a JSON sidecar beside each result."""
+
+from __future__ import annotations
+
+import argparse
+
+from rich.console import Console
+
+from framer_jax.inference.folder import Origin, upscale_files
+from framer_jax.inference.model import load_model
+from framer_jax.inference.upscaler import UpscaleSettings
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    parser.add_argument("input", help="image file or folder")
+    parser.add_argument("output", help="file name (if the input is one file) or folder")
+    parser.add_argument("--weights", help="weights file or training directory; default: the shipped starter model")
+    parser.add_argument("--mode", default="sample", choices=("sample", "mean"), help="full sampler, or one-step mean")
+    parser.add_argument("--seed", type=int, default=0, help="of the noise canvas")
+    parser.add_argument("--tile", type=int, default=128, help="side of a tile, LR pixels; bounds the memory")
+    parser.add_argument("--overlap", type=int, default=16, help="LR pixels shared by neighbouring tiles")
+    parser.add_argument("--tile-batch", type=int, default=4, help="tiles computed at a time")
+    parser.add_argument("--color-fix", default="none", choices=("none", "adain", "wavelet"), help="on the whole image")
+    parser.add_argument("--color-strength", type=float, default=1.0, help="0 to 1")
+    parser.add_argument("--recursive", action="store_true", help="search folders below the input")
+    parser.add_argument("--suffix", default="", help="added to every output's name")
+    parser.add_argument("--extension", default=".png", help="format of outputs in a folder")
+    parser.add_argument("--overwrite", action="store_true", help="replace existing outputs")
+    parser.add_argument("--skip-existing", action="store_true", help="leave existing outputs alone")
+    parser.add_argument("--continue-on-error", action="store_true", help="name bad images and go on with the rest")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Upscale; status 1 if some images failed."""
+    settings = UpscaleSettings(
+        mode=arguments.mode,
+        tile=arguments.tile,
+        overlap=arguments.overlap,
+        tile_batch=arguments.tile_batch,
+        color_fix=arguments.color_fix,
+        color_strength=arguments.color_strength,
+        seed=arguments.seed,
+    )
+    model = load_model(arguments.weights)
+    summary = upscale_files(
+        arguments.input,
+        arguments.output,
+        model.recipe,
+        model.params,
+        settings,
+        origin=Origin(checkpoint=model.path, config=model.metadata["config"]),
+        recursive=arguments.recursive,
+        suffix=arguments.suffix,
+        extension=arguments.extension,
+        overwrite=arguments.overwrite,
+        skip_existing=arguments.skip_existing,
+        continue_on_error=arguments.continue_on_error,
+        console=Console(stderr=True),
+    )
+    print(summary)
+    return summary.exit_status

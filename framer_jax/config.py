@@ -1,0 +1,94 @@
+"""Configuration files: Python files with a `get_config()` that returns an ml_collections ConfigDict.
+
+Overlays import the documented defaults (`from configs import default`) and change a few knobs. Unknown keys and values
+of the wrong type are errors, in files and on the command line.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be used; the message is one line that says what and what to do."""
+
+
+def load_config(path: str | Path, changes: Sequence[str] = ()) -> ConfigDict:
+    """Read a configuration file and apply `key.path=value` changes.
+
+    Args:
+      path: a Python file that defines `get_config()`.
+      changes: such as 'training.steps=500' or 'data.train=my/folder'; values are Python literals or plain strings.
+
+    Raises:
+      ConfigError: no such file, no `get_config`, an unknown key, or a value of another type.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ConfigError(f"no configuration file {str(path)!r}: give the path of a file such as configs/starter.py")
+    spec = importlib.util.spec_from_file_location(f"_framer_jax_config_{path.stem}", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    with _importable(path.resolve().parent.parent):
+        try:
+            spec.loader.exec_module(module)
+            config = module.get_config()
+        except (AttributeError, KeyError) as error:  # ml_collections names the unknown key and its neighbours
+            raise ConfigError(f"{path}: {' '.join(str(error).split())}") from error
+    if not isinstance(config, ConfigDict):
+        raise ConfigError(f"{path}: get_config() must return a ConfigDict, not {type(config).__name__}")
+    config.lock()
+    for change in changes:
+        _apply(config, change)
+    return config
+
+
+@contextmanager
+def _importable(folder: Path) -> Iterator[None]:
+    """Let overlays write `from configs import default`, wherever the command is run."""
+    sys.path.insert(0, str(folder))
+    try:
+        yield
+    finally:
+        sys.path.remove(str(folder))
+
+
+def _apply(config: ConfigDict, change: str) -> None:
+    key, separator, text = change.partition("=")
+    if not separator:
+        raise ConfigError(f"cannot read the change {change!r}: write key=value, such as training.steps=500")
+    node: Any = config
+    parts = key.split(".")
+    for depth, part in enumerate(parts):
+        if not isinstance(node, ConfigDict) or part not in node:
+            known = ", ".join(sorted(node)) if isinstance(node, ConfigDict) else "nothing"
+            where = ".".join(parts[:depth]) or "the configuration"
+            raise ConfigError(f"unknown key {key!r}: {where} has {known}")
+        if depth < len(parts) - 1:
+            node = node[part]
+    value: Any = text
+    if not isinstance(node[parts[-1]], str):
+        try:
+            value = ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            value = text
+    if isinstance(node[parts[-1]], float) and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    try:
+        node[parts[-1]] = value
+    except TypeError as error:
+        raise ConfigError(f"{key}={text}: {' '.join(str(error).split())}") from error
+
+
+def to_dict(config: ConfigDict) -> dict[str, Any]:
+    """Plain nested dict of JSON types: what checkpoints, weights files and sidecars carry."""
+    return json.loads(json.dumps(config.to_dict()))

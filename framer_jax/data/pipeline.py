@@ -1,0 +1,175 @@
+"""From a source of photographs to training batches, and to fixed validation pairs.
+
+Grain workers crop, flip and draw the degradation's parameters, each from its record's own generator; the degradation
+itself runs inside the jitted training step (`make_prepare`). Order and draws depend on the seed and the position only:
+not on threads, worker processes, hosts, or a stop in between.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import grain
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpy.typing as npt
+
+from framer_jax.data.sources import ImageFiles, Photo
+from framer_jax.degradations.pipeline import DegradationParameters, apply, draw, stack
+from framer_jax.degradations.presets import DegradationPreset
+
+RawBatch = Mapping[str, Any]
+"""'hr': uint8 [B, crop, crop, 3]; 'degradation': DegradationParameters with a leading [B]; 'record': int32 [B]."""
+
+
+def make_record(photo: Photo, rng: np.random.Generator, crop: int, preset: DegradationPreset) -> dict[str, Any]:
+    """Cut a random crop, flip it or not, and draw its degradation.
+
+    Args:
+      photo: the photograph, at least `crop` a side.
+      rng: the record's own generator.
+      crop: side of the HR crop in pixels.
+      preset: what the degradation is drawn from.
+
+    Returns:
+      'hr' uint8 [crop, crop, 3], 'degradation', 'record' int32.
+    """
+    height, width = photo.size
+    top, left = int(rng.integers(height - crop + 1)), int(rng.integers(width - crop + 1))
+    hr = photo.crop(top, left, crop, crop)
+    if rng.integers(2):
+        hr = hr[:, ::-1]
+    return {"hr": np.ascontiguousarray(hr), "degradation": draw(rng, preset), "record": np.int32(photo.record)}
+
+
+def make_batches(
+    source: ImageFiles,
+    crop: int,
+    preset: DegradationPreset,
+    global_batch: int,
+    seed: int,
+    *,
+    num_threads: int = 4,
+    num_workers: int = 0,
+    epochs: int | None = None,
+    process_index: int | None = None,
+    process_count: int | None = None,
+) -> grain.DatasetIterator:
+    """Endless (or `epochs` long) shuffled batches of random crops.
+
+    Args:
+      source: photographs; anything with Grain's random-access protocol that yields `Photo`.
+      crop: side of the HR crop in pixels, a multiple of the preset's scale.
+      preset: what degradations are drawn from.
+      global_batch: batch over all hosts; each host gets its own part of the same global batches.
+      seed: of order, crops, flips and degradations.
+      num_threads: reading threads; 0 reads in the caller's thread.
+      num_workers: worker processes; rarely worth it: Pillow decodes in threads, and each process keeps its own cache.
+      epochs: passes over the source; None never ends. Each one has another order and other draws.
+      process_index: this host, from 0; jax's by default.
+      process_count: number of hosts; jax's by default.
+
+    Returns:
+      An iterator over `RawBatch`; `get_state` / `set_state` resume it exactly, `close` ends its threads.
+
+    Raises:
+      ValueError: a crop that is no multiple of the scale, a batch that hosts cannot share evenly, or fewer records
+        than one batch.
+    """
+    index = jax.process_index() if process_index is None else process_index
+    count = jax.process_count() if process_count is None else process_count
+    if crop < 1 or crop % preset.scale:
+        raise ValueError(f"the crop must be a multiple of the scale {preset.scale}; got {crop}")
+    if global_batch < 1 or global_batch % count:
+        raise ValueError(f"the batch must be a positive multiple of the {count} host(s); got {global_batch}")
+    if epochs is not None and epochs * len(source) < global_batch:
+        raise ValueError(
+            f"{epochs} epoch(s) of {len(source)} images are less than one batch of {global_batch}: "
+            "use more epochs or a smaller batch"
+        )
+    dataset = grain.MapDataset.source(source).seed(seed).shuffle().repeat(epochs)
+    # Draw before the hosts part: a record's generator then depends on its global position alone.
+    dataset = dataset.random_map(lambda photo, rng: make_record(photo, rng, crop, preset))
+    dataset = dataset[index::count].batch(global_batch // count, drop_remainder=True)
+    batches = dataset.to_iter_dataset(grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=2 * num_threads))
+    if num_workers > 0:
+        _let_grain_read_its_flags()
+        batches = batches.mp_prefetch(grain.MultiprocessingOptions(num_workers=num_workers))
+    return iter(batches)
+
+
+def _let_grain_read_its_flags() -> None:
+    """Grain's worker processes read absl flags, which nobody parses outside of `absl.app.run`."""
+    from absl import flags
+
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()
+
+
+def make_prepare(scale: int = 4) -> Callable[[RawBatch, jax.Array], dict[str, jax.Array]]:
+    """The first part of the training step: raw batch → images, on the device.
+
+    Returns:
+      `prepare(batch, key)` → 'hr' [B, crop, crop, 3] and 'lr' [B, crop / scale, crop / scale, 3], float32 in [0, 1].
+      This one needs no key: a record brings all its randomness, so it gives the same pair wherever it is prepared.
+      On a mesh, wrap it in `jax.shard_map` over the batch axis: left alone, XLA gathers the whole batch for each FFT.
+    """
+
+    def prepare(batch: RawBatch, key: jax.Array) -> dict[str, jax.Array]:
+        del key
+        hr = jnp.asarray(batch["hr"]).astype(jnp.float32) / 255.0
+        return {"hr": hr, "lr": apply(DegradationParameters(*batch["degradation"]), hr, scale=scale)}
+
+    return prepare
+
+
+class ValidationPair(NamedTuple):
+    """A whole photograph and its degradation.
+
+    Attributes:
+      name: of the photograph.
+      hr: [H, W, 3] float32 in [0, 1].
+      lr: [H / scale, W / scale, 3] float32 in [0, 1], multiples of 1 / 255.
+    """
+
+    name: str
+    hr: npt.NDArray[np.float32]
+    lr: npt.NDArray[np.float32]
+
+
+def validation_pairs(
+    source: ImageFiles, preset: DegradationPreset, seed: int = 0, multiple: int = 8, limit: int | None = None
+) -> list[ValidationPair]:
+    """Degrade whole photographs: the same bytes for the same seed and name, whatever else the source holds.
+
+    Args:
+      source: photographs.
+      preset: what the degradations are drawn from.
+      seed: of the draws.
+      multiple: sides are cut (at the right and the bottom) to multiples of this, itself a multiple of the scale.
+      limit: only the first so many.
+
+    Raises:
+      ValueError: a multiple that is none of the scale, or a photograph smaller than it.
+    """
+    if multiple < 1 or multiple % preset.scale:
+        raise ValueError(f"'multiple' must be a multiple of the scale {preset.scale}; got {multiple}")
+    degrade = jax.jit(apply, static_argnames="scale")  # compiled once for each size
+    pairs, seen = [], set()
+    for index in range(len(source) if limit is None else min(limit, len(source))):
+        photo = source[index]
+        if photo.record in seen:
+            continue  # stands in for a damaged one
+        seen.add(photo.record)
+        name = source.names[photo.record]
+        height, width = (side - side % multiple for side in photo.size)
+        if not height or not width:
+            raise ValueError(f"{name} is smaller than {multiple} pixels: remove it from the validation images")
+        hr = photo.crop(0, 0, height, width).astype(np.float32) / np.float32(255)
+        rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
+        lr = degrade(stack([draw(rng, preset)]), hr[None], scale=preset.scale)
+        pairs.append(ValidationPair(name, hr, np.asarray(lr[0])))
+    return pairs

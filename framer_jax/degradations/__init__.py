@@ -1,0 +1,1 @@
+"""Real-world degradations: kernels, blur, resize, noise, JPEG; drawn in NumPy, applied under jit."""

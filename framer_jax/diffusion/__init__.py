@@ -1,0 +1,1 @@
+"""Diffusion processes and samplers: schedule tables and plain functions, without parameters."""

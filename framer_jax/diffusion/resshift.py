@@ -1,0 +1,131 @@
+"""The residual-shifting process: schedule tables, forward process, prior and posterior.
+
+Yue, Wang and Loy, "ResShift: Efficient Diffusion Model for Image Super-resolution by Residual Shifting" (NeurIPS 2023).
+The chain goes from the HR latent x_0 to the LR latent y plus noise: x_t = x_0 + η_t (y - x_0) + κ √η_t n. Times are
+indices 0 … T-1 (the paper's t minus one).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Tables of length T, float64 NumPy; functions below cast what they use to float32.
+
+    Attributes:
+      kappa: noise level κ.
+      sqrt_etas, etas, etas_prev: √η_t, η_t and η_{t-1} (0 before the first).
+      alpha: η_t - η_{t-1}.
+      posterior_variance: κ² η_{t-1} / η_t · α_t, zero at index 0.
+      posterior_variance_clipped: the same with entry 0 replaced by entry 1; posterior_log_variance_clipped: its log.
+      posterior_mean_coef1, posterior_mean_coef2: weights of x_t and of x_0 in the posterior mean; their sum is 1.
+      weight_loss_mse: the weight of the x_0 error in the variational bound.
+      input_std: √(η_t κ² + 1), the divisor of the network's input.
+      timestep_map: the index that the network is told at each step (not 0 … T-1 after respacing).
+    """
+
+    kappa: float
+    sqrt_etas: np.ndarray
+    etas: np.ndarray
+    etas_prev: np.ndarray
+    alpha: np.ndarray
+    posterior_variance: np.ndarray
+    posterior_variance_clipped: np.ndarray
+    posterior_log_variance_clipped: np.ndarray
+    posterior_mean_coef1: np.ndarray
+    posterior_mean_coef2: np.ndarray
+    weight_loss_mse: np.ndarray
+    input_std: np.ndarray
+    timestep_map: np.ndarray
+
+    @property
+    def steps(self) -> int:
+        """T."""
+        return len(self.sqrt_etas)
+
+
+def make_schedule(
+    steps: int = 15,
+    kappa: float = 2.0,
+    min_noise_level: float = 0.04,
+    etas_end: float = 0.99,
+    power: float = 0.3,
+    sampling_steps: int | None = None,
+) -> Schedule:
+    """The geometric schedule with warped time of the paper's Section 3.2.
+
+    Args:
+      steps: T of the trained chain, at least 2.
+      kappa: κ.
+      min_noise_level: κ √η at the first index (before the cap below).
+      etas_end: √η (sic, not η) at the last index.
+      power: exponent of the time warp.
+      sampling_steps: respace to this many of the T indices, evenly from 0.
+
+    Raises:
+      ValueError: a step count out of range.
+    """
+    if steps < 2:
+        raise ValueError(f"the ResShift chain needs at least 2 steps, not {steps}")
+    first = min(min_noise_level / kappa, min_noise_level)
+    warped = np.linspace(0.0, 1.0, steps) ** power * (steps - 1)
+    sqrt_etas = first * np.exp(np.log(etas_end / first) / (steps - 1)) ** warped
+    kept = np.arange(steps)
+    if sampling_steps is not None:
+        if not 2 <= sampling_steps <= steps:
+            raise ValueError(f"sampling_steps must lie between 2 and the chain's {steps} steps, not {sampling_steps}")
+        kept = np.asarray([int(steps / sampling_steps * i) for i in range(sampling_steps)])
+    return _tables(sqrt_etas[kept], kept, kappa)
+
+
+def _tables(sqrt_etas: np.ndarray, timestep_map: np.ndarray, kappa: float) -> Schedule:
+    etas = sqrt_etas**2
+    etas_prev = np.append(0.0, etas[:-1])
+    alpha = etas - etas_prev
+    variance = kappa**2 * etas_prev / etas * alpha
+    clipped = np.append(variance[1], variance[1:])
+    return Schedule(
+        kappa=kappa,
+        sqrt_etas=sqrt_etas,
+        etas=etas,
+        etas_prev=etas_prev,
+        alpha=alpha,
+        posterior_variance=variance,
+        posterior_variance_clipped=clipped,
+        posterior_log_variance_clipped=np.log(clipped),
+        posterior_mean_coef1=etas_prev / etas,
+        posterior_mean_coef2=alpha / etas,
+        weight_loss_mse=0.5 / clipped * (alpha / etas) ** 2,
+        input_std=np.sqrt(etas * kappa**2 + 1.0),
+        timestep_map=timestep_map,
+    )
+
+
+def at(table: np.ndarray, index: jax.Array, like: jax.Array) -> jax.Array:
+    """Entries of a table, float32, shaped to multiply `like`: index [B] (or a scalar) → [B, 1, …]."""
+    values = jnp.asarray(table, jnp.float32)[index]
+    return values.reshape(values.shape + (1,) * (like.ndim - values.ndim))
+
+
+def forward(schedule: Schedule, x0: jax.Array, y: jax.Array, index: jax.Array, noise: jax.Array) -> jax.Array:
+    """Draw x_t from q(x_t | x_0, y), Eq. 2: all [B, H, W, C] float32, index [B] int32."""
+    return x0 + at(schedule.etas, index, x0) * (y - x0) + schedule.kappa * at(schedule.sqrt_etas, index, x0) * noise
+
+
+def prior(schedule: Schedule, y: jax.Array, noise: jax.Array) -> jax.Array:
+    """Draw x_T ≈ y + κ √η_T n, where sampling starts."""
+    return y + jnp.float32(schedule.kappa * schedule.sqrt_etas[-1]) * noise
+
+
+def posterior_step(schedule: Schedule, x: jax.Array, x0: jax.Array, index: jax.Array, noise: jax.Array) -> jax.Array:
+    """Draw x_{t-1} from q(x_{t-1} | x_t, x_0), Eq. 5; `index` is one int32 scalar, and index 0 adds no noise."""
+    mean = at(schedule.posterior_mean_coef1, index, x) * x + at(schedule.posterior_mean_coef2, index, x) * x0
+    deviation = np.where(np.arange(schedule.steps) > 0, np.exp(0.5 * schedule.posterior_log_variance_clipped), 0.0)
+    return mean + at(deviation, index, x) * noise

@@ -1,0 +1,62 @@
+"""Samplers: plain functions that call `denoise(x, t)`; they know no model and hold no parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from framer_jax.diffusion import resshift
+
+Draw = Callable[[jax.Array], jax.Array]
+"""Number of a draw (int32 scalar, 0 is the start's) → standard normal noise of the latent's shape."""
+
+
+def resshift_ancestral(
+    schedule: resshift.Schedule, denoise: Callable[[jax.Array, jax.Array], jax.Array], y: jax.Array, draw: Draw
+) -> jax.Array:
+    """The T-step ancestral sampler of ResShift.
+
+    Args:
+      schedule: tables, possibly respaced.
+      denoise: (x [B, H, W, C], index int32 scalar) → estimate of x_0; it scales its input and maps the index itself.
+      y: [B, H, W, C] float32 LR latent.
+      draw: draw 0 starts the chain, draw k is the noise of step k.
+
+    Returns:
+      [B, H, W, C] float32, the last estimate of x_0.
+    """
+    x = resshift.prior(schedule, y, draw(jnp.int32(0)))
+
+    def step(x: jax.Array, number: jax.Array) -> tuple[jax.Array, None]:
+        index = jnp.int32(schedule.steps - 1) - number
+        x0 = denoise(x, index)
+        return resshift.posterior_step(schedule, x, x0, index, draw(number + 1)), None
+
+    # The last step (index 0) is the estimate itself; leaving it out of the scan saves drawing noise of weight zero.
+    x, _ = jax.lax.scan(step, x, jnp.arange(schedule.steps - 1, dtype=jnp.int32))
+    return denoise(x, jnp.int32(0))
+
+
+def flow_euler(
+    sigmas: np.ndarray, velocity: Callable[[jax.Array, jax.Array], jax.Array], start: jax.Array
+) -> jax.Array:
+    """Euler steps along a rectified flow.
+
+    Args:
+      sigmas: [steps + 1] descending (framer_jax.diffusion.flow.sampling_sigmas).
+      velocity: (x [B, H, W, C], sigma float32 scalar) → velocity.
+      start: [B, H, W, C] float32, x at sigmas[0].
+
+    Returns:
+      [B, H, W, C] float32 at sigmas[-1].
+    """
+    table = jnp.asarray(sigmas, jnp.float32)
+
+    def step(x: jax.Array, pair: jax.Array) -> tuple[jax.Array, None]:
+        return x + (pair[1] - pair[0]) * velocity(x, pair[0]), None
+
+    x, _ = jax.lax.scan(step, start, jnp.stack([table[:-1], table[1:]], axis=1))
+    return x

@@ -1,0 +1,1 @@
+"""Scores, benchmark tables and the statistics behind them."""

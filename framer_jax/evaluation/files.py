@@ -1,0 +1,57 @@
+"""Folders of images to score: listing, headers, reading."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, UnidentifiedImageError
+
+from framer_jax.inference.images import READABLE, read_picture
+
+_ORIENTATION = 0x0112  # the EXIF tag; values 5..8 lie on their side
+
+
+def image_files(folder: str | Path) -> list[Path]:
+    """Every image under a folder, recursively, in the order of their names; hidden files are left out.
+
+    Raises:
+      FileNotFoundError: no such folder.
+      ValueError: no image in it.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder}: no such folder")
+    files = [
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in READABLE and not path.name.startswith(".") and path.is_file()
+    ]
+    if not files:
+        raise ValueError(f"{folder} holds no images")
+    return sorted(files)
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """(height, width) of an upright image, from its header.
+
+    Raises:
+      ValueError: not an image.
+    """
+    try:
+        with Image.open(path) as opened:
+            width, height = opened.size
+            sideways = opened.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{path}: cannot be read as an image ({error})") from error
+    return (width, height) if sideways else (height, width)
+
+
+def read_pixels(path: Path) -> npt.NDArray[np.float32]:
+    """Colours of an image file, [H, W, 3] float32 in [0, 1]; transparency is ignored.
+
+    Raises:
+      ValueError: not an image, or damaged.
+    """
+    return read_picture(path).pixels.astype(np.float32, copy=False)

@@ -1,0 +1,107 @@
+"""Fitting NIQE's pristine model on one's own clean photographs (section II-D of the NIQE paper)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from rich.progress import track
+
+from framer_jax.evaluation.files import image_files, read_pixels
+from framer_jax.evaluation.niqe import BLOCK, Floats, gaussian_window, luma_levels, niqe_features
+from framer_jax.porting.files import replacing
+from framer_jax.version import __version__
+
+
+class PristineFit(NamedTuple):
+    """A fitted model: mean [36], covariance [36, 36], and how many blocks it rests on."""
+
+    mean: Floats
+    covariance: Floats
+    blocks: int
+
+
+def fit_gaussian(photos: Iterable[tuple[Floats, Floats]], threshold: float = 0.75) -> PristineFit:
+    """Mean and covariance of the sharp blocks of clean photos.
+
+    Args:
+      photos: per photo its features [blocks, 36] and sharpness [blocks], from `niqe_features`.
+      threshold: a block counts if its sharpness exceeds this fraction of its photo's largest.
+
+    Raises:
+      ValueError: fewer than 37 blocks, from which no full covariance can be estimated, or a threshold not in [0, 1).
+    """
+    if not 0 <= threshold < 1:
+        raise ValueError(f"the sharpness threshold must lie in [0, 1); got {threshold}")
+    chosen = [features[sharpness > threshold * sharpness.max()] for features, sharpness in photos]
+    blocks = np.concatenate([np.empty((0, 36)), *chosen])
+    blocks = blocks[~np.isnan(blocks).any(axis=1)]
+    if len(blocks) <= 36:
+        raise ValueError(f"a NIQE model needs more than 36 sharp blocks; these photos give {len(blocks)}: add photos")
+    return PristineFit(blocks.mean(axis=0), np.cov(blocks, rowvar=False), len(blocks))
+
+
+def fit_niqe(
+    folder: str | Path,
+    out: str | Path,
+    *,
+    threshold: float = 0.75,
+    source: str | None = None,
+    overwrite: bool = False,
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Fit a pristine model on every clean photo under a folder and write it (BasicSR's .npz layout).
+
+    Photos without a whole 96x96 block are counted and left out.
+
+    Args:
+      folder: searched recursively.
+      out: the .npz to write; `metadata` in it is a JSON string (source, counts, settings, version).
+      threshold: see `fit_gaussian`.
+      source: what the photos are, for the metadata; by default the folder's name.
+      overwrite: allow `out` to be replaced.
+      progress: show a progress bar.
+
+    Returns:
+      the metadata.
+
+    Raises:
+      FileExistsError: `out` is there and `overwrite` is False.
+      FileNotFoundError: no such folder.
+      ValueError: no images, a damaged image, too few blocks, or an `out` that does not end in .npz.
+    """
+    folder, out = Path(folder), Path(out)
+    if out.suffix != ".npz":
+        raise ValueError(f"a NIQE model is an .npz file; got the name {out}")
+    if out.exists() and not overwrite:
+        raise FileExistsError(f"{out} exists: choose another name or allow overwriting")
+    files = image_files(folder)
+    photos = []
+    for path in track(files, description="NIQE features", disable=not progress):
+        plane = luma_levels(read_pixels(path)[None], "studio")
+        if min(plane.shape[1:]) >= BLOCK:
+            features, sharpness = niqe_features(plane)
+            photos.append((features[0], sharpness[0]))
+    fit = fit_gaussian(photos, threshold)
+    metadata = {
+        "source": source or folder.resolve().name,
+        "photos": len(photos),
+        "photos_too_small": len(files) - len(photos),
+        "blocks": fit.blocks,
+        "block_size": BLOCK,
+        "sharpness_threshold": threshold,
+        "luma": "BT.601 studio range, rounded",
+        "framer_jax": __version__,
+    }
+    with replacing(out) as temporary, temporary.open("wb") as file:
+        np.savez(
+            file,
+            mu_pris_param=fit.mean[None],
+            cov_pris_param=fit.covariance,
+            gaussian_window=gaussian_window(),
+            metadata=np.array(json.dumps(metadata)),
+        )
+    return metadata

@@ -1,0 +1,1 @@
+"""Frequency bands of images and feature maps: Fourier masks and wavelets, as pure functions of arrays."""

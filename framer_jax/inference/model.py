@@ -1,0 +1,78 @@
+"""A weights file with its recipe: what upscaling, evaluation and fine-tuning start from."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from framer_jax.porting.weights import check_same_structure, load_weights, save_weights
+from framer_jax.recipes.base import Params, Recipe
+from framer_jax.recipes.table import build_recipe
+from framer_jax.version import __version__
+
+STARTER = Path(__file__).parents[1] / "weights" / "starter.safetensors"
+"""The model that ships with the package; its card lies beside it."""
+
+LAST, BEST = "weights.safetensors", "best.safetensors"
+"""What a training run leaves in its work directory."""
+
+
+class Model(NamedTuple):
+    """A recipe and its parameters.
+
+    Attributes:
+      recipe: the method.
+      params: the groups of `recipe.exported`.
+      metadata: of the file; 'config' is the configuration it was trained with, 'step' its number of steps.
+      path: where it was read from.
+    """
+
+    recipe: Recipe
+    params: Params
+    metadata: dict[str, Any]
+    path: Path
+
+
+def load_model(path: str | os.PathLike[str] | None = None) -> Model:
+    """Read a model.
+
+    Args:
+      path: a weights file of ours, or a training run's directory (its newest weights); None is the starter model.
+
+    Raises:
+      FileNotFoundError: nothing there.
+      ValueError: not a weights file of ours, or one that does not fit the recipe its own configuration describes.
+    """
+    path = STARTER if path is None else Path(path)
+    if path.is_dir():
+        if not (path / LAST).is_file():
+            raise FileNotFoundError(f"{path} holds no {LAST}: give a weights file or the directory of a training run")
+        path = path / LAST
+    params, metadata = load_weights(path)
+    if "config" not in metadata:
+        raise ValueError(f"{path}: the weights carry no configuration, so their recipe is unknown; export them again")
+    recipe = build_recipe(metadata["config"]["recipe"])
+    check_same_structure(params, expected_params(recipe), source=str(path))
+    return Model(recipe, params, metadata, path)
+
+
+def expected_params(recipe: Recipe) -> dict[str, Any]:
+    """Names and shapes of the groups that a recipe exports, without computing anything."""
+    side = 8 * recipe.lr_multiple
+    batch = {
+        "hr": jax.ShapeDtypeStruct((1, side * recipe.scale, side * recipe.scale, 3), jnp.float32),
+        "lr": jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32),
+    }
+    params = jax.eval_shape(recipe.init, jax.random.key(0), batch)
+    return {name: params[name] for name in recipe.exported}
+
+
+def save_model(path: str | os.PathLike[str], recipe: Recipe, params: Params, metadata: dict[str, Any]) -> None:
+    """Write the exported groups of `params`; nothing that only training needs (FRAMER's heads, critics) goes along."""
+    save_weights(
+        path, {name: params[name] for name in recipe.exported}, {"framer_jax_version": __version__, **metadata}
+    )

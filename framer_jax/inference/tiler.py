@@ -1,0 +1,203 @@
+"""Cut an image into equal tiles, and blend what becomes of them on a canvas in host memory.
+
+The tiles go through the whole pipeline, from low-resolution pixels to super-resolved pixels, so device memory depends
+on the tile alone. Every tile of an image has the same size: one compilation, one device program.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+BUCKETS = 4
+"""Images smaller than the tile are padded to a quarter, a half, three quarters or the whole of it."""
+
+VARIANCE = 0.01
+"""Of the gaussian blending weight, in units of the tile's side squared."""
+
+
+class TilePlan(NamedTuple):
+    """Where the tiles of one image lie, in LR pixels.
+
+    Attributes:
+      image: (H, W) of the image.
+      padded: (H, W) after reflection to the right and below; the tiles cover it exactly.
+      tile: (height, width) of every tile.
+      rows: first row of each row of tiles, rising; multiples of the recipe's lr_multiple.
+      columns: first column of each column of tiles.
+    """
+
+    image: tuple[int, int]
+    padded: tuple[int, int]
+    tile: tuple[int, int]
+    rows: tuple[int, ...]
+    columns: tuple[int, ...]
+
+    def origins(self) -> np.ndarray:
+        """[N, 2] int32: row and column of each tile's first pixel, in reading order."""
+        return np.array([(row, column) for row in self.rows for column in self.columns], np.int32)
+
+
+def check_tile(tile: int, overlap: int, multiple: int) -> None:
+    """Raise ValueError unless tiles of this side and overlap can start at multiples of `multiple`."""
+    if tile < multiple or tile % multiple:
+        nearest = sorted({max(tile // multiple, 1) * multiple, -(-tile // multiple) * multiple})
+        raise ValueError(
+            f"tile {tile} is no multiple of the recipe's lr_multiple {multiple}: use {' or '.join(map(str, nearest))}"
+        )
+    if overlap < 0 or overlap > tile - multiple:
+        raise ValueError(f"overlap {overlap} must lie between 0 and {tile - multiple} for tile {tile}")
+
+
+def plan_tiles(height: int, width: int, tile: int, overlap: int, multiple: int = 1) -> TilePlan:
+    """Lay tiles over an image.
+
+    Args:
+      height: of the image, in LR pixels.
+      width: the same.
+      tile: side of a tile; smaller along an axis where the image is smaller (see `BUCKETS`).
+      overlap: least number of pixels that neighbours share.
+      multiple: tile sides and starts are multiples of this.
+
+    Returns:
+      the plan.
+
+    Raises:
+      ValueError: an empty image, or a tile and overlap that do not fit `multiple`.
+    """
+    check_tile(tile, overlap, multiple)
+    if height < 1 or width < 1:
+        raise ValueError(f"an image of {height}x{width} pixels has nothing to upscale")
+    vertical, horizontal = (_plan_axis(length, tile, overlap, multiple) for length in (height, width))
+    return TilePlan(
+        (height, width),
+        (vertical[0], horizontal[0]),
+        (vertical[1], horizontal[1]),
+        vertical[2],
+        horizontal[2],
+    )
+
+
+def _plan_axis(length: int, tile: int, overlap: int, multiple: int) -> tuple[int, int, tuple[int, ...]]:
+    """(padded length, tile side, starts) along one axis."""
+    if length <= tile:
+        sides = (-(-tile * part // (BUCKETS * multiple)) * multiple for part in range(1, BUCKETS + 1))
+        side = next(side for side in sides if side >= length)
+        return side, side, (0,)
+    padded = -(-length // multiple) * multiple
+    stride = (tile - overlap) // multiple * multiple
+    last = padded - tile
+    return padded, tile, (*range(0, last, stride), last)
+
+
+def pad_image(image: np.ndarray, plan: TilePlan) -> np.ndarray:
+    """Reflect an image [H, W, C] to the right and below to the plan's padded size."""
+    (height, width), (padded_height, padded_width) = plan.image, plan.padded
+    if (height, width) == (padded_height, padded_width):
+        return image
+    return np.pad(image, ((0, padded_height - height), (0, padded_width - width), (0, 0)), mode="reflect")
+
+
+def tile_batches(
+    padded: np.ndarray, plan: TilePlan, batch_size: int
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Cut the padded image into batches of one static shape.
+
+    Args:
+      padded: [H, W, C] from `pad_image`.
+      plan: the plan.
+      batch_size: B; the last batch is filled up with copies of its last tile.
+
+    Yields:
+      (numbers [n] of the tiles that count, n <= B; tiles [B, h, w, C]; origins [B, 2] int32).
+    """
+    origins = plan.origins()
+    height, width = plan.tile
+    for first in range(0, len(origins), batch_size):
+        numbers = np.arange(first, min(first + batch_size, len(origins)))
+        filled = np.minimum(np.arange(first, first + batch_size), len(origins) - 1)
+        tiles = np.stack([padded[r : r + height, c : c + width] for r, c in origins[filled]])  # [B, h, w, C]
+        yield numbers, tiles, origins[filled]
+
+
+def static_batch(tiles: int, batch_size: int) -> int:
+    """The batch size for an image of few tiles: the next power of two, at most `batch_size` (few compilations)."""
+    return min(batch_size, 1 << (tiles - 1).bit_length())
+
+
+def gaussian_profile(size: int, midpoint: float | None = None) -> np.ndarray:
+    """The blending weight along one side of a tile, 1 at the midpoint.
+
+    Args:
+      size: n pixels.
+      midpoint: in pixels; (n - 1) / 2 if None. The tiled VAE code that published samplers share uses n / 2 for rows
+        and (n - 1) / 2 for columns; pass n / 2 to repeat that.
+
+    Returns:
+      [n] float64: exp(-((i - midpoint) / n)² / (2 · VARIANCE)).
+    """
+    middle = (size - 1) / 2 if midpoint is None else midpoint
+    return np.exp(-(((np.arange(size) - middle) / size) ** 2) / (2 * VARIANCE))
+
+
+def tile_weights(height: int, width: int, reference_midpoint: bool = False) -> np.ndarray:
+    """The blending weights of a tile, [height, width] float64, as the outer product of two profiles.
+
+    Args:
+      height: of the tile.
+      width: of the tile.
+      reference_midpoint: put the rows' midpoint at height / 2, as the published samplers do.
+    """
+    return gaussian_profile(height, height / 2 if reference_midpoint else None)[:, None] * gaussian_profile(width)
+
+
+class Blending(NamedTuple):
+    """Weights of every tile in output pixels, already divided by their sum over the tiles.
+
+    The tiles form a grid and the weight is a product of two profiles, so the sum is one too: two short lists replace a
+    canvas of weights.
+
+    Attributes:
+      rows: one profile [scale * tile height] float32 for each row of tiles.
+      columns: one profile [scale * tile width] float32 for each column of tiles.
+    """
+
+    rows: tuple[np.ndarray, ...]
+    columns: tuple[np.ndarray, ...]
+
+
+def blending(plan: TilePlan, scale: int, reference_midpoint: bool = False) -> Blending:
+    """Gaussian blending for a plan; see `tile_weights` for `reference_midpoint`."""
+
+    def axis(starts: tuple[int, ...], side: int, padded: int, midpoint: float | None = None) -> tuple[np.ndarray, ...]:
+        profile = gaussian_profile(side * scale, midpoint)
+        total = np.zeros(padded * scale)
+        for start in starts:
+            total[start * scale : (start + side) * scale] += profile
+        return tuple((profile / total[start * scale : (start + side) * scale]).astype(np.float32) for start in starts)
+
+    middle = plan.tile[0] * scale / 2 if reference_midpoint else None
+    return Blending(
+        axis(plan.rows, plan.tile[0], plan.padded[0], middle), axis(plan.columns, plan.tile[1], plan.padded[1])
+    )
+
+
+def add_tile(canvas: np.ndarray, output: np.ndarray, number: int, plan: TilePlan, weights: Blending) -> None:
+    """Add one weighted output tile to the canvas, in place; what lies beyond the image is dropped.
+
+    Args:
+      canvas: [sH, sW, C] float32, zeros before the first tile.
+      output: [s * tile height, s * tile width, C] float32.
+      number: of the tile, in the plan's order.
+      plan: from `plan_tiles`.
+      weights: from `blending`.
+    """
+    row, column = divmod(number, len(plan.columns))
+    scale = output.shape[0] // plan.tile[0]
+    top, left = plan.rows[row] * scale, plan.columns[column] * scale
+    window = canvas[top : top + output.shape[0], left : left + output.shape[1]]  # a view
+    height, width = window.shape[:2]
+    vertical, horizontal = weights.rows[row][:height], weights.columns[column][:width]
+    window += output[:height, :width] * (vertical[:, None, None] * horizontal[None, :, None])

@@ -1,0 +1,1 @@
+"""Denoisers and students: one flax module family a file; `__call__(x, t, condition) -> (prediction, taps)`."""

@@ -1,0 +1,114 @@
+"""The types that join a model, a diffusion process and losses into one way to train a super-resolver.
+
+A `Recipe` is a handful of pure functions. `framer(recipe, settings)` (framer_jax.recipes.framer) maps a recipe to a
+recipe; the training step (framer_jax.training.step) and the upscaler (framer_jax.inference.upscaler) know these types
+and no method by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol
+
+import jax
+
+from framer_jax.diffusion.noise import NoiseField
+
+Params = dict[str, Any]
+"""Trainable parameters: group name ('denoiser', 'framer_heads', 'critic', ...) to a tree of float32 arrays."""
+
+Frozen = dict[str, Any]
+"""Weights that are never updated (autoencoder, teacher, feature extractors); an argument, never closed over."""
+
+Carry = dict[str, Any]
+"""What changes without a gradient (batch-norm statistics, a discriminator's moving accuracy). Usually empty."""
+
+Batch = Mapping[str, jax.Array]
+"""'hr': [B, sH, sW, 3] and 'lr': [B, H, W, 3], float32 in [0, 1]; a recipe may ask for more entries."""
+
+
+class Loss(NamedTuple):
+    """What one loss function gives back.
+
+    Attributes:
+      values: [B] float32, one value per example; weight, mask and the mean over the global batch are the step's work.
+      metrics: name to a scalar or a [B] array (averaged before it is written).
+      taps: the denoiser's per-block feature maps, each [B, H_i, W_i, C_i], in order of depth, the last one the
+        teacher of FRAMER. Unused taps cost nothing under jit.
+      carry: the carry after this loss.
+    """
+
+    values: jax.Array
+    metrics: dict[str, jax.Array]
+    taps: tuple[jax.Array, ...]
+    carry: Carry
+
+
+class LossFunction(Protocol):
+    """(params, frozen, carry, batch, key, step) → Loss; `step` is the int32 number of steps already made."""
+
+    def __call__(
+        self, params: Params, frozen: Frozen, carry: Carry, batch: Batch, key: jax.Array, step: jax.Array
+    ) -> Loss:
+        """Evaluate the loss on a batch in model range."""
+        ...
+
+
+@dataclass(frozen=True)
+class Update:
+    """One optimiser update: which groups it trains, with which loss, and when.
+
+    It runs in steps `step >= start` with `(step - offset) % every == 0`.
+    """
+
+    name: str
+    groups: tuple[str, ...]
+    loss: LossFunction
+    every: int = 1
+    offset: int = 0
+    start: int = 0
+
+
+class Sampler(Protocol):
+    """(params, frozen, lr, noise) → sr.
+
+    `lr` is [B, H, W, 3] float32 in [0, 1]; the result is [B, sH, sW, 3] float32, near [0, 1] and not clipped.
+    """
+
+    def __call__(self, params: Params, frozen: Frozen, lr: jax.Array, noise: NoiseField) -> jax.Array:
+        """Super-resolve a batch."""
+        ...
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One published way to train a super-resolver, as pure functions.
+
+    Attributes:
+      name: for logs and file names.
+      scale: the enlargement factor s.
+      init: (key, batch) → params; only the shapes of `batch` matter.
+      updates: at least one; a GAN or score-distillation recipe has two.
+      sample: the full sampler.
+      mean: the one-network-call estimate of E[hr | lr], or None if the method has none.
+      lr_multiple: sides of the LR input of `sample` must be multiples of this; the upscaler pads and crops.
+      exported: the groups that `sample` and `mean` use; a weights file holds these and no others.
+      frozen: weights passed to every loss and sampler, never in the optimiser, never in the checkpoint.
+      init_carry: the carry before step 0.
+    """
+
+    name: str
+    scale: int
+    init: Callable[[jax.Array, Batch], Params]
+    updates: tuple[Update, ...]
+    sample: Sampler
+    mean: Sampler | None = None
+    lr_multiple: int = 1
+    exported: tuple[str, ...] = ("denoiser",)
+    frozen: Frozen = field(default_factory=dict)
+    init_carry: Callable[[], Carry] = dict
+
+    def __post_init__(self) -> None:
+        if not self.updates:
+            raise ValueError(f"recipe {self.name!r} has no update: give at least one")

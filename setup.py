@@ -1,0 +1,54 @@
+"""Packaging of framer_jax. Tools (ruff, mypy, pytest) are configured in pyproject.toml."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+VERSION = re.search(r'__version__ = "([^"]+)"', (ROOT / "framer_jax" / "version.py").read_text(encoding="utf-8"))
+assert VERSION is not None
+
+# jax 0.10 is the last line for Python 3.11; jax 0.11 needs 3.12. Both are tested.
+CORE = [
+    "jax>=0.10,<0.13",
+    "flax>=0.12.8",
+    "optax>=0.2.8",
+    "orbax-checkpoint>=0.12.8",
+    "grain>=0.2.18",
+    "ml-collections>=1.1.0",
+    "clu>=0.0.12",
+    "jaxwt>=0.1.1",
+    "numpy>=2.0",
+    "scipy>=1.14",
+    "safetensors>=0.5",
+    "Pillow>=11",
+    "rich>=13",
+]
+EVALUATION = ["matplotlib>=3.9", "scikit-image>=0.25", "scikit-learn>=1.5"]
+TENSORBOARD = ["tensorboardX>=2.6.5"]
+TORCH = ["torch>=2.6", "transformers>=4.50"]
+DEVELOPMENT = ["pytest>=8", "pytest-timeout>=2.3", "hypothesis>=6.100", "ruff==0.15.17", "mypy>=1.15", "PyWavelets>=1.6"]
+
+setup(
+    name="framer_jax",
+    version=VERSION.group(1),
+    description="Real-world image super-resolution with diffusion priors and FRAMER, in JAX/Flax",
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=find_packages(include=["framer_jax", "framer_jax.*"]),
+    package_data={"framer_jax.weights": ["*.safetensors", "*.json", "*.md"]},
+    install_requires=CORE,
+    extras_require={
+        "photos": ["scikit-image>=0.25", "scikit-learn>=1.5"],
+        "eval": EVALUATION,
+        "tensorboard": TENSORBOARD,
+        "torch": TORCH,
+        "cuda12": ["jax[cuda12]>=0.10,<0.13"],
+        "tpu": ["jax[tpu]>=0.10,<0.13"],
+        "dev": DEVELOPMENT + EVALUATION + TENSORBOARD,
+    },
+    entry_points={"console_scripts": ["framer-jax=framer_jax.cli:main"]},
+)

@@ -1,0 +1,123 @@
+import json
+
+import hypothesis
+import hypothesis.strategies as st
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from framer_jax.diffusion import flow, resshift
+from framer_jax.diffusion.noise import NoiseField, noise_field, window
+from framer_jax.diffusion.samplers import flow_euler, resshift_ancestral
+
+
+@pytest.mark.parametrize("variant", ["v1_T15", "v3_T4", "v1_T15_respaced5"])
+def test_resshift_tables_match_the_reference(fixtures, variant):
+    case = np.load(fixtures / "resshift_schedule.npz", allow_pickle=False)
+    settings = json.loads(str(case["meta"]))["config"]["variants"][variant]
+    schedule = resshift.make_schedule(
+        steps=settings["steps"],
+        min_noise_level=settings["min_noise_level"],
+        sampling_steps=settings.get("timestep_respacing"),
+    )
+    prefix = f"out/{variant}/"
+    names = [name.removeprefix(prefix) for name in case.files if name.startswith(prefix)]
+    assert len(names) == 12
+    for name in names:
+        np.testing.assert_allclose(getattr(schedule, name), case[prefix + name], rtol=1e-12, atol=1e-12, err_msg=name)
+
+
+@pytest.mark.parametrize("changes", [{"steps": 1}, {"sampling_steps": 1}, {"sampling_steps": 16}])
+def test_resshift_step_counts_out_of_range_are_errors(changes):
+    with pytest.raises(ValueError, match="steps"):
+        resshift.make_schedule(**changes)
+
+
+def test_resshift_sampler_with_a_perfect_denoiser_returns_the_clean_latent():
+    schedule = resshift.make_schedule(steps=4, min_noise_level=0.2)
+    key = jax.random.key(0)
+    x0 = jax.random.normal(key, (2, 4, 4, 3))
+    result = resshift_ancestral(
+        schedule, lambda x, index: x0, x0 + 1.0, lambda k: jax.random.normal(jax.random.fold_in(key, k), x0.shape)
+    )
+    np.testing.assert_array_equal(result, x0)
+
+
+def test_resshift_posterior_keeps_the_marginal():
+    """Forward to t, then a posterior step with the true x_0, is distributed as forward to t - 1."""
+    schedule = resshift.make_schedule(steps=6)
+    keys = jax.random.split(jax.random.key(1), 2)
+    shape = (1, 200, 200, 1)
+    x0, y = jnp.full(shape, 0.3, jnp.float32), jnp.full(shape, -0.5, jnp.float32)
+    index = jnp.int32(4)
+    x = resshift.forward(schedule, x0, y, jnp.full((1,), index), jax.random.normal(keys[0], shape))
+    before = resshift.posterior_step(schedule, x, x0, index, jax.random.normal(keys[1], shape))
+    eta = schedule.etas[3]
+    assert np.mean(before) == pytest.approx(0.3 + eta * -0.8, abs=0.02)
+    assert np.std(before) == pytest.approx(schedule.kappa * np.sqrt(eta), rel=0.02)
+
+
+def test_flow_tables_and_steps_match_the_reference(fixtures):
+    case = np.load(fixtures / "schedulers.npz", allow_pickle=False)
+    tolerance = json.loads(str(case["meta"]))["float32_vs_float64"]
+
+    def check(name, value):
+        assert np.abs(np.asarray(value) - case[name]).max() <= tolerance[name]["atol"], name
+
+    check("out/fm_train_sigmas", flow.training_sigmas())
+    check("out/fm_train_timesteps", flow.training_sigmas() * flow.TRAINING_STEPS)
+    noise = jnp.asarray(case["in/n"])
+    for steps in (28, 40, 50):
+        sigmas = flow.sampling_sigmas(steps)
+        check(f"out/fm{steps}_sigmas", sigmas)
+        check(f"out/fm{steps}_timesteps", sigmas[:-1] * flow.TRAINING_STEPS)
+        three = flow_euler(sigmas[:4], lambda x, sigma: noise, jnp.asarray(case["in/x"]))
+        check(f"out/fm{steps}_3steps_constant_v", three)
+    for scheme in ("sigma_sqrt", "cosmap", "logit_normal", "none"):
+        check(f"out/weight_{scheme}", flow.loss_weight(jnp.asarray(case["in/sigmas"]), scheme))
+
+
+def test_flow_of_the_true_velocity_ends_at_the_clean_latent():
+    keys = jax.random.split(jax.random.key(2), 2)
+    x0, noise = (jax.random.normal(key, (2, 4, 4, 3)) for key in keys)
+    end = flow_euler(flow.sampling_sigmas(5), lambda x, sigma: flow.velocity(x0, noise), noise)
+    np.testing.assert_allclose(end, x0, atol=1e-5)
+    sigma = jnp.asarray([0.3, 0.9], jnp.float32)
+    x = flow.forward(x0, sigma, noise)
+    np.testing.assert_allclose(flow.clean(x, flow.velocity(x0, noise), sigma), x0, atol=1e-6)
+
+
+@pytest.mark.parametrize("density", ["logit_normal", "mode", "cosmap", "uniform"])
+def test_drawn_sigmas_come_from_the_table(density):
+    sigmas = flow.draw_sigma(jax.random.key(0), 2000, density)
+    assert np.isin(np.asarray(sigmas), flow.training_sigmas().astype(np.float32)).all()
+    if density == "uniform":  # the shifted median
+        assert np.median(sigmas) == pytest.approx(0.75, abs=0.03)
+
+
+def test_unknown_densities_and_weightings_are_errors():
+    with pytest.raises(ValueError, match="logit_normal"):
+        flow.draw_sigma(jax.random.key(0), 1, "normal")
+    with pytest.raises(ValueError, match="cosmap"):
+        flow.loss_weight(jnp.ones((1,)), "min_snr")
+
+
+@hypothesis.given(
+    row=st.integers(0, 70), column=st.integers(0, 70), height=st.integers(1, 40), width=st.integers(1, 40)
+)
+@hypothesis.settings(deadline=None, max_examples=10)
+def test_noise_belongs_to_the_place(row, column, height, width):
+    whole = noise_field(jax.random.key(3), 1)
+    canvas = window(whole, 2, (120, 120, 2))
+    part = NoiseField(whole.key, jnp.asarray([[row, column]], jnp.int32))
+    crop = window(part, 2, (height, width, 2))
+    np.testing.assert_array_equal(crop, canvas[:, row : row + height, column : column + width])
+
+
+def test_noise_is_standard_normal_and_differs_by_draw_and_image():
+    field = noise_field(jax.random.key(4), 2)
+    first, second = window(field, 0, (64, 64, 8)), window(field, 1, (64, 64, 8))
+    assert np.mean(first) == pytest.approx(0.0, abs=0.02)
+    assert np.std(first) == pytest.approx(1.0, abs=0.02)
+    assert abs(np.corrcoef(np.ravel(first), np.ravel(second))[0, 1]) < 0.02
+    assert abs(np.corrcoef(np.ravel(first[0]), np.ravel(first[1]))[0, 1]) < 0.02

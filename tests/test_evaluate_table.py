@@ -1,0 +1,193 @@
+"""From two folders of pictures to a table, a CSV and a JSON; the bootstrap; and what is said about bad input."""
+
+import csv
+import io
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from rich.console import Console
+
+from framer_jax.evaluation.files import image_size
+from framer_jax.evaluation.metrics import score
+from framer_jax.evaluation.statistics import bootstrap_interval
+from framer_jax.evaluation.table import evaluate, pair_files, summarise
+from framer_jax.version import __version__
+
+IDS = ["psnr-y", "ssim-y"]
+
+
+def save(path, seed, height=24, width=20):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+    Image.fromarray(pixels).save(path)
+    return pixels
+
+
+@pytest.fixture
+def folders(tmp_path):
+    sr, gt = tmp_path / "sr", tmp_path / "gt"
+    for index, name in enumerate(["a", "b", "sub/c"]):
+        size = (24, 20) if index < 2 else (16, 30)
+        save(sr / f"{name}.png", index, *size)
+        save(gt / f"{name}.bmp", 100 + index, *size)
+    (sr / "a.json").write_text("{}")
+    return sr, gt
+
+
+def test_end_to_end(folders, tmp_path):
+    sr, gt = folders
+    out = io.StringIO()
+    result = evaluate(
+        sr,
+        gt,
+        [*IDS, "psnr-y"],
+        csv_path=tmp_path / "t" / "scores.csv",
+        json_path=tmp_path / "t" / "scores.json",
+        console=Console(file=out, width=120),
+    )
+    assert [pair.name for pair in result.pairs] == ["a", "b", "c"]
+    for index, (name, other) in enumerate([("a", "a"), ("b", "b"), ("sub/c", "sub/c")]):
+        first, second = (
+            np.asarray(Image.open(path))[None] / np.float32(255) for path in (sr / f"{name}.png", gt / f"{other}.bmp")
+        )
+        for metric, value in score(first, second, IDS).items():
+            assert result.values[metric][index] == pytest.approx(value[0], rel=1e-6)
+    rows = list(csv.DictReader((tmp_path / "t" / "scores.csv").read_text().splitlines()))
+    assert [list(row) for row in rows] == [["image", *IDS]] * 3
+    np.testing.assert_allclose([float(row["ssim-y"]) for row in rows], result.values["ssim-y"], atol=1e-6)
+    saved = json.loads((tmp_path / "t" / "scores.json").read_text())
+    assert saved["metadata"]["framer_jax"] == __version__
+    assert saved["metadata"]["metrics"]["psnr-y"]["variant"].startswith("PSNR on BT.601")
+    assert saved["metadata"]["crop_border"] == 0
+    assert saved["images"][2]["reference"].endswith("c.bmp")
+    assert saved["summary"]["psnr-y"]["mean"] == pytest.approx(result.values["psnr-y"].mean())
+    assert "psnr-y" in out.getvalue()
+    assert "3 images" in out.getvalue()
+
+
+def test_outputs_are_never_overwritten_unasked(folders, tmp_path):
+    (tmp_path / "scores.csv").write_text("mine")
+    with pytest.raises(FileExistsError, match=r"scores\.csv"):
+        evaluate(*folders, IDS, csv_path=tmp_path / "scores.csv")
+    assert (tmp_path / "scores.csv").read_text() == "mine"
+    evaluate(*folders, IDS, csv_path=tmp_path / "scores.csv", overwrite=True)
+    assert (tmp_path / "scores.csv").read_text().startswith("image,psnr-y")
+
+
+def test_without_a_reference_and_with_one_image(tmp_path, fixtures):
+    with np.load(fixtures / "niqe.npz") as case:
+        image = case["in/image"]
+    (tmp_path / "one").mkdir()
+    Image.fromarray(image).save(tmp_path / "one" / "photo.png")
+    out = io.StringIO()
+    result = evaluate(
+        tmp_path / "one",
+        None,
+        ["niqe-framer"],
+        crop_border=4,
+        json_path=tmp_path / "one.json",
+        console=Console(file=out, width=120),
+    )
+    assert np.isnan(result.summary["niqe-framer"].low)
+    assert len(result.metadata["metrics"]["niqe-framer"]["niqe_model_sha256"]) == 64
+    assert result.metadata["crop_border"] == 4
+    assert json.loads((tmp_path / "one.json").read_text())["summary"]["niqe-framer"]["low"] is None
+    assert "1 image" in out.getvalue()
+
+
+def test_pairs_by_stem_or_by_path_where_stems_repeat(folders, tmp_path):
+    sr, gt = folders
+    pairs, left_out = pair_files(sr, gt)
+    assert [pair.name for pair in pairs] == ["a", "b", "c"]
+    assert left_out == ()
+    for folder in (sr, gt):
+        save(folder / "sub" / "a.png", 7)
+    assert [pair.name for pair in pair_files(sr, gt)[0]] == ["a", "b", "sub/a", "sub/c"]
+    save(sr / "a.bmp", 8)
+    with pytest.raises(ValueError, match="have the same name"):
+        pair_files(sr, gt)
+
+
+def test_images_without_a_partner(folders):
+    sr, gt = folders
+    save(sr / "lonely.png", 1)
+    save(gt / "missing.png", 1)
+    with pytest.raises(
+        ValueError, match=r"1 of .*sr without a reference \(lonely\).*1 of .*gt without a result \(missing\)"
+    ):
+        evaluate(sr, gt, IDS)
+    result = evaluate(sr, gt, IDS, allow_unmatched=True)
+    assert len(result.pairs) == 3
+    assert result.metadata["left_out"] == ["lonely", "missing"]
+
+
+def test_bad_input_is_named(folders, tmp_path):
+    sr, gt = folders
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        evaluate(tmp_path / "nowhere", gt, IDS)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="holds no images"):
+        evaluate(sr, tmp_path / "empty", IDS)
+    with pytest.raises(ValueError, match="choose from"):
+        evaluate(sr, gt, ["psnr"])
+    with pytest.raises(ValueError, match="--reference"):
+        evaluate(sr, None, IDS)
+    with pytest.raises(FileNotFoundError, match=r"none\.npz"):
+        evaluate(sr, None, ["niqe"], niqe_model=tmp_path / "none.npz")
+    with pytest.raises(ValueError, match=r"3 image\(s\) too small for niqe-framer .*: a, b, c"):
+        evaluate(sr, None, ["niqe-framer"])
+    Image.new("RGB", (192, 192)).save(tmp_path / "empty" / "black.png")
+    with pytest.raises(ValueError, match=r"black\.png: NIQE needs at least two blocks"):
+        evaluate(tmp_path / "empty", None, ["niqe-framer"])
+    save(tmp_path / "other" / "x.png", 1)
+    with pytest.raises(ValueError, match="of the same name"):
+        evaluate(sr, tmp_path / "other", IDS)
+    save(gt / "b.bmp", 1, 12, 20)
+    with pytest.raises(ValueError, match=r"b 20x24 against 20x12"):
+        evaluate(sr, gt, IDS)
+    save(gt / "b.bmp", 1)
+    (sr / "b.png").write_bytes((sr / "b.png").read_bytes()[:200])
+    with pytest.raises(ValueError, match=r"b\.png: cannot be read"):
+        evaluate(sr, gt, IDS)
+    (sr / "b.png").write_text("no picture")
+    with pytest.raises(ValueError, match=r"b\.png: cannot be read"):
+        evaluate(sr, gt, IDS)
+
+
+def test_size_of_a_picture_lying_on_its_side(tmp_path):
+    image = Image.new("RGB", (30, 20))
+    exif = image.getexif()
+    exif[0x0112] = 6
+    image.save(tmp_path / "side.jpg", exif=exif)
+    assert image_size(tmp_path / "side.jpg") == (30, 20)
+
+
+@settings(deadline=None, max_examples=20)
+@given(values=st.lists(st.floats(-100, 100), min_size=2, max_size=20), seed=st.integers(0, 1000))
+def test_bootstrap_lies_within_the_values_and_repeats(values, seed):
+    low, high = bootstrap_interval(values, seed, resamples=200)
+    assert min(values) - 1e-9 <= low <= high <= max(values) + 1e-9
+    assert (low, high) == bootstrap_interval(np.array(values), seed, resamples=200)
+    shifted = bootstrap_interval(np.array(values) + 5.0, seed, resamples=200)
+    np.testing.assert_allclose(shifted, (low + 5.0, high + 5.0), atol=1e-9)
+
+
+def test_bootstrap_of_a_normal_sample_is_the_textbook_interval():
+    values = np.random.default_rng(0).normal(size=400)
+    low, high = bootstrap_interval(values, 1, resamples=4000)
+    half = 1.96 * values.std() / 20
+    assert low == pytest.approx(values.mean() - half, abs=0.01)
+    assert high == pytest.approx(values.mean() + half, abs=0.01)
+    assert summarise(values).mean == pytest.approx(values.mean())
+
+
+def test_bootstrap_refuses_nonsense():
+    for values in ([], [1.0, float("nan")]):
+        with pytest.raises(ValueError, match="finite"):
+            bootstrap_interval(values)
+    with pytest.raises(ValueError, match="resamples"):
+        bootstrap_interval([1.0, 2.0], resamples=10)

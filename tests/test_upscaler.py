@@ -1,0 +1,335 @@
+"""The upscaler with toy recipes: tile size does not change a result, memory follows the tile, files are safe."""
+
+import json
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from framer_jax.diffusion.noise import window
+from framer_jax.inference.folder import Origin, plan_jobs, sidecar_of, upscale_files
+from framer_jax.inference.images import Picture, read_picture
+from framer_jax.inference.upscaler import UpscaleSettings, make_upscaler, upscale, upscale_picture
+from framer_jax.porting.files import sha256_of
+from framer_jax.recipes.base import Recipe, Update
+from framer_jax.version import __version__
+
+SCALE = 2
+PARAMS = {"denoiser": {"gain": np.float32(0.5)}}
+RNG = np.random.default_rng(0)
+SMALL = UpscaleSettings(tile=16, overlap=8, tile_batch=3)
+
+
+def nearest(lr):
+    return jnp.repeat(jnp.repeat(lr, SCALE, 1), SCALE, 2)
+
+
+def pixelwise(params, frozen, lr, noise):
+    """Each output pixel from its own input pixel and its own noise."""
+    _, height, width, _ = lr.shape
+    drawn = nearest(window(noise, 0, (height, width, 3)) + window(noise, 1, (height, width, 3)))
+    return nearest(lr) * params["denoiser"]["gain"] + 0.05 * drawn + frozen["offset"]
+
+
+def convolved(params, frozen, lr, noise):
+    """Neighbours within four pixels matter, and a tile's border is wrong within them (zero padding)."""
+    del noise, params, frozen
+    kernel = jnp.full((9, 9, 1, 1), 1 / 81, jnp.float32)
+    flat = nearest(lr).transpose(0, 3, 1, 2).reshape(-1, lr.shape[1] * SCALE, lr.shape[2] * SCALE, 1)
+    out = jax.lax.conv_general_dilated(flat, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    return out.reshape(lr.shape[0], 3, *out.shape[1:3]).transpose(0, 2, 3, 1)
+
+
+def toy(sample=pixelwise, **changes):
+    update = Update("all", ("denoiser",), lambda *arguments: None)
+    values = {"lr_multiple": 4, "frozen": {"offset": np.float32(0.25)}} | changes
+    return Recipe("toy", SCALE, lambda key, batch: PARAMS, (update,), sample, **values)
+
+
+def photo(height, width):
+    return RNG.random((height, width, 3), np.float32)
+
+
+@pytest.mark.parametrize("size", [(37, 50), (16, 16), (5, 61)])
+def test_tile_size_and_batch_do_not_change_a_result(size):
+    image = photo(*size)
+    wanted = upscale(toy(), PARAMS, image, UpscaleSettings(tile=64, overlap=0, seed=3))
+    assert wanted.shape == (size[0] * SCALE, size[1] * SCALE, 3)
+    assert wanted.dtype == np.float32
+    assert wanted.std() > 0.05
+    for tile, overlap, batch in [(16, 4, 1), (16, 12, 4), (24, 5, 2), (32, 0, 3)]:
+        settings = UpscaleSettings(tile=tile, overlap=overlap, tile_batch=batch, seed=3)
+        np.testing.assert_allclose(upscale(toy(), PARAMS, image, settings), wanted, atol=2e-6)
+    again = upscale(toy(), PARAMS, image, UpscaleSettings(tile=64, overlap=0, seed=3))
+    np.testing.assert_array_equal(again, wanted)
+    assert np.abs(upscale(toy(), PARAMS, image, UpscaleSettings(tile=64, overlap=0, seed=4)) - wanted).max() > 0.05
+
+
+def test_there_are_no_seams():
+    image = np.full((40, 40, 3), 0.6, np.float32)  # any structure in the middle is a seam
+    recipe = toy(convolved)
+
+    def middle(settings):
+        return upscale(recipe, PARAMS, image, settings)[8:-8, 8:-8]
+
+    np.testing.assert_allclose(middle(SMALL), 0.6, atol=1e-3)
+    assert np.abs(middle(replace(SMALL, overlap=0)) - 0.6).max() > 0.1  # the test can see one
+    steps = np.abs(np.diff(upscale(recipe, PARAMS, photo(40, 40), SMALL), axis=0)).mean((1, 2))
+    borders = np.array([15, 31, 47, 63])  # the step onto the first row of a tile, or off its last row
+    elsewhere = np.delete(np.arange(len(steps)), borders)[8:-8]
+    assert steps[borders].mean() < 1.2 * steps[elsewhere].mean()
+
+
+def test_one_compilation_for_many_pictures_and_the_estimate(caplog):
+    traced = []
+
+    def counted(params, frozen, lr, noise):
+        traced.append(lr.shape)
+        return pixelwise(params, frozen, lr, noise)
+
+    upscaler = make_upscaler(toy(counted), SMALL)
+    small, large = upscaler.estimate(PARAMS, 40, 40), upscaler.estimate(PARAMS, 400, 400)
+    assert small.device == large.device > 0  # the tile decides, not the picture
+    assert large.host == 100 * small.host
+    assert (large.batch, large.tile) == (3, (16, 16))
+    assert "3 at a time" in str(large)
+    upscaler = make_upscaler(toy(counted), SMALL)
+    with jax.log_compiles(), caplog.at_level("WARNING"):
+        upscaler.estimate(PARAMS, 40, 40)
+        for size in [(40, 40), (50, 33), (17, 80)]:
+            upscaler.run(PARAMS, photo(*size))
+    assert traced == [(3, 16, 16, 3)] * 2  # one for each upscaler
+    # what the estimate compiled is what runs
+    assert len([record for record in caplog.records if "Compiling jit(run)" in record.getMessage()]) == 1
+
+
+def test_progress_counts_tiles():
+    calls = []
+    upscale(toy(), PARAMS, photo(20, 20), SMALL, lambda done, total: calls.append((done, total)))
+    assert calls == [(0, 4), (3, 4), (4, 4)]
+
+
+def test_mean_mode_and_color_fix():
+    recipe = toy(mean=lambda params, frozen, lr, noise: nearest(lr) * 0.5)
+    image = photo(10, 12)
+    mean = upscale(recipe, PARAMS, image, replace(SMALL, mode="mean"))
+    np.testing.assert_allclose(mean, image.repeat(2, 0).repeat(2, 1) * 0.5, atol=1e-6)
+    fixed = upscale(recipe, PARAMS, image, replace(SMALL, mode="mean", color_fix="adain"))
+    assert np.abs(fixed.mean((0, 1)) - image.mean((0, 1))).max() < 0.01
+    assert fixed.min() >= 0
+    assert fixed.max() <= 1
+    with pytest.raises(ValueError, match="no one-call mean"):
+        make_upscaler(toy(), replace(SMALL, mode="mean"))
+
+
+def exhausted_above(batch, tile):
+    def sample(params, frozen, lr, noise):
+        if lr.shape[0] > batch or lr.shape[1] > tile:
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1 bytes")
+        return pixelwise(params, frozen, lr, noise)
+
+    return toy(sample)
+
+
+def test_out_of_memory_makes_batch_then_tile_smaller(caplog):
+    image = photo(50, 50)
+    settings = UpscaleSettings(tile=32, overlap=4, tile_batch=4)
+    upscaler = make_upscaler(exhausted_above(1, 16), settings)
+    assert upscaler.estimate(PARAMS, 50, 50).device is None
+    result = upscaler.run(PARAMS, image)
+    assert result.settings == replace(settings, tile=16, tile_batch=1)
+    np.testing.assert_allclose(result.pixels, upscale(toy(), PARAMS, image, settings), atol=2e-6)
+    assert "tile 32 and tile_batch 1: starting this picture again with 16 and 1" in caplog.text
+    with pytest.raises(jax.errors.JaxRuntimeError, match="RESOURCE_EXHAUSTED"):
+        upscale(exhausted_above(1, 2), PARAMS, image, settings)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"mode": "fast"}, "'sample' or 'mean'"),
+        ({"color_fix": "lab"}, "none, adain, wavelet"),
+        ({"tile": 0}, "tile 0"),
+        ({"tile": 2.5}, r"tile 2\.5"),
+        ({"tile_batch": True}, "tile_batch True"),
+        ({"overlap": 128}, "0 to tile - 1 = 127"),
+        ({"seed": -1}, "seed -1"),
+        ({"color_strength": 2.0}, "between 0 and 1"),
+    ],
+)
+def test_bad_settings_are_named(changes, message):
+    with pytest.raises(ValueError, match=message):
+        UpscaleSettings(**changes)
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (np.zeros((4, 4), np.float32), r"shape \(4, 4\)"),
+        (np.zeros((4, 0, 3), np.float32), "shape"),
+        (np.zeros((4, 4, 3), np.uint8), "dtype uint8"),
+        (np.full((4, 4, 3), 200, np.float32), "200 to 200"),
+        (np.full((4, 4, 3), np.nan, np.float32), "nan"),
+    ],
+)
+def test_bad_images_are_named(image, message):
+    with pytest.raises(ValueError, match=message):
+        upscale(toy(), PARAMS, image, SMALL)
+
+
+def test_bad_recipes_are_named():
+    with pytest.raises(ValueError, match="use 16 or 20"):
+        make_upscaler(toy(), replace(SMALL, tile=18))
+    with pytest.raises(ValueError, match="not finite"):
+        upscale(toy(), {"denoiser": {"gain": np.float32("nan")}}, photo(8, 8), SMALL)
+    with pytest.raises(ValueError, match="gave"):
+        upscale(toy(lambda params, frozen, lr, noise: lr), PARAMS, photo(8, 8), SMALL)
+
+
+def test_a_picture_keeps_what_it_has():
+    upscaler = make_upscaler(toy(convolved), SMALL)
+    pixels = photo(12, 10)
+    plain, _ = upscale_picture(upscaler, SCALE, PARAMS, Picture(pixels))
+    opaque = Picture(pixels, np.ones((12, 10), np.float32), "RGBA", b"profile", 16)
+    large, used = upscale_picture(upscaler, SCALE, PARAMS, opaque)
+    np.testing.assert_array_equal(large.pixels, plain.pixels)
+    assert (large.alpha.shape, large.mode, large.icc, large.bits, used) == ((24, 20), "RGBA", b"profile", 16, SMALL)
+
+
+# Files.
+
+
+@pytest.fixture
+def folder(tmp_path):
+    place = tmp_path / "in"
+    (place / "deep").mkdir(parents=True)
+    for name in ("a.png", "a.jpg", "b.png", "deep/c.png", ".hidden.png"):
+        Image.fromarray(RNG.integers(0, 256, (9, 7, 3), dtype=np.uint8)).save(place / name)
+    Image.fromarray(RNG.integers(0, 65536, (9, 7), dtype=np.uint16)).save(place / "grey16.png")
+    (place / "notes.txt").write_text("no picture")
+    return place
+
+
+def files(place):
+    return sorted(path.relative_to(place).as_posix() for path in place.rglob("*") if path.is_file())
+
+
+def run(inputs, output, **options):
+    return upscale_files(inputs, output, toy(), PARAMS, SMALL, **options)
+
+
+def test_a_folder_with_records(folder, tmp_path):
+    weights = tmp_path / "w.safetensors"
+    weights.write_bytes(b"weights")
+    out = tmp_path / "out"
+    console = Console(file=open(tmp_path / "log", "w"), width=120)  # noqa: SIM115
+    summary = run(folder, out, recursive=True, suffix="_x2", origin=Origin(weights, {"width": 8}), console=console)
+    console.file.close()
+    names = ["a_jpg_x2.png", "a_png_x2.png", "b_x2.png", "deep/c_x2.png", "grey16_x2.png"]
+    assert files(out) == sorted(names + [f"{name}.json" for name in names])
+    assert (len(summary.written), summary.skipped, summary.failed, summary.exit_status) == (5, (), (), 0)
+    assert "MiB" in (tmp_path / "log").read_text()
+    with Image.open(out / "grey16_x2.png") as image:
+        assert image.mode == "I;16"
+        assert image.size == (14, 18)
+    record = json.loads((out / "grey16_x2.png.json").read_text())
+    assert record["checkpoint"] == {"path": str(weights), "sha256": sha256_of(weights)}
+    assert record["config"] == {"width": 8}
+    assert (record["recipe"], record["scale"]) == ("toy", SCALE)
+    assert (record["framer_jax"], record["jax"]) == (__version__, jax.__version__)
+    assert record["device"] == jax.devices()[0].device_kind
+    assert record["settings"]["tile"] == record["settings_asked_for"]["tile"] == 16
+    assert record["input"] == {
+        "name": "grey16.png", "width": 7, "height": 9, "mode": "L", "bits": 16, "notes": []
+    }  # fmt: skip
+    wanted = upscale(toy(), PARAMS, read_picture(folder / "b.png").pixels, SMALL)
+    np.testing.assert_allclose(read_picture(out / "b_x2.png").pixels, wanted, atol=0.51 / 255)
+
+
+def test_nothing_is_overwritten_and_all_names_are_checked_first(folder, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "grey16.png").write_text("precious")  # the last name in order
+    with pytest.raises(FileExistsError, match=r"grey16\.png exist"):
+        run(folder, out)
+    assert files(out) == ["grey16.png"]
+    summary = run(folder, out, skip_existing=True)
+    assert summary.skipped == (out / "grey16.png",)
+    assert (out / "grey16.png").read_text() == "precious"
+    assert len(summary.written) == 3
+    with pytest.raises(FileExistsError, match="and 4 more exist"):
+        run(folder, out)
+    assert len(run(folder, out, overwrite=True).written) == 4
+    assert (out / "grey16.png").read_bytes() != b"precious"
+    assert not run(folder, out, skip_existing=True).written
+    (out / "b.png").unlink()  # its record alone is in the way, too
+    with pytest.raises(FileExistsError, match=r"b.png.json exist"):
+        run(folder, out, skip_existing=True)
+    with pytest.raises(ValueError, match="choose one"):
+        run(folder, out, skip_existing=True, overwrite=True)
+
+
+def test_a_bad_picture_is_named_and_the_rest_goes_on(folder, tmp_path):
+    data = (folder / "b.png").read_bytes()
+    (folder / "b.png").write_bytes(data[: len(data) // 2])
+    with pytest.raises(ValueError, match=r"b\.png: cannot be read"):
+        run(folder, tmp_path / "one")
+    summary = run(folder, tmp_path / "two", continue_on_error=True)
+    assert len(summary.written) == 3
+    assert summary.failed[0][0] == folder / "b.png"
+    assert summary.exit_status == 1
+    assert "3 written, 0 skipped, 1 failed" in str(summary)
+    assert "b.png" in str(summary)
+    assert "b.png" not in files(tmp_path / "two")
+
+
+def test_single_files_and_lists(folder, tmp_path):
+    assert run(folder / "b.png", tmp_path / "x" / "large.webp").written == (tmp_path / "x" / "large.webp",)
+    assert sidecar_of(tmp_path / "x" / "large.webp").is_file()
+    assert run(folder / "b.png", tmp_path / "y", extension="tiff").written == (tmp_path / "y" / "b.tiff",)
+    jobs = plan_jobs([folder / "b.png", folder / "deep"], tmp_path / "z")
+    assert [job.target for job in jobs] == [tmp_path / "z" / "b.png", tmp_path / "z" / "c.png"]
+
+
+def test_outputs_below_the_input_are_no_inputs(folder):
+    run(folder, folder / "large", recursive=True)
+    again = plan_jobs(folder, folder / "large", recursive=True)
+    assert len(again) == 5
+    beside = plan_jobs(folder, folder, suffix="_x2")
+    assert len(beside) == 4
+
+
+def test_bad_names_are_refused(folder, tmp_path):
+    for arguments, error, message in [
+        ((folder, folder), ValueError, "would replace an input"),
+        ((folder / "none.png", tmp_path), FileNotFoundError, "none.png: no such"),
+        (([], tmp_path), ValueError, "no input"),
+        ((folder, folder / "notes.txt"), ValueError, "is a file"),
+        (([folder / "b.png", folder / "b.png"], tmp_path), ValueError, "both be written"),
+    ]:
+        with pytest.raises(error, match=message):
+            plan_jobs(*arguments)
+    with pytest.raises(ValueError, match=r"cannot write '.xyz'"):
+        plan_jobs(folder, tmp_path, extension="xyz")
+    (tmp_path / "empty" / "below").mkdir(parents=True)
+    with pytest.raises(ValueError, match=r"no image in this folder .*recursive"):
+        plan_jobs(tmp_path / "empty", tmp_path / "o")
+    with pytest.raises(FileNotFoundError, match="no such file or folder"):
+        run(folder, tmp_path / "o", origin=Origin(tmp_path / "gone", None))
+    assert not (tmp_path / "o").exists()
+
+
+def test_smaller_tiles_stay_for_the_next_pictures_and_are_recorded(tmp_path):
+    for name in ("a.png", "b.png"):
+        Image.fromarray(RNG.integers(0, 256, (20, 20, 3), dtype=np.uint8)).save(tmp_path / name)
+    summary = upscale_files(
+        [tmp_path / "a.png", tmp_path / "b.png"], tmp_path / "o", exhausted_above(1, 16), PARAMS, SMALL
+    )
+    for path in summary.written:
+        record = json.loads(sidecar_of(path).read_text())
+        assert record["settings"]["tile_batch"] == 1
+        assert record["settings_asked_for"]["tile_batch"] == 3
