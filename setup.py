@@ -39,7 +39,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["framer_jax", "framer_jax.*"]),
-    package_data={"framer_jax.weights": ["*.safetensors", "*.json", "*.md"]},
+    package_data={"framer_jax.weights": ["*.safetensors", "*.npz", "*.md"]},
     install_requires=CORE,
     extras_require={
         "photos": ["scikit-image>=0.25", "scikit-learn>=1.5"],

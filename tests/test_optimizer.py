@@ -2,7 +2,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import training_toys as toys
-from hypothesis import given, settings as budget, strategies as st
+from hypothesis import given
+from hypothesis import settings as budget
+from hypothesis import strategies as st
 
 from framer_jax.recipes.base import Update
 from framer_jax.training.optimizer import clip_by_norm, decay_mask, learning_rate_schedule, make_optimizers
@@ -28,7 +30,11 @@ def test_cosine_schedule_ends_at_the_final_rate():
 
 
 def test_decay_spares_vectors_biases_and_scales():
-    params = {"kernel": np.zeros((2, 2)), "gamma": np.zeros(3), "stack": {"bias": np.zeros((4, 3)), "scale": np.zeros((4, 3))}}
+    params = {
+        "kernel": np.zeros((2, 2)),
+        "gamma": np.zeros(3),
+        "stack": {"bias": np.zeros((4, 3)), "scale": np.zeros((4, 3))},
+    }
     assert decay_mask(params) == {"kernel": True, "gamma": False, "stack": {"bias": False, "scale": False}}
 
 

@@ -3,7 +3,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import training_toys as toys
-from hypothesis import given, settings as budget, strategies as st
+from hypothesis import given
+from hypothesis import settings as budget
+from hypothesis import strategies as st
 from jax.sharding import PartitionSpec as P
 
 from framer_jax.training.sharding import (

@@ -11,15 +11,14 @@ Eq. 1-3 and Figs. 2, 3, 5; the two readings of its masks are told apart in frame
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-VECTOR_AXES = (-4, -3, -2, -1)
-"""The axes (part, H, W', C) of `spectral_features`: one image's spectrum as a real vector."""
-
 _NORM_FLOOR = 1e-24  # squared; a norm below 1e-12 is taken as 1e-12, and its gradient as zero
+_RELATIVE_FLOOR = 1e-6
 
 
 def disc_mask(size: tuple[int, int], radius: float, layout: str = "half") -> np.ndarray:
@@ -50,7 +49,7 @@ def disc_mask(size: tuple[int, int], radius: float, layout: str = "half") -> np.
         raise ValueError(f"unknown spectrum layout {layout!r}: use 'half', 'full' or 'centred'")
     rows = np.fft.fftfreq(height) * 2.0
     columns = (np.fft.rfftfreq(width) if layout == "half" else np.fft.fftfreq(width)) * 2.0
-    mask = np.hypot(rows[:, None], columns[None, :]) <= radius * (1.0 + 1e-9)  # a rim hit by rounding stays inside
+    mask = _inside(rows[:, None], columns[None, :], radius)
     return np.fft.fftshift(mask) if layout == "centred" else mask
 
 
@@ -124,18 +123,69 @@ def spectral_features(half: jax.Array, width: int, magnitude_only: bool = False)
     return parts * _columns(np.sqrt(hermitian_weights(width)), parts)
 
 
-def unit(features: jax.Array) -> jax.Array:
-    """Scale each image's vector (the last four axes) to length 1; vectors shorter than 1e-12 stay short."""
-    squared = jnp.sum(jnp.square(features), axis=VECTOR_AXES, keepdims=True)
-    return features * jax.lax.rsqrt(jnp.maximum(squared, _NORM_FLOOR))
+class LowPass(NamedTuple):
+    """Orthonormal real basis of the maps whose spectrum lies in a disc: products of row and column functions.
+
+    Attributes:
+      rows: [P, H] cosines and sines over the rows.
+      columns: [Q, W] over the columns.
+      mask: bool [P, Q], which products belong to the disc.
+    """
+
+    rows: np.ndarray
+    columns: np.ndarray
+    mask: np.ndarray
+
+
+def low_pass(size: tuple[int, int], radius: float) -> LowPass:
+    """The basis of `disc_mask(size, radius)`, float64; few functions, since the disc is a few coefficients.
+
+    A disc is symmetric in the sign of either frequency, so products of one-dimensional cosines and sines span it.
+    """
+    disc_mask(size, radius)  # the same checks
+    rows, row_frequencies = _fourier_basis(size[0], radius)
+    columns, column_frequencies = _fourier_basis(size[1], radius)
+    return LowPass(rows, columns, _inside(row_frequencies[:, None], column_frequencies[None, :], radius))
+
+
+def split_bands(x: jax.Array, basis: LowPass) -> tuple[jax.Array, jax.Array]:
+    """Low and high band of maps without a Fourier transform, so that products need no H x W spectrum or its gradient.
+
+    Dot products of the two results are those of the low-passed and high-passed maps: 1 / (H W) times those of the
+    masked spectra (Parseval).
+
+    Args:
+      x: [..., H, W, C] maps.
+      basis: from `low_pass((H, W), radius)`.
+
+    Returns:
+      Coefficients of the low band [..., P, Q, C], and the high-passed maps [..., H, W, C].
+    """
+    rows, columns, mask = (jnp.asarray(part, x.dtype) for part in basis)
+    (count, height), (column_count, width) = rows.shape, columns.shape
+    maps = x.reshape(-1, height, width * x.shape[-1])  # [L, H, W C]
+    low = _apply(rows, maps)  # [L, P, W C]
+    low = _apply(columns, low.reshape(-1, width, x.shape[-1]))  # [L P, Q, C]
+    low = low.reshape(-1, count, column_count, x.shape[-1]) * mask[None, :, :, None]  # [L, P, Q, C]
+    back = _apply(columns.T, low.reshape(-1, column_count, x.shape[-1]))  # [L P, W, C]
+    high = maps - _apply(rows.T, back.reshape(-1, count, width * x.shape[-1]))  # [L, H, W C]
+    return low.reshape(*x.shape[:-3], *low.shape[1:]), high.reshape(x.shape)
+
+
+def inverse_length(vectors: jax.Array, scale: jax.Array | None = None) -> jax.Array:
+    """1 / length of vectors [..., D]: [...]; a cosine is a dot product times two of them.
+
+    Vectors shorter than 1e-12, or than 1e-6 of `scale` [...] (the length of what they were cut from), are empty up to
+    rounding: their length is taken as that bound and passes no gradient, so their cosines stay near 0.
+    """
+    floor = jnp.asarray(_NORM_FLOOR, vectors.dtype)
+    if scale is not None:
+        floor = jnp.maximum(floor, jax.lax.stop_gradient(jnp.square(scale * _RELATIVE_FLOOR)))
+    return jax.lax.rsqrt(jnp.maximum(jnp.sum(jnp.square(vectors), axis=-1), floor))
 
 
 def similarities(first: jax.Array, second: jax.Array) -> jax.Array:
-    """Dot products between all images of two batches of vectors: [..., A, P, H, W', C] x [..., B, ...] to [..., A, B].
-
-    With `unit` vectors these are cosines; between an image batch's and the teacher's, the matrices of Fig. 5.
-    """
-    first, second = (x.reshape(*x.shape[:-4], -1) for x in (first, second))
+    """Dot products between two batches of vectors: [..., A, D] and [..., B, D] to [..., A, B]."""
     return jnp.einsum("...ad,...bd->...ab", first, second, precision=jax.lax.Precision.HIGHEST)
 
 
@@ -150,12 +200,8 @@ def band_cosine(x: jax.Array, y: jax.Array, low_mask: np.ndarray | jax.Array) ->
     Returns:
       (low, high), each [...] in [-1, 1]; 0 where a band of either map is empty.
     """
-    low_mask = jnp.asarray(low_mask)[..., None]
-    first, second = (spectral_features(spectrum(z), x.shape[-2]) for z in (x, y))
-    low, high = (
-        jnp.sum(unit(_masked(first, mask)) * unit(_masked(second, mask)), axis=VECTOR_AXES)
-        for mask in (low_mask, ~low_mask)
-    )
+    first, second = _unit_bands(x, low_mask), _unit_bands(y, low_mask)
+    low, high = (jnp.sum(a * b, axis=-1) for a, b in zip(first, second, strict=True))
     return low, high
 
 
@@ -163,11 +209,8 @@ def band_similarity_matrices(
     x: jax.Array, y: jax.Array, low_mask: np.ndarray | jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     """Between-image cosines per band (Fig. 5): x [A, H, W, C] and y [B, H, W, C] to (low, high), each [A, B]."""
-    low_mask = jnp.asarray(low_mask)[..., None]
-    first, second = (spectral_features(spectrum(z), x.shape[-2]) for z in (x, y))
-    low, high = (
-        similarities(unit(_masked(first, mask)), unit(_masked(second, mask))) for mask in (low_mask, ~low_mask)
-    )
+    first, second = _unit_bands(x, low_mask), _unit_bands(y, low_mask)
+    low, high = (similarities(a, b) for a, b in zip(first, second, strict=True))
     return low, high
 
 
@@ -227,10 +270,42 @@ def _columns(weights: np.ndarray, like: jax.Array) -> jax.Array:
     return jnp.asarray(weights, like.dtype).reshape((1,) * (like.ndim - 2) + (-1, 1))
 
 
+def _apply(matrix: jax.Array, x: jax.Array) -> jax.Array:
+    """[A, N] times every [N, D] of [L, N, D], as a batched product: 3x faster on a CPU than a contraction inside."""
+    matrix = jnp.broadcast_to(matrix[None], (x.shape[0], *matrix.shape))
+    return jnp.einsum("lan,lnd->lad", matrix, x, precision=jax.lax.Precision.HIGHEST)
+
+
 def _aligned(mask: jax.Array, like: jax.Array) -> jax.Array:
     """A mask with leading axes of size 1 up to the rank of `like`."""
     return mask.reshape((1,) * (like.ndim - mask.ndim) + mask.shape)
 
 
-def _masked(features: jax.Array, mask: jax.Array) -> jax.Array:
-    return features * _aligned(mask, features).astype(features.dtype)
+def _inside(row_frequency: np.ndarray | float, column_frequency: np.ndarray | float, radius: float) -> np.ndarray:
+    return np.hypot(row_frequency, column_frequency) <= radius * (1.0 + 1e-9)  # a rim hit by rounding stays inside
+
+
+def _fourier_basis(size: int, radius: float) -> tuple[np.ndarray, np.ndarray]:
+    """Orthonormal cosines and sines [K, size] up to a fraction of Nyquist, and their frequencies [K]."""
+    functions, frequencies = [], []
+    for k in range(size // 2 + 1):
+        if not _inside(2 * k / size, 0.0, radius):
+            break
+        angle = 2 * np.pi * ((k * np.arange(size)) % size) / size
+        alone = k == 0 or 2 * k == size  # their sines are zero
+        for wave in (np.cos(angle),) if alone else (np.cos(angle), np.sin(angle)):
+            functions.append(wave * np.sqrt((1 if alone else 2) / size))
+            frequencies.append(2 * k / size)
+    return np.stack(functions), np.asarray(frequencies)
+
+
+def _unit(vectors: jax.Array) -> jax.Array:
+    return vectors * inverse_length(vectors)[..., None]
+
+
+def _unit_bands(x: jax.Array, low_mask: np.ndarray | jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Unit vectors [..., D] of the low and the high band of maps [..., H, W, C]."""
+    features = spectral_features(spectrum(x), x.shape[-2])
+    mask = _aligned(jnp.asarray(low_mask)[..., None], features)
+    low, high = (_unit((features * part.astype(features.dtype)).reshape(*x.shape[:-3], -1)) for part in (mask, ~mask))
+    return low, high

@@ -14,14 +14,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from framer_jax.frequency.bands import (
-    VECTOR_AXES,
+    LowPass,
     band_magnitude,
     disc_mask,
+    inverse_length,
+    low_pass,
     quantile_mask,
     similarities,
     spectral_features,
     spectrum,
-    unit,
+    split_bands,
 )
 from framer_jax.losses.framer_settings import FramerSettings, paper, released, weight_at
 
@@ -51,9 +53,24 @@ class FramerLoss(NamedTuple):
     diagnostics: dict[str, jax.Array]
 
 
-class _Spectra(NamedTuple):
-    features: jax.Array  # [L, B, P, H, W', C], vectors to compare
-    magnitude: jax.Array  # [L, B, H, W', C], no gradient
+class _Features(NamedTuple):
+    """What is compared in L taps: maps, or their spectra as real vectors; and the magnitudes, without gradient."""
+
+    compared: jax.Array  # [L, B, H, W, C], or [L, B, P, H, W', C]
+    magnitude: jax.Array  # [L, B, H, W', C]
+
+
+class _Vectors(NamedTuple):
+    vectors: jax.Array  # [L, B, D], one band of L taps
+    inverse: jax.Array  # [L, B], 1 / length
+
+
+class _Operands(NamedTuple):
+    """The three sides of one band's cosines; only `student` carries a gradient."""
+
+    student: _Vectors  # L = N
+    target: _Vectors  # L = 1 or N
+    negative: _Vectors  # L = N
 
 
 class _Band(NamedTuple):
@@ -123,24 +140,35 @@ def framer_loss(taps: tuple[jax.Array, ...], negatives: jax.Array, settings: Fra
       ValueError: fewer than two taps, taps or negatives of another shape, a middle teacher that is no tap.
     """
     _check(taps, negatives, settings)
-    students, teacher = _split(taps, settings)  # [N, B, H, W, C], [1, B, H, W, C]
-    width = teacher.shape[-2]
-    student_spectra = _spectra(students, settings)
-    teacher_spectra = _teacher(student_spectra, _spectra(teacher, settings), settings)
-    low_mask = _low_mask(teacher_spectra.magnitude, width, settings)  # [1|N, 1|B, H, W', 1|C]
+    students, teacher = _split(taps, settings)  # [N, B, H, W, C], [1|N, B, H, W, C]
+    size = (teacher.shape[2], teacher.shape[3])
+    own, target = _features(students, settings), jax.lax.stop_gradient(_features(teacher, settings))
+    low_mask = _low_mask(target.magnitude, size, settings)  # [1|N, 1|B, H, W', 1|C]
 
-    def band(mask: jax.Array, kind: str) -> _Band:
-        return _band(student_spectra, teacher_spectra, mask, negatives, kind, width, settings)
+    def band(operands: _Operands, mask: jax.Array, kind: str) -> _Band:
+        logits = _logits(operands, negatives >= 0, kind, settings.negatives_of_all_images)
+        cosine = jax.lax.stop_gradient(logits[..., 0])
+        logits = logits / settings.temperature
+        weight = gate = jnp.ones_like(cosine)
+        if settings.adaptive_weight:
+            weight = _magnitude_weight(own.magnitude, target.magnitude, mask, size[1], settings)
+        if settings.adaptive_modulation:
+            gate = jax.nn.relu(cosine)  # Eq. 6, 7
+        return _Band(jax.nn.logsumexp(logits, axis=-1) - logits[..., 0], cosine, weight, gate)
 
-    low, high = band(low_mask, settings.low_loss), band(~low_mask, settings.high_loss)
+    division = low_pass(size, settings.radius) if _in_pixels(settings) else low_mask
+    low_operands, high_operands = _operands(own.compared, target.compared, negatives, division)
+    low = band(low_operands, low_mask, settings.low_loss)
+    high = band(high_operands, ~low_mask, settings.high_loss)
     if settings.objective == "full":
         layers = _weighted(low) + _weighted(high)  # [N, B]
     elif settings.objective == "contrastive":
         everything = jnp.ones_like(low_mask)
-        layers = _weighted(band(everything, settings.low_loss)) + _weighted(band(everything, settings.high_loss))
+        (whole,) = _operands(own.compared, target.compared, negatives, None)
+        layers = _weighted(band(whole, everything, settings.low_loss))
+        layers += _weighted(band(whole, everything, settings.high_loss))
     elif settings.objective == "l2":
-        target = jnp.concatenate([students[1:], teacher]) if settings.teacher == "next" else teacher
-        layers = jnp.mean(jnp.square(students - jax.lax.stop_gradient(target)), axis=(2, 3, 4))
+        layers = jnp.mean(jnp.square(students - teacher), axis=(2, 3, 4))
     else:
         layers = jnp.zeros_like(low.cosine)
     values = jnp.sum(layers, axis=0) if settings.reduction == "sum" else jnp.mean(layers, axis=0)
@@ -148,8 +176,10 @@ def framer_loss(taps: tuple[jax.Array, ...], negatives: jax.Array, settings: Fra
 
 
 def _split(taps: tuple[jax.Array, ...], settings: FramerSettings) -> tuple[jax.Array, jax.Array]:
-    """Students [N, B, H, W, C] and teacher [1, B, H, W, C] in float32."""
+    """Students [N, B, H, W, C] and, without gradient, one teacher [1, ...] or one for each student; float32."""
     maps = [tap.astype(jnp.promote_types(tap.dtype, jnp.float32)) for tap in taps]
+    if settings.teacher == "next":
+        return jnp.stack(maps[:-1]), jax.lax.stop_gradient(jnp.stack(maps[1:]))
     index = len(taps) - 1
     if settings.teacher == "middle":
         index = (len(taps) - 1) // 2 if settings.teacher_layer is None else settings.teacher_layer
@@ -157,80 +187,85 @@ def _split(taps: tuple[jax.Array, ...], settings: FramerSettings) -> tuple[jax.A
     return jnp.stack(maps), jax.lax.stop_gradient(teacher)[None]
 
 
-def _spectra(maps: jax.Array, settings: FramerSettings) -> _Spectra:
-    half = spectrum(maps)  # [L, B, H, W', C]
-    features = spectral_features(half, maps.shape[-2], settings.compare == "magnitudes")
-    return _Spectra(features, jax.lax.stop_gradient(jnp.abs(half)))
+def _in_pixels(settings: FramerSettings) -> bool:
+    """Whether the cosines are those of band-passed maps, for which no spectrum is needed."""
+    return settings.bands == "disc" and settings.compare == "spectra"
 
 
-def _teacher(students: _Spectra, last: _Spectra, settings: FramerSettings) -> _Spectra:
-    """The teacher's spectra, without gradient: [1, ...] for one teacher of all, [N, ...] for each tap's successor."""
-    if settings.teacher == "next":
-        last = jax.tree.map(lambda student, final: jnp.concatenate([student[1:], final]), students, last)
-    return jax.lax.stop_gradient(last)
+def _features(maps: jax.Array, settings: FramerSettings) -> _Features:
+    half = spectrum(maps)  # [L, B, H, W', C]; without a gradient path, and unused without FAW, in the pixel domain
+    magnitude = jax.lax.stop_gradient(jnp.abs(half))
+    if _in_pixels(settings):
+        return _Features(maps, magnitude)
+    return _Features(spectral_features(half, maps.shape[-2], settings.compare == "magnitudes"), magnitude)
 
 
-def _low_mask(magnitude: jax.Array, width: int, settings: FramerSettings) -> jax.Array:
+def _low_mask(magnitude: jax.Array, size: tuple[int, int], settings: FramerSettings) -> jax.Array:
     if settings.bands == "quantile":
-        return quantile_mask(magnitude, width, settings.quantile)
-    mask = disc_mask((magnitude.shape[-3], width), settings.radius)
+        return quantile_mask(magnitude, size[1], settings.quantile)
+    mask = disc_mask(size, settings.radius)
     if mask.all():
-        raise ValueError(
-            f"radius {settings.radius} leaves no high band on {magnitude.shape[-3]}x{width} maps: lower it"
-        )
+        raise ValueError(f"framer.radius {settings.radius} leaves {size} maps no high band: lower it")
     return jnp.asarray(mask)[None, None, :, :, None]
 
 
-def _band(
-    students: _Spectra,
-    teacher: _Spectra,
-    mask: jax.Array,  # [1|N, 1|B, H, W', 1|C]
-    negatives: jax.Array,
-    kind: str,
-    width: int,
-    settings: FramerSettings,
-) -> _Band:
-    """One band's contrastive loss and its two factors."""
-    vector_mask = mask[:, :, None].astype(students.features.dtype)
-    student = unit(students.features * vector_mask)  # [N, B, P, H, W', C]
-    target = unit(teacher.features * vector_mask)  # [1|N, B, P, H, W', C]
+def _operands(
+    own: jax.Array, target: jax.Array, negatives: jax.Array, division: LowPass | jax.Array | None
+) -> tuple[_Operands, ...]:
+    """The operands of every cosine, for the low and the high band, or for the undivided map (None)."""
     index = jnp.maximum(negatives, 0)
-    if mask.shape[0] == 1:
-        negative = jax.lax.stop_gradient(student)[index]
-    else:  # every student has a mask of its own, which its negative must wear
-        negative = unit(jax.lax.stop_gradient(students.features)[index] * vector_mask)
-    logits = _logits(student, target, negative, negatives >= 0, kind, settings.negatives_of_all_images)
-    cosine = jax.lax.stop_gradient(logits[..., 0])
-    logits = logits / settings.temperature
-    loss = jax.nn.logsumexp(logits, axis=-1) - logits[..., 0]
-    weight = jnp.ones_like(cosine)
-    if settings.adaptive_weight:
-        weight = _magnitude_weight(students.magnitude, teacher.magnitude, mask, width, settings)
-    gate = jax.nn.relu(cosine) if settings.adaptive_modulation else jnp.ones_like(cosine)  # Eq. 6, 7
-    return _Band(loss, cosine, weight, gate)
-
-
-def _logits(
-    student: jax.Array, target: jax.Array, negative: jax.Array, has_negative: jax.Array, kind: str, all_images: bool
-) -> jax.Array:
-    """Cosines [N, B, K] of Eq. 1 ('intra') or Eq. 2 ('inter'), the positive first, -inf where a negative is missing."""
-    present = has_negative[:, None, None]  # [N, 1, 1]
-    own_negative = jnp.where(present, jnp.sum(student * negative, axis=VECTOR_AXES)[..., None], -jnp.inf)  # [N, B, 1]
-    if kind == "intra":
-        positive = jnp.sum(student * target, axis=VECTOR_AXES)[..., None]
-        return jnp.concatenate([positive, own_negative], axis=-1)
-    layers, batch = student.shape[:2]
-    own = jnp.eye(batch, dtype=bool)[None]
-    if target.shape[0] == 1:
-        flat = student.reshape(layers * batch, *student.shape[2:])
-        cosines = similarities(flat, target[0]).reshape(layers, batch, batch)
+    students, targets = _bands(own, division), _bands(target, division)
+    if isinstance(division, jax.Array) and division.shape[0] > 1:  # its student's mask, not its own
+        others = _bands(jax.lax.stop_gradient(own)[index], division)
     else:
-        cosines = similarities(student, target)  # [N, B, B]
-    positive = jnp.einsum("nbb->nb", cosines)[..., None]
-    columns = [positive, own_negative, jnp.where(own, -jnp.inf, cosines)]
-    if all_images:
-        columns.append(jnp.where(present & ~own, similarities(student, negative), -jnp.inf))
-    return jnp.concatenate(columns, axis=-1)
+        others = jax.tree.map(lambda x: jax.lax.stop_gradient(x)[index], students)
+    return tuple(_Operands(*sides) for sides in zip(students, targets, others, strict=True))
+
+
+def _bands(compared: jax.Array, division: LowPass | jax.Array | None) -> tuple[_Vectors, ...]:
+    """(low, high), or the whole. Lengths are kept apart: cosines then need no normalised copy of the maps."""
+    length = None
+    if division is None:
+        parts = [compared]
+    elif isinstance(division, LowPass):
+        parts = list(split_bands(compared, division))  # [L, B, P, Q, C], [L, B, H, W, C]
+        length = jnp.sqrt(jnp.sum(jnp.square(jax.lax.stop_gradient(compared)), axis=(2, 3, 4)))  # [L, B]
+    else:
+        mask = division[:, :, None]  # [1|N, 1|B, 1, H, W', 1|C]
+        parts = [compared * part.astype(compared.dtype) for part in (mask, ~mask)]
+    flat = [part.reshape(*part.shape[:2], -1) for part in parts]
+    return tuple(_Vectors(vectors, inverse_length(vectors, length)) for vectors in flat)
+
+
+def _own_cosine(first: _Vectors, second: _Vectors) -> jax.Array:
+    """Cosine of equal images: [N, B, 1]."""
+    dots = jnp.sum(first.vectors * second.vectors, axis=-1)
+    return (dots * first.inverse * second.inverse)[..., None]
+
+
+def _cosines(first: _Vectors, second: _Vectors) -> jax.Array:
+    """Cosines between all images: [N, B, B]."""
+    layers, batch, size = first.vectors.shape
+    if second.vectors.shape[0] == 1:  # one matrix product for all layers
+        dots = similarities(first.vectors.reshape(-1, size), second.vectors[0]).reshape(layers, batch, batch)
+    else:
+        dots = similarities(first.vectors, second.vectors)
+    return dots * first.inverse[:, :, None] * second.inverse[:, None, :]
+
+
+def _logits(operands: _Operands, has_negative: jax.Array, kind: str, all_images: bool) -> jax.Array:
+    """Cosines [N, B, K] of Eq. 1 ('intra') or Eq. 2 ('inter'), the positive first, -inf where a negative is missing."""
+    student, target, negative = operands
+    present = has_negative[:, None, None]  # [N, 1, 1]
+    if kind == "intra":
+        own_negative = jnp.where(present, _own_cosine(student, negative), -jnp.inf)  # [N, B, 1]
+        return jnp.concatenate([_own_cosine(student, target), own_negative], axis=-1)
+    own = jnp.eye(student.vectors.shape[1], dtype=bool)[None]
+    cosines = _cosines(student, target)  # [N, B, B]
+    others = jnp.where(own, -jnp.inf, cosines)
+    own_negative = (_cosines if all_images else _own_cosine)(student, negative)  # [N, B, B or 1]
+    own_negative = jnp.where(present, own_negative, -jnp.inf)
+    return jnp.concatenate([jnp.einsum("nbb->nb", cosines)[..., None], own_negative, others], axis=-1)
 
 
 def _magnitude_weight(

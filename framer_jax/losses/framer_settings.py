@@ -117,10 +117,11 @@ def paper(**changes: object) -> FramerSettings:
 def released(**changes: object) -> FramerSettings:
     """The method as the authors' released FRAMER-D code computes it, with changes by field name.
 
-    Phases are dropped, the "low" band is the 20 % smallest magnitudes of each teacher spectrum, every block is student
-    (the last one equals the teacher), and lambda is 0.1 on the mean over students. The maps are clean-latent guesses,
-    see framer_jax.losses.framer.clean_from_velocity. The published trainer calls its loss without two required
-    arguments (the noisy latent and the sigmas), so it cannot run as published; this is what the loss itself computes.
+    Phases are dropped, the "low" band is the 20 % smallest magnitudes of each teacher spectrum, every block is a
+    student (the last one equals the teacher), and lambda is 0.1 on the mean over students. The maps are clean-latent
+    guesses, see framer_jax.losses.framer.clean_from_velocity. The published trainer calls its loss without two
+    required arguments (the noisy latent and the sigmas), so it cannot run as published; this is what the loss itself
+    computes.
 
     Raises:
       ValueError: an unknown field, or a value out of range.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -88,9 +89,11 @@ class Checkpoints:
         keep: list[Any] = [policies.LatestN(settings.keep_last)]
         if settings.best_metric:
             keep.append(_keep_best(settings.best_metric, settings.best_mode))
-        options = ocp.CheckpointManagerOptions(
-            preservation_policy=policies.AnyPreservationPolicy(keep), cleanup_tmp_directories=True
-        )
+        options = ocp.CheckpointManagerOptions(preservation_policy=policies.AnyPreservationPolicy(keep))
+        if jax.process_index() == 0:
+            # What a killed run left. Orbax would do it in a thread of its own, in the way of the next manager.
+            for unfinished in self.directory.glob("*.orbax-checkpoint-tmp"):
+                shutil.rmtree(unfinished, ignore_errors=True)
         self._manager = ocp.CheckpointManager(self.directory, options=options, item_names=ITEMS)
 
     def latest(self) -> int | None:
@@ -129,6 +132,8 @@ class Checkpoints:
     ) -> tuple[TrainState, Notes]:
         """Read one checkpoint into the shardings of `abstract` and set `iterator` to where it stood.
 
+        The notes come back with the present config and data, which the next save writes.
+
         Args:
           step: which one.
           abstract: shapes, dtypes, shardings (abstract_state); any mesh.
@@ -138,7 +143,7 @@ class Checkpoints:
 
         Raises:
           FileNotFoundError: no such checkpoint.
-          ValueError: it is incomplete, or of another configuration, model, data or loader; one line each.
+          ValueError: it is incomplete, unreadable, or of another configuration, model, data or loader; one line each.
         """
         path = self.path(step)
         self._check_complete(path)
@@ -146,8 +151,8 @@ class Checkpoints:
         _check_config(path, about["config"], config)
         if about["data"] and data and about["data"] != data:
             raise ValueError(
-                f"checkpoint {path} was trained on other records ({about['data']['records']} then, {data['records']} now, "
-                "or other names): give the same data, or a new working folder"
+                f"checkpoint {path} was trained on other records ({about['data']['records']} then, {data['records']} "
+                "now, or other names): give the same data, or a new working folder"
             )
         check_same(about["leaves"], describe(abstract), f"checkpoint {path}: its arrays")
         try:
@@ -156,7 +161,7 @@ class Checkpoints:
             raise ValueError(f"checkpoint {path} cannot be read ({_first_line(error)}): {_remedy(path)}") from error
         self._restore_iterator(path, iterator)
         window = {name: (total, count) for name, (total, count) in about["window"].items()}
-        return found.state, Notes(about["config"], about["data"], window, about["best"])
+        return found.state, Notes(config, data, window, about["best"])
 
     def _check_complete(self, path: Path) -> None:
         if not path.is_dir():
@@ -242,7 +247,8 @@ def _check_config(path: Path, saved: dict[str, Any], present: dict[str, Any]) ->
         )
         more = f" and {len(differing) - 5} more" if len(differing) > 5 else ""
         raise ValueError(
-            f"checkpoint {path} is of another configuration: {shown}{more}: restore these values, or use a new working folder"
+            f"checkpoint {path} is of another configuration: {shown}{more}: "
+            "restore these values, or use a new working folder"
         )
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -21,7 +21,7 @@ from jax.sharding import Mesh
 from framer_jax.recipes.base import Params, Recipe
 from framer_jax.training.checkpoint import Checkpoints, DataIterator, Notes, data_identity
 from framer_jax.training.logging import Images, Progress, Scalars, SilentWriter, Writer, default_writer, overview
-from framer_jax.training.optimizer import make_optimizers
+from framer_jax.training.optimizer import Optimizer, make_optimizers
 from framer_jax.training.settings import TrainingSettings, check_batch
 from framer_jax.training.sharding import check_rules, make_mesh, place_batch, place_tree, to_host
 from framer_jax.training.state import TrainState, abstract_state, inference_params, init_state
@@ -91,34 +91,26 @@ def train(
       ValueError: settings, batch or checkpoint that do not fit, each one line.
       NonFiniteError: NaN or infinity, with step, records and the last good checkpoint.
     """
-    mesh = make_mesh(settings)
-    check_batch(settings, mesh.size, jax.process_count())
-    optimizers = make_optimizers(recipe, settings)
-    first = next(batches, None)
-    prepared = _prepared_shapes(first, prepare, settings)
-    abstract = abstract_state(recipe, optimizers, settings, mesh, prepared)
-    check_rules(abstract.params, settings)
+    plan = _make_plan(recipe, batches, prepare, settings)
     if jax.process_index() > 0:
         writer = SilentWriter()
     writer = writer or default_writer(workdir)
     checkpoints = Checkpoints(Path(workdir) / "checkpoints", settings)
-    config, data = json.loads(config_json), data_identity(record_names)
+    notes = Notes(json.loads(config_json), data_identity(record_names), {}, {})
     try:
         latest = checkpoints.latest()
         if latest is None:
-            state = init_state(recipe, optimizers, settings, mesh, prepared, initial_params)
-            notes = Notes(config, data, {}, {})
+            state = init_state(recipe, plan.optimizers, settings, plan.mesh, plan.prepared, initial_params)
         else:
-            state, notes = checkpoints.restore(latest, abstract, batches, config, data)
-            first = None
+            state, notes = checkpoints.restore(latest, plan.abstract, batches, notes.config, notes.data)
         _announce(writer, recipe, state, latest, checkpoints)
-        run = _Run(
+        return _Run(
             settings=settings,
-            mesh=mesh,
-            step_function=make_step(recipe, prepare, optimizers, settings, mesh, abstract),
-            frozen=place_tree(recipe.frozen, mesh, settings),
+            mesh=plan.mesh,
+            step_function=make_step(recipe, prepare, plan.optimizers, settings, plan.mesh, plan.abstract),
+            frozen=place_tree(recipe.frozen, plan.mesh, settings),
             batches=batches,
-            first=first,
+            first=plan.first if latest is None else None,
             record_names=record_names,
             validate=validate,
             export=export,
@@ -126,13 +118,32 @@ def train(
             checkpoints=checkpoints,
             state=state,
             step=latest or 0,
-            notes=notes._replace(config=config, data=data),
+            notes=notes,
             window={name: Average(np.float32(a), np.int32(b)) for name, (a, b) in notes.window.items()},
-        )
-        return run.to_end()
+        ).to_end()
     finally:
         checkpoints.close()
         writer.close()
+
+
+class _Plan(NamedTuple):
+    mesh: Mesh
+    optimizers: dict[str, Optimizer]
+    first: Any  # the first batch, already taken from the iterator
+    prepared: Any
+    abstract: TrainState
+
+
+def _make_plan(recipe: Recipe, batches: DataIterator, prepare: Prepare, settings: TrainingSettings) -> _Plan:
+    """What follows from the arguments alone; refuses what does not fit before anything is written or computed."""
+    mesh = make_mesh(settings)
+    check_batch(settings, mesh.size, jax.process_count())
+    optimizers = make_optimizers(recipe, settings)
+    first = next(batches, None)
+    prepared = _prepared_shapes(first, prepare, settings)
+    abstract = abstract_state(recipe, optimizers, settings, mesh, prepared)
+    check_rules(abstract.params, settings)
+    return _Plan(mesh, optimizers, first, prepared, abstract)
 
 
 def _prepared_shapes(first: Any, prepare: Prepare, settings: TrainingSettings) -> Any:

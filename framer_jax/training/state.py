@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.struct
@@ -72,7 +72,7 @@ def init_state(
       ValueError: if `initial` has groups or shapes that the recipe has not, or an update trains an unknown group.
     """
     build = _builder(recipe, optimizers, settings, prepared)
-    shapes = jax.eval_shape(build, {})
+    shapes = _shapes(build, recipe)
     if initial:
         check_same(initial, {name: shapes.params[name] for name in initial if name in shapes.params}, "initial weights")
     placed = place_tree(initial or {}, mesh, settings)
@@ -83,7 +83,7 @@ def abstract_state(
     recipe: Recipe, optimizers: Mapping[str, Optimizer], settings: TrainingSettings, mesh: Mesh, prepared: Any
 ) -> TrainState:
     """Shapes, dtypes and shardings of the state, for a restore; arguments as in init_state."""
-    shapes = jax.eval_shape(_builder(recipe, optimizers, settings, prepared), {})
+    shapes = _shapes(_builder(recipe, optimizers, settings, prepared), recipe)
     return jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
         shapes,
@@ -91,21 +91,21 @@ def abstract_state(
     )
 
 
-def _builder(recipe: Recipe, optimizers: Mapping[str, Optimizer], settings: TrainingSettings, prepared: Any) -> Any:
+def _builder(
+    recipe: Recipe, optimizers: Mapping[str, Optimizer], settings: TrainingSettings, prepared: Any
+) -> Callable[[Params], TrainState]:
     def build(initial: Params) -> TrainState:
         key = jax.random.key(settings.seed)
         batch = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), prepared)
         params = {**recipe.init(jax.random.fold_in(key, INIT), batch), **initial}
         params = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), params)
-        for update in recipe.updates:
-            missing = sorted(set(update.groups) - set(params))
-            if missing:
-                raise ValueError(f"update {update.name!r} trains {', '.join(missing)}: groups are {', '.join(params)}")
         return TrainState(
             step=jnp.int32(0),
             params=params,
             opt_state={
-                update.name: optimizers[update.name].transform.init(trained(params, update.groups))
+                update.name: optimizers[update.name].transform.init(
+                    {group: params[group] for group in update.groups if group in params}
+                )
                 for update in recipe.updates
             },
             ema=jax.tree.map(jnp.copy, params) if settings.ema_decay else {},
@@ -114,6 +114,16 @@ def _builder(recipe: Recipe, optimizers: Mapping[str, Optimizer], settings: Trai
         )
 
     return build
+
+
+def _shapes(build: Callable[[Params], TrainState], recipe: Recipe) -> TrainState:
+    shapes = jax.eval_shape(build, {})
+    for update in recipe.updates:  # here and not while tracing, where JAX would append lines of its own to the error
+        missing = sorted(set(update.groups) - set(shapes.params))
+        if missing:
+            groups = ", ".join(shapes.params)
+            raise ValueError(f"update {update.name!r} trains {', '.join(missing)}: groups are {groups}")
+    return shapes
 
 
 def describe(tree: Any) -> dict[str, str]:

@@ -76,14 +76,14 @@ def make_step(
             optimizer = optimizers[update.name]
             due = _is_due(update, state.step)
             key = jax.random.fold_in(jax.random.fold_in(jax.random.fold_in(state.key, LOSS), state.step), index)
-            run = _make_update(update, optimizer, frozen, ready, key, state.step, settings.accumulate, mesh)
+            rate = optimizer.learning_rate(state.step)
+            run = _make_update(update, optimizer, rate, frozen, ready, key, state.step, settings.accumulate, mesh)
             result = _run_if(due, run, params, opt_state[update.name], carry)
             params.update(result.params)
             opt_state[update.name], carry = result.opt_state, result.carry
             losses[update.name] = result.loss
             finite &= jnp.isfinite(result.loss) & jnp.isfinite(result.grad_norm)
             prefix = f"{update.name}/" if len(recipe.updates) > 1 else ""
-            rate = optimizer.learning_rate(state.step)
             found = {"loss": result.loss, **result.metrics, "grad_norm": result.grad_norm, "learning_rate": rate}
             averages.update({prefix + name: _average(value, due) for name, value in found.items()})
         for leaf in jax.tree.leaves(carry):
@@ -125,6 +125,7 @@ def _run_if(
 def _make_update(
     update: Update,
     optimizer: Optimizer,
+    rate: jax.Array,
     frozen: Frozen,
     batch: Batch,
     key: jax.Array,
@@ -156,7 +157,6 @@ def _make_update(
         norm = optax.tree.norm(gradient)
         gradient = clip_by_norm(gradient, norm, optimizer.clip_norm)
         change, opt_state = optimizer.transform.update(gradient, opt_state, own)
-        rate = optimizer.learning_rate(step)
         own = jax.tree.map(lambda leaf, delta: leaf - rate * delta, own, change)
         return _Result(own, opt_state, carry, loss, norm, metrics)
 

@@ -1,0 +1,49 @@
+import numpy as np
+import pytest
+
+from tools.check_parity import main
+from tools.parity.cases import Case, compare, named_weight
+
+
+@pytest.mark.parametrize("name", ["framer_loss_B3", "color_fix", "dwt_pywt", "niqe", "schedulers"])
+def test_carried_fixtures_are_met(fixtures, name, capsys):
+    assert main([str(fixtures / f"{name}.npz")]) == 0
+    assert "EXCEEDED" not in capsys.readouterr().out
+
+
+def test_named_weights_follow_the_rule():
+    np.testing.assert_array_equal(
+        named_weight("conv_in.weight", (2, 3))[0], np.float32([-0.72667104, -0.18906602, -0.5436261])
+    )
+    np.testing.assert_allclose(named_weight("norm.weight", (3,))[:2], [0.7610975, 1.2502217], rtol=1e-7)
+    np.testing.assert_allclose(named_weight("norm.bias", (3,))[:2], [0.03473961, -0.08788448], rtol=1e-6)
+    np.testing.assert_allclose(named_weight("bn.running_var", (2,)), [1.0932888, 1.0375375], rtol=1e-7)
+    assert not np.array_equal(named_weight("a.weight", (2, 2), salt="x"), named_weight("a.weight", (2, 2)))
+    np.testing.assert_allclose(named_weight("a.weight", (2, 2), gain=2.0), 2 * named_weight("a.weight", (2, 2)))
+
+
+def write_case(path, family="schedulers", **arrays):
+    meta = '{"family": "%s", "config": {"shift": 3.0, "flow_steps": []}, "salt": "", "models": {}, '
+    meta += '"float32_vs_float64": {"out/fm_train_sigmas": {"atol": 1e-6}}}'
+    np.savez(path, meta=meta % family, **{"in/x": np.zeros((1, 1, 2, 2)), "in/n": np.zeros((1, 1, 2, 2))}, **arrays)
+    return str(path)
+
+
+def test_exit_status_tells_what_happened(tmp_path, capsys):
+    tables = {"out/fm_train_timesteps": np.zeros(1000)}
+    wrong = write_case(tmp_path / "wrong.npz", **{"out/fm_train_sigmas": np.zeros(1000)}, **tables)
+    assert main([wrong]) == 1
+    assert "EXCEEDED" in capsys.readouterr().out
+    foreign = write_case(tmp_path / "foreign.npz", family="swinir")
+    assert main([foreign]) == 2
+    assert "'swinir' is not supported yet" in capsys.readouterr().err
+    assert main([str(tmp_path / "none.npz")]) == 2
+    np.savez(tmp_path / "plain.npz", a=np.zeros(2))
+    assert main([str(tmp_path / "plain.npz")]) == 2
+
+
+def test_a_wrong_shape_or_nan_never_passes():
+    case = Case("f", {}, {"out/y": 1e9}, {}, {"out/y": np.zeros((2, 2))})
+    assert not compare(case, "out/y", np.zeros((2, 3))).passed
+    assert not compare(case, "out/y", np.full((2, 2), np.nan)).passed
+    assert compare(case, "out/y", np.ones((2, 2))).passed

@@ -1,0 +1,63 @@
+"""Compare our implementation with fixtures of the original PyTorch code.
+
+    python tools/check_parity.py FIXTURE.npz … [--niqe-model niqe_pris_params.npz]
+
+Prints, per output, the largest absolute and relative error and the tolerance. Exit status: 0 if all are within their
+tolerances, 1 if one is exceeded, 2 if a file's family is not supported yet (its name is printed) or cannot be read.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import jax
+
+from tools.parity.cases import compare, load_case
+from tools.parity.families import FAMILIES, Options
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description="Compare with fixtures of the original code.")
+    parser.add_argument("files", nargs="+", metavar="FILE", help="parity fixtures (.npz)")
+    parser.add_argument("--niqe-model", help="the published pristine model, for scores that depend on it")
+    parsed = parser.parse_args(arguments)
+    status = 0
+    with jax.default_matmul_precision("highest"):  # tolerances are those of float32 products
+        for file in parsed.files:
+            status = max(status, check_file(file, Options(parsed.niqe_model)))
+    return status
+
+
+def check_file(path: str, options: Options) -> int:
+    try:
+        case = load_case(path)
+    except (FileNotFoundError, ValueError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    if case.family not in FAMILIES:
+        known = ", ".join(sorted(FAMILIES))
+        print(f"{path}: family {case.family!r} is not supported yet (supported: {known})", file=sys.stderr)
+        return 2
+    print(f"{path} ({case.family})")
+    print(f"  {'output':<40} {'absolute':>10} {'relative':>10} {'tolerance':>10}")
+    left = {name for name in case.arrays if name.startswith(("out/", "grad/", "hid/"))}
+    failed = False
+    for name, value in FAMILIES[case.family](case, options):
+        result = compare(case, name, value)
+        left.discard(name)
+        failed |= not result.passed
+        bound = "equal" if result.tolerance is None else f"{result.tolerance:.1e}"
+        mark = "" if result.passed else "  EXCEEDED"
+        print(f"  {name:<40} {result.absolute:>10.2e} {result.relative:>10.2e} {bound:>10}{mark}")
+    if left:
+        print(f"  not compared: {', '.join(sorted(left))}")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

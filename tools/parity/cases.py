@@ -1,0 +1,127 @@
+"""Parity fixtures: reading them, drawing their weights, comparing with their tolerances."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+TABLES = (
+    "relative_position_bias_table",
+    "relative_attention_bias.weight",
+    "pos_embed",
+    "cls_token",
+    "mask_token",
+    "register_tokens",
+    "position_embedding.weight",
+    "token_embedding.weight",
+    "embed_tokens.weight",
+    "shared.weight",
+    "class_embedding.weight",
+    "quantize.embedding.weight",
+    "codebook",
+)
+"""Endings of the state-dict keys that hold tables."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One fixture file.
+
+    Attributes:
+      family: what kind of case it is.
+      config: constructor arguments and call parameters.
+      tolerances: output name to its largest allowed absolute error, or None where it must be equal.
+      weights: model name to a flat state dict in PyTorch's names and layout.
+      arrays: everything else, by its name in the file.
+    """
+
+    family: str
+    config: Mapping[str, Any]
+    tolerances: Mapping[str, float | None]
+    weights: Mapping[str, dict[str, np.ndarray]]
+    arrays: Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One output against its reference."""
+
+    name: str
+    absolute: float
+    relative: float
+    tolerance: float | None
+
+    @property
+    def passed(self) -> bool:
+        """Whether the error is within the tolerance; NaN never is."""
+        return self.absolute <= (self.tolerance or 0.0)
+
+
+def named_weight(key: str, shape: tuple[int, ...], salt: str = "", gain: float = 1.0) -> np.ndarray:
+    """A float32 tensor drawn from its name: the rule by which the fixtures' reference models got their weights."""
+    normal = np.random.Generator(np.random.PCG64(zlib.crc32((salt + key).encode()))).standard_normal(
+        shape, dtype=np.float32
+    )
+    normal = np.asarray(normal)
+    last = key.rsplit(".", 1)[-1]
+    if last == "running_var":
+        return 1 + np.float32(0.1) * np.abs(normal)
+    if last == "running_mean":
+        return np.float32(0.1) * normal
+    if key.endswith(TABLES):
+        return np.float32(0.5) * normal
+    if normal.ndim >= 2:
+        return normal * np.float32(gain / np.sqrt(float(np.prod(shape[1:]))))
+    if last in ("weight", "gamma", "scale"):
+        return 1 + np.float32(0.1) * normal
+    return np.float32(0.1) * normal
+
+
+def load_case(path: str | Path) -> Case:
+    """Read a fixture and draw its weights.
+
+    Raises:
+      FileNotFoundError: no such file.
+      ValueError: not a parity fixture.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no fixture {str(path)!r}")
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+        meta = json.loads(str(arrays.pop("meta")))
+    except (ValueError, KeyError, OSError) as error:
+        raise ValueError(f"{path} is not a parity fixture: {error}") from error
+    weights = {}
+    for name in [name for name in arrays if name.startswith("params/")]:
+        model = name.removeprefix("params/")
+        facts = meta["models"][model]
+        salt, gain = meta["salt"] + facts.get("salt", ""), facts.get("weight_gain", 1.0)
+        rows = (str(line).split("\t") for line in arrays.pop(name))
+        weights[model] = {
+            key: named_weight(key, tuple(int(side) for side in shape.split(",") if side), salt, gain)
+            for key, shape, _ in rows
+        }
+    tolerances = {
+        name: entry.get("atol") for name, entry in meta["float32_vs_float64"].items() if isinstance(entry, dict)
+    }
+    return Case(meta["family"], meta["config"], tolerances, weights, arrays)
+
+
+def compare(case: Case, name: str, mine: Any) -> Comparison:
+    """Largest errors of one output; a wrong shape is an infinite one."""
+    reference = np.asarray(case.arrays[name], np.float64)
+    value = np.asarray(mine, np.float64)
+    tolerance = case.tolerances.get(name)
+    if value.shape != reference.shape:
+        return Comparison(name, float("inf"), float("inf"), tolerance)
+    absolute = float(np.abs(value - reference).max(initial=0.0))
+    largest = float(np.abs(reference).max(initial=0.0))
+    return Comparison(name, absolute, absolute / largest if largest else absolute, tolerance)

@@ -1,0 +1,156 @@
+"""One function per family of fixtures: (case, options) → name of an output and our value of it, one after the other."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from framer_jax.degradations.matlab_bicubic import matlab_bicubic
+from framer_jax.diffusion import flow
+from framer_jax.diffusion.samplers import flow_euler
+from framer_jax.evaluation import niqe
+from framer_jax.frequency import bands, wavelets
+from framer_jax.inference import color_fix, tiler
+from framer_jax.losses.framer import clean_from_velocity, framer_loss, released
+from tools.parity.cases import Case
+
+Outputs = Iterator[tuple[str, Any]]
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a family may need besides its file."""
+
+    niqe_model: str | None = None
+
+
+def channels_last(x: np.ndarray) -> jax.Array:
+    """[B, C, H, W] → [B, H, W, C]."""
+    return jnp.asarray(x.transpose(0, 2, 3, 1))
+
+
+def channels_first(x: Any) -> np.ndarray:
+    """[B, H, W, C] → [B, C, H, W]."""
+    return np.asarray(x).transpose(0, 3, 1, 2)
+
+
+def framer_loss_family(case: Case, options: Options) -> Outputs:
+    """The released FRAMER loss, its factors, masks and gradients."""
+    arrays = case.arrays
+    reading = released(quantile=case.config["cutoff"], temperature=case.config["tau"])
+    noisy, sigma = channels_last(arrays["in/noisy"]), jnp.asarray(arrays["in/sigmas"].reshape(-1))
+    velocities = [channels_last(arrays[f"in/student_{layer}"]) for layer in range(case.config["layers"])]
+    teacher = channels_last(arrays["in/teacher"])
+    negatives = jnp.asarray(arrays["in/neg_idx"], jnp.int32)
+
+    @jax.jit
+    def loss(velocities: list[jax.Array]) -> tuple[jax.Array, dict[str, jax.Array]]:
+        taps = tuple(clean_from_velocity(noisy, velocity, sigma) for velocity in (*velocities, teacher))
+        result = framer_loss(taps, negatives, reading)
+        return result.values.mean(), result.diagnostics
+
+    (value, diagnostics), gradients = jax.value_and_grad(loss, has_aux=True)(velocities)
+    width = teacher.shape[2]
+    magnitude = jnp.abs(bands.spectrum(clean_from_velocity(noisy, teacher, sigma)))
+
+    def centred(half: jax.Array) -> np.ndarray:
+        return channels_first(np.fft.fftshift(np.asarray(bands.full_layout(half, width)), (1, 2)))
+
+    low = bands.quantile_mask(magnitude, width, reading.quantile)
+    yield "out/loss", value
+    yield "out/avg_w_low", diagnostics["factor_low"].mean()
+    yield "out/avg_w_high", diagnostics["factor_high"].mean()
+    yield "out/teacher_magnitude", centred(magnitude)
+    yield "out/low_mask", centred(low)
+    yield "out/high_mask", centred(~low)
+    for layer, gradient in enumerate(gradients):
+        yield f"grad/student_{layer}", channels_first(gradient)
+
+
+def color_fix_family(case: Case, options: Options) -> Outputs:
+    """AdaIN and wavelet colour transfer, and latent tile weights (known up to a factor)."""
+    output, source = case.arrays["in/output"], case.arrays["in/source"]  # [1, 3, H, W]
+
+    def per_channel(function: Callable[..., np.ndarray], *images: np.ndarray) -> np.ndarray:
+        return np.stack([[function(*channels) for channels in zip(*image, strict=True)] for image in zip(*images, strict=True)])
+
+    yield "out/adain", per_channel(color_fix.adain, output, source)
+    yield "out/wavelet", per_channel(color_fix.wavelet, output, source)
+    low = per_channel(color_fix.low_pass, output)
+    yield "out/low", low
+    yield "out/high", output - low
+    for height, width in case.config["tiles"]:
+        name = f"out/tile_weights_{height}x{width}"
+        weights = tiler.tile_weights(height, width, reference_midpoint=True)
+        yield name, weights * (case.arrays[name].max() / weights.max())
+
+
+def dwt_family(case: Case, options: Options) -> Outputs:
+    """Wavelet bands: Haar by slices wherever it applies, everything else by jaxwt (which has no periodised border)."""
+    image = channels_last(case.arrays["in/img"])
+    for wavelet in case.config["wavelets"]:
+        for mode in case.config["modes"]:
+            prefix = f"out/{wavelet}_{mode}"
+            for levels in (1, 2):
+                if wavelet == "haar":
+                    found = wavelets.haar_decompose(image, levels)
+                elif mode in wavelets.BORDER_MODES:
+                    found = wavelets.decompose(image, wavelet, levels, mode)
+                else:
+                    continue
+                yield f"{prefix}/level{levels}/LL", channels_first(found.low)
+                for name, value in found.details[0]._asdict().items():
+                    yield f"{prefix}/level{levels}/{name}", channels_first(value)
+
+
+def niqe_family(case: Case, options: Options) -> Outputs:
+    """Luma, window, features and scores; scores with the published model need --niqe-model."""
+    image = case.arrays["in/image"][None] / np.float32(255)
+    plane = niqe.luma_levels(image, "studio")
+    features, _ = niqe.niqe_features(plane)
+    drawn = niqe.NiqeModel(
+        case.arrays["in/mu"].astype(np.float64), case.arrays["in/cov"].astype(np.float64), "drawn", ""
+    )
+    yield "out/y_rounded", plane[0]
+    yield "out/window", niqe.gaussian_window()
+    yield "out/features", features[0]
+    yield "out/niqe_drawn_model", niqe.gaussian_distance(features[0], drawn)
+    half = matlab_bicubic(jnp.asarray(plane[:, :192, :192, None], jnp.float32) / 255.0, scale=0.5)
+    yield "out/half_size_192", half[0, :, :, 0]
+    if options.niqe_model is not None:
+        model = niqe.load_niqe_model(options.niqe_model)
+        for border in case.config["crop_border"]:
+            yield f"out/niqe_y_crop{border}", niqe.niqe(image, model, crop_border=border)[0]
+
+
+def schedulers_family(case: Case, options: Options) -> Outputs:
+    """The flow-matching part: tables, Euler steps and loss weights."""
+    shift = case.config["shift"]
+    x, noise = channels_last(case.arrays["in/x"]), channels_last(case.arrays["in/n"])
+    yield "out/fm_train_sigmas", flow.training_sigmas(shift)
+    yield "out/fm_train_timesteps", flow.training_sigmas(shift) * flow.TRAINING_STEPS
+    for steps in case.config["flow_steps"]:
+        sigmas = flow.sampling_sigmas(steps, shift)
+        yield f"out/fm{steps}_sigmas", sigmas
+        yield f"out/fm{steps}_timesteps", sigmas[:-1] * flow.TRAINING_STEPS
+        three = flow_euler(sigmas[:4], lambda x, sigma: noise, x)
+        yield f"out/fm{steps}_3steps_constant_v", channels_first(three)
+    for name in case.arrays:
+        if scheme := re.fullmatch(r"out/weight_(\w+)", name):
+            yield name, flow.loss_weight(jnp.asarray(case.arrays["in/sigmas"]), scheme[1])
+
+
+FAMILIES: dict[str, Callable[[Case, Options], Outputs]] = {
+    "framer_loss": framer_loss_family,
+    "color_fix": color_fix_family,
+    "dwt": dwt_family,
+    "niqe": niqe_family,
+    "schedulers": schedulers_family,
+}
+"""Family name, as a fixture's `meta` gives it → its comparison. A new port is one function and one line here."""
