@@ -24,7 +24,7 @@ NOTES = Notes(CONFIG, data_identity(toys.names()), {"loss": (0.1, 3)}, {"step": 
 
 
 def abstract(settings, recipe=RECIPE):
-    shapes = jax.eval_shape(toys.prepare, toys.batch(), jax.random.key(0))
+    shapes = jax.eval_shape(toys.prepare, toys.batch())
     return abstract_state(recipe, make_optimizers(recipe, settings), settings, make_mesh(settings), shapes)
 
 

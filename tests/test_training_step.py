@@ -14,7 +14,7 @@ from framer_jax.training.step import make_step, merge_averages
 CLEAN = toys.recipe(toys.clean_loss)
 
 
-def plain_prepare(batch, key):
+def plain_prepare(batch):
     hr = batch["hr"].astype(jnp.float32) / 255
     return {"hr": hr, "lr": hr[:, ::-1]}
 
@@ -22,7 +22,7 @@ def plain_prepare(batch, key):
 def setup(recipe, settings, prepare=plain_prepare, initial=None):
     mesh = make_mesh(settings)
     optimizers = make_optimizers(recipe, settings)
-    shapes = jax.eval_shape(prepare, toys.batch(settings.global_batch), jax.random.key(0))
+    shapes = jax.eval_shape(prepare, toys.batch(settings.global_batch))
     state = init_state(recipe, optimizers, settings, mesh, shapes, initial)
     step = make_step(recipe, prepare, optimizers, settings, mesh, state)
     frozen = place_tree(recipe.frozen, mesh, settings)
@@ -33,9 +33,9 @@ def setup(recipe, settings, prepare=plain_prepare, initial=None):
 def run(recipe, settings, steps=3, prepare=plain_prepare):
     traced = []
 
-    def counted(batch, key):
+    def counted(batch):
         traced.append(1)
-        return prepare(batch, key)
+        return prepare(batch)
 
     state, step, frozen, batch = setup(recipe, settings, counted)
     traced.clear()
@@ -58,7 +58,7 @@ def test_one_step_is_adam_by_hand():
     settings = toys.settings(weight_decay=0.1, b1=0.8)
     state, step, frozen, batch = setup(CLEAN, settings)
     params = jax.device_get(state.params)
-    ready = plain_prepare(toys.batch(), None)
+    ready = plain_prepare(toys.batch())
 
     def loss(own):
         return jnp.mean(toys.clean_loss({**params, "denoiser": own}, {}, {}, ready, None, 0).values)

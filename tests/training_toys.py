@@ -69,9 +69,10 @@ def recipe(loss=noisy_loss, updates=None, **changes) -> Recipe:
     return Recipe("toy", 1, init, updates, sample=lambda params, frozen, lr, noise: lr, **changes)
 
 
-def prepare(batch, key):
+def prepare(batch):
     hr = batch["hr"].astype(jnp.float32) / 255
-    return {"hr": hr, "lr": hr + 0.05 * jax.random.normal(key, hr.shape, jnp.float32)}
+    noise = jax.vmap(lambda record: jax.random.normal(jax.random.key(record), hr.shape[1:], jnp.float32))
+    return {"hr": hr, "lr": hr + 0.05 * noise(batch["record"])}
 
 
 def images(count=64) -> np.ndarray:

@@ -109,17 +109,16 @@ def _let_grain_read_its_flags() -> None:
         flags.FLAGS.mark_as_parsed()
 
 
-def make_prepare(scale: int = 4) -> Callable[[RawBatch, jax.Array], dict[str, jax.Array]]:
+def make_prepare(scale: int = 4) -> Callable[[RawBatch], dict[str, jax.Array]]:
     """The first part of the training step: raw batch → images, on the device.
 
     Returns:
-      `prepare(batch, key)` → 'hr' [B, crop, crop, 3] and 'lr' [B, crop / scale, crop / scale, 3], float32 in [0, 1].
-      This one needs no key: a record brings all its randomness, so it gives the same pair wherever it is prepared.
+      `prepare(batch)` → 'hr' [B, crop, crop, 3] and 'lr' [B, crop / scale, crop / scale, 3], float32 in [0, 1].
+      A record brings all its randomness, so it gives the same pair wherever it is prepared.
       On a mesh, wrap it in `jax.shard_map` over the batch axis: left alone, XLA gathers the whole batch for each FFT.
     """
 
-    def prepare(batch: RawBatch, key: jax.Array) -> dict[str, jax.Array]:
-        del key
+    def prepare(batch: RawBatch) -> dict[str, jax.Array]:
         hr = jnp.asarray(batch["hr"]).astype(jnp.float32) / 255.0
         return {"hr": hr, "lr": apply(DegradationParameters(*batch["degradation"]), hr, scale=scale)}
 

@@ -77,7 +77,7 @@ def train(
       recipe: what to train.
       batches: a Grain iterator of this host's part of the batches, leaves [global_batch / hosts, ...]; an int32
         entry 'record' lets an error name the records.
-      prepare: (batch, key) → what the losses see; runs inside the step.
+      prepare: batch as loaded → what the losses see; runs inside the step, record by record.
       settings: all numbers.
       workdir: gets `checkpoints/` and, by the default writer, `metrics.jsonl` and `images/`.
       config_json: the run's configuration, compared with the checkpoint's.
@@ -159,7 +159,7 @@ def _prepared_shapes(first: Any, prepare: Prepare, settings: TrainingSettings) -
     shapes = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct((settings.global_batch, *np.shape(leaf)[1:]), np.asarray(leaf).dtype), first
     )
-    return jax.eval_shape(prepare, shapes, jax.eval_shape(lambda: jax.random.key(0)))
+    return jax.eval_shape(prepare, shapes)
 
 
 def _announce(writer: Writer, recipe: Recipe, state: TrainState, latest: int | None, checkpoints: Checkpoints) -> None:

@@ -15,7 +15,7 @@ from framer_jax.training.optimizer import Optimizer
 from framer_jax.training.settings import TrainingSettings
 from framer_jax.training.sharding import leaf_name, place_tree, tree_shardings
 
-INIT, PREPARE, LOSS = 0, 1, 2
+INIT, LOSS = 0, 2
 """Purposes, folded into the root key before anything else."""
 
 

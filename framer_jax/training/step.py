@@ -15,10 +15,10 @@ from framer_jax.recipes.base import Batch, Carry, Frozen, Params, Recipe, Update
 from framer_jax.training.optimizer import Optimizer, clip_by_norm
 from framer_jax.training.settings import TrainingSettings
 from framer_jax.training.sharding import batch_sharding, tree_shardings
-from framer_jax.training.state import LOSS, PREPARE, TrainState, trained
+from framer_jax.training.state import LOSS, TrainState, trained
 
-Prepare = Callable[[Any, jax.Array], Batch]
-"""(batch as loaded, key) → batch in the losses' form; runs inside the step."""
+Prepare = Callable[[Any], Batch]
+"""Batch as loaded → batch in the losses' form; runs inside the step, record by record (records bring their randomness)."""
 
 
 class StepMetrics(NamedTuple):
@@ -58,16 +58,19 @@ def make_step(
 ) -> Step:
     """The jitted step (state, frozen, batch) → (state, metrics); `state` is donated; of `like` only shapes matter.
 
-    `prepare` runs once on the global batch. Each update of the recipe that is due takes the gradient of the mean of
+    `prepare` runs once, each device on its own records. Each update of the recipe that is due takes the gradient of the mean of
     its loss values over the global batch with respect to its own groups, clips it by its global norm and applies it;
     later updates see the changed parameters. With `settings.accumulate` > 1 the gradient is the mean over microbatches
     taken one after the other (example i belongs to microbatch i % accumulate), carry threaded through them; in-batch
     negatives are then drawn within a microbatch. The EMA moves once per step.
     """
 
+    # A degradation has FFTs, for which the partitioner would gather the whole batch on every device.
+    spec = batch_sharding(mesh).spec
+    record_by_record = jax.shard_map(prepare, mesh=mesh, in_specs=spec, out_specs=spec)
+
     def step(state: TrainState, frozen: Frozen, batch: Any) -> tuple[TrainState, StepMetrics]:
-        key = jax.random.fold_in(jax.random.fold_in(state.key, PREPARE), state.step)
-        ready = jax.lax.with_sharding_constraint(prepare(batch, key), batch_sharding(mesh))
+        ready = record_by_record(batch)
         params, opt_state, carry = dict(state.params), dict(state.opt_state), state.carry
         averages: dict[str, Average] = {}
         losses: dict[str, jax.Array] = {}

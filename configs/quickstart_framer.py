@@ -1,0 +1,19 @@
+"""The quickstart's steps with FRAMER: the same weights, seed, data and number of steps as configs/quickstart.py.
+
+Command:  framer-jax train --config configs/quickstart_framer.py --init starter --workdir quickstart/framer
+Hardware: 2 CPU cores. Expected time: 3 minutes.
+Expected: the table in README.md.
+"""
+
+from configs import quickstart
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    """The quickstart's configuration with FRAMER in the paper's reading."""
+    config = quickstart.get_config()
+    config.framer.reading = "paper"
+    # At lambda 1 the sum over layers would be many times the small main loss; README gives the ratio of the two.
+    config.framer.weight = 0.1
+    config.framer.reduction = "mean"
+    return config

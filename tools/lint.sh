@@ -1,0 +1,8 @@
+#!/usr/bin/env bash
+# Lint, format and types.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+. tools/environment.sh
+ruff check .
+ruff format --check .
+mypy

@@ -1,0 +1,16 @@
+#!/usr/bin/env bash
+# From a fresh clone to a super-resolved photograph and a FRAMER training run: at most 10 minutes on 2 cores.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+started=$SECONDS
+. tools/environment.sh
+out=quickstart
+echo "== installed after $((SECONDS - started)) s; upscaling held-out photographs with the starter model"
+python tools/quickstart.py prepare "$out"
+framer-jax upscale "$out/lr" "$out/starter" --skip-existing
+echo "== $((SECONDS - started)) s: training on, twice from the same weights and seed: base, then base + FRAMER"
+framer-jax train --config configs/quickstart.py --init starter --workdir "$out/base"
+framer-jax train --config configs/quickstart_framer.py --init starter --workdir "$out/framer"
+echo "== $((SECONDS - started)) s: measuring"
+python tools/quickstart.py report "$out"
+echo "== done after $((SECONDS - started)) s"
