@@ -28,7 +28,7 @@ CORE = [
 EVALUATION = ["matplotlib>=3.9", "scikit-image>=0.25", "scikit-learn>=1.5"]
 TENSORBOARD = ["tensorboardX>=2.6.5"]
 TORCH = ["torch>=2.6", "transformers>=4.50"]
-DEVELOPMENT = ["pytest>=8", "pytest-timeout>=2.3", "hypothesis>=6.100", "ruff==0.15.17", "mypy>=1.15", "PyWavelets>=1.6"]
+DEVELOPMENT = ["pytest>=8", "pytest-timeout>=2.3", "hypothesis>=6.100", "ruff==0.17.5", "mypy>=1.15"]
 
 setup(
     name="framer_jax",

@@ -6,8 +6,9 @@ Hardware: 2 CPU cores. Expected time: 2 minutes.
 Expected: the table in README.md.
 """
 
-from configs import starter
 from ml_collections import ConfigDict
+
+from configs import starter
 
 
 def get_config() -> ConfigDict:

@@ -5,8 +5,9 @@ Hardware: 2 CPU cores. Expected time: 3 minutes.
 Expected: the table in README.md.
 """
 
-from configs import quickstart
 from ml_collections import ConfigDict
+
+from configs import quickstart
 
 
 def get_config() -> ConfigDict:

@@ -6,8 +6,9 @@ Hardware: 1 CPU core. Expected time: 90 minutes (about 0.6 s per step of 16 crop
 Expected: see the model card, framer_jax/weights/starter.md.
 """
 
-from configs import default
 from ml_collections import ConfigDict
+
+from configs import default
 
 
 def get_config() -> ConfigDict:

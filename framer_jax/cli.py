@@ -1,4 +1,4 @@
-"""The command line: `framer-jax COMMAND …`. Each command lies in framer_jax.commands and is imported when it is used."""
+"""The command line: `framer-jax COMMAND …`. Each command lies in framer_jax.commands, imported when it is used."""
 
 from __future__ import annotations
 

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
 from framer_jax.diffusion import flow, resshift
 from framer_jax.diffusion.noise import NoiseField, noise_field, window
 from framer_jax.diffusion.samplers import flow_euler, resshift_ancestral

@@ -1,4 +1,4 @@
-"""The FRAMER term: the released fixture, an independent NumPy reading of the paper's formulas, gradients and switches."""
+"""The FRAMER term: the released fixture, an independent NumPy reading of the formulas, gradients and switches."""
 
 import itertools
 import json
@@ -61,7 +61,9 @@ def test_released_equals_the_fixture(case):
         "out/loss": value,
         "out/avg_w_low": diagnostics["factor_low"].mean(),
         "out/avg_w_high": diagnostics["factor_high"].mean(),
-        "out/teacher_magnitude": jnp.fft.fftshift(full_layout(magnitude, teacher.shape[2]), (1, 2)).transpose(0, 3, 1, 2),
+        "out/teacher_magnitude": jnp.fft.fftshift(full_layout(magnitude, teacher.shape[2]), (1, 2)).transpose(
+            0, 3, 1, 2
+        ),
         **{f"grad/student_{i}": gradient.transpose(0, 3, 1, 2) for i, gradient in enumerate(gradients)},
     }
     for key, array in mine.items():
@@ -70,3 +72,289 @@ def test_released_equals_the_fixture(case):
     shifted = np.fft.fftshift(np.asarray(low), (1, 2)).transpose(0, 3, 1, 2)
     np.testing.assert_array_equal(shifted, arrays["out/low_mask"])
     np.testing.assert_array_equal(~shifted, arrays["out/high_mask"])
+
+
+def plain_reading(taps, negatives, s):
+    """The formulas of Eq. 1-9 written out with full FFTs in float64, one image and one layer at a time."""
+    taps = [np.asarray(tap, np.float64) for tap in taps]
+    middle = (len(taps) - 1) // 2 if s.teacher_layer is None else s.teacher_layer
+    position = middle if s.teacher == "middle" else len(taps) - 1
+    students = [tap for index, tap in enumerate(taps) if index != position]
+    teachers = taps[1:] if s.teacher == "next" else [taps[position]] * len(students)
+    batch, height, width, _ = taps[0].shape
+
+    def spectra(x):
+        full = np.fft.fft2(x, axes=(1, 2))
+        return np.abs(full) if s.compare == "magnitudes" else full
+
+    def cosine(a, b):
+        return np.vdot(a, b).real / max(np.linalg.norm(a) * np.linalg.norm(b), 1e-300)
+
+    values = np.zeros(batch)
+    record = {f"{name}_{band}": np.zeros((len(students), batch)) for name in ("cosine", "factor") for band in BANDS}
+    for i, (student, teacher) in enumerate(zip(students, teachers, strict=True)):
+        magnitude = np.abs(np.fft.fft2(teacher, axes=(1, 2)))
+        if s.bands == "quantile":
+            ties = np.round(magnitude, 9)  # conjugate coefficients are equal; the full FFT's rounding parts them
+            low = np.stack([one < np.quantile(one, s.quantile) for one in ties])
+        else:
+            disc = disc_mask((height, width), s.radius, "full")
+            low = np.broadcast_to(disc[None, :, :, None], magnitude.shape)
+        for band, mask, kind in (("low", low, s.low_loss), ("high", ~low, s.high_loss)):
+            measured = np.ones_like(mask) if s.objective == "contrastive" else mask
+            f, t = spectra(student) * measured, spectra(teacher) * measured
+            n = spectra(students[negatives[i]]) * measured if negatives[i] >= 0 else None
+            size = np.abs(np.fft.fft2(student, axes=(1, 2)))
+            for b in range(batch):
+                positive = cosine(f[b], t[b])
+                terms = [positive] + ([cosine(f[b], n[b])] if n is not None else [])
+                if kind == "inter":
+                    terms += [cosine(f[b], t[other]) for other in range(batch) if other != b]
+                    if s.negatives_of_all_images and n is not None:
+                        terms += [cosine(f[b], n[other]) for other in range(batch) if other != b]
+                terms = np.exp(np.array(terms) / s.temperature)
+                loss = -np.log(terms[0] / terms.sum())
+
+                def mean_magnitude(m, b=b, measured=measured):
+                    if s.magnitude_per_channel:
+                        sums, counts = (m[b] * measured[b]).sum((0, 1)), measured[b].sum((0, 1))
+                        return (sums / (counts + s.epsilon)).mean()
+                    return (m[b] * measured[b]).sum() / (measured[b].sum() + s.epsilon)
+
+                own, target = mean_magnitude(size), mean_magnitude(magnitude)
+                delta = abs(own - target) / {
+                    "teacher": target + s.epsilon, "student": own + s.epsilon, "absolute": 1.0
+                }[s.magnitude_relative_to]  # fmt: skip
+                factor = (1 / (1 + delta) if s.adaptive_weight else 1.0) * (
+                    max(positive, 0.0) if s.adaptive_modulation else 1.0
+                )
+                values[b] += factor * loss
+                record[f"cosine_{band}"][i, b], record[f"factor_{band}"][i, b] = positive, factor
+    return values / (len(students) if s.reduction == "mean" else 1), {k: v.mean(1) for k, v in record.items()}
+
+
+BANDS = ("low", "high")
+READINGS = {
+    "paper": paper(),
+    "released": released(quantile=0.3),
+    "wide": paper(radius=0.6, temperature=0.3),
+    "mean": paper(reduction="mean"),
+    "no faw": paper(adaptive_weight=False),
+    "no fam": paper(adaptive_modulation=False),
+    "neither": released(adaptive_weight=False, adaptive_modulation=False),
+    "relative to student": paper(magnitude_relative_to="student"),
+    "absolute": paper(magnitude_relative_to="absolute", magnitude_per_channel=True),
+    "intra intra": paper(high_loss="intra"),
+    "inter inter": paper(low_loss="inter"),
+    "inter intra": paper(low_loss="inter", high_loss="intra"),
+    "middle": paper(teacher="middle"),
+    "middle layer 2": released(teacher="middle", teacher_layer=2, quantile=0.3),
+    "next": paper(teacher="next"),
+    "next released": released(teacher="next", quantile=0.3),
+    "previous": paper(negatives="previous"),
+    "no negatives": released(negatives="none", quantile=0.3),
+    "all images": paper(negatives_of_all_images=True),
+    "disc of magnitudes": paper(compare="magnitudes"),
+    "quantile of spectra": paper(bands="quantile", quantile=0.3),
+    "without bands": paper(objective="contrastive"),
+    "without bands, released": released(objective="contrastive"),
+}
+
+
+@pytest.mark.parametrize("name", READINGS)
+def test_every_switch_equals_the_formulas(name):
+    reading, taps = READINGS[name], draw_taps()
+    negatives = draw_negatives(jax.random.key(3), len(taps) - 1, reading)
+    result = framer_loss(taps, negatives, reading) if name == "next" else run(taps, negatives, reading)
+    values, record = plain_reading(taps, np.asarray(negatives), reading)
+    np.testing.assert_allclose(result.values, values, rtol=2e-5, atol=1e-6)
+    if reading.objective == "full":
+        for key, expected in record.items():
+            np.testing.assert_allclose(result.diagnostics[key], expected, rtol=2e-5, atol=1e-6)
+
+
+@given(
+    shape=st.sampled_from([(2, 2, 2, 1), (2, 7, 4, 3), (2, 5, 5, 2), (1, 3, 8, 1)]),
+    radius=st.sampled_from([0.0, 0.3, 0.9]),
+    seed=st.integers(0, 99),
+)
+@hypothesis_settings(deadline=None, max_examples=5)
+def test_the_paper_reading_on_any_shape(shape, radius, seed):
+    reading, taps = paper(radius=radius), draw_taps(3, shape, seed)
+    negatives = cycle(2)
+    values, _ = plain_reading(taps, np.asarray(negatives), reading)
+    np.testing.assert_allclose(run(taps, negatives, reading).values, values, rtol=5e-5, atol=2e-6)
+
+
+def test_l2_and_none():
+    taps = draw_taps()
+    negatives = cycle(3)
+    expected = sum(np.square(np.asarray(tap - taps[-1])).mean((1, 2, 3)) for tap in taps[:-1])
+    np.testing.assert_allclose(run(taps, negatives, paper(objective="l2")).values, expected, rtol=1e-5)
+    steps = [np.square(np.asarray(a - b)).mean((1, 2, 3)) for a, b in itertools.pairwise(taps)]
+    following = paper(objective="l2", teacher="next")
+    np.testing.assert_allclose(run(taps, negatives, following).values, sum(steps), rtol=1e-5)
+    nothing = run(taps, negatives, paper(objective="none"))
+    assert not np.asarray(nothing.values).any()
+    full = run(taps, negatives, paper())
+    for key, value in nothing.diagnostics.items():  # measured alike whatever is trained
+        np.testing.assert_allclose(value, full.diagnostics[key], rtol=1e-5)
+
+
+PLAIN = {"adaptive_weight": False, "adaptive_modulation": False}
+
+
+@pytest.mark.parametrize("reading", [paper(radius=0.5, **PLAIN), released(**PLAIN), paper(objective="l2")])
+def test_gradient_equals_finite_differences(reading):
+    with jax.enable_x64(True):
+        taps = tuple(jnp.asarray(np.asarray(tap), jnp.float64) for tap in draw_taps(3, (2, 4, 5, 2)))
+        negatives = jnp.asarray([1, -1], jnp.int32)  # tap 0 is nobody's negative, so its gradient is a derivative
+        direction = jnp.asarray(np.random.default_rng(5).standard_normal(taps[0].shape))
+
+        @jax.jit
+        def total(first):
+            return framer_loss((first, *taps[1:]), negatives, reading).values.sum()
+
+        step = 1e-5
+        slope = (total(taps[0] + step * direction) - total(taps[0] - step * direction)) / (2 * step)
+        gradient = jax.grad(total)(taps[0])
+        assert gradient.dtype == jnp.float64
+        assert float(jnp.vdot(gradient, direction)) == pytest.approx(float(slope), rel=1e-6)
+
+
+@pytest.mark.parametrize("reading", [paper(), released(), paper(objective="contrastive"), paper(objective="l2")])
+def test_gradients_go_where_the_method_sends_them(reading):
+    taps = draw_taps()
+    gradient = jax.jit(jax.grad(lambda taps, i: run(taps, cycle(3), reading).values[i]))(taps, 0)
+    assert not np.asarray(gradient[-1]).any()  # the teacher
+    for tap, part in zip(taps[:-1], gradient[:-1], strict=True):
+        part = np.asarray(part)
+        assert part[0].any()
+        assert not part[1:].any()  # teachers and negatives of other images are constants
+        if reading.objective != "l2":  # cosines do not see a scale, and w, which does, is a constant
+            assert abs(np.vdot(part, tap)) < 1e-5 * np.linalg.norm(part) * np.linalg.norm(tap)
+
+
+def test_no_gradient_into_negatives():
+    taps = draw_taps(3)
+    reading = paper(reduction="sum")
+
+    def gradient(negatives):
+        return jax.jit(jax.grad(lambda taps, n: framer_loss(taps, n, reading).values.sum()))(taps, negatives)
+
+    alone = gradient(jnp.asarray([1, -1], jnp.int32))[0]
+    used = gradient(jnp.asarray([1, 0], jnp.int32))[0]  # tap 0 is now tap 1's negative
+    np.testing.assert_allclose(used, alone, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("reading", [paper(), released()])
+def test_permuting_the_batch_permutes_the_values(reading):
+    taps, order = draw_taps(4, (4, 4, 4, 2)), np.array([2, 0, 3, 1])
+    values = run(taps, cycle(3), reading)
+    permuted = run(tuple(tap[order] for tap in taps), cycle(3), reading)
+    np.testing.assert_allclose(permuted.values, values.values[order], rtol=1e-5)
+    for key, value in values.diagnostics.items():
+        np.testing.assert_allclose(permuted.diagnostics[key], value, rtol=1e-5)
+
+
+def test_jit_sharding_and_dtype_do_not_change_the_term():
+    taps, reading = draw_taps(3, (8, 4, 4, 2)), paper()
+    expected = framer_loss(taps, cycle(2), reading).values
+    np.testing.assert_allclose(run(taps, cycle(2), reading).values, expected, rtol=1e-5)
+    mesh = jax.sharding.Mesh(np.array(jax.devices()), ("data",))
+    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
+    spread = tuple(jax.device_put(tap, sharding) for tap in taps)
+    np.testing.assert_allclose(run(spread, cycle(2), reading).values, expected, rtol=1e-5)  # global negatives
+    halves = tuple(tap.astype(jnp.bfloat16) for tap in taps)
+    same = run(tuple(half.astype(jnp.float32) for half in halves), cycle(2), reading).values
+    result = run(halves, cycle(2), reading)
+    assert result.values.dtype == jnp.float32
+    np.testing.assert_allclose(result.values, same, rtol=1e-6)
+
+
+def test_reported_factors_are_the_applied_ones():
+    seen = run(draw_taps(), cycle(3), paper()).diagnostics
+    assert sorted(seen) == sorted(f"{n}_{b}" for n in ("cosine", "weight", "gate", "factor") for b in BANDS)
+    assert all(value.shape == (3,) and value.dtype == jnp.float32 for value in seen.values())
+    off = run(draw_taps(), cycle(3), paper(**PLAIN)).diagnostics
+    for band in BANDS:
+        assert (np.asarray(off[f"factor_{band}"]) == 1).all()
+        np.testing.assert_allclose(off[f"cosine_{band}"], seen[f"cosine_{band}"], rtol=1e-6)
+
+
+@pytest.mark.parametrize("reading", [paper(), released(), paper(teacher="next")])
+def test_degenerate_maps_are_finite(reading):
+    zero = jnp.zeros((2, 4, 4, 2), jnp.float32)
+    flat = jnp.broadcast_to(jnp.float32(3.1), zero.shape)  # a head that is still a bias: no high band but rounding
+    some = draw_taps(1, zero.shape)[0]
+    for taps in ((zero, zero, zero), (some, some, some), (flat, some, some), (some, flat, flat), (zero, some, flat)):
+        negatives = cycle(2)
+        values, gradient = jax.value_and_grad(lambda t, n=negatives: run(t, n, reading).values.sum())(taps)
+        assert np.isfinite(values)
+        assert all(np.abs(np.asarray(part)).max() < 1e3 for part in gradient), taps
+
+
+def test_single_image_and_single_student():
+    taps = draw_taps(2, (1, 4, 4, 2))
+    negatives = draw_negatives(jax.random.key(0), 1, paper())
+    assert negatives.tolist() == [-1]
+    np.testing.assert_allclose(run(taps, negatives, paper()).values, 0.0, atol=1e-6)  # nothing to contrast with
+
+
+def test_negatives():
+    reading = paper()
+    draws = np.stack([draw_negatives(jax.random.key(i), 5, reading) for i in range(60)])
+    assert draws.dtype == np.int32
+    for student in range(5):
+        assert set(draws[:, student]) == set(range(5)) - {student}
+    np.testing.assert_array_equal(draw_negatives(jax.random.key(7), 5, reading), draws[7])
+    following = np.stack([draw_negatives(jax.random.key(i), 4, paper(teacher="next")) for i in range(40)])
+    for student in range(4):
+        assert set(following[:, student]) == set(range(4)) - {student, student + 1}
+    assert draw_negatives(jax.random.key(0), 4, paper(negatives="previous")).tolist() == [-1, 0, 1, 2]
+    assert draw_negatives(jax.random.key(0), 4, paper(negatives="none")).tolist() == [-1] * 4
+
+
+def test_weight_schedule():
+    plain = paper(weight=0.5)
+    assert [float(framer.weight_at(step, plain)) for step in (0, 10)] == [0.5, 0.5]
+    late = paper(weight=2.0, start_step=3)
+    assert [float(framer.weight_at(step, late)) for step in (0, 2, 3, 9)] == [0.0, 0.0, 2.0, 2.0]
+    ramp = paper(weight=2.0, start_step=4, ramp_steps=4)
+    weights = [float(framer.weight_at(jnp.int32(step), ramp)) for step in (0, 4, 5, 6, 8, 99)]
+    np.testing.assert_allclose(weights, [0.0, 0.0, 0.5, 1.0, 2.0, 2.0])
+    traced = jax.jit(framer.weight_at, static_argnums=1)(jnp.int32(5), ramp)
+    assert traced.dtype == jnp.float32
+    assert traced.shape == ()
+
+
+def test_presets_differ_where_the_table_says():
+    assert paper() == FramerSettings()
+    assert (paper().weight, paper().reduction, paper().bands, paper().compare) == (1.0, "sum", "disc", "spectra")
+    assert (released().weight, released().reduction, released().bands) == (0.1, "mean", "quantile")
+    assert released().last_is_student
+    assert not paper().last_is_student
+    assert released(weight=0.3).weight == 0.3
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: paper(objective="best"), "objective"),
+        (lambda: paper(radius=-0.1), "radius"),
+        (lambda: paper(quantile=1.5), "quantile"),
+        (lambda: paper(temperature=0.0), "temperature"),
+        (lambda: paper(weight=float("nan")), "weight"),
+        (lambda: paper(ramp_steps=-1), "ramp_steps"),
+        (lambda: paper(lamda=1.0), "lamda"),
+        (lambda: framer_loss(draw_taps(1), cycle(1), paper()), "two taps"),
+        (lambda: framer_loss((*draw_taps(2), draw_taps(1, (3, 3, 5, 2))[0]), cycle(2), paper()), "one shape"),
+        (lambda: framer_loss(draw_taps(3), cycle(3), paper()), r"negatives must be \[2\]"),
+        (lambda: framer_loss(draw_taps(3), cycle(2), paper(teacher="middle", teacher_layer=3)), "teacher_layer"),
+        (lambda: framer_loss(draw_taps(3, (2, 3, 3, 1)), cycle(2), paper(radius=1.2)), "no high band"),
+        (lambda: draw_negatives(jax.random.key(0), 0, paper()), "at least one student"),
+    ],
+)
+def test_bad_input_is_named(call, words):
+    with pytest.raises(ValueError, match=words):
+        call()

@@ -2,6 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
 from framer_jax.models.dit import DiffusionTransformer, from_patches, to_patches
 from framer_jax.models.layers import ChannelNorm, position_table, sinusoidal_embedding
 from framer_jax.models.unet import UNet, depth_to_space

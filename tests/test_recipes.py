@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
+from configs import default
 from framer_jax.config import to_dict
 from framer_jax.diffusion.noise import NoiseField, noise_field
 from framer_jax.frequency import wavelets
@@ -13,8 +15,6 @@ from framer_jax.recipes.framer import HEADS, apply_heads, framer, init_heads
 from framer_jax.recipes.latent_space import encode_pair, enlarge, wavelet_space
 from framer_jax.recipes.resshift import ResShiftSettings, channel_weights
 from framer_jax.recipes.table import add_framer, build_recipe
-
-from configs import default
 
 STEP = jnp.int32(0)
 
@@ -108,7 +108,8 @@ def test_resshift_loss_is_the_weighted_latent_error():
 
 
 def test_paper_form_of_resshift_predicts_the_latent_itself():
-    recipe, data = build_recipe(config(resshift__residual=False, resshift__kappa=2.0, space__statistics="image")), batch()
+    settings = config(resshift__residual=False, resshift__kappa=2.0, space__statistics="image")
+    recipe, data = build_recipe(settings), batch()
     params = jax.jit(recipe.init)(jax.random.key(1), data)
     sr = recipe.mean(params, recipe.frozen, data["lr"], noise_field(jax.random.key(4), 4))
     np.testing.assert_allclose(sr, 0.5, atol=1e-6)  # the zero latent

@@ -77,6 +77,8 @@ def test_codec_inverts_exactly(codec):
     assert latent.shape == (2, 12 // factor, 8 // factor, 3 * factor**2)
     assert latent.dtype == jnp.float32
     np.testing.assert_allclose(wavelets.decode(latent, codec), image, atol=3e-6)
+    half = jnp.asarray(image, jnp.bfloat16)
+    assert wavelets.decode(wavelets.encode(half, codec).astype(jnp.bfloat16), codec).dtype == jnp.float32
     np.testing.assert_allclose(wavelets.encode(wavelets.decode(latent, codec), codec), latent, atol=3e-5)
 
 

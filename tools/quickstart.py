@@ -15,22 +15,20 @@ from typing import Any, NamedTuple
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from PIL import Image, ImageDraw
 from rich.console import Console
 from rich.table import Table
 
-from framer_jax.data.photos import HELD_OUT, photo_source
-from framer_jax.data.pipeline import ValidationPair, validation_pairs
-from framer_jax.degradations.presets import preset_by_name
+from framer_jax.data.pipeline import ValidationPair
 from framer_jax.evaluation.layers import LayerSimilarity, layer_similarity, plot_similarity
 from framer_jax.evaluation.metrics import score
 from framer_jax.inference.model import Model, load_model
 from framer_jax.inference.resample import upsample_bicubic
-from framer_jax.inference.upscaler import UpscaleSettings, make_upscaler
+from tools.score_model import degraded_pairs, upscalers
 
 METRICS = ("psnr-y", "ssim-y", "niqe-framer")
-TILE = 64  # LR pixels: all photos then share one compiled program
 CROP = 64  # side of the crops for layer similarity, LR pixels
 
 
@@ -49,18 +47,12 @@ def main() -> int:
     parser.add_argument("folder", type=Path)
     arguments = parser.parse_args()
     arguments.folder.mkdir(parents=True, exist_ok=True)
-    pairs = held_out_pairs(load_model())
+    pairs = degraded_pairs(load_model(), None, seed=0)
     if arguments.what == "prepare":
         prepare(pairs, arguments.folder)
     else:
         report(pairs, arguments.folder)
     return 0
-
-
-def held_out_pairs(model: Model) -> list[ValidationPair]:
-    """The held-out built-in photos and their LR versions, by the degradation the starter was trained with."""
-    preset = preset_by_name(model.metadata["config"]["data"]["degradation"])
-    return validation_pairs(photo_source(HELD_OUT), preset, multiple=model.recipe.scale * model.recipe.lr_multiple)
 
 
 def prepare(pairs: list[ValidationPair], folder: Path) -> None:
@@ -83,10 +75,7 @@ def report(pairs: list[ValidationPair], folder: Path) -> None:
     }
     pictures = {"bicubic": [upsample_bicubic(pair.lr, models["starter"].recipe.scale) for pair in pairs]}
     rows = {"bicubic": Row(None, scores(pictures["bicubic"], pairs), None, None)}
-    run = {
-        mode: make_upscaler(models["starter"].recipe, UpscaleSettings(mode=mode, tile=TILE)).run
-        for mode in ("mean", "sample")
-    }
+    run = upscalers(models["starter"])
     for name, model in models.items():
         made = {mode: [run[mode](model.params, pair.lr).pixels for pair in pairs] for mode in run}
         pictures[f"{name}, mean"], pictures[f"{name}, sampled"] = made["mean"], made["sample"]
@@ -114,13 +103,13 @@ def similarity(model: Model, pairs: list[ValidationPair]) -> LayerSimilarity:
     """Layer similarity on crops of the held-out photos: probes fitted on the left halves, measured on the right."""
     scale = model.recipe.scale
 
-    def crops(last: bool) -> dict[str, np.ndarray]:
+    def crops(last: bool) -> dict[str, jax.Array]:
         lr, hr = [], []
         for pair in pairs:
             left = pair.lr.shape[1] - CROP // 2 * 2 if last else 0
             lr.append(pair.lr[:CROP, left : left + CROP])
             hr.append(pair.hr[: CROP * scale, left * scale : (left + CROP) * scale])
-        return {"hr": np.stack(hr), "lr": np.stack(lr)}
+        return {"hr": jnp.stack(hr), "lr": jnp.stack(lr)}
 
     return layer_similarity(model.recipe, model.params, crops(False), crops(True), jax.random.key(0))
 

@@ -11,7 +11,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.add_argument("folder", help="clean photographs, searched recursively")
     parser.add_argument("output", metavar="OUT.npz", help="file to write; use it with evaluate --niqe-model")
-    parser.add_argument("--threshold", type=float, default=0.75, help="of block sharpness, fraction of a photo's largest")
+    parser.add_argument("--threshold", type=float, default=0.75, help="of sharpness, fraction of a photo's largest")
     parser.add_argument("--source", help="a sentence about the photographs, kept in the file")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
 

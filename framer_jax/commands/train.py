@@ -32,8 +32,8 @@ Images = Mapping[str, np.ndarray]
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.add_argument("--config", required=True, help="configuration file, such as configs/starter.py")
-    parser.add_argument("--workdir", required=True, help="where checkpoints, weights and logs go; resumed if it has any")
-    parser.add_argument("--init", metavar="WEIGHTS", help="start from this weights file; 'starter' is the shipped model")
+    parser.add_argument("--workdir", required=True, help="for checkpoints, weights and logs; resumed if it has any")
+    parser.add_argument("--init", metavar="WEIGHTS", help="start from this file; 'starter' is the shipped model")
     parser.add_argument(
         "--set", dest="changes", action="append", default=[], metavar="KEY=VALUE", help="change one knob; repeatable"
     )
@@ -67,8 +67,9 @@ def train_from_config(config: dict[str, Any], workdir: str | Path, init: str | N
     base = build_recipe(config["recipe"])
     recipe = add_framer(base, config["framer"])
     data = config["data"]
-    if data["crop"] % (base.scale * base.lr_multiple):
-        raise ConfigError(f"data.crop {data['crop']} must be a multiple of {base.scale * base.lr_multiple} for this recipe")
+    multiple = base.scale * base.lr_multiple
+    if data["crop"] % multiple:
+        raise ConfigError(f"data.crop {data['crop']} must be a multiple of {multiple} for this recipe")
     try:
         settings = TrainingSettings(**config["training"])
     except TypeError as error:
@@ -92,7 +93,7 @@ def train_from_config(config: dict[str, Any], workdir: str | Path, init: str | N
                 save_model(workdir / name, base, params, {"config": portable(config), "step": step})
 
     held_out = open_source(data["validation"], HELD_OUT, 1)
-    pairs = validation_pairs(held_out, preset, multiple=base.scale * base.lr_multiple, limit=data["validation_count"])
+    pairs = validation_pairs(held_out, preset, multiple=multiple, limit=data["validation_count"])
     return train(
         recipe,
         batches,

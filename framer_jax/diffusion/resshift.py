@@ -7,7 +7,6 @@ indices 0 … T-1 (the paper's t minus one).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import jax

@@ -21,6 +21,11 @@ _NORM_FLOOR = 1e-24  # squared; a norm below 1e-12 is taken as 1e-12, and its gr
 _RELATIVE_FLOOR = 1e-6
 
 
+def full_precision(x: jax.Array) -> jax.Array:
+    """float32, or float64 as it is: sums over whole maps need it whatever the compute dtype."""
+    return x if x.dtype == jnp.float64 else x.astype(jnp.float32)
+
+
 def disc_mask(size: tuple[int, int], radius: float, layout: str = "half") -> np.ndarray:
     """The low band as a disc around zero frequency, the rim included.
 
@@ -69,7 +74,7 @@ def spectrum(x: jax.Array) -> jax.Array:
     """2-D FFT of real maps [..., H, W, C], half layout: complex64 [..., H, W // 2 + 1, C]."""
     if x.ndim < 3:
         raise ValueError(f"need maps [..., H, W, C], got shape {x.shape}")
-    return jnp.fft.rfft2(x.astype(jnp.promote_types(x.dtype, jnp.float32)), axes=(-3, -2))
+    return jnp.fft.rfft2(full_precision(x), axes=(-3, -2))
 
 
 def full_layout(half: jax.Array, width: int) -> jax.Array:

@@ -17,6 +17,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from framer_jax.frequency.bands import full_precision
+
 Array = Any
 """A JAX or NumPy array; the Haar functions work on both and return the kind that they get."""
 
@@ -174,8 +176,7 @@ def encode(image: jax.Array, codec: WaveletCodec) -> jax.Array:
     _check_codec(codec)
     image = jnp.asarray(image)
     _check_map(image)
-    image = image.astype(jnp.promote_types(image.dtype, jnp.float32))
-    bands = haar_decompose(image, codec.levels)
+    bands = haar_decompose(full_precision(image), codec.levels)
     channels = [bands.low * (1.0 / codec.scale[0])]
     for index, detail in enumerate(bands.details):
         for band, scale in zip(detail, codec.scale[3 * index + 1 :], strict=False):
@@ -190,7 +191,7 @@ def decode(latent: jax.Array, codec: WaveletCodec) -> jax.Array:
     _check_map(latent)
     if latent.shape[-1] % 4**codec.levels:
         raise ValueError(f"latent has {latent.shape[-1]} channels: need a multiple of {4**codec.levels}")
-    latent = latent.astype(jnp.promote_types(latent.dtype, jnp.float32))
+    latent = full_precision(latent)
     colours = latent.shape[-1] // 4**codec.levels
     edges = np.cumsum([colours * count for count in _positions(codec)])
     low, *parts = jnp.split(latent, edges[:-1].tolist(), axis=-1)

@@ -17,6 +17,7 @@ from framer_jax.frequency.bands import (
     LowPass,
     band_magnitude,
     disc_mask,
+    full_precision,
     inverse_length,
     low_pass,
     quantile_mask,
@@ -177,7 +178,7 @@ def framer_loss(taps: tuple[jax.Array, ...], negatives: jax.Array, settings: Fra
 
 def _split(taps: tuple[jax.Array, ...], settings: FramerSettings) -> tuple[jax.Array, jax.Array]:
     """Students [N, B, H, W, C] and, without gradient, one teacher [1, ...] or one for each student; float32."""
-    maps = [tap.astype(jnp.promote_types(tap.dtype, jnp.float32)) for tap in taps]
+    maps = [full_precision(tap) for tap in taps]
     if settings.teacher == "next":
         return jnp.stack(maps[:-1]), jax.lax.stop_gradient(jnp.stack(maps[1:]))
     index = len(taps) - 1

@@ -22,7 +22,7 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(self, tokens: jax.Array, time: jax.Array) -> jax.Array:
-        """tokens [B, N, W], time [B, W] → [B, N, W]."""
+        """Tokens [B, N, W], time [B, W] → [B, N, W]."""
         batch, count, width = tokens.shape
         modulation = nn.Dense(6 * width, dtype=self.dtype, kernel_init=nn.initializers.zeros, name="modulation")
         parts = jnp.split(modulation(nn.silu(time))[:, None, :], 6, axis=-1)  # six of [B, 1, W]
@@ -45,7 +45,7 @@ class Head(nn.Module):
 
     @nn.compact
     def __call__(self, tokens: jax.Array, time: jax.Array) -> jax.Array:
-        """tokens [B, N, W], time [B, W] → [B, N, out_features]."""
+        """Tokens [B, N, W], time [B, W] → [B, N, out_features]."""
         width = tokens.shape[-1]
         modulation = nn.Dense(2 * width, kernel_init=nn.initializers.zeros, name="modulation")
         shift, scale = jnp.split(modulation(nn.silu(time.astype(jnp.float32)))[:, None, :], 2, axis=-1)
@@ -86,9 +86,7 @@ class DiffusionTransformer(nn.Module):
         return self.patch
 
     @nn.compact
-    def __call__(
-        self, x: jax.Array, t: jax.Array, condition: jax.Array
-    ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+    def __call__(self, x: jax.Array, t: jax.Array, condition: jax.Array) -> tuple[jax.Array, tuple[jax.Array, ...]]:
         """Predict from noisy latents.
 
         Args:
@@ -114,9 +112,13 @@ class DiffusionTransformer(nn.Module):
             nn.Dense(self.width, dtype=self.dtype, name=name)(to_patches(image, self.patch).astype(self.dtype))
         )
         tokens = embed(x, "embed") + positions  # [B, N, width]
-        known = embed(condition, "embed_condition") + positions + self.param(
-            "condition_mark", nn.initializers.normal(0.02), (self.width,)
-        ).astype(self.dtype).reshape(1, 1, -1)
+        known = (
+            embed(condition, "embed_condition")
+            + positions
+            + self.param("condition_mark", nn.initializers.normal(0.02), (self.width,))
+            .astype(self.dtype)
+            .reshape(1, 1, -1)
+        )
         tokens = jnp.concatenate([tokens, known], axis=1)  # [B, 2 N, width]
         head = Head(self.patch * self.patch * self.out_channels, name="head")
         taps = []

@@ -21,7 +21,7 @@ class ResidualBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, time: jax.Array) -> jax.Array:
-        """x [B, H, W, C], time [B, E] → [B, H, W, channels]."""
+        """X [B, H, W, C], time [B, E] → [B, H, W, channels]."""
         h = nn.silu(ChannelNorm(name="norm_0")(x))
         h = nn.Conv(self.channels, (3, 3), dtype=self.dtype, name="conv_0")(h)  # [B, H, W, channels]
         film = nn.Dense(2 * self.channels, dtype=self.dtype, name="film")(nn.silu(time))[:, None, None, :]
@@ -58,9 +58,7 @@ class UNet(nn.Module):
         return 2 ** (len(self.channels) - 1)
 
     @nn.compact
-    def __call__(
-        self, x: jax.Array, t: jax.Array, condition: jax.Array
-    ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+    def __call__(self, x: jax.Array, t: jax.Array, condition: jax.Array) -> tuple[jax.Array, tuple[jax.Array, ...]]:
         """Predict from noisy latents.
 
         Args:

@@ -51,7 +51,7 @@ def framer(recipe: Recipe, settings: FramerSettings, update: str | None = None) 
         params = recipe.init(key, batch)
         shapes = _tap_shapes(recipe, inner.loss, params, batch)
         if len(shapes) < 2:
-            raise ValueError(f"FRAMER needs at least two taps; update {chosen!r} of {recipe.name!r} gives {len(shapes)}")
+            raise ValueError(f"FRAMER needs at least two taps; recipe {recipe.name!r} gives {len(shapes)}")
         return {**params, HEADS: init_heads(jax.random.fold_in(key, _KEY), shapes)}
 
     def loss(params: Params, frozen: Frozen, carry: Carry, batch: Batch, key: jax.Array, step: jax.Array) -> Loss:

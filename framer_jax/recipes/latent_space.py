@@ -67,9 +67,7 @@ def enlarge(lr: jax.Array, scale: int) -> jax.Array:
     )
 
 
-def encode_pair(
-    space: LatentSpace, frozen: Frozen, batch: Batch, scale: int
-) -> tuple[jax.Array, jax.Array, jax.Array]:
+def encode_pair(space: LatentSpace, frozen: Frozen, batch: Batch, scale: int) -> tuple[jax.Array, jax.Array, jax.Array]:
     """A training batch in the latent space: (z_hr, z_lr, lr in [-1, 1])."""
     hr, lr = to_model_range(batch["hr"]), to_model_range(batch["lr"])
     return space.encode(frozen, hr), space.encode(frozen, enlarge(lr, scale)), lr

@@ -18,7 +18,7 @@ from framer_jax.training.sharding import batch_sharding, tree_shardings
 from framer_jax.training.state import LOSS, TrainState, trained
 
 Prepare = Callable[[Any], Batch]
-"""Batch as loaded → batch in the losses' form; runs inside the step, record by record (records bring their randomness)."""
+"""Batch as loaded → batch in the losses' form; in the step, record by record (records bring their randomness)."""
 
 
 class StepMetrics(NamedTuple):
@@ -58,13 +58,12 @@ def make_step(
 ) -> Step:
     """The jitted step (state, frozen, batch) → (state, metrics); `state` is donated; of `like` only shapes matter.
 
-    `prepare` runs once, each device on its own records. Each update of the recipe that is due takes the gradient of the mean of
-    its loss values over the global batch with respect to its own groups, clips it by its global norm and applies it;
-    later updates see the changed parameters. With `settings.accumulate` > 1 the gradient is the mean over microbatches
-    taken one after the other (example i belongs to microbatch i % accumulate), carry threaded through them; in-batch
-    negatives are then drawn within a microbatch. The EMA moves once per step.
+    `prepare` runs once, each device on its own records. Each update of the recipe that is due takes the gradient of
+    the mean of its loss values over the global batch with respect to its own groups, clips it by its global norm and
+    applies it; later updates see the changed parameters. With `settings.accumulate` > 1 the gradient is the mean over
+    microbatches taken one after the other (example i belongs to microbatch i % accumulate), carry threaded through
+    them; in-batch negatives are then drawn within a microbatch. The EMA moves once per step.
     """
-
     # A degradation has FFTs, for which the partitioner would gather the whole batch on every device.
     spec = batch_sharding(mesh).spec
     record_by_record = jax.shard_map(prepare, mesh=mesh, in_specs=spec, out_specs=spec)

@@ -78,7 +78,8 @@ def color_fix_family(case: Case, options: Options) -> Outputs:
     output, source = case.arrays["in/output"], case.arrays["in/source"]  # [1, 3, H, W]
 
     def per_channel(function: Callable[..., np.ndarray], *images: np.ndarray) -> np.ndarray:
-        return np.stack([[function(*channels) for channels in zip(*image, strict=True)] for image in zip(*images, strict=True)])
+        batch = zip(*images, strict=True)
+        return np.stack([[function(*channels) for channels in zip(*image, strict=True)] for image in batch])
 
     yield "out/adain", per_channel(color_fix.adain, output, source)
     yield "out/wavelet", per_channel(color_fix.wavelet, output, source)
