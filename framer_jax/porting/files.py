@@ -26,7 +26,10 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name[:100]}.{secrets.token_hex(4)}.part")
     try:
+        temporary.touch()
+        mode = temporary.stat().st_mode  # as the user's umask has it; safetensors would make the file private
         yield temporary
+        temporary.chmod(mode)
         with open(temporary, "r+b") as written:  # Windows syncs writable files only
             os.fsync(written.fileno())
         os.replace(temporary, path)
