@@ -115,4 +115,4 @@ def get_config() -> ConfigDict:
     training.best_metric = "mean/psnr-y"  # of the validation; its best checkpoint is kept too
     training.best_mode = "max"  # max | min
     training.stop_after = config_dict.placeholder(int)  # stop at this step, schedules unchanged
-    return config
+    return config.lock()  # an overlay cannot add a misspelt key

@@ -40,10 +40,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _keep_compiled_programs()
     try:
         return importlib.import_module(_module(parsed.command)).run(parsed)
-    except (ValueError, FileNotFoundError, FileExistsError, ArithmeticError, ImportError) as error:
+    except (ValueError, OSError, ArithmeticError, ImportError) as error:
         if os.environ.get("FRAMER_JAX_TRACEBACK"):
             raise
-        print(f"framer-jax {parsed.command}: {error}", file=sys.stderr)
+        text = " ".join(line.strip() for line in str(error).splitlines())  # a library's message may have several lines
+        print(f"framer-jax {parsed.command}: {text}", file=sys.stderr)
         return 2
 
 
@@ -52,10 +53,10 @@ def _module(command: str) -> str:
 
 
 def _keep_compiled_programs() -> None:
-    """Compiled programs survive the process, unless the user's environment says where or that they should not."""
+    """Compiled programs survive the process, unless the user (or the host program) has said where or that not."""
     import jax
 
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ and not jax.config.jax_compilation_cache_dir:
         cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "framer_jax" / "compiled"
         jax.config.update("jax_compilation_cache_dir", str(cache))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)

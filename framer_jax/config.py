@@ -17,6 +17,9 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+SECTIONS = ("recipe", "framer", "data", "training")
+"""What every configuration has; configs/default.py documents all that is in them."""
+
 
 class ConfigError(ValueError):
     """A configuration that cannot be used; the message is one line that says what and what to do."""
@@ -42,10 +45,13 @@ def load_config(path: str | Path, changes: Sequence[str] = ()) -> ConfigDict:
         try:
             spec.loader.exec_module(module)
             config = module.get_config()
-        except (AttributeError, KeyError) as error:  # ml_collections names the unknown key and its neighbours
+        except (AttributeError, NameError, KeyError, TypeError, ValueError, SyntaxError, ImportError) as error:
+            # ml_collections names the unknown key and its neighbours, or the type that it wants
             raise ConfigError(f"{path}: {' '.join(str(error).split())}") from error
     if not isinstance(config, ConfigDict):
         raise ConfigError(f"{path}: get_config() must return a ConfigDict, not {type(config).__name__}")
+    if missing := [name for name in SECTIONS if name not in config]:
+        raise ConfigError(f"{path}: get_config() gives no {', '.join(missing)}: start from default.get_config()")
     config.lock()
     for change in changes:
         _apply(config, change)
@@ -75,14 +81,17 @@ def _apply(config: ConfigDict, change: str) -> None:
             raise ConfigError(f"unknown key {key!r}: {where} has {known}")
         if depth < len(parts) - 1:
             node = node[part]
+    present = node[parts[-1]]
+    if isinstance(present, ConfigDict):
+        raise ConfigError(f"{key} is a section: set one of its keys, {', '.join(sorted(present))}")
     value: Any = text
-    if not isinstance(node[parts[-1]], str):
+    if not isinstance(present, str):
         try:
             value = ast.literal_eval(text)
         except (ValueError, SyntaxError):
             value = text
-    if isinstance(node[parts[-1]], float) and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
+    if isinstance(value, bool) and node.get_type(parts[-1]) is not bool:  # ml_collections takes it for a number
+        raise ConfigError(f"{key}={text}: it must be of type {node.get_type(parts[-1]).__name__}")
     try:
         node[parts[-1]] = value
     except TypeError as error:

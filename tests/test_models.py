@@ -1,7 +1,10 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from drawn import drawn
 
 from framer_jax.models.dit import DiffusionTransformer, from_patches, to_patches
 from framer_jax.models.layers import ChannelNorm, position_table, sinusoidal_embedding
@@ -17,13 +20,15 @@ def inputs(height=8, width=12, batch=2):
     return x, jnp.arange(batch, dtype=jnp.float32), jax.random.normal(keys[1], (batch, height, width, 3))
 
 
-def perturbed(params):
+@functools.cache
+def compiled(model):
+    return jax.jit(lambda params, *arguments: model.apply({"params": params}, *arguments))
+
+
+@functools.cache
+def perturbed(model):
     """Zero-initialised layers would hide mistakes."""
-    leaves, tree = jax.tree.flatten(params)
-    keys = jax.random.split(jax.random.key(1), len(leaves))
-    return jax.tree.unflatten(
-        tree, [leaf + 0.1 * jax.random.normal(key, leaf.shape) for key, leaf in zip(keys, leaves, strict=True)]
-    )
+    return drawn(model.init, jax.random.key(0), *inputs())["params"]
 
 
 @pytest.mark.parametrize(
@@ -38,7 +43,7 @@ def perturbed(params):
 def test_shapes_dtypes_and_zero_prediction_at_initialisation(model, tap_shapes):
     arguments = inputs()
     params = jax.jit(model.init)(jax.random.key(0), *arguments)["params"]
-    prediction, taps = jax.jit(lambda p: model.apply({"params": p}, *arguments))(params)
+    prediction, taps = compiled(model)(params, *arguments)
     assert prediction.shape == (2, 8, 12, 12)
     assert prediction.dtype == jnp.float32
     assert [tap.shape for tap in taps] == tap_shapes
@@ -49,9 +54,9 @@ def test_shapes_dtypes_and_zero_prediction_at_initialisation(model, tap_shapes):
 @pytest.mark.parametrize("model", [UNET, DIT], ids=["unet", "dit"])
 def test_bfloat16_stays_near_float32_and_predicts_in_float32(model):
     arguments = inputs()
-    params = perturbed(jax.jit(model.init)(jax.random.key(0), *arguments)["params"])
-    exact, _ = model.apply({"params": params}, *arguments)
-    rough, taps = model.clone(dtype=jnp.bfloat16).apply({"params": params}, *arguments)
+    params = perturbed(model)
+    exact, _ = compiled(model)(params, *arguments)
+    rough, taps = compiled(model.clone(dtype=jnp.bfloat16))(params, *arguments)
     assert rough.dtype == jnp.float32
     assert taps[0].dtype == jnp.bfloat16
     assert np.abs(rough - exact).max() < 0.05 * np.abs(exact).max()
@@ -60,7 +65,7 @@ def test_bfloat16_stays_near_float32_and_predicts_in_float32(model):
 @pytest.mark.parametrize("model", [UNET, DIT], ids=["unet", "dit"])
 def test_every_parameter_and_input_matters(model):
     x, t, condition = inputs()
-    params = perturbed(jax.jit(model.init)(jax.random.key(0), x, t, condition)["params"])
+    params = perturbed(model)
 
     def scalar(params, x, t, condition):
         return jnp.square(model.apply({"params": params}, x, t, condition)[0]).sum()
@@ -73,9 +78,9 @@ def test_every_parameter_and_input_matters(model):
 @pytest.mark.parametrize("model", [UNET, DIT], ids=["unet", "dit"])
 def test_examples_of_a_batch_do_not_mix(model):
     x, t, condition = inputs()
-    params = perturbed(jax.jit(model.init)(jax.random.key(0), x, t, condition)["params"])
-    both, _ = model.apply({"params": params}, x, t, condition)
-    one, _ = model.apply({"params": params}, x[1:], t[1:], condition[1:])
+    params = perturbed(model)
+    both, _ = compiled(model)(params, x, t, condition)
+    one, _ = compiled(model)(params, x[1:], t[1:], condition[1:])
     np.testing.assert_allclose(both[1:], one, atol=2e-5)
 
 
@@ -88,19 +93,19 @@ def test_sides_that_do_not_fit_are_errors(model):
 def test_unet_results_do_not_depend_on_what_is_far_away():
     """Norms look at one position, so only the receptive field matters: that is what makes tiles agree."""
     x, t, condition = inputs(48, 8, 1)
-    params = perturbed(jax.jit(UNET.init)(jax.random.key(0), x, t, condition)["params"])
-    whole, _ = UNET.apply({"params": params}, x, t, condition)
-    part, _ = UNET.apply({"params": params}, x[:, :32], t, condition[:, :32])
+    params = perturbed(UNET)
+    whole, _ = compiled(UNET)(params, x, t, condition)
+    part, _ = compiled(UNET)(params, x[:, :32], t, condition[:, :32])
     np.testing.assert_allclose(whole[:, :16], part[:, :16], atol=1e-4)
 
 
 def test_dit_prediction_taps_end_with_the_prediction():
     model = DIT.clone(taps="prediction")
     arguments = inputs()
-    params = perturbed(jax.jit(model.init)(jax.random.key(0), *arguments)["params"])
-    prediction, taps = model.apply({"params": params}, *arguments)
+    params = perturbed(model)
+    prediction, taps = compiled(model)(params, *arguments)
     np.testing.assert_array_equal(prediction, taps[-1])
-    np.testing.assert_allclose(prediction, DIT.apply({"params": params}, *arguments)[0], atol=1e-6)
+    np.testing.assert_allclose(prediction, compiled(DIT)(params, *arguments)[0], atol=1e-6)
     with pytest.raises(ValueError, match="hidden"):
         DIT.clone(taps="all")
 

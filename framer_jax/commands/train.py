@@ -19,7 +19,8 @@ from framer_jax.data.sources import ImageFiles, folder_source
 from framer_jax.degradations.presets import preset_by_name
 from framer_jax.diffusion.noise import noise_field
 from framer_jax.evaluation.metrics import score
-from framer_jax.inference.model import BEST, LAST, load_model, save_model
+from framer_jax.inference.model import BEST, LAST, expected_params, load_model, save_model
+from framer_jax.porting.weights import check_same_structure
 from framer_jax.recipes.base import Params, Recipe
 from framer_jax.recipes.latent_space import enlarge
 from framer_jax.recipes.table import add_framer, build_recipe
@@ -76,7 +77,7 @@ def train_from_config(config: dict[str, Any], workdir: str | Path, init: str | N
         raise ConfigError(f"training: {error}") from error
     preset = preset_by_name(data["degradation"])
     source = open_source(data["train"], TRAINING, data["crop"])
-    initial = load_model(None if init == "starter" else init).params if init else None
+    initial = starting_params(base, init) if init else None
     batches = make_batches(
         source,
         data["crop"],
@@ -106,6 +107,13 @@ def train_from_config(config: dict[str, Any], workdir: str | Path, init: str | N
         export=export,
         initial_params=initial,
     )
+
+
+def starting_params(recipe: Recipe, init: str) -> Params:
+    """The parameters of a weights file ('starter': the shipped one); a ValueError names it if it does not fit."""
+    model = load_model(None if init == "starter" else init)
+    check_same_structure(model.params, expected_params(recipe), source=str(model.path))
+    return model.params
 
 
 def portable(config: dict[str, Any]) -> dict[str, Any]:

@@ -55,7 +55,13 @@ def load_model(path: str | os.PathLike[str] | None = None) -> Model:
     params, metadata = load_weights(path)
     if "config" not in metadata:
         raise ValueError(f"{path}: the weights carry no configuration, so their recipe is unknown; export them again")
-    recipe = build_recipe(metadata["config"]["recipe"])
+    try:
+        recipe = build_recipe(metadata["config"]["recipe"])
+    except (KeyError, TypeError) as error:
+        raise ValueError(
+            f"{path}: its configuration is of another version or damaged ({type(error).__name__}: {error}); "
+            f"it was written by framer_jax {metadata.get('framer_jax_version', 'of unknown version')}"
+        ) from error
     check_same_structure(params, expected_params(recipe), source=str(path))
     return Model(recipe, params, metadata, path)
 

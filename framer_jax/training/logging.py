@@ -67,8 +67,9 @@ class ConsoleWriter(SilentWriter):
         self._stream = stream
 
     def write_scalars(self, step: int, scalars: Scalars) -> None:
-        """`step 100  loss 0.1234  ...`."""
-        self._print("  ".join([f"step {step}", *(f"{name} {value:.4g}" for name, value in scalars.items())]))
+        """`step 100  loss 0.1234  ...`, without the numbers per layer (names that end in '/3'): the files have them."""
+        shown = {name: value for name, value in scalars.items() if not name.rpartition("/")[2].isdigit()}
+        self._print("  ".join([f"step {step}", *(f"{name} {value:.4g}" for name, value in shown.items())]))
 
     def write_text(self, step: int, name: str, text: str) -> None:
         """The text under its name, without the step."""

@@ -93,18 +93,16 @@ def color_fix_family(case: Case, options: Options) -> Outputs:
 
 
 def dwt_family(case: Case, options: Options) -> Outputs:
-    """Wavelet bands: Haar by slices wherever it applies, everything else by jaxwt (which has no periodised border)."""
+    """Wavelet bands: Haar by slices, every other wavelet by `decompose`; the filters are PyWavelets' own."""
     image = channels_last(case.arrays["in/img"])
     for wavelet in case.config["wavelets"]:
         for mode in case.config["modes"]:
             prefix = f"out/{wavelet}_{mode}"
             for levels in (1, 2):
-                if wavelet == "haar":
+                if wavelet == "haar" and not any(side % 2**levels for side in image.shape[1:3]):
                     found = wavelets.haar_decompose(image, levels)
-                elif mode in wavelets.BORDER_MODES:
-                    found = wavelets.decompose(image, wavelet, levels, mode)
                 else:
-                    continue
+                    found = wavelets.decompose(image, wavelet, levels, mode)
                 yield f"{prefix}/level{levels}/LL", channels_first(found.low)
                 for name, value in found.details[0]._asdict().items():
                     yield f"{prefix}/level{levels}/{name}", channels_first(value)

@@ -1,0 +1,370 @@
+import csv
+import json
+import logging
+import pickle
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+from tiny import CONFIGS, MODEL, RUN, config, photo, photos, weights
+
+from framer_jax import cli
+from framer_jax.inference.model import BEST, LAST
+from framer_jax.porting.weights import load_weights, save_weights
+from framer_jax.training.logging import read_json_lines
+from framer_jax.version import __version__
+
+DEFAULT, FRAMED = (str(CONFIGS / f"{name}.py") for name in ("default", "quickstart_framer"))
+UPSCALE = ("--mode", "mean", "--tile", "16", "--overlap", "4", "--tile-batch", "2")
+
+
+def train(workdir, data, *changes, path=DEFAULT, init=None):
+    changes = (*MODEL, *RUN, f"data.train={data}", f"data.validation={data}", *changes)
+    start = [] if init is None else ["--init", str(init)]
+    return cli.main(
+        ["train", "--config", path, "--workdir", str(workdir), *start, *(f"--set={change}" for change in changes)]
+    )
+
+
+def fails(capsys, status, *patterns, alone=True):
+    """Exit status 2 and one line on standard error with all the patterns; alone: with nothing before it."""
+    *before, line = capsys.readouterr().err.splitlines()
+    assert status == 2
+    assert line.startswith("framer-jax ")
+    for pattern in patterns:
+        assert re.search(pattern, line), line
+    if alone:
+        assert before == []
+    return line
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return photos(tmp_path_factory.mktemp("data") / "photos")
+
+
+@pytest.fixture(scope="module")
+def run(data, tmp_path_factory):
+    """The working folder of a finished run of two steps."""
+    workdir = tmp_path_factory.mktemp("run")
+    assert train(workdir, data) == 0
+    return workdir
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return weights(tmp_path_factory.mktemp("model") / "tiny.safetensors")
+
+
+# --- train ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_leaves_weights_checkpoints_and_logs(run):
+    _, metadata = load_weights(run / LAST)
+    assert metadata["step"] == 2
+    assert metadata["framer_jax_version"] == __version__
+    assert metadata["config"]["data"]["train"] == "photos"  # the folder's name, not where it lay
+    assert (run / BEST).is_file()
+    assert {path.name for path in (run / "checkpoints").iterdir()} == {"1", "2"}
+    lines = read_json_lines(run / "metrics.jsonl")
+    assert [line["step"] for line in lines if "loss" in line] == [1, 2]
+    assert [line["step"] for line in lines if "validation/mean/psnr-y" in line] == [1, 2]
+    assert [path.suffix for path in (run / "images").iterdir()] == [".png", ".png"]
+
+
+def test_the_same_command_resumes(run, data, capsys):
+    before = (run / LAST).read_bytes()
+    assert train(run, data) == 0
+    out, err = capsys.readouterr()
+    assert out == "already complete: 2 of 2 steps are made\n"
+    assert f"resumed at step 2 from {run / 'checkpoints' / '2'}" in err
+    assert (run / LAST).read_bytes() == before
+
+
+def test_starting_from_weights(run, data, tmp_path, capsys):
+    assert train(tmp_path / "more", data, "training.stop_after=1", init=run / LAST) == 0
+    assert capsys.readouterr().out.startswith("stopped at step 1 of 2, saved in ")
+    first, second = (load_weights(folder / LAST)[0]["denoiser"] for folder in (run, tmp_path / "more"))
+    # one Adam step moves every number by about the learning rate, not back to another random start
+    np.testing.assert_allclose(first["conv_in"]["kernel"], second["conv_in"]["kernel"], atol=0.01)
+
+
+def test_framer_leaves_no_trace_in_the_weights(run, data, tmp_path):
+    assert train(tmp_path / "framed", data, "framer.reading=paper", "training.stop_after=1", path=FRAMED) == 0
+    plain, framed = (load_weights(folder / LAST)[0] for folder in (run, tmp_path / "framed"))
+    assert set(framed) == {"denoiser"}
+    assert set(framed["denoiser"]) == set(plain["denoiser"])
+    assert "framer_ratio" in read_json_lines(tmp_path / "framed" / "metrics.jsonl")[0]
+
+
+def test_a_truncated_image_is_named_and_skipped(data, tmp_path, caplog):
+    folder = photos(tmp_path / "photos", 3)
+    whole = (folder / "photo_1.png").read_bytes()
+    (folder / "photo_1.png").write_bytes(whole[: len(whole) // 2])
+    with caplog.at_level(logging.WARNING):
+        assert train(tmp_path / "run", folder, f"data.validation={data}", "training.stop_after=1") == 0
+    named = [entry.getMessage() for entry in caplog.records if "photo_1.png" in entry.getMessage()]
+    assert len(named) == 1
+    assert named[0].startswith("skipping the damaged image photo_1.png (")
+
+
+def test_a_loss_that_is_not_a_number_stops_the_run(data, tmp_path, capsys):
+    poisoned = weights(tmp_path / "poisoned.safetensors", fill=float("nan"))
+    status = train(tmp_path / "run", data, init=poisoned)
+    fails(
+        capsys,
+        status,
+        "loss is NaN or infinite at step 1",
+        r"records (photo_[012]\.png, ){7}photo_[012]\.png",
+        "no checkpoint yet",
+        alone=False,
+    )
+    assert not (tmp_path / "run" / LAST).exists()
+
+
+def test_a_loss_that_explodes_names_the_last_checkpoint(run, data, tmp_path, capsys):
+    # a learning rate of 1e30 at step 2 of a run whose step 1 is saved
+    workdir = tmp_path / "run"
+    changes = ("training.learning_rate=1e30", "training.steps=3")
+    status = train(workdir, data, *changes)
+    step = int(re.search(r"infinite at step (\d)", fails(capsys, status, "NaN or infinite", alone=False))[1])
+    assert step in (1, 2)  # the step after the one whose update was too large, or that update itself
+    if step == 2:
+        assert (workdir / "checkpoints" / "1").is_dir()
+
+
+@pytest.mark.parametrize(
+    ("changes", "patterns"),
+    [
+        (["training.global_batch=12"], [r"global_batch 12 is not divisible by 8 devices .*use 8 or 16"]),
+        (["training.stepz=3"], ["unknown key 'training.stepz': training has .*steps"]),
+        (["recipe.name=resnet"], ["unknown recipe 'resnet': choose one of flow, resshift"]),
+        (["framer.reading=mine"], ["unknown reading of FRAMER 'mine': choose one of paper, released"]),
+        (["framer.reading=paper", "framer.objective=all"], ["all"]),
+        (["data.degradation=fog"], ["no degradation preset 'fog'; choose one of "]),
+        (["data.crop=30"], ["data.crop 30 must be a multiple of 8"]),
+        (["data.crop=48"], [r"photo_0\.png is 48 x 40, smaller than the crop of 48 .*use a smaller crop"]),
+        (["training.steps=0"], ["steps = 0: it must be at least 1"]),
+        (["training.mesh.data=3", "training.mesh.fsdp=3"], ["mesh .* does not fit 8 devices"]),
+        (["data.train=/there/is/none"], ["no folder /there/is/none: give a folder of photographs"]),
+        (["data.validation=/there/is/none"], ["no folder /there/is/none"]),
+        (["training.best_metric=nothing"], ["best_metric 'nothing' is not among"]),
+    ],
+    ids=lambda value: value[-1].split("=")[0] if isinstance(value, list) else None,
+)
+def test_bad_settings_are_one_line(changes, patterns, data, tmp_path, capsys):
+    status = train(tmp_path / "run", data, *changes)
+    fails(capsys, status, *patterns, alone="best_metric" not in changes[0])
+
+
+def test_bad_folders_are_one_line(data, tmp_path, capsys):
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    fails(capsys, train(tmp_path / "run", empty), "empty holds no image .*give a folder of photographs")
+    (empty / "notes.txt").write_text("no picture")
+    fails(capsys, train(tmp_path / "run", empty), "empty holds no image")
+    (empty / "notes.png").write_text("no picture either")
+    fails(capsys, train(tmp_path / "run", empty), "empty holds no readable image: give photographs")
+    mixed = photos(tmp_path / "mixed")
+    for name in ("a.png", "b.png"):
+        (mixed / name).write_text("damaged")
+    status = train(tmp_path / "run", mixed)
+    fails(capsys, status, r"more than 1 % of the images are damaged, repair or remove them: a\.png, b\.png", alone=False)
+    assert not (tmp_path / "run").exists()
+
+
+def test_bad_weights_to_start_from_are_one_line(data, tmp_path, capsys):
+    workdir = tmp_path / "run"
+    fails(capsys, train(workdir, data, init=tmp_path / "no.safetensors"), r"no\.safetensors: no such weight file")
+    other = weights(tmp_path / "wide.safetensors", "recipe.denoiser.unet.channels=(8, 16)")
+    fails(capsys, train(workdir, data, init=other), r"wide\.safetensors does not fit this model; .*another shape")
+    (tmp_path / "torch.pth").write_bytes(pickle.dumps({"weight": 1}))
+    fails(capsys, train(workdir, data, init=tmp_path / "torch.pth"), r"torch\.pth: .*PyTorch pickle.*convert it first")
+    assert not workdir.exists()
+
+
+def test_foreign_work_folders_are_one_line(run, data, tmp_path, capsys):
+    status = train(run, data, "training.b1=0.8")
+    fails(capsys, status, "of another configuration: training.b1 0.9 then, 0.8 now", "or use a new working folder")
+    foreign = tmp_path / "foreign"
+    (foreign / "checkpoints" / "5" / "params").mkdir(parents=True)
+    status = train(foreign, data)
+    fails(capsys, status, r"checkpoint .*/5 is incomplete or foreign, it lacks state, data, about: delete", alone=False)
+    (tmp_path / "file").write_text("")
+    fails(capsys, train(tmp_path / "file", data), "file", alone=False)
+
+
+# --- upscale ----------------------------------------------------------------------------------------------------------
+
+
+def test_upscale_one_file(model, data, tmp_path, capsys):
+    target = tmp_path / "large.png"
+    words = ["upscale", str(data / "photo_0.png"), str(target), "--weights", str(model), *UPSCALE, "--seed", "7"]
+    assert cli.main(words) == 0
+    assert capsys.readouterr().out == "1 written, 0 skipped, 0 failed\n"
+    with Image.open(target) as large:
+        assert large.size == (4 * 48, 4 * 40)
+    record = json.loads((tmp_path / "large.png.json").read_text(encoding="utf-8"))
+    assert record["framer_jax"] == __version__
+    assert record["checkpoint"]["path"] == str(model)
+    assert len(record["checkpoint"]["sha256"]) == 64
+    assert record["config"] == config()
+    assert record["settings"] | {"mode": "mean", "seed": 7, "tile": 16, "color_fix": "none"} == record["settings"]
+    assert record["input"] | {"name": "photo_0.png", "width": 48, "height": 40} == record["input"]
+    pixels = target.read_bytes()
+    fails(capsys, cli.main(words), r"large\.png, .*large\.png\.json exist: choose another output", alone=False)
+    assert target.read_bytes() == pixels
+    assert cli.main([*words, "--overwrite"]) == 0
+    assert target.read_bytes() == pixels  # the same seed gives the same bytes
+
+
+def test_upscale_a_folder_with_a_training_run(run, data, tmp_path, capsys):
+    words = ["upscale", str(data), str(tmp_path / "out"), "--weights", str(run), *UPSCALE, "--suffix", "_x4"]
+    assert cli.main([*words, "--color-fix", "wavelet"]) == 0
+    names = {f"photo_{index}_x4.png{end}" for index in range(3) for end in ("", ".json")}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == names
+    assert cli.main([*words, "--skip-existing"]) == 0
+    assert "0 written, 3 skipped, 0 failed" in capsys.readouterr().out
+
+
+def test_upscale_goes_on_after_a_bad_picture_if_told_to(model, tmp_path, capsys):
+    folder = photos(tmp_path / "photos", 2)
+    (folder / "bad.png").write_text("no picture")
+    words = ["upscale", str(folder), str(tmp_path / "out"), "--weights", str(model), *UPSCALE]
+    fails(capsys, cli.main(words), r"bad\.png: not an image", alone=False)
+    assert cli.main([*words, "--overwrite", "--continue-on-error"]) == 1
+    assert "2 written, 0 skipped, 1 failed" in capsys.readouterr().out
+
+
+def test_upscale_samples_by_default(model, data, tmp_path):
+    words = ["upscale", str(data / "photo_0.png"), str(tmp_path), "--weights", str(model), *UPSCALE[2:]]
+    assert cli.main(words) == 0
+    assert json.loads((tmp_path / "photo_0.png.json").read_text())["settings"]["mode"] == "sample"
+
+
+def test_bad_upscale_inputs_are_one_line(model, data, tmp_path, capsys):
+    def upscale(source, *more, weights=model, output=tmp_path / "out"):
+        return cli.main(["upscale", str(source), str(output), "--weights", str(weights), *more])
+
+    good = data / "photo_0.png"
+    fails(capsys, upscale(tmp_path / "missing.png"), r"missing\.png: no such file or folder")
+    fails(capsys, upscale(good, weights=tmp_path / "no.safetensors"), r"no\.safetensors: no such weight file")
+    fails(capsys, upscale(good, weights=data), r"photos holds no weights\.safetensors")
+    foreign = tmp_path / "foreign.safetensors"
+    save_weights(foreign, {"unet": {"kernel": np.zeros(3, np.float32)}}, {})
+    fails(capsys, upscale(good, weights=foreign), r"foreign\.safetensors: the weights carry no configuration")
+    fails(capsys, upscale(good, weights=good), r"photo_0\.png: not a safetensors file")
+    fails(capsys, upscale(good, "--tile", "0"), "tile 0 must be a whole number from 1")
+    (tmp_path / "empty").mkdir()
+    fails(capsys, upscale(tmp_path / "empty"), "empty: no image in this folder")
+    assert not (tmp_path / "out").exists()
+
+
+# --- evaluate and fit-niqe --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def folders(tmp_path):
+    """Two folders of two 16 x 16 pictures of the same names."""
+    for folder, shift in (("sr", 4), ("gt", 0)):
+        (tmp_path / folder).mkdir()
+        for index in range(2):
+            pixels = np.clip(photo(16, 16, index).astype(int) + shift, 0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(tmp_path / folder / f"{index}.png")
+    return str(tmp_path / "sr"), str(tmp_path / "gt")
+
+
+def test_evaluate_writes_csv_and_json(folders, tmp_path, capsys):
+    sr, gt = folders
+    table, record = tmp_path / "scores.csv", tmp_path / "scores.json"
+    words = ["evaluate", sr, "--reference", gt, "--metrics", "psnr-y, ssim-y", "--csv", str(table), "--json", str(record)]
+    assert cli.main(words) == 0
+    assert "psnr-y" in capsys.readouterr().out
+    rows = list(csv.DictReader(table.open()))
+    assert [row["image"] for row in rows] == ["0", "1"]
+    assert 30 < float(rows[0]["psnr-y"]) < 40
+    scores = json.loads(record.read_text())
+    assert scores["summary"]["psnr-y"]["mean"] == pytest.approx(np.mean([float(row["psnr-y"]) for row in rows]), 1e-5)
+    assert set(scores["metadata"]["metrics"]) == {"psnr-y", "ssim-y"}
+    fails(capsys, cli.main(words), r"scores\.csv exists: choose another name")
+    assert cli.main([*words, "--overwrite"]) == 0
+
+
+def test_bad_evaluations_are_one_line(folders, tmp_path, capsys):
+    sr, gt = folders
+    fails(capsys, cli.main(["evaluate", sr, "--reference", gt, "--metrics", "psnr"]), "psnr-rgb", "psnr-y")
+    fails(capsys, cli.main(["evaluate", sr, "--metrics", "psnr-y"]), "reference")
+    fails(capsys, cli.main(["evaluate", sr, "--metrics", "niqe"]), "niqe")
+    fails(capsys, cli.main(["evaluate", sr, "--metrics", ""]), "metric")
+    fails(capsys, cli.main(["evaluate", str(tmp_path / "none"), "--metrics", "niqe-framer"]), "none: no such folder")
+    (tmp_path / "gt" / "1.png").unlink()
+    status = cli.main(["evaluate", sr, "--reference", gt, "--metrics", "psnr-y"])
+    fails(capsys, status, r"images without a partner: 1 of .*--allow-unmatched")
+
+
+def test_bad_niqe_fits_are_one_line(folders, tmp_path, capsys):
+    sr, _ = folders
+    out = tmp_path / "model.npz"
+    fails(capsys, cli.main(["fit-niqe", sr, str(tmp_path / "model.txt")]), r"\.npz")
+    fails(capsys, cli.main(["fit-niqe", str(tmp_path / "none"), str(out)]), "none: no such folder")
+    fails(capsys, cli.main(["fit-niqe", sr, str(out)]), "more than 36 sharp blocks; these photos give 0: add photos")
+    fails(capsys, cli.main(["fit-niqe", sr, str(out), "--threshold", "1"]), "threshold must lie in")
+    out.write_text("")
+    fails(capsys, cli.main(["fit-niqe", sr, str(out)]), r"model\.npz exists")
+
+
+# --- info -------------------------------------------------------------------------------------------------------------
+
+
+def info(capsys, *words):
+    assert cli.main(["info", *words, "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_info_of_the_environment(capsys):
+    facts = info(capsys)
+    assert facts["framer_jax"] == __version__
+    assert facts["backend"] == "cpu"
+    assert len(facts["devices"]) == 8
+    assert cli.main(["info"]) == 0
+    assert re.search(rf"^framer_jax +{__version__}$", capsys.readouterr().out, re.MULTILINE)
+
+
+def test_info_of_a_model(model, capsys):
+    facts = info(capsys, str(model))
+    assert (facts["recipe"], facts["scale"], facts["step"]) == ("resshift", 4, 0)
+    assert facts["bytes"] == model.stat().st_size
+    assert facts["parameters"] == info(capsys, str(model.parent / "tiny.safetensors"))["parameters"] > 0
+    assert facts["config"] == config()
+
+
+def test_info_of_a_configuration(capsys):
+    facts = info(capsys, FRAMED)
+    assert facts["recipe"] == "resshift+framer"
+    assert facts["parameters"] > 1_000_000
+    assert facts["config"]["framer"]["reading"] == "paper"
+    fails(capsys, cli.main(["info", "nowhere.py"]), r"no configuration file 'nowhere\.py'")
+    fails(capsys, cli.main(["info", "nowhere"]), "nowhere: no such weight file")
+
+
+# --- the command line itself ------------------------------------------------------------------------------------------
+
+
+def test_help_and_usage(capsys):
+    for words in (["--help"], *([name, "--help"] for name in cli.COMMANDS)):
+        with pytest.raises(SystemExit) as caught:
+            cli.main(words)
+        assert caught.value.code == 0
+        assert "framer-jax" in capsys.readouterr().out
+    for words in ([], ["paint"], ["train"]):
+        with pytest.raises(SystemExit) as caught:
+            cli.main(words)
+        assert caught.value.code == 2
+        assert "framer-jax" in capsys.readouterr().err
+
+
+def test_tracebacks_on_request(monkeypatch):
+    monkeypatch.setenv("FRAMER_JAX_TRACEBACK", "1")
+    with pytest.raises(FileNotFoundError):
+        cli.main(["info", "nowhere"])
