@@ -15,7 +15,7 @@ def get_config() -> ConfigDict:
     recipe = config.recipe = ConfigDict()
     recipe.name = "resshift"  # resshift | flow
     recipe.scale = 4  # enlargement per axis
-    recipe.dtype = "float32"  # compute dtype of the denoiser: float32 | bfloat16 | float16; parameters stay float32
+    recipe.dtype = "float32"  # compute dtype of the denoiser: float32 | bfloat16; parameters stay float32
     recipe.space = ConfigDict()
     recipe.space.name = "wavelet"  # the training-free orthonormal Haar codec
     recipe.space.levels = 2  # a latent position stands for 2^levels x 2^levels HR pixels; keep at the LR grid
@@ -42,6 +42,8 @@ def get_config() -> ConfigDict:
     recipe.resshift.sampling_steps = config_dict.placeholder(int)  # respaced steps of the sampler; None: all
     recipe.resshift.residual = True  # the chain runs on what the LR image lacks
     recipe.resshift.last_step_probability = 0.5  # share of examples at index T-1, which the one-step mean uses
+    recipe.resshift.centred_mean = True  # the one-step mean starts from the prior's centre, not from a draw of it
+    recipe.resshift.centred_probability = 0.0  # share of the examples at index T-1 trained from there
     recipe.resshift.channel_weight_power = 1.0  # loss weight: band deviation to this power; 0 latent, 2 pixel MSE
     recipe.flow = ConfigDict()
     recipe.flow.shift = 3.0  # time shift
@@ -79,8 +81,8 @@ def get_config() -> ConfigDict:
 
     # --- data: framer_jax.data ---------------------------------------------------------------------------------------
     data = config.data = ConfigDict()
-    data.train = "photos"  # photos (built in) | a folder of images, searched recursively
-    data.validation = "photos"  # photos (the held-out ones) | a folder
+    data.train = "builtin"  # builtin (photographs of scikit-image, -learn) | a folder of images, searched recursively
+    data.validation = "builtin"  # builtin (the held-out ones) | a folder
     data.validation_count = 3  # at most this many validation images
     data.crop = 128  # side of a training crop, HR pixels
     data.threads = 2  # decoding threads of this process
@@ -108,11 +110,20 @@ def get_config() -> ConfigDict:
     training.mesh.data = -1  # devices along the batch; -1: all that are left
     training.mesh.fsdp = 1  # devices that parameters are sharded over
     training.fsdp_min_size = 65536  # array elements; smaller arrays are replicated
+    training.sharding_rules = ()  # of (regex of a parameter's path, mesh axis or None per dimension); the first wins
     training.log_every = 50  # steps
     training.validate_every = 500  # steps; the last one is always validated
     training.checkpoint_every = 500  # steps
     training.keep_last = 2  # newest checkpoints kept
+    training.best_metric = config_dict.placeholder(str)  # a placeholder may be set back to None: no best checkpoint
     training.best_metric = "mean/psnr-y"  # of the validation; its best checkpoint is kept too
     training.best_mode = "max"  # max | min
     training.stop_after = config_dict.placeholder(int)  # stop at this step, schedules unchanged
+    # Name of a recipe's update to optimiser fields of its own, for recipes with several updates. An overlay writes
+    #   config.training.updates = {"main": {"learning_rate": 1e-4}}
+    training.updates = ConfigDict()
+
+    # --- logging: framer_jax.training.logging; metrics.jsonl and images/ are always written --------------------------
+    config.logging = ConfigDict()
+    config.logging.tensorboard = False  # also write tensorboard/ (extra `tensorboard`)
     return config.lock()  # an overlay cannot add a misspelt key

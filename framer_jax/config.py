@@ -15,9 +15,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, FieldReference
 
-SECTIONS = ("recipe", "framer", "data", "training")
+SECTIONS = ("recipe", "framer", "data", "training", "logging")
 """What every configuration has; configs/default.py documents all that is in them."""
 
 
@@ -82,10 +82,11 @@ def _apply(config: ConfigDict, change: str) -> None:
         if depth < len(parts) - 1:
             node = node[part]
     present = node[parts[-1]]
-    if isinstance(present, ConfigDict):
+    if isinstance(present, ConfigDict) and len(present):
         raise ConfigError(f"{key} is a section: set one of its keys, {', '.join(sorted(present))}")
     value: Any = text
-    if not isinstance(present, str):
+    optional = isinstance(dict(node.items(preserve_field_references=True))[parts[-1]], FieldReference)
+    if not isinstance(present, str) or (optional and text == "None"):
         try:
             value = ast.literal_eval(text)
         except (ValueError, SyntaxError):

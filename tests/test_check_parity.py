@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from framer_jax.diffusion import flow
 from tools.check_parity import main
 from tools.parity.cases import Case, compare, named_weight
 
@@ -40,6 +41,31 @@ def test_exit_status_tells_what_happened(tmp_path, capsys):
     assert main([str(tmp_path / "none.npz")]) == 2
     np.savez(tmp_path / "plain.npz", a=np.zeros(2))
     assert main([str(tmp_path / "plain.npz")]) == 2
+
+
+def test_files_may_hold_fewer_outputs_but_not_none(fixtures, tmp_path, capsys):
+    sigmas = flow.training_sigmas(3.0)
+    assert main([write_case(tmp_path / "fewer.npz", **{"out/fm_train_sigmas": sigmas})]) == 0
+    assert main([write_case(tmp_path / "none.npz", **{"out/betas": np.zeros(3)})]) == 1
+    assert "nothing was compared" in capsys.readouterr().err
+    with np.load(fixtures / "color_fix.npz") as archive:
+        arrays = {name: archive[name] for name in archive.files if "tile_weights" not in name}
+    np.savez(tmp_path / "color.npz", **arrays)
+    assert main([str(tmp_path / "color.npz")]) == 0
+    del arrays["in/source"]
+    np.savez(tmp_path / "color.npz", **arrays)
+    assert main([str(tmp_path / "color.npz")]) == 2
+    assert "lacks 'in/source'" in capsys.readouterr().err
+
+
+def test_niqe_crops_are_read_from_their_names(fixtures, tmp_path, capsys):
+    with np.load(fixtures / "niqe.npz") as archive:
+        arrays = {name: archive[name] for name in archive.files}
+    for side, kept in (("192", 1), ("190", 0)):
+        changed = {name.replace("size_192", f"size_{side}"): value for name, value in arrays.items()}
+        np.savez(tmp_path / "niqe.npz", **changed)
+        assert main([str(tmp_path / "niqe.npz")]) == 1 - kept  # half of 190 has another shape
+        assert f"out/half_size_{side}" in capsys.readouterr().out
 
 
 def test_a_wrong_shape_or_nan_never_passes():

@@ -149,6 +149,40 @@ def test_other_configuration(tmp_path):
         restored(tmp_path, config=other)
 
 
+def test_only_whole_paths_are_exempt(tmp_path):
+    config = {
+        "recipe": {"resshift": {"steps": 4}},
+        "data": {"train": "here", "validation": "here", "validation_count": 3, "threads": 2, "workers": 0},
+        "training": {"steps": 6, "stop_after": 3, "mesh": {"data": 1}, "seed": 0},
+        "logging": {"tensorboard": False},
+    }
+    saved(tmp_path, notes=NOTES._replace(config=config))
+
+    def other(**sections):
+        return {**config, **{name: {**config[name], **values} for name, values in sections.items()}}
+
+    free = {"train": "there", "validation": "there", "validation_count": 1, "threads": 0}
+    run = {"steps": 9, "stop_after": None, "mesh": {"data": 2, "fsdp": 4}}
+    restored(tmp_path, config=other(data=free, training=run, logging={"tensorboard": True}))
+    for changes, message in (
+        ({"recipe": {"resshift": {"steps": 15}}}, "recipe.resshift.steps 4 then, 15 now"),
+        ({"data": {"workers": 1}}, "data.workers 0 then, 1 now"),
+        ({"training": {"seed": 1}}, "training.seed 0 then, 1 now"),
+        ({"training": {"steps_of_warmup": 1}}, "training.steps_of_warmup 'absent' then, 1 now"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            restored(tmp_path, config=other(**changes))
+
+
+def test_an_entry_that_is_off_may_be_absent(tmp_path):
+    saved(tmp_path, notes=NOTES._replace(config={**CONFIG, "old": {"off": 0, "word": "", "kept": 2}}))
+    restored(tmp_path, config={**CONFIG, "old": {"kept": 2}, "new": {"off": False, "unset": None}})
+    with pytest.raises(ValueError, match=r"new 'absent' then, 0\.5 now"):
+        restored(tmp_path, config={**CONFIG, "old": {"kept": 2}, "new": 0.5})
+    with pytest.raises(ValueError, match=r"old\.kept 2 then, 'absent' now"):
+        restored(tmp_path, config=CONFIG)
+
+
 def test_other_model(tmp_path):
     saved(tmp_path)
     like = abstract(toys.settings(ema_decay=0.9))

@@ -7,7 +7,7 @@ import re
 import numpy as np
 import pytest
 from PIL import Image
-from tiny import CONFIGS, MODEL, RUN, config, photo, photos, weights
+from tiny import CONFIGS, MODEL, RUN, config, photo, photos, quick_compilation, weights
 
 from framer_jax import cli
 from framer_jax.inference.model import BEST, LAST
@@ -37,6 +37,12 @@ def fails(capsys, status, *patterns, alone=True):
     if alone:
         assert before == []
     return line
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick():
+    with quick_compilation():
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -123,15 +129,18 @@ def test_a_loss_that_is_not_a_number_stops_the_run(data, tmp_path, capsys):
     assert not (tmp_path / "run" / LAST).exists()
 
 
-def test_a_loss_that_explodes_names_the_last_checkpoint(run, data, tmp_path, capsys):
-    # a learning rate of 1e30 at step 2 of a run whose step 1 is saved
+def test_a_loss_that_explodes_names_the_last_checkpoint(data, tmp_path, capsys):
     workdir = tmp_path / "run"
-    changes = ("training.learning_rate=1e30", "training.steps=3")
-    status = train(workdir, data, *changes)
-    step = int(re.search(r"infinite at step (\d)", fails(capsys, status, "NaN or infinite", alone=False))[1])
-    assert step in (1, 2)  # the step after the one whose update was too large, or that update itself
-    if step == 2:
-        assert (workdir / "checkpoints" / "1").is_dir()
+    # best_metric off: pictures of the exploded model have no score
+    status = train(workdir, data, "training.learning_rate=1e15", "training.best_metric=", "training.validate_every=2")
+    fails(
+        capsys,
+        status,
+        r"loss is NaN or infinite at step 2 \(loss (nan|inf)\)",
+        r"records (photo_[012]\.png, ){7}photo_[012]\.png",
+        f"last checkpoint {workdir / 'checkpoints' / '1'}$",
+        alone=False,
+    )
 
 
 @pytest.mark.parametrize(
@@ -149,13 +158,12 @@ def test_a_loss_that_explodes_names_the_last_checkpoint(run, data, tmp_path, cap
         (["training.mesh.data=3", "training.mesh.fsdp=3"], ["mesh .* does not fit 8 devices"]),
         (["data.train=/there/is/none"], ["no folder /there/is/none: give a folder of photographs"]),
         (["data.validation=/there/is/none"], ["no folder /there/is/none"]),
-        (["training.best_metric=nothing"], ["best_metric 'nothing' is not among"]),
     ],
     ids=lambda value: value[-1].split("=")[0] if isinstance(value, list) else None,
 )
 def test_bad_settings_are_one_line(changes, patterns, data, tmp_path, capsys):
     status = train(tmp_path / "run", data, *changes)
-    fails(capsys, status, *patterns, alone="best_metric" not in changes[0])
+    fails(capsys, status, *patterns)
 
 
 def test_bad_folders_are_one_line(data, tmp_path, capsys):
@@ -170,7 +178,9 @@ def test_bad_folders_are_one_line(data, tmp_path, capsys):
     for name in ("a.png", "b.png"):
         (mixed / name).write_text("damaged")
     status = train(tmp_path / "run", mixed)
-    fails(capsys, status, r"more than 1 % of the images are damaged, repair or remove them: a\.png, b\.png", alone=False)
+    fails(
+        capsys, status, r"more than 1 % of the images are damaged, repair or remove them: a\.png, b\.png", alone=False
+    )
     assert not (tmp_path / "run").exists()
 
 
@@ -278,10 +288,21 @@ def folders(tmp_path):
 def test_evaluate_writes_csv_and_json(folders, tmp_path, capsys):
     sr, gt = folders
     table, record = tmp_path / "scores.csv", tmp_path / "scores.json"
-    words = ["evaluate", sr, "--reference", gt, "--metrics", "psnr-y, ssim-y", "--csv", str(table), "--json", str(record)]
+    words = [
+        "evaluate",
+        sr,
+        "--reference",
+        gt,
+        "--metrics",
+        "psnr-y, ssim-y",
+        "--csv",
+        str(table),
+        "--json",
+        str(record),
+    ]
     assert cli.main(words) == 0
     assert "psnr-y" in capsys.readouterr().out
-    rows = list(csv.DictReader(table.open()))
+    rows = list(csv.DictReader(table.read_text(encoding="utf-8").splitlines()))
     assert [row["image"] for row in rows] == ["0", "1"]
     assert 30 < float(rows[0]["psnr-y"]) < 40
     scores = json.loads(record.read_text())

@@ -6,6 +6,7 @@ from ml_collections import ConfigDict
 from tiny import CONFIGS
 
 from framer_jax.config import ConfigError, load_config, to_dict
+from framer_jax.training.settings import TrainingSettings
 
 DEFAULT = CONFIGS / "default.py"
 
@@ -56,6 +57,11 @@ def test_an_overlay_changes_its_own_knobs_only(tmp_path):
         ("framer.objective=contrastive", "contrastive"),
         ("framer.adaptive_weight=True", True),
         ("framer.adaptive_weight=None", None),
+        ("training.best_metric=None", None),
+        ("training.best_metric=sample/psnr-y", "sample/psnr-y"),
+        ("data.train=None", "None"),
+        ("training.sharding_rules=[('out/kernel', ('fsdp',))]", (("out/kernel", ("fsdp",)),)),
+        ("logging.tensorboard=True", True),
     ],
 )
 def test_changes_on_the_command_line(change, expected):
@@ -63,6 +69,20 @@ def test_changes_on_the_command_line(change, expected):
     found = value(load_config(DEFAULT, [change]), key)
     assert found == expected
     assert type(found) is type(expected)
+
+
+@pytest.mark.parametrize("of_the_command_line", [True, False])
+def test_updates_have_optimiser_fields_of_their_own(tmp_path, of_the_command_line):
+    own = "{'main': {'learning_rate': 0.5, 'clip_norm': None}}"
+    if of_the_command_line:
+        config = load_config(DEFAULT, [f"training.updates={own}", "training.updates.main.learning_rate=0.25"])
+    else:
+        path = overlay(tmp_path, f"config.training.updates = {own}")
+        config = load_config(path, ["training.updates.main.learning_rate=0.25"])
+    training = to_dict(config)["training"]
+    assert training["updates"] == {"main": {"learning_rate": 0.25, "clip_norm": None}}
+    main = TrainingSettings(**training).for_update("main")
+    assert (main.learning_rate, main.clip_norm, main.steps) == (0.25, None, 2000)
 
 
 def test_later_changes_win():
@@ -73,7 +93,10 @@ def test_later_changes_win():
     ("change", "message"),
     [
         ("training.stepz=5", "unknown key 'training.stepz': training has accumulate, .*, steps, "),
-        ("trainings.steps=5", "unknown key 'trainings.steps': the configuration has data, framer, recipe, training"),
+        (
+            "trainings.steps=5",
+            "unknown key 'trainings.steps': the configuration has data, framer, logging, recipe, training",
+        ),
         ("training.steps.x=5", "unknown key 'training.steps.x': training.steps has nothing"),
         ("=5", "unknown key ''"),
         ("training.steps", "cannot read the change 'training.steps': write key=value"),
@@ -83,6 +106,7 @@ def test_later_changes_win():
         ("training.learning_rate=True", "training.learning_rate=True: it must be of type float"),
         ("recipe.resshift.residual=1", "recipe.resshift.residual=1: .*'int'.* 'bool'"),
         ("recipe.denoiser.unet.channels=8", "recipe.denoiser.unet.channels=8: .*'int'.* 'tuple'"),
+        ("training.updates=5", "training.updates=5: .*dict"),
         ("framer.start_step=1.5", "framer.start_step=1.5: .*'float'.* 'int'"),
         ("training.mesh={'data': 8}", "training.mesh is a section: set one of its keys, data, fsdp"),
     ],

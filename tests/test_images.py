@@ -1,5 +1,6 @@
 """Every kind of picture is read, kept and written back as it came."""
 
+import errno
 import io
 import struct
 import zlib
@@ -249,3 +250,13 @@ def test_hidden_colours_do_not_bleed():
     assert result.alpha.max() <= 1
     np.testing.assert_array_equal(result.pixels[:, :14, 0], 1)
     np.testing.assert_array_equal(result.alpha[:, 24:], 0)
+
+
+def test_a_full_disk_is_not_blamed_on_the_format(tmp_path, monkeypatch):
+    def full(*arguments, **options):
+        raise OSError(errno.ENOSPC, "No space left on device", "temporary")
+
+    monkeypatch.setattr(Image.Image, "save", full)
+    with pytest.raises(OSError, match=r"No space left on device: '.*a\.png'"):
+        write_picture(tmp_path / "a.png", Picture(np.zeros((2, 2, 3), np.float32)))
+    assert not list(tmp_path.iterdir())

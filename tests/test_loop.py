@@ -136,9 +136,16 @@ def test_resumed_run_keeps_the_best(tmp_path):
 
 
 def test_unknown_best_metric(tmp_path):
-    settings = toys.settings(validate_every=2, checkpoint_every=2, best_metric="psnr")
-    with pytest.raises(ValueError, match="best_metric 'psnr' is not among what validation gives: psnr-y"):
-        run(tmp_path, settings, validate=lambda params, step: ({"psnr-y": 1.0}, {}))
+    """It is found at the first validation, and what was trained until then is saved."""
+    changes = {"validate_every": 2, "checkpoint_every": 4}
+    wrong = toys.settings(**changes, best_metric="psnr")
+    with pytest.raises(ValueError, match="'psnr' is not among what validation gives: psnr-y; step 2 is saved: correct"):
+        run(tmp_path, wrong, validate=lambda params, step: ({"psnr-y": 1.0}, {}))
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["2"]
+    result = run(
+        tmp_path, toys.settings(**changes, best_metric=None), validate=lambda params, step: ({"psnr-y": 1.0}, {})
+    )
+    assert (result.step, result.stopped) == (6, False)
 
 
 def bad_loss(params, frozen, carry, batch, key, step):
@@ -256,6 +263,8 @@ def test_json_lines_forget_what_lies_beyond(tmp_path):
 
 
 def test_default_writer(tmp_path, capsys):
+    folder = tmp_path / "not" / "yet"
+    assert not (default_writer(folder) and folder.exists())  # a run that is refused leaves nothing behind
     writer = default_writer(tmp_path)
     writer.resume(0)
     writer.write_scalars(3, {"loss": 0.12349, "images_per_second": 10.0})

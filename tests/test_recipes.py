@@ -12,7 +12,7 @@ from framer_jax.frequency import wavelets
 from framer_jax.losses.framer import paper, released
 from framer_jax.recipes.base import Recipe
 from framer_jax.recipes.framer import HEADS, apply_heads, framer, init_heads
-from framer_jax.recipes.latent_space import encode_pair, enlarge, wavelet_space
+from framer_jax.recipes.latent_space import LatentTask, enlarge, wavelet_space
 from framer_jax.recipes.resshift import ResShiftSettings, channel_weights
 from framer_jax.recipes.table import add_framer, build_recipe
 
@@ -99,10 +99,10 @@ def test_resshift_loss_is_the_weighted_latent_error():
     recipe, data = build_recipe(config(resshift__channel_weight_power=1.0)), batch()
     params = jax.jit(recipe.init)(jax.random.key(1), data)
     space = wavelet_space(wavelets.WaveletCodec(scale=wavelets.RESIDUAL_SCALE))
-    z_hr, z_lr, _ = encode_pair(space, {}, data, 4)
+    residual, _, _ = LatentTask(space, 4, residual=True).training_pair({}, data)
     weights = channel_weights(space, 1.0)
     assert weights.mean() == pytest.approx(1.0, rel=1e-6)
-    expected = (np.square(z_hr - z_lr) * weights).mean(axis=(1, 2, 3))
+    expected = (np.square(residual) * weights).mean(axis=(1, 2, 3))
     np.testing.assert_allclose(loss_of(recipe, params, data).values, expected, rtol=1e-5)
     np.testing.assert_allclose(channel_weights(space, 0.0), 1.0)
 

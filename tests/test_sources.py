@@ -32,10 +32,15 @@ def test_a_folder_is_read_recursively_in_a_fixed_order(tmp_path):
     write_images(tmp_path / "a" / "deep", 1)
     Image.new("RGB", (30, 30), (255, 0, 0)).save(tmp_path / "top.JPG")
     (tmp_path / "notes.txt").write_text("not an image")
+    write_images(tmp_path / ".thumbnails" / "b", 1)
+    (tmp_path / "._top.png").write_bytes(b"\0\5\x16\7")  # what macOS leaves on foreign disks
+    for name in ("figure.eps", "paper.pdf", "film.mpg", "data.h5"):  # Pillow knows of them, but is no reader of them
+        (tmp_path / name).write_text("no photograph")
     source = sources.folder_source(tmp_path)
     assert source.names == ["a/deep/000.png", "b/000.png", "b/001.png", "top.JPG"]
     assert len(source) == 4
     photo = source[1]
+    assert source.damage() == ""
     assert photo.record == 1
     assert photo.size == (20, 24)
     np.testing.assert_array_equal(photo.crop(0, 0, 20, 24), sources.read_image(tmp_path / "b/000.png"))
@@ -85,6 +90,7 @@ def test_a_truncated_image_is_named_once_and_replaced(tmp_path, caplog, cache_by
         assert photo.record == 3
         np.testing.assert_array_equal(photo.crop(0, 0, 20, 24), sources.read_image(tmp_path / "003.png"))
     assert source.damaged == ("002.png",)
+    assert source.damage() == "1 of 5 images are damaged and were skipped: 002.png"
     assert [message for message in caplog.messages if "002.png" in message] == caplog.messages
     assert len(caplog.messages) == 1
 
@@ -110,7 +116,7 @@ def test_unreadable_headers_count_as_damaged(tmp_path, caplog):
     (tmp_path / "001.png").write_bytes(b"")
     source = sources.folder_source(tmp_path)
     assert source.names == ["000.png", "002.png", "003.png"]
-    assert source.damaged == ("001.png",)
+    assert source.damage() == "1 of 4 images are damaged and were skipped: 001.png"
     assert "001.png" in caplog.text
     (tmp_path / "002.png").write_bytes(b"\x89PNG")
     with pytest.raises(ValueError, match="more than 1 %"):

@@ -64,6 +64,18 @@ def test_small_images_fall_into_few_shapes():
     assert {static_batch(tiles, 6) for tiles in range(1, 50)} == {1, 2, 4, 6}
 
 
+def test_tiles_are_as_small_as_their_number_allows():
+    plan = plan_tiles(140, 300, 128, 16)
+    assert plan.tile == (96, 128)
+    assert plan.rows == (0, 44)
+    assert plan.columns == (0, 112, 172)
+    for length in range(129, 500, 3):
+        plan = plan_tiles(length, 1, 128, 16)
+        rows, side = plan.rows, plan.tile[0]
+        assert len(rows) == -(-(length - 128) // 112) + 1  # as many as tiles of the whole side
+        assert side == 128 or (len(rows) - 1) * (side - 16) + side >= length
+
+
 def test_padding_reflects_also_where_it_is_longer_than_the_image():
     image = np.arange(2, dtype=np.float32).reshape(1, 2, 1)
     padded = pad_image(image, plan_tiles(1, 2, 8, 0, 8))

@@ -333,3 +333,13 @@ def test_smaller_tiles_stay_for_the_next_pictures_and_are_recorded(tmp_path):
         record = json.loads(sidecar_of(path).read_text())
         assert record["settings"]["tile_batch"] == 1
         assert record["settings_asked_for"]["tile_batch"] == 3
+
+
+def test_a_place_that_cannot_be_written_to_is_found_before_computing(folder, tmp_path):
+    (tmp_path / "file").write_text("no folder")
+    calls = []
+    never = toy(lambda *arguments: calls.append(arguments))
+    for output in (tmp_path / "file" / "out", tmp_path / "file" / "large.png"):
+        with pytest.raises(OSError, match=r"file.*: cannot write there \(.*\): choose another output"):
+            upscale_files(folder / "b.png", output, never, PARAMS, SMALL, continue_on_error=True)
+    assert not calls

@@ -15,4 +15,4 @@ if ! cmp -s setup.py "$VENV/setup.py.installed"; then
     "$VENV/bin/python" -m pip install --quiet --editable ".[dev]"
     cp setup.py "$VENV/setup.py.installed"
 fi
-PATH="$PWD/$VENV/bin:$PATH"
+PATH="$(cd "$VENV/bin" && pwd):$PATH"

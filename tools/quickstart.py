@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from PIL import Image, ImageDraw
 from rich.console import Console
@@ -26,10 +25,10 @@ from framer_jax.evaluation.layers import LayerSimilarity, layer_similarity, plot
 from framer_jax.evaluation.metrics import score
 from framer_jax.inference.model import Model, load_model
 from framer_jax.inference.resample import upsample_bicubic
-from tools.score_model import degraded_pairs, upscalers
+from framer_jax.training.logging import to_uint8
+from tools.score_model import degraded_pairs, halves, upscalers
 
 METRICS = ("psnr-y", "ssim-y", "niqe-framer")
-CROP = 64  # side of the crops for layer similarity, LR pixels
 
 
 class Row(NamedTuple):
@@ -64,7 +63,7 @@ def prepare(pairs: list[ValidationPair], folder: Path) -> None:
 
 
 def save(path: Path, pixels: np.ndarray) -> None:
-    Image.fromarray(np.round(np.clip(pixels, 0, 1) * 255).astype(np.uint8)).save(path)
+    Image.fromarray(to_uint8(pixels)).save(path)
 
 
 def report(pairs: list[ValidationPair], folder: Path) -> None:
@@ -101,17 +100,8 @@ def scores(pictures: list[np.ndarray], pairs: list[ValidationPair]) -> dict[str,
 
 def similarity(model: Model, pairs: list[ValidationPair]) -> LayerSimilarity:
     """Layer similarity on crops of the held-out photos: probes fitted on the left halves, measured on the right."""
-    scale = model.recipe.scale
-
-    def crops(last: bool) -> dict[str, jax.Array]:
-        lr, hr = [], []
-        for pair in pairs:
-            left = pair.lr.shape[1] - CROP // 2 * 2 if last else 0
-            lr.append(pair.lr[:CROP, left : left + CROP])
-            hr.append(pair.hr[: CROP * scale, left * scale : (left + CROP) * scale])
-        return {"hr": jnp.stack(hr), "lr": jnp.stack(lr)}
-
-    return layer_similarity(model.recipe, model.params, crops(False), crops(True), jax.random.key(0))
+    fit, measure = halves(pairs, model.recipe.scale, model.recipe.lr_multiple)
+    return layer_similarity(model.recipe, model.params, fit, measure, jax.random.key(0))
 
 
 def last_value(run: Path, name: str) -> float:
@@ -176,7 +166,7 @@ def comparison(pairs: list[ValidationPair], pictures: Mapping[str, list[np.ndarr
         top, left = ((length - size) // 2 for length in pair.hr.shape[:2])
         for column, name in enumerate(names):
             picture = pair.hr if name == "original" else pictures[name][row]
-            detail = np.round(np.clip(picture[top : top + size, left : left + size], 0, 1) * 255).astype(np.uint8)
+            detail = to_uint8(picture[top : top + size, left : left + size])
             place = (column * (size + 4), row * (size + label + 4))
             draw.text((place[0] + 2, place[1] + 3), name, fill="black")
             sheet.paste(Image.fromarray(detail), (place[0], place[1] + label))

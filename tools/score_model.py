@@ -1,6 +1,6 @@
 """Score a model on photographs degraded by its own training degradation: what a model card reports.
 
-    python tools/score_model.py [WEIGHTS] --photos FOLDER [--json OUT.json]
+    python tools/score_model.py [WEIGHTS] --photos FOLDER [--json OUT.json [--overwrite]]
 
 Without a folder the held-out built-in photographs are used; without weights, the starter. Rows: bicubic, the one-step
 mean, and the sampler; figures are means over photographs with 95 % bootstrap intervals.
@@ -17,6 +17,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
 from rich.progress import track
@@ -32,10 +33,13 @@ from framer_jax.evaluation.statistics import bootstrap_interval
 from framer_jax.inference.model import Model, load_model
 from framer_jax.inference.resample import upsample_bicubic
 from framer_jax.inference.upscaler import Run, UpscaleSettings, make_upscaler
+from framer_jax.recipes.base import Batch
 
 MODES = ("mean", "sample")
 
 TILE = 64  # LR pixels: photographs of any size share one compiled program
+
+CROP = 64  # LR pixels: the largest side of the crops that layers are measured on
 
 
 def main() -> int:
@@ -44,8 +48,11 @@ def main() -> int:
     parser.add_argument("--photos", help="folder of clean photographs; default: the held-out built-in ones")
     parser.add_argument("--seed", type=int, default=0, help="of the degradation and of the noise")
     parser.add_argument("--niqe-model", help="published pristine model: adds the metric niqe")
-    parser.add_argument("--json", help="write per-image scores here")
+    parser.add_argument("--json", type=Path, help="write per-image scores here")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing --json file")
     arguments = parser.parse_args()
+    if arguments.json and arguments.json.exists() and not arguments.overwrite:
+        parser.error(f"{arguments.json} exists: choose another name or add --overwrite")
     model = load_model(arguments.weights)
     pairs = degraded_pairs(model, arguments.photos, arguments.seed)
     published = None if arguments.niqe_model is None else load_niqe_model(arguments.niqe_model)
@@ -63,15 +70,44 @@ def main() -> int:
     Console(width=150).print(summary(values, ids, title))
     if arguments.json:
         report = {"images": [pair.name for pair in pairs], "scores": values}
-        Path(arguments.json).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        arguments.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     return 0
 
 
-def degraded_pairs(model: Model, photos: str | None, seed: int) -> list[ValidationPair]:
-    """Photographs and their LR versions, by the degradation that the model was trained with."""
+def degraded_pairs(model: Model, photos: str | None, seed: int, limit: int | None = None) -> list[ValidationPair]:
+    """Photographs (the first `limit` of them) and their LR versions, by the model's own training degradation."""
     source = folder_source(photos) if photos else photo_source(HELD_OUT)
     preset = preset_by_name(model.metadata["config"]["data"]["degradation"])
-    return validation_pairs(source, preset, seed, multiple=model.recipe.scale * model.recipe.lr_multiple)
+    return validation_pairs(source, preset, seed, model.recipe.scale * model.recipe.lr_multiple, limit)
+
+
+def halves(pairs: Sequence[ValidationPair], scale: int, multiple: int = 1) -> tuple[Batch, Batch]:
+    """Equal crops from the left and from the right half of every photograph, at the top: to fit probes and to measure.
+
+    Args:
+      pairs: photographs and their LR versions.
+      scale: of the pairs.
+      multiple: the crops' sides are multiples of this, in LR pixels.
+
+    Returns:
+      Two batches; the crops are `CROP` LR pixels wide, or as large as the halves of all photographs allow.
+
+    Raises:
+      ValueError: a photograph with too small a half.
+    """
+    side = min(CROP, *(min(pair.lr.shape[0], pair.lr.shape[1] // 2) for pair in pairs)) // multiple * multiple
+    if side == 0:
+        raise ValueError(f"a photograph is too small to be halved: give at least {2 * multiple * scale} pixels a side")
+
+    def batch(last: bool) -> Batch:
+        lr, hr = [], []
+        for pair in pairs:
+            left = pair.lr.shape[1] - side if last else 0
+            lr.append(pair.lr[:side, left : left + side])
+            hr.append(pair.hr[: side * scale, left * scale : (left + side) * scale])
+        return {"hr": jnp.stack(hr), "lr": jnp.stack(lr)}
+
+    return batch(False), batch(True)
 
 
 def upscalers(model: Model, seed: int = 0) -> dict[str, Run]:

@@ -4,30 +4,29 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 
 from framer_jax.config import ConfigError, load_config, to_dict
 from framer_jax.data.photos import HELD_OUT, TRAINING, photo_source
-from framer_jax.data.pipeline import ValidationPair, make_batches, make_prepare, validation_pairs
+from framer_jax.data.pipeline import make_batches, make_prepare, validation_pairs
 from framer_jax.data.sources import ImageFiles, folder_source
 from framer_jax.degradations.presets import preset_by_name
-from framer_jax.diffusion.noise import noise_field
-from framer_jax.evaluation.metrics import score
-from framer_jax.inference.model import BEST, LAST, expected_params, load_model, save_model
+from framer_jax.evaluation.validation import make_validation
+from framer_jax.inference.model import BEST, LAST, Model, expected_params, load_model, save_model
+from framer_jax.porting.files import sha256_of
 from framer_jax.porting.weights import check_same_structure
 from framer_jax.recipes.base import Params, Recipe
-from framer_jax.recipes.latent_space import enlarge
 from framer_jax.recipes.table import add_framer, build_recipe
+from framer_jax.training.logging import default_writer
 from framer_jax.training.loop import TrainResult, train
 from framer_jax.training.settings import TrainingSettings
 
-Images = Mapping[str, np.ndarray]
+BUILTIN = "builtin"
+"""The name of the built-in photographs in a data entry; a folder of this name is written ./builtin."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,19 +37,53 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--set", dest="changes", action="append", default=[], metavar="KEY=VALUE", help="change one knob; repeatable"
     )
+    hosts = parser.add_argument_group("several hosts", "start the same command on each host, in a shared --workdir")
+    hosts.add_argument("--distributed", action="store_true", help="SLURM, MPI and TPU pods need nothing else")
+    hosts.add_argument("--coordinator", metavar="HOST:PORT", help="a free port of the host of process 0")
+    hosts.add_argument("--processes", type=int, metavar="N", help="how many hosts (processes) there are")
+    hosts.add_argument("--process", type=int, metavar="I", help="which of them this is, from 0")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Train and report."""
     config = to_dict(load_config(arguments.config, arguments.changes))
+    join_hosts(arguments.distributed, arguments.coordinator, arguments.processes, arguments.process)
     result = train_from_config(config, arguments.workdir, init=arguments.init)
-    print(result.message)
+    if jax.process_index() == 0:
+        print(result.message)
     return 0
 
 
+def join_hosts(distributed: bool, coordinator: str | None, processes: int | None, process: int | None) -> None:
+    """Make one program of the processes on all hosts; nothing to do for one host. Before any computation.
+
+    Raises:
+      ConfigError: what is given does not go together, or the processes do not find each other.
+    """
+    given = {"--coordinator": coordinator, "--processes": processes, "--process": process}
+    missing = [name for name, value in given.items() if value is None]
+    if not distributed:
+        if len(missing) < len(given):
+            raise ConfigError(f"{', '.join(sorted(set(given) - set(missing)))} without --distributed: add it")
+        return
+    if missing and len(missing) < len(given):
+        raise ConfigError(
+            f"--distributed also needs {', '.join(missing)} (or none of them, on SLURM, MPI and TPU pods)"
+        )
+    if processes is not None and process is not None and not 0 <= process < processes:
+        raise ConfigError(f"--process {process} must lie in 0 to {processes - 1} (--processes {processes})")
+    try:
+        jax.distributed.initialize(coordinator, processes, process)
+    except (ValueError, RuntimeError) as error:
+        text = " ".join(str(error).split())
+        raise ConfigError(
+            f"--distributed: {text}; if hosts do not find each other, give --coordinator, --processes and --process"
+        ) from error
+
+
 def open_source(name: str, split: tuple[str, ...], crop: int) -> ImageFiles:
-    """The images that a data entry names: 'photos' for the built-in ones, else a folder."""
-    return photo_source(split, crop=crop) if name == "photos" else folder_source(name, crop=crop)
+    """The images that a data entry names: 'builtin' for the built-in ones, else a folder."""
+    return photo_source(split, crop=crop) if name == BUILTIN else folder_source(name, crop=crop)
 
 
 def train_from_config(config: dict[str, Any], workdir: str | Path, init: str | None = None) -> TrainResult:
@@ -59,7 +92,11 @@ def train_from_config(config: dict[str, Any], workdir: str | Path, init: str | N
     Args:
       config: plain dict of a whole configuration (framer_jax.config.to_dict).
       workdir: of the run; afterwards holds `weights.safetensors` (newest) and `best.safetensors`.
-      init: a weights file to start from, or 'starter'.
+      init: a weights file to start from, or 'starter'; a run is resumed with the one that it was begun with.
+
+    Returns:
+      How the run ended; its message also counts and names the damaged images that were skipped (at most 1 % of the
+      images, or one, may be damaged: more are an error).
 
     Raises:
       ConfigError, ValueError, FileNotFoundError: whatever of it cannot be used, in one line.
@@ -77,7 +114,17 @@ def train_from_config(config: dict[str, Any], workdir: str | Path, init: str | N
         raise ConfigError(f"training: {error}") from error
     preset = preset_by_name(data["degradation"])
     source = open_source(data["train"], TRAINING, data["crop"])
-    initial = starting_params(base, init) if init else None
+    start = starting_model(base, init) if init else None
+    identity = {"init": sha256_of(start.path) if start else None}  # what was started from is a part of what a run is
+    held_out = open_source(data["validation"], HELD_OUT, 1)
+    pairs = validation_pairs(held_out, preset, multiple=multiple, limit=data["validation_count"])
+
+    def export(params: Params, step: int, best: bool) -> None:
+        if jax.process_index() == 0:
+            metadata = {"config": portable(config), "step": step, **identity}
+            for name in (LAST, BEST) if best else (LAST,):
+                save_model(workdir / name, base, params, metadata)
+
     batches = make_batches(
         source,
         data["crop"],
@@ -87,75 +134,34 @@ def train_from_config(config: dict[str, Any], workdir: str | Path, init: str | N
         num_threads=data["threads"],
         num_workers=data["workers"],
     )
-
-    def export(params: Params, step: int, best: bool) -> None:
-        if jax.process_index() == 0:
-            for name in (LAST, BEST) if best else (LAST,):
-                save_model(workdir / name, base, params, {"config": portable(config), "step": step})
-
-    held_out = open_source(data["validation"], HELD_OUT, 1)
-    pairs = validation_pairs(held_out, preset, multiple=multiple, limit=data["validation_count"])
-    return train(
-        recipe,
-        batches,
-        make_prepare(base.scale),
-        settings,
-        workdir,
-        config_json=json.dumps(config),
-        record_names=source.names,
-        validate=make_validation(base, pairs) if pairs else None,
-        export=export,
-        initial_params=initial,
-    )
+    try:
+        result = train(
+            recipe,
+            batches,
+            make_prepare(base.scale),
+            settings,
+            workdir,
+            config_json=json.dumps({**config, **identity}),
+            record_names=source.names,
+            validate=make_validation(base, pairs) if pairs else None,
+            export=export,
+            writer=default_writer(workdir, tensorboard=config["logging"]["tensorboard"]),
+            initial_params=start.params if start else None,
+        )
+    finally:
+        batches.close()  # ends the worker processes
+    parts = (result.message, source.damage(), held_out.damage())
+    return replace(result, message="; ".join(dict.fromkeys(part for part in parts if part)))
 
 
-def starting_params(recipe: Recipe, init: str) -> Params:
-    """The parameters of a weights file ('starter': the shipped one); a ValueError names it if it does not fit."""
+def starting_model(recipe: Recipe, init: str) -> Model:
+    """A weights file to start from ('starter': the shipped one); a ValueError names it if it does not fit."""
     model = load_model(None if init == "starter" else init)
     check_same_structure(model.params, expected_params(recipe), source=str(model.path))
-    return model.params
+    return model
 
 
 def portable(config: dict[str, Any]) -> dict[str, Any]:
     """The configuration without the folders above the data's own: a weights file may travel, paths need not."""
     named = {key: Path(config["data"][key]).name for key in ("train", "validation")}
     return {**config, "data": {**config["data"], **named}}
-
-
-def central_crops(pairs: list[ValidationPair], scale: int, multiple: int, largest: int = 256) -> tuple[np.ndarray, ...]:
-    """One batch of equal squares from the middle of every photograph: (hr [N, c, c, 3], lr [N, c / s, c / s, 3])."""
-    side = min(largest, *(min(pair.hr.shape[:2]) for pair in pairs)) // (scale * multiple) * multiple  # LR pixels
-    hr, lr = [], []
-    for pair in pairs:
-        top, left = ((length - side) // 2 for length in pair.lr.shape[:2])
-        lr.append(pair.lr[top : top + side, left : left + side])
-        top, left, size = top * scale, left * scale, side * scale
-        hr.append(pair.hr[top : top + size, left : left + size])
-    return np.stack(hr), np.stack(lr)
-
-
-def make_validation(
-    recipe: Recipe, pairs: list[ValidationPair]
-) -> Callable[[Params, int], tuple[dict[str, float], Images]]:
-    """A function (params, step) → (scores of central crops, pictures: LR enlarged | mean | sample | HR)."""
-    hr, lr = central_crops(pairs, recipe.scale, recipe.lr_multiple)
-    noise = noise_field(jax.random.key(0), len(pairs))
-    samplers = {"sample": recipe.sample, **({"mean": recipe.mean} if recipe.mean else {})}
-    compiled = {name: jax.jit(sampler) for name, sampler in samplers.items()}
-    enlarged = np.clip(np.asarray(enlarge(jnp.asarray(lr), recipe.scale)), 0.0, 1.0)
-    ids = ["psnr-y", "ssim-y", *(["niqe-framer"] if min(hr.shape[1:3]) >= 192 else [])]
-
-    def scores(images: np.ndarray) -> dict[str, float]:
-        return {name: float(np.mean(values)) for name, values in score(images, hr, ids).items()}
-
-    reference = scores(enlarged)
-
-    def validate(params: Params, step: int) -> tuple[dict[str, float], Images]:
-        results = {name: np.clip(np.asarray(f(params, recipe.frozen, lr, noise)), 0, 1) for name, f in compiled.items()}
-        scalars = {f"bicubic/{name}": value for name, value in reference.items()}
-        for name, images in results.items():
-            scalars.update({f"{name}/{metric}": value for metric, value in scores(images).items()})
-        strip = np.concatenate([enlarged, *(results[name] for name in sorted(results)), hr], axis=2)
-        return scalars, {pair.name.replace("/", "_"): picture for pair, picture in zip(pairs, strip, strict=True)}
-
-    return validate

@@ -15,6 +15,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps
 
+from framer_jax.data.files import image_paths
+
 logger = logging.getLogger(__name__)
 
 Pixels = npt.NDArray[np.uint8]
@@ -117,6 +119,7 @@ class ImageFiles:
         self._lock = threading.Lock()
         self._cache: dict[int, Pixels] = {}
         self._damaged: dict[str, str] = {}
+        self._given = len(paths)
         self._allowed = max(1, len(paths) // 100)
         with ThreadPoolExecutor(4) as pool:
             sizes = list(pool.map(_header_size, paths))
@@ -171,6 +174,14 @@ class ImageFiles:
         with self._lock:
             return tuple(sorted(self._damaged))
 
+    def damage(self) -> str:
+        """'1 of 200 images are damaged and were skipped: a.png', or nothing: what this process has met so far.
+
+        Worker processes and other hosts each meet, log and count their own.
+        """
+        names = self.damaged
+        return f"{len(names)} of {self._given} images are damaged and were skipped: {', '.join(names)}" if names else ""
+
     def _load(self, record: int) -> Pixels | Image.Image | None:
         """The photograph, or None if it is damaged."""
         if record in self._cache:
@@ -210,29 +221,19 @@ def _header_size(path: Path) -> tuple[int, int] | str:
         return str(error)
 
 
-def image_paths(folder: str | Path) -> list[Path]:
-    """All files below a folder whose extension Pillow can read, sorted by their path within it.
+def folder_source(folder: str | Path, crop: int = 1, cache_bytes: int = CACHE_BYTES) -> ImageFiles:
+    """All images of a folder and the folders in it (`image_paths`), named by their path within it.
 
     Raises:
       FileNotFoundError: no such folder.
-      ValueError: no such file in it.
+      ValueError: no image in it, or as `ImageFiles`.
     """
-    root = Path(folder)
-    if not root.is_dir():
-        raise FileNotFoundError(f"there is no folder {root}: give a folder of photographs")
-    extensions = {extension for extension, form in Image.registered_extensions().items() if form in Image.OPEN}
-    found = [path for path in root.rglob("*") if path.suffix.lower() in extensions and path.is_file()]
-    if not found:
-        raise ValueError(f"the folder {root} holds no image (.png, .jpg, .webp, .tif, …): give a folder of photographs")
-    return sorted(found, key=lambda path: path.relative_to(root).as_posix())
-
-
-def folder_source(folder: str | Path, crop: int = 1, cache_bytes: int = CACHE_BYTES) -> ImageFiles:
-    """All images of a folder and the folders in it, named by their path within it.
-
-    Raises:
-      FileNotFoundError, ValueError: as `image_paths` and `ImageFiles`.
-    """
+    if not Path(folder).is_dir():
+        raise FileNotFoundError(f"there is no folder {folder}: give a folder of photographs")
     paths = image_paths(folder)
+    if not paths:
+        raise ValueError(
+            f"the folder {folder} holds no image (.png, .jpg, .webp, .tif, …): give a folder of photographs"
+        )
     names = [path.relative_to(folder).as_posix() for path in paths]
     return ImageFiles(paths, names, crop, cache_bytes, source=f"the folder {folder}")

@@ -8,13 +8,14 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
-from framer_jax.inference.images import READABLE, read_picture
+from framer_jax.data.files import image_paths
+from framer_jax.inference.images import read_picture
 
 _ORIENTATION = 0x0112  # the EXIF tag; values 5..8 lie on their side
 
 
 def image_files(folder: str | Path) -> list[Path]:
-    """Every image under a folder, recursively, in the order of their names; hidden files are left out.
+    """Every image under a folder, recursively, in the order of their names (`image_paths`).
 
     Raises:
       FileNotFoundError: no such folder.
@@ -23,14 +24,10 @@ def image_files(folder: str | Path) -> list[Path]:
     folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such folder")
-    files = [
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in READABLE and not path.name.startswith(".") and path.is_file()
-    ]
+    files = image_paths(folder)
     if not files:
         raise ValueError(f"{folder} holds no images")
-    return sorted(files)
+    return files
 
 
 def image_size(path: Path) -> tuple[int, int]:

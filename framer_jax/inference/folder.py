@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any, NamedTuple
 
 import jax
@@ -16,7 +17,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from framer_jax.inference.images import FORMATS, READABLE, Picture, output_format, read_picture, write_picture
+from framer_jax.data.files import image_paths
+from framer_jax.inference.images import FORMATS, Picture, output_format, read_picture, write_picture
 from framer_jax.inference.upscaler import (
     UpscaleSettings,
     make_upscaler,
@@ -99,7 +101,7 @@ def upscale_files(
 ) -> Summary:
     """Upscale one file, several, or folders of them.
 
-    Every name is checked before the first picture is computed.
+    Every name is checked, and every output folder made and tried, before the first picture is computed.
 
     Args:
       inputs: files and folders.
@@ -122,6 +124,7 @@ def upscale_files(
     Raises:
       FileNotFoundError: an input or the checkpoint does not exist.
       FileExistsError: outputs exist and neither `overwrite` nor `skip_existing` is set.
+      OSError: a folder cannot be made or written to.
       ValueError: nothing to do, two pictures with one output, an output that is an input, bad settings; or a bad
         picture where `continue_on_error` is not set.
     """
@@ -131,6 +134,8 @@ def upscale_files(
         plan_jobs(inputs, output, recursive=recursive, suffix=suffix, extension=extension), overwrite, skip_existing
     )
     record = _common_record(origin or Origin(), recipe) if jobs else {}
+    for folder in sorted({job.target.parent for job in jobs}):
+        _check_writable(folder)
     written, failed, notes = _run_jobs(
         jobs, recipe, jax.device_put(params), settings, record, overwrite, continue_on_error, console
     )
@@ -178,12 +183,9 @@ def _find(path: Path, output: Path, recursive: bool) -> list[tuple[Path, Path]]:
     inside = output.resolve() != path.resolve()
     found = [
         (file, file.relative_to(path))
-        for file in sorted(path.rglob("*") if recursive else path.iterdir())
-        if file.suffix.lower() in READABLE
-        and not file.name.startswith(".")
-        and file.is_file()
+        for file in image_paths(path, recursive)
         # outputs of an earlier run, in a folder below the input, are no inputs
-        and not (inside and file.resolve().is_relative_to(output.resolve()))
+        if not (inside and file.resolve().is_relative_to(output.resolve()))
     ]
     if not found:
         deeper = "" if recursive else " (folders below it are searched with recursive)"
@@ -228,6 +230,16 @@ def _not_yet_done(jobs: list[Job], overwrite: bool, skip_existing: bool) -> tupl
     if folders := [path for path in existing if path.is_dir()]:
         raise ValueError(f"{folders[0]} is a folder where a file is to be written")
     return jobs, skipped
+
+
+def _check_writable(folder: Path) -> None:
+    """Make a folder and try a file in it: permissions alone do not tell of read-only or full disks."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise OSError(f"{folder}: cannot write there ({error.strerror}): choose another output") from error
 
 
 def _run_jobs(

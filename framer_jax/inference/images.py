@@ -33,12 +33,6 @@ from framer_jax.porting.files import replacing
 
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, what Pillow's own grey is made with
 
-READABLE = (
-    *(".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".tif", ".tiff", ".bmp", ".dib", ".gif"),
-    *(".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".jp2", ".avif", ".ico"),
-)
-"""Suffixes that count as images when a folder is searched; a file given by name may have any."""
-
 
 class Format(NamedTuple):
     """What a file format can hold, and how Pillow is asked to write it."""
@@ -125,6 +119,7 @@ def write_picture(path: str | os.PathLike[str], picture: Picture, overwrite: boo
 
     Raises:
       FileExistsError: the file is there and `overwrite` is False.
+      OSError: the place cannot be written to (no permission, disk full, a parent that is a file).
       ValueError: unknown suffix, or a format that cannot hold this picture (transparency, size).
     """
     path = Path(path)
@@ -142,6 +137,8 @@ def write_picture(path: str | os.PathLike[str], picture: Picture, overwrite: boo
         with replacing(path) as temporary:
             image.save(temporary, format=form.name, **options)
     except (ValueError, OSError, struct.error) as error:
+        if isinstance(error, OSError) and error.errno is not None:  # the system's; Pillow's encoders give no number
+            raise OSError(error.errno, error.strerror, str(path)) from error
         width, height = image.size
         raise ValueError(f"{path}: {form.name} cannot be written at {width}x{height} ({error})") from error
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 BUCKETS = 4
-"""Images smaller than the tile are padded to a quarter, a half, three quarters or the whole of it."""
+"""Tiles are a quarter, a half, three quarters or the whole of the side asked for: few shapes, few compilations."""
 
 VARIANCE = 0.01
 """Of the gaussian blending weight, in units of the tile's side squared."""
@@ -57,7 +57,7 @@ def plan_tiles(height: int, width: int, tile: int, overlap: int, multiple: int =
     Args:
       height: of the image, in LR pixels.
       width: the same.
-      tile: side of a tile; smaller along an axis where the image is smaller (see `BUCKETS`).
+      tile: largest side of a tile; along each axis the smallest of `BUCKETS` sides that takes no more tiles is used.
       overlap: least number of pixels that neighbours share.
       multiple: tile sides and starts are multiples of this.
 
@@ -82,14 +82,19 @@ def plan_tiles(height: int, width: int, tile: int, overlap: int, multiple: int =
 
 def _plan_axis(length: int, tile: int, overlap: int, multiple: int) -> tuple[int, int, tuple[int, ...]]:
     """(padded length, tile side, starts) along one axis."""
+    sides = [-(-tile * part // (BUCKETS * multiple)) * multiple for part in range(1, BUCKETS + 1)]
     if length <= tile:
-        sides = (-(-tile * part // (BUCKETS * multiple)) * multiple for part in range(1, BUCKETS + 1))
         side = next(side for side in sides if side >= length)
         return side, side, (0,)
     padded = -(-length // multiple) * multiple
-    stride = (tile - overlap) // multiple * multiple
-    last = padded - tile
-    return padded, tile, (*range(0, last, stride), last)
+
+    def starts(side: int) -> tuple[int, ...]:
+        stride = (side - overlap) // multiple * multiple
+        return (*range(0, padded - side, stride), padded - side)
+
+    fewest = len(starts(tile))
+    side = next(side for side in sides if side >= overlap + multiple and len(starts(side)) == fewest)
+    return padded, side, starts(side)
 
 
 def pad_image(image: np.ndarray, plan: TilePlan) -> np.ndarray:

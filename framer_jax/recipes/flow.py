@@ -6,7 +6,9 @@ network predicts the velocity from noise to what the LR image lacks.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import flax.linen as nn
 import jax
@@ -15,8 +17,18 @@ import jax.numpy as jnp
 from framer_jax.diffusion import flow as process
 from framer_jax.diffusion.noise import NoiseField, window
 from framer_jax.diffusion.samplers import flow_euler
-from framer_jax.recipes.base import Batch, Carry, Frozen, Loss, Params, Recipe, Update
-from framer_jax.recipes.latent_space import LatentSpace, encode_pair, enlarge, from_model_range, to_model_range
+from framer_jax.recipes.base import (
+    Batch,
+    Carry,
+    Frozen,
+    Loss,
+    LossFunction,
+    Params,
+    Recipe,
+    Sampler,
+    Update,
+)
+from framer_jax.recipes.latent_space import LatentSpace, LatentTask
 
 
 @dataclass(frozen=True)
@@ -42,6 +54,10 @@ class FlowSettings:
     start_probability: float = 0.0
 
 
+Predict = Callable[[Params, jax.Array, jax.Array, jax.Array], tuple[jax.Array, tuple[jax.Array, ...]]]
+"""(params, x, sigma [B], LR image) → (velocity, taps)."""
+
+
 def flow(denoiser: nn.Module, space: LatentSpace, settings: FlowSettings) -> Recipe:
     """The recipe.
 
@@ -50,8 +66,7 @@ def flow(denoiser: nn.Module, space: LatentSpace, settings: FlowSettings) -> Rec
       space: the latents; its grid must be that of the LR image.
       settings: see FlowSettings.
     """
-    sigmas = process.sampling_sigmas(settings.sampling_steps, settings.shift)
-    ratio = space.latents_per_lr_pixel(settings.scale)
+    task = LatentTask(space, settings.scale, settings.residual)
     taps_are_predictions = getattr(denoiser, "taps", "hidden") == "prediction"
 
     def predict(
@@ -60,15 +75,21 @@ def flow(denoiser: nn.Module, space: LatentSpace, settings: FlowSettings) -> Rec
         time = sigma * process.TRAINING_STEPS
         return denoiser.apply({"params": params["denoiser"]}, x, time, condition)  # type: ignore[return-value]
 
-    def init(key: jax.Array, batch: Batch) -> Params:
-        _, height, width, _ = batch["lr"].shape
-        latent = jnp.zeros((1, int(height * ratio), int(width * ratio), space.channels), jnp.float32)
-        condition = jnp.zeros((1, height, width, 3), jnp.float32)
-        return {"denoiser": denoiser.init(key, latent, jnp.zeros((1,), jnp.float32), condition)["params"]}
+    sample, mean = _samplers(task, settings, predict)
+    return Recipe(
+        name="flow",
+        scale=settings.scale,
+        init=partial(task.init, denoiser),
+        updates=(Update("denoiser", ("denoiser",), _loss(task, settings, predict, taps_are_predictions)),),
+        sample=sample,
+        mean=mean,
+        lr_multiple=getattr(denoiser, "multiple", 1),
+    )
 
+
+def _loss(task: LatentTask, settings: FlowSettings, predict: Predict, taps_are_predictions: bool) -> LossFunction:
     def loss(params: Params, frozen: Frozen, carry: Carry, batch: Batch, key: jax.Array, step: jax.Array) -> Loss:
-        z_hr, z_lr, condition = encode_pair(space, frozen, batch, settings.scale)
-        x0 = z_hr - z_lr if settings.residual else z_hr
+        x0, _, condition = task.training_pair(frozen, batch)  # [B, h, w, C], [B, H, W, 3]
         key_start, key_sigma, key_noise = jax.random.split(key, 3)
         count = x0.shape[0]
         sigma = process.draw_sigma(key_sigma, count, settings.density, settings.shift)
@@ -83,34 +104,26 @@ def flow(denoiser: nn.Module, space: LatentSpace, settings: FlowSettings) -> Rec
         values = process.loss_weight(sigma, settings.weighting) * error
         return Loss(values, {"velocity_mse": error}, taps, carry)
 
-    def start(frozen: Frozen, lr: jax.Array, noise: NoiseField) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """(z_lr, the noise that the flow starts from, the condition)."""
-        condition = to_model_range(lr)
-        z_lr = space.encode(frozen, enlarge(condition, settings.scale))
-        return z_lr, window(noise, 0, (z_lr.shape[1], z_lr.shape[2], z_lr.shape[3]), ratio), condition
+    return loss
 
-    def finish(frozen: Frozen, x0: jax.Array, z_lr: jax.Array) -> jax.Array:
-        return from_model_range(space.decode(frozen, x0 + z_lr if settings.residual else x0))
+
+def _samplers(task: LatentTask, settings: FlowSettings, predict: Predict) -> tuple[Sampler, Sampler]:
+    sigmas = process.sampling_sigmas(settings.sampling_steps, settings.shift)
+
+    def start(z_lr: jax.Array, noise: NoiseField) -> jax.Array:
+        return window(noise, 0, (z_lr.shape[1], z_lr.shape[2], z_lr.shape[3]), task.latents_per_lr_pixel)
 
     def sample(params: Params, frozen: Frozen, lr: jax.Array, noise: NoiseField) -> jax.Array:
-        z_lr, x, condition = start(frozen, lr, noise)
+        z_lr, condition = task.enlarged(frozen, lr)
 
         def velocity(x: jax.Array, sigma: jax.Array) -> jax.Array:
             return predict(params, x, jnp.full((x.shape[0],), sigma), condition)[0]
 
-        return finish(frozen, flow_euler(sigmas, velocity, x), z_lr)
+        return task.picture(frozen, flow_euler(sigmas, velocity, start(z_lr, noise)), z_lr)
 
     def mean(params: Params, frozen: Frozen, lr: jax.Array, noise: NoiseField) -> jax.Array:
-        z_lr, x, condition = start(frozen, lr, noise)
-        sigma = jnp.ones((x.shape[0],), jnp.float32)
-        return finish(frozen, process.clean(x, predict(params, x, sigma, condition)[0], sigma), z_lr)
+        z_lr, condition = task.enlarged(frozen, lr)
+        x, sigma = start(z_lr, noise), jnp.ones((lr.shape[0],), jnp.float32)
+        return task.picture(frozen, process.clean(x, predict(params, x, sigma, condition)[0], sigma), z_lr)
 
-    return Recipe(
-        name="flow",
-        scale=settings.scale,
-        init=init,
-        updates=(Update("denoiser", ("denoiser",), loss),),
-        sample=sample,
-        mean=mean,
-        lr_multiple=getattr(denoiser, "multiple", 1),
-    )
+    return sample, mean

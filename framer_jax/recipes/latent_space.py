@@ -6,12 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from framer_jax.frequency import wavelets
-from framer_jax.recipes.base import Batch, Frozen
+from framer_jax.recipes.base import Batch, Frozen, Params
 
 
 @dataclass(frozen=True)
@@ -31,10 +32,6 @@ class LatentSpace:
     encode: Callable[[Frozen, jax.Array], jax.Array]
     decode: Callable[[Frozen, jax.Array], jax.Array]
     channel_scale: np.ndarray
-
-    def latents_per_lr_pixel(self, scale: int) -> Fraction:
-        """Latent positions per LR pixel and axis, for an enlargement by `scale`."""
-        return Fraction(scale, self.image_pixels_per_latent)
 
 
 def wavelet_space(codec: wavelets.WaveletCodec) -> LatentSpace:
@@ -67,7 +64,44 @@ def enlarge(lr: jax.Array, scale: int) -> jax.Array:
     )
 
 
-def encode_pair(space: LatentSpace, frozen: Frozen, batch: Batch, scale: int) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """A training batch in the latent space: (z_hr, z_lr, lr in [-1, 1])."""
-    hr, lr = to_model_range(batch["hr"]), to_model_range(batch["lr"])
-    return space.encode(frozen, hr), space.encode(frozen, enlarge(lr, scale)), lr
+@dataclass(frozen=True)
+class LatentTask:
+    """What a latent recipe predicts: z_hr, or only what the enlarged LR image lacks of it.
+
+    Attributes:
+      space: the latents; their grid must be that of the LR image.
+      scale: enlargement.
+      residual: the clean end of the process is z_hr - z_lr.
+    """
+
+    space: LatentSpace
+    scale: int
+    residual: bool
+
+    @property
+    def latents_per_lr_pixel(self) -> Fraction:
+        """Latent positions per LR pixel and axis."""
+        return Fraction(self.scale, self.space.image_pixels_per_latent)
+
+    def init(self, denoiser: nn.Module, key: jax.Array, batch: Batch) -> Params:
+        """Parameters of the group 'denoiser', which is called with (latent, t [B], LR image)."""
+        _, height, width, _ = batch["lr"].shape
+        sides = (int(height * self.latents_per_lr_pixel), int(width * self.latents_per_lr_pixel))
+        latent = jnp.zeros((1, *sides, self.space.channels), jnp.float32)
+        condition = jnp.zeros((1, height, width, 3), jnp.float32)
+        return {"denoiser": denoiser.init(key, latent, jnp.zeros((1,), jnp.float32), condition)["params"]}
+
+    def training_pair(self, frozen: Frozen, batch: Batch) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """(clean latent x_0, z_lr on the same footing: zeros if residual, LR image in [-1, 1])."""
+        z_lr, condition = self.enlarged(frozen, batch["lr"])
+        z_hr = self.space.encode(frozen, to_model_range(batch["hr"]))
+        return (z_hr - z_lr, jnp.zeros_like(z_lr), condition) if self.residual else (z_hr, z_lr, condition)
+
+    def enlarged(self, frozen: Frozen, lr: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """(latent of the bicubic enlargement, LR image in [-1, 1])."""
+        condition = to_model_range(lr)
+        return self.space.encode(frozen, enlarge(condition, self.scale)), condition
+
+    def picture(self, frozen: Frozen, x0: jax.Array, z_lr: jax.Array) -> jax.Array:
+        """A clean latent as an image near [0, 1]."""
+        return from_model_range(self.space.decode(frozen, x0 + z_lr if self.residual else x0))

@@ -6,7 +6,9 @@ the network predicts x_0 and the loss is the latent MSE, Eq. 8 without its weigh
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import flax.linen as nn
 import jax
@@ -16,8 +18,18 @@ import numpy as np
 from framer_jax.diffusion import resshift as process
 from framer_jax.diffusion.noise import NoiseField, window
 from framer_jax.diffusion.samplers import resshift_ancestral
-from framer_jax.recipes.base import Batch, Carry, Frozen, Loss, Params, Recipe, Update
-from framer_jax.recipes.latent_space import LatentSpace, encode_pair, enlarge, from_model_range, to_model_range
+from framer_jax.recipes.base import (
+    Batch,
+    Carry,
+    Frozen,
+    Loss,
+    LossFunction,
+    Params,
+    Recipe,
+    Sampler,
+    Update,
+)
+from framer_jax.recipes.latent_space import LatentSpace, LatentTask
 
 
 @dataclass(frozen=True)
@@ -32,6 +44,9 @@ class ResShiftSettings:
         (The chain of the paper, seen from y; small networks then need not learn to copy y.)
       last_step_probability: share of training examples at index T-1, which decides the one-step `mean`; the others
         are uniform over 0 … T-1.
+      centred_mean: the one-step `mean` starts from the centre of the prior, x_T = y without noise, and so does not
+        depend on the seed; otherwise from one draw of the prior.
+      centred_probability: share of the examples at index T-1 that are trained from there.
       channel_weight_power: weigh the squared error of latent channel c by channel_scale[c] ** power, scaled to mean 1:
         0 is the latent MSE of the paper, 2 the pixel MSE of an orthonormal codec.
     """
@@ -45,7 +60,13 @@ class ResShiftSettings:
     sampling_steps: int | None = None
     residual: bool = False
     last_step_probability: float = 0.0
+    centred_mean: bool = False
+    centred_probability: float = 0.0
     channel_weight_power: float = 0.0
+
+
+Predict = Callable[[Params, process.Schedule, jax.Array, jax.Array, jax.Array], tuple[jax.Array, tuple[jax.Array, ...]]]
+"""(params, schedule, x, index [B], LR image) → (estimate of x_0, taps)."""
 
 
 def channel_weights(space: LatentSpace, power: float) -> np.ndarray:
@@ -62,19 +83,7 @@ def resshift(denoiser: nn.Module, space: LatentSpace, settings: ResShiftSettings
       space: the latents; its grid must be that of the LR image.
       settings: see ResShiftSettings.
     """
-    schedule = process.make_schedule(
-        settings.steps, settings.kappa, settings.min_noise_level, settings.etas_end, settings.power
-    )
-    sampling = process.make_schedule(
-        settings.steps,
-        settings.kappa,
-        settings.min_noise_level,
-        settings.etas_end,
-        settings.power,
-        settings.sampling_steps,
-    )
-    ratio = space.latents_per_lr_pixel(settings.scale)
-    weights = channel_weights(space, settings.channel_weight_power)
+    task = LatentTask(space, settings.scale, settings.residual)
 
     def predict(
         params: Params, table: process.Schedule, x: jax.Array, index: jax.Array, condition: jax.Array
@@ -83,57 +92,75 @@ def resshift(denoiser: nn.Module, space: LatentSpace, settings: ResShiftSettings
         told = jnp.asarray(table.timestep_map, jnp.float32)[index]
         return denoiser.apply({"params": params["denoiser"]}, scaled, told, condition)  # type: ignore[return-value]
 
-    def init(key: jax.Array, batch: Batch) -> Params:
-        _, height, width, _ = batch["lr"].shape
-        latent = jnp.zeros((1, int(height * ratio), int(width * ratio), space.channels), jnp.float32)
-        condition = jnp.zeros((1, height, width, 3), jnp.float32)
-        return {"denoiser": denoiser.init(key, latent, jnp.zeros((1,), jnp.float32), condition)["params"]}
+    return Recipe(
+        name="resshift",
+        scale=settings.scale,
+        init=partial(task.init, denoiser),
+        updates=(Update("denoiser", ("denoiser",), _loss(task, settings, predict)),),
+        sample=_sampler(task, settings, predict),
+        mean=_mean(task, settings, predict),
+        lr_multiple=getattr(denoiser, "multiple", 1),
+    )
+
+
+def _schedule(settings: ResShiftSettings, sampling_steps: int | None = None) -> process.Schedule:
+    s = settings
+    return process.make_schedule(s.steps, s.kappa, s.min_noise_level, s.etas_end, s.power, sampling_steps)
+
+
+def _loss(task: LatentTask, settings: ResShiftSettings, predict: Predict) -> LossFunction:
+    schedule = _schedule(settings)
+    weights = channel_weights(task.space, settings.channel_weight_power)
 
     def loss(params: Params, frozen: Frozen, carry: Carry, batch: Batch, key: jax.Array, step: jax.Array) -> Loss:
-        z_hr, z_lr, condition = encode_pair(space, frozen, batch, settings.scale)
-        x0, y = (z_hr - z_lr, jnp.zeros_like(z_lr)) if settings.residual else (z_hr, z_lr)
+        x0, y, condition = task.training_pair(frozen, batch)  # [B, h, w, C] twice, [B, H, W, 3]
         key_last, key_index, key_noise = jax.random.split(key, 3)
         count = x0.shape[0]
         index = jax.random.randint(key_index, (count,), 0, schedule.steps, jnp.int32)
         is_last = jax.random.uniform(key_last, (count,), jnp.float32) < settings.last_step_probability
         index = jnp.where(is_last, jnp.int32(schedule.steps - 1), index)
-        x = process.forward(schedule, x0, y, index, jax.random.normal(key_noise, x0.shape, jnp.float32))
+        noise = jax.random.normal(key_noise, x0.shape, jnp.float32)
+        if settings.centred_probability:
+            drawn = jax.random.uniform(jax.random.fold_in(key_last, 1), (count,), jnp.float32)
+            centred = (index == schedule.steps - 1) & (drawn < settings.centred_probability)
+            noise = jnp.where(centred[:, None, None, None], jnp.float32(0), noise)
+        x = process.forward(schedule, x0, y, index, noise)
         prediction, taps = predict(params, schedule, x, index, condition)
         error = jnp.square(prediction - x0)  # [B, h, w, C]
         values = (error * jnp.asarray(weights)[None, None, None, :]).mean(axis=(1, 2, 3))
         return Loss(values, {"latent_mse": error.mean(axis=(1, 2, 3))}, taps, carry)
 
-    def start(frozen: Frozen, lr: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """(z_lr, the y of the chain, the condition)."""
-        condition = to_model_range(lr)
-        z_lr = space.encode(frozen, enlarge(condition, settings.scale))
-        return z_lr, jnp.zeros_like(z_lr) if settings.residual else z_lr, condition
+    return loss
 
-    def finish(frozen: Frozen, x0: jax.Array, z_lr: jax.Array) -> jax.Array:
-        return from_model_range(space.decode(frozen, x0 + z_lr if settings.residual else x0))
+
+def _sampler(task: LatentTask, settings: ResShiftSettings, predict: Predict) -> Sampler:
+    schedule = _schedule(settings, settings.sampling_steps)
 
     def sample(params: Params, frozen: Frozen, lr: jax.Array, noise: NoiseField) -> jax.Array:
-        z_lr, y, condition = start(frozen, lr)
+        z_lr, condition = task.enlarged(frozen, lr)
+        y = jnp.zeros_like(z_lr) if task.residual else z_lr
 
         def denoise(x: jax.Array, index: jax.Array) -> jax.Array:
-            return predict(params, sampling, x, jnp.full((x.shape[0],), index), condition)[0]
+            return predict(params, schedule, x, jnp.full((x.shape[0],), index), condition)[0]
 
-        shape = (y.shape[1], y.shape[2], y.shape[3])
-        x0 = resshift_ancestral(sampling, denoise, y, lambda draw: window(noise, draw, shape, ratio))
-        return finish(frozen, x0, z_lr)
+        def draw(number: jax.Array) -> jax.Array:
+            return window(noise, number, (y.shape[1], y.shape[2], y.shape[3]), task.latents_per_lr_pixel)
+
+        return task.picture(frozen, resshift_ancestral(schedule, denoise, y, draw), z_lr)
+
+    return sample
+
+
+def _mean(task: LatentTask, settings: ResShiftSettings, predict: Predict) -> Sampler:
+    schedule = _schedule(settings)
 
     def mean(params: Params, frozen: Frozen, lr: jax.Array, noise: NoiseField) -> jax.Array:
-        z_lr, y, condition = start(frozen, lr)
-        x = process.prior(schedule, y, window(noise, 0, (y.shape[1], y.shape[2], y.shape[3]), ratio))
+        z_lr, condition = task.enlarged(frozen, lr)
+        x = jnp.zeros_like(z_lr) if task.residual else z_lr
+        if not settings.centred_mean:
+            shape = (x.shape[1], x.shape[2], x.shape[3])
+            x = process.prior(schedule, x, window(noise, 0, shape, task.latents_per_lr_pixel))
         last = jnp.full((x.shape[0],), schedule.steps - 1, jnp.int32)
-        return finish(frozen, predict(params, schedule, x, last, condition)[0], z_lr)
+        return task.picture(frozen, predict(params, schedule, x, last, condition)[0], z_lr)
 
-    return Recipe(
-        name="resshift",
-        scale=settings.scale,
-        init=init,
-        updates=(Update("denoiser", ("denoiser",), loss),),
-        sample=sample,
-        mean=mean,
-        lr_multiple=getattr(denoiser, "multiple", 1),
-    )
+    return mean

@@ -20,7 +20,7 @@ from framer_jax.recipes.resshift import ResShiftSettings, resshift
 
 Config = Mapping[str, Any]
 
-DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float16}
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 WAVELET_SCALES = {"image": wavelets.IMAGE_SCALE, "residual": wavelets.RESIDUAL_SCALE}
 

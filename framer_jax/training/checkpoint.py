@@ -19,19 +19,24 @@ from framer_jax.training.settings import TrainingSettings
 from framer_jax.training.state import TrainState, check_same, describe
 
 MAY_CHANGE = (
-    "steps",
-    "stop_after",
-    "log_every",
-    "checkpoint_every",
-    "validate_every",
-    "keep_last",
-    "best_metric",
-    "best_mode",
-    "mesh",
-    "fsdp_min_size",
-    "sharding_rules",
+    "training.steps",
+    "training.stop_after",
+    "training.log_every",
+    "training.checkpoint_every",
+    "training.validate_every",
+    "training.keep_last",
+    "training.best_metric",
+    "training.best_mode",
+    "training.mesh",
+    "training.fsdp_min_size",
+    "training.sharding_rules",
+    "data.train",  # the records are compared by the hash of their names: the folder may have moved
+    "data.validation",
+    "data.validation_count",
+    "data.threads",
+    "logging",
 )
-"""Parts of a config that may differ between a checkpoint and the run that resumes it, wherever they stand in it."""
+"""Entries of a config, by their whole path, that may differ between a checkpoint and the run that resumes it."""
 
 ITEMS = ("state", "data", "about")
 
@@ -138,7 +143,8 @@ class Checkpoints:
           step: which one.
           abstract: shapes, dtypes, shardings (abstract_state); any mesh.
           iterator: built like the one that was saved: same hosts, same number of worker processes.
-          config: the present configuration, compared with the saved one except for MAY_CHANGE.
+          config: the present configuration, compared with the saved one except for MAY_CHANGE. An entry that one
+            of them lacks is no difference if it is None, False, 0 or '' in the other: switched off.
           data: of data_identity, compared with the saved one.
 
         Raises:
@@ -235,11 +241,8 @@ def _layout(state: Any) -> Any:
 
 def _check_config(path: Path, saved: dict[str, Any], present: dict[str, Any]) -> None:
     old, new = _flat(saved), _flat(present)
-    absent = object()
     differing = [
-        name
-        for name in sorted({*old, *new})
-        if old.get(name, absent) != new.get(name, absent) and not set(name.split(".")) & set(MAY_CHANGE)
+        name for name in sorted({*old, *new}) if old.get(name) != new.get(name) and not _may_differ(name, old, new)
     ]
     if differing:
         shown = "; ".join(
@@ -250,6 +253,13 @@ def _check_config(path: Path, saved: dict[str, Any], present: dict[str, Any]) ->
             f"checkpoint {path} is of another configuration: {shown}{more}: "
             "restore these values, or use a new working folder"
         )
+
+
+def _may_differ(name: str, old: dict[str, Any], new: dict[str, Any]) -> bool:
+    if any(name == entry or name.startswith(f"{entry}.") for entry in MAY_CHANGE):
+        return True
+    there = [config[name] for config in (old, new) if name in config]
+    return len(there) == 1 and there[0] in (None, False, 0, "")
 
 
 def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:

@@ -85,7 +85,6 @@ class JsonLinesWriter(SilentWriter):
 
     def __init__(self, path: str | Path) -> None:
         self._path = Path(path)
-        self._path.parent.mkdir(parents=True, exist_ok=True)
 
     def resume(self, step: int) -> None:
         """Drop lines beyond `step`, and a last line that a killed run left half-written."""
@@ -105,6 +104,7 @@ class JsonLinesWriter(SilentWriter):
         self._append({"step": step, "text": name, "value": text})
 
     def _append(self, entry: Mapping[str, Any]) -> None:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(entry) + "\n")
 
@@ -233,11 +233,11 @@ def overview(params: Any) -> str:
 
 
 class Progress:
-    """A bar with loss, images per second and the time left, if standard error is a terminal; else nothing."""
+    """A bar with loss, images per second and the time left, if visible and standard error is a terminal."""
 
-    def __init__(self, start: int, total: int) -> None:
+    def __init__(self, start: int, total: int, visible: bool = True) -> None:
         self._bar: Any = None
-        if sys.stderr.isatty():
+        if visible and sys.stderr.isatty():
             from rich.console import Console
             from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
             from rich.progress import Progress as Bar

@@ -88,7 +88,8 @@ def train(
       initial_params: groups to start from instead of the recipe's init; not used when resuming.
 
     Raises:
-      ValueError: settings, batch or checkpoint that do not fit, each one line.
+      ValueError: settings, batch or checkpoint that do not fit, or a best_metric that validation does not give (found
+        at the first one, after a save); each one line.
       NonFiniteError: NaN or infinity, with step, records and the last good checkpoint.
     """
     plan = _make_plan(recipe, batches, prepare, settings)
@@ -203,7 +204,8 @@ class _Run:
         settings = self.settings
         if self.step >= settings.steps:
             return self._result(False, f"already complete: {self.step} of {settings.steps} steps are made")
-        with _stop_signals(self.checkpoints) as told_to_stop, Progress(self.step, settings.steps) as progress:
+        bar = Progress(self.step, settings.steps, visible=jax.process_index() == 0)
+        with _stop_signals(self.checkpoints) as told_to_stop, bar as progress:
             while True:
                 self._one_step()
                 progress.update(self.step)
@@ -213,8 +215,11 @@ class _Run:
                     progress.update(self.step, self.scalars)
                 metrics = self._validated() if last or self.step % settings.validate_every == 0 else None
                 stop = told_to_stop(self.step) or self.step == settings.stop_after
-                if last or stop or self.step % settings.checkpoint_every == 0:
+                misnamed = bool(metrics is not None and settings.best_metric and settings.best_metric not in metrics)
+                if last or stop or misnamed or self.step % settings.checkpoint_every == 0:
                     self._save(metrics)
+                if metrics is not None and misnamed:
+                    self._refuse_best_metric(metrics)
                 if last or stop:
                     break
         self.checkpoints.wait()
@@ -312,15 +317,21 @@ class _Run:
 
     def _is_best(self, metrics: Mapping[str, float] | None) -> bool:
         name = self.settings.best_metric
-        if not name or metrics is None:
+        if not name or metrics is None or name not in metrics:
             return False
-        if name not in metrics:
-            raise ValueError(f"best_metric {name!r} is not among what validation gives: {', '.join(metrics)}")
         value, sign = float(metrics[name]), 1 if self.settings.best_mode == "max" else -1
         if not np.isfinite(value) or (self.notes.best and sign * value <= sign * self.notes.best["value"]):
             return False
         self.notes = self.notes._replace(best={"step": self.step, "value": value})
         return True
+
+    def _refuse_best_metric(self, metrics: Mapping[str, float]) -> None:
+        """Its name is checked at the first validation, after a save: no step is lost by it."""
+        self.checkpoints.wait()
+        raise ValueError(
+            f"best_metric {self.settings.best_metric!r} is not among what validation gives: {', '.join(metrics)}; "
+            f"step {self.step} is saved: correct it, or set it to None, and run again to resume"
+        )
 
 
 @contextmanager

@@ -1,4 +1,7 @@
-"""One function per family of fixtures: (case, options) → name of an output and our value of it, one after the other."""
+"""One function per family of fixtures: (case, options) → name of an output and our value of it, one after the other.
+
+Outputs that a file does not hold may be named; they are passed over.
+"""
 
 from __future__ import annotations
 
@@ -88,8 +91,9 @@ def color_fix_family(case: Case, options: Options) -> Outputs:
     yield "out/high", output - low
     for height, width in case.config["tiles"]:
         name = f"out/tile_weights_{height}x{width}"
-        weights = tiler.tile_weights(height, width, reference_midpoint=True)
-        yield name, weights * (case.arrays[name].max() / weights.max())
+        if name in case.arrays:
+            weights = tiler.tile_weights(height, width, reference_midpoint=True)
+            yield name, weights * (case.arrays[name].max() / weights.max())
 
 
 def dwt_family(case: Case, options: Options) -> Outputs:
@@ -120,8 +124,11 @@ def niqe_family(case: Case, options: Options) -> Outputs:
     yield "out/window", niqe.gaussian_window()
     yield "out/features", features[0]
     yield "out/niqe_drawn_model", niqe.gaussian_distance(features[0], drawn)
-    half = matlab_bicubic(jnp.asarray(plane[:, :192, :192, None], jnp.float32) / 255.0, scale=0.5)
-    yield "out/half_size_192", half[0, :, :, 0]
+    for name in case.arrays:
+        if found := re.fullmatch(r"out/half_size_(\d+)", name):
+            side = int(found[1])
+            crop = jnp.asarray(plane[:, :side, :side, None], jnp.float32) / 255.0
+            yield name, matlab_bicubic(crop, scale=0.5)[0, :, :, 0]
     if options.niqe_model is not None:
         model = niqe.load_niqe_model(options.niqe_model)
         for border in case.config["crop_border"]:

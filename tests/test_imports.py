@@ -1,0 +1,166 @@
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import framer_jax
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "framer_jax"
+
+OPTIONAL = (
+    *("torch", "diffusers", "transformers", "cv2", "matplotlib", "skimage", "sklearn", "tensorboardX", "tensorflow"),
+)
+"""What an installation may lack; only functions import it."""
+
+GROUND = ("frequency", "diffusion", "degradations")
+FIRST = ("models", "losses", "data", "porting")
+
+ROOMS = {
+    # ground floor
+    "frequency": (),
+    "diffusion": (),
+    "degradations": (),
+    # first floor: these do not import each other
+    "models": GROUND,
+    "losses": GROUND,
+    "data": GROUND,
+    "porting": GROUND,
+    # second floor
+    "recipes": (*GROUND, *FIRST),
+    # third floor: neither imports the other
+    "training": ("recipes.base",),  # the types of a recipe, and the name of no method
+    "inference": (*GROUND, "data.files", "porting", "recipes"),
+    # fourth floor
+    "evaluation": (*GROUND, *FIRST, "recipes", "inference"),
+    # roof
+    "commands": (*GROUND, *FIRST, "recipes", "training", "inference", "evaluation", "config"),
+    "cli": ("commands",),
+    # files beside the rooms
+    "config": (),
+    "simple": ("inference",),
+    "weights": (),
+    "version": (),
+    "__init__": ("simple",),
+}
+"""Room → the rooms (or single files of one) that it may import, beside itself and `version`."""
+
+FORBIDDEN = {
+    **dict.fromkeys(GROUND, ("flax", "optax", "orbax", "grain", "clu", "ml_collections")),
+    "models": ("optax", "orbax", "grain", "clu", "ml_collections"),
+    "losses": ("flax", "optax", "orbax", "grain", "clu", "ml_collections"),
+    "recipes": ("optax", "orbax", "grain", "clu", "ml_collections"),
+    "training": ("ml_collections",),
+    "inference": ("torch", "optax", "orbax", "grain", "clu", "ml_collections"),
+    "evaluation": ("optax", "orbax", "grain", "clu", "ml_collections"),
+}
+"""Room → packages that it must not know."""
+
+
+def imports(path):
+    """Dotted names that a file imports, anywhere in it."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{path}: relative import"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def files():
+    """(room, path) of every file of the package."""
+    for path in sorted(PACKAGE.rglob("*.py")):
+        parts = path.relative_to(PACKAGE).parts
+        yield (parts[0] if len(parts) > 1 else path.stem), path
+
+
+def allowed(room, name):
+    first, *rest = name.split(".")
+    if first != "framer_jax":
+        return first not in FORBIDDEN.get(room, ())
+    inner = ".".join(rest) + "."
+    return inner == "." or any(inner.startswith(f"{other}.") for other in (room, "version", *ROOMS[room]))
+
+
+def test_rooms_import_only_from_the_floors_below():
+    wrong = []
+    for room, path in files():
+        assert room in ROOMS, f"{room} is on no floor: add it to the table"
+        wrong += [f"{path.relative_to(ROOT)} imports {name}" for name in imports(path) if not allowed(room, name)]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_the_table_of_rooms_has_no_cycle():
+    def above(room, seen=()):
+        assert room not in seen, f"cycle: {seen}"
+        for below in ROOMS[room]:
+            above(below.split(".")[0], (*seen, room))
+
+    for room in ROOMS:
+        above(room)
+    assert not set(FIRST) & {below for room in FIRST for below in ROOMS[room]}
+
+
+def test_optional_packages_are_imported_inside_functions_only():
+    for _, path in files():
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        for node in tree.body:
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            assert not {name.split(".")[0] for name in names} & set(OPTIONAL), path
+
+
+PROGRAM = """
+import importlib, pkgutil, sys
+class Absent:  # a None in sys.modules would confuse scipy, which looks there for torch
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {optional}:
+            raise ModuleNotFoundError("no module named " + name, name=name)
+sys.meta_path.insert(0, Absent())
+import framer_jax
+assert "jax" not in sys.modules, "importing the package alone must be instant"
+import framer_jax.cli
+assert "jax" not in sys.modules
+for module in pkgutil.walk_packages(framer_jax.__path__, "framer_jax."):
+    importlib.import_module(module.name)
+"""
+
+
+def test_everything_imports_without_the_optional_packages():
+    command = [sys.executable, "-c", PROGRAM.format(optional=OPTIONAL)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_every_room_says_what_it_is():
+    for folder in [PACKAGE, *(path for path in PACKAGE.iterdir() if path.is_dir() and path.name != "__pycache__")]:
+        assert ast.get_docstring(ast.parse((folder / "__init__.py").read_text(encoding="utf-8"))), folder
+
+
+def test_the_public_surface():
+    assert sorted(framer_jax.__all__) == ["__version__", "load_model", "read_picture", "upscale", "write_picture"]
+    for name in framer_jax.__all__:
+        assert getattr(framer_jax, name).__doc__
+    for name in ("upscale", "write_picture"):  # what the three-line use shows
+        assert f"framer_jax.{name}(" in (framer_jax.__doc__ or "")
+
+
+def test_no_file_names_a_place_on_this_machine():
+    places = ["/" + name + "/" for name in ("work", "root")]
+    searched = [
+        ROOT / "README.md",
+        *(
+            path
+            for room in ("framer_jax", "configs", "tools", "tests", "docs")
+            for path in (ROOT / room).rglob("*")
+            if path.suffix in (".py", ".sh", ".md", ".toml", ".json", ".csv", ".txt")
+        ),
+    ]
+    found = [
+        f"{path.relative_to(ROOT)} holds {place}"
+        for path in searched
+        if path.is_file()
+        for place in places
+        if place in path.read_text(encoding="utf-8")
+    ]
+    assert not found, "\n".join(found)

@@ -1,0 +1,124 @@
+"""Layers against the last one: cosines, factors, densities and matrices of a recipe whose taps are made by hand."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from framer_jax.evaluation.layers import (
+    BINS,
+    layer_analysis,
+    layer_similarity,
+    mapped_taps,
+    plot_densities,
+    plot_factors,
+    plot_matrices,
+    plot_similarity,
+)
+from framer_jax.recipes.base import Loss, Recipe, Update
+
+KEY = jax.random.key(0)
+
+
+def recipe(taps):
+    """A recipe whose taps are a function of the batch's 'lr' and its parameters' 'gain'."""
+
+    def loss(params, frozen, carry, batch, key, step):
+        found = taps(batch["lr"] * params["gain"])
+        return Loss(jnp.zeros(batch["lr"].shape[0]), {}, tuple(found), carry)
+
+    def sample(params, frozen, lr, noise):
+        return lr
+
+    return Recipe("by hand", 1, lambda key, batch: {}, (Update("only", (), loss),), sample)
+
+
+def batch(seed, count=3, side=8):
+    rng = np.random.default_rng(seed)
+    return {"lr": rng.standard_normal((count, side, side, 4)).astype(np.float32)}
+
+
+def average(x):
+    """Low band only: the mean of every map."""
+    return jnp.broadcast_to(x.mean(axis=(1, 2), keepdims=True), x.shape)
+
+
+def students(x):
+    return [x, -x, x - 2 * average(x), 3 * x, x]
+
+
+PARAMS = {"gain": jnp.float32(1)}
+
+
+@pytest.fixture(scope="module")
+def analysis():
+    return layer_analysis(recipe(students), PARAMS, batch(0), batch(1), KEY, radius=0.1)  # low: the mean alone
+
+
+def test_cosines_of_known_maps(analysis):
+    np.testing.assert_allclose(analysis.similarity.low, [1, -1, -1, 1], atol=1e-5)
+    np.testing.assert_allclose(analysis.similarity.high, [1, -1, 1, 1], atol=1e-5)
+    assert analysis.similarity.middle_high == pytest.approx(0, abs=1e-5)
+    alone = layer_similarity(recipe(students), PARAMS, batch(0), batch(1), KEY, radius=0.1)
+    np.testing.assert_array_equal(alone, analysis.similarity)
+
+
+def test_factors_are_those_of_the_loss(analysis):
+    weight, gate, factor = analysis.factors
+    for band in (weight.low, weight.high):
+        np.testing.assert_allclose(band, [1, 1, 1, 1 / 3], rtol=1e-5)  # 3 x has a relative difference of 2
+    np.testing.assert_allclose(gate.low, [1, 0, 0, 1], atol=1e-5)
+    np.testing.assert_allclose(gate.high, [1, 0, 1, 1], atol=1e-5)
+    np.testing.assert_allclose(factor.high, [1, 0, 1, 1 / 3], atol=1e-5)
+
+
+def test_densities_cover_every_coefficient(analysis):
+    edges, low, high = analysis.densities
+    assert low.shape == high.shape == (5, BINS)
+    for band in (low, high):
+        np.testing.assert_allclose(band @ np.diff(edges), 1, rtol=1e-4)
+    np.testing.assert_array_equal(low[0], low[-1])
+    centres = (edges[1:] + edges[:-1]) / 2
+    assert (high[3] * np.diff(edges)) @ centres > (high[0] * np.diff(edges)) @ centres + 0.5  # 3 x is larger
+
+
+def test_matrices_compare_the_images_of_one_layer(analysis):
+    x = batch(1)["lr"]
+    mean = x.mean(axis=(1, 2))  # [B, C]
+    mean /= np.linalg.norm(mean, axis=1, keepdims=True)
+    for band in analysis.matrices:
+        assert band.shape == (5, 3, 3)
+        np.testing.assert_allclose(np.diagonal(band, axis1=1, axis2=2), 1, atol=1e-5)
+    for layer in analysis.matrices.low:
+        np.testing.assert_allclose(layer, mean @ mean.T, atol=1e-5)
+
+
+def test_a_linear_map_of_the_teacher_is_found_by_the_probe():
+    mixing = np.random.default_rng(2).standard_normal((4, 6)).astype(np.float32)
+
+    def taps(x):
+        wider = x @ mixing + 1
+        coarse = x[:, ::2, ::2]
+        return [wider, jnp.zeros_like(wider), coarse, x]
+
+    found = mapped_taps(recipe(taps), PARAMS, batch(0), batch(1), KEY)
+    assert [tap.shape for tap in found] == [(3, 8, 8, 4)] * 4
+    measured = layer_similarity(recipe(taps), PARAMS, batch(0), batch(1), KEY)
+    assert min(measured.low[0], measured.high[0]) > 0.99
+    assert measured.high[1] == pytest.approx(0, abs=1e-3)  # constant: the best map is the mean
+    assert 0 < measured.high[2] < 0.9
+
+
+def test_one_tap_is_refused():
+    with pytest.raises(ValueError, match="gives 1 taps"):
+        mapped_taps(recipe(lambda x: [x]), PARAMS, batch(0), batch(1), KEY)
+
+
+def test_every_part_has_a_picture(analysis, tmp_path):
+    pytest.importorskip("matplotlib")
+    plot_similarity({"one": analysis.similarity}, tmp_path / "similarity.png", "title")
+    plot_factors(analysis.factors, tmp_path / "factors.png")
+    plot_densities(analysis.densities, tmp_path / "densities.png", "title")
+    plot_matrices(analysis.matrices, tmp_path / "matrices.png")
+    for name in ("similarity", "factors", "densities", "matrices"):
+        assert (tmp_path / f"{name}.png").stat().st_size > 1000
