@@ -120,7 +120,7 @@ def get_config() -> ConfigDict:
     training.best_mode = "max"  # max | min
     training.stop_after = config_dict.placeholder(int)  # stop at this step, schedules unchanged
     # Name of a recipe's update to optimiser fields of its own, for recipes with several updates. An overlay writes
-    #   config.training.updates = {"main": {"learning_rate": 1e-4}}
+    #   config.training.updates = {"denoiser": {"learning_rate": 1e-4}}
     training.updates = ConfigDict()
 
     # --- logging: framer_jax.training.logging; metrics.jsonl and images/ are always written --------------------------

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -42,10 +44,13 @@ def upscale(
 ) -> Picture:
     """Upscale one picture with all it has: transparency, grey, depth, colour profile.
 
+    Calls with the same `Model` object, or with none, share their compiled programs.
+
     Args:
       picture: a path, a Picture, or an array [H, W, 3], float32 in [0, 1] or uint8.
       model: from `load_model`; the starter by default.
-      settings: fields of framer_jax.inference.upscaler.UpscaleSettings, such as mode='mean' or seed=1.
+      settings: fields of framer_jax.inference.upscaler.UpscaleSettings, such as mode='mean' or seed=1; those left out
+        suit the model (framer_jax.inference.model.settings_for).
 
     Returns:
       The large picture; `.pixels` is [sH, sW, 3] float32 in [0, 1].
@@ -56,13 +61,26 @@ def upscale(
     import numpy as np
 
     from framer_jax.inference import images, upscaler
+    from framer_jax.inference.model import settings_for
 
-    model = model or load_model()
+    model = model or _starter()
     if isinstance(picture, str | os.PathLike):
         picture = images.read_picture(picture)
     elif isinstance(picture, np.ndarray):
         if picture.dtype == np.uint8:
             picture = picture.astype(np.float32) / np.float32(255)
         picture = images.Picture(np.asarray(picture, np.float32))
-    ready = upscaler.make_upscaler(model.recipe, upscaler.UpscaleSettings(**settings))
+    ready = upscaler.make_upscaler(model.recipe, settings_for(model, **settings))
     return upscaler.upscale_picture(ready, model.recipe.scale, model.params, picture)[0]
+
+
+def _starter() -> Model:
+    from framer_jax.inference import model
+
+    return _loaded(model.STARTER, model.STARTER.stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=1)
+def _loaded(path: Path, modified: int) -> Model:
+    """The model as it was at that time; nobody else gets hold of it, so nobody changes it."""
+    return load_model(path)

@@ -2,7 +2,7 @@ import math
 
 import jax
 import pytest
-from tiny import CONFIGS, MODEL, RUN, photos, quick_compilation
+from tiny import CONFIGS, MODEL, RUN, photos
 
 from framer_jax.commands.train import train_from_config
 from framer_jax.config import load_config, to_dict
@@ -13,12 +13,6 @@ from framer_jax.training.settings import TrainingSettings
 
 FILES = sorted(path for path in CONFIGS.glob("*.py") if path.stem != "__init__")
 by_name = pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick():
-    with quick_compilation():
-        yield
 
 
 @by_name

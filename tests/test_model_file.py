@@ -3,7 +3,8 @@ import pytest
 from tiny import config, weights
 
 from framer_jax.inference import model as models
-from framer_jax.inference.model import BEST, LAST, expected_params, load_model, save_model
+from framer_jax.inference.model import BEST, LAST, expected_params, load_model, save_model, settings_for
+from framer_jax.inference.upscaler import UpscaleSettings
 from framer_jax.porting.weights import load_weights, save_weights
 from framer_jax.recipes.table import build_recipe
 from framer_jax.version import __version__
@@ -73,3 +74,17 @@ def test_expected_params_are_those_of_init(path):
     assert set(expected_params(recipe)) == set(recipe.exported)
     shapes = {leaf.shape for leaf in expected_params(recipe)["denoiser"]["conv_in"].values()}
     assert shapes == {(3, 3, 48, 8), (8,)}
+
+
+def test_settings_suit_the_model(path, tmp_path):
+    local = load_model(path)
+    multiple = local.recipe.lr_multiple
+    assert settings_for(local) == UpscaleSettings()
+    assert settings_for(local, tile=16, overlap=None, seed=3) == UpscaleSettings(
+        tile=16, overlap=min(8, 16 - multiple), seed=3
+    )
+    widespread = load_model(weights(tmp_path / "dit.safetensors", "recipe.denoiser.name=dit", "data.crop=128"))
+    assert settings_for(widespread) == UpscaleSettings(tile=32, overlap=16)
+    assert settings_for(widespread, tile=64, overlap=4) == UpscaleSettings(tile=64, overlap=4)
+    with pytest.raises(ValueError, match="tile 'large' must be a whole number"):
+        settings_for(local, tile="large")

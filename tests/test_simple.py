@@ -1,19 +1,13 @@
 import numpy as np
 import pytest
 from PIL import Image
-from tiny import photo, quick_compilation, weights
+from tiny import photo, weights
 
 import framer_jax
 from framer_jax.inference import model as models
 from framer_jax.inference.images import Picture
 
 SETTINGS = {"mode": "mean", "tile": 16, "overlap": 4, "tile_batch": 2}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick():
-    with quick_compilation():
-        yield
 
 
 @pytest.fixture(scope="module")

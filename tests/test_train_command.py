@@ -59,7 +59,7 @@ def test_the_end_of_a_run(data, tmp_path, monkeypatch):
     monkeypatch.setattr(command, "make_batches", watched)
     changes = (
         "logging.tensorboard=True",
-        "training.updates={'main': {'learning_rate': 0.25}}",
+        "training.updates={'denoiser': {'learning_rate': 0.25}}",
         "training.sharding_rules=[('conv_in/kernel', (None,))]",
         "training.best_metric=None",
         "training.stop_after=1",

@@ -97,12 +97,12 @@ def test_one_compilation_for_many_pictures_and_the_estimate(caplog):
     assert large.host == 100 * small.host
     assert (large.batch, large.tile) == (3, (16, 16))
     assert "3 at a time" in str(large)
-    upscaler = make_upscaler(toy(counted), SMALL)
+    upscaler = make_upscaler(toy(lambda *arguments: counted(*arguments)), SMALL)  # a sampler of its own
     with jax.log_compiles(), caplog.at_level("WARNING"):
         upscaler.estimate(PARAMS, 40, 40)
         for size in [(40, 40), (50, 33), (17, 80)]:
             upscaler.run(PARAMS, photo(*size))
-    assert traced == [(3, 16, 16, 3)] * 2  # one for each upscaler
+    assert traced == [(3, 16, 16, 3)] * 2  # one for each sampler
     # what the estimate compiled is what runs
     assert len([record for record in caplog.records if "Compiling jit(run)" in record.getMessage()]) == 1
 
@@ -343,3 +343,17 @@ def test_a_place_that_cannot_be_written_to_is_found_before_computing(folder, tmp
         with pytest.raises(OSError, match=r"file.*: cannot write there \(.*\): choose another output"):
             upscale_files(folder / "b.png", output, never, PARAMS, SMALL, continue_on_error=True)
     assert not calls
+
+
+def test_a_second_upscaler_of_a_recipe_compiles_nothing():
+    traced = []
+
+    def counting(params, frozen, lr, noise):
+        traced.append(lr.shape)
+        return pixelwise(params, frozen, lr, noise)
+
+    recipe, image = toy(counting), RNG.random((12, 12, 3), np.float32)
+    first = upscale(recipe, PARAMS, image, SMALL)
+    second = upscale(recipe, PARAMS, image, replace(SMALL, seed=1))
+    assert len(traced) == 1
+    assert not np.array_equal(first, second)

@@ -1,11 +1,8 @@
 """Tiny photographs, configurations and weights, shared by the tests of the command line and of what lies behind it."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 from PIL import Image
 
@@ -81,13 +78,3 @@ def weights(path: Path, *changes: str, fill: float | None = None) -> Path:
     }
     save_model(path, recipe, nest_names(leaves), {"config": settings, "step": 0})
     return path
-
-
-@contextmanager
-def quick_compilation() -> Iterator[None]:
-    """Programs compile in half the time and run slower: for programs that run a step or two."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    try:
-        yield
-    finally:
-        jax.config.update("jax_disable_most_optimizations", False)

@@ -12,6 +12,7 @@ import argparse
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -30,9 +31,9 @@ from framer_jax.degradations.presets import preset_by_name
 from framer_jax.evaluation.metrics import METRICS, score
 from framer_jax.evaluation.niqe import load_niqe_model
 from framer_jax.evaluation.statistics import bootstrap_interval
-from framer_jax.inference.model import Model, load_model
+from framer_jax.inference.model import Model, load_model, settings_for
 from framer_jax.inference.resample import upsample_bicubic
-from framer_jax.inference.upscaler import Run, UpscaleSettings, make_upscaler
+from framer_jax.inference.upscaler import Run, make_upscaler
 from framer_jax.recipes.base import Batch
 
 MODES = ("mean", "sample")
@@ -112,7 +113,8 @@ def halves(pairs: Sequence[ValidationPair], scale: int, multiple: int = 1) -> tu
 
 def upscalers(model: Model, seed: int = 0) -> dict[str, Run]:
     """The model's two ways to upscale, mode → run(params, image)."""
-    return {mode: make_upscaler(model.recipe, UpscaleSettings(mode=mode, tile=TILE, seed=seed)).run for mode in MODES}
+    settings = settings_for(model, tile=min(TILE, settings_for(model).tile), seed=seed)
+    return {mode: make_upscaler(model.recipe, replace(settings, mode=mode)).run for mode in MODES}
 
 
 def summary(values: Mapping[str, Mapping[str, Sequence[float]]], ids: Sequence[str], title: str) -> Table:

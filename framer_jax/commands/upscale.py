@@ -7,8 +7,7 @@ import argparse
 from rich.console import Console
 
 from framer_jax.inference.folder import Origin, upscale_files
-from framer_jax.inference.model import load_model
-from framer_jax.inference.upscaler import UpscaleSettings
+from framer_jax.inference.model import load_model, settings_for
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -18,8 +17,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--weights", help="weights file or training directory; default: the shipped starter model")
     parser.add_argument("--mode", default="sample", choices=("sample", "mean"), help="full sampler, or one-step mean")
     parser.add_argument("--seed", type=int, default=0, help="of the noise canvas")
-    parser.add_argument("--tile", type=int, default=128, help="side of a tile, LR pixels; bounds the memory")
-    parser.add_argument("--overlap", type=int, default=16, help="LR pixels shared by neighbouring tiles")
+    parser.add_argument("--tile", type=int, help="side of a tile, LR pixels; bounds the memory; default: 128, or less")
+    parser.add_argument("--overlap", type=int, help="LR pixels shared by neighbouring tiles; default: 16, or less")
     parser.add_argument("--tile-batch", type=int, default=4, help="tiles computed at a time")
     parser.add_argument("--color-fix", default="none", choices=("none", "adain", "wavelet"), help="on the whole image")
     parser.add_argument("--color-strength", type=float, default=1.0, help="0 to 1")
@@ -33,7 +32,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Upscale; status 1 if some images failed."""
-    settings = UpscaleSettings(
+    model = load_model(arguments.weights)
+    settings = settings_for(
+        model,
         mode=arguments.mode,
         tile=arguments.tile,
         overlap=arguments.overlap,
@@ -42,7 +43,6 @@ def run(arguments: argparse.Namespace) -> int:
         color_strength=arguments.color_strength,
         seed=arguments.seed,
     )
-    model = load_model(arguments.weights)
     summary = upscale_files(
         arguments.input,
         arguments.output,

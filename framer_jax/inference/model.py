@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from framer_jax.inference.upscaler import UpscaleSettings
 from framer_jax.porting.weights import check_same_structure, load_weights, save_weights
 from framer_jax.recipes.base import Params, Recipe
-from framer_jax.recipes.table import build_recipe
+from framer_jax.recipes.table import GLOBAL_DENOISERS, build_recipe
 from framer_jax.version import __version__
 
 STARTER = Path(__file__).parents[1] / "weights" / "starter.safetensors"
@@ -64,6 +65,27 @@ def load_model(path: str | os.PathLike[str] | None = None) -> Model:
         ) from error
     check_same_structure(params, expected_params(recipe), source=str(path))
     return Model(recipe, params, metadata, path)
+
+
+def settings_for(model: Model, **given: Any) -> UpscaleSettings:
+    """Upscaling settings with defaults that suit a model.
+
+    Args:
+      model: a denoiser with global attention gets tiles of its training crop's size, any other the usual ones.
+      given: fields of UpscaleSettings; None stands for the default. The default overlap fits the tile.
+
+    Raises:
+      ValueError, TypeError: as UpscaleSettings.
+    """
+    given = {name: value for name, value in given.items() if value is not None}
+    config = model.metadata["config"]
+    tile = UpscaleSettings.tile
+    if config["recipe"]["denoiser"]["name"] in GLOBAL_DENOISERS:
+        tile = config["data"]["crop"] // model.recipe.scale
+    tile = given.setdefault("tile", tile)
+    if isinstance(tile, int):  # else UpscaleSettings says so
+        given.setdefault("overlap", max(0, min(UpscaleSettings.overlap, tile // 2, tile - model.recipe.lr_multiple)))
+    return UpscaleSettings(**given)
 
 
 def expected_params(recipe: Recipe) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -145,6 +146,8 @@ class Upscaler(NamedTuple):
 def make_upscaler(recipe: Recipe, settings: UpscaleSettings) -> Upscaler:
     """Prepare a recipe for upscaling any number of pictures; it compiles once for each tile shape.
 
+    A second upscaler of the same `Recipe` object takes over the compiled programs of the first.
+
     Args:
       recipe: its `sample` or `mean`, `frozen`, `scale` and `lr_multiple` are used.
       settings: how to upscale.
@@ -204,7 +207,7 @@ def upscale(
     settings: UpscaleSettings,
     progress: Progress | None = None,
 ) -> np.ndarray:
-    """Upscale one image; for several, `make_upscaler` compiles once.
+    """Upscale one image; for several, `make_upscaler` puts frozen weights on the device once.
 
     Args:
       recipe: the method.
@@ -254,6 +257,7 @@ def check_settings(recipe: Recipe, settings: UpscaleSettings) -> None:
     check_tile(settings.tile, settings.overlap, recipe.lr_multiple)
 
 
+@lru_cache(maxsize=16)  # a sampler's programs outlive the upscaler; a sampler is a pure function, so they stay true
 def _program(sampler: Sampler) -> Any:
     """One batch of tiles of one picture, jitted: (params, frozen, tiles [B, h, w, 3], key [], origins [B, 2]) → sr."""
 

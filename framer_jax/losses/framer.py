@@ -26,7 +26,7 @@ from framer_jax.frequency.bands import (
     spectrum,
     split_bands,
 )
-from framer_jax.losses.framer_settings import FramerSettings, paper, released, weight_at
+from framer_jax.losses.framer_settings import FramerSettings, paper, released, teacher_index, weight_at
 
 __all__ = [
     "FramerLoss",
@@ -36,6 +36,7 @@ __all__ = [
     "framer_loss",
     "paper",
     "released",
+    "teacher_index",
     "weight_at",
 ]
 
@@ -181,10 +182,7 @@ def _split(taps: tuple[jax.Array, ...], settings: FramerSettings) -> tuple[jax.A
     maps = [full_precision(tap) for tap in taps]
     if settings.teacher == "next":
         return jnp.stack(maps[:-1]), jax.lax.stop_gradient(jnp.stack(maps[1:]))
-    index = len(taps) - 1
-    if settings.teacher == "middle":
-        index = (len(taps) - 1) // 2 if settings.teacher_layer is None else settings.teacher_layer
-    teacher = maps.pop(index)
+    teacher = maps.pop(teacher_index(settings, len(taps)))
     return jnp.stack(maps), jax.lax.stop_gradient(teacher)[None]
 
 

@@ -139,6 +139,13 @@ def released(**changes: object) -> FramerSettings:
     return _changed(preset, changes)
 
 
+def teacher_index(settings: FramerSettings, taps: int) -> int:
+    """Which of so many taps is the teacher (the last one for 'next', where each student has its own)."""
+    if settings.teacher != "middle":
+        return taps - 1
+    return (taps - 1) // 2 if settings.teacher_layer is None else settings.teacher_layer
+
+
 def weight_at(step: jax.Array | int, settings: FramerSettings) -> jax.Array:
     """Lambda at a step: float32 scalar.
 

@@ -93,6 +93,7 @@ class Recipe:
       sample: the full sampler.
       mean: the one-network-call estimate of E[hr | lr], or None if the method has none.
       lr_multiple: sides of the LR input of `sample` must be multiples of this; the upscaler pads and crops.
+      tap_kind: what the taps are: 'hidden' (feature maps) or 'prediction' (each block's guess of the clean latent).
       exported: the groups that `sample` and `mean` use; a weights file holds these and no others.
       frozen: weights passed to every loss and sampler, never in the optimiser, never in the checkpoint.
       init_carry: the carry before step 0.
@@ -105,6 +106,7 @@ class Recipe:
     sample: Sampler
     mean: Sampler | None = None
     lr_multiple: int = 1
+    tap_kind: str = "hidden"
     exported: tuple[str, ...] = ("denoiser",)
     frozen: Frozen = field(default_factory=dict)
     init_carry: Callable[[], Carry] = dict

@@ -67,7 +67,7 @@ def flow(denoiser: nn.Module, space: LatentSpace, settings: FlowSettings) -> Rec
       settings: see FlowSettings.
     """
     task = LatentTask(space, settings.scale, settings.residual)
-    taps_are_predictions = getattr(denoiser, "taps", "hidden") == "prediction"
+    tap_kind = getattr(denoiser, "taps", "hidden")
 
     def predict(
         params: Params, x: jax.Array, sigma: jax.Array, condition: jax.Array
@@ -80,14 +80,15 @@ def flow(denoiser: nn.Module, space: LatentSpace, settings: FlowSettings) -> Rec
         name="flow",
         scale=settings.scale,
         init=partial(task.init, denoiser),
-        updates=(Update("denoiser", ("denoiser",), _loss(task, settings, predict, taps_are_predictions)),),
+        updates=(Update("denoiser", ("denoiser",), _loss(task, settings, predict, tap_kind)),),
         sample=sample,
         mean=mean,
         lr_multiple=getattr(denoiser, "multiple", 1),
+        tap_kind=tap_kind,
     )
 
 
-def _loss(task: LatentTask, settings: FlowSettings, predict: Predict, taps_are_predictions: bool) -> LossFunction:
+def _loss(task: LatentTask, settings: FlowSettings, predict: Predict, tap_kind: str) -> LossFunction:
     def loss(params: Params, frozen: Frozen, carry: Carry, batch: Batch, key: jax.Array, step: jax.Array) -> Loss:
         x0, _, condition = task.training_pair(frozen, batch)  # [B, h, w, C], [B, H, W, 3]
         key_start, key_sigma, key_noise = jax.random.split(key, 3)
@@ -99,7 +100,7 @@ def _loss(task: LatentTask, settings: FlowSettings, predict: Predict, taps_are_p
         x = process.forward(x0, sigma, noise)
         prediction, taps = predict(params, x, sigma, condition)
         error = jnp.square(prediction - process.velocity(x0, noise)).mean(axis=(1, 2, 3))  # [B]
-        if taps_are_predictions:  # compare what the blocks say of the clean latent, not of the noise they share
+        if tap_kind == "prediction":  # compare what the blocks say of the clean latent, not of the noise they share
             taps = tuple(process.clean(x, tap, sigma) for tap in taps)
         values = process.loss_weight(sigma, settings.weighting) * error
         return Loss(values, {"velocity_mse": error}, taps, carry)

@@ -11,7 +11,7 @@ from dataclasses import replace
 import jax
 import jax.numpy as jnp
 
-from framer_jax.losses.framer import FramerSettings, draw_negatives, framer_loss, weight_at
+from framer_jax.losses.framer import FramerSettings, draw_negatives, framer_loss, teacher_index, weight_at
 from framer_jax.recipes.base import Batch, Carry, Frozen, Loss, LossFunction, Params, Recipe
 
 HEADS = "framer_heads"
@@ -23,9 +23,9 @@ _KEY = 0xF4A3E5  # folded into the loss key, so that the base's own draws are th
 def framer(recipe: Recipe, settings: FramerSettings, update: str | None = None) -> Recipe:
     """Add FRAMER's term to one update of a recipe.
 
-    Where the taps of a denoiser differ in shape (a U-Net's levels), every student gets a head, a 1x1 convolution to
-    the teacher's channels and a bilinear resize to its size, trained in the group 'framer_heads'. Where they agree (a
-    transformer's blocks), taps are compared as they are.
+    Where the taps of a denoiser differ in shape (a U-Net's levels), every tap but the teacher gets a head, a 1x1
+    convolution to the teacher's channels and a bilinear resize to its size, trained in the group 'framer_heads'. Where
+    they agree (a transformer's blocks), taps are compared as they are.
 
     Args:
       recipe: any recipe whose loss gives back at least two taps.
@@ -36,10 +36,16 @@ def framer(recipe: Recipe, settings: FramerSettings, update: str | None = None) 
       The recipe with the longer loss. With objective 'none' it is the recipe itself.
 
     Raises:
-      ValueError: no update of that name; at `init`, a recipe with fewer than two taps.
+      ValueError: no update of that name, a reading that needs other taps than the recipe's; at `init`, a recipe with
+        fewer than two taps, or the teacher 'next' where taps differ in shape.
     """
     if settings.objective == "none":
         return recipe
+    if settings.last_is_student and recipe.tap_kind != "prediction":
+        raise ValueError(
+            "framer: the released reading (last_is_student) compares the blocks' predictions; this recipe's taps are "
+            f"{recipe.tap_kind}: use recipe.denoiser.name=dit with recipe.denoiser.dit.taps=prediction"
+        )
     names = [item.name for item in recipe.updates]
     chosen = update or names[0]
     if chosen not in names:
@@ -52,11 +58,16 @@ def framer(recipe: Recipe, settings: FramerSettings, update: str | None = None) 
         shapes = _tap_shapes(recipe, inner.loss, params, batch)
         if len(shapes) < 2:
             raise ValueError(f"FRAMER needs at least two taps; recipe {recipe.name!r} gives {len(shapes)}")
-        return {**params, HEADS: init_heads(jax.random.fold_in(key, _KEY), shapes)}
+        if settings.teacher == "next" and len({shape[1:] for shape in shapes}) > 1:
+            raise ValueError("framer.teacher 'next' compares neighbours, whose shapes differ here: use last or middle")
+        return {
+            **params,
+            HEADS: init_heads(jax.random.fold_in(key, _KEY), shapes, teacher_index(settings, len(shapes))),
+        }
 
     def loss(params: Params, frozen: Frozen, carry: Carry, batch: Batch, key: jax.Array, step: jax.Array) -> Loss:
         base = inner.loss(params, frozen, carry, batch, key, step)
-        taps = apply_heads(params[HEADS], base.taps)
+        taps = apply_heads(params[HEADS], base.taps, teacher_index(settings, len(base.taps)))
         if settings.last_is_student:
             taps = (*taps, taps[-1])
         negatives = draw_negatives(jax.random.fold_in(key, _KEY), len(taps) - 1, settings)
@@ -85,31 +96,35 @@ def _tap_shapes(recipe: Recipe, loss: LossFunction, params: Params, batch: Batch
     return tuple(tap.shape for tap in jax.eval_shape(taps, params, recipe.frozen, batch))
 
 
-def init_heads(key: jax.Array, shapes: tuple[tuple[int, ...], ...]) -> Params:
-    """Heads for taps of the given [B, H, W, C] shapes: none if all agree, else one for every student."""
+def init_heads(key: jax.Array, shapes: tuple[tuple[int, ...], ...], teacher: int) -> Params:
+    """Heads for taps of the given [B, H, W, C] shapes: none if all agree, else one for every tap but the teacher."""
     if len({shape[1:] for shape in shapes}) == 1:
         return {}
-    channels = shapes[-1][-1]
+    channels = shapes[teacher][-1]
     initialise = jax.nn.initializers.lecun_normal()
     return {
         f"head_{i}": {
             "kernel": initialise(jax.random.fold_in(key, i), (shape[-1], channels), jnp.float32),
             "bias": jnp.zeros((channels,), jnp.float32),
         }
-        for i, shape in enumerate(shapes[:-1])
+        for i, shape in enumerate(shapes)
+        if i != teacher
     }
 
 
-def apply_heads(heads: Params, taps: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
-    """Map every student to the teacher's [B, H, W, C] (float32); without heads the taps come back as they are."""
+def apply_heads(heads: Params, taps: tuple[jax.Array, ...], teacher: int) -> tuple[jax.Array, ...]:
+    """Map every tap to the [B, H, W, C] of tap number `teacher` (float32); without heads they come back as they are."""
     if not heads:
         return taps
-    teacher = taps[-1].astype(jnp.float32)
-    students = []
-    for i, tap in enumerate(taps[:-1]):
+    shape = taps[teacher].shape
+    found = []
+    for i, tap in enumerate(taps):
+        if i == teacher:
+            found.append(tap.astype(jnp.float32))
+            continue
         head = heads[f"head_{i}"]
         mapped = jnp.einsum("bhwc,cd->bhwd", tap.astype(jnp.float32), head["kernel"]) + head["bias"][None, None, None]
-        if mapped.shape[1:3] != teacher.shape[1:3]:
-            mapped = jax.image.resize(mapped, teacher.shape, "linear", antialias=False)
-        students.append(mapped)
-    return (*students, teacher)
+        if mapped.shape[1:3] != shape[1:3]:
+            mapped = jax.image.resize(mapped, shape, "linear", antialias=False)
+        found.append(mapped)
+    return tuple(found)

@@ -100,6 +100,7 @@ def resshift(denoiser: nn.Module, space: LatentSpace, settings: ResShiftSettings
         sample=_sampler(task, settings, predict),
         mean=_mean(task, settings, predict),
         lr_multiple=getattr(denoiser, "multiple", 1),
+        tap_kind=getattr(denoiser, "taps", "hidden"),
     )
 
 

@@ -45,6 +45,9 @@ SPACES: dict[str, Callable[[Config], LatentSpace]] = {"wavelet": _wavelet}
 
 DENOISERS: dict[str, Callable[..., nn.Module]] = {"unet": UNet, "dit": DiffusionTransformer}
 
+GLOBAL_DENOISERS = frozenset({"dit"})
+"""Those in which every place sees every other: they work best on inputs as large as their training crops."""
+
 
 def _resshift(config: Config, denoiser: nn.Module, space: LatentSpace) -> Recipe:
     return resshift(denoiser, space, ResShiftSettings(scale=config["scale"], **config["resshift"]))
