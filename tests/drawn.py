@@ -5,7 +5,7 @@ import numpy as np
 
 
 def drawn(init, *arguments, spread=0.1):
-    """Parameters of the shapes that `init(*arguments)` gives: kernels by fan-in, norm scales near 1, the rest near 0."""
+    """Parameters shaped as `init(*arguments)` gives them: kernels by fan-in, norm scales near 1, the rest near 0."""
     rng = np.random.default_rng(1)
 
     def one(path, leaf):

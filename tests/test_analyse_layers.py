@@ -3,18 +3,20 @@ import sys
 
 import numpy as np
 import pytest
-from tiny import photos, weights
+from tiny import photo, weights
 
+from framer_jax.data.pipeline import ValidationPair
 from tools import analyse_layers
 from tools.score_model import halves
 
 
 def test_pictures_and_numbers_are_written_once(tmp_path, monkeypatch, capsys):
     pytest.importorskip("matplotlib")
-    model = weights(tmp_path / "tiny.safetensors")
-    folder, out = photos(tmp_path / "photos", count=2, size=(64, 128)), tmp_path / "out"
-    arguments = ["analyse_layers", str(model), "--photos", str(folder), "--output", str(out)]
-    monkeypatch.setattr(sys, "argv", arguments)
+    model, out = weights(tmp_path / "tiny.safetensors"), tmp_path / "out"
+    pictures = [photo(64, 128, seed).astype(np.float32) / 255 for seed in range(2)]
+    pairs = [ValidationPair("photo", hr, hr[::4, ::4]) for hr in pictures]
+    monkeypatch.setattr(analyse_layers, "degraded_pairs", lambda *arguments: pairs)
+    monkeypatch.setattr(sys, "argv", ["analyse_layers", str(model), "--output", str(out)])
     assert analyse_layers.main() == 0
     assert {path.name for path in out.iterdir()} == set(analyse_layers.FILES)
     numbers = json.loads((out / "layers.json").read_text())

@@ -197,6 +197,7 @@ import training_toys as toys
 from PIL import Image
 
 settings = toys.settings(steps=int(sys.argv[2]))
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs start with it ignored
 numbers = [signal.SIGTERM] if sys.argv[3] == "once" else [signal.SIGTERM, signal.SIGINT]
 
 class Signalling:

@@ -206,7 +206,7 @@ def test_readings_that_a_denoiser_cannot_serve_are_errors():
     with pytest.raises(ValueError, match="taps=prediction"):
         framer(build_recipe(config()), released())
     with pytest.raises(ValueError, match="use last or middle"):
-        framer(build_recipe(config()), paper(teacher="next")).init(jax.random.key(0), batch())
+        jax.eval_shape(framer(build_recipe(config()), paper(teacher="next")).init, jax.random.key(0), batch())
 
 
 def test_framer_weight_follows_its_schedule():

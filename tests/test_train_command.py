@@ -98,7 +98,7 @@ def test_hosts_that_do_not_go_together(words, message, tmp_path, capsys):
 
 @pytest.mark.slow
 def test_two_processes_are_one_run(data, tmp_path):
-    """One device each: more of them on CPU can hang (jax 0.10). They stop, resume and end like a single process."""
+    """One device each: more of them on CPU can hang (jax 0.10). They end like a single process."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         coordinator = f"127.0.0.1:{free.getsockname()[1]}"
@@ -125,10 +125,13 @@ def test_two_processes_are_one_run(data, tmp_path):
         for index in range(2)
     ]
     try:
-        said = [host.communicate(timeout=300) for host in hosts]
+        said = [host.communicate(timeout=600) for host in hosts]
     finally:
         for host in hosts:
             host.kill()  # jax.distributed catches SIGTERM
+            host.wait()
+            host.stdout.close()
+            host.stderr.close()
     assert [host.returncode for host in hosts] == [0, 0], said
     assert said[0][0].startswith("complete: 2 steps, saved in ")
     assert said[1][0] == ""

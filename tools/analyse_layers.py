@@ -17,6 +17,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import jax
+import numpy as np
 
 from framer_jax.evaluation.layers import (
     LayerAnalysis,
@@ -68,9 +69,9 @@ def write(analysis: LayerAnalysis, folder: Path, title: str) -> None:
 
 def plain(value: Any) -> Any:
     """Named tuples as dictionaries and arrays as lists."""
-    if isinstance(value, tuple):
-        return {name: plain(part) for name, part in value._asdict().items()}
-    return value.tolist()
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    return {name: plain(part) for name, part in value._asdict().items()}
 
 
 if __name__ == "__main__":

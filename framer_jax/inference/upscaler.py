@@ -159,7 +159,8 @@ def make_upscaler(recipe: Recipe, settings: UpscaleSettings) -> Upscaler:
       ValueError: the recipe has no such mode, or its lr_multiple does not fit the tile and overlap.
     """
     check_settings(recipe, settings)
-    programs = {"sample": _program(recipe.sample)} | ({} if recipe.mean is None else {"mean": _program(recipe.mean)})
+    samplers: dict[str, Any] = {"sample": recipe.sample, "mean": recipe.mean}
+    programs = {name: _program(sampler) for name, sampler in samplers.items() if sampler is not None}
     frozen = jax.device_put(recipe.frozen)
     default = settings
 
