@@ -43,7 +43,6 @@ def get_config() -> ConfigDict:
     recipe.resshift.residual = True  # the chain runs on what the LR image lacks
     recipe.resshift.last_step_probability = 0.5  # share of examples at index T-1, which the one-step mean uses
     recipe.resshift.centred_mean = True  # the one-step mean starts from the prior's centre, not from a draw of it
-    recipe.resshift.centred_probability = 0.0  # share of the examples at index T-1 trained from there
     recipe.resshift.channel_weight_power = 1.0  # loss weight: band deviation to this power; 0 latent, 2 pixel MSE
     recipe.flow = ConfigDict()
     recipe.flow.shift = 3.0  # time shift

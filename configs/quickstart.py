@@ -8,13 +8,12 @@ Expected: the table in README.md.
 
 from ml_collections import ConfigDict
 
-from configs import starter_finish
+from configs import starter
 
 
 def get_config() -> ConfigDict:
     """The quickstart's configuration."""
-    config = starter_finish.get_config()
-    config.training.seed = 0
+    config = starter.get_config()
     config.training.steps = 120
     config.training.warmup_steps = 20
     config.training.learning_rate = 2e-4

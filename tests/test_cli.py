@@ -140,7 +140,10 @@ def test_a_loss_that_explodes_names_the_last_checkpoint(data, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("changes", "patterns"),
     [
-        (["training.global_batch=12"], [r"global_batch 12 is not divisible by 8 devices .*use 8 or 16"]),
+        (
+            ["training.mesh.data=-1", "training.global_batch=12"],
+            [r"global_batch 12 is not divisible by 8 devices .*use 8 or 16"],
+        ),
         (["training.stepz=3"], ["unknown key 'training.stepz': training has .*steps"]),
         (["recipe.name=resnet"], ["unknown recipe 'resnet': choose one of flow, resshift"]),
         (["framer.reading=mine"], ["unknown reading of FRAMER 'mine': choose one of paper, released"]),

@@ -46,7 +46,6 @@ class ResShiftSettings:
         are uniform over 0 … T-1.
       centred_mean: the one-step `mean` starts from the centre of the prior, x_T = y without noise, and so does not
         depend on the seed; otherwise from one draw of the prior.
-      centred_probability: share of the examples at index T-1 that are trained from there.
       channel_weight_power: weigh the squared error of latent channel c by channel_scale[c] ** power, scaled to mean 1:
         0 is the latent MSE of the paper, 2 the pixel MSE of an orthonormal codec.
     """
@@ -61,7 +60,6 @@ class ResShiftSettings:
     residual: bool = False
     last_step_probability: float = 0.0
     centred_mean: bool = False
-    centred_probability: float = 0.0
     channel_weight_power: float = 0.0
 
 
@@ -121,10 +119,6 @@ def _loss(task: LatentTask, settings: ResShiftSettings, predict: Predict) -> Los
         is_last = jax.random.uniform(key_last, (count,), jnp.float32) < settings.last_step_probability
         index = jnp.where(is_last, jnp.int32(schedule.steps - 1), index)
         noise = jax.random.normal(key_noise, x0.shape, jnp.float32)
-        if settings.centred_probability:
-            drawn = jax.random.uniform(jax.random.fold_in(key_last, 1), (count,), jnp.float32)
-            centred = (index == schedule.steps - 1) & (drawn < settings.centred_probability)
-            noise = jnp.where(centred[:, None, None, None], jnp.float32(0), noise)
         x = process.forward(schedule, x0, y, index, noise)
         prediction, taps = predict(params, schedule, x, index, condition)
         error = jnp.square(prediction - x0)  # [B, h, w, C]
