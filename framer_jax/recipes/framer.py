@@ -65,8 +65,16 @@ def framer(recipe: Recipe, settings: FramerSettings, update: str | None = None) 
             HEADS: init_heads(jax.random.fold_in(key, _KEY), shapes, teacher_index(settings, len(shapes))),
         }
 
+    longer = replace(inner, groups=(*inner.groups, HEADS), loss=_longer_loss(inner.loss, settings))
+    updates = (*recipe.updates[:index], longer, *recipe.updates[index + 1 :])
+    return replace(recipe, name=f"{recipe.name}+framer", init=init, updates=updates)
+
+
+def _longer_loss(inner: LossFunction, settings: FramerSettings) -> LossFunction:
+    """The loss with FRAMER's term, lambda and diagnostics."""
+
     def loss(params: Params, frozen: Frozen, carry: Carry, batch: Batch, key: jax.Array, step: jax.Array) -> Loss:
-        base = inner.loss(params, frozen, carry, batch, key, step)
+        base = inner(params, frozen, carry, batch, key, step)
         taps = apply_heads(params[HEADS], base.taps, teacher_index(settings, len(base.taps)))
         if settings.last_is_student:
             taps = (*taps, taps[-1])
@@ -82,9 +90,7 @@ def framer(recipe: Recipe, settings: FramerSettings, update: str | None = None) 
                 metrics[f"framer_{name}/{layer}"] = per_layer[layer]
         return base._replace(values=base.values + weighted, metrics=metrics)
 
-    longer = replace(inner, groups=(*inner.groups, HEADS), loss=loss)
-    updates = (*recipe.updates[:index], longer, *recipe.updates[index + 1 :])
-    return replace(recipe, name=f"{recipe.name}+framer", init=init, updates=updates)
+    return loss
 
 
 def _tap_shapes(recipe: Recipe, loss: LossFunction, params: Params, batch: Batch) -> tuple[tuple[int, ...], ...]:
