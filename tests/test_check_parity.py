@@ -6,7 +6,9 @@ from tools.check_parity import main
 from tools.parity.cases import Case, compare, named_weight
 
 
-@pytest.mark.parametrize("name", ["framer_loss_B3", "color_fix", "dwt_pywt", "niqe", "schedulers"])
+@pytest.mark.parametrize(
+    "name", ["framer_loss_B3", "color_fix", "dwt_pywt", "niqe", "realesrgan_primitives", "schedulers"]
+)
 def test_carried_fixtures_are_met(fixtures, name, capsys):
     assert main([str(fixtures / f"{name}.npz")]) == 0
     assert "EXCEEDED" not in capsys.readouterr().out

@@ -79,7 +79,7 @@ def main() -> int:
 def degraded_pairs(
     model: Model, photos: str | None, seed: int, limit: int | None = None, degradation: str | None = None
 ) -> list[ValidationPair]:
-    """Photographs (the first `limit` of them) and their LR versions, by the model's own training degradation or another."""
+    """Photographs (the first `limit` of them) and their LR versions; by default as the model was trained."""
     source = folder_source(photos) if photos else photo_source(HELD_OUT)
     preset = preset_by_name(degradation or model.metadata["config"]["data"]["degradation"], model.recipe.scale)
     return validation_pairs(source, preset, seed, model.recipe.scale * model.recipe.lr_multiple, limit)

@@ -22,6 +22,7 @@ from framer_jax.frequency import bands, wavelets
 from framer_jax.inference import color_fix, tiler
 from framer_jax.losses.framer import clean_from_velocity, framer_loss, released
 from tools.parity.cases import Case
+from tools.parity.degradations import realesrgan_family
 
 Outputs = Iterator[tuple[str, Any]]
 
@@ -157,6 +158,7 @@ FAMILIES: dict[str, Callable[[Case, Options], Outputs]] = {
     "color_fix": color_fix_family,
     "dwt": dwt_family,
     "niqe": niqe_family,
+    "realesrgan_primitives": realesrgan_family,
     "schedulers": schedulers_family,
 }
 """Family name, as a fixture's `meta` gives it → its comparison. A new port is one function and one line here."""
