@@ -106,8 +106,8 @@ def leaves(entry):
 def test_a_contact_sheet(folder, tmp_path):
     assert run(folder, tmp_path / "out", *QUICK, "--preview", 3) == 0
     with Image.open(tmp_path / "out" / "preview.png") as sheet:
-        assert sheet.size == (4 * 260 - 4, 5 * 276 - 4)
-        first = [np.asarray(sheet)[16 : 16 + 40, 260 * k : 260 * k + 48] for k in range(4)]
+        assert sheet.size == (4 * 260 - 4, 5 * 290 - 4)
+        first = [np.asarray(sheet)[30 : 30 + 40, 260 * k : 260 * k + 48] for k in range(4)]
     lr = np.asarray(Image.open(tmp_path / "out" / "a.png"))
     assert all((first[k] != first[j]).any() for k in range(4) for j in range(k))
     assert np.abs(first[1][::4, ::4].mean() - lr.mean()) < 8
@@ -233,3 +233,17 @@ def test_other_scales(folder, tmp_path):
     assert run(folder / "a.png", tmp_path / "out", "--preset", "bicubic", "--scale", 2) == 0
     with Image.open(tmp_path / "out" / "a.png") as lr:
         assert lr.size == (25, 20)
+
+
+@pytest.mark.slow
+def test_the_bicubic_preset_makes_the_published_test_images(shared, tmp_path):
+    """Set5's LR images, made with MATLAB, to the bit."""
+    root = shared / "data" / "eval" / "Set5"
+    assert run(root / "HR", tmp_path / "out", "--preset", "bicubic") == 0
+    compared = 0
+    for path in sorted((tmp_path / "out").glob("*.png")):
+        (published,) = (root / "LR_bicubic" / "X4").glob(f"{path.stem}*")
+        with Image.open(path) as ours, Image.open(published) as theirs:
+            np.testing.assert_array_equal(np.asarray(ours), np.asarray(theirs.convert("RGB")))
+        compared += 1
+    assert compared == 5

@@ -256,7 +256,7 @@ def write_preview(jobs: Sequence[Job], preset: DegradationPreset, seed: int, cou
 
 
 def summary(drawn: DegradationParameters, preset: DegradationPreset) -> str:
-    """The strongest parameters in a few words."""
+    """The strongest parameters in a few words, a line for each stage."""
     words = []
     stages = [("1", preset.first, drawn.first), ("2", preset.second, drawn.second)]
     for number, stage, own in stages:
@@ -264,13 +264,14 @@ def summary(drawn: DegradationParameters, preset: DegradationPreset) -> str:
             continue
         level = own.noise_level * 255 if own.noise_kind == 1 else own.noise_level
         kind = ("", "gauss", "poisson")[int(own.noise_kind)]
-        words.append(f"{number}: x{own.scale:.2f} {kind} {level:.1f} q{own.jpeg_quality:.0f}")
-    return "  ".join(words)
+        gray = " gray" if own.noise_gray and kind else ""
+        words.append(f"{number}: x {own.scale:.2f} {kind} {level:.1f}{gray} q{own.jpeg_quality:.0f}")
+    return "\n".join(words)
 
 
 def contact_sheet(rows: Sequence[tuple[Sequence[np.ndarray], Sequence[str]]]) -> Image.Image:
-    """Rows of pictures with a line of text above each."""
-    label, gap = 16, 4
+    """Rows of pictures with two lines of text above each."""
+    label, gap = 30, 4
     cell = PREVIEW_SIDE + gap
     columns = max(len(images) for images, _ in rows)
     sheet = Image.new("RGB", (columns * cell - gap, len(rows) * (cell + label) - gap), "white")
@@ -278,6 +279,6 @@ def contact_sheet(rows: Sequence[tuple[Sequence[np.ndarray], Sequence[str]]]) ->
     for row, (images, labels) in enumerate(rows):
         for column, (image, words) in enumerate(zip(images, labels, strict=True)):
             place = (column * cell, row * (cell + label))
-            text.text((place[0] + 2, place[1] + 2), words[:44], fill="black")
+            text.text((place[0] + 2, place[1] + 2), words, fill="black", spacing=2)
             sheet.paste(Image.fromarray(image), (place[0], place[1] + label))
     return sheet
