@@ -118,8 +118,7 @@ def apply(
         whole: Size = (height, width)
         own: Size = whole if valid is None else (valid[0], valid[1])
         job = _Job(drawn, preset, words, (height, width), own, valid is None, _form(form))
-        lr = _degrade(job, jnp.transpose(image, (2, 0, 1)))
-        return jnp.transpose(lr, (1, 2, 0))
+        return _degrade(job, jnp.transpose(image, (2, 0, 1)))
 
     return _over_images(one, (jax.tree.map(jnp.asarray, parameters), hr, size), form)
 
@@ -143,14 +142,15 @@ def training_target(
 
     def one(inputs: tuple[jax.Array, jax.Array | None]) -> jax.Array:
         image, valid = inputs
-        sharp = sharpen(jnp.transpose(image, (2, 0, 1)), None if valid is None else (valid[0], valid[1]))
-        return jnp.transpose(sharp, (1, 2, 0))
+        return sharpen(jnp.transpose(image, (2, 0, 1)), None if valid is None else (valid[0], valid[1]))
 
     return _over_images(one, (hr, size), form)
 
 
 def _over_images(one: Callable[[Any], jax.Array], inputs: Any, form: Form | None) -> jax.Array:
-    return jax.lax.map(one, inputs) if _form(form) == "one_by_one" else jax.vmap(one)(inputs)
+    """[B, h, w, 3] of a function from one image's inputs to planes [3, h, w]."""
+    planes = jax.lax.map(one, inputs) if _form(form) == "one_by_one" else jax.vmap(one)(inputs)
+    return jnp.transpose(planes, (0, 2, 3, 1))  # not within the loop, where it would be fused with, and slow, the rest
 
 
 def _form(form: Form | None) -> Form:
