@@ -79,10 +79,13 @@ def read_ported(name: str, path: str | os.PathLike[str]) -> Ported:
     params, metadata = load_weights(path)
     if metadata.get("model") != name:
         raise ValueError(f"{path}: holds {metadata.get('model', 'a trained recipe')}, not {name}")
-    arguments = {
-        key: tuple(value) if isinstance(value, list) else value for key, value in metadata["arguments"].items()
-    }
-    return Ported(params, arguments, metadata.get("source", {}))
+    return Ported(params, arguments_in(metadata), metadata.get("source", {}))
+
+
+def arguments_in(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """The constructor arguments that a ported file's metadata hold (JSON knows lists only), {} if none."""
+    given = metadata.get("arguments", {})
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in given.items()}
 
 
 def _refuse_other_models(weights: WeightMap, state: State, source: str) -> None:

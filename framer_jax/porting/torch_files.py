@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jax  # noqa: F401 (gives NumPy the type bfloat16)
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
@@ -51,7 +52,7 @@ def read_state(path: str | os.PathLike[str]) -> tuple[State, str]:
         raise FileNotFoundError(f"{path}: no such checkpoint")
     content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
     taken_off = []
-    if wrapper := next((name for name in WRAPPERS if isinstance(content.get(name), Mapping)), None):
+    if wrapper := next((name for name in WRAPPERS if isinstance(content.get(name), Mapping) and content[name]), None):
         content = content[wrapper]
         taken_off.append(wrapper)
     for prefix in PREFIXES * 2:  # a compiled model may be wrapped for several devices, or the other way round
@@ -94,12 +95,14 @@ def write_state(path: str | os.PathLike[str], state: State) -> None:
 def _read_safetensors(path: Path) -> dict[str, Any]:
     check_container(path)
     try:
-        with safe_open(path, framework="flax") as file:  # which knows bfloat16; NumPy alone does not
+        with safe_open(path, framework="numpy") as file:
             if METADATA_KEY in (file.metadata() or {}):
                 raise ValueError(f"{path} is a file of framer_jax already; --to torch makes PyTorch weights of it")
-            return {name: np.asarray(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118 (no mapping)
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
     except SafetensorError as error:
         raise ValueError(f"{path}: damaged safetensors file ({error}); fetch or write it again") from error
+    except (KeyError, AttributeError, TypeError) as error:  # what the library does not know, by version
+        raise ValueError(f"{path}: holds tensors of a type that NumPy lacks ({error}); cast them first") from error
 
 
 def _read_pickle(path: Path) -> dict[str, Any]:

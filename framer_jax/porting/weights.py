@@ -150,6 +150,15 @@ def load_weights(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str
     return nest_names(leaves, empty), metadata
 
 
+def is_ours(path: str | os.PathLike[str]) -> bool:
+    """Whether a file is one that `save_weights` wrote, as far as its header says; False if it cannot be read."""
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return METADATA_KEY in (file.metadata() or {})
+    except (SafetensorError, OSError):
+        return False
+
+
 def check_same_structure(params: Mapping[str, Any], expected: Mapping[str, Any], source: str = "weights") -> None:
     """Compare names and shapes of two parameter trees.
 
