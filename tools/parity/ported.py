@@ -132,31 +132,33 @@ def schedule_of(facts: dict[str, Any]) -> process.Schedule:
 
 
 class Chain:
-    """A denoiser with an autoencoder around it, compiled once: what sampling and distillation have in common."""
+    """A denoiser with an autoencoder around it: what sampling and distillation have in common."""
 
     def __init__(self, case: Case, unet: str) -> None:
         self.vq, self.vq_params = vq_of(case)
         self.unet, self.unet_params = unet_of(case, unet)
         self.lq = channels_last(case.arrays["in/y"])
-        self._network = jax.jit(lambda params, *inputs: self.unet.apply({"params": params}, *inputs)[0])  # type: ignore[index]
-        self._encode = jax.jit(lambda image: self.vq.apply({"params": self.vq_params}, image, method="encode"))
 
     def encode(self, image: jax.Array) -> jax.Array:
         """An image to its latent."""
-        return self._encode(image)
+        return cast(Any, compiled(self.vq, "encode", self.vq_params, image))
 
     def decode(self, z: jax.Array, quantise: bool) -> np.ndarray:
         """A latent to its image, channels first."""
-        image = jax.jit(self.vq.apply, static_argnames=("method", "quantise"))(
-            {"params": self.vq_params}, z, method="decode", quantise=quantise
-        )
-        return channels_first(image)
+        return channels_first(compiled(self.vq, "decode", self.vq_params, z, quantise=quantise))
 
     def estimate(self, schedule: process.Schedule, x: jax.Array, index: jax.Array) -> jax.Array:
         """The clean latent, from x at an index ([B] or one for all)."""
         index = jnp.broadcast_to(index, x.shape[:1])
         told = jnp.asarray(schedule.timestep_map, jnp.float32)[index]
-        return self._network(self.unet_params, x / process.at(schedule.input_std, index, x), told, self.lq)
+        scaled = x / process.at(schedule.input_std, index, x)
+        return cast(Any, compiled(self.unet, None, self.unet_params, scaled, told, self.lq))[0]
+
+
+@partial(jax.jit, static_argnames=("model", "method", "quantise"))
+def compiled(model: Any, method: str | None, params: dict[str, Any], *inputs: jax.Array, **options: Any) -> Any:
+    """Apply a module; equal modules share the program."""
+    return model.apply({"params": params}, *inputs, method=method, **options)
 
 
 def resshift_sampling_family(case: Case, options: Options) -> Outputs:

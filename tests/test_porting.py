@@ -1,0 +1,353 @@
+"""Weight maps and `framer-jax port`: strict, exact both ways, and one clear line for what cannot be read."""
+
+import json
+import pickle
+import sys
+import types
+
+import ml_dtypes
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from framer_jax import cli
+from framer_jax.models.resshift_unet import SwinUNet
+from framer_jax.models.vq_autoencoder import VQAutoencoder
+from framer_jax.porting.maps import to_flax, to_torch
+from framer_jax.porting.table import MAPS, read_torch
+from framer_jax.porting.torch_files import read_state, write_state
+from framer_jax.porting.weights import check_same_structure, flatten_names, load_weights, save_weights
+from framer_jax.recipes.pretrained import KINDS, build, expected_params, load_pretrained
+from tools.parity.cases import load_case
+
+FIXTURES = {"resshift_unet": "resshift_unet_small", "vq_f4": "resshift_vq_small", "lpips_alex": "lpips_alex"}
+
+
+@pytest.fixture(scope="module")
+def states(fixtures):
+    """A small checkpoint of each family, in PyTorch's names."""
+    cases = {name: load_case(fixtures / f"{file}.npz").weights for name, file in FIXTURES.items()}
+    return {
+        name: {key: value for state in case.values() for key, value in state.items()} for name, case in cases.items()
+    }
+
+
+def published(fixtures, name):
+    """The published keys and shapes, with arrays that take no memory."""
+    rows = [str(row).split("\t") for row in np.load(fixtures / "published_keys.npz")[name]]
+    shapes = {key: tuple(int(side) for side in shape.split(",")) for key, shape, _ in rows}
+    return {key: np.broadcast_to(np.float32(0), shape) for key, shape in shapes.items()}
+
+
+def test_every_map_has_a_module():
+    assert MAPS.keys() == KINDS.keys()
+
+
+@pytest.mark.parametrize(
+    ("name", "count", "module"),
+    [
+        ("resshift_unet", 118_593_583, SwinUNet()),
+        ("vq_f4", 55_322_782, VQAutoencoder()),
+        ("lpips_vgg", 14_714_688 + 1_472, None),
+    ],
+)
+def test_published_checkpoints_fill_the_published_configuration(fixtures, name, count, module):
+    params, arguments, dropped = to_flax(MAPS[name], published(fixtures, name), name)
+    built = build(name, arguments)
+    assert module is None or built == module
+    check_same_structure(params, expected_params(name, built), name)
+    assert sum(leaf.size for leaf in flatten_names(params)[0].values()) == count
+    assert not dropped
+
+
+def test_the_original_gets_back_the_564_entries_that_it_asks_for(fixtures):
+    state = published(fixtures, "resshift_unet")
+    weights = MAPS["resshift_unet"]
+    buffers = weights.buffers(state, weights.arguments(state))
+    assert len(state | buffers) == 564
+    assert buffers["input_blocks.1.1.blocks.1.attn_mask"].shape == (64, 64, 64)
+    assert buffers["output_blocks.6.1.blocks.1.attn_mask"].shape == (16, 64, 64)
+    assert "middle_block.1.blocks.1.attn_mask" not in buffers
+    _, arguments, dropped = to_flax(weights, state | buffers, "whole")
+    assert set(dropped) == set(buffers)
+    assert build("resshift_unet", arguments) == SwinUNet()
+
+
+@pytest.mark.parametrize("name", FIXTURES)
+def test_round_trips_are_exact_both_ways(states, name):
+    weights, state = MAPS[name], states[name]
+    params, arguments, _ = to_flax(weights, state, name)
+    back = to_torch(weights, params, name, arguments)
+    assert back.keys() >= state.keys()
+    for key, value in state.items():
+        assert back[key].dtype == np.float32
+        np.testing.assert_array_equal(back[key], value)
+    again, told, _ = to_flax(weights, back, name)
+    assert told == arguments
+    leaves, expected = flatten_names(again)[0], flatten_names(params)[0]
+    assert leaves.keys() == expected.keys()
+    for leaf_name, leaf in leaves.items():
+        np.testing.assert_array_equal(leaf, expected[leaf_name])
+
+
+def test_a_registered_mask_tells_the_nominal_side(states):
+    weights, state = MAPS["resshift_unet"], states["resshift_unet"]
+    assert weights.arguments(state)["image_size"] == 32
+    mask = {"input_blocks.1.1.blocks.1.attn_mask": np.zeros((64, 64, 64), np.float32)}
+    assert weights.arguments(state | mask)["image_size"] == 64
+
+
+# --- files ------------------------------------------------------------------------------------------------------------
+
+
+def port(*words):
+    return cli.main(["port", *map(str, words)])
+
+
+def refused(capsys, *patterns):
+    """One line on standard error that holds all the patterns."""
+    (line,) = capsys.readouterr().err.splitlines()
+    for pattern in patterns:
+        assert pattern in line, line
+
+
+@pytest.fixture(scope="module")
+def checkpoint(states, tmp_path_factory):
+    path = tmp_path_factory.mktemp("torch") / "vq.safetensors"
+    write_state(path, states["vq_f4"])
+    return path
+
+
+def test_there_and_back_on_the_command_line(states, checkpoint, tmp_path, capsys):
+    ours, back = tmp_path / "ours.safetensors", tmp_path / "back.safetensors"
+    assert port(checkpoint, ours, "--model", "vq_f4") == 0
+    printed = capsys.readouterr().out
+    assert "parameters   2,894,782" in printed and "source 1     vq.safetensors  " in printed and "sha256" in printed
+    _, metadata = load_weights(ours)
+    assert (metadata["model"], metadata["parameters"]) == ("vq_f4", 2_894_782)
+    assert port(ours, back, "--model", "vq_f4", "--to", "torch") == 0
+    found = load_file(back)
+    assert found.keys() == states["vq_f4"].keys()
+    assert all(np.array_equal(found[key], value) for key, value in states["vq_f4"].items())
+    for path in (checkpoint, ours):  # both can be loaded by path
+        model = load_pretrained("vq_f4", path)
+        assert model.module.codes == 256 and model.module.attention_levels == (2,)
+        assert model.params["codebook"].shape == (256, 3)
+
+
+def test_nothing_is_replaced_without_the_flag(checkpoint, tmp_path, capsys):
+    out = tmp_path / "out.safetensors"
+    out.write_bytes(b"precious")
+    assert port(checkpoint, out, "--model", "vq_f4") == 2
+    refused(capsys, "exists", "--overwrite")
+    assert out.read_bytes() == b"precious"
+    assert port(checkpoint, out, "--model", "vq_f4", "--overwrite") == 0
+    assert load_weights(out)[1]["model"] == "vq_f4"
+
+
+def test_a_trained_denoiser_goes_back_to_pytorch(states, tmp_path):
+    params, _, _ = to_flax(MAPS["resshift_unet"], states["resshift_unet"], "")
+    save_weights(tmp_path / "trained.safetensors", {"denoiser": params}, {"config": {}})
+    words = (tmp_path / "trained.safetensors", tmp_path / "out.safetensors", "--model", "resshift_unet")
+    assert port(*words, "--to", "torch") == 0
+    found = load_file(tmp_path / "out.safetensors")
+    assert len(found) == len(states["resshift_unet"]) + 14 + 4  # index tables of 7 layers' blocks, masks of 2 levels
+    assert found["input_blocks.1.1.blocks.0.attn.relative_position_index"].dtype == np.int64
+
+
+def test_trunk_and_heads_may_lie_in_two_files(states, tmp_path):
+    """As torchvision and the lpips package publish them."""
+    state = states["lpips_alex"]
+    numbers = {key: key.split(".")[2] for key in state if key.startswith("net.")}
+    trunk = {f"features.{number}.{key.rsplit('.', 1)[1]}": state[key] for key, number in numbers.items()}
+    trunk["classifier.1.weight"] = np.zeros((2, 2), np.float32)
+    heads = {key: value for key, value in state.items() if key.startswith("lin")}
+    write_state(tmp_path / "alexnet.safetensors", trunk)
+    write_state(tmp_path / "alex.safetensors", heads)
+    both = (tmp_path / "alexnet.safetensors", tmp_path / "alex.safetensors")
+    found = load_pretrained("lpips_alex", *both)
+    expected = flatten_names(to_flax(MAPS["lpips_alex"], state, "")[0])[0]
+    for name, leaf in flatten_names(found.params)[0].items():
+        np.testing.assert_array_equal(leaf, expected[name])
+    with pytest.raises(ValueError, match=r"missing \(5\): heads/head_0"):
+        load_pretrained("lpips_alex", both[0])
+    with pytest.raises(ValueError, match="of another file again"):
+        read_torch("lpips_alex", both[1], both[1])
+
+
+def test_prefixes_are_taken_off_and_half_precision_is_widened(states, tmp_path):
+    state = {f"module._orig_mod.{key}": value for key, value in states["vq_f4"].items()}
+    state["module._orig_mod.quant_conv.bias"] = np.asarray([1, 2, 0.1], ml_dtypes.bfloat16)
+    state["module._orig_mod.post_quant_conv.bias"] = np.asarray([1, 2, 0.1], np.float16)
+    save_file(state, tmp_path / "wrapped.safetensors")
+    found, taken_off = read_state(tmp_path / "wrapped.safetensors")
+    assert found.keys() == states["vq_f4"].keys()
+    assert taken_off == "module., _orig_mod."
+    np.testing.assert_array_equal(found["quant_conv.bias"], np.float32([1, 2, 0.10009765625]))
+    assert found["post_quant_conv.bias"].dtype == np.float32
+
+
+# --- bad input --------------------------------------------------------------------------------------------------------
+
+
+def without(state, key):
+    return {name: value for name, value in state.items() if name != key}
+
+
+WRONG = {
+    "unknown names": (
+        lambda unet, vq: unet | {"input_blocks.1.0.extra.weight": np.zeros(3, np.float32)},
+        "1 of 375 names are unknown to it: input_blocks.1.0.extra.weight",
+    ),
+    "a layer is missing": (
+        lambda unet, vq: without(unet, "middle_block.2.in_layers.2.bias"),
+        "missing (1): middle_2/conv_0/bias",
+    ),
+    "the first layer is missing": (
+        lambda unet, vq: without(unet, "input_blocks.0.0.weight"),
+        "lacks 'input_blocks.0.0.weight'",
+    ),
+    "another shape": (
+        lambda unet, vq: unet | {"out.0.bias": np.zeros(5, np.float32)},
+        "norm_out/bias (5,) instead of (32,)",
+    ),
+    "another type": (lambda unet, vq: unet | {"out.0.bias": np.zeros(32)}, "'out.0.bias' has dtype float64"),
+    "another model": (lambda unet, vq: vq, "this is a vq_f4 checkpoint, not resshift_unet"),
+    "a LoRA": (
+        lambda unet, vq: {"unet.down.0.to_q.lora_A.weight": np.zeros((4, 8), np.float32)},
+        "a LoRA, an addition to other weights",
+    ),
+    "SwinIR": (
+        lambda unet, vq: {
+            "conv_first.weight": np.zeros((60, 3, 3, 3), np.float32),
+            "layers.0.residual_group.blocks.0.attn.qkv.weight": np.zeros((180, 60), np.float32),
+        },
+        "2 of 2 names are unknown to it: conv_first.weight",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_a_file_that_is_not_the_model_is_one_clear_line(states, case, tmp_path, capsys):
+    make, message = WRONG[case]
+    save_file(make(states["resshift_unet"], states["vq_f4"]), tmp_path / "in.safetensors")
+    assert port(tmp_path / "in.safetensors", tmp_path / "out.safetensors", "--model", "resshift_unet") == 2
+    refused(capsys, "in.safetensors", message)
+    assert not (tmp_path / "out.safetensors").exists()
+
+
+def test_files_that_cannot_be_read_are_one_clear_line(checkpoint, tmp_path, capsys):
+    whole = checkpoint.read_bytes()
+    damaged = {
+        "short.safetensors": (whole[:-100], "cut short"),
+        "header.safetensors": (whole[:1000], "cut short within its header"),
+        "zip.pth": (b"PK\x03\x04" + bytes(200), "cut short (204 bytes)"),
+        "page.pth": (b"<html>Not found</html>", "neither a PyTorch file nor"),
+        "renamed.pth": (whole, "neither a PyTorch file nor"),
+    }
+    for name, (content, message) in damaged.items():
+        (tmp_path / name).write_bytes(content)
+        assert port(tmp_path / name, tmp_path / "out.safetensors", "--model", "vq_f4") == 2
+        refused(capsys, name, message)
+    assert port(tmp_path / "none.pth", tmp_path / "out.safetensors", "--model", "vq_f4") == 2
+    refused(capsys, "no such checkpoint")
+
+
+def test_files_of_ours_are_not_mistaken_for_pytorchs(states, checkpoint, tmp_path, capsys):
+    ours = tmp_path / "ours.safetensors"
+    assert port(checkpoint, ours, "--model", "vq_f4") == 0
+    capsys.readouterr()
+    with pytest.raises(ValueError, match="file of framer_jax already"):
+        read_state(ours)
+    assert port(ours, tmp_path / "out.safetensors", "--model", "resshift_unet") == 2
+    refused(capsys, "holds vq_f4, not resshift_unet")
+    assert port(ours, tmp_path / "out.safetensors", "--model", "resshift_unet", "--to", "torch") == 2
+    refused(capsys, "holds vq_f4, not resshift_unet")
+    assert port(checkpoint, tmp_path / "out.safetensors", "--model", "vq_f4", "--to", "torch") == 2
+    refused(capsys, "of another program")
+    with pytest.raises(ValueError, match=r"\*\.pth"):
+        write_state(tmp_path / "out.npz", states["vq_f4"])
+
+
+# --- pickles, with a stand-in for PyTorch -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def torch_that_loads(monkeypatch):
+    """A module named torch whose `load` gives what it is told to; it insists on the safe loader."""
+
+    def install(result):
+        def load(path, map_location, weights_only):
+            assert weights_only is True and map_location == "cpu"
+            if isinstance(result, Exception):
+                raise result
+            return result
+
+        monkeypatch.setitem(sys.modules, "torch", types.SimpleNamespace(load=load))
+
+    return install
+
+
+@pytest.fixture
+def pth(tmp_path):
+    path = tmp_path / "in.pth"
+    path.write_bytes(pickle.dumps({}))
+    return path
+
+
+@pytest.mark.parametrize("wrapper", ["state_dict", "params", "params_ema"])
+def test_wrapped_state_dicts(states, torch_that_loads, pth, wrapper):
+    state = {f"module.{key}": value for key, value in states["vq_f4"].items()}
+    torch_that_loads({"params": {}} | {wrapper: state, "iters_start": 300_000})
+    found, taken_off = read_state(pth)
+    assert found.keys() == states["vq_f4"].keys()
+    assert taken_off == f"{wrapper}, module."
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (pickle.UnpicklingError("Weights only load failed.\nUse weights_only=False"), "no other is used"),
+        (RuntimeError("PytorchStreamReader failed reading zip archive\nmore"), "reading zip archive); fetch it again"),
+        ({"epoch": 3, "optimizer": {}}, "not a state dict of tensors (it holds epoch, optimizer)"),
+        ({}, "it holds nothing"),
+        ([1, 2], "holds a list"),
+    ],
+    ids=["objects", "damaged", "no tensors", "empty", "list"],
+)
+def test_pickles_that_hold_something_else(torch_that_loads, pth, content, message, capsys):
+    torch_that_loads(content)
+    assert port(pth, pth.with_name("out.safetensors"), "--model", "vq_f4") == 2
+    refused(capsys, "in.pth", message)
+
+
+def test_pickles_without_pytorch_say_what_to_install(monkeypatch, pth, capsys):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    assert port(pth, pth.with_name("out.safetensors"), "--model", "vq_f4") == 2
+    refused(capsys, "framer_jax[torch]")
+
+
+def test_pytorch_itself_reads_and_writes(states, tmp_path, capsys):
+    torch = pytest.importorskip("torch")
+    state = {key: torch.from_numpy(value) for key, value in states["resshift_unet"].items()}
+    torch.save({"state_dict": {f"module.{key}": value for key, value in state.items()}}, tmp_path / "in.pth")
+    words = ("--model", "resshift_unet")
+    assert port(tmp_path / "in.pth", tmp_path / "ours.safetensors", *words) == 0
+    assert "taken off    state_dict, module." in capsys.readouterr().out
+    assert port(tmp_path / "ours.safetensors", tmp_path / "back.pth", *words, "--to", "torch") == 0
+    back = torch.load(tmp_path / "back.pth", weights_only=True)
+    assert all(torch.equal(back[key], value) for key, value in state.items())
+    (tmp_path / "short.pth").write_bytes((tmp_path / "in.pth").read_bytes()[:-1000])
+    torch.save({"net": torch.nn.Linear(2, 2)}, tmp_path / "object.pth")
+    capsys.readouterr()
+    for name, message in (("short", "cut short"), ("object", "no other is used")):
+        assert port(tmp_path / f"{name}.pth", tmp_path / "out.safetensors", *words) == 2
+        refused(capsys, message)
+
+
+def test_metadata_says_where_the_weights_came_from(checkpoint, tmp_path):
+    assert port(checkpoint, tmp_path / "ours.safetensors", "--model", "vq_f4") == 0
+    metadata = load_weights(tmp_path / "ours.safetensors")[1]
+    assert [file["file"] for file in metadata["source"]["files"]] == ["vq.safetensors"]
+    assert len(metadata["source"]["files"][0]["sha256"]) == 64
+    assert str(tmp_path) not in json.dumps(metadata)
