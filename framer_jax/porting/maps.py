@@ -152,6 +152,17 @@ def fraction_known(weights: WeightMap, state: State) -> float:
     return len(_translate(state, _patterns(weights, "torch", "flax"))[0]) / max(1, len(state))
 
 
+def layer_pairs(weights: WeightMap, state: State) -> dict[str, str]:
+    """The checkpoint's layers with a weight → the paths of our modules, in the checkpoint's order."""
+    kernels = tuple((tensor.torch, tensor.flax) for tensors in (KERNEL, NORM) for tensor in tensors[:1])
+    pairs = {}
+    for key, (name, _) in _translate(state, _patterns(weights, "torch", "flax"))[0].items():
+        for theirs, ours in kernels:
+            if key.endswith(theirs) and name.endswith(ours):
+                pairs[key.removesuffix(theirs)] = name.removesuffix(ours)
+    return pairs
+
+
 def _regex(text: str) -> str:
     return re.sub(r"\\{(\w+)\\}", r"(?P<\1>\\d+)", re.escape(text))
 
