@@ -14,6 +14,7 @@ from configs import starter
 def get_config() -> ConfigDict:
     """The quickstart's configuration."""
     config = starter.get_config()
+    config.data.degradation = "framer_paper"  # heavier than what the starter was trained with
     config.training.steps = 120
     config.training.warmup_steps = 20
     config.training.learning_rate = 2e-4

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from tiny import photo, weights
 
-from framer_jax.data.pipeline import ValidationPair
+from framer_jax.data.whole_photos import ValidationPair
 from tools import analyse_layers
 from tools.score_model import halves
 

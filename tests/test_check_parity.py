@@ -6,7 +6,7 @@ from tools.check_parity import main
 from tools.parity.cases import Case, compare, named_weight
 
 CARRIED = (
-    *("framer_loss_B3", "color_fix", "dwt_pywt", "niqe", "schedulers"),
+    *("framer_loss_B3", "color_fix", "dwt_pywt", "niqe", "realesrgan_primitives", "schedulers"),
     *("resshift_schedule", "resshift_unet_small", "resshift_vq_small", "sinsr", "lpips_alex"),
 )
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from framer_jax.data import pipeline, sources
+from framer_jax.data import pipeline, sources, whole_photos
 from framer_jax.degradations.presets import BICUBIC, LIGHT_ONE_STAGE
 
 
@@ -54,8 +54,8 @@ def test_batches_have_the_contracts_shapes_and_prepare_makes_pairs(source):
     assert batch["record"].shape == (4,)
     assert batch["record"].dtype == np.int32
     np.testing.assert_array_equal(batch["hr"][:, 0, 0, 2], batch["record"])
-    assert batch["degradation"].kernel.shape == (4, 21, 21)
-    pair = jax.jit(pipeline.make_prepare())(batch)
+    assert batch["degradation"].second.kernel.shape == (4, 21, 21)
+    pair = jax.jit(pipeline.make_prepare(LIGHT_ONE_STAGE))(batch)
     assert set(pair) == {"hr", "lr"}
     np.testing.assert_allclose(pair["hr"], batch["hr"] / np.float32(255), atol=1e-7)
     assert pair["lr"].shape == (4, 6, 6, 3)
@@ -92,7 +92,7 @@ def test_epochs_show_every_image_once_in_another_order_with_other_crops(source):
         assert sorted(batch["record"]) == list(range(7))
     orders = [tuple(batch["record"]) for batch in batches]
     assert len(set(orders)) == 3
-    first, second = (batch["degradation"].noise_seed[np.argsort(batch["record"])] for batch in batches[:2])
+    first, second = (batch["degradation"].second.noise_seed[np.argsort(batch["record"])] for batch in batches[:2])
     assert (first != second).any(axis=1).all()
     assert len(list(make(source, global_batch=7, epochs=2))) == 2
 
@@ -155,7 +155,7 @@ def test_what_cannot_work_is_refused_before_it_starts(source, changes, message):
 
 
 def test_validation_pairs_are_the_same_bytes_whatever_is_beside_them(source, folder):
-    pairs = pipeline.validation_pairs(source, LIGHT_ONE_STAGE, seed=3)
+    pairs = whole_photos.validation_pairs(source, LIGHT_ONE_STAGE, seed=3)
     assert [pair.name for pair in pairs] == [f"{i}.png" for i in range(7)]
     assert pairs[0].hr.shape == (32, 40, 3)
     assert pairs[0].lr.shape == (8, 10, 3)
@@ -163,15 +163,15 @@ def test_validation_pairs_are_the_same_bytes_whatever_is_beside_them(source, fol
     assert pairs[0].hr.dtype == pairs[0].lr.dtype == np.float32
     np.testing.assert_allclose(pairs[0].hr * 255, np.asarray(Image.open(folder / "0.png")), atol=1e-4)
     alone = sources.ImageFiles([folder / "5.png"], ["5.png"])
-    (again,) = pipeline.validation_pairs(alone, LIGHT_ONE_STAGE, seed=3)
+    (again,) = whole_photos.validation_pairs(alone, LIGHT_ONE_STAGE, seed=3)
     np.testing.assert_array_equal(again.lr, pairs[5].lr)
-    (other,) = pipeline.validation_pairs(alone, LIGHT_ONE_STAGE, seed=4)
+    (other,) = whole_photos.validation_pairs(alone, LIGHT_ONE_STAGE, seed=4)
     assert (other.lr != again.lr).any()
-    (cut,) = pipeline.validation_pairs(alone, BICUBIC, multiple=16)
+    (cut,) = whole_photos.validation_pairs(alone, BICUBIC, multiple=16)
     assert cut.hr.shape == (32, 32, 3)
-    assert len(pipeline.validation_pairs(source, BICUBIC, limit=2)) == 2
+    assert len(whole_photos.validation_pairs(source, BICUBIC, limit=2)) == 2
     with pytest.raises(ValueError, match="multiple of the scale"):
-        pipeline.validation_pairs(alone, BICUBIC, multiple=6)
+        whole_photos.validation_pairs(alone, BICUBIC, multiple=6)
 
 
 @pytest.mark.slow
@@ -180,7 +180,7 @@ def test_worker_processes_do_not_change_the_batches(folder):
     program = textwrap.dedent(
         f"""
         import numpy as np, jax
-        from framer_jax.data import pipeline, sources
+        from framer_jax.data import pipeline, sources, whole_photos
         from framer_jax.degradations.presets import LIGHT_ONE_STAGE
         if __name__ == "__main__":
             source = sources.folder_source({str(folder)!r}, crop=24)

@@ -7,7 +7,7 @@ import pytest
 from configs import default
 from framer_jax.config import to_dict
 from framer_jax.data.pipeline import make_prepare
-from framer_jax.degradations.pipeline import draw, stack
+from framer_jax.degradations.draw import draw, stack
 from framer_jax.degradations.presets import LIGHT_ONE_STAGE
 from framer_jax.recipes.table import add_framer, build_recipe
 from framer_jax.training.optimizer import make_optimizers
@@ -30,9 +30,9 @@ def losses(mesh):
     recipe = add_framer(build_recipe(config), {"reading": "paper"})
     settings = TrainingSettings(steps=2, global_batch=8, learning_rate=1e-3, mesh=mesh, fsdp_min_size=64)
     placed, optimizers = make_mesh(settings), make_optimizers(recipe, settings)
-    shapes = jax.eval_shape(make_prepare(), raw_batch())
+    shapes = jax.eval_shape(make_prepare(LIGHT_ONE_STAGE), raw_batch())
     state = init_state(recipe, optimizers, settings, placed, shapes)
-    step = make_step(recipe, make_prepare(), optimizers, settings, placed, state)
+    step = make_step(recipe, make_prepare(LIGHT_ONE_STAGE), optimizers, settings, placed, state)
     found = []
     for _ in range(2):
         state, metrics = step(state, {}, place_batch(raw_batch(), placed))

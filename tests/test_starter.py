@@ -9,8 +9,8 @@ from PIL import Image
 
 import framer_jax
 from framer_jax.data.photos import HELD_OUT, photo_path
-from framer_jax.data.pipeline import validation_pairs
 from framer_jax.data.sources import folder_source, read_image
+from framer_jax.data.whole_photos import validation_pairs
 from framer_jax.degradations.presets import preset_by_name
 from framer_jax.diffusion.noise import noise_field
 from framer_jax.evaluation.metrics import score

@@ -7,7 +7,7 @@ import pytest
 import training_toys as toys
 from jax.sharding import NamedSharding, PartitionSpec
 
-from framer_jax.data.pipeline import ValidationPair
+from framer_jax.data.whole_photos import ValidationPair
 from framer_jax.evaluation.validation import central_crops, make_validation, mean_scores
 from framer_jax.recipes.base import Recipe, Update
 from framer_jax.training.sharding import make_mesh

@@ -20,7 +20,8 @@ from PIL import Image, ImageDraw
 from rich.console import Console
 from rich.table import Table
 
-from framer_jax.data.pipeline import ValidationPair
+from configs import quickstart
+from framer_jax.data.whole_photos import ValidationPair
 from framer_jax.evaluation.layers import LayerSimilarity, layer_similarity, plot_similarity
 from framer_jax.evaluation.metrics import score
 from framer_jax.inference.model import Model, load_model
@@ -46,7 +47,7 @@ def main() -> int:
     parser.add_argument("folder", type=Path)
     arguments = parser.parse_args()
     arguments.folder.mkdir(parents=True, exist_ok=True)
-    pairs = degraded_pairs(load_model(), None, seed=0)
+    pairs = degraded_pairs(load_model(), None, seed=0, degradation=quickstart.get_config().data.degradation)
     if arguments.what == "prepare":
         prepare(pairs, arguments.folder)
     else:

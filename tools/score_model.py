@@ -1,4 +1,4 @@
-"""Score a model on photographs degraded by its own training degradation: what a model card reports.
+"""Score a model on photographs degraded by its own training degradation, or another: what a model card reports.
 
     python tools/score_model.py [WEIGHTS] --photos FOLDER [--json OUT.json [--overwrite]]
 
@@ -25,8 +25,8 @@ from rich.progress import track
 from rich.table import Table
 
 from framer_jax.data.photos import HELD_OUT, photo_source
-from framer_jax.data.pipeline import ValidationPair, validation_pairs
 from framer_jax.data.sources import folder_source
+from framer_jax.data.whole_photos import ValidationPair, validation_pairs
 from framer_jax.degradations.presets import preset_by_name
 from framer_jax.evaluation.metrics import METRICS, score
 from framer_jax.evaluation.niqe import load_niqe_model
@@ -48,6 +48,7 @@ def main() -> int:
     parser.add_argument("weights", nargs="?", help="weights file or training directory; default: the starter")
     parser.add_argument("--photos", help="folder of clean photographs; default: the held-out built-in ones")
     parser.add_argument("--seed", type=int, default=0, help="of the degradation and of the noise")
+    parser.add_argument("--degradation", help="preset; default: the one that the model was trained with")
     parser.add_argument("--niqe-model", help="published pristine model: adds the metric niqe")
     parser.add_argument("--json", type=Path, help="write per-image scores here")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing --json file")
@@ -55,7 +56,7 @@ def main() -> int:
     if arguments.json and arguments.json.exists() and not arguments.overwrite:
         parser.error(f"{arguments.json} exists: choose another name or add --overwrite")
     model = load_model(arguments.weights)
-    pairs = degraded_pairs(model, arguments.photos, arguments.seed)
+    pairs = degraded_pairs(model, arguments.photos, arguments.seed, degradation=arguments.degradation)
     published = None if arguments.niqe_model is None else load_niqe_model(arguments.niqe_model)
     ids = ["psnr-y", "psnr-rgb", "ssim-y", "niqe-framer", *(["niqe"] if published else [])]
     values: dict[str, dict[str, list[float]]] = {name: {metric: [] for metric in ids} for name in ("bicubic", *MODES)}
@@ -75,10 +76,12 @@ def main() -> int:
     return 0
 
 
-def degraded_pairs(model: Model, photos: str | None, seed: int, limit: int | None = None) -> list[ValidationPair]:
-    """Photographs (the first `limit` of them) and their LR versions, by the model's own training degradation."""
+def degraded_pairs(
+    model: Model, photos: str | None, seed: int, limit: int | None = None, degradation: str | None = None
+) -> list[ValidationPair]:
+    """Photographs (the first `limit` of them) and their LR versions; by default as the model was trained."""
     source = folder_source(photos) if photos else photo_source(HELD_OUT)
-    preset = preset_by_name(model.metadata["config"]["data"]["degradation"])
+    preset = preset_by_name(degradation or model.metadata["config"]["data"]["degradation"], model.recipe.scale)
     return validation_pairs(source, preset, seed, model.recipe.scale * model.recipe.lr_multiple, limit)
 
 

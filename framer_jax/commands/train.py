@@ -12,8 +12,9 @@ import jax
 
 from framer_jax.config import ConfigError, load_config, to_dict
 from framer_jax.data.photos import HELD_OUT, TRAINING, photo_source
-from framer_jax.data.pipeline import make_batches, make_prepare, validation_pairs
+from framer_jax.data.pipeline import make_batches, make_prepare
 from framer_jax.data.sources import ImageFiles, folder_source
+from framer_jax.data.whole_photos import validation_pairs
 from framer_jax.degradations.presets import preset_by_name
 from framer_jax.evaluation.validation import make_validation
 from framer_jax.inference.model import BEST, LAST, Model, expected_params, load_model, save_model
@@ -112,7 +113,7 @@ def train_from_config(config: dict[str, Any], workdir: str | Path, init: str | N
         settings = TrainingSettings(**config["training"])
     except TypeError as error:
         raise ConfigError(f"training: {error}") from error
-    preset = preset_by_name(data["degradation"])
+    preset = preset_by_name(data["degradation"], base.scale)
     source = open_source(data["train"], TRAINING, data["crop"])
     start = starting_model(base, init) if init else None
     identity = {"init": sha256_of(start.path) if start else None}  # what was started from is a part of what a run is
@@ -138,7 +139,7 @@ def train_from_config(config: dict[str, Any], workdir: str | Path, init: str | N
         result = train(
             recipe,
             batches,
-            make_prepare(base.scale),
+            make_prepare(preset),
             settings,
             workdir,
             config_json=json.dumps({**config, **identity}),

@@ -1,4 +1,4 @@
-"""From a source of photographs to training batches, and to fixed validation pairs.
+"""From a source of photographs to training batches.
 
 Grain workers crop, flip and draw the degradation's parameters, each from its record's own generator; the degradation
 itself runs inside the jitted training step (`make_prepare`). Order and draws depend on the seed and the position only:
@@ -7,18 +7,17 @@ not on threads, worker processes, hosts, or a stop in between.
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import grain
 import jax
 import jax.numpy as jnp
 import numpy as np
-import numpy.typing as npt
 
 from framer_jax.data.sources import ImageFiles, Photo
-from framer_jax.degradations.pipeline import DegradationParameters, apply, draw, stack
+from framer_jax.degradations.draw import draw
+from framer_jax.degradations.pipeline import apply, training_target
 from framer_jax.degradations.presets import DegradationPreset
 
 RawBatch = Mapping[str, Any]
@@ -109,66 +108,21 @@ def _let_grain_read_its_flags() -> None:
         flags.FLAGS.mark_as_parsed()
 
 
-def make_prepare(scale: int = 4) -> Callable[[RawBatch], dict[str, jax.Array]]:
+def make_prepare(preset: DegradationPreset) -> Callable[[RawBatch], dict[str, jax.Array]]:
     """The first part of the training step: raw batch → images, on the device.
 
+    Args:
+      preset: what the batch's degradations were drawn from.
+
     Returns:
-      `prepare(batch)` → 'hr' [B, crop, crop, 3] and 'lr' [B, crop / scale, crop / scale, 3], float32 in [0, 1].
+      `prepare(batch)` → 'hr' [B, crop, crop, 3] (sharpened, where the preset says so) and 'lr' [B, crop / scale,
+      crop / scale, 3], float32 in [0, 1].
       A record brings all its randomness, so it gives the same pair wherever it is prepared.
       On a mesh, wrap it in `jax.shard_map` over the batch axis: left alone, XLA gathers the whole batch for each FFT.
     """
 
     def prepare(batch: RawBatch) -> dict[str, jax.Array]:
-        hr = jnp.asarray(batch["hr"]).astype(jnp.float32) / 255.0
-        return {"hr": hr, "lr": apply(DegradationParameters(*batch["degradation"]), hr, scale=scale)}
+        hr = training_target(jnp.asarray(batch["hr"]).astype(jnp.float32) / 255.0, preset)
+        return {"hr": hr, "lr": apply(batch["degradation"], hr, preset)}
 
     return prepare
-
-
-class ValidationPair(NamedTuple):
-    """A whole photograph and its degradation.
-
-    Attributes:
-      name: of the photograph.
-      hr: [H, W, 3] float32 in [0, 1].
-      lr: [H / scale, W / scale, 3] float32 in [0, 1], multiples of 1 / 255.
-    """
-
-    name: str
-    hr: npt.NDArray[np.float32]
-    lr: npt.NDArray[np.float32]
-
-
-def validation_pairs(
-    source: ImageFiles, preset: DegradationPreset, seed: int = 0, multiple: int = 8, limit: int | None = None
-) -> list[ValidationPair]:
-    """Degrade whole photographs: the same bytes for the same seed and name, whatever else the source holds.
-
-    Args:
-      source: photographs.
-      preset: what the degradations are drawn from.
-      seed: of the draws.
-      multiple: sides are cut (at the right and the bottom) to multiples of this, itself a multiple of the scale.
-      limit: only the first so many.
-
-    Raises:
-      ValueError: a multiple that is none of the scale, or a photograph smaller than it.
-    """
-    if multiple < 1 or multiple % preset.scale:
-        raise ValueError(f"'multiple' must be a multiple of the scale {preset.scale}; got {multiple}")
-    degrade = jax.jit(apply, static_argnames="scale")  # compiled once for each size
-    pairs, seen = [], set()
-    for index in range(len(source) if limit is None else min(limit, len(source))):
-        photo = source[index]
-        if photo.record in seen:
-            continue  # stands in for a damaged one
-        seen.add(photo.record)
-        name = source.names[photo.record]
-        height, width = (side - side % multiple for side in photo.size)
-        if not height or not width:
-            raise ValueError(f"{name} is smaller than {multiple} pixels: remove it from the validation images")
-        hr = photo.crop(0, 0, height, width).astype(np.float32) / np.float32(255)
-        rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
-        lr = degrade(stack([draw(rng, preset)]), hr[None], scale=preset.scale)
-        pairs.append(ValidationPair(name, hr, np.asarray(lr[0])))
-    return pairs

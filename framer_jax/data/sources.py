@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, SupportsIndex
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from framer_jax.data.files import image_paths
 
@@ -57,6 +57,46 @@ def read_image(path: str | Path) -> Pixels:
         return to_rgb(_opened(Path(path)))
     except _UNREADABLE as error:
         raise ValueError(f"{path} cannot be read as an image ({error}): repair or remove it") from error
+
+
+class Header(NamedTuple):
+    """What a file says of its image before the pixels are decoded.
+
+    Attributes:
+      height, width: upright, in pixels.
+      loss: what `read_image` will change or leave out, in a few words; empty for 8-bit RGB.
+    """
+
+    height: int
+    width: int
+    loss: str
+
+
+def read_header(path: str | Path) -> Header:
+    """Size and kind of an image file.
+
+    Raises:
+      ValueError: the file is damaged or not an image.
+    """
+    try:
+        with Image.open(path) as image:
+            width, height = image.size
+            # Asked for EXIF data, Pillow decodes a PNG to its end, where they might stand (they should not).
+            early = image.format != "PNG" or "exif" in image.info
+            if early and image.getexif().get(ExifTags.Base.Orientation, 1) >= 5:  # lies on its side
+                width, height = height, width
+            return Header(height, width, _loss(image))
+    except _UNREADABLE as error:
+        raise ValueError(f"{path} cannot be read as an image ({error}): repair or remove it") from error
+
+
+def _loss(image: Image.Image) -> str:
+    if image.mode.startswith("I") or image.mode == "F":
+        return "16-bit gray read as 8-bit, in three equal channels"
+    if image.has_transparency_data:
+        return "transparency dropped"
+    kinds = {"RGB": "", "YCbCr": "", "P": "palette expanded", "CMYK": "CMYK converted", "LAB": "LAB converted"}
+    return kinds.get(image.mode, "gray in three equal channels")
 
 
 class Photo(NamedTuple):

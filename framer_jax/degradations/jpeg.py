@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from framer_jax.degradations.blur import Size, valid_pixels
+
 # The luminance table of the JPEG standard (ITU T.81, K.1), [vertical frequency, horizontal frequency].
 _LUMINANCE = np.array(
     [
@@ -61,50 +63,59 @@ def _round(values: jax.Array, rounding: str) -> jax.Array:
 
 
 def _quantised(planes: jax.Array, table: np.ndarray, factor: jax.Array, rounding: str) -> jax.Array:
-    """Quantise the DCT of each 8 × 8 block: [B, P, H, W] → [B, P, H, W], `table` [8, 8], `factor` [B]."""
-    batch, number, height, width = planes.shape
-    precision = jax.lax.Precision.HIGHEST
-    step = jnp.asarray(table.reshape(1, 1, 1, 64)) * factor[:, None, None, None]
-    blocks = planes.reshape(batch, number, height // 8, 8, width // 8, 8).swapaxes(3, 4)
-    blocks = blocks.reshape(batch, number, -1, 64)  # [B, P, blocks, 64]
-    coefficients = jnp.matmul(blocks, jnp.asarray(_DCT.T), precision=precision)
-    blocks = jnp.matmul(_round(coefficients / step, rounding) * step, jnp.asarray(_DCT), precision=precision)
-    blocks = blocks.reshape(batch, number, height // 8, width // 8, 8, 8).swapaxes(3, 4)
-    return blocks.reshape(batch, number, height, width)
+    """Quantise the DCT of each 8 × 8 block: [P, H, W] → [P, H, W], `table` [8, 8]."""
+    number, height, width = planes.shape
+    step = jnp.asarray(table.reshape(1, 64)) * factor
+    blocks = planes.reshape(number, height // 8, 8, width // 8, 8).swapaxes(2, 3)
+    blocks = blocks.reshape(-1, 64)  # [P blocks, 64]
+    coefficients = jnp.matmul(blocks, jnp.asarray(_DCT.T), precision="highest")
+    blocks = jnp.matmul(_round(coefficients / step, rounding) * step, jnp.asarray(_DCT), precision="highest")
+    blocks = blocks.reshape(number, height // 8, width // 8, 8, 8).swapaxes(2, 3)
+    return blocks.reshape(number, height, width)
 
 
-def jpeg(images: jax.Array, quality: jax.Array, rounding: Literal["hard", "soft"] = "hard") -> jax.Array:
-    """Compress and decompress each image at its own quality.
+def _combined(matrix: np.ndarray, planes: jax.Array) -> list[jax.Array]:
+    """Three weighted sums of three planes."""
+    return [sum(float(weight) * plane for weight, plane in zip(row, planes, strict=True)) for row in matrix]  # type: ignore[misc]
+
+
+def jpeg(
+    planes: jax.Array,
+    quality: jax.Array,
+    size: Size | None = None,
+    rounding: Literal["hard", "soft"] = "hard",
+) -> jax.Array:
+    """Compress and decompress an image.
 
     Args:
-      images: [B, H, W, 3] float32 in [0, 1]; any size (padded with black to a multiple of 16 inside).
-      quality: [B] float32, 1 to 100, not necessarily whole.
+      planes: [3, H, W] float32 in [0, 1], red, green, blue; any size (padded with black to a multiple of 16 inside).
+      quality: float32 scalar, 1 to 100, not necessarily whole.
+      size: valid (height, width) of the image, if smaller than its canvas; may be traced. The rest counts as black.
       rounding: 'hard' rounds coefficients to the nearest level (no gradient through it); 'soft' adds the cubed
         remainder, which has one.
 
     Returns:
-      [B, H, W, 3] float32 in [0, 1], not rounded to 8 bits.
+      [3, H, W] float32 in [0, 1], not rounded to 8 bits; what lies outside the valid size means nothing.
 
     Raises:
-      ValueError: another rounding, or images without three channels.
+      ValueError: another rounding, or an image without three channels.
     """
     if rounding not in ("hard", "soft"):
         raise ValueError(f"JPEG rounding is 'hard' or 'soft'; got {rounding!r}")
-    batch, height, width, channels = images.shape
+    channels, height, width = planes.shape
     if channels != 3:
-        raise ValueError(f"JPEG takes RGB images [B, H, W, 3]; got {images.shape}")
-    precision = jax.lax.Precision.HIGHEST
-    padded = jnp.pad(images * 255.0, ((0, 0), (0, -height % 16), (0, -width % 16), (0, 0)))
-    full_height, full_width = padded.shape[1:3]
-    ycbcr = jnp.einsum("bhwc,yc->byhw", padded, jnp.asarray(_TO_YCBCR), precision=precision)
-    luminance, chroma = ycbcr[:, :1], ycbcr[:, 1:]
+        raise ValueError(f"JPEG takes RGB planes [3, H, W]; got {planes.shape}")
+    if size is not None:
+        planes = jnp.where(valid_pixels(height, width, size)[None], planes, jnp.float32(0))
+    padded = jnp.pad(planes * 255.0, ((0, 0), (0, -height % 16), (0, -width % 16)))
+    full_height, full_width = padded.shape[1:]
+    luminance, *both = _combined(_TO_YCBCR, padded)
+    chroma = jnp.stack(both).reshape(2, full_height // 2, 2, full_width // 2, 2).mean(axis=(2, 4))
 
     factor = quality_factor(quality)
-    luminance = _quantised(luminance - 128.0, _LUMINANCE_TABLE, factor, rounding) + 128.0
-    chroma = chroma.reshape(batch, 2, full_height // 2, 2, full_width // 2, 2).mean(axis=(3, 5))
+    luminance = _quantised(luminance[None] - 128.0, _LUMINANCE_TABLE, factor, rounding)[0] + 128.0
     chroma = _quantised(chroma, _CHROMINANCE_TABLE, factor, rounding)
-    chroma = jnp.repeat(jnp.repeat(chroma, 2, axis=2), 2, axis=3)  # [B, 2, H, W]
+    chroma = jnp.repeat(jnp.repeat(chroma, 2, axis=1), 2, axis=2)  # [2, H, W]
 
-    ycbcr = jnp.concatenate([luminance, chroma], axis=1)
-    rgb = jnp.einsum("byhw,cy->bhwc", ycbcr, jnp.asarray(_TO_RGB), precision=precision)
+    rgb = jnp.stack(_combined(_TO_RGB, jnp.concatenate([luminance[None], chroma])))
     return jnp.clip(rgb, 0.0, 255.0)[:, :height, :width] / 255.0

@@ -1,8 +1,8 @@
-"""Gaussian and Poisson noise, in colour or gray, each image from its own random key.
+"""Gaussian and Poisson noise of one image, in colour or gray, from the random words of its pixels.
 
-Both follow Real-ESRGAN's formulas. Poisson counts are drawn exactly (to the 2⁻²³ steps of a float32 uniform) by
-inverting tabulated distribution functions: an image has at most 256 levels and 9 possible gains, so there is nothing
-to approximate, and `jax.random.poisson` is a hundred times slower on a CPU.
+Both follow Real-ESRGAN's formulas. Poisson counts are drawn exactly (each probability to 2⁻³²) from tabulated alias
+tables (Walker 1977): an image has at most 256 levels and 9 possible gains, so there is nothing to approximate, and a
+count is one look into a table, where `jax.random.poisson` takes a hundred times as long on a CPU.
 """
 
 from __future__ import annotations
@@ -16,128 +16,150 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.stats import poisson as poisson_distribution
 
-_LUMA = np.array([0.2989, 0.587, 0.114], np.float32)  # torchvision's rgb_to_grayscale
-_GAINS = 9  # 2^0 … 2^8: the power of two at or above the number of distinct levels
+LUMA = (0.2989, 0.587, 0.114)
+"""Weights of the luma that gray Poisson noise counts (torchvision's rgb_to_grayscale)."""
+
+GAINS = 9
+"""2^0 … 2^8: the power of two at or above the number of distinct levels."""
 
 
-def grayscale(images: jax.Array) -> jax.Array:
-    """[B, H, W, 3] → [B, H, W, 1], luma weights 0.2989, 0.587, 0.114."""
-    return jnp.einsum("bhwc,c->bhw", images, jnp.asarray(_LUMA), precision=jax.lax.Precision.HIGHEST)[..., None]
+def grayscale(planes: jax.Array) -> jax.Array:
+    """[3, H, W] → [1, H, W], by `LUMA`."""
+    red, green, blue = planes
+    return (LUMA[0] * red + LUMA[1] * green + LUMA[2] * blue)[None]
 
 
-def standard_normal(uniform: jax.Array) -> jax.Array:
-    """Standard normal values from uniform ones in [0, 1), by the inverse distribution function, elementwise."""
-    above_minus_one = float(np.nextafter(np.float32(-1), np.float32(0)))
-    return math.sqrt(2.0) * jax.lax.erf_inv(jnp.maximum(2.0 * uniform - 1.0, above_minus_one))
+def standard_normal(words: jax.Array) -> jax.Array:
+    """Standard normal float32 values of uint32 random words, by the inverse distribution function, elementwise."""
+    # 2^23 equal steps of (-1, 1), none of them 0 or ±1, all exact in float32.
+    uniform = (words >> 9).astype(jnp.float32) * jnp.float32(2.0**-22) - jnp.float32(1.0 - 2.0**-23)
+    return math.sqrt(2.0) * jax.lax.erf_inv(uniform)
 
 
 def gaussian_noise(normal: jax.Array, sigma: jax.Array) -> jax.Array:
-    """Additive Gaussian noise: standard normal draws [B, H, W, C] times sigma [B] (for images in [0, 1])."""
-    return normal * sigma[:, None, None, None]
+    """Additive Gaussian noise: standard normal draws [C, H, W] times sigma (for images in [0, 1]); C = 1 serves all."""
+    return normal * sigma
 
 
 class PoissonRate(NamedTuple):
     """What Poisson counts are drawn from.
 
     Attributes:
-      levels: [B, H, W, C] int32, the image in 256 levels.
-      exponent: [B] int32, log2 of the gain: counts are Poisson(levels / 255 · 2^exponent).
+      levels: [C, H, W] int32, the image in 256 levels.
+      exponent: int32 scalar, log2 of the gain: counts are Poisson(levels / 255 · 2^exponent).
     """
 
     levels: jax.Array
     exponent: jax.Array
 
     @property
-    def rate(self) -> jax.Array:
-        """[B, H, W, C] float32."""
-        return self.image * self.gain
-
-    @property
     def image(self) -> jax.Array:
-        """[B, H, W, C] float32: the image rounded to 256 levels, in [0, 1]."""
+        """[C, H, W] float32: the image rounded to 256 levels, in [0, 1]."""
         return self.levels.astype(jnp.float32) / 255.0
 
     @property
     def gain(self) -> jax.Array:
-        """[B, 1, 1, 1] float32."""
-        return jnp.exp2(self.exponent.astype(jnp.float32))[:, None, None, None]
+        """Float32 scalar."""
+        return jnp.exp2(self.exponent.astype(jnp.float32))
 
 
-def poisson_rate(images: jax.Array, valid: jax.Array | None = None) -> PoissonRate:
-    """Levels and gain of each image: the gain is the power of two at or above its number of distinct levels.
+def poisson_rate(planes: jax.Array, valid: jax.Array | None = None) -> PoissonRate:
+    """Levels and gain of an image: the gain is the power of two at or above its number of distinct levels.
 
     Args:
-      images: [B, H, W, C] float32; clipped to [0, 1].
-      valid: [B, H, W] bool, which pixels count; all by default.
+      planes: [C, H, W] float32; clipped to [0, 1].
+      valid: [H, W] bool, which pixels count; all by default.
     """
-    levels = jnp.round(jnp.clip(images * 255.0, 0.0, 255.0)).astype(jnp.int32)
-
-    def distinct(levels: jax.Array, valid: jax.Array) -> jax.Array:
-        return jnp.zeros(256, jnp.int32).at[levels.reshape(-1)].max(valid.reshape(-1)).sum()
-
-    counted = jnp.ones(images.shape[:3], bool) if valid is None else valid
-    counted = jnp.broadcast_to(counted[..., None], levels.shape).astype(jnp.int32)
-    number = jax.vmap(distinct)(levels, counted)
-    exponent = jnp.sum(number[:, None] > (2 ** jnp.arange(_GAINS - 1, dtype=jnp.int32))[None, :], axis=1)
+    levels = jnp.round(jnp.clip(planes * 255.0, 0.0, 255.0)).astype(jnp.int32)
+    counted = jnp.ones(planes.shape[1:], bool) if valid is None else valid
+    counted = jnp.broadcast_to(counted[None], levels.shape).astype(jnp.int32)
+    number = jnp.zeros(256, jnp.int32).at[levels.reshape(-1)].max(counted.reshape(-1)).sum()
+    exponent = jnp.sum(number > 2 ** jnp.arange(GAINS - 1, dtype=jnp.int32))
     return PoissonRate(levels, exponent.astype(jnp.int32))
 
 
-@lru_cache(maxsize=1)
-def _poisson_tables() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Distribution functions of Poisson(l / 255 · 2^j), one row for each (j, l).
+class AliasTables(NamedTuple):
+    """Alias tables of Poisson(l / 255 · 2^j), behind each other, for all j and l.
 
-    Returns:
-      the rows behind each other, float32; for each j where its rows start, and how long one is (int32). A row is long
-      enough for float32 to be 1 at its end.
+    A row for (j, l) has 2^b columns. A random word's upper b bits choose column i; its other bits, if below the
+    column's threshold, say that the count is i, else that it is the column's alias.
+
+    Attributes:
+      entries: [N] uint32: threshold in the upper 32 - b bits, alias in the lower b.
+      starts: [9] int32: where the rows of each j begin.
+      bits: [9] int32: b of each j.
     """
+
+    entries: np.ndarray
+    starts: np.ndarray
+    bits: np.ndarray
+
+
+@lru_cache(maxsize=1)
+def alias_tables() -> AliasTables:
+    """Build the tables (1.3 MB, a tenth of a second), in whole numbers, so that every row's probabilities sum to 1."""
     rows, starts, widths, start = [], [], [], 0
-    for exponent in range(_GAINS):
+    for exponent in range(GAINS):
         gain = 2.0**exponent
-        width = int(gain + 6.5 * np.sqrt(gain) + 12)
-        rates = np.arange(256)[:, None] / 255.0 * gain
-        rows.append(poisson_distribution.cdf(np.arange(width)[None, :], rates).astype(np.float32).reshape(-1))
+        # Counts beyond 6.5 deviations of the largest rate are rarer than one word in 2^32.
+        bits = math.ceil(math.log2(gain + 6.5 * math.sqrt(gain) + 12))
+        rows.append(_alias_rows(np.arange(256) / 255.0 * gain, bits).reshape(-1))
         starts.append(start)
-        widths.append(width)
+        widths.append(bits)
         start += rows[-1].size
-    return np.concatenate(rows), np.array(starts, np.int32), np.array(widths, np.int32)
+    return AliasTables(np.concatenate(rows), np.array(starts, np.int32), np.array(widths, np.int32))
 
 
-def poisson_counts(rate: PoissonRate, uniform: jax.Array) -> jax.Array:
-    """Invert the Poisson distribution functions: the number of table entries at or below each uniform draw.
+def _alias_rows(rates: np.ndarray, bits: int) -> np.ndarray:
+    """Rows [len(rates), 2^bits] uint32 of `AliasTables`, all at once: the richest column fills the poorest."""
+    width, capacity = 2**bits, 2 ** (32 - bits)
+    exact = poisson_distribution.pmf(np.arange(width)[None, :], rates[:, None]) * 2.0**32
+    weight = np.round(exact).astype(np.int64)
+    every = np.arange(len(rates))
+    weight[every, weight.argmax(axis=1)] += 2**32 - weight.sum(axis=1)  # what rounding lost, to the likeliest count
+    threshold, alias = np.zeros_like(weight), np.tile(np.arange(width), (len(rates), 1))
+    open_weight = weight.copy()
+    for _ in range(width):
+        poor = np.where(open_weight < 0, np.iinfo(np.int64).max, open_weight).argmin(axis=1)
+        rich = open_weight.argmax(axis=1)
+        amount = open_weight[every, poor]
+        full = amount >= capacity  # then all open columns are exactly full: each is its own alias
+        threshold[every, poor] = np.where(full, 0, amount)
+        alias[every, poor] = np.where(full, poor, rich)
+        open_weight[every, rich] -= np.where(full, 0, capacity - amount)
+        open_weight[every, poor] = -1
+    return (threshold.astype(np.uint32) << np.uint32(bits)) | alias.astype(np.uint32)
+
+
+def poisson_counts(rate: PoissonRate, words: jax.Array) -> jax.Array:
+    """Draw counts.
 
     Args:
       rate: what `poisson_rate` gives.
-      uniform: [B, H, W, C] float32 in [0, 1).
+      words: [C, H, W] uint32 random words.
 
     Returns:
-      [B, H, W, C] float32 counts.
+      [C, H, W] float32 counts.
     """
-    table, starts, widths = _poisson_tables()
-    cdf = jnp.asarray(table)
-    width = jnp.asarray(widths)[rate.exponent][:, None, None, None]
-    row = jnp.asarray(starts)[rate.exponent][:, None, None, None] + rate.levels * width
-
-    def halve(_: int, bounds: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        low, high = bounds  # the count lies in [low, high]
-        middle = (low + high) // 2
-        above = (cdf[row + middle] <= uniform) & (low < high)
-        return jnp.where(above, middle + 1, low), jnp.where(above, high, middle)
-
-    bounds = (jnp.zeros_like(rate.levels), jnp.broadcast_to(width - 1, rate.levels.shape))
-    # A loop, not unrolled: unrolled, XLA computes what `uniform` came from again at every step.
-    low, _ = jax.lax.fori_loop(0, int(widths.max()).bit_length(), halve, bounds)
-    return low.astype(jnp.float32)
+    tables = alias_tables()
+    bits = jnp.asarray(tables.bits)[rate.exponent].astype(jnp.uint32)
+    column = words >> (jnp.uint32(32) - bits)
+    row = jnp.asarray(tables.starts)[rate.exponent].astype(jnp.uint32) + (rate.levels.astype(jnp.uint32) << bits)
+    entry = jnp.take(jnp.asarray(tables.entries), (row + column).astype(jnp.int32), mode="clip")
+    rest = words & ((jnp.uint32(1) << (jnp.uint32(32) - bits)) - jnp.uint32(1))
+    alias = entry & ((jnp.uint32(1) << bits) - jnp.uint32(1))
+    return jnp.where(rest < entry >> bits, column, alias).astype(jnp.float32)
 
 
 def poisson_noise(rate: PoissonRate, counts: jax.Array, scale: jax.Array) -> jax.Array:
     """Additive Poisson (shot) noise from drawn counts: scale · (counts / gain - image).
 
     Args:
-      rate: what the counts were drawn from, of the images or of their grayscale.
-      counts: [B, H, W, C].
-      scale: [B] float32.
+      rate: what the counts were drawn from, of the image or of its grayscale.
+      counts: [C, H, W].
+      scale: float32 scalar.
 
     Returns:
-      [B, H, W, C] float32, to be added to the images; C = 1 serves all three channels.
+      [C, H, W] float32, to be added to the image; C = 1 serves all three channels.
     """
-    return (counts / rate.gain - rate.image) * scale[:, None, None, None]
+    return (counts / rate.gain - rate.image) * scale

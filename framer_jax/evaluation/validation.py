@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from framer_jax.data.pipeline import ValidationPair
+from framer_jax.data.whole_photos import ValidationPair
 from framer_jax.diffusion.noise import noise_field
 from framer_jax.evaluation.metrics import METRICS, score
 from framer_jax.recipes.base import Params, Recipe

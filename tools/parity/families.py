@@ -21,6 +21,7 @@ from framer_jax.inference import color_fix, tiler
 from framer_jax.losses.framer import clean_from_velocity, framer_loss, released
 from tools.parity import ported
 from tools.parity.cases import Case, Options, Outputs, channels_first, channels_last
+from tools.parity.degradations import realesrgan_family
 
 
 def framer_loss_family(case: Case, options: Options) -> Outputs:
@@ -137,6 +138,7 @@ FAMILIES: dict[str, Callable[[Case, Options], Outputs]] = {
     "color_fix": color_fix_family,
     "dwt": dwt_family,
     "niqe": niqe_family,
+    "realesrgan_primitives": realesrgan_family,
     "schedulers": schedulers_family,
     "resshift_schedule": ported.resshift_schedule_family,
     "resshift_unet": ported.resshift_unet_family,

@@ -1,0 +1,237 @@
+"""The degradation's speed: images per second, stage by stage, and against the original PyTorch pipeline.
+
+    python tools/benchmark_degradation.py [--preset framer_paper] [--batch 1 8 32] [--size 512] [--batches 40]
+        [--usm] [--stages] [--peer BASICSR_CHECKOUT]
+
+Every batch has new draws; compile time is apart, one batch is warm-up. Throughput is images by the time of all batches:
+the times vary with the drawn scales, and the mean is what a training waits for. The peer (see tools/peers) runs in turn
+with ours, batch by batch, in the same process and with as many threads as there are cores.
+
+On a machine that does something else, a comparison is worth nothing (PyTorch suffers more): the share of the
+processors' time that went to other programs is measured and printed, and above 5 % a ratio is marked as disturbed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import jax
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from framer_jax.degradations.draw import DegradationParameters, draw, stack
+from framer_jax.degradations.pipeline import apply, training_target
+from framer_jax.degradations.presets import DegradationPreset, preset_by_name
+
+LARGEST_DISTURBANCE = 0.05
+
+
+class Program(NamedTuple):
+    """A compiled degradation.
+
+    Attributes:
+      run: (parameters, hr) → LR images.
+      compile_seconds: of XLA, from nothing.
+      bytes_per_image: temporaries that XLA plans, by the number of images that are in work at a time.
+    """
+
+    run: Callable[[DegradationParameters, np.ndarray], jax.Array]
+    compile_seconds: float
+    bytes_per_image: float
+
+
+class Load:
+    """What share of the processors' time went to other programs since the object was made (Linux)."""
+
+    def __init__(self) -> None:
+        self._start = self._now()
+
+    def others(self) -> float | None:
+        """The share, or None where it cannot be known."""
+        if self._start is None or (now := self._now()) is None:
+            return None
+        total, busy, own = (after - before for before, after in zip(self._start, now, strict=True))
+        return max(0.0, busy - own) / max(total, 1e-9)
+
+    @staticmethod
+    def _now() -> tuple[float, float, float] | None:
+        try:
+            with open("/proc/stat", encoding="ascii") as file:
+                fields = [float(field) for field in file.readline().split()[1:9]]
+        except OSError:
+            return None
+        tick = os.sysconf("SC_CLK_TCK")
+        own = os.times()
+        total = sum(fields)
+        return total / tick, (total - fields[3] - fields[4]) / tick, own.user + own.system
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Images per second of the degradation.")
+    parser.add_argument("--preset", default="framer_paper")
+    parser.add_argument("--batch", nargs="+", type=int, default=[1, 8, 32])
+    parser.add_argument("--size", type=int, default=512, help="HR pixels")
+    parser.add_argument("--batches", type=int, default=40, help="timed batches")
+    parser.add_argument("--usm", action="store_true", help="sharpen the HR images first, whatever the preset says")
+    parser.add_argument("--stages", action="store_true", help="how the time divides, at the last of the batch sizes")
+    parser.add_argument("--peer", type=Path, metavar="CHECKOUT", help="your BasicSR checkout: compare (extra [torch])")
+    arguments = parser.parse_args()
+    preset = preset_by_name(arguments.preset)
+    if arguments.usm:
+        preset = replace(preset, sharpen_target=True)
+    console = Console(width=140)
+    console.print(
+        f"{preset.name}{', USM' if preset.sharpen_target else ''}, HR {arguments.size}, {arguments.batches} batches "
+        f"each, {jax.devices()[0].device_kind}, {os.cpu_count()} cores, jax {jax.__version__}"
+    )
+    console.print(throughput(preset, arguments))
+    if arguments.stages:
+        console.print(breakdown(preset, arguments.batch[-1], arguments))
+    return 0
+
+
+def throughput(preset: DegradationPreset, arguments: argparse.Namespace) -> Table:
+    """One row for each batch size."""
+    headings = ["batch", "images/s", "ms per image", "of a batch: median (10 to 90 %)", "compile", "memory per image"]
+    if arguments.peer:
+        headings += ["PyTorch images/s", "ratio"]
+    table = Table(*(f"[bold]{heading}" for heading in [*headings, "others' load"]))
+    for batch in arguments.batch:
+        program = compiled(preset, batch, arguments.size)
+        peer = None if arguments.peer is None else make_peer(preset, batch, arguments)
+        hr = photographs(batch, arguments.size)
+        ours, theirs, load = [], [], Load()
+        for number in range(1 + arguments.batches):
+            parameters = drawn(preset, batch, number)
+            seconds = timed(program.run, parameters, hr)
+            other = 0.0 if peer is None else peer(hr, number)
+            if number:  # the first is warm-up
+                ours.append(seconds)
+                theirs.append(other)
+        low, middle, high = np.quantile(ours, (0.1, 0.5, 0.9)) * 1e3
+        others = load.others()
+        row = [
+            str(batch),
+            f"{batch / np.mean(ours):.1f}",
+            f"{np.mean(ours) / batch * 1e3:.1f}",
+            f"{middle:.0f} ms ({low:.0f} to {high:.0f})",
+            f"{program.compile_seconds:.0f} s",
+            f"{program.bytes_per_image / 2**20:.0f} MiB",
+        ]
+        if peer is not None:
+            disturbed = " (disturbed)" if others is not None and others > LARGEST_DISTURBANCE else ""
+            row += [f"{batch / np.mean(theirs):.2f}", f"{np.mean(theirs) / np.mean(ours):.2f} x{disturbed}"]
+        table.add_row(*row, "unknown" if others is None else f"{others:.1%}")
+    return table
+
+
+def breakdown(preset: DegradationPreset, batch: int, arguments: argparse.Namespace) -> Table:
+    """What each stage adds to a program that has only the stages before it (and the resizings)."""
+    programs = {name: compiled(part, batch, arguments.size) for name, part in prefixes(preset).items()}
+    hr = photographs(batch, arguments.size)
+    times: dict[str, list[float]] = {name: [] for name in programs}
+    for number in range(1 + arguments.batches):
+        parameters = drawn(preset, batch, number)
+        for name, program in programs.items():
+            seconds = timed(program.run, parameters, hr)
+            if number:
+                times[name].append(seconds)
+    table = Table("[bold]stage", "[bold]ms per image", "[bold]share", title=f"batch {batch}", title_justify="left")
+    means = {name: float(np.mean(values)) / batch * 1e3 for name, values in times.items()}
+    total, before = list(means.values())[-1], 0.0
+    for name, mean in means.items():
+        table.add_row(name, f"{mean - before:+.2f}", f"{(mean - before) / total:.0%}")
+        before = mean
+    table.add_row("all", f"{total:.2f}", "")
+    return table
+
+
+def prefixes(preset: DegradationPreset) -> dict[str, DegradationPreset]:
+    """Name of a stage → the preset up to it."""
+    if preset.first is None or preset.second is None:
+        raise SystemExit(f"--stages needs a two-stage preset; {preset.name} is none")
+    bare = {"blur": None, "noise": None, "jpeg_quality": None}
+    first, second = replace(preset.first, **bare), replace(preset.second, **bare)  # type: ignore[arg-type]
+    plain = replace(preset, first=first, second=second, low_pass=None, sharpen_target=False)
+    parts = {"resizings": plain}
+    parts["blur 1"] = plain = replace(plain, first=replace(first, blur=preset.first.blur))
+    parts["noise 1"] = plain = replace(plain, first=replace(preset.first, jpeg_quality=None))
+    parts["JPEG 1"] = plain = replace(plain, first=preset.first)
+    parts["blur 2"] = plain = replace(plain, second=replace(second, blur=preset.second.blur))
+    parts["noise 2"] = plain = replace(plain, second=replace(preset.second, jpeg_quality=None))
+    parts["JPEG 2, last filter"] = plain = replace(plain, second=preset.second, low_pass=preset.low_pass)
+    if preset.sharpen_target:
+        parts["sharpening"] = preset
+    return parts
+
+
+def compiled(preset: DegradationPreset, batch: int, size: int) -> Program:
+    def run(parameters: DegradationParameters, hr: jax.Array) -> jax.Array:
+        return apply(parameters, training_target(hr, preset), preset)
+
+    lowered = jax.jit(run).lower(drawn(preset, batch, 0), photographs(batch, size))
+    started = time.perf_counter()
+    program = lowered.compile()
+    seconds = time.perf_counter() - started
+    memory = program.memory_analysis()
+    in_work = 1 if jax.default_backend() == "cpu" else batch
+    return Program(program, seconds, 0 if memory is None else memory.temp_size_in_bytes / in_work)
+
+
+def drawn(preset: DegradationPreset, batch: int, number: int) -> DegradationParameters:
+    return stack([draw(np.random.default_rng([number, place]), preset) for place in range(batch)])
+
+
+def photographs(batch: int, size: int) -> np.ndarray:
+    """Images with detail at every scale, [batch, size, size, 3] float32 in [0, 1]."""
+    rng = np.random.default_rng(0)
+    images = np.full((batch, size, size, 3), 0.45, np.float32)
+    cells = 4
+    while cells <= size:
+        field = rng.standard_normal((batch, cells, cells, 3), np.float32) * np.float32(0.3 * (4 / cells) ** 0.5)
+        repeats = -(-size // cells)
+        images += field.repeat(repeats, axis=1).repeat(repeats, axis=2)[:, :size, :size]
+        cells *= 2
+    return np.clip(images, 0, 1)
+
+
+def timed(run: Callable[..., Any], *inputs: Any) -> float:
+    started = time.perf_counter()
+    jax.block_until_ready(run(*inputs))
+    return time.perf_counter() - started
+
+
+def make_peer(
+    preset: DegradationPreset, batch: int, arguments: argparse.Namespace
+) -> Callable[[np.ndarray, int], float]:
+    """(images, number of the batch) → seconds of the PyTorch pipeline, on the accelerator if we use one."""
+    import torch
+
+    from tools.peers import real_esrgan
+
+    device = "cpu" if jax.default_backend() == "cpu" else "cuda"
+    torch.set_num_threads(os.cpu_count() or 1)
+    primitives = real_esrgan.load_primitives(arguments.peer)
+    pipeline = real_esrgan.make_peer(primitives, preset, batch, arguments.size, 0, preset.sharpen_target, device)
+
+    def run(hr: np.ndarray, number: int) -> float:
+        images = torch.from_numpy(np.ascontiguousarray(hr.transpose(0, 3, 1, 2))).to(device)
+        kernels = real_esrgan.draw_kernels(primitives, preset, batch, number)
+        kernels = real_esrgan.Kernels(*(kernel.to(device) for kernel in kernels))
+        return sum(pipeline(images, kernels)[1].values())
+
+    return run
+
+
+if __name__ == "__main__":
+    sys.exit(main())
