@@ -5,12 +5,25 @@ from framer_jax.diffusion import flow
 from tools.check_parity import main
 from tools.parity.cases import Case, compare, named_weight
 
-
-@pytest.mark.parametrize(
-    "name", ["framer_loss_B3", "color_fix", "dwt_pywt", "niqe", "realesrgan_primitives", "schedulers"]
+CARRIED = (
+    *("framer_loss_B3", "color_fix", "dwt_pywt", "niqe", "realesrgan_primitives", "schedulers"),
+    *("resshift_schedule", "resshift_unet_small", "resshift_vq_small", "sinsr", "lpips_alex"),
 )
+
+SHARED = ("resshift_unet_full", "resshift_vq_full", "resshift_sampling", "lpips_vgg")
+"""Too large to be carried, or too slow for every run."""
+
+
+@pytest.mark.parametrize("name", CARRIED)
 def test_carried_fixtures_are_met(fixtures, name, capsys):
     assert main([str(fixtures / f"{name}.npz")]) == 0
+    assert "EXCEEDED" not in capsys.readouterr().out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SHARED)
+def test_shared_fixtures_are_met(shared, name, capsys):
+    assert main([str(shared / "parity" / f"{name}.npz")]) == 0
     assert "EXCEEDED" not in capsys.readouterr().out
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from framer_jax.diffusion import flow, resshift
 from framer_jax.diffusion.noise import NoiseField, noise_field, window
-from framer_jax.diffusion.samplers import flow_euler, resshift_ancestral
+from framer_jax.diffusion.samplers import flow_euler, resshift_ancestral, resshift_deterministic
 
 
 @pytest.mark.parametrize("variant", ["v1_T15", "v3_T4", "v1_T15_respaced5"])
@@ -56,6 +56,30 @@ def test_resshift_posterior_keeps_the_marginal():
     eta = schedule.etas[3]
     assert np.mean(before) == pytest.approx(0.3 + eta * -0.8, abs=0.02)
     assert np.std(before) == pytest.approx(schedule.kappa * np.sqrt(eta), rel=0.02)
+
+
+def test_deterministic_step_keeps_the_noise_and_can_be_undone():
+    schedule = resshift.make_schedule()
+    keys = jax.random.split(jax.random.key(5), 3)
+    x0, y, noise = (jax.random.normal(key, (2, 4, 4, 3)) for key in keys)
+    k, m, j = resshift.deterministic_coefficients(schedule)
+    np.testing.assert_allclose(k + m + j, 1.0, rtol=1e-12)
+    assert (k[0], m[0], j[0]) == (1.0, 0.0, 0.0)
+    index = jnp.asarray([14, 1], jnp.int32)
+    x = resshift.forward(schedule, x0, y, index, noise)
+    before = resshift.deterministic_step(schedule, x, x0, y, index)
+    np.testing.assert_allclose(before, resshift.forward(schedule, x0, y, index - 1, noise), atol=1e-5)
+    np.testing.assert_allclose(resshift.deterministic_inverse(schedule, before, x0, y, index), x, atol=1e-5)
+
+
+def test_deterministic_sampler_of_a_perfect_denoiser_passes_through_the_chain():
+    schedule = resshift.make_schedule(steps=4, min_noise_level=0.2)
+    keys = jax.random.split(jax.random.key(6), 3)
+    x0, y, noise = (jax.random.normal(key, (1, 4, 4, 3)) for key in keys)
+    start = resshift.forward(schedule, x0, y, jnp.asarray([3]), noise)
+    # The denoiser gives what it is asked at index 0, so that the result is the last x of the chain.
+    last = resshift_deterministic(schedule, lambda x, index: jnp.where(index > 0, x0, x), y, start)
+    np.testing.assert_allclose(last, resshift.forward(schedule, x0, y, jnp.asarray([0]), noise), atol=1e-5)
 
 
 def test_flow_tables_and_steps_match_the_reference(fixtures):

@@ -128,3 +128,28 @@ def posterior_step(schedule: Schedule, x: jax.Array, x0: jax.Array, index: jax.A
     mean = at(schedule.posterior_mean_coef1, index, x) * x + at(schedule.posterior_mean_coef2, index, x) * x0
     deviation = np.where(np.arange(schedule.steps) > 0, np.exp(0.5 * schedule.posterior_log_variance_clipped), 0.0)
     return mean + at(deviation, index, x) * noise
+
+
+def deterministic_coefficients(schedule: Schedule) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Weights of SinSR's deterministic step x_{t-1} = k x_0 + m x_t + j y, which keeps the noise of x_t.
+
+    Wang et al., "SinSR: Diffusion-Based Image Super-Resolution in a Single Step" (CVPR 2024), Eq. 5 to 7.
+
+    Returns:
+      k, m and j, float64 [T] each; their sum is 1, and index 0 gives x_0 itself.
+    """
+    m = np.sqrt(schedule.etas_prev / schedule.etas)
+    j = schedule.etas_prev - np.sqrt(schedule.etas_prev * schedule.etas)
+    return 1.0 - m - j, m, j
+
+
+def deterministic_step(schedule: Schedule, x: jax.Array, x0: jax.Array, y: jax.Array, index: jax.Array) -> jax.Array:
+    """x_{t-1} from x_t, the estimate of x_0 and y: all [B, H, W, C] float32, `index` int32 (a scalar or [B])."""
+    k, m, j = (at(table, index, x) for table in deterministic_coefficients(schedule))
+    return k * x0 + m * x + j * y
+
+
+def deterministic_inverse(schedule: Schedule, x: jax.Array, x0: jax.Array, y: jax.Array, index: jax.Array) -> jax.Array:
+    """x_t from x_{t-1}, the inverse of `deterministic_step`; index 0, whose step forgets x_t, has none (gives inf)."""
+    k, m, j = (at(table, index, x) for table in deterministic_coefficients(schedule))
+    return (x - k * x0 - j * y) / m

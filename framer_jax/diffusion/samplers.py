@@ -40,6 +40,28 @@ def resshift_ancestral(
     return denoise(x, jnp.int32(0))
 
 
+def resshift_deterministic(
+    schedule: resshift.Schedule, denoise: Callable[[jax.Array, jax.Array], jax.Array], y: jax.Array, start: jax.Array
+) -> jax.Array:
+    """SinSR's deterministic sampler of a ResShift model, all of whose noise is in the start.
+
+    Args:
+      schedule: tables, possibly respaced.
+      denoise: as of `resshift_ancestral`.
+      y: [B, H, W, C] float32 LR latent.
+      start: [B, H, W, C] float32, x at the last index (framer_jax.diffusion.resshift.prior).
+
+    Returns:
+      [B, H, W, C] float32, the last estimate of x_0.
+    """
+
+    def step(x: jax.Array, index: jax.Array) -> tuple[jax.Array, None]:
+        return resshift.deterministic_step(schedule, x, denoise(x, index), y, index), None
+
+    x, _ = jax.lax.scan(step, start, jnp.arange(schedule.steps - 1, 0, -1, dtype=jnp.int32))
+    return denoise(x, jnp.int32(0))
+
+
 def flow_euler(
     sigmas: np.ndarray, velocity: Callable[[jax.Array, jax.Array], jax.Array], start: jax.Array
 ) -> jax.Array:

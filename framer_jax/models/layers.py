@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -69,18 +71,83 @@ class ChannelNorm(nn.Module):
         return normal.astype(x.dtype)
 
 
+class GroupNorm(nn.Module):
+    """Norm over all positions of a group of neighbouring channels, in float32, with an affine map per channel."""
+
+    groups: int = 32
+    epsilon: float = 1e-5
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[B, H, W, C] → [B, H, W, C] in the dtype of x; C must be a multiple of `groups`."""
+        batch, height, width, channels = x.shape
+        if channels % self.groups:
+            raise ValueError(f"a group norm of {self.groups} groups needs a multiple of them, not {channels} channels")
+        wide = x.astype(jnp.float32).reshape(batch, height, width, self.groups, channels // self.groups)
+        # Centred before it is squared: E[x²] - E[x]² loses digits where the mean is large.
+        centred = wide - wide.mean(axis=(1, 2, 4), keepdims=True)
+        variance = (centred * centred).mean(axis=(1, 2, 4), keepdims=True)
+        normal = (centred * jax.lax.rsqrt(variance + self.epsilon)).reshape(x.shape)
+        normal = normal * self.param("scale", nn.initializers.ones, (channels,))[None, None, None, :]
+        normal = normal + self.param("bias", nn.initializers.zeros, (channels,))[None, None, None, :]
+        return normal.astype(x.dtype)
+
+
+class ResidualBlock(nn.Module):
+    """norm - SiLU - conv - norm, with scale and shift from the time - SiLU - zero-initialised conv, plus a skip.
+
+    Attributes:
+      channels: of the result; the skip is a 1x1 convolution where x has another number of them.
+      dtype: compute dtype.
+      norm: makes both norms.
+    """
+
+    channels: int
+    dtype: Dtype = jnp.float32
+    norm: Callable[..., nn.Module] = ChannelNorm
+
+    @nn.compact
+    def __call__(self, x: jax.Array, time: jax.Array | None = None) -> jax.Array:
+        """X [B, H, W, C], time [B, E] or None for a network without times → [B, H, W, channels]."""
+        h = nn.silu(self.norm(name="norm_0")(x))
+        h = nn.Conv(self.channels, (3, 3), dtype=self.dtype, name="conv_0")(h)  # [B, H, W, channels]
+        h = self.norm(name="norm_1")(h)
+        if time is not None:
+            film = nn.Dense(2 * self.channels, dtype=self.dtype, name="film")(nn.silu(time))[:, None, None, :]
+            scale, shift = jnp.split(film, 2, axis=-1)  # [B, 1, 1, channels]
+            h = h * (scale + 1) + shift
+        h = nn.Conv(self.channels, (3, 3), dtype=self.dtype, kernel_init=nn.initializers.zeros, name="conv_1")(
+            nn.silu(h)
+        )
+        if x.shape[-1] != self.channels:
+            x = nn.Conv(self.channels, (1, 1), dtype=self.dtype, name="skip")(x)
+        return x + h
+
+
 class TimeEmbedding(nn.Module):
-    """Sinusoids of t through a two-layer perceptron: [B] → [B, width]."""
+    """Sinusoids of t through a two-layer perceptron: [B] → [B, width].
+
+    Attributes:
+      width: of the result.
+      dtype: compute dtype.
+      sinusoids: how many enter, `width` if None.
+    """
 
     width: int
     dtype: Dtype = jnp.float32
+    sinusoids: int | None = None
 
     @nn.compact
     def __call__(self, t: jax.Array) -> jax.Array:
         """Embed the times of a batch."""
-        h = sinusoidal_embedding(t, self.width).astype(self.dtype)
+        h = sinusoidal_embedding(t, self.sinusoids or self.width).astype(self.dtype)
         h = nn.Dense(self.width, dtype=self.dtype, name="dense_0")(h)
         return nn.Dense(self.width, dtype=self.dtype, name="dense_1")(nn.silu(h))
+
+
+def enlarge_nearest(x: jax.Array) -> jax.Array:
+    """[B, H, W, C] → [B, 2H, 2W, C], each position four times."""
+    return jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
 
 
 def attention(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:

@@ -10,27 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from framer_jax.models.layers import ChannelNorm, Dtype, TimeEmbedding
-
-
-class ResidualBlock(nn.Module):
-    """norm - SiLU - conv - norm with scale and shift from the time - SiLU - zero-initialised conv, plus a skip."""
-
-    channels: int
-    dtype: Dtype = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: jax.Array, time: jax.Array) -> jax.Array:
-        """X [B, H, W, C], time [B, E] → [B, H, W, channels]."""
-        h = nn.silu(ChannelNorm(name="norm_0")(x))
-        h = nn.Conv(self.channels, (3, 3), dtype=self.dtype, name="conv_0")(h)  # [B, H, W, channels]
-        film = nn.Dense(2 * self.channels, dtype=self.dtype, name="film")(nn.silu(time))[:, None, None, :]
-        scale, shift = jnp.split(film, 2, axis=-1)  # [B, 1, 1, channels]
-        h = nn.silu(ChannelNorm(name="norm_1")(h) * (scale + 1) + shift)
-        h = nn.Conv(self.channels, (3, 3), dtype=self.dtype, kernel_init=nn.initializers.zeros, name="conv_1")(h)
-        if x.shape[-1] != self.channels:
-            x = nn.Conv(self.channels, (1, 1), dtype=self.dtype, name="skip")(x)
-        return x + h
+from framer_jax.models.layers import ChannelNorm, Dtype, ResidualBlock, TimeEmbedding
 
 
 class UNet(nn.Module):

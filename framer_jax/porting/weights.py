@@ -126,7 +126,7 @@ def load_weights(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str
         raise ValueError(f"{path} is a folder: give a .safetensors file in it")
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such weight file")
-    _check_container(path)
+    check_container(path)
     try:
         with safe_open(path, framework="numpy") as file:
             header = file.metadata() or {}
@@ -148,6 +148,15 @@ def load_weights(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str
     except (json.JSONDecodeError, AttributeError) as error:
         raise ValueError(f"{path}: its metadata is not a JSON object ({error}); write the file again") from error
     return nest_names(leaves, empty), metadata
+
+
+def is_ours(path: str | os.PathLike[str]) -> bool:
+    """Whether a file is one that `save_weights` wrote, as far as its header says; False if it cannot be read."""
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return METADATA_KEY in (file.metadata() or {})
+    except (SafetensorError, OSError):
+        return False
 
 
 def check_same_structure(params: Mapping[str, Any], expected: Mapping[str, Any], source: str = "weights") -> None:
@@ -179,8 +188,12 @@ def check_same_structure(params: Mapping[str, Any], expected: Mapping[str, Any],
         raise ValueError(f"{source} does not fit this model; {'; '.join(faults)}. Use the config it was made with.")
 
 
-def _check_container(path: Path) -> None:
-    """Tell a file that is no safetensors file from one that was cut short; the library's errors do not."""
+def check_container(path: Path) -> None:
+    """Tell a file that is no safetensors file from one that was cut short; the library's errors do not.
+
+    Raises:
+      ValueError: the one or the other.
+    """
     size = path.stat().st_size
     with open(path, "rb") as file:
         start = file.read(9)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -14,12 +14,10 @@ from framer_jax.degradations.blur import blur
 from framer_jax.degradations.jpeg import jpeg
 from framer_jax.degradations.resize import MODES, resize
 from framer_jax.degradations.usm import sharpen
-from tools.parity.cases import Case
-
-Outputs = Iterator[tuple[str, Any]]
+from tools.parity.cases import Case, Options, Outputs
 
 
-def realesrgan_family(case: Case, options: Any) -> Outputs:
+def realesrgan_family(case: Case, options: Options) -> Outputs:
     """The degradation's primitives. JPEG blocks with a coefficient half-way between two levels may differ."""
     arrays, config = case.arrays, case.config
     for entry in config["kernels"]:

@@ -6,9 +6,7 @@ Outputs that a file does not hold may be named; they are passed over.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -21,27 +19,9 @@ from framer_jax.evaluation import niqe
 from framer_jax.frequency import bands, wavelets
 from framer_jax.inference import color_fix, tiler
 from framer_jax.losses.framer import clean_from_velocity, framer_loss, released
-from tools.parity.cases import Case
+from tools.parity import ported
+from tools.parity.cases import Case, Options, Outputs, channels_first, channels_last
 from tools.parity.degradations import realesrgan_family
-
-Outputs = Iterator[tuple[str, Any]]
-
-
-@dataclass(frozen=True)
-class Options:
-    """What a family may need besides its file."""
-
-    niqe_model: str | None = None
-
-
-def channels_last(x: np.ndarray) -> jax.Array:
-    """[B, C, H, W] → [B, H, W, C]."""
-    return jnp.asarray(x.transpose(0, 2, 3, 1))
-
-
-def channels_first(x: Any) -> np.ndarray:
-    """[B, H, W, C] → [B, C, H, W]."""
-    return np.asarray(x).transpose(0, 3, 1, 2)
 
 
 def framer_loss_family(case: Case, options: Options) -> Outputs:
@@ -160,5 +140,11 @@ FAMILIES: dict[str, Callable[[Case, Options], Outputs]] = {
     "niqe": niqe_family,
     "realesrgan_primitives": realesrgan_family,
     "schedulers": schedulers_family,
+    "resshift_schedule": ported.resshift_schedule_family,
+    "resshift_unet": ported.resshift_unet_family,
+    "resshift_vq": ported.resshift_vq_family,
+    "resshift_sampling": ported.resshift_sampling_family,
+    "sinsr": ported.sinsr_family,
+    "lpips": ported.lpips_family,
 }
 """Family name, as a fixture's `meta` gives it → its comparison. A new port is one function and one line here."""

@@ -1,0 +1,207 @@
+"""What `framer-jax port --check` does: the original and ours on the same input, layer by layer.
+
+The weight map says which layer of the original is which of ours, so every layer that has parameters is compared, and a
+new map brings its own comparison; only building and calling the original is written down here. The user names the
+folder that the original is imported from; it needs PyTorch and whatever the original itself imports.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import jax
+import numpy as np
+
+from framer_jax.porting.maps import State, layer_pairs, to_torch
+from framer_jax.porting.table import map_named
+from framer_jax.recipes.pretrained import KINDS, build
+
+LARGEST_DIFFERENCE = 1e-4
+"""Of a layer's output, relative to its largest value, in float32; measured differences are near 2e-6."""
+
+
+class Original(NamedTuple):
+    """How the original of a map is built and called.
+
+    Attributes:
+      make: (our constructor arguments) → the PyTorch module; imports from the user's folder.
+      call: (module, inputs as tensors, images channels first) → its output.
+      ours: (our module, inputs) → the same output of ours.
+    """
+
+    make: Callable[[Mapping[str, Any]], Any]
+    call: Callable[..., Any]
+    ours: Callable[..., jax.Array]
+
+
+def _make_unet(arguments: Mapping[str, Any]) -> Any:
+    size, levels = arguments["image_size"], len(arguments["multipliers"])
+    return importlib.import_module("models.unet").UNetModelSwin(
+        image_size=size,
+        in_channels=arguments["out_channels"],
+        model_channels=arguments["channels"],
+        out_channels=arguments["out_channels"],
+        num_res_blocks=list(arguments["blocks"]),
+        attention_resolutions=[size >> level for level in range(levels)],
+        channel_mult=list(arguments["multipliers"]),
+        num_head_channels=arguments["head_channels"],
+        use_scale_shift_norm=True,
+        swin_depth=arguments["swin_blocks"],
+        swin_embed_dim=arguments["swin_channels"],
+        window_size=arguments["window"],
+        mlp_ratio=arguments["mlp_ratio"],
+        cond_lq=True,
+        lq_size=arguments["condition_size"],
+    )
+
+
+def _make_autoencoder(arguments: Mapping[str, Any]) -> Any:
+    resolution = 256
+    details = {
+        "double_z": False,
+        "z_channels": arguments["latent_channels"],
+        "resolution": resolution,
+        "in_channels": 3,
+        "out_ch": 3,
+        "ch": arguments["channels"],
+        "ch_mult": list(arguments["multipliers"]),
+        "num_res_blocks": arguments["blocks"],
+        "attn_resolutions": [resolution >> level for level in arguments["attention_levels"]],
+        "dropout": 0.0,
+        "padding_mode": "zeros",
+    }
+    return importlib.import_module("ldm.models.autoencoder").VQModelTorch(
+        ddconfig=details, n_embed=arguments["codes"], embed_dim=arguments["latent_channels"]
+    )
+
+
+ORIGINALS: Mapping[str, Original] = {
+    "resshift_unet": Original(
+        _make_unet,
+        lambda module, x, t, lq: module(x, t, lq=lq),
+        lambda module, x, t, lq: module(x, t, lq)[0],
+    ),
+    # Without codes: a latent near a tie may rightly fall on either side.
+    "vq_f4": Original(
+        _make_autoencoder,
+        lambda module, image: module.decode(module.encode(image), force_not_quantize=True),
+        lambda module, image: module.decode(module.encode(image), quantise=False),
+    ),
+}
+"""Name of a weight map → its original, as in the repositories of ResShift and SinSR."""
+
+
+class Difference(NamedTuple):
+    """One layer's largest difference, relative to its largest value; `layer` is the original's name for it."""
+
+    layer: str
+    relative: float
+
+
+def check(name: str, params: Mapping[str, Any], arguments: Mapping[str, Any], folder: str) -> list[Difference]:
+    """Run the original and ours with the same weights on the same random input.
+
+    Args:
+      name: of the weight map.
+      params: our parameters, without a group around them.
+      arguments: of our module.
+      folder: where the original can be imported from: a clone of its repository.
+
+    Returns:
+      the differences of every layer with parameters, from the input on; the last one is the output's ('output').
+
+    Raises:
+      ValueError: there is no original to compare with, a layer of it was not run, or a difference is large.
+      ImportError: PyTorch or the original cannot be imported.
+    """
+    if name not in ORIGINALS:
+        raise ValueError(f"--check knows no original of {name}; it knows those of {', '.join(ORIGINALS)}")
+    state = to_torch(map_named(name), params, name, arguments)
+    module = build(name, arguments)
+    rng = np.random.default_rng(0)
+    inputs = [rng.uniform(-1, 1, shape.shape).astype(np.float32) for shape in KINDS[name].inputs(module)]
+    theirs, output = _run_original(name, state, arguments, inputs, folder)
+    ours, result = _run_ours(name, module, params, inputs)
+    pairs = layer_pairs(map_named(name), state)
+    if silent := [layer for layer, path in pairs.items() if layer not in theirs or path not in ours]:
+        raise ValueError(f"--check {folder}: {len(silent)} layers gave no output to compare, such as {silent[0]}")
+    differences = [Difference(layer, _difference(ours[path], theirs[layer])) for layer, path in pairs.items()]
+    differences.append(Difference("output", _difference(result, output)))
+    worst = max(differences, key=lambda found: found.relative)
+    if not worst.relative <= LARGEST_DIFFERENCE:
+        first = next(found for found in differences if not found.relative <= LARGEST_DIFFERENCE)
+        raise ValueError(
+            f"{name} differs from its original: first at {first.layer} ({first.relative:.1e} of its largest value), "
+            f"most at {worst.layer} ({worst.relative:.1e})"
+        )
+    return differences
+
+
+def _run_original(
+    name: str, state: State, arguments: Mapping[str, Any], inputs: list[np.ndarray], folder: str
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Outputs of the original's layers by name, in the order of their first call, and of the whole."""
+    if not Path(folder).is_dir():
+        raise ValueError(f"--check {folder}: no such folder")
+    try:
+        import torch
+    except ImportError as error:
+        raise ImportError("--check needs PyTorch: pip install 'framer_jax[torch]'") from error
+    sys.path.insert(0, str(folder))
+    try:
+        module = ORIGINALS[name].make(arguments)
+    except ImportError as error:
+        raise ImportError(f"--check {folder}: the original cannot be imported ({error})") from error
+    finally:
+        sys.path.remove(str(folder))
+    module.load_state_dict({key: torch.from_numpy(value.copy()) for key, value in state.items()}, strict=True)
+    outputs: dict[str, np.ndarray] = {}
+
+    def keep(layer: str) -> Callable[..., None]:
+        def hook(module: Any, arguments: Any, output: Any) -> None:
+            if layer not in outputs and isinstance(output, torch.Tensor):
+                outputs[layer] = output.numpy().copy()  # the next layer may work in place
+
+        return hook
+
+    for layer, part in module.named_modules():
+        part.register_forward_hook(keep(layer))
+    tensors = [torch.from_numpy(np.ascontiguousarray(_channels_first(value))) for value in inputs]
+    with torch.no_grad():
+        output = ORIGINALS[name].call(module.eval(), *tensors)
+    return outputs, output.numpy()
+
+
+def _run_ours(
+    name: str, module: Any, params: Mapping[str, Any], inputs: list[np.ndarray]
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Outputs of our layers by path, and of the whole."""
+
+    def run(params: Any, *inputs: jax.Array) -> Any:
+        return module.apply({"params": params}, *inputs, method=ORIGINALS[name].ours, capture_intermediates=True)
+
+    with jax.default_matmul_precision("highest"):
+        result, state = cast(Any, jax.jit(run)(params, *inputs))
+    found = {
+        jax.tree_util.keystr(path[:-2], simple=True, separator="/"): np.asarray(leaf)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(state["intermediates"])
+        if path[-2] == jax.tree_util.DictKey("__call__")
+    }
+    return found, np.asarray(result)
+
+
+def _channels_first(x: np.ndarray) -> np.ndarray:
+    return x.transpose(0, 3, 1, 2) if x.ndim == 4 else x
+
+
+def _difference(ours: np.ndarray, theirs: np.ndarray) -> float:
+    """Largest difference relative to the largest value; infinite if the sizes differ."""
+    ours = _channels_first(ours)
+    if ours.size != theirs.size:
+        return float("inf")
+    # Windows of tokens lie in one axis there and in three here, in the same order.
+    return float(np.abs(ours.reshape(theirs.shape) - theirs).max() / np.abs(theirs).max())

@@ -1,0 +1,160 @@
+"""Attention in shifted windows, as the denoiser of ResShift uses it.
+
+Liu et al., "Swin Transformer: Hierarchical Vision Transformer using Shifted Windows" (ICCV 2021). Two things differ
+from the paper: the norms are group norms over the whole map, and a layer replaces its input (no skip around it).
+"""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from framer_jax.models.layers import Dtype, GroupNorm
+
+MASKS = ("released", "correct")
+"""How a shifted layer keeps apart what the shift brings together."""
+
+SEPARATION = -100.0
+"""What is added to the logit of two tokens that shall not see each other."""
+
+
+def relative_index(window: int) -> np.ndarray:
+    """[N, N] int32, N = window²: which row of the bias table serves a query token (first axis) and a key token."""
+    row, column = (axis.reshape(-1) for axis in np.mgrid[:window, :window])
+    down = row[:, None] - row[None, :] + window - 1
+    right = column[:, None] - column[None, :] + window - 1
+    return (down * (2 * window - 1) + right).astype(np.int32)
+
+
+def separated(rows: int, columns: int, window: int, shift: int, kind: str) -> jax.Array:
+    """Which tokens must not see each other in a map that was rolled by -shift.
+
+    The last row (and column) of windows then holds tokens of two ends of the map.
+
+    Args:
+      rows: of windows.
+      columns: of windows.
+      window: side in tokens.
+      shift: in tokens, 0 < shift < window.
+      kind: 'correct' keeps the two ends apart in the last row and in the last column of windows. 'released' is what
+        the published models were trained with: in the last ROW of windows it keeps apart token COLUMNS, and nothing
+        else is kept apart. (Their mask was written along the wrong axes of its array.)
+
+    Returns:
+      [rows, columns or 1, N, N] bool, N = window².
+    """
+    wrapped = np.arange(window) >= window - shift
+    by_row, by_column = np.repeat(wrapped, window), np.tile(wrapped, window)  # [N] each
+    apart_rows, apart_columns = (jnp.asarray(end[:, None] != end[None, :])[None, None] for end in (by_row, by_column))
+    last_row = jnp.arange(rows)[:, None, None, None] == rows - 1
+    if kind == "released":
+        return last_row & apart_columns
+    last_column = jnp.arange(columns)[None, :, None, None] == columns - 1
+    return (last_row & apart_rows) | (last_column & apart_columns)
+
+
+def to_windows(x: jax.Array, window: int) -> jax.Array:
+    """[B, H, W, C] → [B, H / window, W / window, window², C]."""
+    batch, height, width, channels = x.shape
+    x = x.reshape(batch, height // window, window, width // window, window, channels).transpose(0, 1, 3, 2, 4, 5)
+    return x.reshape(batch, height // window, width // window, window * window, channels)
+
+
+def from_windows(x: jax.Array, window: int) -> jax.Array:
+    """The inverse of `to_windows`."""
+    batch, rows, columns, _, channels = x.shape
+    x = x.reshape(batch, rows, columns, window, window, channels).transpose(0, 1, 3, 2, 4, 5)
+    return x.reshape(batch, rows * window, columns * window, channels)
+
+
+class WindowAttention(nn.Module):
+    """Multi-head attention within windows, with a learned bias per relative position; softmax in float32.
+
+    Attributes:
+      heads: they share the channels evenly.
+      window: side of a window.
+      shift: the map is rolled by this much before it is cut, and back afterwards; 0 for neither.
+      mask: see `separated`.
+      dtype: compute dtype.
+    """
+
+    heads: int
+    window: int
+    shift: int
+    mask: str
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[B, H, W, C] → [B, H, W, C], sides multiples of the window."""
+        channels, tokens = x.shape[-1], self.window**2
+        if self.shift:
+            x = jnp.roll(x, (-self.shift, -self.shift), axis=(1, 2))
+        x = to_windows(x, self.window)  # [B, R, S, N, C]
+        heads = (*x.shape[:-1], self.heads, channels // self.heads)
+        qkv = nn.Dense(3 * channels, dtype=self.dtype, name="qkv")(x)
+        query, key, value = (part.reshape(heads) for part in jnp.split(qkv, 3, axis=-1))  # [B, R, S, N, heads, D]
+        query = query * jnp.asarray((channels // self.heads) ** -0.5, self.dtype)
+        logits = jnp.einsum("brsnhd,brsmhd->brshnm", query, key, preferred_element_type=jnp.float32)
+        table = self.param("bias_table", nn.initializers.normal(0.02), ((2 * self.window - 1) ** 2, self.heads))
+        bias = table[relative_index(self.window).reshape(-1)].reshape(tokens, tokens, self.heads)
+        logits = logits + bias.transpose(2, 0, 1)[None, None, None]  # [B, R, S, heads, N, N]
+        if self.shift:
+            apart = separated(x.shape[1], x.shape[2], self.window, self.shift, self.mask)
+            logits = logits + jnp.where(apart, jnp.float32(SEPARATION), jnp.float32(0.0))[None, :, :, None]
+        weights = jax.nn.softmax(logits, axis=-1).astype(self.dtype)
+        x = jnp.einsum("brshnm,brsmhd->brsnhd", weights, value).reshape(x.shape)
+        x = from_windows(nn.Dense(channels, dtype=self.dtype, name="project")(x), self.window)
+        return jnp.roll(x, (self.shift, self.shift), axis=(1, 2)) if self.shift else x
+
+
+class SwinBlock(nn.Module):
+    """Attention and a perceptron, each behind a group norm and with a skip around it: [B, H, W, C] → the same."""
+
+    heads: int
+    window: int
+    shift: int
+    mlp_ratio: int
+    mask: str
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Apply the block."""
+        channels = x.shape[-1]
+        attention = WindowAttention(self.heads, self.window, self.shift, self.mask, self.dtype, name="attention")
+        x = x + attention(GroupNorm(name="norm_0")(x))
+        h = nn.Conv(self.mlp_ratio * channels, (1, 1), dtype=self.dtype, name="mlp_0")(GroupNorm(name="norm_1")(x))
+        return x + nn.Conv(channels, (1, 1), dtype=self.dtype, name="mlp_1")(nn.gelu(h, approximate=False))
+
+
+class SwinLayer(nn.Module):
+    """1x1 convolution to the layer's own width - Swin blocks - 1x1 convolution back. It replaces its input.
+
+    Attributes:
+      channels: the layer's own width.
+      blocks: how many; every second one shifts its windows by half a window if `shifted`.
+      heads, window, mlp_ratio, mask, dtype: see SwinBlock, WindowAttention and `separated`.
+    """
+
+    channels: int
+    blocks: int
+    heads: int
+    window: int
+    shifted: bool
+    mlp_ratio: int
+    mask: str
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[B, H, W, C] → [B, H, W, C], sides multiples of the window."""
+        h = nn.Conv(self.channels, (1, 1), dtype=self.dtype, name="conv_in")(x)
+        for index in range(self.blocks):
+            shift = self.window // 2 if self.shifted and index % 2 else 0
+            h = SwinBlock(self.heads, self.window, shift, self.mlp_ratio, self.mask, self.dtype, name=f"block_{index}")(
+                h
+            )
+        return nn.Conv(x.shape[-1], (1, 1), dtype=self.dtype, name="conv_out")(h)

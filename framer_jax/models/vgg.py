@@ -1,0 +1,142 @@
+"""The convolutional trunks whose features LPIPS compares: VGG16 and AlexNet as in torchvision.
+
+Simonyan and Zisserman, "Very Deep Convolutional Networks" (2014); Krizhevsky et al., "ImageNet Classification with Deep
+Convolutional Neural Networks" (2012), in the one-column form of 2014; scaling of the input: Zhang et al., "The
+Unreasonable Effectiveness of Deep Features as a Perceptual Metric" (CVPR 2018). Weights come by path, through
+framer_jax.porting; none ship.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from framer_jax.models.layers import Dtype
+
+SHIFT = (-0.030, -0.088, -0.188)
+"""Mean of the images that the trunks were trained on, in [-1, 1]."""
+
+SCALE = (0.458, 0.448, 0.450)
+"""Their standard deviation."""
+
+
+class ConvLayer(NamedTuple):
+    """One convolution and the ReLU behind it.
+
+    Attributes:
+      place: its number in torchvision's list of layers, which names it.
+      channels, kernel, stride, padding: of the convolution.
+      pool: side of the maximum pooling (stride 2) before it, 0 for none.
+      tap: whether its result is one of the trunk's features.
+    """
+
+    place: int
+    channels: int
+    kernel: int
+    stride: int = 1
+    padding: int = 1
+    pool: int = 0
+    tap: bool = False
+
+
+TRUNKS = {
+    "vgg": (
+        ConvLayer(0, 64, 3),
+        ConvLayer(2, 64, 3, tap=True),
+        ConvLayer(5, 128, 3, pool=2),
+        ConvLayer(7, 128, 3, tap=True),
+        ConvLayer(10, 256, 3, pool=2),
+        ConvLayer(12, 256, 3),
+        ConvLayer(14, 256, 3, tap=True),
+        ConvLayer(17, 512, 3, pool=2),
+        ConvLayer(19, 512, 3),
+        ConvLayer(21, 512, 3, tap=True),
+        ConvLayer(24, 512, 3, pool=2),
+        ConvLayer(26, 512, 3),
+        ConvLayer(28, 512, 3, tap=True),
+    ),
+    "alex": (
+        ConvLayer(0, 64, 11, stride=4, padding=2, tap=True),
+        ConvLayer(3, 192, 5, padding=2, pool=3, tap=True),
+        ConvLayer(6, 384, 3, pool=3, tap=True),
+        ConvLayer(8, 256, 3, tap=True),
+        ConvLayer(10, 256, 3, tap=True),
+    ),
+}
+"""The nets of LPIPS: five features each."""
+
+
+class Trunk(nn.Module):
+    """A trunk without its classifier.
+
+    Attributes:
+      net: 'vgg' or 'alex'.
+      dtype: compute dtype; the features are float32.
+    """
+
+    net: str
+    dtype: Dtype = jnp.float32
+
+    def __post_init__(self) -> None:
+        if self.net not in TRUNKS:
+            raise ValueError(f"net must be one of {', '.join(TRUNKS)}, not {self.net!r}")
+        super().__post_init__()
+
+    @nn.compact
+    def __call__(self, image: jax.Array) -> tuple[jax.Array, ...]:
+        """The features of images.
+
+        Args:
+          image: [B, H, W, 3] float32 in [-1, 1], sides of at least 16 (vgg) or 31 (alex) pixels.
+
+        Returns:
+          five maps [B, H_i, W_i, C_i] float32 after ReLU, from fine to coarse.
+        """
+        shift, scale = (jnp.asarray(values, jnp.float32)[None, None, None, :] for values in (SHIFT, SCALE))
+        h = ((image - shift) / scale).astype(self.dtype)
+        features = []
+        for layer in TRUNKS[self.net]:
+            if layer.pool:
+                h = nn.max_pool(h, (layer.pool, layer.pool), (2, 2))
+            padding = ((layer.padding, layer.padding),) * 2
+            name = f"conv_{layer.place}"
+            kernel, stride = (layer.kernel, layer.kernel), (layer.stride, layer.stride)
+            h = nn.relu(nn.Conv(layer.channels, kernel, stride, padding, dtype=self.dtype, name=name)(h))
+            if layer.tap:
+                features.append(h.astype(jnp.float32))
+        return tuple(features)
+
+
+class Lpips(nn.Module):
+    """A trunk and the weights of its channels, the parameters that LPIPS needs: groups 'trunk' and 'heads'.
+
+    `framer_jax.losses.lpips` takes what `features` and `heads` give.
+    """
+
+    net: str
+    dtype: Dtype = jnp.float32
+
+    def setup(self) -> None:
+        """Declare the parts."""
+        self.trunk = Trunk(self.net, self.dtype)
+        self.heads = ChannelWeights(tuple(layer.channels for layer in TRUNKS[self.net] if layer.tap))
+
+    def __call__(self, image: jax.Array) -> tuple[tuple[jax.Array, ...], tuple[jax.Array, ...]]:
+        """[B, H, W, 3] in [-1, 1] → (five features [B, H_i, W_i, C_i], five weights [C_i]), float32."""
+        return self.trunk(image), self.heads()
+
+
+class ChannelWeights(nn.Module):
+    """The learned weight of each channel of each feature."""
+
+    channels: tuple[int, ...]
+
+    @nn.compact
+    def __call__(self) -> tuple[jax.Array, ...]:
+        """One [C_i] float32 per feature."""
+        shapes = ((1, 1, count, 1) for count in self.channels)  # a 1x1 convolution's, as in the original
+        kernels = (self.param(f"head_{i}", nn.initializers.ones, shape) for i, shape in enumerate(shapes))
+        return tuple(kernel.reshape(-1) for kernel in kernels)

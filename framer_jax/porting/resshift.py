@@ -1,0 +1,234 @@
+"""Checkpoints of ResShift and SinSR: the Swin U-Net and the autoencoder VQ-f4."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from itertools import count
+from typing import Any
+
+import numpy as np
+
+from framer_jax.porting.maps import NORM, TENSOR, Rule, State, WeightMap
+
+
+def _block(torch: str, flax: str) -> tuple[Rule, ...]:
+    """A residual block of the U-Net."""
+    return (
+        Rule(f"{torch}.in_layers.0", f"{flax}/norm_0", NORM),
+        Rule(f"{torch}.in_layers.2", f"{flax}/conv_0"),
+        Rule(f"{torch}.emb_layers.1", f"{flax}/film"),
+        Rule(f"{torch}.out_layers.0", f"{flax}/norm_1", NORM),
+        Rule(f"{torch}.out_layers.3", f"{flax}/conv_1"),
+        Rule(f"{torch}.skip_connection", f"{flax}/skip"),
+    )
+
+
+def _swin(torch: str, flax: str) -> tuple[Rule, ...]:
+    """A Swin layer of the U-Net."""
+    block, ours = f"{torch}.blocks.{{b}}", f"{flax}/block_{{b}}"
+    return (
+        Rule(f"{torch}.patch_embed.proj", f"{flax}/conv_in"),
+        Rule(f"{torch}.patch_unembed.proj", f"{flax}/conv_out"),
+        Rule(f"{block}.norm1", f"{ours}/norm_0", NORM),
+        Rule(f"{block}.attn.relative_position_bias_table", f"{ours}/attention/bias_table", TENSOR),
+        Rule(f"{block}.attn.qkv", f"{ours}/attention/qkv"),
+        Rule(f"{block}.attn.proj", f"{ours}/attention/project"),
+        Rule(f"{block}.norm2", f"{ours}/norm_1", NORM),
+        Rule(f"{block}.mlp.fc1", f"{ours}/mlp_0"),
+        Rule(f"{block}.mlp.fc2", f"{ours}/mlp_1"),
+    )
+
+
+UNET_RULES = (
+    Rule("time_embed.0", "time/dense_0"),
+    Rule("time_embed.2", "time/dense_1"),
+    Rule("feature_extractor.{n}", "condition/conv_{n}"),
+    Rule("feature_extractor.{n}.op", "condition/to_coarse_{n}"),
+    Rule("input_blocks.0.0", "conv_in"),
+    *_block("input_blocks.{n}.0", "down_{n}_block"),
+    *_swin("input_blocks.{n}.1", "down_{n}_swin"),
+    Rule("input_blocks.{n}.0.op", "down_{n}_to_coarse"),
+    *_block("middle_block.{n}", "middle_{n}"),
+    *_swin("middle_block.{n}", "middle_{n}"),
+    *_block("output_blocks.{n}.0", "up_{n}_block"),
+    *_swin("output_blocks.{n}.1", "up_{n}_swin"),
+    Rule("output_blocks.{n}.1.conv", "up_{n}_to_fine"),
+    Rule("out.0", "norm_out", NORM),
+    Rule("out.2", "conv_out"),
+)
+
+INDEX, MASK = "attn.relative_position_index", "attn_mask"
+
+
+def unet_arguments(state: State) -> dict[str, Any]:
+    """Constructor arguments of framer_jax.models.resshift_unet.SwinUNet.
+
+    The nominal side of the latents is told by the size of a registered mask; without one it is taken to be such that
+    the coarsest level is one window, as in all published models.
+    """
+    levels = _levels(state)
+    channels = state["input_blocks.0.0.weight"].shape[0]
+    widths: dict[int, list[int]] = {}
+    for place, level in levels.items():
+        if place.startswith("input_blocks") and f"{place}.0.in_layers.2.weight" in state:
+            widths.setdefault(level, []).append(state[f"{place}.0.in_layers.2.weight"].shape[0])
+    swin = "input_blocks.1.1"
+    swin_channels = state[f"{swin}.patch_embed.proj.weight"].shape[0]
+    rows, heads = state[f"{swin}.blocks.0.attn.relative_position_bias_table"].shape
+    window = (math.isqrt(rows) + 1) // 2
+    image_size = window << max(levels.values())
+    if (mask := state.get(f"{swin}.blocks.1.{MASK}")) is not None:
+        image_size = window * math.isqrt(mask.shape[0])
+    halvings = sum(bool(re.fullmatch(r"feature_extractor\.\d+\.op\.weight", key)) for key in state)
+    return {
+        "out_channels": state["out.2.weight"].shape[0],
+        "channels": channels,
+        "multipliers": tuple(widths[level][0] // channels for level in sorted(widths)),
+        "blocks": tuple(len(widths[level]) for level in sorted(widths)),
+        "swin_channels": swin_channels,
+        "swin_blocks": _number(state, f"{swin}.blocks.{{}}.attn.qkv.weight"),
+        "head_channels": swin_channels // heads,
+        "window": window,
+        "mlp_ratio": state[f"{swin}.blocks.0.mlp.fc1.weight"].shape[0] // swin_channels,
+        "image_size": image_size,
+        "condition_size": image_size << halvings,
+        "mask": "released",
+    }
+
+
+def unet_buffers(state: State, arguments: Mapping[str, Any]) -> State:
+    """The index tables and masks that the original registers, and requires of a checkpoint that it loads."""
+    window, size = arguments["window"], arguments["image_size"]
+    levels, buffers = _levels(state), {}
+    for key in state:
+        if found := re.fullmatch(r"(.+)\.blocks\.(\d+)\.attn\.relative_position_bias_table", key):
+            block = key.removesuffix(".attn.relative_position_bias_table")
+            buffers[f"{block}.{INDEX}"] = relative_position_index(window)
+            side = size >> levels[found[1].removesuffix(".1")]
+            if int(found[2]) % 2 and side > window:
+                buffers[f"{block}.{MASK}"] = registered_mask(side // window, window)
+    return buffers
+
+
+def relative_position_index(window: int) -> np.ndarray:
+    """[window², window²] int64 rows of the bias table, as Swin Transformers register them."""
+    place = np.indices((window, window)).reshape(2, -1)
+    difference = place[:, :, None] - place[:, None, :] + window - 1  # [2, N, N]
+    return (difference[0] * (2 * window - 1) + difference[1]).astype(np.int64)
+
+
+def registered_mask(windows: int, window: int) -> np.ndarray:
+    """[windows², window², window²] float32, which the released code registers and then never reads."""
+    wrapped = np.tile(np.arange(window) >= window - window // 2, window)  # [N], by token column
+    mask = np.zeros((windows, windows, window**2, window**2), np.float32)
+    mask[-1] = np.where(wrapped[:, None] != wrapped[None, :], np.float32(-100), np.float32(0))
+    return mask.reshape(windows**2, window**2, window**2)
+
+
+def _levels(state: State) -> dict[str, int]:
+    """Place of a block ('input_blocks.4', 'middle_block', 'output_blocks.0') → its level, 0 the finest."""
+    levels, level = {}, 0
+    for place in count(1):
+        name = f"input_blocks.{place}"
+        if f"{name}.0.op.weight" in state:
+            level += 1
+        elif f"{name}.0.in_layers.2.weight" not in state:
+            break
+        levels[name] = level
+    levels["middle_block"] = level
+    for place in count(0):
+        name = f"output_blocks.{place}"
+        if f"{name}.0.in_layers.2.weight" not in state:
+            break
+        levels[name] = level
+        level -= f"{name}.1.conv.weight" in state
+    return levels
+
+
+def _number(state: State, template: str) -> int:
+    """How many of template.format(0), template.format(1), … the checkpoint holds."""
+    return next(index for index in count() if template.format(index) not in state)
+
+
+RESSHIFT_UNET = WeightMap(
+    name="resshift_unet",
+    rules=UNET_RULES,
+    arguments=unet_arguments,
+    dropped=tuple(
+        f"{layer}.blocks.{{b}}.{name}"
+        for layer in ("input_blocks.{n}.1", "middle_block.{n}", "output_blocks.{n}.1")
+        for name in (INDEX, MASK)
+    ),
+    buffers=unet_buffers,
+    group="denoiser",
+)
+"""The denoiser of ResShift (v1, v2, v3 and its relatives) and of SinSR, in any width."""
+
+
+def _plain_block(torch: str, flax: str) -> tuple[Rule, ...]:
+    """A residual block of the autoencoder."""
+    return (
+        Rule(f"{torch}.norm1", f"{flax}/norm_0", NORM),
+        Rule(f"{torch}.conv1", f"{flax}/conv_0"),
+        Rule(f"{torch}.norm2", f"{flax}/norm_1", NORM),
+        Rule(f"{torch}.conv2", f"{flax}/conv_1"),
+        Rule(f"{torch}.nin_shortcut", f"{flax}/skip"),
+    )
+
+
+def _attention(torch: str, flax: str) -> tuple[Rule, ...]:
+    """An attention layer of the autoencoder."""
+    return (
+        Rule(f"{torch}.norm", f"{flax}/norm", NORM),
+        Rule(f"{torch}.q", f"{flax}/query"),
+        Rule(f"{torch}.k", f"{flax}/key"),
+        Rule(f"{torch}.v", f"{flax}/value"),
+        Rule(f"{torch}.proj_out", f"{flax}/project"),
+    )
+
+
+def _half(side: str, way: str, step: str, ours: str) -> tuple[Rule, ...]:
+    """The encoder ('encoder', 'down', …) or the decoder of the autoencoder."""
+    return (
+        Rule(f"{side}.conv_in", f"{side}/conv_in"),
+        *_plain_block(f"{side}.{way}.{{l}}.block.{{i}}", f"{side}/{way}_{{l}}_block_{{i}}"),
+        *_attention(f"{side}.{way}.{{l}}.attn.{{i}}", f"{side}/{way}_{{l}}_attention_{{i}}"),
+        Rule(f"{side}.{way}.{{l}}.{step}.conv", f"{side}/{way}_{{l}}_{ours}"),
+        *_plain_block(f"{side}.mid.block_{{i}}", f"{side}/middle/block_{{i}}"),
+        *_attention(f"{side}.mid.attn_{{i}}", f"{side}/middle/attention_{{i}}"),
+        Rule(f"{side}.norm_out", f"{side}/norm_out", NORM),
+        Rule(f"{side}.conv_out", f"{side}/conv_out"),
+    )
+
+
+def autoencoder_arguments(state: State) -> dict[str, Any]:
+    """Constructor arguments of framer_jax.models.vq_autoencoder.VQAutoencoder."""
+    channels = state["encoder.conv_in.weight"].shape[0]
+    levels = _number(state, "encoder.down.{}.block.0.conv1.weight")
+    codes, latent_channels = state["quantize.embedding.weight"].shape
+    return {
+        "channels": channels,
+        "multipliers": tuple(
+            state[f"encoder.down.{level}.block.0.conv1.weight"].shape[0] // channels for level in range(levels)
+        ),
+        "blocks": _number(state, "encoder.down.0.block.{}.conv1.weight"),
+        "attention_levels": tuple(level for level in range(levels) if f"encoder.down.{level}.attn.0.q.weight" in state),
+        "latent_channels": latent_channels,
+        "codes": codes,
+    }
+
+
+VQ_F4 = WeightMap(
+    name="vq_f4",
+    rules=(
+        *_half("encoder", "down", "downsample", "to_coarse"),
+        *_half("decoder", "up", "upsample", "to_fine"),
+        Rule("quantize.embedding.weight", "codebook", TENSOR),
+        Rule("quant_conv", "after_encoder"),
+        Rule("post_quant_conv", "before_decoder"),
+    ),
+    arguments=autoencoder_arguments,
+)
+"""autoencoder_vq_f4.pth and others of its kind, with as many codes and levels as the file has."""

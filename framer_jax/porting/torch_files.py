@@ -1,0 +1,146 @@
+"""State dicts of PyTorch: read from safetensors or, through PyTorch's safe loader, from pickles; and written.
+
+A pickle can run any program when it is opened. PyTorch's `weights_only=True` loader opens tensors and nothing else, and
+it is the only one used here; PyTorch itself is needed for pickles only, and imported when one is met.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax  # noqa: F401 (gives NumPy the type bfloat16)
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from framer_jax.porting.files import replacing
+from framer_jax.porting.maps import State
+from framer_jax.porting.weights import METADATA_KEY, check_container
+
+WRAPPERS = ("params_ema", "params", "state_dict", "model_state_dict", "model")
+"""Entries under which trainers keep a model's state dict; of several, the first here is taken."""
+
+PREFIXES = ("module.", "_orig_mod.")
+"""What data-parallel and compiled models put before every key."""
+
+PICKLES = (".pth", ".pt", ".ckpt", ".bin")
+"""Suffixes of files that PyTorch writes."""
+
+
+def read_state(path: str | os.PathLike[str]) -> tuple[State, str]:
+    """Read a state dict.
+
+    Args:
+      path: a safetensors file, or a pickle of PyTorch (for which the extra 'torch' must be installed).
+
+    Returns:
+      (key → array, without wrappers and prefixes, float16 and bfloat16 widened to float32;
+       what was taken off, such as 'params_ema, module.', or '').
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      ImportError: a pickle, and PyTorch is not installed.
+      ValueError: cut short, no state dict, a pickle with anything but tensors, or one of our own files.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such checkpoint")
+    content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
+    taken_off = []
+    if wrapper := next((name for name in WRAPPERS if isinstance(content.get(name), Mapping) and content[name]), None):
+        content = content[wrapper]
+        taken_off.append(wrapper)
+    for prefix in PREFIXES * 2:  # a compiled model may be wrapped for several devices, or the other way round
+        if content and all(str(key).startswith(prefix) for key in content):
+            content = {key.removeprefix(prefix): value for key, value in content.items()}
+            taken_off.append(prefix)
+    others = [str(key) for key, value in content.items() if not (isinstance(key, str) and hasattr(value, "shape"))]
+    if others or not content:
+        raise ValueError(
+            f"{path}: not a state dict of tensors (it holds {', '.join(others[:5]) if others else 'nothing'}); "
+            f"known wrappers are {', '.join(WRAPPERS)}"
+        )
+    return {key: _to_numpy(value) for key, value in content.items()}, ", ".join(taken_off)
+
+
+def write_state(path: str | os.PathLike[str], state: State) -> None:
+    """Write a state dict, atomically; an older file is replaced.
+
+    Args:
+      path: '*.safetensors', or '*.pth', '*.pt', '*.ckpt', '*.bin', for which PyTorch must be installed.
+      state: key → array.
+
+    Raises:
+      ValueError: another suffix.
+      ImportError: a pickle, and PyTorch is not installed.
+    """
+    path = Path(path)
+    if path.suffix == ".safetensors":
+        with replacing(path) as temporary:
+            save_file(state, temporary, metadata={"format": "pt"})
+    elif path.suffix in PICKLES:
+        torch = _torch(path)
+        tensors = {key: torch.from_numpy(value.copy()) for key, value in state.items()}
+        with replacing(path) as temporary:
+            torch.save(tensors, temporary)
+    else:
+        raise ValueError(f"{path}: name PyTorch weights *.safetensors or {', '.join('*' + end for end in PICKLES)}")
+
+
+def _read_safetensors(path: Path) -> dict[str, Any]:
+    check_container(path)
+    try:
+        with safe_open(path, framework="numpy") as file:
+            if METADATA_KEY in (file.metadata() or {}):
+                raise ValueError(f"{path} is a file of framer_jax already; --to torch makes PyTorch weights of it")
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+    except SafetensorError as error:
+        raise ValueError(f"{path}: damaged safetensors file ({error}); fetch or write it again") from error
+    except (KeyError, AttributeError, TypeError) as error:  # what the library does not know, by version
+        raise ValueError(f"{path}: holds tensors of a type that NumPy lacks ({error}); cast them first") from error
+
+
+def _read_pickle(path: Path) -> dict[str, Any]:
+    with open(path, "rb") as file:
+        start = file.read(4)
+    if start[:2] == b"PK" and not zipfile.is_zipfile(path):
+        raise ValueError(f"{path}: cut short ({path.stat().st_size} bytes); fetch it again")
+    if start[:2] != b"PK" and start[:1] != b"\x80":
+        raise ValueError(f"{path}: neither a PyTorch file nor a *.safetensors file ({path.stat().st_size} bytes)")
+    torch = _torch(path)
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            f"{path}: holds Python objects beside tensors, or is damaged; PyTorch's safe loader refuses it, and no "
+            "other is used. Save the state dict alone, best as safetensors"
+        ) from error
+    except (RuntimeError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"{path}: damaged or cut short ({reason}); fetch it again") from error
+    if not isinstance(content, Mapping):
+        raise ValueError(f"{path}: holds a {type(content).__name__}, not a state dict")
+    return dict(content)
+
+
+def _torch(path: Path) -> Any:
+    try:
+        import torch
+    except ImportError as error:
+        raise ImportError(
+            f"{path}: PyTorch pickles need PyTorch: pip install 'framer_jax[torch]', or use safetensors"
+        ) from error
+    return torch
+
+
+def _to_numpy(value: Any) -> np.ndarray:
+    """An array; float16 and bfloat16, which float32 holds exactly, become float32."""
+    if not isinstance(value, np.ndarray):  # a tensor of PyTorch
+        value = value.detach()
+        value = (value.float() if value.dtype.itemsize == 2 and value.is_floating_point() else value).numpy()
+    return value.astype(np.float32) if value.dtype.name in ("float16", "bfloat16") else value

@@ -1,0 +1,12 @@
+"""Small checkpoints in PyTorch's names, from the parity fixtures."""
+
+from tools.parity.cases import load_case
+
+FIXTURES = {"resshift_unet": "resshift_unet_small", "vq_f4": "resshift_vq_small", "lpips_alex": "lpips_alex"}
+"""Weight map → fixture whose models it carries over."""
+
+
+def small_states(folder):
+    """Weight map → a state dict that it carries over, with drawn numbers."""
+    models = {name: load_case(folder / f"{file}.npz").weights.values() for name, file in FIXTURES.items()}
+    return {name: {key: value for state in parts for key, value in state.items()} for name, parts in models.items()}

@@ -1,0 +1,341 @@
+"""Checkpoints and `framer-jax port`: there and back, and one clear line for what cannot be read."""
+
+import json
+import pickle
+import sys
+import types
+
+import flax.linen as nn
+import ml_dtypes
+import numpy as np
+import pytest
+from checkpoints import small_states
+from safetensors.numpy import load_file, save_file
+
+from framer_jax import cli
+from framer_jax.commands import port_check
+from framer_jax.porting.maps import layer_pairs, to_flax
+from framer_jax.porting.table import MAPS, read_torch
+from framer_jax.porting.torch_files import read_state, write_state
+from framer_jax.porting.weights import flatten_names, load_weights, save_weights
+from framer_jax.recipes.pretrained import build, expected_params, load_pretrained
+
+
+@pytest.fixture(scope="module")
+def states(fixtures):
+    return small_states(fixtures)
+
+
+# --- files ------------------------------------------------------------------------------------------------------------
+
+
+def port(*words):
+    return cli.main(["port", *map(str, words)])
+
+
+def refused(capsys, *patterns):
+    """One line on standard error that holds all the patterns."""
+    (line,) = capsys.readouterr().err.splitlines()
+    for pattern in patterns:
+        assert pattern in line, line
+
+
+@pytest.fixture(scope="module")
+def checkpoint(states, tmp_path_factory):
+    path = tmp_path_factory.mktemp("torch") / "vq.safetensors"
+    write_state(path, states["vq_f4"])
+    return path
+
+
+def test_there_and_back_on_the_command_line(states, checkpoint, tmp_path, capsys):
+    ours, back = tmp_path / "ours.safetensors", tmp_path / "back.safetensors"
+    assert port(checkpoint, ours, "--model", "vq_f4") == 0
+    printed = capsys.readouterr().out
+    assert "parameters   2,894,782" in printed and "source 1     vq.safetensors  " in printed and "sha256" in printed
+    _, metadata = load_weights(ours)
+    assert (metadata["model"], metadata["parameters"]) == ("vq_f4", 2_894_782)
+    assert port(ours, back, "--model", "vq_f4", "--to", "torch") == 0
+    found = load_file(back)
+    assert found.keys() == states["vq_f4"].keys()
+    assert all(np.array_equal(found[key], value) for key, value in states["vq_f4"].items())
+    for path in (checkpoint, ours):  # both can be loaded by path
+        model = load_pretrained("vq_f4", path)
+        assert model.module.codes == 256 and model.module.attention_levels == (2,)
+        assert model.params["codebook"].shape == (256, 3)
+
+
+def test_nothing_is_replaced_without_the_flag(checkpoint, tmp_path, capsys):
+    out = tmp_path / "out.safetensors"
+    out.write_bytes(b"precious")
+    assert port(checkpoint, out, "--model", "vq_f4") == 2
+    refused(capsys, "exists", "--overwrite")
+    assert out.read_bytes() == b"precious"
+    assert port(checkpoint, out, "--model", "vq_f4", "--overwrite") == 0
+    assert load_weights(out)[1]["model"] == "vq_f4"
+
+
+def test_a_trained_denoiser_goes_back_to_pytorch(states, tmp_path):
+    params, _, _ = to_flax(MAPS["resshift_unet"], states["resshift_unet"], "")
+    save_weights(tmp_path / "trained.safetensors", {"denoiser": params}, {"config": {}})
+    words = (tmp_path / "trained.safetensors", tmp_path / "out.safetensors", "--model", "resshift_unet")
+    assert port(*words, "--to", "torch") == 0
+    found = load_file(tmp_path / "out.safetensors")
+    assert len(found) == len(states["resshift_unet"]) + 14 + 4  # index tables of 7 layers' blocks, masks of 2 levels
+    assert found["input_blocks.1.1.blocks.0.attn.relative_position_index"].dtype == np.int64
+
+
+def test_trunk_and_heads_may_lie_in_two_files(states, tmp_path):
+    """As torchvision and the lpips package publish them."""
+    state = states["lpips_alex"]
+    numbers = {key: key.split(".")[2] for key in state if key.startswith("net.")}
+    trunk = {f"features.{number}.{key.rsplit('.', 1)[1]}": state[key] for key, number in numbers.items()}
+    trunk["classifier.1.weight"] = np.zeros((2, 2), np.float32)
+    heads = {key: value for key, value in state.items() if key.startswith("lin")}
+    write_state(tmp_path / "alexnet.safetensors", trunk)
+    write_state(tmp_path / "alex.safetensors", heads)
+    both = (tmp_path / "alexnet.safetensors", tmp_path / "alex.safetensors")
+    found = load_pretrained("lpips_alex", *both)
+    expected = flatten_names(to_flax(MAPS["lpips_alex"], state, "")[0])[0]
+    for name, leaf in flatten_names(found.params)[0].items():
+        np.testing.assert_array_equal(leaf, expected[name])
+    with pytest.raises(ValueError, match=r"missing \(5\): heads/head_0"):
+        load_pretrained("lpips_alex", both[0])
+    with pytest.raises(ValueError, match="of another file again"):
+        read_torch("lpips_alex", both[1], both[1])
+
+
+def test_prefixes_are_taken_off_and_half_precision_is_widened(states, tmp_path):
+    state = {f"module._orig_mod.{key}": value for key, value in states["vq_f4"].items()}
+    state["module._orig_mod.quant_conv.bias"] = np.asarray([1, 2, 0.1], ml_dtypes.bfloat16)
+    state["module._orig_mod.post_quant_conv.bias"] = np.asarray([1, 2, 0.1], np.float16)
+    save_file(state, tmp_path / "wrapped.safetensors")
+    found, taken_off = read_state(tmp_path / "wrapped.safetensors")
+    assert found.keys() == states["vq_f4"].keys()
+    assert taken_off == "module., _orig_mod."
+    np.testing.assert_array_equal(found["quant_conv.bias"], np.float32([1, 2, 0.10009765625]))
+    assert found["post_quant_conv.bias"].dtype == np.float32
+
+
+# --- bad input --------------------------------------------------------------------------------------------------------
+
+
+def without(state, key):
+    return {name: value for name, value in state.items() if name != key}
+
+
+WRONG = {
+    "unknown names": (
+        lambda unet, vq: unet | {"input_blocks.1.0.extra.weight": np.zeros(3, np.float32)},
+        "1 of 375 names are unknown to it: input_blocks.1.0.extra.weight",
+    ),
+    "a layer is missing": (
+        lambda unet, vq: without(unet, "middle_block.2.in_layers.2.bias"),
+        "missing (1): middle_2/conv_0/bias",
+    ),
+    "the first layer is missing": (
+        lambda unet, vq: without(unet, "input_blocks.0.0.weight"),
+        "lacks 'input_blocks.0.0.weight'",
+    ),
+    "another shape": (
+        lambda unet, vq: unet | {"out.0.bias": np.zeros(5, np.float32)},
+        "norm_out/bias (5,) instead of (32,)",
+    ),
+    "another type": (lambda unet, vq: unet | {"out.0.bias": np.zeros(32)}, "'out.0.bias' has dtype float64"),
+    "another model": (lambda unet, vq: vq, "this is a vq_f4 checkpoint, not resshift_unet"),
+    "a LoRA": (
+        lambda unet, vq: {"unet.down.0.to_q.lora_A.weight": np.zeros((4, 8), np.float32)},
+        "a LoRA, an addition to other weights",
+    ),
+    "SwinIR": (
+        lambda unet, vq: {
+            "conv_first.weight": np.zeros((60, 3, 3, 3), np.float32),
+            "layers.0.residual_group.blocks.0.attn.qkv.weight": np.zeros((180, 60), np.float32),
+        },
+        "2 of 2 names are unknown to it: conv_first.weight",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_a_file_that_is_not_the_model_is_one_clear_line(states, case, tmp_path, capsys):
+    make, message = WRONG[case]
+    save_file(make(states["resshift_unet"], states["vq_f4"]), tmp_path / "in.safetensors")
+    assert port(tmp_path / "in.safetensors", tmp_path / "out.safetensors", "--model", "resshift_unet") == 2
+    refused(capsys, "in.safetensors", message)
+    assert not (tmp_path / "out.safetensors").exists()
+
+
+def test_files_that_cannot_be_read_are_one_clear_line(checkpoint, tmp_path, capsys):
+    whole = checkpoint.read_bytes()
+    damaged = {
+        "short.safetensors": (whole[:-100], "cut short"),
+        "header.safetensors": (whole[:1000], "cut short within its header"),
+        "zip.pth": (b"PK\x03\x04" + bytes(200), "cut short (204 bytes)"),
+        "page.pth": (b"<html>Not found</html>", "neither a PyTorch file nor"),
+        "renamed.pth": (whole, "neither a PyTorch file nor"),
+    }
+    for name, (content, message) in damaged.items():
+        (tmp_path / name).write_bytes(content)
+        assert port(tmp_path / name, tmp_path / "out.safetensors", "--model", "vq_f4") == 2
+        refused(capsys, name, message)
+    assert port(tmp_path / "none.pth", tmp_path / "out.safetensors", "--model", "vq_f4") == 2
+    refused(capsys, "no such checkpoint")
+
+
+def test_files_of_ours_are_not_mistaken_for_pytorchs(states, checkpoint, tmp_path, capsys):
+    ours = tmp_path / "ours.safetensors"
+    assert port(checkpoint, ours, "--model", "vq_f4") == 0
+    capsys.readouterr()
+    with pytest.raises(ValueError, match="file of framer_jax already"):
+        read_state(ours)
+    assert port(ours, tmp_path / "out.safetensors", "--model", "resshift_unet") == 2
+    refused(capsys, "holds vq_f4, not resshift_unet")
+    assert port(ours, tmp_path / "out.safetensors", "--model", "resshift_unet", "--to", "torch") == 2
+    refused(capsys, "holds vq_f4, not resshift_unet")
+    assert port(checkpoint, tmp_path / "out.safetensors", "--model", "vq_f4", "--to", "torch") == 2
+    refused(capsys, "of another program")
+    with pytest.raises(ValueError, match=r"\*\.pth"):
+        write_state(tmp_path / "out.npz", states["vq_f4"])
+
+
+# --- pickles, with a stand-in for PyTorch -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def torch_that_loads(monkeypatch):
+    """A module named torch whose `load` gives what it is told to; it insists on the safe loader."""
+
+    def install(result):
+        def load(path, map_location, weights_only):
+            assert weights_only is True and map_location == "cpu"
+            if isinstance(result, Exception):
+                raise result
+            return result
+
+        monkeypatch.setitem(sys.modules, "torch", types.SimpleNamespace(load=load))
+
+    return install
+
+
+@pytest.fixture
+def pth(tmp_path):
+    path = tmp_path / "in.pth"
+    path.write_bytes(pickle.dumps({}))
+    return path
+
+
+@pytest.mark.parametrize("wrapper", ["state_dict", "params", "params_ema"])
+def test_wrapped_state_dicts(states, torch_that_loads, pth, wrapper):
+    state = {f"module.{key}": value for key, value in states["vq_f4"].items()}
+    torch_that_loads({"params": {}} | {wrapper: state, "iters_start": 300_000})
+    found, taken_off = read_state(pth)
+    assert found.keys() == states["vq_f4"].keys()
+    assert taken_off == f"{wrapper}, module."
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (pickle.UnpicklingError("Weights only load failed.\nUse weights_only=False"), "no other is used"),
+        (RuntimeError("PytorchStreamReader failed reading zip archive\nmore"), "reading zip archive); fetch it again"),
+        ({"epoch": 3, "optimizer": {}}, "not a state dict of tensors (it holds epoch, optimizer)"),
+        ({}, "it holds nothing"),
+        ([1, 2], "holds a list"),
+    ],
+    ids=["objects", "damaged", "no tensors", "empty", "list"],
+)
+def test_pickles_that_hold_something_else(torch_that_loads, pth, content, message, capsys):
+    torch_that_loads(content)
+    assert port(pth, pth.with_name("out.safetensors"), "--model", "vq_f4") == 2
+    refused(capsys, "in.pth", message)
+
+
+def test_pickles_without_pytorch_say_what_to_install(monkeypatch, pth, capsys):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    assert port(pth, pth.with_name("out.safetensors"), "--model", "vq_f4") == 2
+    refused(capsys, "framer_jax[torch]")
+
+
+def test_pytorch_itself_reads_and_writes(states, tmp_path, capsys):
+    torch = pytest.importorskip("torch")
+    state = {key: torch.from_numpy(value) for key, value in states["resshift_unet"].items()}
+    torch.save({"state_dict": {f"module.{key}": value for key, value in state.items()}}, tmp_path / "in.pth")
+    words = ("--model", "resshift_unet")
+    assert port(tmp_path / "in.pth", tmp_path / "ours.safetensors", *words) == 0
+    assert "taken off    state_dict, module." in capsys.readouterr().out
+    assert port(tmp_path / "ours.safetensors", tmp_path / "back.pth", *words, "--to", "torch") == 0
+    back = torch.load(tmp_path / "back.pth", weights_only=True)
+    assert all(torch.equal(back[key], value) for key, value in state.items())
+    (tmp_path / "short.pth").write_bytes((tmp_path / "in.pth").read_bytes()[:-1000])
+    torch.save({"net": torch.nn.Linear(2, 2)}, tmp_path / "object.pth")
+    capsys.readouterr()
+    for name, message in (("short", "cut short"), ("object", "no other is used")):
+        assert port(tmp_path / f"{name}.pth", tmp_path / "out.safetensors", *words) == 2
+        refused(capsys, message)
+
+
+# --- --check ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("name", "count"), [("resshift_unet", 180), ("vq_f4", 93)])
+def test_every_layer_of_the_original_has_one_of_ours_to_be_compared_with(states, name, count):
+    pairs = layer_pairs(MAPS[name], states[name])
+    module = build(name, MAPS[name].arguments(states[name]))
+    called = set()
+
+    def record(call, arguments, options, context):
+        called.add("/".join(context.module.path))
+        return call(*arguments, **options)
+
+    with nn.intercept_methods(record):
+        expected_params(name, module)
+    assert len(pairs) == count
+    assert set(pairs.values()) <= called
+
+
+def original_that_adds(change):
+    """A stand-in for PyTorch's module and what is recorded of it: our own outputs, changed."""
+
+    def run(name, state, arguments, inputs, folder):
+        params, arguments, _ = to_flax(MAPS[name], state, name)
+        ours, output = port_check._run_ours(name, build(name, arguments), params, inputs)
+        layers = {layer: ours[path] for layer, path in layer_pairs(MAPS[name], state).items()}
+        layers["decoder.conv_in"] = layers["decoder.conv_in"] + np.float32(change)
+        return {layer: np.moveaxis(value, -1, 1) for layer, value in layers.items()}, np.moveaxis(output, -1, 1)
+
+    return run
+
+
+def test_check_says_which_layer_differs(checkpoint, tmp_path, monkeypatch, capsys):
+    words = (checkpoint, tmp_path / "out.safetensors", "--model", "vq_f4", "--check", tmp_path)
+    monkeypatch.setattr(port_check, "_run_original", original_that_adds(1.0))
+    assert port(*words) == 2
+    refused(capsys, "differs from its original: first at decoder.conv_in")
+    assert not (tmp_path / "out.safetensors").exists()
+    monkeypatch.setattr(port_check, "_run_original", original_that_adds(0.0))
+    assert port(*words) == 0
+    assert "93 layers, relative differences up to 0.0e+00" in capsys.readouterr().out
+
+
+def test_check_needs_pytorch_and_the_original(states, checkpoint, tmp_path, monkeypatch, capsys):
+    words = (checkpoint, tmp_path / "out.safetensors", "--model", "vq_f4", "--check")
+    assert port(*words, tmp_path / "none") == 2
+    refused(capsys, "no such folder")
+    monkeypatch.setitem(sys.modules, "torch", None)
+    assert port(*words, tmp_path) == 2
+    refused(capsys, "--check needs PyTorch")
+    monkeypatch.setitem(sys.modules, "torch", types.SimpleNamespace())
+    assert port(*words, tmp_path) == 2
+    refused(capsys, "the original cannot be imported")
+    write_state(tmp_path / "alex.safetensors", states["lpips_alex"])
+    words = (tmp_path / "alex.safetensors", tmp_path / "out.safetensors", "--model", "lpips_alex", "--check", tmp_path)
+    assert port(*words) == 2
+    refused(capsys, "knows no original of lpips_alex")
+
+
+def test_metadata_says_where_the_weights_came_from(checkpoint, tmp_path):
+    assert port(checkpoint, tmp_path / "ours.safetensors", "--model", "vq_f4") == 0
+    metadata = load_weights(tmp_path / "ours.safetensors")[1]
+    assert [file["file"] for file in metadata["source"]["files"]] == ["vq.safetensors"]
+    assert len(metadata["source"]["files"][0]["sha256"]) == 64
+    assert str(tmp_path) not in json.dumps(metadata)

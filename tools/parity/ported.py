@@ -1,0 +1,264 @@
+"""Families of fixtures whose models come through the weight maps: ResShift, SinSR, their autoencoder, LPIPS."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from framer_jax.diffusion import resshift as process
+from framer_jax.diffusion.samplers import resshift_ancestral, resshift_deterministic
+from framer_jax.losses.lpips import lpips_terms
+from framer_jax.models.resshift_unet import SwinUNet
+from framer_jax.models.vgg import Lpips
+from framer_jax.models.vq_autoencoder import VQAutoencoder, nearest_code
+from framer_jax.porting.maps import to_flax
+from framer_jax.porting.table import MAPS
+from framer_jax.recipes.latent_space import enlarge
+from tools.parity.cases import Case, Options, Outputs, channels_first, channels_last
+
+
+def carried_over(case: Case, model: str, name: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A model of the fixture through the map of that name: (params, constructor arguments)."""
+    params, arguments, _ = to_flax(MAPS[name], case.weights[model], f"{case.family}/{model}")
+    return params, arguments
+
+
+def unet_of(case: Case, model: str = "model") -> tuple[SwinUNet, dict[str, Any]]:
+    """The denoiser of a fixture; the nominal side of its latents is in the configuration, not in the tensors."""
+    params, arguments = carried_over(case, model, "resshift_unet")
+    side = case.config["unet"]["image_size"]
+    return SwinUNet(**{**arguments, "image_size": side, "condition_size": side}), params
+
+
+def vq_of(case: Case, model: str = "vq") -> tuple[VQAutoencoder, dict[str, Any]]:
+    """The autoencoder of a fixture."""
+    params, arguments = carried_over(case, model, "vq_f4")
+    return VQAutoencoder(**arguments), params
+
+
+def captured(model: Any, params: dict[str, Any], *inputs: jax.Array, **options: Any) -> tuple[Any, dict[str, Any]]:
+    """Output of a module and of every module inside it."""
+
+    @jax.jit
+    def run(params: dict[str, Any], *inputs: jax.Array) -> Any:
+        return model.apply({"params": params}, *inputs, capture_intermediates=True, **options)
+
+    output, state = run(params, *inputs)
+    return output, state["intermediates"]
+
+
+def resshift_unet_family(case: Case, options: Options) -> Outputs:
+    """The denoiser on each call's input, and its blocks on the first."""
+    model, params = unet_of(case)
+    for call in range(case.config["calls"]):
+        x, lq = (channels_last(case.arrays[f"in/{name}{call}"]) for name in ("x", "lq"))
+        t = jnp.asarray(case.arrays[f"in/t{call}"], jnp.float32)
+        (y, _), inner = captured(model, params, x, t, lq)
+        yield f"out/y{call}", channels_first(y)
+        if call == 0:
+            yield from _unet_blocks(inner)
+
+
+def _unet_blocks(inner: dict[str, Any]) -> Outputs:
+    def output(name: str) -> Any:
+        return inner[name]["__call__"][0]
+
+    yield "hid/time_embed", output("time")
+    yield "hid/input_blocks.0", channels_first(output("conv_in"))
+    yield "hid/middle_block", channels_first(output("middle_2"))
+    for ours, theirs in (("down", "input_blocks"), ("up", "output_blocks")):
+        for place in range(len(inner)):
+            # A place is a block, with a Swin layer or a change of size behind it, or a change of size alone.
+            parts = [f"{ours}_{place}_{part}" for part in ("block", "swin", "to_coarse", "to_fine")]
+            if found := [name for name in parts if name in inner]:
+                yield f"hid/{theirs}.{place}", channels_first(output(found[-1]))
+
+
+def resshift_vq_family(case: Case, options: Options) -> Outputs:
+    """Encode, nearest codes, decode with and without quantisation, and the blocks of both halves."""
+    model, params = vq_of(case, "model")
+    zr = channels_last(case.arrays["in/zr"])
+    z, inner = captured(model, params, channels_last(case.arrays["in/x"]), method="encode")
+    yield "out/z", channels_first(z)
+    yield from _half_blocks(inner["encoder"], "encoder", "down", "to_coarse")
+    codes, index = cast(Any, model.apply({"params": params}, zr, method="quantise"))
+    yield "out/q_of_zr", channels_first(codes)
+    yield "out/idx_of_zr", np.ravel(index)
+    image, inner = captured(model, params, zr, method="decode")
+    yield "out/dec_q", channels_first(image)
+    yield from _half_blocks(inner["decoder"], "decoder", "up", "to_fine")
+    yield "out/dec_noq", channels_first(captured(model, params, zr, method="decode", quantise=False)[0])
+
+
+def _half_blocks(inner: dict[str, Any], side: str, way: str, step: str) -> Outputs:
+    def output(name: str) -> np.ndarray:
+        return channels_first(inner[name]["__call__"][0])
+
+    yield f"hid/{side}.conv_in", output("conv_in")
+    yield f"hid/{side}.mid", output("middle")
+    yield f"hid/{side}.conv_out", output("conv_out")
+    for level in range(len(inner)):
+        blocks = [name for name in inner if name.startswith(f"{way}_{level}_")]
+        if blocks:
+            # The fixtures' level ends with its change of size or else with its last residual block.
+            last = max(blocks, key=lambda name: (name.endswith(step), "block" in name, name))
+            yield f"hid/{side}.{way}.{level}", output(last)
+
+
+def resshift_schedule_family(case: Case, options: Options) -> Outputs:
+    """All tables of each variant."""
+    common = case.config["common"]
+    for name, variant in case.config["variants"].items():
+        schedule = schedule_of({**common, **variant})
+        for table in case.arrays:
+            if table.startswith(f"out/{name}/"):
+                yield table, getattr(schedule, table.rsplit("/", 1)[1])
+
+
+def schedule_of(facts: dict[str, Any]) -> process.Schedule:
+    """A schedule from the words of the original's configuration."""
+    return process.make_schedule(
+        steps=facts["steps"],
+        kappa=facts["kappa"],
+        min_noise_level=facts["min_noise_level"],
+        etas_end=facts["etas_end"],
+        power=facts["schedule_kwargs"]["power"],
+        sampling_steps=facts.get("timestep_respacing"),
+    )
+
+
+class Chain:
+    """A denoiser with an autoencoder around it: what sampling and distillation have in common."""
+
+    def __init__(self, case: Case, unet: str) -> None:
+        self.vq, self.vq_params = vq_of(case)
+        self.unet, self.unet_params = unet_of(case, unet)
+        self.lq = channels_last(case.arrays["in/y"])
+
+    def encode(self, image: jax.Array) -> jax.Array:
+        """An image to its latent."""
+        return cast(Any, compiled(self.vq, "encode", self.vq_params, image))
+
+    def decode(self, z: jax.Array, quantise: bool) -> np.ndarray:
+        """A latent to its image, channels first."""
+        return channels_first(compiled(self.vq, "decode", self.vq_params, z, quantise=quantise))
+
+    def estimate(self, schedule: process.Schedule, x: jax.Array, index: jax.Array) -> jax.Array:
+        """The clean latent, from x at an index ([B] or one for all)."""
+        index = jnp.broadcast_to(index, x.shape[:1])
+        told = jnp.asarray(schedule.timestep_map, jnp.float32)[index]
+        scaled = x / process.at(schedule.input_std, index, x)
+        return cast(Any, compiled(self.unet, None, self.unet_params, scaled, told, self.lq))[0]
+
+
+@partial(jax.jit, static_argnames=("model", "method", "quantise"))
+def compiled(model: Any, method: str | None, params: dict[str, Any], *inputs: jax.Array, **options: Any) -> Any:
+    """Apply a module; equal modules share the program."""
+    return model.apply({"params": params}, *inputs, method=method, **options)
+
+
+def resshift_sampling_family(case: Case, options: Options) -> Outputs:
+    """Whole sampling loops with the given noise, step by step and by the sampler, and the training loss."""
+    chain = Chain(case, "unet")
+    enlarged = enlarge(chain.lq, case.config["common"]["sf"])
+    yield "out/y_bicubic_x4", channels_first(enlarged[:1, :, :, :1])
+    z_y, z_gt = chain.encode(enlarged), chain.encode(channels_last(case.arrays["in/gt"]))
+    for name, variant in case.config["variants"].items():
+        schedule = schedule_of({**case.config["common"], **variant})
+        yield f"out/{name}/z_y", channels_first(z_y)
+        yield from ((f"out/{name}/{word}", value) for word, value in _sampled(case, chain, name, schedule, z_y))
+        start = channels_last(case.arrays[f"in/{name}/init_noise"])
+        index = jnp.asarray([0, schedule.steps - 1], jnp.int32)
+        z_t = process.forward(schedule, z_gt, z_y, index, start)
+        prediction = chain.estimate(schedule, z_t, index)
+        yield f"out/{name}/train_z_t", channels_first(z_t)
+        yield f"out/{name}/train_pred", channels_first(prediction)
+        yield f"out/{name}/train_mse", jnp.square(prediction - z_gt).mean(axis=(1, 2, 3))
+
+
+def _sampled(case: Case, chain: Chain, name: str, schedule: process.Schedule, z_y: jax.Array) -> Outputs:
+    arrays, last = case.arrays, schedule.steps - 1
+    noise = [channels_last(arrays[f"in/{name}/init_noise"])]
+    noise += [channels_last(arrays[f"in/{name}/step_noise"][index]) for index in range(last, 0, -1)]
+    draws = jnp.stack(noise)
+    z = process.prior(schedule, z_y, draws[0])
+    yield "z_T", channels_first(z)
+    for number, index in enumerate(range(last, 0, -1), start=1):
+        x0 = chain.estimate(schedule, z, jnp.int32(index))
+        z = process.posterior_step(schedule, z, x0, jnp.int32(index), draws[number])
+        yield f"x0_t{index}", channels_first(x0)
+        yield f"z_after_t{index}", channels_first(z)
+
+    z_0 = resshift_ancestral(
+        schedule, lambda x, index: chain.estimate(schedule, x, index), z_y, lambda number: draws[number]
+    )
+    yield "z_0", channels_first(z_0)
+    vectors, codebook = z_0.reshape(-1, z_0.shape[-1]), chain.vq_params["codebook"]
+    reference = arrays[f"out/{name}/code_idx"]
+    # A latent near a tie may fall on either side; elsewhere the codes must agree.
+    codes = np.asarray(nearest_code(vectors, jnp.asarray(codebook)))
+    tied = arrays[f"out/{name}/code_gap"] <= case.tolerances[f"out/{name}/z_0"]
+    yield "code_idx", np.where(tied, reference, codes)
+    yield "code_gap", code_gap(np.asarray(vectors), np.asarray(codebook))
+    if np.array_equal(codes, reference):
+        yield "sr", chain.decode(z_0[:1], True)
+    yield "sr_noq", chain.decode(z_0[:1], False)
+
+
+def code_gap(vectors: np.ndarray, codebook: np.ndarray) -> np.ndarray:
+    """How much nearer, in squared distance, the nearest code is than the second nearest: [N]."""
+    distance = np.square(vectors[:, None].astype(np.float64) - codebook[None]).sum(axis=-1)
+    nearest = np.partition(distance, 1, axis=1)
+    return nearest[:, 1] - nearest[:, 0]
+
+
+def sinsr_family(case: Case, options: Options) -> Outputs:
+    """Coefficients of the deterministic step, the teacher's whole loop and the student's one step."""
+    schedule = schedule_of(case.config["diffusion"])
+    for name, table in zip("kmj", process.deterministic_coefficients(schedule), strict=True):
+        yield f"out/{name}", table
+    yield "out/sqrt_etas", schedule.sqrt_etas
+    teacher = Chain(case, "teacher")
+    z_y = teacher.encode(enlarge(teacher.lq, case.config["diffusion"]["sf"]))
+    start = process.prior(schedule, z_y, channels_last(case.arrays["in/noise"]))
+    yield "out/z_T", channels_first(start)
+    z_0 = resshift_deterministic(schedule, lambda x, index: teacher.estimate(schedule, x, index), z_y, start)
+    yield "out/teacher_z0", channels_first(z_0)
+    student = Chain(case, "student")
+    one_step = channels_first(student.estimate(schedule, start, jnp.int32(schedule.steps - 1)))
+    yield "out/student_pred", one_step
+    yield "out/student_one_step_z0", one_step
+
+
+def lpips_family(case: Case, options: Options) -> Outputs:
+    """The distance, its terms, the features of the first image, and the gradient.
+
+    The gradient jumps where a ReLU's input changes sign, and in lpips_vgg one input lies within 2e-7 of zero: float32
+    products of another order fall on the other side. So the convolutions of the gradient are float64.
+    """
+    name = f"lpips_{case.config['net']}"
+    params, arguments, _ = to_flax(MAPS[name], case.weights["model"] | case.weights["lin"], name)
+    images = [channels_last(case.arrays[f"in/{word}"]) for word in ("x0", "x1")]
+    model = Lpips(**arguments)
+    features, terms = jax.jit(partial(_lpips_terms, model))(images[0], images[1], params)
+    yield "out/distance", np.asarray(sum(terms))[:, None, None, None]
+    for number, (term, feature) in enumerate(zip(terms, features, strict=True)):
+        yield f"out/layer{number}", term[:, None, None, None]
+        yield f"hid/feat{number}", channels_first(feature)
+
+    def distance(*inputs: Any) -> jax.Array:
+        return jnp.stack(_lpips_terms(model.clone(dtype=jnp.float64), *inputs)[1]).sum()
+
+    with jax.enable_x64(True):
+        yield "grad/x0", channels_first(jax.jit(jax.grad(distance))(images[0], images[1], params))
+
+
+def _lpips_terms(model: Lpips, x0: jax.Array, x1: jax.Array, params: dict[str, Any]) -> tuple[Any, Any]:
+    """Features of x0, and the terms of its distance to x1."""
+    features, heads = cast(Any, model.apply({"params": params}, x0))
+    other, _ = cast(Any, model.apply({"params": params}, x1))
+    return features, lpips_terms(features, other, heads)
