@@ -199,6 +199,8 @@ def test_bad_folders_are_one_clear_line(folder, tmp_path, capsys):
     refused(tmp_path / "nowhere", tmp_path / "out", "no such file or folder")
     refused(folder, folder / "out", "lies inside the input")
     refused(folder, folder, "lies inside the input")
+    assert run(folder / "a.png", folder, *QUICK, "--overwrite") == 2
+    assert "replaced by its own result" in capsys.readouterr().err
     (tmp_path / "empty").mkdir()
     refused(tmp_path / "empty", tmp_path / "out", "holds no image")
     (tmp_path / "small").mkdir()

@@ -111,6 +111,8 @@ def plan(source: Path, output: Path, scale: int, pairs: bool = False) -> list[Jo
         if not height or not width:
             raise ValueError(f"{path} is smaller than {scale} pixels a side: remove it")
         lr, hr = (output / "lr" / result, output / "hr" / result) if pairs else (output / result, None)
+        if path.resolve() in {target.resolve() for target in (lr, hr) if target is not None}:
+            raise ValueError(f"{path} would be replaced by its own result: choose another output folder")
         jobs.append(Job(path, name.as_posix(), height, width, lr, hr, header.loss))
     return jobs
 
@@ -156,25 +158,31 @@ def degrade_files(
     """
     records: dict[str, dict[str, Any]] = {}
     groups = list(batches(jobs, preset.scale, batch))
-    with ThreadPoolExecutor(workers) as pool:
-        reading = read_ahead(groups, pool)
-        writing: list[Future[None]] = []
-        try:
+
+    def finish(job: Job, drawn: DegradationParameters, hr: np.ndarray, lr: np.ndarray) -> None:
+        write(job, hr, lr)
+        records[job.name] = record_of(job, drawn, preset, seed, manifest.parent)
+
+    try:
+        with ThreadPoolExecutor(workers) as pool:  # at its end, whatever the reason, what is being written is finished
+            reading = read_ahead(groups, pool)
+            writing: list[Future[None]] = []
             for group in track(groups, "degrading", console=console, disable=console is None):
                 parameters = [draw(photo_generator(seed, job.name), preset) for job in group]
                 photos = [pixels.result() for pixels in next(reading)]
                 pairs = degrade_photos(photos, parameters, preset, batch)
                 for previous in writing:
                     previous.result()
-                writing = [pool.submit(write, job, *pair) for job, pair in zip(group, pairs, strict=True)]
-                for job, drawn in zip(group, parameters, strict=True):
-                    records[job.name] = record_of(job, drawn, preset, seed, manifest.parent)
+                writing = [
+                    pool.submit(finish, job, drawn, *pair)
+                    for job, drawn, pair in zip(group, parameters, pairs, strict=True)
+                ]
             for previous in writing:
                 previous.result()
-        finally:
-            with replacing(manifest) as temporary:
-                done = (records[job.name] for job in jobs if job.name in records)
-                temporary.write_text("".join(json.dumps(record) + "\n" for record in done), encoding="utf-8")
+    finally:
+        with replacing(manifest) as temporary:
+            done = (records[job.name] for job in jobs if job.name in records)
+            temporary.write_text("".join(json.dumps(record) + "\n" for record in done), encoding="utf-8")
 
 
 def batches(jobs: Sequence[Job], scale: int, batch: int) -> Iterator[list[Job]]:
