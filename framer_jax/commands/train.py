@@ -17,7 +17,7 @@ from framer_jax.data.pipeline import make_batches, make_prepare, validation_pair
 from framer_jax.data.sources import ImageFiles, folder_source
 from framer_jax.degradations.presets import preset_by_name
 from framer_jax.evaluation.validation import make_validation
-from framer_jax.inference.model import BEST, LAST, STARTER, save_model
+from framer_jax.inference.model import BEST, LAST, save_model, weights_file
 from framer_jax.porting.files import sha256_of
 from framer_jax.porting.weights import check_same_structure
 from framer_jax.recipes.base import Params, Recipe, expected_params
@@ -167,9 +167,7 @@ def starting_weights(recipe: Recipe, config: dict[str, Any], init: str) -> tuple
     Raises:
       ValueError, FileNotFoundError, ImportError: it cannot be read, or does not fit; one line that names it.
     """
-    path = STARTER if init == "starter" else Path(init)
-    if path.is_dir():
-        path = path / LAST
+    path = weights_file(None if init == "starter" else init)
     params = read_groups(path, config, same_process=False).params
     check_same_structure(params, expected_params(recipe), source=str(path))
     return params, sha256_of(path)

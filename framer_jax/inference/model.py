@@ -52,11 +52,7 @@ def load_model(
       FileNotFoundError: nothing there, or not the autoencoder that the recipe needs.
       ValueError: not such a file, or one that does not fit the recipe that its configuration describes.
     """
-    path = STARTER if path is None else Path(path)
-    if path.is_dir():
-        if not (path / LAST).is_file():
-            raise FileNotFoundError(f"{path} holds no {LAST}: give a weights file or the directory of a training run")
-        path = path / LAST
+    path = weights_file(path)
     params, metadata = read_groups(path, config["recipe"] if config else None)
     if config:
         metadata = {**metadata, "config": dict(config)}
@@ -71,6 +67,20 @@ def load_model(
         ) from error
     check_same_structure(params, expected_params(recipe), source=str(path))
     return Model(recipe, params, metadata, path)
+
+
+def weights_file(path: str | os.PathLike[str] | None) -> Path:
+    """The file that is meant: of a training run's directory its newest weights, of None the starter model.
+
+    Raises:
+      FileNotFoundError: a directory without weights.
+    """
+    path = STARTER if path is None else Path(path)
+    if path.is_dir():
+        if not (path / LAST).is_file():
+            raise FileNotFoundError(f"{path} holds no {LAST}: give a weights file or the directory of a training run")
+        path = path / LAST
+    return path
 
 
 def settings_for(model: Model, **given: Any) -> UpscaleSettings:
