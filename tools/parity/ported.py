@@ -245,12 +245,16 @@ def _sinsr_losses(
     schedule: process.Schedule, teacher: Chain, student: Chain, pair: tuple[jax.Array, jax.Array], noise: jax.Array
 ) -> Outputs:
     """The terms of the recipe's loss per example, and the gradients of their means in the checkpoint's names."""
-    fixed, predict = student_schedule(schedule), predictor(student.unet)
+    fixed = student_schedule(schedule)
+
+    @jax.jit  # the calls of one function share its program and that of its gradient; together they compile for a minute
+    def predict(params: Any, x: jax.Array, index: jax.Array) -> Any:
+        return predictor(student.unet)({"denoiser": params}, fixed, x, index, student.lq)
 
     def terms(params: Any) -> dict[str, jax.Array]:
         found = distillation_terms(
             schedule,
-            lambda x, index: predict({"denoiser": params}, fixed, x, index, student.lq),
+            lambda x, index: predict(params, x, index),
             lambda x, index: teacher.estimate(schedule, x, index),
             pair,
             noise,
@@ -259,7 +263,7 @@ def _sinsr_losses(
         whole = found.distillation + found.inverse + found.consistency
         return {"mse": found.distillation, "mse_xT": found.inverse, "mse_gt": found.consistency, "loss": whole}
 
-    values, pullback = jax.vjp(jax.jit(terms), student.unet_params)
+    values, pullback = jax.vjp(terms, student.unet_params)
     for name, value in values.items():
         yield f"out/loss/{name}", value
         mean = {other: jnp.full_like(value, float(other == name) / len(value)) for other in values}
