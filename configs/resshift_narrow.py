@@ -2,7 +2,7 @@
 
 Command:  framer-jax train --config configs/resshift_narrow.py --workdir runs/resshift_narrow --set data.train=PHOTOS
           (add --set framer.reading=paper --set framer.weight=0.1 for FRAMER)
-Hardware: 1 CPU core. Expected time: about 8 minutes.
+Hardware: 1 CPU core. Expected time: about 8 minutes (0.50 s per step, with FRAMER 6 % more, and validation).
 Expected: not measured yet.
 """
 
@@ -19,11 +19,13 @@ def get_config() -> ConfigDict:
     swin.channels = 32
     swin.multipliers = (1, 2)
     swin.blocks = (1, 1)
-    swin.swin_channels = 64
+    swin.swin_channels = 32
+    swin.head_channels = 16
     swin.image_size = 32
     swin.condition_size = 32
     config.data.degradation = "resshift_testing"
-    config.training.steps = 1000
+    config.training.steps = 850
     config.training.global_batch = 8
-    config.training.learning_rate = 1e-3
+    config.training.checkpoint_every = 425
+    config.training.validate_every = 425
     return config
