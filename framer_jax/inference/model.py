@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from framer_jax.inference.protocols import PROTOCOLS
 from framer_jax.inference.upscaler import UpscaleSettings
 from framer_jax.porting.weights import check_same_structure, save_weights
 from framer_jax.recipes.base import Params, Recipe, expected_params
@@ -95,12 +96,14 @@ def settings_for(model: Model, **given: Any) -> UpscaleSettings:
     """
     given = {name: value for name, value in given.items() if value is not None}
     config = model.metadata["config"]
-    tile = UpscaleSettings.tile
-    if config["recipe"]["denoiser"]["name"] in GLOBAL_DENOISERS:
+    protocol = PROTOCOLS.get(given.get("protocol", UpscaleSettings.protocol))
+    tile = protocol.tile if protocol and protocol.tile else UpscaleSettings.tile
+    if config["recipe"]["denoiser"]["name"] in GLOBAL_DENOISERS and not (protocol and protocol.fixed):
         tile = config["data"]["crop"] // model.recipe.scale
     tile = given.setdefault("tile", tile)
-    if isinstance(tile, int):  # else UpscaleSettings says so
-        given.setdefault("overlap", max(0, min(UpscaleSettings.overlap, tile // 2, tile - model.recipe.lr_multiple)))
+    if isinstance(tile, int) and protocol:  # else UpscaleSettings says so
+        most = tile if protocol.fixed else tile - model.recipe.lr_multiple
+        given.setdefault("overlap", max(0, min(protocol.overlap(tile), tile // 2, most)))
     return UpscaleSettings(**given)
 
 
