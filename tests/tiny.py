@@ -100,6 +100,7 @@ TINY = {
         "head_channels": 16,
         "image_size": 8,
         "condition_size": 8,
+        "mask": "released",
     },
 }
 """Weight map → arguments of a small model; the denoiser is that of `MODEL`."""

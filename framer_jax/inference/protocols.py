@@ -84,6 +84,6 @@ PROTOCOLS = {
         fixed=True,
     ),
 }
-"""'framer_jax': gaussian blending, one noise canvas; tiles start on whole latents. 'resshift', as the released inference
-code of ResShift and SinSR: tiles at a fixed stride, moved inwards at the far edges; the picture reflected to a multiple;
-fresh noise per tile; the plain average; no colour fix."""
+"""'framer_jax': gaussian blending, one noise canvas; tiles start on whole latents. 'resshift', as the released code of
+ResShift and SinSR: tiles at a fixed stride, moved inwards at the far edges; the picture reflected to a multiple; fresh
+noise per tile; the plain average; no colour fix."""

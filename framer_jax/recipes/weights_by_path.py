@@ -89,7 +89,9 @@ def read_groups(path: str | os.PathLike[str], config: Config | None, same_proces
             return Groups(params, metadata)
     if config is None:
         load_weights(path)  # another program's file has an error of its own
-        raise ValueError(f"{path}: published weights carry no configuration, so their recipe is unknown: name one")
+        raise ValueError(
+            f"{path}: published weights carry no configuration, so their recipe is unknown: name one with --recipe"
+        )
     name = config["denoiser"]["name"]
     if name not in MAPS:
         raise ValueError(f"{path}: published weights do not fit recipe.denoiser.name {name!r}: use resshift_unet")
