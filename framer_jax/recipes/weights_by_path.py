@@ -81,18 +81,19 @@ def read_groups(path: str | os.PathLike[str], config: Config | None, same_proces
         denoiser; or it is a published denoiser and there is no `config`.
       FileNotFoundError, ImportError: it cannot be read.
     """
-    if is_ours(path) or not str(path).endswith((".pth", ".pt", ".ckpt", ".safetensors")):
+    if is_ours(path) or not Path(path).is_file():  # the error of a missing one is `load_weights`'s
         params, metadata = load_weights(path)
         if metadata.get("model") not in MAPS:  # a trained recipe
             if config is not None and same_process and "config" in metadata:
                 _check_same(process_of(metadata["config"]["recipe"]), process_of(config), str(path))
             return Groups(params, metadata)
-    if config is None:
+    name = str(config["denoiser"]["name"]) if config else ""
+    if config is None or name not in MAPS:
         load_weights(path)  # another program's file has an error of its own
+    if config is None:
         raise ValueError(
             f"{path}: published weights carry no configuration, so their recipe is unknown: name one with --recipe"
         )
-    name = config["denoiser"]["name"]
     if name not in MAPS:
         raise ValueError(f"{path}: published weights do not fit recipe.denoiser.name {name!r}: use resshift_unet")
     found = read(name, path)
