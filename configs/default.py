@@ -13,15 +13,16 @@ def get_config() -> ConfigDict:
 
     # --- what is trained: framer_jax.recipes.table builds it ---------------------------------------------------------
     recipe = config.recipe = ConfigDict()
-    recipe.name = "resshift"  # resshift | flow
+    recipe.name = "resshift"  # resshift | sinsr | flow
     recipe.scale = 4  # enlargement per axis
     recipe.dtype = "float32"  # compute dtype of the denoiser: float32 | bfloat16; parameters stay float32
     recipe.space = ConfigDict()
-    recipe.space.name = "wavelet"  # the training-free orthonormal Haar codec
+    recipe.space.name = "wavelet"  # wavelet (the training-free orthonormal Haar codec) | vq_f4 (ResShift's autoencoder)
+    recipe.space.weights = ""  # vq_f4: path of the autoencoder's weights, from `framer-jax port` or as published
     recipe.space.levels = 2  # a latent position stands for 2^levels x 2^levels HR pixels; keep at the LR grid
     recipe.space.statistics = "residual"  # bands scaled to unit variance of: image | residual (hr - enlarged lr)
     recipe.denoiser = ConfigDict()
-    recipe.denoiser.name = "unet"  # unet | dit
+    recipe.denoiser.name = "unet"  # unet | dit | resshift_unet
     recipe.denoiser.unet = ConfigDict()
     recipe.denoiser.unet.channels = (64, 96, 128)  # width of each level, finest first
     recipe.denoiser.unet.blocks = 2  # residual blocks per level, down and again up
@@ -33,6 +34,18 @@ def get_config() -> ConfigDict:
     recipe.denoiser.dit.heads = 4  # attention heads
     recipe.denoiser.dit.patch = 2  # latent positions per token and axis
     recipe.denoiser.dit.taps = "hidden"  # what FRAMER compares: hidden | prediction
+    swin = recipe.denoiser.resshift_unet = ConfigDict()  # the published Swin U-Net of ResShift and SinSR
+    swin.channels = 160  # width of the finest level
+    swin.multipliers = (1, 2, 2, 4)  # width of each level as a multiple of it
+    swin.blocks = (2, 2, 2, 2)  # residual blocks of each level on the way down
+    swin.swin_channels = 192  # width of the Swin layers
+    swin.swin_blocks = 2  # Swin blocks of each layer
+    swin.head_channels = 32  # width of an attention head
+    swin.window = 8  # side of an attention window, latent positions
+    swin.mlp_ratio = 4  # width of the perceptrons as a multiple of the layers'
+    swin.image_size = 64  # nominal side of the latents, which decides the levels that shift their windows
+    swin.condition_size = 64  # side of the LR image where the latents have that side
+    swin.mask = "released"  # of shifted windows: released (as in the published weights) | correct
     recipe.resshift = ConfigDict()
     recipe.resshift.steps = 4  # length T of the chain
     recipe.resshift.kappa = 1.0  # noise level, in standard deviations of the latent
@@ -44,6 +57,15 @@ def get_config() -> ConfigDict:
     recipe.resshift.last_step_probability = 0.5  # share of examples at index T-1, which the one-step mean uses
     recipe.resshift.centred_mean = True  # the one-step mean starts from the prior's centre, not from a draw of it
     recipe.resshift.channel_weight_power = 1.0  # loss weight: band deviation to this power; 0 latent, 2 pixel MSE
+    recipe.resshift.perceptual_weight = 0.0  # of the LPIPS distance of the decoded estimate to the HR image (v3: 1)
+    recipe.lpips = ConfigDict()  # needed for training with a perceptual_weight only
+    recipe.lpips.net = "vgg"  # vgg | alex
+    recipe.lpips.weights = ""  # path of its weights, from `framer-jax port`
+    recipe.sinsr = ConfigDict()  # distillation of the chain that recipe.resshift describes, into one step
+    recipe.sinsr.teacher = ""  # path of the trained ResShift denoiser; needed for training only
+    recipe.sinsr.distillation_weight = 1.0  # of the student's step against the end of the teacher's chain
+    recipe.sinsr.inverse_weight = 1.0  # of the student's inverse against the chain's start
+    recipe.sinsr.consistency_weight = 1.0  # of the student's step from its inverse of the HR latent against that latent
     recipe.flow = ConfigDict()
     recipe.flow.shift = 3.0  # time shift
     recipe.flow.sampling_steps = 8  # Euler steps

@@ -3,10 +3,11 @@ import math
 import jax
 import jax.numpy as jnp
 import pytest
-from tiny import CONFIGS, MODEL, RUN, photos
+from tiny import CONFIGS, MODEL, RUN, named_weights, photos, ported
 
 from framer_jax.commands.train import train_from_config
 from framer_jax.config import load_config, to_dict
+from framer_jax.degradations.presets import preset_by_name
 from framer_jax.diffusion.noise import noise_field
 from framer_jax.inference.model import expected_params, load_model
 from framer_jax.recipes.table import add_framer, build_recipe
@@ -14,21 +15,27 @@ from framer_jax.training.logging import read_json_lines
 from framer_jax.training.settings import TrainingSettings
 
 FILES = sorted(path for path in CONFIGS.glob("*.py") if path.stem != "__init__")
+SAME_PROGRAM = {"resshift_v2": "resshift_v1", "resshift_bicubic": "resshift_v3"}
+"""Configurations that differ from another in how long, or on what data, alone."""
+
 by_name = pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 
 
 @by_name
-def test_as_it_is(path):
+def test_as_it_is(path, tmp_path):
     """The whole configuration makes a recipe that samples and settings, and its head tells what the house asks for."""
     config = to_dict(load_config(path))
-    recipe = add_framer(build_recipe(config["recipe"]), config["framer"])
+    if config["recipe"]["space"]["name"] == "vq_f4":
+        config["recipe"]["space"]["weights"] = ported(tmp_path / "autoencoder.safetensors", "vq_f4")
+    recipe = add_framer(build_recipe(config["recipe"], "inference"), config["framer"])
     assert config["data"]["crop"] % (recipe.scale * recipe.lr_multiple) == 0
+    preset_by_name(config["data"]["degradation"], recipe.scale)
     settings = TrainingSettings(**config["training"])
     assert settings.steps > 0
     side = 4 * recipe.lr_multiple
     lr = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
-    assert recipe.mean is not None
-    for sampler in (recipe.sample, recipe.mean):
+    assert (recipe.mean is None) == (config["recipe"]["name"] == "sinsr")
+    for sampler in filter(None, (recipe.sample, recipe.mean)):
         sr = jax.eval_shape(sampler, expected_params(recipe), recipe.frozen, lr, noise_field(jax.random.key(0), 1))
         assert sr.shape == (1, side * recipe.scale, side * recipe.scale, 3)
     head = path.read_text(encoding="utf-8").split('"""')[1]
@@ -37,10 +44,19 @@ def test_as_it_is(path):
         assert all(word in head for word in ("Command:", "Hardware:", "Expected time:", "Expected:"))
 
 
-@by_name
+@pytest.mark.parametrize(("name", "other"), SAME_PROGRAM.items())
+def test_what_differs_in_length_and_data_alone(name, other):
+    one, two = (to_dict(load_config(CONFIGS / f"{stem}.py")) for stem in (name, other))
+    assert one["recipe"] == two["recipe"]
+    assert one["framer"] == two["framer"]
+    assert one != two
+
+
+@pytest.mark.parametrize("path", [path for path in FILES if path.stem not in SAME_PROGRAM], ids=lambda path: path.stem)
 def test_one_step(path, tmp_path):
     folder = photos(tmp_path / "photos")
     changes = [f"data.train={folder}", f"data.validation={folder}", "training.stop_after=1"]
+    changes += named_weights(tmp_path / "run", path)
     if path.stem != "default":
         changes.append("data.validation_count=0")  # two more programs each
     config = to_dict(load_config(path, (*MODEL, *RUN, *changes)))

@@ -246,9 +246,9 @@ def test_heads_map_to_the_teachers_shape():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"name": "ddpm"}, "flow, resshift"),
-        ({"denoiser__name": "mlp"}, "dit, unet"),
-        ({"space__name": "vae"}, "wavelet"),
+        ({"name": "ddpm"}, "flow, resshift, sinsr"),
+        ({"denoiser__name": "mlp"}, "dit, resshift_unet, unet"),
+        ({"space__name": "vae"}, "vq_f4, wavelet"),
         ({"space__statistics": "none"}, "image, residual"),
         ({"dtype": "int8"}, "bfloat16"),
     ],

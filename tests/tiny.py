@@ -8,7 +8,8 @@ from PIL import Image
 
 from framer_jax.config import load_config, to_dict
 from framer_jax.inference.model import expected_params, save_model
-from framer_jax.porting.weights import flatten_names, nest_names
+from framer_jax.porting.weights import flatten_names, nest_names, save_weights
+from framer_jax.recipes import pretrained
 from framer_jax.recipes.table import build_recipe
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -21,6 +22,15 @@ MODEL = (
     "recipe.denoiser.dit.width=8",
     "recipe.denoiser.dit.depth=2",
     "recipe.denoiser.dit.heads=1",
+    "recipe.denoiser.resshift_unet.channels=32",
+    "recipe.denoiser.resshift_unet.multipliers=(1,)",
+    "recipe.denoiser.resshift_unet.blocks=(1,)",
+    "recipe.denoiser.resshift_unet.swin_blocks=1",
+    "recipe.denoiser.resshift_unet.swin_channels=32",
+    "recipe.denoiser.resshift_unet.head_channels=16",
+    "recipe.denoiser.resshift_unet.image_size=8",
+    "recipe.denoiser.resshift_unet.condition_size=8",
+    "recipe.lpips.net=alex",
     "recipe.resshift.steps=2",
     "recipe.flow.sampling_steps=2",
 )
@@ -28,6 +38,7 @@ MODEL = (
 
 RUN = (
     "data.crop=32",
+    "data.degradation=light_one_stage",
     "data.validation_count=1",
     "training.steps=2",
     "training.global_batch=8",
@@ -64,19 +75,67 @@ def photos(folder: Path, count: int = 3, size: tuple[int, int] = (40, 48)) -> Pa
     return folder
 
 
-def config(*changes: str) -> dict[str, Any]:
-    """The default configuration with a tiny model and run."""
-    return to_dict(load_config(CONFIGS / "default.py", (*MODEL, *RUN, *changes)))
+def config(*changes: str, base: Path = CONFIGS / "default.py") -> dict[str, Any]:
+    """The default (or another) configuration with a tiny model and run."""
+    return to_dict(load_config(base, (*MODEL, *RUN, *changes)))
 
 
-def weights(path: Path, *changes: str, fill: float | None = None) -> Path:
+def weights(path: Path, *changes: str, fill: float | None = None, base: Path = CONFIGS / "default.py") -> Path:
     """A weights file of a tiny model: random (or all `fill`), nothing is compiled."""
-    settings = config(*changes)
-    recipe = build_recipe(settings["recipe"])
-    rng = np.random.default_rng(0)
-    leaves = {
-        name: (0.1 * rng.standard_normal(leaf.shape) if fill is None else np.full(leaf.shape, fill)).astype(np.float32)
-        for name, leaf in flatten_names(expected_params(recipe))[0].items()
-    }
-    save_model(path, recipe, nest_names(leaves), {"config": settings, "step": 0})
+    settings = config(*changes, base=base)
+    recipe = build_recipe(settings["recipe"], "description")
+    save_model(path, recipe, _random(expected_params(recipe), fill), {"config": settings, "step": 0})
     return path
+
+
+TINY = {
+    "vq_f4": {"channels": 32, "multipliers": (1, 1, 1), "blocks": 1, "codes": 16},
+    "lpips_alex": {"net": "alex"},
+    "resshift_unet": {
+        "channels": 32,
+        "multipliers": (1,),
+        "blocks": (1,),
+        "swin_blocks": 1,
+        "swin_channels": 32,
+        "head_channels": 16,
+        "image_size": 8,
+        "condition_size": 8,
+        "mask": "released",
+    },
+}
+"""Weight map → arguments of a small model; the denoiser is that of `MODEL`."""
+
+
+def ported(path: Path, name: str, file: str = "original.pth") -> Path:
+    """A small published model with random weights, as `framer-jax port` writes it; `file`: what it was made of."""
+    module = pretrained.build(name, TINY[name])
+    params = _random(pretrained.expected_params(name, module))
+    source = {"files": [{"file": file, "sha256": ""}]}
+    save_weights(path, params, {"model": name, "arguments": TINY[name], "source": source})
+    return path
+
+
+def named_weights(folder: Path, config_path: Path) -> tuple[str, ...]:
+    """Changes that name small weights, made in `folder`, for all that training with a configuration needs."""
+    recipe = load_config(config_path).recipe
+    changes = []
+    if recipe.space.name == "vq_f4":
+        changes.append(f"recipe.space.weights={ported(folder / 'autoencoder.safetensors', 'vq_f4')}")
+    if recipe.resshift.perceptual_weight:
+        changes.append(f"recipe.lpips.weights={ported(folder / 'lpips.safetensors', 'lpips_alex')}")
+    if recipe.name == "sinsr":
+        teacher = weights(folder / "teacher.safetensors", "recipe.name=resshift", base=config_path)
+        changes.append(f"recipe.sinsr.teacher={teacher}")
+    return tuple(changes)
+
+
+def _random(shapes: dict[str, Any], fill: float | None = None) -> dict[str, Any]:
+    rng = np.random.default_rng(0)
+    return nest_names(
+        {
+            name: (0.1 * rng.standard_normal(leaf.shape) if fill is None else np.full(leaf.shape, fill)).astype(
+                np.float32
+            )
+            for name, leaf in flatten_names(shapes)[0].items()
+        }
+    )

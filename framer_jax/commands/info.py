@@ -14,8 +14,9 @@ import jax
 import numpy as np
 
 from framer_jax.config import load_config, to_dict
-from framer_jax.inference.model import STARTER, expected_params, load_model
+from framer_jax.inference.model import STARTER, load_model
 from framer_jax.porting.weights import flatten_names
+from framer_jax.recipes.base import expected_params
 from framer_jax.recipes.table import add_framer, build_recipe
 from framer_jax.version import __version__
 
@@ -61,11 +62,11 @@ def describe(what: str) -> dict[str, Any]:
     """
     if Path(what).suffix == ".py":
         config = to_dict(load_config(what))
-        recipe = build_recipe(config["recipe"])
+        recipe = build_recipe(config["recipe"], "description")
         framed = add_framer(recipe, config["framer"])
         sizes = {name: int(np.prod(leaf.shape)) for name, leaf in flatten_names(expected_params(recipe))[0].items()}
         return {"recipe": framed.name, "parameters": sum(sizes.values()), "config": config}
-    model = load_model(None if what == "starter" else what)
+    model = load_model(None if what == "starter" else what, purpose="description")
     leaves = flatten_names(model.params)[0]
     return {
         "file": str(model.path),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,12 @@ from framer_jax.data.sources import ImageFiles, folder_source
 from framer_jax.data.whole_photos import validation_pairs
 from framer_jax.degradations.presets import preset_by_name
 from framer_jax.evaluation.validation import make_validation
-from framer_jax.inference.model import BEST, LAST, Model, expected_params, load_model, save_model
+from framer_jax.inference.model import BEST, LAST, save_model, weights_file
 from framer_jax.porting.files import sha256_of
 from framer_jax.porting.weights import check_same_structure
-from framer_jax.recipes.base import Params, Recipe
+from framer_jax.recipes.base import Params, Recipe, expected_params
 from framer_jax.recipes.table import add_framer, build_recipe
+from framer_jax.recipes.weights_by_path import PATHS, read_groups
 from framer_jax.training.logging import default_writer
 from framer_jax.training.loop import TrainResult, train
 from framer_jax.training.settings import TrainingSettings
@@ -115,8 +117,8 @@ def train_from_config(config: dict[str, Any], workdir: str | Path, init: str | N
         raise ConfigError(f"training: {error}") from error
     preset = preset_by_name(data["degradation"], base.scale)
     source = open_source(data["train"], TRAINING, data["crop"])
-    start = starting_model(base, init) if init else None
-    identity = {"init": sha256_of(start.path) if start else None}  # what was started from is a part of what a run is
+    start, digest = starting_weights(base, config["recipe"], init) if init else (base.starting, None)
+    identity = {"init": digest}  # what was started from is a part of what a run is
     held_out = open_source(data["validation"], HELD_OUT, 1)
     pairs = validation_pairs(held_out, preset, multiple=multiple, limit=data["validation_count"])
 
@@ -147,7 +149,7 @@ def train_from_config(config: dict[str, Any], workdir: str | Path, init: str | N
             validate=make_validation(base, pairs) if pairs else None,
             export=export,
             writer=default_writer(workdir, tensorboard=config["logging"]["tensorboard"]),
-            initial_params=start.params if start else None,
+            initial_params=start or None,
         )
     finally:
         batches.close()  # ends the worker processes
@@ -155,14 +157,28 @@ def train_from_config(config: dict[str, Any], workdir: str | Path, init: str | N
     return replace(result, message="; ".join(dict.fromkeys(part for part in parts if part)))
 
 
-def starting_model(recipe: Recipe, init: str) -> Model:
-    """A weights file to start from ('starter': the shipped one); a ValueError names it if it does not fit."""
-    model = load_model(None if init == "starter" else init)
-    check_same_structure(model.params, expected_params(recipe), source=str(model.path))
-    return model
+def starting_weights(recipe: Recipe, config: dict[str, Any], init: str) -> tuple[Params, str]:
+    """The groups of a weights file to start from, and its digest.
+
+    Args:
+      recipe: what is trained.
+      config: its entry of the configuration.
+      init: a weights file or a training directory of ours, a published denoiser, or 'starter', the shipped one.
+
+    Raises:
+      ValueError, FileNotFoundError, ImportError: it cannot be read, or does not fit; one line that names it.
+    """
+    path = weights_file(None if init == "starter" else init)
+    params = read_groups(path, config, same_process=False).params
+    check_same_structure(params, expected_params(recipe), source=str(path))
+    return params, sha256_of(path)
 
 
 def portable(config: dict[str, Any]) -> dict[str, Any]:
-    """The configuration without the folders above the data's own: a weights file may travel, paths need not."""
-    named = {key: Path(config["data"][key]).name for key in ("train", "validation")}
-    return {**config, "data": {**config["data"], **named}}
+    """The configuration without the folders above data and weights: a weights file may travel, paths need not."""
+    config = deepcopy(config)
+    named = [(config["data"], key) for key in ("train", "validation")]
+    named += [(config["recipe"][section], key) for section, key in PATHS if section in config["recipe"]]
+    for section, key in named:
+        section[key] = Path(section[key]).name if section[key] else section[key]
+    return config

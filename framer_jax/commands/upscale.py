@@ -6,8 +6,11 @@ import argparse
 
 from rich.console import Console
 
+from framer_jax.config import ConfigError, load_config, to_dict
 from framer_jax.inference.folder import Origin, upscale_files
 from framer_jax.inference.model import load_model, settings_for
+from framer_jax.inference.protocols import PROTOCOLS
+from framer_jax.inference.upscaler import UpscaleSettings
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -15,6 +18,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("input", help="image file or folder")
     parser.add_argument("output", help="file name (if the input is one file) or folder")
     parser.add_argument("--weights", help="weights file or training directory; default: the shipped starter model")
+    parser.add_argument(
+        "--recipe", metavar="CONFIG", help="configuration of published weights, ported or not, such as resshift_v1.py"
+    )
+    parser.add_argument(
+        "--set", dest="changes", action="append", default=[], metavar="KEY=VALUE", help="change one knob of --recipe"
+    )
+    parser.add_argument(
+        "--protocol",
+        default=UpscaleSettings.protocol,
+        choices=tuple(PROTOCOLS),
+        help="tiles and noise: ours, or that of ResShift's released code (then --tile is 512, 256 or 64)",
+    )
     parser.add_argument("--mode", default="sample", choices=("sample", "mean"), help="full sampler, or one-step mean")
     parser.add_argument("--seed", type=int, default=0, help="of the noise canvas")
     parser.add_argument("--tile", type=int, help="side of a tile, LR pixels; bounds the memory; default: 128, or less")
@@ -32,10 +47,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Upscale; status 1 if some images failed."""
-    model = load_model(arguments.weights)
+    if arguments.changes and not arguments.recipe:
+        raise ConfigError("--set changes the configuration that --recipe names: give that too")
+    config = to_dict(load_config(arguments.recipe, arguments.changes)) if arguments.recipe else None
+    model = load_model(arguments.weights, config)
     settings = settings_for(
         model,
         mode=arguments.mode,
+        protocol=arguments.protocol,
         tile=arguments.tile,
         overlap=arguments.overlap,
         tile_batch=arguments.tile_batch,

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
-
+from framer_jax.inference.protocols import PROTOCOLS
 from framer_jax.inference.upscaler import UpscaleSettings
-from framer_jax.porting.weights import check_same_structure, load_weights, save_weights
-from framer_jax.recipes.base import Params, Recipe
+from framer_jax.porting.weights import check_same_structure, save_weights
+from framer_jax.recipes.base import Params, Recipe, expected_params
 from framer_jax.recipes.table import GLOBAL_DENOISERS, build_recipe
+from framer_jax.recipes.weights_by_path import beside, read_groups
 from framer_jax.version import __version__
 
 STARTER = Path(__file__).parents[1] / "weights" / "starter.safetensors"
@@ -38,26 +38,29 @@ class Model(NamedTuple):
     path: Path
 
 
-def load_model(path: str | os.PathLike[str] | None = None) -> Model:
+def load_model(
+    path: str | os.PathLike[str] | None = None, config: Mapping[str, Any] | None = None, purpose: str = "inference"
+) -> Model:
     """Read a model.
 
     Args:
-      path: a weights file of ours, or a training run's directory (its newest weights); None is the starter model.
+      path: a weights file of ours, or a training run's directory (its newest weights), or with a `config` published
+        weights, ported or not; None is the starter model.
+      config: a whole configuration to use instead of the one in the file, which it must not contradict.
+      purpose: of framer_jax.recipes.table.PURPOSES.
 
     Raises:
-      FileNotFoundError: nothing there.
-      ValueError: not a weights file of ours, or one that does not fit the recipe its own configuration describes.
+      FileNotFoundError: nothing there, or not the autoencoder that the recipe needs.
+      ValueError: not such a file, or one that does not fit the recipe that its configuration describes.
     """
-    path = STARTER if path is None else Path(path)
-    if path.is_dir():
-        if not (path / LAST).is_file():
-            raise FileNotFoundError(f"{path} holds no {LAST}: give a weights file or the directory of a training run")
-        path = path / LAST
-    params, metadata = load_weights(path)
+    path = weights_file(path)
+    params, metadata = read_groups(path, config["recipe"] if config else None)
+    if config:
+        metadata = {**metadata, "config": dict(config)}
     if "config" not in metadata:
         raise ValueError(f"{path}: the weights carry no configuration, so their recipe is unknown; export them again")
     try:
-        recipe = build_recipe(metadata["config"]["recipe"])
+        recipe = build_recipe(beside(metadata["config"]["recipe"], path.parent), purpose)
     except (KeyError, TypeError) as error:
         raise ValueError(
             f"{path}: its configuration is of another version or damaged ({type(error).__name__}: {error}); "
@@ -65,6 +68,20 @@ def load_model(path: str | os.PathLike[str] | None = None) -> Model:
         ) from error
     check_same_structure(params, expected_params(recipe), source=str(path))
     return Model(recipe, params, metadata, path)
+
+
+def weights_file(path: str | os.PathLike[str] | None) -> Path:
+    """The file that is meant: of a training run's directory its newest weights, of None the starter model.
+
+    Raises:
+      FileNotFoundError: a directory without weights.
+    """
+    path = STARTER if path is None else Path(path)
+    if path.is_dir():
+        if not (path / LAST).is_file():
+            raise FileNotFoundError(f"{path} holds no {LAST}: give a weights file or the directory of a training run")
+        path = path / LAST
+    return path
 
 
 def settings_for(model: Model, **given: Any) -> UpscaleSettings:
@@ -79,24 +96,15 @@ def settings_for(model: Model, **given: Any) -> UpscaleSettings:
     """
     given = {name: value for name, value in given.items() if value is not None}
     config = model.metadata["config"]
-    tile = UpscaleSettings.tile
-    if config["recipe"]["denoiser"]["name"] in GLOBAL_DENOISERS:
+    protocol = PROTOCOLS.get(given.get("protocol", UpscaleSettings.protocol))
+    tile = protocol.tile if protocol and protocol.tile else UpscaleSettings.tile
+    if config["recipe"]["denoiser"]["name"] in GLOBAL_DENOISERS and not (protocol and protocol.fixed):
         tile = config["data"]["crop"] // model.recipe.scale
     tile = given.setdefault("tile", tile)
-    if isinstance(tile, int):  # else UpscaleSettings says so
-        given.setdefault("overlap", max(0, min(UpscaleSettings.overlap, tile // 2, tile - model.recipe.lr_multiple)))
+    if isinstance(tile, int) and protocol:  # else UpscaleSettings says so
+        most = tile if protocol.fixed else tile - model.recipe.lr_multiple
+        given.setdefault("overlap", max(0, min(protocol.overlap(tile), tile // 2, most)))
     return UpscaleSettings(**given)
-
-
-def expected_params(recipe: Recipe) -> dict[str, Any]:
-    """Names and shapes of the groups that a recipe exports, without computing anything."""
-    side = 8 * recipe.lr_multiple
-    batch = {
-        "hr": jax.ShapeDtypeStruct((1, side * recipe.scale, side * recipe.scale, 3), jnp.float32),
-        "lr": jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32),
-    }
-    params = jax.eval_shape(recipe.init, jax.random.key(0), batch)
-    return {name: params[name] for name in recipe.exported}
 
 
 def save_model(path: str | os.PathLike[str], recipe: Recipe, params: Params, metadata: dict[str, Any]) -> None:

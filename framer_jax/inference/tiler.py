@@ -25,7 +25,7 @@ class TilePlan(NamedTuple):
       image: (H, W) of the image.
       padded: (H, W) after reflection to the right and below; the tiles cover it exactly.
       tile: (height, width) of every tile.
-      rows: first row of each row of tiles, rising; multiples of the recipe's lr_multiple.
+      rows: first row of each row of tiles, rising; multiples of the recipe's lr_multiple if `plan_tiles` laid them.
       columns: first column of each column of tiles.
     """
 
@@ -95,6 +95,41 @@ def _plan_axis(length: int, tile: int, overlap: int, multiple: int) -> tuple[int
     fewest = len(starts(tile))
     side = next(side for side in sides if side >= overlap + multiple and len(starts(side)) == fewest)
     return padded, side, starts(side)
+
+
+def check_chop(tile: int, overlap: int, multiple: int) -> None:
+    """Raise ValueError unless tiles of this side suit the recipe; they may start anywhere."""
+    check_tile(tile, 0, multiple)
+    if not 0 <= overlap < tile:
+        raise ValueError(f"overlap {overlap} must lie between 0 and {tile - 1} for tile {tile}")
+
+
+def plan_chops(height: int, width: int, tile: int, overlap: int, multiple: int = 1) -> TilePlan:
+    """Lay tiles over an image as ResShift's released inference code does.
+
+    Along an axis longer than the tile, tiles start at multiples of tile - overlap, and those that would reach beyond
+    the image end with it; along any other axis one tile holds the image, reflected to a multiple.
+
+    Args, Returns and Raises: as `plan_tiles`, but sides are those asked for and starts any numbers.
+    """
+    check_chop(tile, overlap, multiple)
+    if height < 1 or width < 1:
+        raise ValueError(f"an image of {height}x{width} pixels has nothing to upscale")
+
+    def axis(length: int) -> tuple[int, int, tuple[int, ...]]:
+        if length <= tile:
+            padded = -(-length // multiple) * multiple
+            return padded, padded, (0,)
+        return length, tile, (*range(0, length - tile, tile - overlap), length - tile)
+
+    vertical, horizontal = axis(height), axis(width)
+    return TilePlan(
+        (height, width),
+        (vertical[0], horizontal[0]),
+        (vertical[1], horizontal[1]),
+        vertical[2],
+        horizontal[2],
+    )
 
 
 def pad_image(image: np.ndarray, plan: TilePlan) -> np.ndarray:
@@ -175,18 +210,27 @@ class Blending(NamedTuple):
 
 def blending(plan: TilePlan, scale: int, reference_midpoint: bool = False) -> Blending:
     """Gaussian blending for a plan; see `tile_weights` for `reference_midpoint`."""
+    height, width = (side * scale for side in plan.tile)
+    rows = gaussian_profile(height, height / 2 if reference_midpoint else None)
+    return _blending(plan, scale, rows, gaussian_profile(width))
 
-    def axis(starts: tuple[int, ...], side: int, padded: int, midpoint: float | None = None) -> tuple[np.ndarray, ...]:
-        profile = gaussian_profile(side * scale, midpoint)
+
+def uniform_blending(plan: TilePlan, scale: int) -> Blending:
+    """The plain average of the tiles that cover a pixel."""
+    return _blending(plan, scale, *(np.ones(side * scale) for side in plan.tile))
+
+
+def _blending(plan: TilePlan, scale: int, rows: np.ndarray, columns: np.ndarray) -> Blending:
+    """Profiles [scale * tile side] divided by their sum over the tiles."""
+
+    def axis(starts: tuple[int, ...], padded: int, profile: np.ndarray) -> tuple[np.ndarray, ...]:
         total = np.zeros(padded * scale)
-        for start in starts:
-            total[start * scale : (start + side) * scale] += profile
-        return tuple((profile / total[start * scale : (start + side) * scale]).astype(np.float32) for start in starts)
+        parts = [slice(start * scale, start * scale + len(profile)) for start in starts]
+        for part in parts:
+            total[part] += profile
+        return tuple((profile / total[part]).astype(np.float32) for part in parts)
 
-    middle = plan.tile[0] * scale / 2 if reference_midpoint else None
-    return Blending(
-        axis(plan.rows, plan.tile[0], plan.padded[0], middle), axis(plan.columns, plan.tile[1], plan.padded[1])
-    )
+    return Blending(axis(plan.rows, plan.padded[0], rows), axis(plan.columns, plan.padded[1], columns))
 
 
 def add_tile(canvas: np.ndarray, output: np.ndarray, number: int, plan: TilePlan, weights: Blending) -> None:

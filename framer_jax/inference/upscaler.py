@@ -15,16 +15,8 @@ import numpy as np
 from framer_jax.diffusion.noise import NoiseField
 from framer_jax.inference.color_fix import COLOR_FIXES, fix_color
 from framer_jax.inference.images import Picture, enlarged, premultiplied
-from framer_jax.inference.tiler import (
-    TilePlan,
-    add_tile,
-    blending,
-    check_tile,
-    pad_image,
-    plan_tiles,
-    static_batch,
-    tile_batches,
-)
+from framer_jax.inference.protocols import PROTOCOLS
+from framer_jax.inference.tiler import TilePlan, add_tile, pad_image, static_batch, tile_batches
 from framer_jax.recipes.base import Params, Recipe, Sampler
 
 LOGGER = logging.getLogger(__name__)
@@ -45,6 +37,7 @@ class UpscaleSettings:
       color_fix: 'none', 'adain' or 'wavelet', on the whole picture.
       color_strength: 0 to 1, how much of the colour fix is applied.
       seed: of the noise canvas.
+      protocol: of framer_jax.inference.protocols.PROTOCOLS.
     """
 
     mode: str = "sample"
@@ -54,12 +47,17 @@ class UpscaleSettings:
     color_fix: str = "none"
     color_strength: float = 1.0
     seed: int = 0
+    protocol: str = "framer_jax"
 
     def __post_init__(self) -> None:
         if self.mode not in ("sample", "mean"):
             raise ValueError(f"unknown mode {self.mode!r}: use 'sample' or 'mean'")
         if self.color_fix not in COLOR_FIXES:
             raise ValueError(f"unknown colour fix {self.color_fix!r}: use one of {', '.join(COLOR_FIXES)}")
+        if self.protocol not in PROTOCOLS:
+            raise ValueError(f"unknown protocol {self.protocol!r}: use one of {', '.join(PROTOCOLS)}")
+        if self.color_fix != "none" and not PROTOCOLS[self.protocol].color_fix:
+            raise ValueError(f"protocol {self.protocol!r} has no colour fix: leave it out, or choose another protocol")
         for name, least, most in (("tile", 1, 1 << 20), ("tile_batch", 1, 1 << 20), ("seed", 0, (1 << 32) - 1)):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
@@ -255,22 +253,21 @@ def check_settings(recipe: Recipe, settings: UpscaleSettings) -> None:
     """Raise ValueError where settings do not fit a recipe."""
     if settings.mode == "mean" and recipe.mean is None:
         raise ValueError(f"recipe {recipe.name!r} has no one-call mean: use mode 'sample'")
-    check_tile(settings.tile, settings.overlap, recipe.lr_multiple)
+    PROTOCOLS[settings.protocol].check(settings.tile, settings.overlap, recipe.lr_multiple)
 
 
 @lru_cache(maxsize=16)  # a sampler's programs outlive the upscaler; a sampler is a pure function, so they stay true
 def _program(sampler: Sampler) -> Any:
-    """One batch of tiles of one picture, jitted: (params, frozen, tiles [B, h, w, 3], key [], origins [B, 2]) → sr."""
+    """One batch of tiles of one picture, jitted: (params, frozen, tiles [B, h, w, 3], keys [B], origins [B, 2])."""
 
-    def run(params: Params, frozen: Params, tiles: jax.Array, key: jax.Array, origins: jax.Array) -> jax.Array:
-        keys = jnp.broadcast_to(key, tiles.shape[:1])  # one canvas for all tiles
+    def run(params: Params, frozen: Params, tiles: jax.Array, keys: jax.Array, origins: jax.Array) -> jax.Array:
         return sampler(params, frozen, tiles, NoiseField(keys, origins)).astype(jnp.float32)  # [B, s h, s w, 3]
 
     return jax.jit(run)
 
 
 def _layout(recipe: Recipe, height: int, width: int, settings: UpscaleSettings) -> tuple[TilePlan, int]:
-    plan = plan_tiles(height, width, settings.tile, settings.overlap, recipe.lr_multiple)
+    plan = PROTOCOLS[settings.protocol].plan(height, width, settings.tile, settings.overlap, recipe.lr_multiple)
     return plan, static_batch(len(plan.rows) * len(plan.columns), settings.tile_batch)
 
 
@@ -286,7 +283,8 @@ def _estimate(
     tiles, origins = np.zeros((batch, *plan.tile, 3), np.float32), np.zeros((batch, 2), np.int32)
     device = None
     try:
-        lowered = program.lower(params, frozen, tiles, jax.random.key(settings.seed), origins)
+        keys = jnp.broadcast_to(jax.random.key(settings.seed), (batch,))
+        lowered = program.lower(params, frozen, tiles, keys, origins)
         if (memory := lowered.compile().memory_analysis()) is not None:
             device = (
                 memory.argument_size_in_bytes
@@ -317,18 +315,22 @@ def _run_tiles(
     plan, batch = _layout(recipe, height, width, settings)
     scale = recipe.scale
     expected = (batch, plan.tile[0] * scale, plan.tile[1] * scale, 3)
-    weights = blending(plan, scale)
+    protocol = PROTOCOLS[settings.protocol]
+    weights = protocol.weights(plan, scale)
     canvas = np.zeros((height * scale, width * scale, 3), np.float32)
     key = jax.random.key(settings.seed)
     total = len(plan.rows) * len(plan.columns)
     if progress is not None:
         progress(0, total)
     for numbers, tiles, origins in tile_batches(pad_image(image, plan), plan, batch):
-        output = np.asarray(program(params, frozen, tiles, key, origins))
+        filled = np.pad(numbers, (0, batch - len(numbers)), mode="edge")
+        output = np.asarray(program(params, frozen, tiles, *protocol.noise(key, filled, origins)))
         if output.shape != expected:
             raise ValueError(f"recipe {recipe.name!r} gave {output.shape} for tiles that make {expected}")
         if not np.isfinite(output[: len(numbers)]).all():
             raise ValueError(f"recipe {recipe.name!r} gave values that are not finite: check its weights")
+        if protocol.clips:
+            output = np.clip(output, 0, 1)
         for number, tile in zip(numbers.tolist(), output, strict=False):  # the rest fills the batch
             add_tile(canvas, tile, number, plan, weights)
         if progress is not None:
@@ -355,6 +357,8 @@ def _smaller(recipe: Recipe, settings: UpscaleSettings) -> UpscaleSettings | Non
     """Half the batch, then half the tile, as long as the overlap leaves a stride; None if nothing is left to halve."""
     if settings.tile_batch > 1:
         return replace(settings, tile_batch=settings.tile_batch // 2)
+    if PROTOCOLS[settings.protocol].fixed:
+        return None
     tile = settings.tile // 2 // recipe.lr_multiple * recipe.lr_multiple
     if tile < recipe.lr_multiple or settings.overlap > min(tile - recipe.lr_multiple, tile // 2):
         return None

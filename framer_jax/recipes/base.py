@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 import jax
+import jax.numpy as jnp
 
 from framer_jax.diffusion.noise import NoiseField
 
@@ -97,6 +98,7 @@ class Recipe:
       exported: the groups that `sample` and `mean` use; a weights file holds these and no others.
       frozen: weights passed to every loss and sampler, never in the optimiser, never in the checkpoint.
       init_carry: the carry before step 0.
+      starting: groups whose training starts from these weights (a student from its teacher) and not from `init`'s.
     """
 
     name: str
@@ -110,7 +112,19 @@ class Recipe:
     exported: tuple[str, ...] = ("denoiser",)
     frozen: Frozen = field(default_factory=dict)
     init_carry: Callable[[], Carry] = dict
+    starting: Params = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.updates:
             raise ValueError(f"recipe {self.name!r} has no update: give at least one")
+
+
+def expected_params(recipe: Recipe) -> Params:
+    """Names and shapes of the groups that a recipe exports, without computing anything."""
+    side = 8 * recipe.lr_multiple
+    batch = {
+        "hr": jax.ShapeDtypeStruct((1, side * recipe.scale, side * recipe.scale, 3), jnp.float32),
+        "lr": jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32),
+    }
+    params = jax.eval_shape(recipe.init, jax.random.key(0), batch)
+    return {name: params[name] for name in recipe.exported}

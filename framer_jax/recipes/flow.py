@@ -83,8 +83,9 @@ def flow(denoiser: nn.Module, space: LatentSpace, settings: FlowSettings) -> Rec
         updates=(Update("denoiser", ("denoiser",), _loss(task, settings, predict, tap_kind)),),
         sample=sample,
         mean=mean,
-        lr_multiple=getattr(denoiser, "multiple", 1),
+        lr_multiple=task.lr_multiple(denoiser),
         tap_kind=tap_kind,
+        frozen=space.frozen,
     )
 
 

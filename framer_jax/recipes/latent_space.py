@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
+from math import ceil
 
 import flax.linen as nn
 import jax
@@ -12,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from framer_jax.frequency import wavelets
+from framer_jax.models.vq_autoencoder import VQAutoencoder
 from framer_jax.recipes.base import Batch, Frozen, Params
 
 
@@ -25,6 +27,7 @@ class LatentSpace:
       encode: (frozen, image [B, H, W, 3] in [-1, 1]) → latent [B, H / p, W / p, C].
       decode: the inverse, or its approximation.
       channel_scale: [C] float32, the image-domain standard deviation of one unit of each channel; ones if unknown.
+      frozen: the weights that `encode` and `decode` find in what they are given.
     """
 
     channels: int
@@ -32,6 +35,7 @@ class LatentSpace:
     encode: Callable[[Frozen, jax.Array], jax.Array]
     decode: Callable[[Frozen, jax.Array], jax.Array]
     channel_scale: np.ndarray
+    frozen: Frozen = field(default_factory=dict)
 
 
 def wavelet_space(codec: wavelets.WaveletCodec) -> LatentSpace:
@@ -43,6 +47,33 @@ def wavelet_space(codec: wavelets.WaveletCodec) -> LatentSpace:
         encode=lambda frozen, image: wavelets.encode(image, codec),
         decode=lambda frozen, latent: wavelets.decode(latent, codec),
         channel_scale=np.asarray(codec.scale, np.float32)[wavelets.band_of_channel(codec)],
+    )
+
+
+AUTOENCODER = "autoencoder"
+"""The entry of `frozen` that an autoencoder's weights have."""
+
+
+def autoencoder_space(module: VQAutoencoder, params: Params | None) -> LatentSpace:
+    """A trained autoencoder: for VQ-f4, [B, H, W, 3] ↔ [B, H / 4, W / 4, 3].
+
+    As in ResShift, `encode` does not quantise and `decode` does; its gradient passes straight through to the latent.
+
+    Args:
+      module: the autoencoder.
+      params: its weights, or None where nothing will be computed.
+    """
+
+    def apply(frozen: Frozen, x: jax.Array, method: str) -> jax.Array:
+        return module.apply({"params": frozen[AUTOENCODER]}, x, method=method)  # type: ignore[return-value]
+
+    return LatentSpace(
+        channels=module.latent_channels,
+        image_pixels_per_latent=module.pixels_per_latent,
+        encode=lambda frozen, image: apply(frozen, image, "encode"),
+        decode=lambda frozen, latent: apply(frozen, latent, "decode"),
+        channel_scale=np.ones(module.latent_channels, np.float32),
+        frozen={} if params is None else {AUTOENCODER: params},
     )
 
 
@@ -82,6 +113,10 @@ class LatentTask:
     def latents_per_lr_pixel(self) -> Fraction:
         """Latent positions per LR pixel and axis."""
         return Fraction(self.scale, self.space.image_pixels_per_latent)
+
+    def lr_multiple(self, denoiser: nn.Module) -> int:
+        """What the sides of an LR image must be multiples of, so that its latents suit the denoiser."""
+        return ceil(getattr(denoiser, "multiple", 1) / self.latents_per_lr_pixel)
 
     def init(self, denoiser: nn.Module, key: jax.Array, batch: Batch) -> Params:
         """Parameters of the group 'denoiser', which is called with (latent, t [B], LR image)."""

@@ -1,7 +1,8 @@
 """ResShift: a short diffusion chain from the LR latent to the HR latent.
 
 Yue, Wang and Loy, "ResShift: Efficient Diffusion Model for Image Super-resolution by Residual Shifting" (NeurIPS 2023):
-the network predicts x_0 and the loss is the latent MSE, Eq. 8 without its weight.
+the network predicts x_0 and the loss is the latent MSE, Eq. 8 without its weight. The journal version (v3: 4 steps)
+adds the LPIPS distance of the decoded estimate to the HR image.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ from framer_jax.recipes.base import (
     Sampler,
     Update,
 )
-from framer_jax.recipes.latent_space import LatentSpace, LatentTask
+from framer_jax.recipes.latent_space import LatentSpace, LatentTask, to_model_range
+from framer_jax.recipes.perceptual import Perceptual
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,7 @@ class ResShiftSettings:
         depend on the seed; otherwise from one draw of the prior.
       channel_weight_power: weigh the squared error of latent channel c by channel_scale[c] ** power, scaled to mean 1:
         0 is the latent MSE of the paper, 2 the pixel MSE of an orthonormal codec.
+      perceptual_weight: of the perceptual distance (v3: 1); 0 leaves it out.
     """
 
     scale: int = 4
@@ -61,10 +64,24 @@ class ResShiftSettings:
     last_step_probability: float = 0.0
     centred_mean: bool = False
     channel_weight_power: float = 0.0
+    perceptual_weight: float = 0.0
 
 
 Predict = Callable[[Params, process.Schedule, jax.Array, jax.Array, jax.Array], tuple[jax.Array, tuple[jax.Array, ...]]]
 """(params, schedule, x, index [B], LR image) → (estimate of x_0, taps)."""
+
+
+def predictor(denoiser: nn.Module) -> Predict:
+    """The denoiser as ResShift calls it: its input divided by its deviation, its time the raw index."""
+
+    def predict(
+        params: Params, schedule: process.Schedule, x: jax.Array, index: jax.Array, condition: jax.Array
+    ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+        scaled = x / process.at(schedule.input_std, index, x)
+        told = jnp.asarray(schedule.timestep_map, jnp.float32)[index]
+        return denoiser.apply({"params": params["denoiser"]}, scaled, told, condition)  # type: ignore[return-value]
+
+    return predict
 
 
 def channel_weights(space: LatentSpace, power: float) -> np.ndarray:
@@ -73,42 +90,47 @@ def channel_weights(space: LatentSpace, power: float) -> np.ndarray:
     return (weights / weights.mean()).astype(np.float32)
 
 
-def resshift(denoiser: nn.Module, space: LatentSpace, settings: ResShiftSettings) -> Recipe:
+def latent_error(prediction: jax.Array, target: jax.Array, weights: np.ndarray) -> jax.Array:
+    """The weighted squared error of latents: [B, h, w, C] twice and [C] → [B]."""
+    return (jnp.square(prediction - target) * jnp.asarray(weights)[None, None, None, :]).mean(axis=(1, 2, 3))
+
+
+def resshift(
+    denoiser: nn.Module, space: LatentSpace, settings: ResShiftSettings, perceptual: Perceptual | None = None
+) -> Recipe:
     """The recipe.
 
     Args:
       denoiser: (x [B, h, w, C], t [B], condition [B, h, w, 3]) → (x_0 estimate, taps); group 'denoiser'.
       space: the latents; its grid must be that of the LR image.
       settings: see ResShiftSettings.
+      perceptual: the distance that settings.perceptual_weight weighs; without it the loss leaves it out.
     """
     task = LatentTask(space, settings.scale, settings.residual)
-
-    def predict(
-        params: Params, table: process.Schedule, x: jax.Array, index: jax.Array, condition: jax.Array
-    ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
-        scaled = x / process.at(table.input_std, index, x)
-        told = jnp.asarray(table.timestep_map, jnp.float32)[index]
-        return denoiser.apply({"params": params["denoiser"]}, scaled, told, condition)  # type: ignore[return-value]
-
+    predict = predictor(denoiser)
     return Recipe(
         name="resshift",
         scale=settings.scale,
         init=partial(task.init, denoiser),
-        updates=(Update("denoiser", ("denoiser",), _loss(task, settings, predict)),),
+        updates=(Update("denoiser", ("denoiser",), _loss(task, settings, predict, perceptual)),),
         sample=_sampler(task, settings, predict),
-        mean=_mean(task, settings, predict),
-        lr_multiple=getattr(denoiser, "multiple", 1),
+        mean=one_step(task, schedule_of(settings), predict, settings.centred_mean),
+        lr_multiple=task.lr_multiple(denoiser),
         tap_kind=getattr(denoiser, "taps", "hidden"),
+        frozen={**space.frozen, **(perceptual.frozen if perceptual else {})},
     )
 
 
-def _schedule(settings: ResShiftSettings, sampling_steps: int | None = None) -> process.Schedule:
+def schedule_of(settings: ResShiftSettings, sampling_steps: int | None = None) -> process.Schedule:
+    """The tables that settings describe."""
     s = settings
     return process.make_schedule(s.steps, s.kappa, s.min_noise_level, s.etas_end, s.power, sampling_steps)
 
 
-def _loss(task: LatentTask, settings: ResShiftSettings, predict: Predict) -> LossFunction:
-    schedule = _schedule(settings)
+def _loss(
+    task: LatentTask, settings: ResShiftSettings, predict: Predict, perceptual: Perceptual | None
+) -> LossFunction:
+    schedule = schedule_of(settings)
     weights = channel_weights(task.space, settings.channel_weight_power)
 
     def loss(params: Params, frozen: Frozen, carry: Carry, batch: Batch, key: jax.Array, step: jax.Array) -> Loss:
@@ -121,15 +143,22 @@ def _loss(task: LatentTask, settings: ResShiftSettings, predict: Predict) -> Los
         noise = jax.random.normal(key_noise, x0.shape, jnp.float32)
         x = process.forward(schedule, x0, y, index, noise)
         prediction, taps = predict(params, schedule, x, index, condition)
-        error = jnp.square(prediction - x0)  # [B, h, w, C]
-        values = (error * jnp.asarray(weights)[None, None, None, :]).mean(axis=(1, 2, 3))
-        return Loss(values, {"latent_mse": error.mean(axis=(1, 2, 3))}, taps, carry)
+        values = latent_error(prediction, x0, weights)  # [B]
+        metrics = {"latent_mse": jnp.square(prediction - x0).mean(axis=(1, 2, 3))}
+        if perceptual is not None:
+            # Through the frozen decoder and, straight, through its quantiser. (The encoding of the LR image is the one
+            # of the training pair: the compiler computes it once.)
+            picture = jnp.clip(task.picture(frozen, prediction, task.enlarged(frozen, batch["lr"])[0]), 0.0, 1.0)
+            distance = perceptual.distance(frozen, to_model_range(picture), to_model_range(batch["hr"]))
+            values = values + jnp.float32(settings.perceptual_weight) * distance
+            metrics["perceptual"] = distance
+        return Loss(values, metrics, taps, carry)
 
     return loss
 
 
 def _sampler(task: LatentTask, settings: ResShiftSettings, predict: Predict) -> Sampler:
-    schedule = _schedule(settings, settings.sampling_steps)
+    schedule = schedule_of(settings, settings.sampling_steps)
 
     def sample(params: Params, frozen: Frozen, lr: jax.Array, noise: NoiseField) -> jax.Array:
         z_lr, condition = task.enlarged(frozen, lr)
@@ -146,13 +175,20 @@ def _sampler(task: LatentTask, settings: ResShiftSettings, predict: Predict) -> 
     return sample
 
 
-def _mean(task: LatentTask, settings: ResShiftSettings, predict: Predict) -> Sampler:
-    schedule = _schedule(settings)
+def one_step(task: LatentTask, schedule: process.Schedule, predict: Predict, centred: bool) -> Sampler:
+    """The estimate of x_0 at the last index as a picture: one network call.
+
+    Args:
+      task: gives the latents.
+      schedule: tables.
+      predict: the denoiser.
+      centred: from the centre of the prior, x_T = y, instead of a draw of it.
+    """
 
     def mean(params: Params, frozen: Frozen, lr: jax.Array, noise: NoiseField) -> jax.Array:
         z_lr, condition = task.enlarged(frozen, lr)
         x = jnp.zeros_like(z_lr) if task.residual else z_lr
-        if not settings.centred_mean:
+        if not centred:
             shape = (x.shape[1], x.shape[2], x.shape[3])
             x = process.prior(schedule, x, window(noise, 0, shape, task.latents_per_lr_pixel))
         last = jnp.full((x.shape[0],), schedule.steps - 1, jnp.int32)

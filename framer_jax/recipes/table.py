@@ -11,12 +11,18 @@ import jax.numpy as jnp
 from framer_jax.frequency import wavelets
 from framer_jax.losses.framer import paper, released
 from framer_jax.models.dit import DiffusionTransformer
+from framer_jax.models.resshift_unet import SwinUNet
 from framer_jax.models.unet import UNet
-from framer_jax.recipes.base import Recipe
+from framer_jax.models.vq_autoencoder import VQAutoencoder
+from framer_jax.porting.weights import check_same_structure
+from framer_jax.recipes.base import Params, Recipe, expected_params
 from framer_jax.recipes.flow import FlowSettings, flow
 from framer_jax.recipes.framer import framer
-from framer_jax.recipes.latent_space import LatentSpace, wavelet_space
+from framer_jax.recipes.latent_space import LatentSpace, autoencoder_space, wavelet_space
+from framer_jax.recipes.perceptual import Perceptual, lpips_distance
 from framer_jax.recipes.resshift import ResShiftSettings, resshift
+from framer_jax.recipes.sinsr import SinSRSettings, sinsr
+from framer_jax.recipes.weights_by_path import pretrained_at, read_groups, required
 
 Config = Mapping[str, Any]
 
@@ -36,46 +42,91 @@ def _tuples(config: Config) -> dict[str, Any]:
     return {key: tuple(value) if isinstance(value, list | tuple) else value for key, value in config.items()}
 
 
-def _wavelet(config: Config) -> LatentSpace:
+def _wavelet(config: Config, dtype: Any, purpose: str) -> LatentSpace:
     scale = _pick(WAVELET_SCALES, config["statistics"], "wavelet statistics")
     return wavelet_space(wavelets.WaveletCodec(levels=config["levels"], scale=scale))
 
 
-SPACES: dict[str, Callable[[Config], LatentSpace]] = {"wavelet": _wavelet}
+def _vq_f4(config: Config, dtype: Any, purpose: str) -> LatentSpace:
+    if purpose == "description":
+        return autoencoder_space(VQAutoencoder(dtype=dtype), None)
+    found = pretrained_at(config["weights"], "recipe.space.weights", "the autoencoder VQ-f4", "vq_f4", dtype)
+    return autoencoder_space(found.module, found.params)
 
-DENOISERS: dict[str, Callable[..., nn.Module]] = {"unet": UNet, "dit": DiffusionTransformer}
+
+SPACES: dict[str, Callable[[Config, Any, str], LatentSpace]] = {"wavelet": _wavelet, "vq_f4": _vq_f4}
+
+DENOISERS: dict[str, Callable[..., nn.Module]] = {"unet": UNet, "dit": DiffusionTransformer, "resshift_unet": SwinUNet}
 
 GLOBAL_DENOISERS = frozenset({"dit"})
 """Those in which every place sees every other: they work best on inputs as large as their training crops."""
 
 
-def _resshift(config: Config, denoiser: nn.Module, space: LatentSpace) -> Recipe:
-    return resshift(denoiser, space, ResShiftSettings(scale=config["scale"], **config["resshift"]))
+PURPOSES = ("training", "inference", "description")
+"""What a recipe is built for. The first needs all weights that its configuration names, the second those that `sample`
+and `mean` use, the third, which only asks for names and shapes, none."""
 
 
-def _flow(config: Config, denoiser: nn.Module, space: LatentSpace) -> Recipe:
+def _perceptual(config: Config, purpose: str) -> Perceptual | None:
+    if purpose != "training" or not config["resshift"].get("perceptual_weight"):
+        return None
+    model = f"lpips_{config['lpips']['net']}"
+    dtype = DTYPES[config["dtype"]]
+    return lpips_distance(*pretrained_at(config["lpips"]["weights"], "recipe.lpips.weights", "LPIPS", model, dtype)[:2])
+
+
+def _resshift(config: Config, denoiser: nn.Module, space: LatentSpace, purpose: str) -> Recipe:
+    settings = ResShiftSettings(scale=config["scale"], **config["resshift"])
+    return resshift(denoiser, space, settings, _perceptual(config, purpose))
+
+
+def _sinsr(config: Config, denoiser: nn.Module, space: LatentSpace, purpose: str) -> Recipe:
+    chain = ResShiftSettings(scale=config["scale"], **config["resshift"])
+    teacher: Params | None = None
+    if purpose == "training":
+        path = required(
+            config["sinsr"]["teacher"], "recipe.sinsr.teacher", "the trained ResShift denoiser", "resshift_unet"
+        )
+        teacher = read_groups(path, config).params
+        check_same_structure(teacher, expected_params(resshift(denoiser, space, chain)), f"recipe.sinsr.teacher {path}")
+    weights = {key: value for key, value in config["sinsr"].items() if key != "teacher"}
+    return sinsr(denoiser, space, chain, SinSRSettings(**weights), teacher)
+
+
+def _flow(config: Config, denoiser: nn.Module, space: LatentSpace, purpose: str) -> Recipe:
     return flow(denoiser, space, FlowSettings(scale=config["scale"], **config["flow"]))
 
 
-RECIPES: dict[str, Callable[[Config, nn.Module, LatentSpace], Recipe]] = {"resshift": _resshift, "flow": _flow}
+RECIPES: dict[str, Callable[[Config, nn.Module, LatentSpace, str], Recipe]] = {
+    "resshift": _resshift,
+    "sinsr": _sinsr,
+    "flow": _flow,
+}
 
 READINGS = {"paper": paper, "released": released}
 
 
-def build_recipe(config: Config) -> Recipe:
+def build_recipe(config: Config, purpose: str = "training") -> Recipe:
     """Build the recipe that a configuration's `recipe` entry describes (configs/default.py documents its keys).
 
+    Args:
+      config: the entry.
+      purpose: one of `PURPOSES`.
+
     Raises:
-      ValueError: an unknown name; the message lists the known ones.
+      ValueError: an unknown name; the message lists the known ones. Or the path of weights that the purpose needs is
+        empty, or they are of another recipe; the message names the knob.
+      FileNotFoundError, ImportError: those weights cannot be read.
     """
-    space = _pick(SPACES, config["space"]["name"], "latent space")(config["space"])
+    dtype = _pick(DTYPES, config["dtype"], "compute dtype")
+    space = _pick(SPACES, config["space"]["name"], "latent space")(config["space"], dtype, purpose)
     name = config["denoiser"]["name"]
     denoiser = _pick(DENOISERS, name, "denoiser")(
         out_channels=space.channels,
-        dtype=_pick(DTYPES, config["dtype"], "compute dtype"),
+        dtype=dtype,
         **_tuples(config["denoiser"][name]),
     )
-    return _pick(RECIPES, config["name"], "recipe")(config, denoiser, space)
+    return _pick(RECIPES, config["name"], "recipe")(config, denoiser, space, purpose)
 
 
 def add_framer(recipe: Recipe, config: Config) -> Recipe:

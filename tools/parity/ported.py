@@ -15,9 +15,12 @@ from framer_jax.losses.lpips import lpips_terms
 from framer_jax.models.resshift_unet import SwinUNet
 from framer_jax.models.vgg import Lpips
 from framer_jax.models.vq_autoencoder import VQAutoencoder, nearest_code
-from framer_jax.porting.maps import to_flax
+from framer_jax.porting.maps import to_flax, to_torch
+from framer_jax.porting.resshift import INDEX, MASK
 from framer_jax.porting.table import MAPS
 from framer_jax.recipes.latent_space import enlarge
+from framer_jax.recipes.resshift import predictor
+from framer_jax.recipes.sinsr import distillation_terms, student_schedule
 from tools.parity.cases import Case, Options, Outputs, channels_first, channels_last
 
 
@@ -138,6 +141,7 @@ class Chain:
         self.vq, self.vq_params = vq_of(case)
         self.unet, self.unet_params = unet_of(case, unet)
         self.lq = channels_last(case.arrays["in/y"])
+        self.programs: dict[int, Any] = {}  # by the number of steps of the schedule
 
     def encode(self, image: jax.Array) -> jax.Array:
         """An image to its latent."""
@@ -148,11 +152,12 @@ class Chain:
         return channels_first(compiled(self.vq, "decode", self.vq_params, z, quantise=quantise))
 
     def estimate(self, schedule: process.Schedule, x: jax.Array, index: jax.Array) -> jax.Array:
-        """The clean latent, from x at an index ([B] or one for all)."""
-        index = jnp.broadcast_to(index, x.shape[:1])
-        told = jnp.asarray(schedule.timestep_map, jnp.float32)[index]
-        scaled = x / process.at(schedule.input_std, index, x)
-        return cast(Any, compiled(self.unet, None, self.unet_params, scaled, told, self.lq))[0]
+        """The clean latent, from x at an index ([B] or one for all), as the recipe predicts it."""
+        if schedule.steps not in self.programs:
+            self.programs[schedule.steps] = jax.jit(
+                lambda params, x, index, lq: predictor(self.unet)({"denoiser": params}, schedule, x, index, lq)[0]
+            )
+        return self.programs[schedule.steps](self.unet_params, x, jnp.broadcast_to(index, x.shape[:1]), self.lq)
 
 
 @partial(jax.jit, static_argnames=("model", "method", "quantise"))
@@ -217,7 +222,7 @@ def code_gap(vectors: np.ndarray, codebook: np.ndarray) -> np.ndarray:
 
 
 def sinsr_family(case: Case, options: Options) -> Outputs:
-    """Coefficients of the deterministic step, the teacher's whole loop and the student's one step."""
+    """Coefficients of the deterministic step, the teacher's loop, the student's step and its losses with gradients."""
     schedule = schedule_of(case.config["diffusion"])
     for name, table in zip("kmj", process.deterministic_coefficients(schedule), strict=True):
         yield f"out/{name}", table
@@ -232,6 +237,40 @@ def sinsr_family(case: Case, options: Options) -> Outputs:
     one_step = channels_first(student.estimate(schedule, start, jnp.int32(schedule.steps - 1)))
     yield "out/student_pred", one_step
     yield "out/student_one_step_z0", one_step
+    z_gt = teacher.encode(channels_last(case.arrays["in/gt"]))
+    yield from _sinsr_losses(schedule, teacher, student, (z_gt, z_y), channels_last(case.arrays["in/noise"]))
+
+
+def _sinsr_losses(
+    schedule: process.Schedule, teacher: Chain, student: Chain, pair: tuple[jax.Array, jax.Array], noise: jax.Array
+) -> Outputs:
+    """The terms of the recipe's loss per example, and the gradients of their means in the checkpoint's names."""
+    fixed = student_schedule(schedule)
+
+    @jax.jit  # the calls of one function share its program and that of its gradient; together they compile for a minute
+    def predict(params: Any, x: jax.Array, index: jax.Array) -> Any:
+        return predictor(student.unet)({"denoiser": params}, fixed, x, index, student.lq)
+
+    def terms(params: Any) -> dict[str, jax.Array]:
+        found = distillation_terms(
+            schedule,
+            lambda x, index: predict(params, x, index),
+            lambda x, index: teacher.estimate(schedule, x, index),
+            pair,
+            noise,
+            np.ones(noise.shape[-1], np.float32),
+        )
+        whole = found.distillation + found.inverse + found.consistency
+        return {"mse": found.distillation, "mse_xT": found.inverse, "mse_gt": found.consistency, "loss": whole}
+
+    values, pullback = jax.vjp(terms, student.unet_params)
+    for name, value in values.items():
+        yield f"out/loss/{name}", value
+        mean = {other: jnp.full_like(value, float(other == name) / len(value)) for other in values}
+        gradient = to_torch(MAPS["resshift_unet"], pullback(mean)[0], name)
+        kept = {key: leaf for key, leaf in gradient.items() if not key.endswith((INDEX, MASK))}
+        yield f"grad/{name}/global_norm", np.sqrt(sum(float(np.square(leaf).sum()) for leaf in kept.values()))
+        yield from ((f"grad/{name}/{key}", leaf) for key, leaf in kept.items())
 
 
 def lpips_family(case: Case, options: Options) -> Outputs:

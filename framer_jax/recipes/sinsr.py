@@ -1,0 +1,167 @@
+"""SinSR: a ResShift model of many steps distilled into one step.
+
+Wang et al., "SinSR: Diffusion-Based Image Super-Resolution in a Single Step" (CVPR 2024), Section 3 and Algorithm 1, in
+the reading of the released code: all three terms are errors of latents, none is weighed. The teacher's deterministic
+chain makes x_0 a function of the noise; the student S learns that function (distillation), its inverse, and to give
+back the HR latent from the inverse of it (consistency).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from framer_jax.diffusion import resshift as process
+from framer_jax.diffusion.samplers import resshift_deterministic
+from framer_jax.recipes.base import Batch, Carry, Frozen, Loss, LossFunction, Params, Recipe, Update
+from framer_jax.recipes.latent_space import LatentSpace, LatentTask
+from framer_jax.recipes.resshift import (
+    Predict,
+    ResShiftSettings,
+    channel_weights,
+    latent_error,
+    one_step,
+    predictor,
+    schedule_of,
+)
+
+TEACHER = "teacher"
+"""The entry of `frozen` that the teacher's groups have."""
+
+
+@dataclass(frozen=True)
+class SinSRSettings:
+    """The objective.
+
+    Attributes:
+      distillation_weight: of |S(x_T, T-1) - x0_T|², x0_T the end of the teacher's chain from x_T.
+      inverse_weight: of |S(x0_T, 0) - x_T|².
+      consistency_weight: of |S(S(z_hr, 0), T-1) - z_hr|², without a gradient through the inner S.
+    """
+
+    distillation_weight: float = 1.0
+    inverse_weight: float = 1.0
+    consistency_weight: float = 1.0
+
+
+Student = Callable[[jax.Array, jax.Array], tuple[jax.Array, tuple[jax.Array, ...]]]
+"""(latent [B, h, w, C], index [B]) → (its estimate, taps)."""
+
+
+class Terms(NamedTuple):
+    """The terms of the loss, [B] float32 each, and the taps of the student's one step."""
+
+    distillation: jax.Array
+    inverse: jax.Array
+    consistency: jax.Array
+    taps: tuple[jax.Array, ...]
+
+
+def student_schedule(schedule: process.Schedule) -> process.Schedule:
+    """The teacher's tables as the student is called with them.
+
+    Every input is divided by the deviation of the last index, clean latents too: index 0, which asks for the inverse,
+    is only what the time embedding is told.
+    """
+    return replace(schedule, input_std=np.full_like(schedule.input_std, schedule.input_std[-1]))
+
+
+def distillation_terms(
+    schedule: process.Schedule,
+    student: Student,
+    teacher: Callable[[jax.Array, jax.Array], jax.Array],
+    pair: tuple[jax.Array, jax.Array],
+    noise: jax.Array,
+    weights: np.ndarray,
+) -> Terms:
+    """The three terms.
+
+    Args:
+      schedule: of the teacher's chain.
+      student: divides its input as `student_schedule` says.
+      teacher: (x, index int32 scalar) → estimate of x_0, as framer_jax.diffusion.samplers.resshift_deterministic asks.
+      pair: clean latent and LR latent, [B, h, w, C] float32 each.
+      noise: standard normal, of the same shape.
+      weights: [C] of the channels' squared errors.
+    """
+    clean, y = pair
+    first = jnp.zeros((clean.shape[0],), jnp.int32)
+    last = jnp.full_like(first, schedule.steps - 1)
+    start = process.prior(schedule, y, noise)
+    end = jax.lax.stop_gradient(resshift_deterministic(schedule, teacher, y, start))
+    found, taps = student(start, last)
+    inverse, _ = student(end, first)
+    start_of_clean = jax.lax.stop_gradient(student(clean, first)[0])
+    again, _ = student(start_of_clean, last)
+    return Terms(
+        latent_error(found, end, weights),
+        latent_error(inverse, start, weights),
+        latent_error(again, clean, weights),
+        taps,
+    )
+
+
+def sinsr(
+    denoiser: nn.Module,
+    space: LatentSpace,
+    chain: ResShiftSettings,
+    settings: SinSRSettings,
+    teacher: Params | None,
+) -> Recipe:
+    """The recipe. Its `sample` is one network call; it has no `mean`, for the student learns a sample, not a mean.
+
+    Args:
+      denoiser: as of framer_jax.recipes.resshift.resshift; teacher and student are this module.
+      space: the latents.
+      chain: what the teacher was trained with. Of its objective only channel_weight_power counts here.
+      settings: see SinSRSettings.
+      teacher: the groups of a trained ResShift recipe, from which the student starts too; None where nothing will be
+        trained.
+    """
+    task = LatentTask(space, chain.scale, chain.residual)
+    predict, schedule = predictor(denoiser), schedule_of(chain)
+    return Recipe(
+        name="sinsr",
+        scale=chain.scale,
+        init=partial(task.init, denoiser),
+        updates=(Update("denoiser", ("denoiser",), _loss(task, chain, settings, predict)),),
+        sample=one_step(task, student_schedule(schedule), predict, centred=False),
+        lr_multiple=task.lr_multiple(denoiser),
+        tap_kind=getattr(denoiser, "taps", "hidden"),
+        frozen={**space.frozen, **({TEACHER: teacher} if teacher else {})},
+        starting=teacher or {},
+    )
+
+
+def _loss(task: LatentTask, chain: ResShiftSettings, settings: SinSRSettings, predict: Predict) -> LossFunction:
+    schedule = schedule_of(chain)
+    fixed = student_schedule(schedule)
+    weights = channel_weights(task.space, chain.channel_weight_power)
+
+    def loss(params: Params, frozen: Frozen, carry: Carry, batch: Batch, key: jax.Array, step: jax.Array) -> Loss:
+        clean, y, condition = task.training_pair(frozen, batch)  # [B, h, w, C] twice, [B, H, W, 3]
+
+        def student(x: jax.Array, index: jax.Array) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+            return predict(params, fixed, x, index, condition)
+
+        def teacher(x: jax.Array, index: jax.Array) -> jax.Array:
+            return predict(frozen[TEACHER], schedule, x, jnp.full((x.shape[0],), index), condition)[0]
+
+        noise = jax.random.normal(key, clean.shape, jnp.float32)
+        terms = distillation_terms(schedule, student, teacher, (clean, y), noise, weights)
+        values = (
+            jnp.float32(settings.distillation_weight) * terms.distillation
+            + jnp.float32(settings.inverse_weight) * terms.inverse
+            + jnp.float32(settings.consistency_weight) * terms.consistency
+        )
+        names = ("distillation", "inverse", "consistency")
+        return Loss(values, {name: getattr(terms, name) for name in names}, terms.taps, carry)
+
+    return loss

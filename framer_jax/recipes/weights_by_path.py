@@ -1,0 +1,153 @@
+"""Weights that a user names by path: found, read, and refused where they are of another recipe than the one at hand."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+
+from framer_jax.models.layers import Dtype
+from framer_jax.porting.table import MAPS
+from framer_jax.porting.weights import is_ours, load_weights
+from framer_jax.recipes.base import Params
+from framer_jax.recipes.pretrained import Pretrained, load_pretrained, read
+
+Config = Mapping[str, Any]
+
+PATHS = (("space", "weights"), ("lpips", "weights"), ("sinsr", "teacher"))
+"""Section and key of every path in a configuration's recipe."""
+
+PROCESS = ("steps", "kappa", "min_noise_level", "etas_end", "power", "residual")
+"""What of `recipe.resshift` a trained denoiser depends on."""
+
+
+class Groups(NamedTuple):
+    """Parameters of a recipe, from a file.
+
+    Attributes:
+      params: group name to nested NumPy arrays.
+      metadata: of the file if a training run of ours wrote it, with its 'config'; otherwise empty.
+    """
+
+    params: Params
+    metadata: dict[str, Any]
+
+
+def required(path: str, knob: str, what: str, model: str) -> str:
+    """The path, or a ValueError in one line if it is empty.
+
+    Args:
+      path: what the configuration holds.
+      knob: its place there.
+      what: the path is of.
+      model: of `framer-jax port`.
+
+    Raises:
+      ValueError: it is empty. FileNotFoundError: nothing is there.
+    """
+    if not path:
+        raise ValueError(
+            f"{knob} is empty: set it to the path of {what}, as published or as "
+            f"`framer-jax port IN OUT.safetensors --model {model}` writes it"
+        )
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{knob}: there is no file {path!r} ({what})")
+    return path
+
+
+def pretrained_at(path: str, knob: str, what: str, model: str, dtype: Dtype = jnp.float32) -> Pretrained:
+    """The published model at the path that a knob holds.
+
+    Raises:
+      ValueError, FileNotFoundError, ImportError: as `required` and framer_jax.recipes.pretrained.load_pretrained.
+    """
+    return load_pretrained(model, required(path, knob, what, model), dtype=dtype)
+
+
+def read_groups(path: str | os.PathLike[str], config: Config | None, same_process: bool = True) -> Groups:
+    """Parameters for a recipe: of a trained model of ours, or a published denoiser, ported or in PyTorch's format.
+
+    Args:
+      path: the file.
+      config: of the recipe (a configuration's `recipe` entry); None to take whatever model of ours it is.
+      same_process: False to let a training run start from the weights of another process.
+
+    Raises:
+      ValueError: the file says of itself that it belongs to another process, another kind of latents or another
+        denoiser; or it is a published denoiser and there is no `config`.
+      FileNotFoundError, ImportError: it cannot be read.
+    """
+    if is_ours(path) or not Path(path).is_file():  # the error of a missing one is `load_weights`'s
+        params, metadata = load_weights(path)
+        if metadata.get("model") not in MAPS:  # a trained recipe
+            if config is not None and same_process and "config" in metadata:
+                _check_same(process_of(metadata["config"]["recipe"]), process_of(config), str(path))
+            return Groups(params, metadata)
+    name = str(config["denoiser"]["name"]) if config else ""
+    if config is None or name not in MAPS:
+        load_weights(path)  # another program's file has an error of its own
+    if config is None:
+        raise ValueError(
+            f"{path}: published weights carry no configuration, so their recipe is unknown: name one with --recipe"
+        )
+    if name not in MAPS:
+        raise ValueError(f"{path}: published weights do not fit recipe.denoiser.name {name!r}: use resshift_unet")
+    found = read(name, path)
+    _check_same(
+        {f"recipe.denoiser.{name}.{key}": value for key, value in found.arguments.items()},
+        {f"recipe.denoiser.{name}.{key}": value for key, value in config["denoiser"][name].items()},
+        str(path),
+    )
+    for file in found.source.get("files", ()) if same_process else ():
+        _check_steps_in_name(file["file"], config)
+    return Groups({"denoiser": found.params}, {})
+
+
+def process_of(config: Config) -> dict[str, Any]:
+    """What a recipe's parameters depend on beside their shapes: knob → value."""
+    chain = config.get("resshift", {})
+    name = config.get("denoiser", {}).get("name")
+    sections = {
+        "recipe.scale": config.get("scale"),
+        "recipe.denoiser.name": name,
+        **{f"recipe.denoiser.{name}.{key}": value for key, value in config.get("denoiser", {}).get(name, {}).items()},
+        **{f"recipe.space.{key}": value for key, value in config.get("space", {}).items() if key != "weights"},
+    }
+    if config.get("name") in ("resshift", "sinsr"):
+        sections |= {f"recipe.resshift.{key}": chain[key] for key in PROCESS if key in chain}
+    return sections
+
+
+def _check_same(found: Mapping[str, Any], wanted: Mapping[str, Any], source: str) -> None:
+    """Compare the knobs that both sides know."""
+    plain = [
+        {knob: list(value) if isinstance(value, tuple) else value for knob, value in side.items()}
+        for side in (found, wanted)
+    ]
+    differing = [knob for knob in plain[0] if knob in plain[1] and plain[0][knob] != plain[1][knob]]
+    if differing:
+        named = "; ".join(f"{knob} {plain[0][knob]!r}, not {plain[1][knob]!r}" for knob in differing[:4])
+        raise ValueError(f"{source} was made with {named}: use the configuration that belongs to it")
+
+
+def _check_steps_in_name(file: str, config: Config) -> None:
+    """Published denoisers of all schedules look alike inside; their names tell, as in …_s4_v3.pth."""
+    stated = re.search(r"_s(\d+)(?=[_.]|$)", file)
+    if stated and int(stated[1]) != config["resshift"]["steps"]:
+        raise ValueError(
+            f"{file} is by its name a model of {stated[1]} steps; this recipe has recipe.resshift.steps "
+            f"{config['resshift']['steps']}: use the configuration that belongs to it"
+        )
+
+
+def beside(config: Config, folder: Path) -> dict[str, Any]:
+    """A recipe's configuration in which the autoencoder is looked for beside the weights too, if its path is stale."""
+    space = dict(config["space"])
+    path = space.get("weights")
+    if path and not Path(path).is_file() and (folder / Path(path).name).is_file():
+        space["weights"] = str(folder / Path(path).name)
+    return {**config, "space": space}
