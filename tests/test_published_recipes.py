@@ -19,7 +19,7 @@ from framer_jax.recipes.base import Recipe, expected_params
 from framer_jax.recipes.framer import HEADS, framer
 from framer_jax.recipes.latent_space import AUTOENCODER
 from framer_jax.recipes.perceptual import LPIPS
-from framer_jax.recipes.sinsr import TEACHER, distillation_terms, student_schedule
+from framer_jax.recipes.sinsr import TEACHER, chain_ends, distillation_terms, student_schedule
 from framer_jax.recipes.table import SPACES, build_recipe
 
 STEP = jnp.int32(0)
@@ -127,7 +127,8 @@ def test_the_terms_of_sinsr_are_those_of_the_paper():
         asked.append((x, index))
         return 0.5 * x + index[:, None, None, None].astype(jnp.float32), (x,)
 
-    terms = distillation_terms(schedule, student, lambda x, index: y, (clean, y), noise, np.ones(3, np.float32))
+    ends = chain_ends(schedule, lambda x, index: y, y, noise)
+    terms = distillation_terms(schedule, student, clean, ends, np.ones(3, np.float32))
     x_end = y + 2.0 * 0.99 * noise
     np.testing.assert_allclose(terms.distillation, jnp.square(0.5 * x_end + 2 - y).mean((1, 2, 3)), rtol=1e-5)
     np.testing.assert_allclose(terms.inverse, jnp.square(0.5 * y - x_end).mean((1, 2, 3)), rtol=1e-5)
@@ -145,9 +146,7 @@ def test_no_gradient_passes_the_inverse_of_the_consistency_term():
             return x * factors[index][:, None, None, None], (x,)
 
         still = jnp.zeros_like(clean)
-        return distillation_terms(
-            chain(), student, lambda x, index: x, (clean, still), still, np.ones(3, np.float32)
-        ).consistency[0]
+        return distillation_terms(chain(), student, clean, (still, still), np.ones(3, np.float32)).consistency[0]
 
     gradient = jax.grad(term)(jnp.asarray([2.0, 1.0, 3.0]))
     np.testing.assert_allclose(gradient, [0.0, 0.0, 2 * (6 - 1) * 2])
@@ -175,6 +174,14 @@ def test_sinsr_starts_from_its_teacher_and_samples_in_one_step(tmp_path):
         jax.jit(sampler)(recipe.starting, {}, data["lr"], noise) for sampler in (recipe.sample, teacher.mean)
     )
     np.testing.assert_allclose(student_sr, teacher_mean, atol=1e-5)
+
+
+def test_the_loss_of_sinsr_without_its_teacher_is_one_line(tmp_path):
+    settings = sinsr_config(tmp_path)
+    recipe = build_recipe(settings["recipe"], "inference")
+    params = build_recipe(settings["recipe"]).starting
+    with pytest.raises(ValueError, match=r"from a teacher.*recipe\.sinsr\.teacher"):
+        recipe.updates[0].loss(params, recipe.frozen, {}, batch(), jax.random.key(0), STEP)
 
 
 def test_framer_needs_no_line_of_their_own(folder, tmp_path):

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import argparse
 import json
-from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import jax
 
+from framer_jax.commands.provenance import check_records, portable
 from framer_jax.config import ConfigError, load_config, to_dict
 from framer_jax.data.photos import HELD_OUT, TRAINING, photo_source
-from framer_jax.data.pipeline import make_batches, make_prepare
+from framer_jax.data.pipeline import images_of_records, make_batches, make_prepare
+from framer_jax.data.records import RecordFiles, is_records
 from framer_jax.data.sources import ImageFiles, folder_source
 from framer_jax.data.whole_photos import validation_pairs
 from framer_jax.degradations.presets import preset_by_name
@@ -23,7 +24,7 @@ from framer_jax.porting.files import sha256_of
 from framer_jax.porting.weights import check_same_structure
 from framer_jax.recipes.base import Params, Recipe, expected_params
 from framer_jax.recipes.table import add_framer, build_recipe
-from framer_jax.recipes.weights_by_path import PATHS, read_groups
+from framer_jax.recipes.weights_by_path import read_groups
 from framer_jax.training.logging import default_writer
 from framer_jax.training.loop import TrainResult, train
 from framer_jax.training.settings import TrainingSettings
@@ -89,6 +90,20 @@ def open_source(name: str, split: tuple[str, ...], crop: int) -> ImageFiles:
     return photo_source(split, crop=crop) if name == BUILTIN else folder_source(name, crop=crop)
 
 
+def open_training(config: dict[str, Any]) -> ImageFiles | RecordFiles:
+    """The training set of a configuration: photographs, or the folder that `framer-jax precompute` wrote.
+
+    Raises:
+      ConfigError, ValueError, FileNotFoundError: it cannot be used, or its records belong to another configuration.
+    """
+    folder = config["data"]["train"]
+    if not is_records(folder):
+        return open_source(folder, TRAINING, config["data"]["crop"])
+    found = RecordFiles(folder)
+    check_records(found.manifest, config, folder)
+    return found
+
+
 def train_from_config(config: dict[str, Any], workdir: str | Path, init: str | None = None) -> TrainResult:
     """Put a run together and let it go.
 
@@ -116,7 +131,7 @@ def train_from_config(config: dict[str, Any], workdir: str | Path, init: str | N
     except TypeError as error:
         raise ConfigError(f"training: {error}") from error
     preset = preset_by_name(data["degradation"], base.scale)
-    source = open_source(data["train"], TRAINING, data["crop"])
+    source = open_training(config)
     start, digest = starting_weights(base, config["recipe"], init) if init else (base.starting, None)
     identity = {"init": digest}  # what was started from is a part of what a run is
     held_out = open_source(data["validation"], HELD_OUT, 1)
@@ -141,7 +156,7 @@ def train_from_config(config: dict[str, Any], workdir: str | Path, init: str | N
         result = train(
             recipe,
             batches,
-            make_prepare(preset),
+            images_of_records if isinstance(source, RecordFiles) else make_prepare(preset),
             settings,
             workdir,
             config_json=json.dumps({**config, **identity}),
@@ -172,13 +187,3 @@ def starting_weights(recipe: Recipe, config: dict[str, Any], init: str) -> tuple
     params = read_groups(path, config, same_process=False).params
     check_same_structure(params, expected_params(recipe), source=str(path))
     return params, sha256_of(path)
-
-
-def portable(config: dict[str, Any]) -> dict[str, Any]:
-    """The configuration without the folders above data and weights: a weights file may travel, paths need not."""
-    config = deepcopy(config)
-    named = [(config["data"], key) for key in ("train", "validation")]
-    named += [(config["recipe"][section], key) for section, key in PATHS if section in config["recipe"]]
-    for section, key in named:
-        section[key] = Path(section[key]).name if section[key] else section[key]
-    return config

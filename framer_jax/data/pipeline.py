@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from framer_jax.data.records import RecordFiles
 from framer_jax.data.sources import ImageFiles, Photo
 from framer_jax.degradations.draw import draw
 from framer_jax.degradations.pipeline import apply, training_target
@@ -44,8 +45,21 @@ def make_record(photo: Photo, rng: np.random.Generator, crop: int, preset: Degra
     return {"hr": np.ascontiguousarray(hr), "degradation": draw(rng, preset), "record": np.int32(photo.record)}
 
 
+def record_dataset(
+    source: ImageFiles, crop: int, preset: DegradationPreset, seed: int, epochs: int | None = None
+) -> grain.MapDataset:
+    """Random crops of shuffled photographs with their degradations drawn: what `make_batches` makes batches of.
+
+    Each record's generator depends on the seed and its position alone. Arguments and errors as of `make_batches`.
+    """
+    if crop < 1 or crop % preset.scale:
+        raise ValueError(f"the crop must be a multiple of the scale {preset.scale}; got {crop}")
+    dataset = grain.MapDataset.source(source).seed(seed).shuffle().repeat(epochs)
+    return dataset.random_map(lambda photo, rng: make_record(photo, rng, crop, preset))
+
+
 def make_batches(
-    source: ImageFiles,
+    source: ImageFiles | RecordFiles,
     crop: int,
     preset: DegradationPreset,
     global_batch: int,
@@ -60,7 +74,8 @@ def make_batches(
     """Endless (or `epochs` long) shuffled batches of random crops.
 
     Args:
-      source: photographs; anything with Grain's random-access protocol that yields `Photo`.
+      source: photographs; anything with Grain's random-access protocol that yields `Photo`. Or records computed
+        beforehand, which come as they are.
       crop: side of the HR crop in pixels, a multiple of the preset's scale.
       preset: what degradations are drawn from.
       global_batch: batch over all hosts; each host gets its own part of the same global batches.
@@ -80,8 +95,6 @@ def make_batches(
     """
     index = jax.process_index() if process_index is None else process_index
     count = jax.process_count() if process_count is None else process_count
-    if crop < 1 or crop % preset.scale:
-        raise ValueError(f"the crop must be a multiple of the scale {preset.scale}; got {crop}")
     if global_batch < 1 or global_batch % count:
         raise ValueError(f"the batch must be a positive multiple of the {count} host(s); got {global_batch}")
     if epochs is not None and epochs * len(source) < global_batch:
@@ -89,9 +102,11 @@ def make_batches(
             f"{epochs} epoch(s) of {len(source)} images are less than one batch of {global_batch}: "
             "use more epochs or a smaller batch"
         )
-    dataset = grain.MapDataset.source(source).seed(seed).shuffle().repeat(epochs)
-    # Draw before the hosts part: a record's generator then depends on its global position alone.
-    dataset = dataset.random_map(lambda photo, rng: make_record(photo, rng, crop, preset))
+    if isinstance(source, RecordFiles):
+        dataset = grain.MapDataset.source(source).seed(seed).shuffle().repeat(epochs)
+    else:
+        # Drawn before the hosts part: a record's generator then depends on its global position alone.
+        dataset = record_dataset(source, crop, preset, seed, epochs)
     dataset = dataset[index::count].batch(global_batch // count, drop_remainder=True)
     batches = dataset.to_iter_dataset(grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=2 * num_threads))
     if num_workers > 0:
@@ -126,3 +141,19 @@ def make_prepare(preset: DegradationPreset) -> Callable[[RawBatch], dict[str, ja
         return {"hr": hr, "lr": apply(batch["degradation"], hr, preset)}
 
     return prepare
+
+
+def images_of_records(batch: RawBatch) -> dict[str, jax.Array]:
+    """As the result of `make_prepare`, for batches of precomputed records: float32 images, and what else they bring."""
+    entries = {name: jnp.asarray(value) for name, value in batch.items() if name != "record"}
+    return {
+        name: value.astype(jnp.float32) / 255.0 if value.dtype == jnp.uint8 else value
+        for name, value in entries.items()
+    }
+
+
+def as_stored(image: np.ndarray) -> np.ndarray:
+    """An image of a record, float32 in [0, 1]: as uint8 if it has 256 levels (to a rounding error), else as it is."""
+    levels = np.round(image * 255.0)
+    exact = np.all(np.abs(image * 255.0 - levels) < 1e-3)
+    return levels.astype(np.uint8) if exact else image

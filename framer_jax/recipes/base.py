@@ -82,6 +82,14 @@ class Sampler(Protocol):
         ...
 
 
+class Precompute(Protocol):
+    """(frozen, batch, noise) → further entries of the batch, each [B, ...], that the losses then need not compute."""
+
+    def __call__(self, frozen: Frozen, batch: Batch, noise: NoiseField) -> dict[str, jax.Array]:
+        """Compute what depends on frozen weights only."""
+        ...
+
+
 @dataclass(frozen=True)
 class Recipe:
     """One published way to train a super-resolver, as pure functions.
@@ -98,6 +106,7 @@ class Recipe:
       exported: the groups that `sample` and `mean` use; a weights file holds these and no others.
       frozen: weights passed to every loss and sampler, never in the optimiser, never in the checkpoint.
       init_carry: the carry before step 0.
+      precompute: what `framer-jax precompute teacher` writes to disk once; None if no loss would read it.
       starting: groups whose training starts from these weights (a student from its teacher) and not from `init`'s.
     """
 
@@ -113,6 +122,7 @@ class Recipe:
     frozen: Frozen = field(default_factory=dict)
     init_carry: Callable[[], Carry] = dict
     starting: Params = field(default_factory=dict)
+    precompute: Precompute | None = None
 
     def __post_init__(self) -> None:
         if not self.updates:

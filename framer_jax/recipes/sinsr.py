@@ -19,8 +19,19 @@ import jax.numpy as jnp
 import numpy as np
 
 from framer_jax.diffusion import resshift as process
+from framer_jax.diffusion.noise import NoiseField, window
 from framer_jax.diffusion.samplers import resshift_deterministic
-from framer_jax.recipes.base import Batch, Carry, Frozen, Loss, LossFunction, Params, Recipe, Update
+from framer_jax.recipes.base import (
+    Batch,
+    Carry,
+    Frozen,
+    Loss,
+    LossFunction,
+    Params,
+    Precompute,
+    Recipe,
+    Update,
+)
 from framer_jax.recipes.latent_space import LatentSpace, LatentTask
 from framer_jax.recipes.resshift import (
     Predict,
@@ -34,6 +45,9 @@ from framer_jax.recipes.resshift import (
 
 TEACHER = "teacher"
 """The entry of `frozen` that the teacher's groups have."""
+
+ENDS = ("chain_start", "chain_end")
+"""The entries of a batch that bring a precomputed chain of the teacher, see `chain_ends`."""
 
 
 @dataclass(frozen=True)
@@ -73,12 +87,26 @@ def student_schedule(schedule: process.Schedule) -> process.Schedule:
     return replace(schedule, input_std=np.full_like(schedule.input_std, schedule.input_std[-1]))
 
 
+def chain_ends(
+    schedule: process.Schedule, teacher: Callable[[jax.Array, jax.Array], jax.Array], y: jax.Array, noise: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """The teacher's deterministic chain: (x_T, x0_T), [B, h, w, C] float32 each, no gradient through it.
+
+    Args:
+      schedule: of the chain.
+      teacher: (x, index int32 scalar) → estimate of x_0, as framer_jax.diffusion.samplers.resshift_deterministic asks.
+      y: LR latent, [B, h, w, C] float32.
+      noise: standard normal, of the same shape.
+    """
+    start = process.prior(schedule, y, noise)
+    return start, jax.lax.stop_gradient(resshift_deterministic(schedule, teacher, y, start))
+
+
 def distillation_terms(
     schedule: process.Schedule,
     student: Student,
-    teacher: Callable[[jax.Array, jax.Array], jax.Array],
-    pair: tuple[jax.Array, jax.Array],
-    noise: jax.Array,
+    clean: jax.Array,
+    ends: tuple[jax.Array, jax.Array],
     weights: np.ndarray,
 ) -> Terms:
     """The three terms.
@@ -86,16 +114,13 @@ def distillation_terms(
     Args:
       schedule: of the teacher's chain.
       student: divides its input as `student_schedule` says.
-      teacher: (x, index int32 scalar) → estimate of x_0, as framer_jax.diffusion.samplers.resshift_deterministic asks.
-      pair: clean latent and LR latent, [B, h, w, C] float32 each.
-      noise: standard normal, of the same shape.
+      clean: HR latent, [B, h, w, C] float32.
+      ends: see `chain_ends`.
       weights: [C] of the channels' squared errors.
     """
-    clean, y = pair
+    start, end = ends
     first = jnp.zeros((clean.shape[0],), jnp.int32)
     last = jnp.full_like(first, schedule.steps - 1)
-    start = process.prior(schedule, y, noise)
-    end = jax.lax.stop_gradient(resshift_deterministic(schedule, teacher, y, start))
     found, taps = student(start, last)
     inverse, _ = student(end, first)
     start_of_clean = jax.lax.stop_gradient(student(clean, first)[0])
@@ -137,7 +162,30 @@ def sinsr(
         tap_kind=getattr(denoiser, "taps", "hidden"),
         frozen={**space.frozen, **({TEACHER: teacher} if teacher else {})},
         starting=teacher or {},
+        precompute=_precompute(task, schedule, predict),
     )
+
+
+def _teacher(
+    schedule: process.Schedule, predict: Predict, frozen: Frozen, condition: jax.Array
+) -> Callable[[jax.Array, jax.Array], jax.Array]:
+    if TEACHER not in frozen:
+        raise ValueError(
+            "SinSR learns from a teacher, and this recipe was built without: build it for the purpose 'training', "
+            "with the teacher's path in recipe.sinsr.teacher"
+        )
+    return lambda x, index: predict(frozen[TEACHER], schedule, x, jnp.full((x.shape[0],), index), condition)[0]
+
+
+def _precompute(task: LatentTask, schedule: process.Schedule, predict: Predict) -> Precompute:
+    def precompute(frozen: Frozen, batch: Batch, noise: NoiseField) -> dict[str, jax.Array]:
+        z_lr, condition = task.enlarged(frozen, batch["lr"])
+        y = jnp.zeros_like(z_lr) if task.residual else z_lr
+        drawn = window(noise, 0, (y.shape[1], y.shape[2], y.shape[3]), task.latents_per_lr_pixel)
+        ends = chain_ends(schedule, _teacher(schedule, predict, frozen, condition), y, drawn)
+        return dict(zip(ENDS, ends, strict=True))
+
+    return precompute
 
 
 def _loss(task: LatentTask, chain: ResShiftSettings, settings: SinSRSettings, predict: Predict) -> LossFunction:
@@ -151,11 +199,12 @@ def _loss(task: LatentTask, chain: ResShiftSettings, settings: SinSRSettings, pr
         def student(x: jax.Array, index: jax.Array) -> tuple[jax.Array, tuple[jax.Array, ...]]:
             return predict(params, fixed, x, index, condition)
 
-        def teacher(x: jax.Array, index: jax.Array) -> jax.Array:
-            return predict(frozen[TEACHER], schedule, x, jnp.full((x.shape[0],), index), condition)[0]
-
-        noise = jax.random.normal(key, clean.shape, jnp.float32)
-        terms = distillation_terms(schedule, student, teacher, (clean, y), noise, weights)
+        if ENDS[0] in batch:
+            ends = batch[ENDS[0]], batch[ENDS[1]]
+        else:
+            noise = jax.random.normal(key, clean.shape, jnp.float32)
+            ends = chain_ends(schedule, _teacher(schedule, predict, frozen, condition), y, noise)
+        terms = distillation_terms(schedule, student, clean, ends, weights)
         values = (
             jnp.float32(settings.distillation_weight) * terms.distillation
             + jnp.float32(settings.inverse_weight) * terms.inverse

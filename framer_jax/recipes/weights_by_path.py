@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 
 from framer_jax.models.layers import Dtype
+from framer_jax.porting.files import sha256_of
 from framer_jax.porting.table import MAPS
 from framer_jax.porting.weights import is_ours, load_weights
 from framer_jax.recipes.base import Params
@@ -151,3 +152,9 @@ def beside(config: Config, folder: Path) -> dict[str, Any]:
     if path and not Path(path).is_file() and (folder / Path(path).name).is_file():
         space["weights"] = str(folder / Path(path).name)
     return {**config, "space": space}
+
+
+def digests(config: Config) -> dict[str, str]:
+    """SHA-256 of every file that a recipe's configuration names, by the name of its knob, but those of losses."""
+    named = {f"recipe.{section}.{key}": config[section][key] for section, key in PATHS if section in config}
+    return {knob: sha256_of(path) for knob, path in named.items() if path and not knob.startswith("recipe.lpips")}

@@ -15,7 +15,7 @@ from framer_jax.training.optimizer import Optimizer
 from framer_jax.training.settings import TrainingSettings
 from framer_jax.training.sharding import leaf_name, place_tree, tree_shardings
 
-INIT, LOSS = 0, 2
+INIT, LOSS, TEACHER = 0, 2, 3
 """Purposes, folded into the root key before anything else."""
 
 

@@ -20,7 +20,7 @@ from framer_jax.porting.resshift import INDEX, MASK
 from framer_jax.porting.table import MAPS
 from framer_jax.recipes.latent_space import enlarge
 from framer_jax.recipes.resshift import predictor
-from framer_jax.recipes.sinsr import distillation_terms, student_schedule
+from framer_jax.recipes.sinsr import chain_ends, distillation_terms, student_schedule
 from tools.parity.cases import Case, Options, Outputs, channels_first, channels_last
 
 
@@ -246,6 +246,7 @@ def _sinsr_losses(
 ) -> Outputs:
     """The terms of the recipe's loss per example, and the gradients of their means in the checkpoint's names."""
     fixed = student_schedule(schedule)
+    ends = chain_ends(schedule, lambda x, index: teacher.estimate(schedule, x, index), pair[1], noise)
 
     @jax.jit  # the calls of one function share its program and that of its gradient; together they compile for a minute
     def predict(params: Any, x: jax.Array, index: jax.Array) -> Any:
@@ -255,9 +256,8 @@ def _sinsr_losses(
         found = distillation_terms(
             schedule,
             lambda x, index: predict(params, x, index),
-            lambda x, index: teacher.estimate(schedule, x, index),
-            pair,
-            noise,
+            pair[0],
+            ends,
             np.ones(noise.shape[-1], np.float32),
         )
         whole = found.distillation + found.inverse + found.consistency

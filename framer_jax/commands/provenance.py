@@ -1,0 +1,70 @@
+"""What files say of the configuration that they come from, and whether it is the one at hand."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+from framer_jax.config import ConfigError
+from framer_jax.data.records import MANIFEST
+from framer_jax.recipes.weights_by_path import PATHS, digests, process_of
+from framer_jax.version import __version__
+
+
+def portable(config: dict[str, Any]) -> dict[str, Any]:
+    """The configuration without the folders above data and weights: a weights file may travel, paths need not."""
+    config = deepcopy(config)
+    named = [(config["data"], key) for key in ("train", "validation")]
+    named += [(config["recipe"][section], key) for section, key in PATHS if section in config["recipe"]]
+    for section, key in named:
+        section[key] = Path(section[key]).name if section[key] else section[key]
+    return config
+
+
+def manifest_of(config: dict[str, Any], samples: int, per_file: int, photographs: int) -> dict[str, Any]:
+    """What a folder of records is made of."""
+    plain = portable(config)
+    return {
+        "kind": "teacher",
+        "framer_jax_version": __version__,
+        "samples": samples,
+        "per_file": per_file,
+        "photographs": photographs,
+        "seed": config["training"]["seed"],
+        "recipe": plain["recipe"],
+        "data": {name: plain["data"][name] for name in ("train", "crop", "degradation")},
+        "weights": digests(config["recipe"]),
+    }
+
+
+def check_records(manifest: Mapping[str, Any], config: dict[str, Any], folder: str) -> None:
+    """Refuse records that do not belong to a training run's configuration.
+
+    Raises:
+      ConfigError: a knob that decides the records differs; the message names it.
+    """
+    if manifest.get("kind") != "teacher":
+        raise ConfigError(
+            f"data.train {folder}: {MANIFEST} speaks of {manifest.get('kind')!r}, not of a teacher's outputs"
+        )
+    own = json.loads(json.dumps(manifest_of(config, 0, 0, 0)))
+    sides = [
+        {f"data.{name}": side["data"][name] for name in ("crop", "degradation")}
+        | {"recipe.name": side["recipe"]["name"], **process_of(side["recipe"])}
+        | {f"the file of {name}": digest for name, digest in side["weights"].items()}
+        for side in (manifest, own)
+    ]
+    for name in sorted({*sides[0], *sides[1]}):
+        if sides[0].get(name) != sides[1].get(name):
+            raise ConfigError(
+                f"data.train {folder}: its records were made with {name} {_short(sides[0].get(name))}, this run has "
+                f"{_short(sides[1].get(name))}: make them again, or use the configuration that belongs to them"
+            )
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) < 80 else text[:76] + " ..."
