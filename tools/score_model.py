@@ -59,11 +59,12 @@ def main() -> int:
     pairs = degraded_pairs(model, arguments.photos, arguments.seed, degradation=arguments.degradation)
     published = None if arguments.niqe_model is None else load_niqe_model(arguments.niqe_model)
     ids = ["psnr-y", "psnr-rgb", "ssim-y", "niqe-framer", *(["niqe"] if published else [])]
-    values: dict[str, dict[str, list[float]]] = {name: {metric: [] for metric in ids} for name in ("bicubic", *MODES)}
+    values: dict[str, dict[str, list[float]]]
     run = upscalers(model, arguments.seed)
+    values = {name: {metric: [] for metric in ids} for name in ("bicubic", *run)}
     for pair in track(pairs, "scoring", console=Console(stderr=True)):
         pictures = {"bicubic": upsample_bicubic(pair.lr, model.recipe.scale)}
-        pictures |= {mode: run[mode](model.params, pair.lr).pixels for mode in MODES}
+        pictures |= {mode: run[mode](model.params, pair.lr).pixels for mode in run}
         for name, picture in pictures.items():
             found = score(np.clip(picture, 0, 1)[None], pair.hr[None], ids, published)
             for metric in ids:
@@ -115,9 +116,10 @@ def halves(pairs: Sequence[ValidationPair], scale: int, multiple: int = 1) -> tu
 
 
 def upscalers(model: Model, seed: int = 0) -> dict[str, Run]:
-    """The model's two ways to upscale, mode → run(params, image)."""
+    """The model's ways to upscale (a one-step student has no mean), mode → run(params, image)."""
     settings = settings_for(model, tile=min(TILE, settings_for(model).tile), seed=seed)
-    return {mode: make_upscaler(model.recipe, replace(settings, mode=mode)).run for mode in MODES}
+    modes = MODES if model.recipe.mean else MODES[1:]
+    return {mode: make_upscaler(model.recipe, replace(settings, mode=mode)).run for mode in modes}
 
 
 def summary(values: Mapping[str, Mapping[str, Sequence[float]]], ids: Sequence[str], title: str) -> Table:
