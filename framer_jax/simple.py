@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,15 +15,27 @@ if TYPE_CHECKING:
     from framer_jax.inference.model import Model
 
 
-def load_model(path: str | os.PathLike[str] | None = None) -> Model:
+def load_model(
+    path: str | os.PathLike[str] | None = None,
+    recipe: str | os.PathLike[str] | None = None,
+    changes: Sequence[str] = (),
+) -> Model:
     """Read a weights file or a training run's directory; None is the shipped starter model.
 
+    Args:
+      path: of the weights; published ones, ported or not, need a `recipe`.
+      recipe: a configuration file that says what published weights belong to, such as configs/resshift_v1.py.
+      changes: of its knobs, such as 'recipe.space.weights=vq_f4.safetensors'.
+
     Raises:
-      FileNotFoundError, ValueError: see framer_jax.inference.model.load_model.
+      FileNotFoundError, ValueError: see framer_jax.inference.model.load_model and framer_jax.config.load_config.
     """
+    from framer_jax.config import load_config, to_dict
     from framer_jax.inference import model
 
-    return model.load_model(path)
+    if changes and recipe is None:
+        raise ValueError("changes are of the configuration that 'recipe' names: give that too")
+    return model.load_model(path, None if recipe is None else to_dict(load_config(Path(recipe), changes)))
 
 
 def read_picture(path: str | os.PathLike[str]) -> Picture:

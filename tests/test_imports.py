@@ -24,7 +24,7 @@ ROOMS = {
     # first floor: these do not import each other
     "models": GROUND,
     "losses": GROUND,
-    "data": GROUND,
+    "data": (*GROUND, "porting.files"),  # files that appear whole or not at all
     "porting": GROUND,
     # second floor
     "recipes": (*GROUND, *FIRST),
@@ -38,7 +38,7 @@ ROOMS = {
     "cli": ("commands",),
     # files beside the rooms
     "config": (),
-    "simple": ("inference",),
+    "simple": ("inference", "config"),
     "weights": (),
     "version": (),
     "__init__": ("simple",),

@@ -84,6 +84,25 @@ def test_a_trained_denoiser_goes_back_to_pytorch(states, tmp_path):
     assert found["input_blocks.1.1.blocks.0.attn.relative_position_index"].dtype == np.int64
 
 
+def test_a_model_with_the_other_mask_stays_here(states, tmp_path, capsys):
+    params, _, _ = to_flax(MAPS["resshift_unet"], states["resshift_unet"], "")
+    settings = {"recipe": {"denoiser": {"resshift_unet": {"mask": "correct"}}}}
+    save_weights(tmp_path / "trained.safetensors", {"denoiser": params}, {"config": settings})
+    words = (tmp_path / "trained.safetensors", tmp_path / "out.safetensors", "--model", "resshift_unet")
+    assert port(*words, "--to", "torch") == 2
+    refused(capsys, "trained.safetensors", "mask 'correct'", "'released'")
+    assert not (tmp_path / "out.safetensors").exists()
+
+
+def test_info_of_a_ported_file(checkpoint, tmp_path, capsys):
+    assert port(checkpoint, tmp_path / "ours.safetensors", "--model", "vq_f4") == 0
+    capsys.readouterr()
+    assert cli.main(["info", str(tmp_path / "ours.safetensors"), "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert (facts["model"], facts["parameters"], facts["arguments"]["codes"]) == ("vq_f4", 2_894_782, 256)
+    assert facts["source"]["files"][0]["file"] == "vq.safetensors"
+
+
 def test_trunk_and_heads_may_lie_in_two_files(states, tmp_path):
     """As torchvision and the lpips package publish them."""
     state = states["lpips_alex"]

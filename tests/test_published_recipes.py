@@ -6,9 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny import config, ported, weights
+from tiny import CONFIGS, MODEL, config, ported, weights
 
-from framer_jax.commands.train import portable, starting_weights
+import framer_jax
+from framer_jax.commands.provenance import portable
+from framer_jax.commands.train import starting_weights
 from framer_jax.diffusion import resshift as process
 from framer_jax.diffusion.noise import noise_field
 from framer_jax.inference.model import load_model
@@ -241,6 +243,15 @@ def test_published_weights_take_a_configuration_and_must_fit_it(folder, tmp_path
     assert load_model(four, vq(folder, "recipe.resshift.steps=4")).recipe.name == "resshift"
     with pytest.raises(ValueError, match="use resshift_unet"):
         load_model(path, config())
+
+
+def test_in_a_notebook_published_weights_take_a_configuration_too(folder, tmp_path):
+    knobs = (*MODEL, *PAPER, "recipe.space.name=vq_f4", f"recipe.space.weights={folder}/vq_f4.safetensors")
+    model = framer_jax.load_model(folder / "resshift_unet.safetensors", CONFIGS / "default.py", knobs)
+    small = framer_jax.upscale(np.zeros((8, 8, 3), np.uint8), model, tile=8, overlap=0)
+    assert small.pixels.shape == (32, 32, 3)
+    with pytest.raises(ValueError, match="'recipe' names: give that too"):
+        framer_jax.load_model(folder / "resshift_unet.safetensors", changes=knobs)
 
 
 def test_a_trained_model_finds_its_autoencoder_beside_it(folder, tmp_path):

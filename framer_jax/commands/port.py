@@ -78,6 +78,7 @@ def port_to_torch(model: str, inputs: list[Path], output: Path, original: str | 
     params, metadata = load_weights(inputs[0])
     if metadata.get("model", model) != model:
         raise ValueError(f"{inputs[0]}: holds {metadata['model']}, not {model}")
+    _refuse_other_masks(model, metadata, inputs[0])
     if weights.group and set(params) == {weights.group}:
         params = params[weights.group]
     state = to_torch(weights, params, str(inputs[0]), arguments_in(metadata))
@@ -88,6 +89,17 @@ def port_to_torch(model: str, inputs: list[Path], output: Path, original: str | 
     parameters = _count(flatten_names(params)[0])
     source = {"files": [{"file": inputs[0].name, "sha256": sha256_of(inputs[0])}]}
     return _facts(output, model, parameters) | {"tensors": len(state)} | checked | _described(source)
+
+
+def _refuse_other_masks(model: str, metadata: dict[str, Any], path: Path) -> None:
+    """The original code has one attention mask only; weights trained with the other would give other pictures there."""
+    trained = metadata.get("config", {}).get("recipe", {}).get("denoiser", {}).get(model, {})
+    mask = {**trained, **metadata.get("arguments", {})}.get("mask", "released")
+    if mask != "released":
+        raise ValueError(
+            f"{path}: trained with recipe.denoiser.{model}.mask {mask!r}, which the PyTorch code does not have: only "
+            "models trained with 'released' can be carried over"
+        )
 
 
 def _checked(model: str, params: dict[str, Any], arguments: dict[str, Any], original: str | None) -> dict[str, Any]:
