@@ -45,6 +45,7 @@ def get_config() -> ConfigDict:
     swin.mlp_ratio = 4  # width of the perceptrons as a multiple of the layers'
     swin.image_size = 64  # nominal side of the latents, which decides the levels that shift their windows
     swin.condition_size = 64  # side of the LR image where the latents have that side
+    swin.contrast = 0.0  # gain of the LR image's local contrast as a further input; 0: as published
     swin.mask = "released"  # of shifted windows: released (as in the published weights) | correct
     recipe.resshift = ConfigDict()
     recipe.resshift.steps = 4  # length T of the chain
@@ -55,6 +56,7 @@ def get_config() -> ConfigDict:
     recipe.resshift.sampling_steps = config_dict.placeholder(int)  # respaced steps of the sampler; None: all
     recipe.resshift.residual = True  # the chain runs on what the LR image lacks
     recipe.resshift.last_step_probability = 0.5  # share of examples at index T-1, which the one-step mean uses
+    recipe.resshift.centred_probability = 0.0  # share of those that start from the prior's centre
     recipe.resshift.centred_mean = True  # the one-step mean starts from the prior's centre, not from a draw of it
     recipe.resshift.channel_weight_power = 1.0  # loss weight: band deviation to this power; 0 latent, 2 pixel MSE
     recipe.resshift.perceptual_weight = 0.0  # of the LPIPS distance of the decoded estimate to the HR image (v3: 1)

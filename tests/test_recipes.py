@@ -1,5 +1,6 @@
 import dataclasses
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,7 +15,7 @@ from framer_jax.losses.framer import paper, released
 from framer_jax.recipes.base import Recipe
 from framer_jax.recipes.framer import HEADS, apply_heads, framer, init_heads
 from framer_jax.recipes.latent_space import LatentTask, enlarge, wavelet_space
-from framer_jax.recipes.resshift import ResShiftSettings, channel_weights
+from framer_jax.recipes.resshift import ResShiftSettings, channel_weights, resshift
 from framer_jax.recipes.table import add_framer, build_recipe
 
 STEP = jnp.int32(0)
@@ -123,6 +124,29 @@ def test_last_step_probability_one_trains_only_the_last_index():
     one = loss_of(recipe, params, data).metrics["latent_mse"]
     two = loss_of(build_recipe(config(resshift__last_step_probability=0.0)), params, data).metrics["latent_mse"]
     assert not np.allclose(one, two)
+
+
+def test_centred_examples_start_from_the_prior_without_a_trace_of_the_answer():
+    """The network sees the zeros that the one-step mean starts from; other indices are left alone."""
+    seen = []
+
+    class Watched(nn.Module):
+        @nn.compact
+        def __call__(self, x, t, condition):
+            seen.append((x, t))
+            return x * self.param("factor", nn.initializers.ones, ()), (x,)
+
+    for share, last in ((1.0, 1.0), (1.0, 0.0), (0.0, 1.0)):
+        settings = ResShiftSettings(
+            steps=3, residual=True, last_step_probability=last, centred_probability=share, centred_mean=True
+        )
+        recipe = resshift(Watched(), wavelet_space(wavelets.WaveletCodec(levels=2)), settings)
+        params = {"denoiser": {"factor": jnp.float32(1)}}
+        recipe.updates[0].loss(params, {}, {}, batch(count=16), jax.random.key(0), jnp.int32(0))
+        x, t = seen.pop()
+        centred = np.asarray([not np.any(part) for part in x])
+        np.testing.assert_array_equal(centred, (np.asarray(t) == 2) & (share == 1))
+        assert len(set(np.asarray(t).tolist())) == (1 if last else 3)
 
 
 @pytest.mark.parametrize(("name", "denoiser"), BASES)

@@ -46,6 +46,20 @@ def test_the_published_configuration_has_nine_taps():
     assert len(shapes) == 9
 
 
+def test_the_condition_may_come_with_its_local_contrast():
+    plain, rich = TINY, TINY.clone(contrast=4.0)
+    arguments = inputs()
+    shapes = jax.eval_shape(rich.init, jax.random.key(0), *arguments)["params"]
+    assert shapes["conv_in"]["kernel"].shape == (3, 3, 9, 32)
+    tree = drawn(rich.init, jax.random.key(0), *arguments)
+    flat = (*arguments[:2], jnp.full_like(arguments[2], 0.5))  # has no contrast
+    kernel = tree["params"]["conv_in"]["kernel"]
+    poor = {"params": {**tree["params"], "conv_in": {**tree["params"]["conv_in"], "kernel": kernel[:, :, :6]}}}
+    np.testing.assert_allclose(
+        jax.jit(rich.apply)(tree, *flat)[0], jax.jit(plain.apply)(poor, *flat)[0], rtol=1e-4, atol=1e-5
+    )
+
+
 def test_bfloat16_stays_close_to_float32():
     """Root mean square of the difference: less than 3 % of the prediction's, and so of each tap's."""
     model = TINY.clone(multipliers=(1,), blocks=(1,))

@@ -12,6 +12,7 @@ import numpy as np
 from framer_jax.commands.port_check import check
 from framer_jax.porting.files import sha256_of
 from framer_jax.porting.maps import to_torch
+from framer_jax.porting.resshift import RELEASED
 from framer_jax.porting.table import MAPS, arguments_in, map_named
 from framer_jax.porting.torch_files import write_state
 from framer_jax.porting.weights import check_same_structure, flatten_names, load_weights, save_weights
@@ -78,7 +79,7 @@ def port_to_torch(model: str, inputs: list[Path], output: Path, original: str | 
     params, metadata = load_weights(inputs[0])
     if metadata.get("model", model) != model:
         raise ValueError(f"{inputs[0]}: holds {metadata['model']}, not {model}")
-    _refuse_other_masks(model, metadata, inputs[0])
+    _refuse_departures(model, metadata, inputs[0])
     if weights.group and set(params) == {weights.group}:
         params = params[weights.group]
     state = to_torch(weights, params, str(inputs[0]), arguments_in(metadata))
@@ -91,15 +92,15 @@ def port_to_torch(model: str, inputs: list[Path], output: Path, original: str | 
     return _facts(output, model, parameters) | {"tensors": len(state)} | checked | _described(source)
 
 
-def _refuse_other_masks(model: str, metadata: dict[str, Any], path: Path) -> None:
-    """The original code has one attention mask only; weights trained with the other would give other pictures there."""
+def _refuse_departures(model: str, metadata: dict[str, Any], path: Path) -> None:
+    """What the original code cannot do must not become a file of it, which would give other pictures there."""
     trained = metadata.get("config", {}).get("recipe", {}).get("denoiser", {}).get(model, {})
-    mask = {**trained, **metadata.get("arguments", {})}.get("mask", "released")
-    if mask != "released":
-        raise ValueError(
-            f"{path}: trained with recipe.denoiser.{model}.mask {mask!r}, which the PyTorch code does not have: only "
-            "models trained with 'released' can be carried over"
-        )
+    for name, released in RELEASED.items() if model == "resshift_unet" else ():
+        if (value := trained.get(name, released)) != released:
+            raise ValueError(
+                f"{path}: trained with recipe.denoiser.{model}.{name} {value!r}, which the PyTorch code does not have: "
+                f"only models trained with {released!r} can be carried over"
+            )
 
 
 def _checked(model: str, params: dict[str, Any], arguments: dict[str, Any], original: str | None) -> dict[str, Any]:

@@ -155,3 +155,8 @@ def attention(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
     # JAX's own function mixes dtypes on purpose, which a strict session would refuse.
     with jax.numpy_dtype_promotion("standard"):
         return jax.nn.dot_product_attention(query, key, value)
+
+
+def local_contrast(x: jax.Array) -> jax.Array:
+    """[B, H, W, C] → the difference to the mean of each 3x3 neighbourhood."""
+    return x - nn.avg_pool(x, (3, 3), padding="SAME", count_include_pad=False)

@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from framer_jax.models.layers import ChannelNorm, Dtype, ResidualBlock, TimeEmbedding
+from framer_jax.models.layers import ChannelNorm, Dtype, ResidualBlock, TimeEmbedding, local_contrast
 
 
 class UNet(nn.Module):
@@ -86,11 +86,6 @@ class UNet(nn.Module):
             h.astype(jnp.float32)
         )
         return prediction, tuple(taps)
-
-
-def local_contrast(x: jax.Array) -> jax.Array:
-    """[B, H, W, C] → the difference to the mean of each 3x3 neighbourhood."""
-    return x - nn.avg_pool(x, (3, 3), padding="SAME", count_include_pad=False)
 
 
 def depth_to_space(x: jax.Array) -> jax.Array:

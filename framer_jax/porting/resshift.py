@@ -61,6 +61,9 @@ UNET_RULES = (
 
 INDEX, MASK = "attn.relative_position_index", "attn_mask"
 
+RELEASED = {"mask": "released", "contrast": 0.0}
+"""Arguments of SwinUNet of which the original code knows this one value."""
+
 
 def unet_arguments(state: State) -> dict[str, Any]:
     """Constructor arguments of framer_jax.models.resshift_unet.SwinUNet.
@@ -94,7 +97,7 @@ def unet_arguments(state: State) -> dict[str, Any]:
         "mlp_ratio": state[f"{swin}.blocks.0.mlp.fc1.weight"].shape[0] // swin_channels,
         "image_size": image_size,
         "condition_size": image_size << halvings,
-        "mask": "released",
+        **RELEASED,
     }
 
 

@@ -46,6 +46,8 @@ class ResShiftSettings:
         (The chain of the paper, seen from y; small networks then need not learn to copy y.)
       last_step_probability: share of training examples at index T-1, which decides the one-step `mean`; the others
         are uniform over 0 … T-1.
+      centred_probability: share of the examples at that index that start from the centre of the prior, x_T = y, and
+        so teach the one-step `mean` what it is asked for. (The noise of the others hides the trace of x_0 in x_T.)
       centred_mean: the one-step `mean` starts from the centre of the prior, x_T = y without noise, and so does not
         depend on the seed; otherwise from one draw of the prior.
       channel_weight_power: weigh the squared error of latent channel c by channel_scale[c] ** power, scaled to mean 1:
@@ -62,6 +64,7 @@ class ResShiftSettings:
     sampling_steps: int | None = None
     residual: bool = False
     last_step_probability: float = 0.0
+    centred_probability: float = 0.0
     centred_mean: bool = False
     channel_weight_power: float = 0.0
     perceptual_weight: float = 0.0
@@ -136,12 +139,17 @@ def _loss(
     def loss(params: Params, frozen: Frozen, carry: Carry, batch: Batch, key: jax.Array, step: jax.Array) -> Loss:
         x0, y, condition = task.training_pair(frozen, batch)  # [B, h, w, C] twice, [B, H, W, 3]
         key_last, key_index, key_noise = jax.random.split(key, 3)
+        key_centre = jax.random.fold_in(key_last, 1)
         count = x0.shape[0]
         index = jax.random.randint(key_index, (count,), 0, schedule.steps, jnp.int32)
         is_last = jax.random.uniform(key_last, (count,), jnp.float32) < settings.last_step_probability
         index = jnp.where(is_last, jnp.int32(schedule.steps - 1), index)
         noise = jax.random.normal(key_noise, x0.shape, jnp.float32)
         x = process.forward(schedule, x0, y, index, noise)
+        if settings.centred_probability:
+            drawn = jax.random.uniform(key_centre, (count,), jnp.float32) < settings.centred_probability
+            centred = drawn & (index == schedule.steps - 1)
+            x = jnp.where(centred[:, None, None, None], y, x)
         prediction, taps = predict(params, schedule, x, index, condition)
         values = latent_error(prediction, x0, weights)  # [B]
         metrics = {"latent_mse": jnp.square(prediction - x0).mean(axis=(1, 2, 3))}
