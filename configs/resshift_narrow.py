@@ -24,8 +24,8 @@ def get_config() -> ConfigDict:
     swin.image_size = 16
     swin.condition_size = 16
     swin.contrast = 4.0
-    # More than half of the examples lie at the last index, and most of those start from the prior's centre: group norms make of an input
-    # without noise something that a network trained on noise alone does not know.
+    # More than half of the examples lie at the last index, and most of those start from the prior's centre: with group
+    # norms, a network that saw only noise there does not know an input without.
     config.recipe.resshift.last_step_probability = 0.6
     config.recipe.resshift.centred_probability = 0.6
     config.data.degradation = "resshift_testing"
