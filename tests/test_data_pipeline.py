@@ -10,6 +10,8 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from framer_jax.data import pipeline, sources, whole_photos
@@ -45,6 +47,28 @@ def make(source, seed=0, **changes):
 
 def assert_same(one, other):
     jax.tree.map(np.testing.assert_array_equal, one, other)
+
+
+@given(size=st.integers(1, 40), new_size=st.integers(1, 40))
+def test_areas_are_shared_out_whole(size, new_size):
+    areas = pipeline.area_matrix(size, new_size)
+    np.testing.assert_allclose(areas.sum(axis=1), 1.0, rtol=1e-5)
+    np.testing.assert_allclose(areas.sum(axis=0), new_size / size, rtol=1e-4)
+    if size == 2 * new_size:
+        np.testing.assert_allclose(areas, np.repeat(np.eye(new_size), 2, axis=1) / 2, atol=1e-6)
+
+
+def test_the_largest_square_is_reduced_to_the_crop(tmp_path):
+    """ResShift's way to cut ImageNet: the record is the mean of areas of a square as wide as the shorter side."""
+    noise = np.random.default_rng(0).integers(0, 256, (48, 60, 3), np.uint8)
+    Image.fromarray(noise).save(tmp_path / "a.png")
+    (batch,) = take(make(sources.folder_source(tmp_path, crop=24), framing="square", global_batch=1), 1)
+    found = batch["hr"][0].astype(np.float64)
+    halves = [noise[:, left : left + 48].reshape(24, 2, 24, 2, 3).mean(axis=(1, 3)) for left in range(13)]
+    fits = [min(np.abs(found - half).max(), np.abs(found[:, ::-1] - half).max()) for half in halves]
+    assert sorted(fits)[0] <= 0.5 < sorted(fits)[1]
+    with pytest.raises(ValueError, match=r"data\.framing must be one of crop, square"):
+        make(sources.folder_source(tmp_path, crop=24), framing="whole", global_batch=1)
 
 
 def test_batches_have_the_contracts_shapes_and_prepare_makes_pairs(source):

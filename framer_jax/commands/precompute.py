@@ -117,7 +117,7 @@ def precompute_teacher(config: dict[str, Any], folder: Path, work: Work, overwri
         raise ConfigError(f"data.train {data['train']} holds records already: name a folder of photographs")
     preset = preset_by_name(data["degradation"], recipe.scale)
     source = open_source(data["train"], TRAINING, data["crop"])
-    dataset = record_dataset(source, data["crop"], preset, seed)
+    dataset = record_dataset(source, data["crop"], preset, seed, framing=data["framing"])
     sharding = _sharding(work.batch)
     write_manifest(folder, manifest_of(config, work.samples, work.per_file, len(source)), overwrite)
     numbers = range(work.shard[0], -(-work.samples // work.per_file), work.shard[1])

@@ -35,7 +35,7 @@ def manifest_of(config: dict[str, Any], samples: int, per_file: int, photographs
         "photographs": photographs,
         "seed": config["training"]["seed"],
         "recipe": plain["recipe"],
-        "data": {name: plain["data"][name] for name in ("train", "crop", "degradation")},
+        "data": {name: plain["data"][name] for name in ("train", "crop", "framing", "degradation")},
         "weights": digests(config["recipe"]),
     }
 
@@ -52,7 +52,7 @@ def check_records(manifest: Mapping[str, Any], config: dict[str, Any], folder: s
         )
     own = json.loads(json.dumps(manifest_of(config, 0, 0, 0)))
     sides = [
-        {f"data.{name}": side["data"][name] for name in ("crop", "degradation")}
+        {f"data.{name}": side["data"][name] for name in ("crop", "framing", "degradation")}
         | {"recipe.name": side["recipe"]["name"], **process_of(side["recipe"])}
         | {f"the file of {name}": digest for name, digest in side["weights"].items()}
         for side in (manifest, own)

@@ -149,6 +149,7 @@ def train_from_config(config: dict[str, Any], workdir: str | Path, init: str | N
         preset,
         settings.global_batch,
         settings.seed,
+        framing=data["framing"],
         num_threads=data["threads"],
         num_workers=data["workers"],
     )

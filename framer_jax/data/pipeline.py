@@ -8,6 +8,7 @@ not on threads, worker processes, hosts, or a stop in between.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Any
 
 import grain
@@ -25,7 +26,13 @@ RawBatch = Mapping[str, Any]
 """'hr': uint8 [B, crop, crop, 3]; 'degradation': DegradationParameters with a leading [B]; 'record': int32 [B]."""
 
 
-def make_record(photo: Photo, rng: np.random.Generator, crop: int, preset: DegradationPreset) -> dict[str, Any]:
+FRAMINGS = ("crop", "square")
+"""What of a photograph is trained on: a random crop of its pixels, or its largest square, reduced to the crop."""
+
+
+def make_record(
+    photo: Photo, rng: np.random.Generator, crop: int, preset: DegradationPreset, framing: str = "crop"
+) -> dict[str, Any]:
     """Cut a random crop, flip it or not, and draw its degradation.
 
     Args:
@@ -33,20 +40,41 @@ def make_record(photo: Photo, rng: np.random.Generator, crop: int, preset: Degra
       rng: the record's own generator.
       crop: side of the HR crop in pixels.
       preset: what the degradation is drawn from.
+      framing: of `FRAMINGS`; 'square' is a random square as wide as the shorter side, reduced by averaging areas.
 
     Returns:
       'hr' uint8 [crop, crop, 3], 'degradation', 'record' int32.
     """
     height, width = photo.size
-    top, left = int(rng.integers(height - crop + 1)), int(rng.integers(width - crop + 1))
-    hr = photo.crop(top, left, crop, crop)
+    side = min(height, width) if framing == "square" else crop
+    top, left = int(rng.integers(height - side + 1)), int(rng.integers(width - side + 1))
+    hr = photo.crop(top, left, side, side)
+    if side != crop:
+        areas = area_matrix(side, crop)
+        reduced = np.einsum("ij,jkc,lk->ilc", areas, hr.astype(np.float32), areas, optimize=True)
+        hr = np.clip(np.round(reduced), 0, 255).astype(np.uint8)
     if rng.integers(2):
         hr = hr[:, ::-1]
     return {"hr": np.ascontiguousarray(hr), "degradation": draw(rng, preset), "record": np.int32(photo.record)}
 
 
+@lru_cache(maxsize=64)
+def area_matrix(size: int, new_size: int) -> np.ndarray:
+    """[new_size, size] float32: the share of each old pixel in each new one's area, as OpenCV's INTER_AREA weighs."""
+    edges = np.arange(new_size + 1) * (size / new_size)
+    starts = np.arange(size)
+    overlap = np.minimum(edges[1:, None], starts + 1) - np.maximum(edges[:-1, None], starts)
+    return (np.maximum(overlap, 0.0) * (new_size / size)).astype(np.float32)
+
+
 def record_dataset(
-    source: ImageFiles, crop: int, preset: DegradationPreset, seed: int, epochs: int | None = None
+    source: ImageFiles,
+    crop: int,
+    preset: DegradationPreset,
+    seed: int,
+    *,
+    framing: str = "crop",
+    epochs: int | None = None,
 ) -> grain.MapDataset:
     """Random crops of shuffled photographs with their degradations drawn: what `make_batches` makes batches of.
 
@@ -54,8 +82,10 @@ def record_dataset(
     """
     if crop < 1 or crop % preset.scale:
         raise ValueError(f"the crop must be a multiple of the scale {preset.scale}; got {crop}")
+    if framing not in FRAMINGS:
+        raise ValueError(f"data.framing must be one of {', '.join(FRAMINGS)}, not {framing!r}")
     dataset = grain.MapDataset.source(source).seed(seed).shuffle().repeat(epochs)
-    return dataset.random_map(lambda photo, rng: make_record(photo, rng, crop, preset))
+    return dataset.random_map(lambda photo, rng: make_record(photo, rng, crop, preset, framing))
 
 
 def make_batches(
@@ -65,6 +95,7 @@ def make_batches(
     global_batch: int,
     seed: int,
     *,
+    framing: str = "crop",
     num_threads: int = 4,
     num_workers: int = 0,
     epochs: int | None = None,
@@ -80,6 +111,7 @@ def make_batches(
       preset: what degradations are drawn from.
       global_batch: batch over all hosts; each host gets its own part of the same global batches.
       seed: of order, crops, flips and degradations.
+      framing: see `make_record`.
       num_threads: reading threads; 0 reads in the caller's thread.
       num_workers: worker processes; rarely worth it: Pillow decodes in threads, and each process keeps its own cache.
       epochs: passes over the source; None never ends. Each one has another order and other draws.
@@ -106,7 +138,7 @@ def make_batches(
         dataset = grain.MapDataset.source(source).seed(seed).shuffle().repeat(epochs)
     else:
         # Drawn before the hosts part: a record's generator then depends on its global position alone.
-        dataset = record_dataset(source, crop, preset, seed, epochs)
+        dataset = record_dataset(source, crop, preset, seed, framing=framing, epochs=epochs)
     dataset = dataset[index::count].batch(global_batch // count, drop_remainder=True)
     batches = dataset.to_iter_dataset(grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=2 * num_threads))
     if num_workers > 0:
