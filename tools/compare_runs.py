@@ -44,6 +44,9 @@ from tools.score_model import upscalers
 
 METRICS = ("psnr-y", "ssim-y", "niqe-framer")
 
+TILE = 128
+"""LR pixels: one tile holds a photograph of BSD100 whole."""
+
 Scores = dict[str, float]
 """Metric to its mean over photographs."""
 
@@ -78,7 +81,7 @@ def main() -> int:
     for name, runs in groups.items():
         for index, run in enumerate(track(runs, f"scoring {name}", console=Console(stderr=True))):
             model = load_model(run)
-            for mode, upscale in upscalers(model, arguments.seed).items():
+            for mode, upscale in upscalers(model, arguments.seed, TILE).items():
                 pictures = (upscale(model.params, pair.lr).pixels for pair in pairs)
                 result = mean_scores(pictures, pairs, ids, published)
                 if model.recipe.precompute and index < len(teachers):

@@ -115,9 +115,9 @@ def halves(pairs: Sequence[ValidationPair], scale: int, multiple: int = 1) -> tu
     return batch(False), batch(True)
 
 
-def upscalers(model: Model, seed: int = 0) -> dict[str, Run]:
+def upscalers(model: Model, seed: int = 0, tile: int = TILE) -> dict[str, Run]:
     """The model's ways to upscale (a one-step student has no mean), mode → run(params, image)."""
-    settings = settings_for(model, tile=min(TILE, settings_for(model).tile), seed=seed)
+    settings = settings_for(model, tile=min(tile, settings_for(model).tile), seed=seed)
     modes = MODES if model.recipe.mean else MODES[1:]
     return {mode: make_upscaler(model.recipe, replace(settings, mode=mode)).run for mode in modes}
 
