@@ -109,6 +109,7 @@ def get_config() -> ConfigDict:
     data.validation_count = 3  # at most this many validation images
     data.crop = 128  # side of a training crop, HR pixels
     data.framing = "crop"  # crop (of the photograph's pixels) | square (its largest square, reduced to the crop's side)
+    data.turns = False  # beside left to right, also flip crops upside down and transpose them, each by chance
     data.threads = 2  # decoding threads of this process
     data.workers = 0  # decoding processes; a checkpoint resumes only with the same number
     # bicubic | light_one_stage | framer_paper | framer_released | real_esrgan | resshift | resshift_testing: see

@@ -2,8 +2,8 @@
 
 Command:  framer-jax train --config configs/resshift_bicubic.py --workdir runs/resshift_bicubic
               --set data.train=PHOTOS --set recipe.space.weights=AUTOENCODER --set recipe.lpips.weights=LPIPS
-Hardware: 8 GPUs in the publication. Expected time: not measured; 400,000 steps, as v3 (its own number is not known).
-Expected: the published model; this run itself has not been made.
+Hardware: 8 GPUs in the publication. Expected time: not measured; 400,000 steps.
+Expected: the published model; this run itself has not been made. (LR images are rounded to 8 bits here.)
 """
 
 from ml_collections import ConfigDict
@@ -15,4 +15,5 @@ def get_config() -> ConfigDict:
     """ResShift for bicubic reduction."""
     config = resshift_v3.get_config()
     config.data.degradation = "bicubic"
+    config.data.turns = True
     return config

@@ -5,7 +5,8 @@ Command:  framer-jax train --config configs/resshift_v1.py --workdir runs/resshi
           (AUTOENCODER: autoencoder_vq_f4.pth, or what framer-jax port makes of it; --init WEIGHTS fine-tunes the
           published denoiser, resshift_realsrx4_s15_v1.pth)
 Hardware: 8 GPUs in the publication (8 examples each at a time). Expected time: not measured; 300,000 steps.
-Expected: the published model; this run itself has not been made.
+Expected: the published model; this run itself has not been made. What differs: float32 instead of mixed float16, the
+          moving average warms up, the seed.
 """
 
 from ml_collections import ConfigDict

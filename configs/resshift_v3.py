@@ -4,7 +4,8 @@ Command:  framer-jax train --config configs/resshift_v3.py --workdir runs/resshi
               --set recipe.space.weights=AUTOENCODER --set recipe.lpips.weights=LPIPS
           (LPIPS: framer-jax port vgg16.pth lpips_vgg_v0.1.pth LPIPS.safetensors --model lpips_vgg)
 Hardware: 8 GPUs in the publication (12 examples each at a time). Expected time: not measured; 400,000 steps.
-Expected: the published model; this run itself has not been made.
+Expected: the published model; this run itself has not been made. A distance that is NaN stops the run, with the step
+          and the records; the authors' code leaves it out of that batch instead.
 """
 
 from ml_collections import ConfigDict

@@ -5,7 +5,8 @@ Command:  framer-jax train --config configs/sinsr.py --workdir runs/sinsr --set 
           (TEACHER: resshift_realsrx4_s15_v1.pth or v2, ported or not, or weights of a run of configs/resshift_v1.py)
 Hardware: not stated by the authors. Expected time: not measured; 30,000 steps of a limit of 500,000 in the released
           configuration, whose README saw convergence within a few thousand and stopped early.
-Expected: the published model; this run itself has not been made.
+Expected: the published model; this run itself has not been made. (With a teacher of
+          another schedule than v1's the chain is the teacher's; the authors' code caps its least noise at .0316.)
 """
 
 from ml_collections import ConfigDict

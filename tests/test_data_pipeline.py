@@ -67,8 +67,24 @@ def test_the_largest_square_is_reduced_to_the_crop(tmp_path):
     halves = [noise[:, left : left + 48].reshape(24, 2, 24, 2, 3).mean(axis=(1, 3)) for left in range(13)]
     fits = [min(np.abs(found - half).max(), np.abs(found[:, ::-1] - half).max()) for half in halves]
     assert sorted(fits)[0] <= 0.5 < sorted(fits)[1]
+    small = tmp_path / "small"
+    small.mkdir()
+    Image.fromarray(noise[:20, :30]).save(small / "a.png")
+    (batch,) = take(make(sources.folder_source(small), framing="square", global_batch=1), 1)
+    assert batch["hr"].shape == (1, 24, 24, 3)  # 24 of 30 columns, 20 rows and 4 of them again
+    rows = batch["hr"][0]
+    np.testing.assert_array_equal(rows[20:], rows[15:19][::-1])
     with pytest.raises(ValueError, match=r"data\.framing must be one of crop, square"):
-        make(sources.folder_source(tmp_path, crop=24), framing="whole", global_batch=1)
+        make(sources.folder_source(small), framing="whole", global_batch=1)
+
+
+def test_turns_give_all_eight_ways_to_lay_a_crop(tmp_path):
+    pixels = np.zeros((24, 24, 3), np.uint8)
+    pixels[0, :, 0], pixels[:, 0, 1] = 255, 128
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    for turns, count in ((False, 2), (True, 8)):
+        batches = take(make(sources.folder_source(tmp_path, crop=24), turns=turns, global_batch=1), 60)
+        assert len({batch["hr"].tobytes() for batch in batches}) == count
 
 
 def test_batches_have_the_contracts_shapes_and_prepare_makes_pairs(source):

@@ -94,6 +94,29 @@ def test_a_model_with_the_other_mask_stays_here(states, tmp_path, capsys):
     assert not (tmp_path / "out.safetensors").exists()
 
 
+def test_a_trained_model_keeps_its_nominal_side(states, tmp_path, capsys):
+    """It decides which levels shift their windows, and no tensor tells it."""
+    params, arguments, _ = to_flax(MAPS["resshift_unet"], states["resshift_unet"], "")
+    given = {name: value for name, value in arguments.items() if name != "out_channels"}
+    for side, name in ((32, "wide"), (64, "wider")):
+        denoiser = {"name": "resshift_unet", "resshift_unet": {**given, "image_size": side, "condition_size": side}}
+        recipe = {"name": "resshift", "denoiser": denoiser, "space": {"name": "wavelet"}}
+        save_weights(tmp_path / f"{name}.safetensors", {"denoiser": params}, {"config": {"recipe": recipe}})
+        words = (tmp_path / f"{name}.safetensors", tmp_path / f"{name}_torch.safetensors", "--model", "resshift_unet")
+        assert port(*words, "--to", "torch") == 0
+        assert "its latents are of wavelet: the released samplers do not run such a model" in capsys.readouterr().out
+        assert read_torch("resshift_unet", tmp_path / f"{name}_torch.safetensors").arguments["image_size"] == side
+
+
+def test_layers_that_are_not_numbers_differ(states):
+    ones = np.ones((1, 2, 2, 3), np.float32)
+    channels_first = ones.transpose(0, 3, 1, 2)
+    assert port_check._difference(ones, channels_first) == 0
+    assert port_check._difference(ones * np.nan, channels_first) == np.inf
+    assert port_check._difference(ones, channels_first * np.nan) == np.inf
+    assert port_check._difference(0 * ones, 0 * channels_first) == 0
+
+
 def test_info_of_a_ported_file(checkpoint, tmp_path, capsys):
     assert port(checkpoint, tmp_path / "ours.safetensors", "--model", "vq_f4") == 0
     capsys.readouterr()

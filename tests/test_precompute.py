@@ -10,6 +10,8 @@ from tiny import MODEL, RUN, config, photos, weights
 
 from framer_jax.cli import main
 from framer_jax.commands.precompute import parse_shard
+from framer_jax.commands.provenance import check_records
+from framer_jax.config import ConfigError
 from framer_jax.data.records import MANIFEST, RecordFiles, file_name, write_manifest, write_records
 from framer_jax.diffusion.noise import noise_field
 from framer_jax.recipes.sinsr import ENDS
@@ -129,6 +131,7 @@ def test_what_cannot_be_precomputed(place, capsys):
         (("--shard", "2/2"), (), "--shard must be I/N with 0 <= I < N"),
         ((), ("recipe.name=resshift",), "has no teacher to precompute"),
         ((), (f"data.train={place}/records",), "holds records already"),
+        (("--output", str(place / "photos")), (), "is the folder of the photographs"),
     ):
         assert precompute(place, "records", *words, more=more) == 2
         assert message in capsys.readouterr().err
@@ -150,6 +153,11 @@ def test_files_appear_whole_and_damage_is_named(tmp_path):
         RecordFiles(tmp_path)
     write_manifest(tmp_path, {**manifest, "per_file": 1}, overwrite=True)
     assert not (tmp_path / file_name(0)).exists()
+    (tmp_path / MANIFEST).write_text('{"samples": 1, "per_file": 0}')
+    with pytest.raises(ValueError, match=r"records\.json is damaged"):
+        RecordFiles(tmp_path)
+    with pytest.raises(ConfigError, match="lacks data, recipe, weights: make the records again"):
+        check_records({"kind": "teacher"}, {}, "records")
     (tmp_path / MANIFEST).write_text("{}")
     with pytest.raises(ValueError, match="damaged"):
         RecordFiles(tmp_path)

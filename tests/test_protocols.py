@@ -40,6 +40,7 @@ def test_the_published_settings():
         assert (found.tile, found.overlap) == (tile, tile - stride)
     assert settings_for(model, protocol="resshift").tile == 512
     assert settings_for(model).protocol == "framer_jax"
+    assert PROTOCOLS["resshift"].tile(2) == 1024  # the original's sides are of ×4
 
 
 def without_noise(params, frozen, lr, noise):

@@ -16,6 +16,7 @@ from framer_jax.diffusion.noise import noise_field
 from framer_jax.inference.model import load_model
 from framer_jax.inference.upscaler import UpscaleSettings, upscale
 from framer_jax.losses.framer import paper
+from framer_jax.porting.files import sha256_of
 from framer_jax.porting.weights import load_weights, save_weights
 from framer_jax.recipes.base import Recipe, expected_params
 from framer_jax.recipes.framer import HEADS, framer
@@ -23,6 +24,7 @@ from framer_jax.recipes.latent_space import AUTOENCODER
 from framer_jax.recipes.perceptual import LPIPS
 from framer_jax.recipes.sinsr import TEACHER, chain_ends, distillation_terms, student_schedule
 from framer_jax.recipes.table import SPACES, build_recipe
+from framer_jax.recipes.weights_by_path import digest_of, digests
 
 STEP = jnp.int32(0)
 
@@ -241,8 +243,60 @@ def test_published_weights_take_a_configuration_and_must_fit_it(folder, tmp_path
     with pytest.raises(ValueError, match=r"s4_v3\.pth is by its name a model of 4 steps; .*resshift\.steps 15"):
         load_model(four, vq(folder, "recipe.resshift.steps=15"))
     assert load_model(four, vq(folder, "recipe.resshift.steps=4")).recipe.name == "resshift"
-    with pytest.raises(ValueError, match="use resshift_unet"):
+    with pytest.raises(ValueError, match=r"do not fit .* 'unet': use a configuration such as resshift_v1"):
         load_model(path, config())
+    with pytest.raises(ValueError, match=r"do not fit recipe\.name 'flow'"):
+        load_model(path, vq(folder, "recipe.name=flow"))
+
+
+def test_models_of_another_recipe_are_refused(folder, tmp_path):
+    student = weights(tmp_path / "student.safetensors", *PAPER, "recipe.name=sinsr")
+    with pytest.raises(ValueError, match=r"made with recipe\.name 'sinsr', not 'resshift'"):
+        load_model(student, config(*PAPER))
+    with pytest.raises(ValueError, match=r"made with recipe\.name 'sinsr', not 'resshift'"):
+        build_recipe(config(*PAPER, "recipe.name=sinsr", f"recipe.sinsr.teacher={student}")["recipe"])
+    with pytest.raises(ValueError, match=r"made with recipe\.name 'flow', not 'resshift'"):
+        load_model(weights(tmp_path / "flow.safetensors", "recipe.name=flow"), config())
+
+
+def test_latents_must_lie_on_the_grid_of_the_low_resolution_image():
+    with pytest.raises(ValueError, match=r"a latent per 4 HR pixels .* need 2"):
+        build_recipe(config("recipe.scale=2")["recipe"])
+    finer = ("recipe.scale=2", "recipe.denoiser.resshift_unet.condition_size=16")
+    assert build_recipe(config(*PAPER, *finer)["recipe"]).lr_multiple == 16
+
+
+def test_the_autoencoder_is_told_by_its_content(folder, tmp_path, monkeypatch):
+    settings = vq(folder)
+    run, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
+    path = weights(run / "weights.safetensors", *PAPER)
+    params, _ = load_weights(path)
+    params["denoiser"]["conv_in"]["kernel"] = np.zeros((3, 3, 6, 32), np.float32)
+    params["denoiser"]["conv_out"] = {"kernel": np.zeros((3, 3, 32, 3), np.float32), "bias": np.zeros(3, np.float32)}
+    recorded = digests(settings["recipe"])
+    save_weights(path, params, {"config": portable(settings), "weights": recorded, "step": 1})
+    # another one of the same name in the current folder is not taken
+    elsewhere.mkdir()
+    own, metadata = load_weights(folder / "vq_f4.safetensors")
+    other = jax.tree.map(lambda leaf: leaf * np.float32(1.5), own)
+    save_weights(elsewhere / "vq_f4.safetensors", other, {**metadata, "source": {}})
+    monkeypatch.chdir(elsewhere)
+    with pytest.raises(ValueError, match=r"not the autoencoder .* was trained with: put that one beside it"):
+        load_model(run)
+    save_weights(run / "vq_f4.safetensors", own, metadata)
+    model = load_model(run)
+    assert model.frozen_weights == recorded
+    np.testing.assert_array_equal(model.recipe.frozen[AUTOENCODER]["codebook"], own["codebook"])
+    with pytest.raises(ValueError, match=r"trained with other weights than those of recipe\.space\.weights"):
+        load_model(run, vq(elsewhere))
+
+
+def test_a_ported_file_counts_as_what_it_was_made_of(folder, tmp_path):
+    params, metadata = load_weights(folder / "vq_f4.safetensors")
+    assert digest_of(folder / "vq_f4.safetensors") == sha256_of(folder / "vq_f4.safetensors")
+    made_of = {"files": [{"file": "a.pth", "sha256": "12"}, {"file": "b.pth", "sha256": "34"}]}
+    save_weights(tmp_path / "ported.safetensors", params, {**metadata, "source": made_of})
+    assert digest_of(tmp_path / "ported.safetensors") == "12+34"
 
 
 def test_in_a_notebook_published_weights_take_a_configuration_too(folder, tmp_path):
@@ -262,7 +316,7 @@ def test_a_trained_model_finds_its_autoencoder_beside_it(folder, tmp_path):
     params["denoiser"]["conv_in"]["kernel"] = np.zeros((3, 3, 6, 32), np.float32)
     params["denoiser"]["conv_out"] = {"kernel": np.zeros((3, 3, 32, 3), np.float32), "bias": np.zeros(3, np.float32)}
     save_weights(path, params, {"config": portable(settings), "step": 1})
-    with pytest.raises(FileNotFoundError, match=r"recipe\.space\.weights: there is no file 'vq_f4\.safetensors'"):
+    with pytest.raises(FileNotFoundError, match=r"needs the autoencoder 'vq_f4\.safetensors' .*beside"):
         load_model(run)
     assert (
         load_model(run, purpose="description").metadata["config"]["recipe"]["space"]["weights"] == "vq_f4.safetensors"

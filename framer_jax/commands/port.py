@@ -17,6 +17,7 @@ from framer_jax.porting.table import MAPS, arguments_in, map_named
 from framer_jax.porting.torch_files import write_state
 from framer_jax.porting.weights import check_same_structure, flatten_names, load_weights, save_weights
 from framer_jax.recipes.pretrained import build, expected_params, read
+from framer_jax.recipes.weights_by_path import PUBLISHED
 from framer_jax.version import __version__
 
 
@@ -82,14 +83,16 @@ def port_to_torch(model: str, inputs: list[Path], output: Path, original: str | 
     _refuse_departures(model, metadata, inputs[0])
     if weights.group and set(params) == {weights.group}:
         params = params[weights.group]
-    state = to_torch(weights, params, str(inputs[0]), arguments_in(metadata))
-    arguments = arguments_in(metadata) or weights.arguments(state)
+    arguments = arguments_in(metadata) or _trained_arguments(model, metadata, params)
+    state = to_torch(weights, params, str(inputs[0]), arguments)
+    arguments = arguments or weights.arguments(state)
     check_same_structure(params, expected_params(model, build(model, arguments)), inputs[0].name)
     checked = _checked(model, params, arguments, original)
     write_state(output, state)
     parameters = _count(flatten_names(params)[0])
     source = {"files": [{"file": inputs[0].name, "sha256": sha256_of(inputs[0])}]}
-    return _facts(output, model, parameters) | {"tensors": len(state)} | checked | _described(source)
+    facts = _facts(output, model, parameters) | {"tensors": len(state)} | checked | _described(source)
+    return facts | _pipeline_notes(metadata)
 
 
 def _refuse_departures(model: str, metadata: dict[str, Any], path: Path) -> None:
@@ -101,6 +104,30 @@ def _refuse_departures(model: str, metadata: dict[str, Any], path: Path) -> None
                 f"{path}: trained with recipe.denoiser.{model}.{name} {value!r}, which the PyTorch code does not have: "
                 f"only models trained with {released!r} can be carried over"
             )
+
+
+def _trained_arguments(model: str, metadata: dict[str, Any], params: dict[str, Any]) -> dict[str, Any]:
+    """The constructor arguments of a trained denoiser: its tensors do not tell them all, its configuration does."""
+    given = metadata.get("config", {}).get("recipe", {}).get("denoiser", {}).get(model)
+    if not given:
+        return {}
+    plain = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
+    return {"out_channels": int(params["conv_out"]["bias"].shape[0]), **plain}
+
+
+def _pipeline_notes(metadata: dict[str, Any]) -> dict[str, str]:
+    """What the released samplers, which expect a ResShift chain on VQ-f4 latents, would not do with a trained model."""
+    recipe = metadata.get("config", {}).get("recipe", {})
+    departures = []
+    if recipe.get("name") not in (None, *PUBLISHED):
+        departures.append(f"its recipe is {recipe['name']}")
+    if recipe.get("space", {}).get("name", "vq_f4") != "vq_f4":
+        departures.append(f"its latents are of {recipe['space']['name']}")
+    if recipe.get("resshift", {}).get("residual"):
+        departures.append("its chain is residual")
+    if not departures:
+        return {}
+    return {"note": f"{', '.join(departures)}: the released samplers do not run such a model, only its network"}
 
 
 def _checked(model: str, params: dict[str, Any], arguments: dict[str, Any], original: str | None) -> dict[str, Any]:

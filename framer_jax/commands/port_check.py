@@ -8,6 +8,7 @@ folder that the original is imported from; it needs PyTorch and whatever the ori
 from __future__ import annotations
 
 import importlib
+import inspect
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -40,9 +41,12 @@ class Original(NamedTuple):
 
 def _make_unet(arguments: Mapping[str, Any]) -> Any:
     size, levels = arguments["image_size"], len(arguments["multipliers"])
-    return importlib.import_module("models.unet").UNetModelSwin(
+    network = importlib.import_module("models.unet").UNetModelSwin
+    # ResShift's adds the LR image's channels (and knows its side); SinSR's is told of both together.
+    adds_lq = "lq_size" in inspect.signature(network).parameters
+    return network(
         image_size=size,
-        in_channels=arguments["out_channels"],
+        in_channels=arguments["out_channels"] + (0 if adds_lq else 3),
         model_channels=arguments["channels"],
         out_channels=arguments["out_channels"],
         num_res_blocks=list(arguments["blocks"]),
@@ -55,7 +59,7 @@ def _make_unet(arguments: Mapping[str, Any]) -> Any:
         window_size=arguments["window"],
         mlp_ratio=arguments["mlp_ratio"],
         cond_lq=True,
-        lq_size=arguments["condition_size"],
+        **({"lq_size": arguments["condition_size"]} if adds_lq else {}),
     )
 
 
@@ -156,9 +160,15 @@ def _run_original(
         module = ORIGINALS[name].make(arguments)
     except ImportError as error:
         raise ImportError(f"--check {folder}: the original cannot be imported ({error})") from error
+    except TypeError as error:
+        raise ValueError(f"--check {folder}: the original there is not the one of {name} ({error})") from error
     finally:
         sys.path.remove(str(folder))
-    module.load_state_dict({key: torch.from_numpy(value.copy()) for key, value in state.items()}, strict=True)
+    try:
+        module.load_state_dict({key: torch.from_numpy(value.copy()) for key, value in state.items()}, strict=True)
+    except RuntimeError as error:
+        text = " ".join(str(error).split())
+        raise ValueError(f"--check {folder}: the original does not take the weights ({text[:300]})") from error
     outputs: dict[str, np.ndarray] = {}
 
     def keep(layer: str) -> Callable[..., None]:
@@ -199,9 +209,11 @@ def _channels_first(x: np.ndarray) -> np.ndarray:
 
 
 def _difference(ours: np.ndarray, theirs: np.ndarray) -> float:
-    """Largest difference relative to the largest value; infinite if the sizes differ."""
+    """Largest difference relative to the largest value; infinite if the sizes differ or anything is not finite."""
     ours = _channels_first(ours)
     if ours.size != theirs.size:
         return float("inf")
     # Windows of tokens lie in one axis there and in three here, in the same order.
-    return float(np.abs(ours.reshape(theirs.shape) - theirs).max() / np.abs(theirs).max())
+    largest = float(np.abs(ours.reshape(theirs.shape) - theirs).max())
+    peak = max(float(np.abs(theirs).max()), float(np.finfo(np.float32).tiny))
+    return largest / peak if np.isfinite(largest) and np.isfinite(peak) else float("inf")

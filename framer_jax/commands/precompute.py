@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.progress import track
 
 from framer_jax.commands.provenance import manifest_of
-from framer_jax.commands.train import open_source
+from framer_jax.commands.train import least_side, open_source
 from framer_jax.config import ConfigError, load_config, to_dict
 from framer_jax.data.photos import TRAINING
 from framer_jax.data.pipeline import as_stored, make_prepare, record_dataset
@@ -116,8 +116,10 @@ def precompute_teacher(config: dict[str, Any], folder: Path, work: Work, overwri
     if is_records(data["train"]):
         raise ConfigError(f"data.train {data['train']} holds records already: name a folder of photographs")
     preset = preset_by_name(data["degradation"], recipe.scale)
-    source = open_source(data["train"], TRAINING, data["crop"])
-    dataset = record_dataset(source, data["crop"], preset, seed, framing=data["framing"])
+    if Path(data["train"]).is_dir() and folder.resolve() == Path(data["train"]).resolve():
+        raise ConfigError(f"--output {folder} is the folder of the photographs: name another one")
+    source = open_source(data["train"], TRAINING, least_side(data))
+    dataset = record_dataset(source, data["crop"], preset, seed, framing=data["framing"], turns=data["turns"])
     sharding = _sharding(work.batch)
     write_manifest(folder, manifest_of(config, work.samples, work.per_file, len(source)), overwrite)
     numbers = range(work.shard[0], -(-work.samples // work.per_file), work.shard[1])
@@ -163,4 +165,5 @@ def _compute(recipe: Recipe, prepare: Prepare, seed: int, sharding: jax.sharding
         noise = NoiseField(keys, jnp.zeros((numbers.shape[0], 2), jnp.int32))
         return {**ready, **precompute(frozen, ready, noise)}
 
-    return lambda batch, numbers: run(recipe.frozen, *jax.device_put((batch, numbers), sharding))
+    frozen = jax.device_put(recipe.frozen, jax.sharding.NamedSharding(sharding.mesh, jax.sharding.PartitionSpec()))
+    return lambda batch, numbers: run(frozen, *jax.device_put((batch, numbers), sharding))

@@ -35,8 +35,8 @@ def manifest_of(config: dict[str, Any], samples: int, per_file: int, photographs
         "photographs": photographs,
         "seed": config["training"]["seed"],
         "recipe": plain["recipe"],
-        "data": {name: plain["data"][name] for name in ("train", "crop", "framing", "degradation")},
-        "weights": digests(config["recipe"]),
+        "data": {name: plain["data"][name] for name in ("train", "crop", "framing", "turns", "degradation")},
+        "weights": digests(config["recipe"], "teacher"),
     }
 
 
@@ -50,10 +50,12 @@ def check_records(manifest: Mapping[str, Any], config: dict[str, Any], folder: s
         raise ConfigError(
             f"data.train {folder}: {MANIFEST} speaks of {manifest.get('kind')!r}, not of a teacher's outputs"
         )
+    if missing := [name for name in ("data", "recipe", "weights") if name not in manifest]:
+        raise ConfigError(f"data.train {folder}: {MANIFEST} lacks {', '.join(missing)}: make the records again")
     own = json.loads(json.dumps(manifest_of(config, 0, 0, 0)))
     sides = [
-        {f"data.{name}": side["data"][name] for name in ("crop", "framing", "degradation")}
-        | {"recipe.name": side["recipe"]["name"], **process_of(side["recipe"])}
+        {f"data.{name}": side["data"].get(name) for name in ("crop", "framing", "turns", "degradation")}
+        | process_of(side["recipe"])
         | {f"the file of {name}": digest for name, digest in side["weights"].items()}
         for side in (manifest, own)
     ]

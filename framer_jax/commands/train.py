@@ -24,7 +24,7 @@ from framer_jax.porting.files import sha256_of
 from framer_jax.porting.weights import check_same_structure
 from framer_jax.recipes.base import Params, Recipe, expected_params
 from framer_jax.recipes.table import add_framer, build_recipe
-from framer_jax.recipes.weights_by_path import read_groups
+from framer_jax.recipes.weights_by_path import digests, read_groups
 from framer_jax.training.logging import default_writer
 from framer_jax.training.loop import TrainResult, train
 from framer_jax.training.settings import TrainingSettings
@@ -90,6 +90,11 @@ def open_source(name: str, split: tuple[str, ...], crop: int) -> ImageFiles:
     return photo_source(split, crop=crop) if name == BUILTIN else folder_source(name, crop=crop)
 
 
+def least_side(data: dict[str, Any]) -> int:
+    """The smallest photograph that a data entry can train on: smaller ones are padded for squares only."""
+    return 2 if data["framing"] == "square" else int(data["crop"])
+
+
 def open_training(config: dict[str, Any]) -> ImageFiles | RecordFiles:
     """The training set of a configuration: photographs, or the folder that `framer-jax precompute` wrote.
 
@@ -98,7 +103,7 @@ def open_training(config: dict[str, Any]) -> ImageFiles | RecordFiles:
     """
     folder = config["data"]["train"]
     if not is_records(folder):
-        return open_source(folder, TRAINING, config["data"]["crop"])
+        return open_source(folder, TRAINING, least_side(config["data"]))
     found = RecordFiles(folder)
     check_records(found.manifest, config, folder)
     return found
@@ -133,7 +138,8 @@ def train_from_config(config: dict[str, Any], workdir: str | Path, init: str | N
     preset = preset_by_name(data["degradation"], base.scale)
     source = open_training(config)
     start, digest = starting_weights(base, config["recipe"], init) if init else (base.starting, None)
-    identity = {"init": digest}  # what was started from is a part of what a run is
+    # What was started from and what stays frozen is a part of what a run is.
+    identity = {"init": digest, "weights": digests(config["recipe"])}
     held_out = open_source(data["validation"], HELD_OUT, 1)
     pairs = validation_pairs(held_out, preset, multiple=multiple, limit=data["validation_count"])
 
@@ -150,6 +156,7 @@ def train_from_config(config: dict[str, Any], workdir: str | Path, init: str | N
         settings.global_batch,
         settings.seed,
         framing=data["framing"],
+        turns=data["turns"],
         num_threads=data["threads"],
         num_workers=data["workers"],
     )

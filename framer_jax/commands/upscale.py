@@ -68,7 +68,7 @@ def run(arguments: argparse.Namespace) -> int:
         model.recipe,
         model.params,
         settings,
-        origin=Origin(checkpoint=model.path, config=model.metadata["config"]),
+        origin=Origin(model.path, model.metadata["config"], model.frozen_weights),
         recursive=arguments.recursive,
         suffix=arguments.suffix,
         extension=arguments.extension,

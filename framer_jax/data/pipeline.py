@@ -31,21 +31,31 @@ FRAMINGS = ("crop", "square")
 
 
 def make_record(
-    photo: Photo, rng: np.random.Generator, crop: int, preset: DegradationPreset, framing: str = "crop"
+    photo: Photo,
+    rng: np.random.Generator,
+    crop: int,
+    preset: DegradationPreset,
+    framing: str = "crop",
+    turns: bool = False,
 ) -> dict[str, Any]:
     """Cut a random crop, flip it or not, and draw its degradation.
 
     Args:
-      photo: the photograph, at least `crop` a side.
+      photo: the photograph, at least `crop` a side (smaller ones are reflected to that for 'square').
       rng: the record's own generator.
       crop: side of the HR crop in pixels.
       preset: what the degradation is drawn from.
       framing: of `FRAMINGS`; 'square' is a random square as wide as the shorter side, reduced by averaging areas.
+      turns: also flip it upside down or not, and transpose it or not.
 
     Returns:
       'hr' uint8 [crop, crop, 3], 'degradation', 'record' int32.
     """
     height, width = photo.size
+    if framing == "square" and min(height, width) < crop:
+        missing = [(0, max(crop - length, 0)) for length in (height, width)]
+        photo = photo._replace(image=np.pad(photo.crop(0, 0, height, width), (*missing, (0, 0)), mode="reflect"))
+        height, width = photo.size
     side = min(height, width) if framing == "square" else crop
     top, left = int(rng.integers(height - side + 1)), int(rng.integers(width - side + 1))
     hr = photo.crop(top, left, side, side)
@@ -55,6 +65,10 @@ def make_record(
         hr = np.clip(np.round(reduced), 0, 255).astype(np.uint8)
     if rng.integers(2):
         hr = hr[:, ::-1]
+    if turns and rng.integers(2):
+        hr = hr[::-1]
+    if turns and rng.integers(2):
+        hr = hr.transpose(1, 0, 2)
     return {"hr": np.ascontiguousarray(hr), "degradation": draw(rng, preset), "record": np.int32(photo.record)}
 
 
@@ -74,6 +88,7 @@ def record_dataset(
     seed: int,
     *,
     framing: str = "crop",
+    turns: bool = False,
     epochs: int | None = None,
 ) -> grain.MapDataset:
     """Random crops of shuffled photographs with their degradations drawn: what `make_batches` makes batches of.
@@ -85,7 +100,7 @@ def record_dataset(
     if framing not in FRAMINGS:
         raise ValueError(f"data.framing must be one of {', '.join(FRAMINGS)}, not {framing!r}")
     dataset = grain.MapDataset.source(source).seed(seed).shuffle().repeat(epochs)
-    return dataset.random_map(lambda photo, rng: make_record(photo, rng, crop, preset, framing))
+    return dataset.random_map(lambda photo, rng: make_record(photo, rng, crop, preset, framing, turns))
 
 
 def make_batches(
@@ -96,6 +111,7 @@ def make_batches(
     seed: int,
     *,
     framing: str = "crop",
+    turns: bool = False,
     num_threads: int = 4,
     num_workers: int = 0,
     epochs: int | None = None,
@@ -112,6 +128,7 @@ def make_batches(
       global_batch: batch over all hosts; each host gets its own part of the same global batches.
       seed: of order, crops, flips and degradations.
       framing: see `make_record`.
+      turns: see `make_record`.
       num_threads: reading threads; 0 reads in the caller's thread.
       num_workers: worker processes; rarely worth it: Pillow decodes in threads, and each process keeps its own cache.
       epochs: passes over the source; None never ends. Each one has another order and other draws.
@@ -138,7 +155,7 @@ def make_batches(
         dataset = grain.MapDataset.source(source).seed(seed).shuffle().repeat(epochs)
     else:
         # Drawn before the hosts part: a record's generator then depends on its global position alone.
-        dataset = record_dataset(source, crop, preset, seed, framing=framing, epochs=epochs)
+        dataset = record_dataset(source, crop, preset, seed, framing=framing, turns=turns, epochs=epochs)
     dataset = dataset[index::count].batch(global_batch // count, drop_remainder=True)
     batches = dataset.to_iter_dataset(grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=2 * num_threads))
     if num_workers > 0:

@@ -71,7 +71,9 @@ def read_manifest(folder: str | os.PathLike[str]) -> dict[str, Any]:
     path = Path(folder) / MANIFEST
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
-        return {**manifest, "samples": int(manifest["samples"]), "per_file": int(manifest["per_file"])}
+        if min(manifest["samples"], manifest["per_file"]) < 1:
+            raise ValueError("its numbers of records make no sense")
+        return dict(manifest)
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is damaged ({error}): make the records again") from error
 

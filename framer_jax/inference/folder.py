@@ -10,6 +10,7 @@ from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryFile
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -44,10 +45,12 @@ class Origin(NamedTuple):
     Attributes:
       checkpoint: the weight file or checkpoint folder, or None.
       config: the configuration it was made with, as plain JSON.
+      weights: digests of the frozen weights that it needs beside its own, by their knobs.
     """
 
     checkpoint: Path | None = None
     config: Mapping[str, Any] | None = None
+    weights: Mapping[str, str] = MappingProxyType({})
 
 
 class Summary(NamedTuple):
@@ -320,6 +323,7 @@ def _common_record(origin: Origin, recipe: Recipe) -> dict[str, Any]:
         "recipe": recipe.name,
         "scale": recipe.scale,
         "checkpoint": checkpoint,
+        "weights": dict(origin.weights),
         "config": None if origin.config is None else dict(origin.config),
     }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from framer_jax.inference.protocols import PROTOCOLS
@@ -12,7 +13,7 @@ from framer_jax.inference.upscaler import UpscaleSettings
 from framer_jax.porting.weights import check_same_structure, save_weights
 from framer_jax.recipes.base import Params, Recipe, expected_params
 from framer_jax.recipes.table import GLOBAL_DENOISERS, build_recipe
-from framer_jax.recipes.weights_by_path import beside, read_groups
+from framer_jax.recipes.weights_by_path import beside, digests, read_groups
 from framer_jax.version import __version__
 
 STARTER = Path(__file__).parents[1] / "weights" / "starter.safetensors"
@@ -30,12 +31,14 @@ class Model(NamedTuple):
       params: the groups of `recipe.exported`.
       metadata: of the file; 'config' is the configuration it was trained with, 'step' its number of steps.
       path: where it was read from.
+      frozen_weights: digests of what else the recipe computes with, such as the autoencoder, by their knobs.
     """
 
     recipe: Recipe
     params: Params
     metadata: dict[str, Any]
     path: Path
+    frozen_weights: Mapping[str, str] = MappingProxyType({})
 
 
 def load_model(
@@ -60,14 +63,21 @@ def load_model(
     if "config" not in metadata:
         raise ValueError(f"{path}: the weights carry no configuration, so their recipe is unknown; export them again")
     try:
-        recipe = build_recipe(beside(metadata["config"]["recipe"], path.parent), purpose)
+        wanted = metadata["config"]["recipe"]
+        if not config and purpose == "inference":
+            wanted = beside(wanted, path, metadata.get("weights", {}))
+        recipe = build_recipe(wanted, purpose)
     except (KeyError, TypeError) as error:
         raise ValueError(
             f"{path}: its configuration is of another version or damaged ({type(error).__name__}: {error}); "
             f"it was written by framer_jax {metadata.get('framer_jax_version', 'of unknown version')}"
         ) from error
     check_same_structure(params, expected_params(recipe), source=str(path))
-    return Model(recipe, params, metadata, path)
+    frozen = digests(wanted, "inference") if purpose == "inference" else {}
+    recorded = metadata.get("weights", {})
+    if other := [knob for knob, digest in frozen.items() if recorded.get(knob, digest) != digest]:
+        raise ValueError(f"{path} was trained with other weights than those of {other[0]}: name the ones it belongs to")
+    return Model(recipe, params, metadata, path, frozen)
 
 
 def weights_file(path: str | os.PathLike[str] | None) -> Path:
@@ -97,7 +107,7 @@ def settings_for(model: Model, **given: Any) -> UpscaleSettings:
     given = {name: value for name, value in given.items() if value is not None}
     config = model.metadata["config"]
     protocol = PROTOCOLS.get(given.get("protocol", UpscaleSettings.protocol))
-    tile = protocol.tile if protocol and protocol.tile else UpscaleSettings.tile
+    tile = (protocol.tile(model.recipe.scale) if protocol else None) or UpscaleSettings.tile
     if config["recipe"]["denoiser"]["name"] in GLOBAL_DENOISERS and not (protocol and protocol.fixed):
         tile = config["data"]["crop"] // model.recipe.scale
     tile = given.setdefault("tile", tile)

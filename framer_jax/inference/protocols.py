@@ -25,7 +25,7 @@ class Protocol(NamedTuple):
     """One way to tile.
 
     Attributes:
-      tile: side of a tile if none is asked for, LR pixels; None for what suits the model.
+      tile: (scale) → side of a tile if none is asked for, LR pixels; None for what suits the model.
       overlap: (tile) → the overlap if none is asked for.
       check: (tile, overlap, multiple) → raises ValueError where they do not go together.
       plan: (height, width, tile, overlap, multiple) → the tiles.
@@ -36,7 +36,7 @@ class Protocol(NamedTuple):
       fixed: the tile is a part of the protocol, so it does not get smaller where memory runs out.
     """
 
-    tile: int | None
+    tile: Callable[[int], int | None]
     overlap: Callable[[int], int]
     check: Callable[[int, int, int], None]
     plan: Callable[[int, int, int, int, int], TilePlan]
@@ -62,7 +62,7 @@ RESSHIFT_OVERLAP = {512: 64, 256: 32, 64: 16}
 
 PROTOCOLS = {
     "framer_jax": Protocol(
-        tile=None,
+        tile=lambda scale: None,
         overlap=lambda tile: 16,
         check=check_tile,
         plan=plan_tiles,
@@ -73,7 +73,7 @@ PROTOCOLS = {
         fixed=False,
     ),
     "resshift": Protocol(
-        tile=512,
+        tile=lambda scale: 512 * 4 // scale,  # their sides are of ×4, and grow for smaller scales
         overlap=lambda tile: RESSHIFT_OVERLAP.get(tile, tile // 8),
         check=check_chop,
         plan=plan_chops,

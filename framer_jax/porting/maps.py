@@ -110,11 +110,15 @@ def to_flax(weights: WeightMap, state: State, source: str) -> tuple[dict[str, An
             raise ValueError(f"{source}: two tensors for {name!r}, one of them {key!r}; give each layer once")
         if state[key].dtype != np.float32:
             raise ValueError(f"{source}: {key!r} has dtype {state[key].dtype}, expected float32")
+        if transposed and state[key].ndim < 2:
+            raise ValueError(f"{source}: {key!r} has shape {state[key].shape}, expected a matrix or a kernel")
         leaves[name] = np.moveaxis(state[key], (0, 1), (-1, -2)) if transposed else state[key]
     try:
         arguments = weights.arguments(state)
     except (KeyError, IndexError) as error:
         raise ValueError(f"{source}: incomplete as {weights.name}: it lacks {error}") from error
+    except (ValueError, TypeError, ZeroDivisionError) as error:
+        raise ValueError(f"{source}: the shapes of its tensors do not make one {weights.name} ({error})") from error
     return nest_names(leaves), arguments, dropped
 
 

@@ -65,7 +65,7 @@ def read_state(path: str | os.PathLike[str]) -> tuple[State, str]:
             f"{path}: not a state dict of tensors (it holds {', '.join(others[:5]) if others else 'nothing'}); "
             f"known wrappers are {', '.join(WRAPPERS)}"
         )
-    return {key: _to_numpy(value) for key, value in content.items()}, ", ".join(taken_off)
+    return {key: _to_numpy(value, f"{path}: {key!r}") for key, value in content.items()}, ", ".join(taken_off)
 
 
 def write_state(path: str | os.PathLike[str], state: State) -> None:
@@ -138,9 +138,12 @@ def _torch(path: Path) -> Any:
     return torch
 
 
-def _to_numpy(value: Any) -> np.ndarray:
+def _to_numpy(value: Any, name: str) -> np.ndarray:
     """An array; float16 and bfloat16, which float32 holds exactly, become float32."""
     if not isinstance(value, np.ndarray):  # a tensor of PyTorch
         value = value.detach()
-        value = (value.float() if value.dtype.itemsize == 2 and value.is_floating_point() else value).numpy()
+        try:
+            value = (value.float() if value.dtype.itemsize == 2 and value.is_floating_point() else value).numpy()
+        except (TypeError, RuntimeError) as error:
+            raise ValueError(f"{name} is of a kind that NumPy lacks ({value.dtype}): cast it to float32") from error
     return value.astype(np.float32) if value.dtype.name in ("float16", "bfloat16") else value

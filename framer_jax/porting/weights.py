@@ -134,8 +134,8 @@ def load_weights(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str
             if METADATA_KEY not in header:
                 raise ValueError(
                     f"{path}: a safetensors file of another program ({len(names)} tensors such as "
-                    f"{', '.join(repr(name) for name in names[:3])}), without framer_jax's metadata; give a file "
-                    "written by framer_jax, or convert this one first with a map of framer_jax.porting"
+                    f"{', '.join(repr(name) for name in names[:3])}), without framer_jax's metadata; published "
+                    "weights go with the configuration they belong to (--recipe), or through `framer-jax port`"
                 )
             leaves = {name: file.get_tensor(name) for name in names}
     except SafetensorError as error:
@@ -200,7 +200,10 @@ def check_container(path: Path) -> None:
         length = int.from_bytes(start[:8], "little")
         if start[8:] != b"{" or length > 100_000_000:
             if start[:2] == b"PK" or start[:1] == b"\x80":
-                raise ValueError(f"{path}: looks like a PyTorch pickle, not a safetensors file; convert it first")
+                raise ValueError(
+                    f"{path}: looks like a PyTorch pickle, not a safetensors file; published weights (*.pth) go "
+                    "with the configuration they belong to (--recipe), or through `framer-jax port`"
+                )
             raise ValueError(f"{path}: not a safetensors file ({size} bytes)")
         header = file.read(length - 1)
     if size < 8 + length:

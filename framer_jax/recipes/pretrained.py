@@ -91,7 +91,12 @@ def read(name: str, *paths: str | os.PathLike[str]) -> Ported:
     ours = len(paths) == 1 and is_ours(paths[0])
     found = read_ported(name, paths[0]) if ours else read_torch(name, *paths)
     source = " and ".join(Path(path).name for path in paths)
-    check_same_structure(found.params, expected_params(name, build(name, found.arguments)), source)
+    try:
+        expected = expected_params(name, build(name, found.arguments))
+    except (TypeError, ValueError, ZeroDivisionError) as error:
+        text = " ".join(str(error).split())
+        raise ValueError(f"{source}: its tensors do not make one {name} ({text[:200]}): fetch it again") from error
+    check_same_structure(found.params, expected, source)
     return found
 
 

@@ -84,10 +84,9 @@ def _sinsr(config: Config, denoiser: nn.Module, space: LatentSpace, purpose: str
     chain = ResShiftSettings(scale=config["scale"], **config["resshift"])
     teacher: Params | None = None
     if purpose == "training":
-        path = required(
-            config["sinsr"]["teacher"], "recipe.sinsr.teacher", "the trained ResShift denoiser", "resshift_unet"
-        )
-        teacher = read_groups(path, config).params
+        knob, what = "recipe.sinsr.teacher", "the trained ResShift denoiser (a file, not a folder)"
+        path = required(config["sinsr"]["teacher"], knob, what, "resshift_unet")
+        teacher = read_groups(path, {**config, "name": "resshift"}).params
         check_same_structure(teacher, expected_params(resshift(denoiser, space, chain)), f"recipe.sinsr.teacher {path}")
     weights = {key: value for key, value in config["sinsr"].items() if key != "teacher"}
     return sinsr(denoiser, space, chain, SinSRSettings(**weights), teacher)
@@ -126,7 +125,19 @@ def build_recipe(config: Config, purpose: str = "training") -> Recipe:
         dtype=dtype,
         **_tuples(config["denoiser"][name]),
     )
+    _check_grid(config, denoiser, space)
     return _pick(RECIPES, config["name"], "recipe")(config, denoiser, space, purpose)
+
+
+def _check_grid(config: Config, denoiser: nn.Module, space: LatentSpace) -> None:
+    """The LR image must lie on the latents' grid, or on one that the denoiser halves to it."""
+    wanted = config["scale"] << getattr(denoiser, "halvings", 0)
+    if space.image_pixels_per_latent != wanted:
+        raise ValueError(
+            f"recipe.space {config['space']['name']!r} has a latent per {space.image_pixels_per_latent} HR pixels of a "
+            f"side, but recipe.scale {config['scale']} and denoiser {config['denoiser']['name']!r} need {wanted}: use "
+            "another autoencoder or scale, or resshift_unet with a condition_size that fits"
+        )
 
 
 def add_framer(recipe: Recipe, config: Config) -> Recipe:

@@ -22,8 +22,15 @@ Config = Mapping[str, Any]
 PATHS = (("space", "weights"), ("lpips", "weights"), ("sinsr", "teacher"))
 """Section and key of every path in a configuration's recipe."""
 
+NEEDED = {"training": PATHS, "teacher": (PATHS[0], PATHS[2]), "inference": PATHS[:1]}
+"""What needs which of them."""
+
 PROCESS = ("steps", "kappa", "min_noise_level", "etas_end", "power", "residual")
 """What of `recipe.resshift` a trained denoiser depends on."""
+
+
+PUBLISHED = ("resshift", "sinsr")
+"""Recipes whose denoiser may be a published one."""
 
 
 class Groups(NamedTuple):
@@ -88,15 +95,18 @@ def read_groups(path: str | os.PathLike[str], config: Config | None, same_proces
             if config is not None and same_process and "config" in metadata:
                 _check_same(process_of(metadata["config"]["recipe"]), process_of(config), str(path))
             return Groups(params, metadata)
-    name = str(config["denoiser"]["name"]) if config else ""
-    if config is None or name not in MAPS:
-        load_weights(path)  # another program's file has an error of its own
     if config is None:
+        if not is_ours(path):
+            load_weights(path)  # says what is wrong with it
         raise ValueError(
             f"{path}: published weights carry no configuration, so their recipe is unknown: name one with --recipe"
         )
-    if name not in MAPS:
-        raise ValueError(f"{path}: published weights do not fit recipe.denoiser.name {name!r}: use resshift_unet")
+    name = str(config["denoiser"]["name"])
+    if name not in MAPS or config.get("name") not in PUBLISHED:
+        raise ValueError(
+            f"{path}: no file of a framer_jax run, and published weights do not fit recipe.name "
+            f"{config.get('name')!r} with recipe.denoiser.name {name!r}: use a configuration such as resshift_v1.py"
+        )
     found = read(name, path)
     _check_same(
         {f"recipe.denoiser.{name}.{key}": value for key, value in found.arguments.items()},
@@ -113,6 +123,7 @@ def process_of(config: Config) -> dict[str, Any]:
     chain = config.get("resshift", {})
     name = config.get("denoiser", {}).get("name")
     sections = {
+        "recipe.name": config.get("name"),
         "recipe.scale": config.get("scale"),
         "recipe.denoiser.name": name,
         **{f"recipe.denoiser.{name}.{key}": value for key, value in config.get("denoiser", {}).get(name, {}).items()},
@@ -137,7 +148,7 @@ def _check_same(found: Mapping[str, Any], wanted: Mapping[str, Any], source: str
 
 def _check_steps_in_name(file: str, config: Config) -> None:
     """Published denoisers of all schedules look alike inside; their names tell, as in …_s4_v3.pth."""
-    stated = re.search(r"_s(\d+)(?=[_.]|$)", file)
+    stated = re.search(r"^resshift_\w*_s(\d+)(?=[_.]|$)", file)
     if stated and int(stated[1]) != config["resshift"]["steps"]:
         raise ValueError(
             f"{file} is by its name a model of {stated[1]} steps; this recipe has recipe.resshift.steps "
@@ -145,16 +156,48 @@ def _check_steps_in_name(file: str, config: Config) -> None:
         )
 
 
-def beside(config: Config, folder: Path) -> dict[str, Any]:
-    """A recipe's configuration in which the autoencoder is looked for beside the weights too, if its path is stale."""
+def beside(config: Config, path: Path, recorded: Mapping[str, str]) -> dict[str, Any]:
+    """A trained recipe's configuration with the autoencoder that it was trained with: beside the weights, or as named.
+
+    Args:
+      config: the recipe's entry.
+      path: of the weights.
+      recorded: the digests of what the run was trained with, by knob; empty if the file does not tell.
+
+    Raises:
+      FileNotFoundError: the autoencoder is in neither place. ValueError: what is there is another one.
+    """
     space = dict(config["space"])
-    path = space.get("weights")
-    if path and not Path(path).is_file() and (folder / Path(path).name).is_file():
-        space["weights"] = str(folder / Path(path).name)
-    return {**config, "space": space}
+    named = space.get("weights")
+    if not named:
+        return {**config, "space": space}
+    knob = "recipe.space.weights"
+    places = [place for place in (path.parent / Path(named).name, Path(named)) if place.is_file()]
+    if not places:
+        raise FileNotFoundError(
+            f"{path} needs the autoencoder {named!r} ({knob}), and it is not there: put it beside the weights"
+        )
+    fitting = [place for place in places if recorded.get(knob) in (None, digest_of(place))]
+    if not fitting:
+        raise ValueError(f"{places[0]} is not the autoencoder that {path} was trained with: put that one beside it")
+    return {**config, "space": {**space, "weights": str(fitting[0])}}
 
 
-def digests(config: Config) -> dict[str, str]:
-    """SHA-256 of every file that a recipe's configuration names, by the name of its knob, but those of losses."""
-    named = {f"recipe.{section}.{key}": config[section][key] for section, key in PATHS if section in config}
-    return {knob: sha256_of(path) for knob, path in named.items() if path and not knob.startswith("recipe.lpips")}
+def digest_of(path: str | os.PathLike[str]) -> str:
+    """SHA-256 of a file; of a ported one, that of the file it was made of, so that both count as the same."""
+    if is_ours(path):
+        files = load_weights(path)[1].get("source", {}).get("files", ())
+        if files and all(file.get("sha256") for file in files):
+            return "+".join(file["sha256"] for file in files)
+    return sha256_of(path)
+
+
+def digests(config: Config, needed_for: str = "training") -> dict[str, str]:
+    """`digest_of` the files that a recipe's configuration names, by the names of their knobs.
+
+    Args:
+      config: the recipe's entry.
+      needed_for: 'training', 'teacher' (its outputs) or 'inference'.
+    """
+    named = [(section, key) for section, key in NEEDED[needed_for] if config.get(section, {}).get(key)]
+    return {f"recipe.{section}.{key}": digest_of(config[section][key]) for section, key in named}

@@ -30,6 +30,9 @@ MAY_CHANGE = (
     "training.mesh",
     "training.fsdp_min_size",
     "training.sharding_rules",
+    "recipe.space.weights",  # files are compared by their digests
+    "recipe.lpips.weights",
+    "recipe.sinsr.teacher",
     "data.train",  # the records are compared by the hash of their names: the folder may have moved
     "data.validation",
     "data.validation_count",
