@@ -13,6 +13,7 @@ import pytest
 import training_toys as toys
 from test_training_step import setup
 
+from framer_jax.training import checkpoint
 from framer_jax.training.checkpoint import Checkpoints, Notes, data_identity
 from framer_jax.training.optimizer import make_optimizers
 from framer_jax.training.sharding import make_mesh
@@ -274,3 +275,11 @@ def test_about_is_readable(tmp_path):
     about = json.loads(next((tmp_path / "1" / "about").iterdir()).read_text())
     assert about["config"] == CONFIG
     assert about["leaves"]["params/denoiser/out/kernel"] == "float32[8, 3]"
+
+
+def test_frozen_weights_are_compared_by_content_and_not_by_path(tmp_path):
+    begun = {"recipe": {"sinsr": {"teacher": "a/t.safetensors"}}, "weights": {"recipe.sinsr.teacher": "12"}}
+    moved = {"recipe": {"sinsr": {"teacher": "b/t.safetensors"}}, "weights": {"recipe.sinsr.teacher": "12"}}
+    checkpoint._check_config(tmp_path, begun, moved)
+    with pytest.raises(ValueError, match=r"weights\.recipe\.sinsr\.teacher '12' then, '34' now"):
+        checkpoint._check_config(tmp_path, begun, {**moved, "weights": {"recipe.sinsr.teacher": "34"}})
