@@ -2,7 +2,12 @@
 
 from tools.parity.cases import load_case
 
-FIXTURES = {"resshift_unet": "resshift_unet_small", "vq_f4": "resshift_vq_small", "lpips_alex": "lpips_alex"}
+FIXTURES = {
+    "resshift_unet": "resshift_unet_small",
+    "vq_f4": "resshift_vq_small",
+    "swinir": "swinir_tiny_3conv",
+    "lpips_alex": "lpips_alex",
+}
 """Weight map → fixture whose models it carries over."""
 
 

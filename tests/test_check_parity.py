@@ -8,6 +8,7 @@ from tools.parity.cases import Case, compare, named_weight
 CARRIED = (
     *("framer_loss_B3", "color_fix", "dwt_pywt", "niqe", "realesrgan_primitives", "schedulers"),
     *("resshift_schedule", "resshift_unet_small", "resshift_vq_small", "sinsr", "lpips_alex"),
+    *("swinir_small60_nearestconv_x4", "swinir_lightweight_x4", "swinir_tiny_3conv"),
 )
 
 SHARED = ("resshift_unet_full", "resshift_vq_full", "resshift_sampling", "lpips_vgg")
@@ -50,9 +51,9 @@ def test_exit_status_tells_what_happened(tmp_path, capsys):
     wrong = write_case(tmp_path / "wrong.npz", **{"out/fm_train_sigmas": np.zeros(1000)}, **tables)
     assert main([wrong]) == 1
     assert "EXCEEDED" in capsys.readouterr().out
-    foreign = write_case(tmp_path / "foreign.npz", family="swinir")
+    foreign = write_case(tmp_path / "foreign.npz", family="inn")
     assert main([foreign]) == 2
-    assert "'swinir' is not supported yet" in capsys.readouterr().err
+    assert "'inn' is not supported yet" in capsys.readouterr().err
     assert main([str(tmp_path / "none.npz")]) == 2
     np.savez(tmp_path / "plain.npz", a=np.zeros(2))
     assert main([str(tmp_path / "plain.npz")]) == 2

@@ -126,6 +126,41 @@ def test_info_of_a_ported_file(checkpoint, tmp_path, capsys):
     assert facts["source"]["files"][0]["file"] == "vq.safetensors"
 
 
+def test_swinir_goes_there_and_back_and_says_which_variant_it_is(states, tmp_path, capsys):
+    constants = MAPS["swinir"].buffers(states["swinir"], {"window": 8, "image_size": 32})
+    state = states["swinir"] | constants  # as published: with the constants of an input of 32 pixels
+    write_state(tmp_path / "in.safetensors", state)
+    words = ("--model", "swinir")
+    assert port(tmp_path / "in.safetensors", tmp_path / "ours.safetensors", *words) == 0
+    printed = capsys.readouterr().out
+    assert "variant      SwinIR, x4 (head nearest+conv, 24 channels, 2+2 blocks, 2 heads, window 8, 3conv)" in printed
+    assert "dropped      6 constants" in printed
+    assert port(tmp_path / "ours.safetensors", tmp_path / "back.safetensors", *words, "--to", "torch") == 0
+    found = load_file(tmp_path / "back.safetensors")
+    assert found.keys() == state.keys()
+    for key, value in state.items():
+        assert found[key].dtype == value.dtype
+        np.testing.assert_array_equal(found[key], value)
+    for path in ("in", "ours"):
+        model = load_pretrained("swinir", tmp_path / f"{path}.safetensors", scale=4, drop_path=0.0).module
+        assert (model.image_size, model.residual, model.drop_path) == (32, "3conv", 0.0)
+
+
+@pytest.mark.parametrize(
+    ("demand", "fault"),
+    [
+        ({"scale": 2}, r"unexpected \(2\): head/up_2/bias"),
+        ({"head": "pixelshuffle"}, "missing"),
+        ({"channels": 60}, "of another shape"),
+    ],
+)
+def test_another_variant_than_the_demanded_one_is_named(states, tmp_path, demand, fault):
+    write_state(tmp_path / "in.safetensors", states["swinir"])
+    named = r"in.safetensors, a checkpoint of SwinIR, x4 \(head nearest\+conv, 24 channels.*"
+    with pytest.raises(ValueError, match=named + fault):
+        load_pretrained("swinir", tmp_path / "in.safetensors", **demand)
+
+
 def test_trunk_and_heads_may_lie_in_two_files(states, tmp_path):
     """As torchvision and the lpips package publish them."""
     state = states["lpips_alex"]
@@ -193,7 +228,11 @@ WRONG = {
             "conv_first.weight": np.zeros((60, 3, 3, 3), np.float32),
             "layers.0.residual_group.blocks.0.attn.qkv.weight": np.zeros((180, 60), np.float32),
         },
-        "2 of 2 names are unknown to it: conv_first.weight",
+        "this is a swinir checkpoint, not resshift_unet",
+    ),
+    "DINOv2": (
+        lambda unet, vq: {"blocks.0.attn.qkv.weight": np.zeros((1152, 384), np.float32)},
+        "1 of 1 names are unknown to it: blocks.0.attn.qkv.weight",
     ),
 }
 
@@ -319,7 +358,7 @@ def test_pytorch_itself_reads_and_writes(states, tmp_path, capsys):
 # --- --check ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("name", "count"), [("resshift_unet", 180), ("vq_f4", 93)])
+@pytest.mark.parametrize(("name", "count"), [("resshift_unet", 180), ("vq_f4", 93), ("swinir", 41)])
 def test_every_layer_of_the_original_has_one_of_ours_to_be_compared_with(states, name, count):
     pairs = layer_pairs(MAPS[name], states[name])
     module = build(name, MAPS[name].arguments(states[name]))

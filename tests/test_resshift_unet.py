@@ -9,7 +9,8 @@ from drawn import drawn
 
 from framer_jax.models.resshift_unet import SwinUNet
 from framer_jax.models.swin import WindowAttention, from_windows, relative_index, separated, to_windows
-from framer_jax.porting.resshift import registered_mask, relative_position_index
+from framer_jax.porting.resshift import registered_mask
+from framer_jax.porting.swin import relative_position_index, textbook_mask
 
 TINY = SwinUNet(
     channels=32, multipliers=(1, 2), blocks=(1, 1), swin_channels=32, head_channels=16, image_size=16, condition_size=16
@@ -156,6 +157,8 @@ def test_porting_registers_what_the_model_computes():
     np.testing.assert_array_equal(relative_position_index(8), relative_index(8))
     mask = np.broadcast_to(separated(4, 4, 8, 4, "released"), (4, 4, 64, 64)).reshape(16, 64, 64)
     np.testing.assert_array_equal(registered_mask(4, 8), np.where(mask, -100, 0))
+    mask = np.broadcast_to(separated(4, 4, 7, 3, "correct"), (4, 4, 49, 49)).reshape(16, 49, 49)
+    np.testing.assert_array_equal(textbook_mask(4, 7), np.where(mask, -100, 0))
 
 
 def test_only_the_correct_mask_keeps_the_ends_of_the_map_apart():

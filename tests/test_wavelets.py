@@ -50,6 +50,15 @@ def test_other_wavelets_equal_pywt_and_invert(wavelet, mode, size):
     np.testing.assert_allclose(wavelets.reconstruct(bands, wavelet, size, mode), image, atol=1e-5)
 
 
+@pytest.mark.parametrize("mode", wavelets.BORDER_MODES)
+def test_other_wavelets_run_inside_a_program(mode):
+    image = draw((2, 16, 24, 3))
+    there_and_back = jax.jit(
+        lambda x: wavelets.reconstruct(wavelets.decompose(x, "db2", 2, mode), "db2", (16, 24), mode)
+    )
+    np.testing.assert_allclose(there_and_back(image), image, atol=1e-5)
+
+
 def test_fixture(fixtures):
     case = np.load(fixtures / "dwt_pywt.npz", allow_pickle=False)
     tolerance = json.loads(str(case["meta"]))["float32_vs_float64"]

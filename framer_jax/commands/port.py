@@ -65,6 +65,8 @@ def port_to_jax(model: str, inputs: list[Path], output: Path, original: str | No
     }
     save_weights(output, found.params, metadata)
     facts = _facts(output, model, parameters) | {"arguments": json.dumps(found.arguments)}
+    if variant := map_named(model).describe(found.arguments):
+        facts["variant"] = variant
     return facts | checked | _described(found.source)
 
 

@@ -83,6 +83,23 @@ def _make_autoencoder(arguments: Mapping[str, Any]) -> Any:
     )
 
 
+def _make_swinir(arguments: Mapping[str, Any]) -> Any:
+    groups, head = len(arguments["depths"]), arguments["head"]
+    return importlib.import_module("models.network_swinir").SwinIR(
+        img_size=arguments["image_size"],
+        in_chans=arguments["colours"],
+        embed_dim=arguments["channels"],
+        depths=list(arguments["depths"]),
+        num_heads=[arguments["heads"]] * groups,
+        window_size=arguments["window"],
+        mlp_ratio=arguments["mlp_ratio"],
+        upscale=arguments["scale"],
+        img_range=arguments["value_range"],
+        upsampler="" if head == "none" else head,
+        resi_connection=arguments["residual"],
+    )
+
+
 ORIGINALS: Mapping[str, Original] = {
     "resshift_unet": Original(
         _make_unet,
@@ -95,8 +112,13 @@ ORIGINALS: Mapping[str, Original] = {
         lambda module, image: module.decode(module.encode(image), force_not_quantize=True),
         lambda module, image: module.decode(module.encode(image), quantise=False),
     ),
+    "swinir": Original(
+        _make_swinir,
+        lambda module, image: module(image),
+        lambda module, image: module(image)[0],
+    ),
 }
-"""Name of a weight map → its original, as in the repositories of ResShift and SinSR."""
+"""Name of a weight map → its original, as in the repositories of ResShift, SinSR and SwinIR."""
 
 
 class Difference(NamedTuple):
@@ -210,10 +232,10 @@ def _channels_first(x: np.ndarray) -> np.ndarray:
 
 def _difference(ours: np.ndarray, theirs: np.ndarray) -> float:
     """Largest difference relative to the largest value; infinite if the sizes differ or anything is not finite."""
-    ours = _channels_first(ours)
     if ours.size != theirs.size:
         return float("inf")
-    # Windows of tokens lie in one axis there and in three here, in the same order.
+    # Tokens, and windows of them, lie in one axis there and in two or three here, in the same order.
+    ours = _channels_first(ours) if theirs.ndim == 4 else ours
     largest = float(np.abs(ours.reshape(theirs.shape) - theirs).max())
     peak = max(float(np.abs(theirs).max()), float(np.finfo(np.float32).tiny))
     return largest / peak if np.isfinite(largest) and np.isfinite(peak) else float("inf")

@@ -76,8 +76,8 @@ def haar_decompose(image: Array, levels: int) -> WaveletBands:
     Raises:
       ValueError: the shape or the dtype does not fit.
     """
-    _check_map(image)
-    _check_multiple(image.shape, levels)
+    check_map(image)
+    check_multiple(image.shape, levels)
     low, details = image, []
     for _ in range(levels):
         a, b = low[:, 0::2, 0::2], low[:, 0::2, 1::2]  # [B, h/2, w/2, C] each
@@ -127,16 +127,19 @@ def decompose(image: jax.Array, wavelet: str = "haar", levels: int = 2, mode: st
     """
     import jaxwt
 
-    _check_map(image)
-    _check_wavelet(wavelet)
+    check_map(image)
+    check_wavelet(wavelet)
     if mode not in BORDER_MODES:
         raise ValueError(f"border mode {mode!r} is not supported: use one of {', '.join(BORDER_MODES)}")
     if levels < 1:
         raise ValueError(f"levels must be at least 1, got {levels}")
     if mode == "periodization":
         return _decompose_periodic(jnp.asarray(image), wavelet, levels)
-    low, *details = jaxwt.wavedec2(jnp.asarray(image), wavelet, mode=mode, level=levels, axes=(1, 2))
-    return WaveletBands(low, tuple(Detail(*detail) for detail in details))
+    planes = jnp.asarray(image).transpose(0, 3, 1, 2)  # jaxwt's own `axes` fails under jit
+    low, *details = jaxwt.wavedec2(planes, wavelet, mode=mode, level=levels)
+    return jax.tree.map(
+        lambda band: band.transpose(0, 2, 3, 1), WaveletBands(low, tuple(Detail(*detail) for detail in details))
+    )
 
 
 def reconstruct(
@@ -155,16 +158,39 @@ def reconstruct(
     """
     import jaxwt
 
-    _check_wavelet(wavelet)
+    check_wavelet(wavelet)
     if mode == "periodization":
         image = _reconstruct_periodic(bands, wavelet)
     else:
-        image = jaxwt.waverec2([bands.low, *(tuple(detail) for detail in bands.details)], wavelet, axes=(1, 2))
+        planes = jax.tree.map(lambda band: jnp.asarray(band).transpose(0, 3, 1, 2), bands)
+        image = jaxwt.waverec2([planes.low, *(tuple(detail) for detail in planes.details)], wavelet)
+        image = image.transpose(0, 2, 3, 1)
     if size is None:
         return image
     if size[0] > image.shape[1] or size[1] > image.shape[2]:
         raise ValueError(f"size {size} is larger than the bands' image {image.shape[1:3]}")
     return image[:, : size[0], : size[1]]
+
+
+def most_levels(shape: tuple[int, ...], wavelet: str) -> int:
+    """How often a map [B, H, W, C] can be split until a band is shorter than the filter, as PyWavelets counts it."""
+    import pywt
+
+    return int(pywt.dwt_max_level(min(shape[1:3]), pywt.Wavelet(wavelet).dec_len))
+
+
+def along_both_axes(rows: jax.Array, columns: jax.Array, image: jax.Array) -> jax.Array:
+    """Low- and high-pass matrices applied to the rows axis and the columns axis.
+
+    Args:
+      rows: [2, h, H] low and high.
+      columns: [2, w, W].
+      image: [B, H, W, C].
+
+    Returns:
+      [2, 2, B, h, w, C]: low or high along H, low or high along W.
+    """
+    return jnp.einsum("phH,qwW,bHWc->pqbhwc", rows, columns, image, precision=jax.lax.Precision.HIGHEST)
 
 
 def _analysis(wavelet: str, length: int) -> np.ndarray:
@@ -185,8 +211,7 @@ def _decompose_periodic(image: jax.Array, wavelet: str, levels: int) -> WaveletB
     for _ in range(levels):
         low = jnp.pad(low, ((0, 0), (0, low.shape[1] % 2), (0, low.shape[2] % 2), (0, 0)), mode="edge")
         rows, columns = (jnp.asarray(_analysis(wavelet, side), low.dtype) for side in low.shape[1:3])
-        # [B, H, W, C] → (low or high along H, low or high along W), [2, 2, B, H / 2, W / 2, C]
-        bands = jnp.einsum("phH,qwW,bHWc->pqbhwc", rows, columns, low, precision=jax.lax.Precision.HIGHEST)
+        bands = along_both_axes(rows, columns, low)
         details.append(Detail(horizontal=bands[1, 0], vertical=bands[0, 1], diagonal=bands[1, 1]))
         low = bands[0, 0]
     return WaveletBands(low, tuple(reversed(details)))
@@ -225,7 +250,7 @@ def encode(image: jax.Array, codec: WaveletCodec) -> jax.Array:
     """
     _check_codec(codec)
     image = jnp.asarray(image)
-    _check_map(image)
+    check_map(image)
     bands = haar_decompose(full_precision(image), codec.levels)
     channels = [bands.low * (1.0 / codec.scale[0])]
     for index, detail in enumerate(bands.details):
@@ -238,7 +263,7 @@ def decode(latent: jax.Array, codec: WaveletCodec) -> jax.Array:
     """Inverse of `encode`: [B, h, w, C 4^levels] to [B, h 2^levels, w 2^levels, C]; not clipped."""
     _check_codec(codec)
     latent = jnp.asarray(latent)
-    _check_map(latent)
+    check_map(latent)
     if latent.shape[-1] % 4**codec.levels:
         raise ValueError(f"latent has {latent.shape[-1]} channels: need a multiple of {4**codec.levels}")
     latent = full_precision(latent)
@@ -305,21 +330,24 @@ def _depth_to_space(x: jax.Array, block: int) -> jax.Array:
     return x.reshape(batch, height * block, width * block, channels // block**2)
 
 
-def _check_map(x: Array) -> None:
+def check_map(x: Array) -> None:
+    """Raise a ValueError unless x is a floating-point map [B, H, W, C]."""
     if x.ndim != 4:
         raise ValueError(f"need a map [B, H, W, C], got shape {x.shape}")
     if not jnp.issubdtype(x.dtype, jnp.floating):
         raise ValueError(f"need floating-point values, got {x.dtype}: convert first (uint8 photos: x / 127.5 - 1)")
 
 
-def _check_multiple(shape: tuple[int, ...], levels: int) -> None:
+def check_multiple(shape: tuple[int, ...], levels: int) -> None:
+    """Raise a ValueError unless H and W of a shape [B, H, W, C] are multiples of 2^levels, levels at least 1."""
     if levels < 1:
         raise ValueError(f"levels must be at least 1, got {levels}")
     if shape[1] % 2**levels or shape[2] % 2**levels:
         raise ValueError(f"sides {shape[1:3]} are not multiples of {2**levels}: pad the map, or use decompose()")
 
 
-def _check_wavelet(wavelet: str) -> None:
+def check_wavelet(wavelet: str) -> None:
+    """Raise a ValueError unless PyWavelets knows a discrete wavelet of that name."""
     import pywt
 
     if wavelet not in pywt.wavelist(kind="discrete"):

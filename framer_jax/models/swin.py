@@ -1,10 +1,14 @@
-"""Attention in shifted windows, as the denoiser of ResShift uses it.
+"""Attention in shifted windows, as the denoiser of ResShift and SwinIR use it.
 
-Liu et al., "Swin Transformer: Hierarchical Vision Transformer using Shifted Windows" (ICCV 2021). Two things differ
-from the paper: the norms are group norms over the whole map, and a layer replaces its input (no skip around it).
+Liu et al., "Swin Transformer: Hierarchical Vision Transformer using Shifted Windows" (ICCV 2021). In ResShift's layer
+two things differ from the paper: the norms are group norms over the whole map, and a layer replaces its input (no skip
+around it).
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
 
 import flax.linen as nn
 import jax
@@ -89,29 +93,49 @@ class WindowAttention(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """[B, H, W, C] → [B, H, W, C], sides multiples of the window."""
-        channels, tokens = x.shape[-1], self.window**2
         if self.shift:
             x = jnp.roll(x, (-self.shift, -self.shift), axis=(1, 2))
-        x = to_windows(x, self.window)  # [B, R, S, N, C]
-        heads = (*x.shape[:-1], self.heads, channels // self.heads)
+        x = to_windows(x, self.window)
+        batch, rows, columns, tokens, channels = x.shape  # [B, R, S, N, C]
+        width = channels // self.heads
         qkv = nn.Dense(3 * channels, dtype=self.dtype, name="qkv")(x)
-        query, key, value = (part.reshape(heads) for part in jnp.split(qkv, 3, axis=-1))  # [B, R, S, N, heads, D]
-        query = query * jnp.asarray((channels // self.heads) ** -0.5, self.dtype)
-        logits = jnp.einsum("brsnhd,brsmhd->brshnm", query, key, preferred_element_type=jnp.float32)
-        table = self.param("bias_table", nn.initializers.normal(0.02), ((2 * self.window - 1) ** 2, self.heads))
-        bias = table[relative_index(self.window).reshape(-1)].reshape(tokens, tokens, self.heads)
-        logits = logits + bias.transpose(2, 0, 1)[None, None, None]  # [B, R, S, heads, N, N]
-        if self.shift:
-            apart = separated(x.shape[1], x.shape[2], self.window, self.shift, self.mask)
-            logits = logits + jnp.where(apart, jnp.float32(SEPARATION), jnp.float32(0.0))[None, :, :, None]
-        weights = jax.nn.softmax(logits, axis=-1).astype(self.dtype)
-        x = jnp.einsum("brshnm,brsmhd->brsnhd", weights, value).reshape(x.shape)
+        # One copy lays the heads before the tokens; both products then take their matrices as they lie.
+        qkv = qkv.reshape(batch, rows * columns, tokens, 3, self.heads, width).transpose(3, 0, 1, 4, 2, 5)
+        query, key, value = qkv[0], qkv[1], qkv[2]  # [B, R S, heads, N, D] each
+        query = query * jnp.asarray(width**-0.5, self.dtype)
+        logits = jnp.einsum("bwhnd,bwhmd->bwhnm", query, key, preferred_element_type=jnp.float32)
+        logits = logits + self._bias(rows, columns)[None]  # [B, R S, heads, N, N]
+        # Divided by its sum after the product with the values: D numbers a token instead of N.
+        weights = jnp.exp(logits - jax.lax.stop_gradient(logits.max(axis=-1, keepdims=True)))
+        total = weights.sum(axis=-1, keepdims=True)
+        weights = weights.astype(self.dtype)
+        mixed = jnp.einsum("bwhnm,bwhmd->bwhnd", weights, value, preferred_element_type=jnp.float32) / total
+        x = mixed.astype(self.dtype).transpose(0, 1, 3, 2, 4).reshape(x.shape)
         x = from_windows(nn.Dense(channels, dtype=self.dtype, name="project")(x), self.window)
         return jnp.roll(x, (self.shift, self.shift), axis=(1, 2)) if self.shift else x
 
+    def _bias(self, rows: int, columns: int) -> jax.Array:
+        """What is added to the logits: [R S or 1, heads, N, N] float32, the learned bias and, if shifted, the mask."""
+        tokens = self.window**2
+        table = self.param("bias_table", nn.initializers.normal(0.02), ((2 * self.window - 1) ** 2, self.heads))
+        bias = table[relative_index(self.window).reshape(-1)].reshape(tokens, tokens, self.heads)
+        bias = bias.transpose(2, 0, 1)[None]
+        if not self.shift:
+            return bias
+        apart = separated(rows, columns, self.window, self.shift, self.mask)
+        mask = jnp.where(apart, jnp.float32(SEPARATION), jnp.float32(0.0))
+        return bias + jnp.broadcast_to(mask, (rows, columns, tokens, tokens)).reshape(-1, 1, tokens, tokens)
+
 
 class SwinBlock(nn.Module):
-    """Attention and a perceptron, each behind a group norm and with a skip around it: [B, H, W, C] → the same."""
+    """Attention and a perceptron, each behind a norm and with a skip around it.
+
+    Attributes:
+      heads, window, shift, mask, dtype: see WindowAttention.
+      mlp_ratio: width of the perceptron as a multiple of the channels.
+      norm: makes both norms.
+      pointwise: makes both layers of the perceptron, a linear map of each position's channels.
+    """
 
     heads: int
     window: int
@@ -119,15 +143,26 @@ class SwinBlock(nn.Module):
     mlp_ratio: int
     mask: str
     dtype: Dtype = jnp.float32
+    norm: Callable[..., nn.Module] = GroupNorm
+    pointwise: Callable[..., nn.Module] = partial(nn.Conv, kernel_size=(1, 1))
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Apply the block."""
+    def __call__(self, x: jax.Array, keep: jax.Array | None = None) -> jax.Array:
+        """Apply the block.
+
+        Args:
+          x: [B, H, W, C], sides multiples of the window.
+          keep: [2, B] float32, factors of what the attention and the perceptron add (stochastic depth); None for 1.
+
+        Returns:
+          [B, H, W, C].
+        """
         channels = x.shape[-1]
+        first, second = (1.0, 1.0) if keep is None else keep.astype(self.dtype)[:, :, None, None, None]
         attention = WindowAttention(self.heads, self.window, self.shift, self.mask, self.dtype, name="attention")
-        x = x + attention(GroupNorm(name="norm_0")(x))
-        h = nn.Conv(self.mlp_ratio * channels, (1, 1), dtype=self.dtype, name="mlp_0")(GroupNorm(name="norm_1")(x))
-        return x + nn.Conv(channels, (1, 1), dtype=self.dtype, name="mlp_1")(nn.gelu(h, approximate=False))
+        x = x + first * attention(self.norm(name="norm_0")(x))
+        h = self.pointwise(self.mlp_ratio * channels, dtype=self.dtype, name="mlp_0")(self.norm(name="norm_1")(x))
+        return x + second * self.pointwise(channels, dtype=self.dtype, name="mlp_1")(nn.gelu(h, approximate=False))
 
 
 class SwinLayer(nn.Module):

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -58,6 +59,11 @@ class Rule:
     tensors: tuple[TensorRule, ...] = KERNEL
 
 
+def one_variant(arguments: Mapping[str, Any]) -> str:
+    """For families whose members differ in nothing that would need words."""
+    return ""
+
+
 def no_buffers(state: State, arguments: Mapping[str, Any]) -> State:
     """For models whose state dict holds parameters only."""
     return {}
@@ -75,6 +81,7 @@ class WeightMap:
       dropped: keys that are known and not needed, with placeholders: constants that the model computes itself.
       buffers: (checkpoint without them, arguments) → the dropped entries that the original insists on when it loads.
       group: name of the group that holds these parameters in a trained model of ours; '' if it has none.
+      describe: (arguments) → which of the family's variants a checkpoint is, in a few words, or ''.
     """
 
     name: str
@@ -83,6 +90,7 @@ class WeightMap:
     dropped: tuple[str, ...] = ()
     buffers: Callable[[State, Mapping[str, Any]], State] = no_buffers
     group: str = ""
+    describe: Callable[[Mapping[str, Any]], str] = one_variant
 
 
 def to_flax(weights: WeightMap, state: State, source: str) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
@@ -154,6 +162,11 @@ def to_torch(
 def fraction_known(weights: WeightMap, state: State) -> float:
     """Which part of the keys of a checkpoint the map has a rule for."""
     return len(_translate(state, _patterns(weights, "torch", "flax"))[0]) / max(1, len(state))
+
+
+def count_of(state: State, template: str) -> int:
+    """How many of template.format(0), template.format(1), … the checkpoint holds."""
+    return next(index for index in count() if template.format(index) not in state)
 
 
 def layer_pairs(weights: WeightMap, state: State) -> dict[str, str]:

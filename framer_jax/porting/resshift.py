@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from framer_jax.porting.maps import NORM, TENSOR, Rule, State, WeightMap
+from framer_jax.porting.maps import NORM, TENSOR, Rule, State, WeightMap, count_of
+from framer_jax.porting.swin import BIAS_TABLE, INDEX, MASK, block_rules, relative_position_index, window_and_heads
 
 
 def _block(torch: str, flax: str) -> tuple[Rule, ...]:
@@ -27,17 +28,10 @@ def _block(torch: str, flax: str) -> tuple[Rule, ...]:
 
 def _swin(torch: str, flax: str) -> tuple[Rule, ...]:
     """A Swin layer of the U-Net."""
-    block, ours = f"{torch}.blocks.{{b}}", f"{flax}/block_{{b}}"
     return (
         Rule(f"{torch}.patch_embed.proj", f"{flax}/conv_in"),
         Rule(f"{torch}.patch_unembed.proj", f"{flax}/conv_out"),
-        Rule(f"{block}.norm1", f"{ours}/norm_0", NORM),
-        Rule(f"{block}.attn.relative_position_bias_table", f"{ours}/attention/bias_table", TENSOR),
-        Rule(f"{block}.attn.qkv", f"{ours}/attention/qkv"),
-        Rule(f"{block}.attn.proj", f"{ours}/attention/project"),
-        Rule(f"{block}.norm2", f"{ours}/norm_1", NORM),
-        Rule(f"{block}.mlp.fc1", f"{ours}/mlp_0"),
-        Rule(f"{block}.mlp.fc2", f"{ours}/mlp_1"),
+        *block_rules(f"{torch}.blocks.{{b}}", f"{flax}/block_{{b}}"),
     )
 
 
@@ -59,8 +53,6 @@ UNET_RULES = (
     Rule("out.2", "conv_out"),
 )
 
-INDEX, MASK = "attn.relative_position_index", "attn_mask"
-
 RELEASED = {"mask": "released", "contrast": 0.0}
 """Arguments of SwinUNet of which the original code knows this one value."""
 
@@ -79,8 +71,7 @@ def unet_arguments(state: State) -> dict[str, Any]:
             widths.setdefault(level, []).append(state[f"{place}.0.in_layers.2.weight"].shape[0])
     swin = "input_blocks.1.1"
     swin_channels = state[f"{swin}.patch_embed.proj.weight"].shape[0]
-    rows, heads = state[f"{swin}.blocks.0.attn.relative_position_bias_table"].shape
-    window = (math.isqrt(rows) + 1) // 2
+    window, heads = window_and_heads(state, f"{swin}.blocks.0")
     image_size = window << max(levels.values())
     if (mask := state.get(f"{swin}.blocks.1.{MASK}")) is not None:
         image_size = window * math.isqrt(mask.shape[0])
@@ -91,7 +82,7 @@ def unet_arguments(state: State) -> dict[str, Any]:
         "multipliers": tuple(widths[level][0] // channels for level in sorted(widths)),
         "blocks": tuple(len(widths[level]) for level in sorted(widths)),
         "swin_channels": swin_channels,
-        "swin_blocks": _number(state, f"{swin}.blocks.{{}}.attn.qkv.weight"),
+        "swin_blocks": count_of(state, f"{swin}.blocks.{{}}.attn.qkv.weight"),
         "head_channels": swin_channels // heads,
         "window": window,
         "mlp_ratio": state[f"{swin}.blocks.0.mlp.fc1.weight"].shape[0] // swin_channels,
@@ -106,20 +97,13 @@ def unet_buffers(state: State, arguments: Mapping[str, Any]) -> State:
     window, size = arguments["window"], arguments["image_size"]
     levels, buffers = _levels(state), {}
     for key in state:
-        if found := re.fullmatch(r"(.+)\.blocks\.(\d+)\.attn\.relative_position_bias_table", key):
-            block = key.removesuffix(".attn.relative_position_bias_table")
+        if found := re.fullmatch(rf"(.+)\.blocks\.(\d+)\.{re.escape(BIAS_TABLE)}", key):
+            block = key.removesuffix(f".{BIAS_TABLE}")
             buffers[f"{block}.{INDEX}"] = relative_position_index(window)
             side = size >> levels[found[1].removesuffix(".1")]
             if int(found[2]) % 2 and side > window:
                 buffers[f"{block}.{MASK}"] = registered_mask(side // window, window)
     return buffers
-
-
-def relative_position_index(window: int) -> np.ndarray:
-    """[window², window²] int64 rows of the bias table, as Swin Transformers register them."""
-    place = np.indices((window, window)).reshape(2, -1)
-    difference = place[:, :, None] - place[:, None, :] + window - 1  # [2, N, N]
-    return (difference[0] * (2 * window - 1) + difference[1]).astype(np.int64)
 
 
 def registered_mask(windows: int, window: int) -> np.ndarray:
@@ -148,11 +132,6 @@ def _levels(state: State) -> dict[str, int]:
         levels[name] = level
         level -= f"{name}.1.conv.weight" in state
     return levels
-
-
-def _number(state: State, template: str) -> int:
-    """How many of template.format(0), template.format(1), … the checkpoint holds."""
-    return next(index for index in count() if template.format(index) not in state)
 
 
 RESSHIFT_UNET = WeightMap(
@@ -209,14 +188,14 @@ def _half(side: str, way: str, step: str, ours: str) -> tuple[Rule, ...]:
 def autoencoder_arguments(state: State) -> dict[str, Any]:
     """Constructor arguments of framer_jax.models.vq_autoencoder.VQAutoencoder."""
     channels = state["encoder.conv_in.weight"].shape[0]
-    levels = _number(state, "encoder.down.{}.block.0.conv1.weight")
+    levels = count_of(state, "encoder.down.{}.block.0.conv1.weight")
     codes, latent_channels = state["quantize.embedding.weight"].shape
     return {
         "channels": channels,
         "multipliers": tuple(
             state[f"encoder.down.{level}.block.0.conv1.weight"].shape[0] // channels for level in range(levels)
         ),
-        "blocks": _number(state, "encoder.down.0.block.{}.conv1.weight"),
+        "blocks": count_of(state, "encoder.down.0.block.{}.conv1.weight"),
         "attention_levels": tuple(level for level in range(levels) if f"encoder.down.{level}.attn.0.q.weight" in state),
         "latent_channels": latent_channels,
         "codes": codes,

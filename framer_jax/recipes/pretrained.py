@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from framer_jax.models.layers import Dtype
 from framer_jax.models.resshift_unet import SwinUNet
+from framer_jax.models.swinir import SwinIR
 from framer_jax.models.vgg import Lpips
 from framer_jax.models.vq_autoencoder import VQAutoencoder
 from framer_jax.porting.table import Ported, map_named, read_ported, read_torch
@@ -41,9 +42,15 @@ def _unet_inputs(module: SwinUNet) -> tuple[jax.ShapeDtypeStruct, ...]:
     return _floats(1, side, side, module.out_channels), _floats(1), _floats(1, wide, wide, 3)
 
 
+def _swinir_inputs(module: SwinIR) -> tuple[jax.ShapeDtypeStruct, ...]:
+    # Three windows by two: all kinds of windows that a mask tells apart, whatever the nominal side.
+    return (_floats(1, 3 * module.window, 2 * module.window, module.colours),)
+
+
 KINDS: Mapping[str, Kind] = {
     "resshift_unet": Kind(SwinUNet, _unet_inputs),
     "vq_f4": Kind(VQAutoencoder, lambda module: (_floats(1, 64, 64, 3),)),
+    "swinir": Kind(SwinIR, _swinir_inputs),
     "lpips_vgg": Kind(Lpips, lambda module: (_floats(1, 64, 64, 3),)),
     "lpips_alex": Kind(Lpips, lambda module: (_floats(1, 64, 64, 3),)),
 }
@@ -109,10 +116,17 @@ def load_pretrained(
       name: of the weight map ('resshift_unet', 'vq_f4', 'lpips_vgg', …).
       paths: as `read`.
       dtype: compute dtype.
-      changes: arguments of the module that the parameters do not decide, such as `mask` of the Swin U-Net.
+      changes: arguments of the module that the parameters do not decide, such as `mask` of the Swin U-Net; others are
+        demands, such as `scale` of SwinIR.
 
     Raises:
-      ValueError, FileNotFoundError, ImportError: as `read` and `build`.
+      ValueError, FileNotFoundError, ImportError: as `read` and `build`; or the file does not meet a demand.
     """
     found = read(name, *paths)
-    return Pretrained(build(name, found.arguments | changes, dtype), found.params, found.source)
+    module = build(name, found.arguments | changes, dtype)
+    if changes:
+        source = " and ".join(Path(path).name for path in paths)
+        if variant := map_named(name).describe(found.arguments):
+            source = f"{source}, a checkpoint of {variant},"
+        check_same_structure(found.params, expected_params(name, module), source)
+    return Pretrained(module, found.params, found.source)

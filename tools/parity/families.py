@@ -144,6 +144,7 @@ FAMILIES: dict[str, Callable[[Case, Options], Outputs]] = {
     "resshift_unet": ported.resshift_unet_family,
     "resshift_vq": ported.resshift_vq_family,
     "resshift_sampling": ported.resshift_sampling_family,
+    "swinir": ported.swinir_family,
     "sinsr": ported.sinsr_family,
     "lpips": ported.lpips_family,
 }

@@ -1,4 +1,4 @@
-"""Families of fixtures whose models come through the weight maps: ResShift, SinSR, their autoencoder, LPIPS."""
+"""Families of fixtures whose models come through the weight maps: ResShift, SinSR, their autoencoder, SwinIR, LPIPS."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from framer_jax.diffusion import resshift as process
 from framer_jax.diffusion.samplers import resshift_ancestral, resshift_deterministic
 from framer_jax.losses.lpips import lpips_terms
 from framer_jax.models.resshift_unet import SwinUNet
+from framer_jax.models.swinir import SwinIR
 from framer_jax.models.vgg import Lpips
 from framer_jax.models.vq_autoencoder import VQAutoencoder, nearest_code
 from framer_jax.porting.maps import to_flax, to_torch
-from framer_jax.porting.resshift import INDEX, MASK
+from framer_jax.porting.swin import INDEX, MASK
 from framer_jax.porting.table import MAPS
 from framer_jax.recipes.latent_space import enlarge
 from framer_jax.recipes.resshift import predictor
@@ -110,6 +111,49 @@ def _half_blocks(inner: dict[str, Any], side: str, way: str, step: str) -> Outpu
             # The fixtures' level ends with its change of size or else with its last residual block.
             last = max(blocks, key=lambda name: (name.endswith(step), "block" in name, name))
             yield f"hid/{side}.{way}.{level}", output(last)
+
+
+def swinir_family(case: Case, options: Options) -> Outputs:
+    """Each call's picture, the blocks of the first, and gradients of the mean square of its picture.
+
+    In swinir_tiny_3conv an input of the last leaky ReLU lies within 2e-7 of zero, where the gradient jumps; so the
+    products of the gradients are float64.
+    """
+    params, arguments = carried_over(case, "model", "swinir")
+    model = SwinIR(**{**arguments, "image_size": case.config["img_size"]})
+    for name in (name for name in case.arrays if name.startswith("in/x")):
+        (y, _), inner = captured(model, params, channels_last(case.arrays[name]))
+        yield name.replace("in/x", "out/y"), channels_first(y)
+        if name == "in/x0":
+            yield from _swinir_blocks(inner, len(arguments["depths"]))
+    if "grad/x0" not in case.arrays:
+        return
+
+    def loss(params: dict[str, Any], image: jax.Array) -> jax.Array:
+        exact = model.clone(dtype=jnp.float64)
+        return jnp.square(cast(Any, exact.apply({"params": params}, image))[0]).mean()
+
+    with jax.enable_x64(True):
+        image = channels_last(case.arrays["in/x0"])
+        value, (of_params, of_image) = jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))(params, image)
+        yield "grad/loss", value
+        yield "grad/x0", channels_first(of_image)
+        yield from ((f"grad/{key}", leaf) for key, leaf in to_torch(MAPS["swinir"], of_params, "gradient").items())
+
+
+def _swinir_blocks(inner: dict[str, Any], groups: int) -> Outputs:
+    def output(name: str) -> Any:
+        return inner[name]["__call__"][0]
+
+    def tokens(name: str) -> np.ndarray:
+        x = np.asarray(output(name))  # [B, H, W, C] → [B, H W, C]
+        return x.reshape(len(x), -1, x.shape[-1])
+
+    yield "hid/conv_first", channels_first(output("conv_in"))
+    yield from ((f"hid/layers.{group}", tokens(f"group_{group}")) for group in range(groups))
+    yield "hid/norm", tokens("norm_out")
+    last = "conv_body" if "conv_body" in inner else "conv_body_4"
+    yield "hid/conv_after_body", channels_first(output(last))
 
 
 def resshift_schedule_family(case: Case, options: Options) -> Outputs:
