@@ -13,7 +13,7 @@ def get_config() -> ConfigDict:
 
     # --- what is trained: framer_jax.recipes.table builds it ---------------------------------------------------------
     recipe = config.recipe = ConfigDict()
-    recipe.name = "resshift"  # resshift | sinsr | flow
+    recipe.name = "resshift"  # resshift | sinsr | flow | swinir (a student that needs no space and no denoiser)
     recipe.scale = 4  # enlargement per axis
     recipe.dtype = "float32"  # compute dtype of the denoiser: float32 | bfloat16; parameters stay float32
     recipe.space = ConfigDict()
@@ -47,6 +47,18 @@ def get_config() -> ConfigDict:
     swin.condition_size = 64  # side of the LR image where the latents have that side
     swin.contrast = 0.0  # gain of the LR image's local contrast as a further input; 0: as published
     swin.mask = "released"  # of shifted windows: released (as in the published weights) | correct
+    recipe.student = ConfigDict()
+    recipe.student.name = "swinir"
+    student = recipe.student.swinir = ConfigDict()  # the defaults are SwinIR-small
+    student.head = "nearest+conv"  # pixelshuffle | pixelshuffledirect | nearest+conv
+    student.channels = 60  # width
+    student.depths = (6, 6, 6, 6)  # Swin blocks of each group
+    student.heads = 6  # attention heads
+    student.window = 8  # side of an attention window, LR pixels
+    student.mlp_ratio = 2  # width of the perceptrons as a multiple of the channels
+    student.residual = "1conv"  # what ends a group: 1conv | 3conv
+    student.image_size = 64  # nominal side of the input; windows are shifted if it exceeds the window
+    student.drop_path = 0.1  # stochastic depth: probability of the last block, growing linearly from 0; training only
     recipe.resshift = ConfigDict()
     recipe.resshift.steps = 4  # length T of the chain
     recipe.resshift.kappa = 1.0  # noise level, in standard deviations of the latent

@@ -30,6 +30,9 @@ MODEL = (
     "recipe.denoiser.resshift_unet.head_channels=16",
     "recipe.denoiser.resshift_unet.image_size=8",
     "recipe.denoiser.resshift_unet.condition_size=8",
+    "recipe.student.swinir.channels=8",
+    "recipe.student.swinir.depths=(1, 1)",
+    "recipe.student.swinir.heads=2",
     "recipe.lpips.net=alex",
     "recipe.resshift.steps=2",
     "recipe.flow.sampling_steps=2",
@@ -102,8 +105,21 @@ TINY = {
         "condition_size": 8,
         "mask": "released",
     },
+    "swinir": {
+        "scale": 4,
+        "head": "nearest+conv",
+        "channels": 8,
+        "depths": (1, 1),
+        "heads": 2,
+        "window": 8,
+        "mlp_ratio": 2,
+        "residual": "1conv",
+        "colours": 3,
+        "value_range": 1.0,
+        "image_size": 64,
+    },
 }
-"""Weight map → arguments of a small model; the denoiser is that of `MODEL`."""
+"""Weight map → arguments of a small model; denoiser and student are those of `MODEL`."""
 
 
 def ported(path: Path, name: str, file: str = "original.pth") -> Path:

@@ -17,7 +17,7 @@ from framer_jax.porting.table import MAPS, arguments_in, map_named
 from framer_jax.porting.torch_files import write_state
 from framer_jax.porting.weights import check_same_structure, flatten_names, load_weights, save_weights
 from framer_jax.recipes.pretrained import build, expected_params, read
-from framer_jax.recipes.weights_by_path import PUBLISHED
+from framer_jax.recipes.weights_by_path import PUBLISHED, network_of
 from framer_jax.version import __version__
 
 
@@ -85,16 +85,16 @@ def port_to_torch(model: str, inputs: list[Path], output: Path, original: str | 
     _refuse_departures(model, metadata, inputs[0])
     if weights.group and set(params) == {weights.group}:
         params = params[weights.group]
-    arguments = arguments_in(metadata) or _trained_arguments(model, metadata, params)
-    state = to_torch(weights, params, str(inputs[0]), arguments)
-    arguments = arguments or weights.arguments(state)
+    source = str(inputs[0])
+    arguments = weights.arguments(to_torch(weights, params, source)) | _given_arguments(model, metadata)
+    state = to_torch(weights, params, source, arguments)
     check_same_structure(params, expected_params(model, build(model, arguments)), inputs[0].name)
     checked = _checked(model, params, arguments, original)
     write_state(output, state)
     parameters = _count(flatten_names(params)[0])
-    source = {"files": [{"file": inputs[0].name, "sha256": sha256_of(inputs[0])}]}
-    facts = _facts(output, model, parameters) | {"tensors": len(state)} | checked | _described(source)
-    return facts | _pipeline_notes(metadata)
+    made_of = {"files": [{"file": inputs[0].name, "sha256": sha256_of(inputs[0])}]}
+    facts = _facts(output, model, parameters) | {"tensors": len(state)} | checked | _described(made_of)
+    return facts | (_pipeline_notes(metadata) if model == "resshift_unet" else {})
 
 
 def _refuse_departures(model: str, metadata: dict[str, Any], path: Path) -> None:
@@ -108,13 +108,13 @@ def _refuse_departures(model: str, metadata: dict[str, Any], path: Path) -> None
             )
 
 
-def _trained_arguments(model: str, metadata: dict[str, Any], params: dict[str, Any]) -> dict[str, Any]:
-    """The constructor arguments of a trained denoiser: its tensors do not tell them all, its configuration does."""
-    given = metadata.get("config", {}).get("recipe", {}).get("denoiser", {}).get(model)
-    if not given:
-        return {}
-    plain = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
-    return {"out_channels": int(params["conv_out"]["bias"].shape[0]), **plain}
+def _given_arguments(model: str, metadata: dict[str, Any]) -> dict[str, Any]:
+    """What a file says of its constructor arguments: tensors do not tell them all, such as the nominal side."""
+    if "arguments" in metadata:
+        return arguments_in(metadata)
+    recipe = metadata.get("config", {}).get("recipe", {})
+    section, name = network_of(recipe)
+    return arguments_in({"arguments": recipe[section][name]}) if name == model else {}
 
 
 def _pipeline_notes(metadata: dict[str, Any]) -> dict[str, str]:

@@ -140,7 +140,7 @@ SWINIR = WeightMap(
     arguments=swinir_arguments,
     dropped=(f"{BLOCK}.{INDEX}", f"{BLOCK}.{MASK}"),
     buffers=swinir_buffers,
-    group="denoiser",
+    group="student",
     describe=swinir_variant,
 )
 """001_classicalSR … 006_colorCAR of the SwinIR repository, KAIR's, and others of any width and depth."""

@@ -12,6 +12,7 @@ from framer_jax.frequency import wavelets
 from framer_jax.losses.framer import paper, released
 from framer_jax.models.dit import DiffusionTransformer
 from framer_jax.models.resshift_unet import SwinUNet
+from framer_jax.models.swinir import SwinIR
 from framer_jax.models.unet import UNet
 from framer_jax.models.vq_autoencoder import VQAutoencoder
 from framer_jax.porting.weights import check_same_structure
@@ -22,6 +23,7 @@ from framer_jax.recipes.latent_space import LatentSpace, autoencoder_space, wave
 from framer_jax.recipes.perceptual import Perceptual, lpips_distance
 from framer_jax.recipes.resshift import ResShiftSettings, resshift
 from framer_jax.recipes.sinsr import SinSRSettings, sinsr
+from framer_jax.recipes.swinir import swinir
 from framer_jax.recipes.weights_by_path import pretrained_at, read_groups, required
 
 Config = Mapping[str, Any]
@@ -57,6 +59,9 @@ def _vq_f4(config: Config, dtype: Any, purpose: str) -> LatentSpace:
 SPACES: dict[str, Callable[[Config, Any, str], LatentSpace]] = {"wavelet": _wavelet, "vq_f4": _vq_f4}
 
 DENOISERS: dict[str, Callable[..., nn.Module]] = {"unet": UNet, "dit": DiffusionTransformer, "resshift_unet": SwinUNet}
+
+STUDENTS: dict[str, Callable[..., nn.Module]] = {"swinir": SwinIR}
+"""Networks that map LR images to HR images in one pass."""
 
 GLOBAL_DENOISERS = frozenset({"dit"})
 """Those in which every place sees every other: they work best on inputs as large as their training crops."""
@@ -96,11 +101,19 @@ def _flow(config: Config, denoiser: nn.Module, space: LatentSpace, purpose: str)
     return flow(denoiser, space, FlowSettings(scale=config["scale"], **config["flow"]))
 
 
-RECIPES: dict[str, Callable[[Config, nn.Module, LatentSpace, str], Recipe]] = {
+def _swinir(config: Config, student: nn.Module, purpose: str) -> Recipe:
+    return swinir(student, config["scale"])
+
+
+LATENT_RECIPES: dict[str, Callable[[Config, nn.Module, LatentSpace, str], Recipe]] = {
     "resshift": _resshift,
     "sinsr": _sinsr,
     "flow": _flow,
 }
+"""Of a denoiser in a latent space."""
+
+STUDENT_RECIPES: dict[str, Callable[[Config, nn.Module, str], Recipe]] = {"swinir": _swinir}
+"""Of a network that maps LR images to HR images in one pass."""
 
 READINGS = {"paper": paper, "released": released}
 
@@ -118,6 +131,13 @@ def build_recipe(config: Config, purpose: str = "training") -> Recipe:
       FileNotFoundError, ImportError: those weights cannot be read.
     """
     dtype = _pick(DTYPES, config["dtype"], "compute dtype")
+    builder = _pick({**LATENT_RECIPES, **STUDENT_RECIPES}, config["name"], "recipe")
+    if config["name"] in STUDENT_RECIPES:
+        name = config["student"]["name"]
+        student = _pick(STUDENTS, name, "student")(
+            scale=config["scale"], dtype=dtype, **_tuples(config["student"][name])
+        )
+        return builder(config, student, purpose)
     space = _pick(SPACES, config["space"]["name"], "latent space")(config["space"], dtype, purpose)
     name = config["denoiser"]["name"]
     denoiser = _pick(DENOISERS, name, "denoiser")(
@@ -126,7 +146,7 @@ def build_recipe(config: Config, purpose: str = "training") -> Recipe:
         **_tuples(config["denoiser"][name]),
     )
     _check_grid(config, denoiser, space)
-    return _pick(RECIPES, config["name"], "recipe")(config, denoiser, space, purpose)
+    return builder(config, denoiser, space, purpose)
 
 
 def _check_grid(config: Config, denoiser: nn.Module, space: LatentSpace) -> None:

@@ -32,6 +32,15 @@ PROCESS = ("steps", "kappa", "min_noise_level", "etas_end", "power", "residual")
 PUBLISHED = ("resshift", "sinsr")
 """Recipes whose denoiser may be a published one."""
 
+STUDENT_RECIPES = ("swinir",)
+"""Recipes whose network is `recipe.student`; that of the others is `recipe.denoiser`, in `recipe.space`."""
+
+
+def network_of(config: Config) -> tuple[str, str]:
+    """The section of a recipe's configuration that describes its network, which is its group's name too; its kind."""
+    section = "student" if config.get("name") in STUDENT_RECIPES else "denoiser"
+    return section, str(config.get(section, {}).get("name"))
+
 
 class Groups(NamedTuple):
     """Parameters of a recipe, from a file.
@@ -77,7 +86,7 @@ def pretrained_at(path: str, knob: str, what: str, model: str, dtype: Dtype = jn
 
 
 def read_groups(path: str | os.PathLike[str], config: Config | None, same_process: bool = True) -> Groups:
-    """Parameters for a recipe: of a trained model of ours, or a published denoiser, ported or in PyTorch's format.
+    """Parameters for a recipe: of a trained model of ours, or a published network, ported or in PyTorch's format.
 
     Args:
       path: the file.
@@ -86,7 +95,7 @@ def read_groups(path: str | os.PathLike[str], config: Config | None, same_proces
 
     Raises:
       ValueError: the file says of itself that it belongs to another process, another kind of latents or another
-        denoiser; or it is a published denoiser and there is no `config`.
+        network; or it is a published network and there is no `config`.
       FileNotFoundError, ImportError: it cannot be read.
     """
     if is_ours(path) or not Path(path).is_file():  # the error of a missing one is `load_weights`'s
@@ -101,34 +110,38 @@ def read_groups(path: str | os.PathLike[str], config: Config | None, same_proces
         raise ValueError(
             f"{path}: published weights carry no configuration, so their recipe is unknown: name one with --recipe"
         )
-    name = str(config["denoiser"]["name"])
-    if name not in MAPS or config.get("name") not in PUBLISHED:
+    section, name = network_of(config)
+    if name not in MAPS or config.get("name") not in (*PUBLISHED, *STUDENT_RECIPES):
         raise ValueError(
             f"{path}: no file of a framer_jax run, and published weights do not fit recipe.name "
-            f"{config.get('name')!r} with recipe.denoiser.name {name!r}: use a configuration such as resshift_v1.py"
+            f"{config.get('name')!r} with recipe.{section}.name {name!r}: use a configuration such as resshift_v1.py"
         )
     found = read(name, path)
+    variant = MAPS[name].describe(found.arguments)
     _check_same(
-        {f"recipe.denoiser.{name}.{key}": value for key, value in found.arguments.items()},
-        {f"recipe.denoiser.{name}.{key}": value for key, value in config["denoiser"][name].items()},
-        str(path),
+        _knobs(section, name, found.arguments, found.arguments.get("scale", config.get("scale"))),
+        _knobs(section, name, config[section][name], config.get("scale")),
+        f"{path}, a checkpoint of {variant}," if variant else str(path),
     )
-    for file in found.source.get("files", ()) if same_process else ():
+    for file in found.source.get("files", ()) if same_process and section == "denoiser" else ():
         _check_steps_in_name(file["file"], config)
-    return Groups({"denoiser": found.params}, {})
+    return Groups({section: found.params}, {})
+
+
+def _knobs(section: str, name: str, arguments: Mapping[str, Any], scale: Any) -> dict[str, Any]:
+    return {"recipe.scale": scale, **{f"recipe.{section}.{name}.{key}": value for key, value in arguments.items()}}
 
 
 def process_of(config: Config) -> dict[str, Any]:
     """What a recipe's parameters depend on beside their shapes: knob → value."""
+    section, name = network_of(config)
+    knobs = _knobs(section, name, config.get(section, {}).get(name, {}), config.get("scale"))
+    sections = {f"recipe.{section}.name": name, **knobs}
+    if section == "student":  # however it was taught
+        return sections
+    sections["recipe.name"] = config.get("name")
+    sections |= {f"recipe.space.{key}": value for key, value in config.get("space", {}).items() if key != "weights"}
     chain = config.get("resshift", {})
-    name = config.get("denoiser", {}).get("name")
-    sections = {
-        "recipe.name": config.get("name"),
-        "recipe.scale": config.get("scale"),
-        "recipe.denoiser.name": name,
-        **{f"recipe.denoiser.{name}.{key}": value for key, value in config.get("denoiser", {}).get(name, {}).items()},
-        **{f"recipe.space.{key}": value for key, value in config.get("space", {}).items() if key != "weights"},
-    }
     if config.get("name") in ("resshift", "sinsr"):
         sections |= {f"recipe.resshift.{key}": chain[key] for key in PROCESS if key in chain}
     return sections
