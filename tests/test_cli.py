@@ -187,7 +187,8 @@ def test_bad_weights_to_start_from_are_one_line(data, tmp_path, capsys):
     other = weights(tmp_path / "wide.safetensors", "recipe.denoiser.unet.channels=(8, 16)")
     fails(capsys, train(workdir, data, init=other), r"wide\.safetensors does not fit this model; .*another shape")
     (tmp_path / "torch.pth").write_bytes(pickle.dumps({"weight": 1}))
-    fails(capsys, train(workdir, data, init=tmp_path / "torch.pth"), r"torch\.pth: no file of a framer_jax run, .* fit .*unet")
+    message = r"torch\.pth: no file of a framer_jax run, .* fit .*'unet'"
+    fails(capsys, train(workdir, data, init=tmp_path / "torch.pth"), message)
     assert not workdir.exists()
 
 
