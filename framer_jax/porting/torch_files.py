@@ -145,5 +145,5 @@ def _to_numpy(value: Any, name: str) -> np.ndarray:
         try:
             value = (value.float() if value.dtype.itemsize == 2 and value.is_floating_point() else value).numpy()
         except (TypeError, RuntimeError) as error:
-            raise ValueError(f"{name} is of a kind that NumPy lacks ({value.dtype}): cast it to float32") from error
+            raise ValueError(f"{name} is of a kind that NumPy lacks: save it as a dense float32 tensor") from error
     return value.astype(np.float32) if value.dtype.name in ("float16", "bfloat16") else value
