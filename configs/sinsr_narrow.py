@@ -2,7 +2,7 @@
 
 Command:  framer-jax train --config configs/sinsr_narrow.py --workdir runs/sinsr_narrow --set data.train=PHOTOS
               --set recipe.sinsr.teacher=runs/resshift_narrow/weights.safetensors
-Hardware: 1 CPU core. Expected time: about 4 minutes (200 steps of 1 s: four calls of the student, three of them with
+Hardware: 1 CPU core. Expected time: about 6 minutes (200 steps of 1.6 s: four calls of the student, three of them with
           gradients, and the four steps of the teacher).
 Expected: docs/results/resshift.md.
 """

@@ -16,7 +16,7 @@ import numpy as np
 from framer_jax.config import load_config, to_dict
 from framer_jax.inference.model import STARTER, load_model
 from framer_jax.porting.table import MAPS
-from framer_jax.porting.weights import flatten_names, is_ours, load_weights
+from framer_jax.porting.weights import flatten_names, read_metadata
 from framer_jax.recipes.base import expected_params
 from framer_jax.recipes.table import add_framer, build_recipe
 from framer_jax.version import __version__
@@ -67,10 +67,8 @@ def describe(what: str) -> dict[str, Any]:
         framed = add_framer(recipe, config["framer"])
         sizes = {name: int(np.prod(leaf.shape)) for name, leaf in flatten_names(expected_params(recipe))[0].items()}
         return {"recipe": framed.name, "parameters": sum(sizes.values()), "config": config}
-    if what != "starter" and is_ours(what) and (found := load_weights(what))[1].get("model") in MAPS:
-        sizes = {name: int(np.size(leaf)) for name, leaf in flatten_names(found[0])[0].items()}
-        facts = {"file": what, "bytes": Path(what).stat().st_size, **found[1]}
-        return {**facts, "parameters": sum(sizes.values())}
+    if (ported := read_metadata(what)).get("model") in MAPS:
+        return {"file": what, "bytes": Path(what).stat().st_size, **ported}
     model = load_model(None if what == "starter" else what, purpose="description")
     leaves = flatten_names(model.params)[0]
     return {

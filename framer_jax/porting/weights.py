@@ -152,11 +152,23 @@ def load_weights(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str
 
 def is_ours(path: str | os.PathLike[str]) -> bool:
     """Whether a file is one that `save_weights` wrote, as far as its header says; False if it cannot be read."""
+    return bool(_header_text(path))
+
+
+def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The metadata of a file that `save_weights` wrote, from its header alone; {} for any other file."""
+    try:
+        return dict(json.loads(_header_text(path) or "{}"))
+    except (ValueError, TypeError):
+        return {}
+
+
+def _header_text(path: str | os.PathLike[str]) -> str:
     try:
         with safe_open(path, framework="numpy") as file:
-            return METADATA_KEY in (file.metadata() or {})
+            return str((file.metadata() or {}).get(METADATA_KEY, ""))
     except (SafetensorError, OSError):
-        return False
+        return ""
 
 
 def check_same_structure(params: Mapping[str, Any], expected: Mapping[str, Any], source: str = "weights") -> None:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from framer_jax.models.layers import Dtype
 from framer_jax.porting.files import sha256_of
 from framer_jax.porting.table import MAPS
-from framer_jax.porting.weights import is_ours, load_weights
+from framer_jax.porting.weights import is_ours, load_weights, read_metadata
 from framer_jax.recipes.base import Params
 from framer_jax.recipes.pretrained import Pretrained, load_pretrained, read
 
@@ -198,10 +198,9 @@ def beside(config: Config, path: Path, recorded: Mapping[str, str]) -> dict[str,
 
 def digest_of(path: str | os.PathLike[str]) -> str:
     """SHA-256 of a file; of a ported one, that of the file it was made of, so that both count as the same."""
-    if is_ours(path):
-        files = load_weights(path)[1].get("source", {}).get("files", ())
-        if files and all(file.get("sha256") for file in files):
-            return "+".join(file["sha256"] for file in files)
+    files = read_metadata(path).get("source", {}).get("files", ())
+    if files and all(file.get("sha256") for file in files):
+        return "+".join(file["sha256"] for file in files)
     return sha256_of(path)
 
 
