@@ -13,7 +13,9 @@ def get_config() -> ConfigDict:
 
     # --- what is trained: framer_jax.recipes.table builds it ---------------------------------------------------------
     recipe = config.recipe = ConfigDict()
-    recipe.name = "resshift"  # resshift | sinsr | flow | swinir (a student that needs no space and no denoiser)
+    recipe.name = (
+        "resshift"  # resshift | sinsr | flow; and those of a student, without space or denoiser: swinir | dtkd | augkd
+    )
     recipe.scale = 4  # enlargement per axis
     recipe.dtype = "float32"  # compute dtype of the denoiser: float32 | bfloat16; parameters stay float32
     recipe.space = ConfigDict()
@@ -59,6 +61,30 @@ def get_config() -> ConfigDict:
     student.residual = "1conv"  # what ends a group: 1conv | 3conv
     student.image_size = 64  # nominal side of the input; windows are shifted if it exceeds the window
     student.drop_path = 0.1  # stochastic depth: probability of the last block, growing linearly from 0; training only
+    recipe.teacher = ConfigDict()  # whom dtkd and augkd learn from; needed for training only
+    recipe.teacher.weights = ""  # path of a trained model of ours, of any recipe, or of published weights
+    recipe.teacher.published = ConfigDict()  # published weights: the `recipe` that they belong to (an overlay sets it)
+    recipe.teacher.output = "sample"  # which of its pictures teaches: sample | mean
+    recipe.teacher.samples = 1  # pictures per image (of a precomputed record), each from noise of its own
+    recipe.teacher.compare = "all"  # of them, in a step: all (the mean of the distances) | one (drawn)
+    recipe.dtkd = ConfigDict()
+    recipe.dtkd.weight = 1.0  # lambda at the end, of the distance of the student's picture to the teacher's
+    recipe.dtkd.schedule = "linear"  # how lambda rises from 0: linear | cosine; or constant
+    recipe.dtkd.transform = "dwt"  # the distance: dwt | dual_tree | fourier | pixel (distillation on pixels)
+    recipe.dtkd.wavelet = "haar"  # of dwt, any discrete one of PyWavelets
+    recipe.dtkd.levels = 2  # 1 to 4
+    recipe.dtkd.border = "symmetric"  # of dwt
+    recipe.dtkd.weights = (1.0, 2.0, 1.0)  # of the low, the middle and the high bands
+    recipe.dtkd.norm = "l1"  # l1 | l2 (squared)
+    recipe.dtkd.within = "sum"  # over the bands of a group: sum | mean
+    recipe.augkd = ConfigDict()
+    recipe.augkd.weight = 1.0  # of the student's distance to the teacher on the LR images
+    recipe.augkd.auxiliary_weight = 1.0  # and on each kind of auxiliary image
+    recipe.augkd.zoom_in = True  # auxiliary images that are parts of HR images
+    recipe.augkd.zoom_out = True  # and LR images reduced once more
+    recipe.augkd.transforms = ("invert", "flip", "mirror", "transpose")  # that the student alone sees them under
+    recipe.augkd.probability = 0.5  # of each of them
+    recipe.augkd.augment_pairs = False  # the LR images of the pairs too
     recipe.resshift = ConfigDict()
     recipe.resshift.steps = 4  # length T of the chain
     recipe.resshift.kappa = 1.0  # noise level, in standard deviations of the latent
@@ -161,6 +187,8 @@ def get_config() -> ConfigDict:
     # Name of a recipe's update to optimiser fields of its own, for recipes with several updates. An overlay writes
     #   config.training.updates = {"denoiser": {"learning_rate": 1e-4}}
     training.updates = ConfigDict()
+
+    recipe.dtkd.ramp_steps = training.get_oneway_ref("steps")  # over which lambda rises; follows training.steps
 
     # --- logging: framer_jax.training.logging; metrics.jsonl and images/ are always written --------------------------
     config.logging = ConfigDict()

@@ -27,6 +27,7 @@ from framer_jax.data.pipeline import as_stored, make_prepare, record_dataset
 from framer_jax.data.records import Record, file_name, is_records, write_manifest, write_records
 from framer_jax.degradations.presets import preset_by_name
 from framer_jax.diffusion.noise import NoiseField
+from framer_jax.recipes.augkd import ENTRIES
 from framer_jax.recipes.base import Frozen, Recipe
 from framer_jax.recipes.table import build_recipe
 from framer_jax.training.state import TEACHER
@@ -34,7 +35,8 @@ from framer_jax.training.step import Prepare
 
 KINDS = ("teacher",)
 
-IMAGES = ("hr", "lr")
+IMAGES = ("hr", "lr", *ENTRIES.values())
+"""Entries that are pictures in [0, 1]."""
 
 Compute = Callable[[Any, np.ndarray], Mapping[str, jax.Array]]
 """(batch as loaded, record numbers [B]) → entries of the records, [B, ...] each."""

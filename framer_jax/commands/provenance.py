@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from copy import deepcopy
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from typing import Any
 
 from framer_jax.config import ConfigError
 from framer_jax.data.records import MANIFEST
-from framer_jax.recipes.weights_by_path import PATHS, digests, process_of
+from framer_jax.recipes.weights_by_path import PATHS, digests, outputs_of, path_at
 from framer_jax.version import __version__
 
 
@@ -18,7 +20,8 @@ def portable(config: dict[str, Any]) -> dict[str, Any]:
     """The configuration without the folders above data and weights: a weights file may travel, paths need not."""
     config = deepcopy(config)
     named = [(config["data"], key) for key in ("train", "validation")]
-    named += [(config["recipe"][section], key) for section, key in PATHS if section in config["recipe"]]
+    for *sections, key in (place for place in PATHS if path_at(config["recipe"], place)):
+        named.append((reduce(getitem, sections, config["recipe"]), key))
     for section, key in named:
         section[key] = Path(section[key]).name if section[key] else section[key]
     return config
@@ -55,7 +58,7 @@ def check_records(manifest: Mapping[str, Any], config: dict[str, Any], folder: s
     own = json.loads(json.dumps(manifest_of(config, 0, 0, 0)))
     sides = [
         {f"data.{name}": side["data"].get(name) for name in ("crop", "framing", "turns", "degradation")}
-        | process_of(side["recipe"])
+        | outputs_of(side["recipe"])
         | {f"the file of {name}": digest for name, digest in side["weights"].items()}
         for side in (manifest, own)
     ]

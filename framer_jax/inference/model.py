@@ -10,10 +10,9 @@ from typing import Any, NamedTuple
 
 from framer_jax.inference.protocols import PROTOCOLS
 from framer_jax.inference.upscaler import UpscaleSettings
-from framer_jax.porting.weights import check_same_structure, save_weights
-from framer_jax.recipes.base import Params, Recipe, expected_params
-from framer_jax.recipes.table import GLOBAL_DENOISERS, build_recipe
-from framer_jax.recipes.weights_by_path import beside, digests, read_groups
+from framer_jax.porting.weights import save_weights
+from framer_jax.recipes.base import Params, Recipe
+from framer_jax.recipes.table import GLOBAL_DENOISERS, open_recipe
 from framer_jax.version import __version__
 
 STARTER = Path(__file__).parents[1] / "weights" / "starter.safetensors"
@@ -57,27 +56,9 @@ def load_model(
       ValueError: not such a file, or one that does not fit the recipe that its configuration describes.
     """
     path = weights_file(path)
-    params, metadata = read_groups(path, config["recipe"] if config else None)
-    if config:
-        metadata = {**metadata, "config": dict(config)}
-    if "config" not in metadata:
-        raise ValueError(f"{path}: the weights carry no configuration, so their recipe is unknown; export them again")
-    try:
-        wanted = metadata["config"]["recipe"]
-        if not config and purpose == "inference":
-            wanted = beside(wanted, path, metadata.get("weights", {}))
-        recipe = build_recipe(wanted, purpose)
-    except (KeyError, TypeError) as error:
-        raise ValueError(
-            f"{path}: its configuration is of another version or damaged ({type(error).__name__}: {error}); "
-            f"it was written by framer_jax {metadata.get('framer_jax_version', 'of unknown version')}"
-        ) from error
-    check_same_structure(params, expected_params(recipe), source=str(path))
-    frozen = digests(wanted, "inference") if purpose == "inference" else {}
-    recorded = metadata.get("weights", {})
-    if other := [knob for knob, digest in frozen.items() if recorded.get(knob, digest) != digest]:
-        raise ValueError(f"{path} was trained with other weights than those of {other[0]}: name the ones it belongs to")
-    return Model(recipe, params, metadata, path, frozen)
+    found = open_recipe(path, config["recipe"] if config else None, purpose)
+    metadata = {**found.metadata, "config": dict(config)} if config else found.metadata
+    return Model(found.recipe, found.params, metadata, path, found.frozen_weights)
 
 
 def weights_file(path: str | os.PathLike[str] | None) -> Path:

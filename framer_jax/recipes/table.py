@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
 
 from framer_jax.frequency import wavelets
 from framer_jax.losses.framer import paper, released
+from framer_jax.losses.wavelet_kd import WaveletKdSettings
 from framer_jax.models.dit import DiffusionTransformer
 from framer_jax.models.resshift_unet import SwinUNet
 from framer_jax.models.swinir import SwinIR
 from framer_jax.models.unet import UNet
 from framer_jax.models.vq_autoencoder import VQAutoencoder
-from framer_jax.porting.weights import check_same_structure
+from framer_jax.porting.weights import check_same_structure, read_metadata
+from framer_jax.recipes.augkd import AugKdSettings, augkd
 from framer_jax.recipes.base import Params, Recipe, expected_params
+from framer_jax.recipes.dtkd import Rise, dtkd
 from framer_jax.recipes.flow import FlowSettings, flow
 from framer_jax.recipes.framer import framer
 from framer_jax.recipes.latent_space import LatentSpace, autoencoder_space, wavelet_space
@@ -24,7 +28,8 @@ from framer_jax.recipes.perceptual import Perceptual, lpips_distance
 from framer_jax.recipes.resshift import ResShiftSettings, resshift
 from framer_jax.recipes.sinsr import SinSRSettings, sinsr
 from framer_jax.recipes.swinir import swinir
-from framer_jax.recipes.weights_by_path import pretrained_at, read_groups, required
+from framer_jax.recipes.teacher import Teacher
+from framer_jax.recipes.weights_by_path import beside, digests, pretrained_at, read_groups, required
 
 Config = Mapping[str, Any]
 
@@ -105,6 +110,37 @@ def _swinir(config: Config, student: nn.Module, purpose: str) -> Recipe:
     return swinir(student, config["scale"])
 
 
+def _dtkd(config: Config, student: nn.Module, purpose: str) -> Recipe:
+    settings = dict(config["dtkd"])
+    rise = Rise(settings.pop("weight"), settings.pop("schedule"), settings.pop("ramp_steps"))
+    teacher = _teacher(config, purpose) if rise.weight else None
+    return dtkd(student, config["scale"], rise, WaveletKdSettings(**_tuples(settings)), teacher)
+
+
+def _augkd(config: Config, student: nn.Module, purpose: str) -> Recipe:
+    return augkd(student, config["scale"], AugKdSettings(**_tuples(config["augkd"])), _teacher(config, purpose))
+
+
+def _teacher(config: Config, purpose: str) -> Teacher | None:
+    """The trained recipe that `recipe.teacher` names."""
+    if purpose != "training":
+        return None
+    section = config["teacher"]
+    knob = "recipe.teacher.weights"
+    path = required(section["weights"], knob, "the trained teacher (a file, not a folder)", "MODEL")
+    trained = "config" in read_metadata(path)
+    if not trained and not section["published"]:
+        raise ValueError(
+            f"{knob} {path}: published weights carry no configuration: give recipe.teacher.published the `recipe` of "
+            "the one that they belong to, as configs/dtkd_swinir_small.py does"
+        )
+    found = open_recipe(Path(path), None if trained else section["published"])
+    if found.recipe.scale != config["scale"]:
+        raise ValueError(f"{knob} {path} enlarges by {found.recipe.scale}, the student by {config['scale']}")
+    options = {name: section[name] for name in ("output", "samples", "compare")}
+    return Teacher(found.recipe, found.params, **options)
+
+
 LATENT_RECIPES: dict[str, Callable[[Config, nn.Module, LatentSpace, str], Recipe]] = {
     "resshift": _resshift,
     "sinsr": _sinsr,
@@ -112,7 +148,11 @@ LATENT_RECIPES: dict[str, Callable[[Config, nn.Module, LatentSpace, str], Recipe
 }
 """Of a denoiser in a latent space."""
 
-STUDENT_RECIPES: dict[str, Callable[[Config, nn.Module, str], Recipe]] = {"swinir": _swinir}
+STUDENT_RECIPES: dict[str, Callable[[Config, nn.Module, str], Recipe]] = {
+    "swinir": _swinir,
+    "dtkd": _dtkd,
+    "augkd": _augkd,
+}
 """Of a network that maps LR images to HR images in one pass."""
 
 READINGS = {"paper": paper, "released": released}
@@ -172,3 +212,52 @@ def add_framer(recipe: Recipe, config: Config) -> Recipe:
         return recipe
     changes = {key: value for key, value in config.items() if key != "reading" and value is not None}
     return framer(recipe, _pick(READINGS, config["reading"], "reading of FRAMER")(**changes))
+
+
+class Trained(NamedTuple):
+    """A recipe and its parameters, from a file.
+
+    Attributes:
+      recipe: the method.
+      params: the groups of `recipe.exported`.
+      metadata: of the file; 'config' is the configuration it was trained with.
+      frozen_weights: digests of what else the recipe computes with, such as the autoencoder, by their knobs.
+    """
+
+    recipe: Recipe
+    params: Params
+    metadata: dict[str, Any]
+    frozen_weights: dict[str, str]
+
+
+def open_recipe(path: Path, config: Config | None = None, purpose: str = "inference") -> Trained:
+    """Read a weights file and build the recipe that it belongs to.
+
+    Args:
+      path: of a trained model of ours, or with a `config` published weights, ported or not.
+      config: a configuration's `recipe` entry to use instead of the one in the file, which it must not contradict.
+      purpose: of `PURPOSES`.
+
+    Raises:
+      FileNotFoundError: nothing there, or not the autoencoder that the recipe needs.
+      ValueError: not such a file, or one that does not fit the recipe that its configuration describes.
+    """
+    params, metadata = read_groups(path, config)
+    if config is None and "config" not in metadata:
+        raise ValueError(f"{path}: the weights carry no configuration, so their recipe is unknown; export them again")
+    recorded = metadata.get("weights", {})
+    try:
+        wanted = metadata["config"]["recipe"] if config is None else config
+        if config is None and purpose == "inference":
+            wanted = beside(wanted, path, recorded)
+        recipe = build_recipe(wanted, purpose)
+    except (KeyError, TypeError) as error:
+        raise ValueError(
+            f"{path}: its configuration is of another version or damaged ({type(error).__name__}: {error}); "
+            f"it was written by framer_jax {metadata.get('framer_jax_version', 'of unknown version')}"
+        ) from error
+    check_same_structure(params, expected_params(recipe), source=str(path))
+    frozen = digests(wanted, "inference") if purpose == "inference" else {}
+    if other := [knob for knob, digest in frozen.items() if recorded.get(knob, digest) != digest]:
+        raise ValueError(f"{path} was trained with other weights than those of {other[0]}: name the ones it belongs to")
+    return Trained(recipe, params, metadata, frozen)

@@ -19,10 +19,16 @@ from framer_jax.recipes.pretrained import Pretrained, load_pretrained, read
 
 Config = Mapping[str, Any]
 
-PATHS = (("space", "weights"), ("lpips", "weights"), ("sinsr", "teacher"))
-"""Section and key of every path in a configuration's recipe."""
+PATHS: tuple[tuple[str, ...], ...] = (
+    ("space", "weights"),
+    ("lpips", "weights"),
+    ("sinsr", "teacher"),
+    ("teacher", "weights"),
+    ("teacher", "published", "space", "weights"),
+)
+"""Where in a configuration's recipe paths are."""
 
-NEEDED = {"training": PATHS, "teacher": (PATHS[0], PATHS[2]), "inference": PATHS[:1]}
+NEEDED = {"training": PATHS, "teacher": (PATHS[0], *PATHS[2:]), "inference": PATHS[:1]}
 """What needs which of them."""
 
 PROCESS = ("steps", "kappa", "min_noise_level", "etas_end", "power", "residual")
@@ -32,7 +38,7 @@ PROCESS = ("steps", "kappa", "min_noise_level", "etas_end", "power", "residual")
 PUBLISHED = ("resshift", "sinsr")
 """Recipes whose denoiser may be a published one."""
 
-STUDENT_RECIPES = ("swinir",)
+STUDENT_RECIPES = ("swinir", "dtkd", "augkd")
 """Recipes whose network is `recipe.student`; that of the others is `recipe.denoiser`, in `recipe.space`."""
 
 
@@ -147,6 +153,24 @@ def process_of(config: Config) -> dict[str, Any]:
     return sections
 
 
+def outputs_of(config: Config) -> dict[str, Any]:
+    """What a teacher's precomputed outputs depend on beside its weights and the data: knob → value."""
+    if config.get("name") not in STUDENT_RECIPES:
+        return process_of(config)
+    teacher = config.get("teacher", {})
+    knobs = {f"recipe.{name}": config.get(name) for name in ("name", "scale")}
+    knobs |= {f"recipe.teacher.{name}": teacher.get(name) for name in ("output", "samples")}
+    if published := teacher.get("published"):
+        process = process_of(published).items()
+        knobs |= {name.replace("recipe.", "recipe.teacher.published.", 1): value for name, value in process}
+    if config.get("name") == "augkd":
+        asked = config["augkd"]
+        auxiliary = bool(asked["auxiliary_weight"])
+        knobs |= {f"recipe.augkd.{name}": auxiliary and asked[name] for name in ("zoom_in", "zoom_out")}
+        knobs["recipe.augkd.weight above 0"] = asked["weight"] > 0
+    return knobs
+
+
 def _check_same(found: Mapping[str, Any], wanted: Mapping[str, Any], source: str) -> None:
     """Compare the knobs that both sides know."""
     plain = [
@@ -211,5 +235,12 @@ def digests(config: Config, needed_for: str = "training") -> dict[str, str]:
       config: the recipe's entry.
       needed_for: 'training', 'teacher' (its outputs) or 'inference'.
     """
-    named = [(section, key) for section, key in NEEDED[needed_for] if config.get(section, {}).get(key)]
-    return {f"recipe.{section}.{key}": digest_of(config[section][key]) for section, key in named}
+    named = {place: path_at(config, place) for place in NEEDED[needed_for]}
+    return {".".join(("recipe", *place)): digest_of(path) for place, path in named.items() if path}
+
+
+def path_at(config: Config, place: tuple[str, ...]) -> str:
+    """The path at a place of `PATHS`; empty where there is none."""
+    for key in place[:-1]:
+        config = config.get(key, {})
+    return str(config.get(place[-1]) or "")
