@@ -1,0 +1,31 @@
+"""A narrow SwinIR taught by the narrow ResShift, for one CPU core: the learning experiment's student.
+
+Command:  framer-jax train --config configs/dtkd_narrow.py --workdir runs/dtkd_narrow --set data.train=PHOTOS
+              --set recipe.teacher.weights=runs/resshift_narrow/weights.safetensors
+          (--set recipe.dtkd.weight=0 is the student with L1 alone, --set recipe.dtkd.transform=pixel distils pixels)
+Hardware: 1 CPU core. Expected time: not measured yet.
+Expected: docs/results/dtkd.md.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import default
+
+
+def get_config() -> ConfigDict:
+    """A narrow student."""
+    config = default.get_config()
+    config.recipe.name = "dtkd"
+    student = config.recipe.student.swinir
+    student.head = "pixelshuffledirect"  # convolutions on LR pixels only: most steps per minute
+    student.channels = 32
+    student.depths = (4, 4)
+    student.heads = 4
+    student.drop_path = 0.0
+    config.data.degradation = "resshift_testing"
+    config.data.crop = 64
+    config.training.steps = 1000
+    config.training.learning_rate = 2e-3
+    config.training.checkpoint_every = 500
+    config.training.validate_every = 500
+    return config
