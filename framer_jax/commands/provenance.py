@@ -12,7 +12,7 @@ from typing import Any
 
 from framer_jax.config import ConfigError
 from framer_jax.data.records import MANIFEST
-from framer_jax.recipes.weights_by_path import PATHS, digests, outputs_of, path_at
+from framer_jax.recipes.weights_by_path import PATHS, digests, is_trained, outputs_of, path_at
 from framer_jax.version import __version__
 
 
@@ -30,6 +30,9 @@ def portable(config: dict[str, Any]) -> dict[str, Any]:
 def manifest_of(config: dict[str, Any], samples: int, per_file: int, photographs: int) -> dict[str, Any]:
     """What a folder of records is made of."""
     plain = portable(config)
+    teacher = config["recipe"].get("teacher", {})
+    if teacher.get("weights") and is_trained(teacher["weights"]):
+        plain["recipe"]["teacher"]["published"] = {}  # of no effect
     return {
         "kind": "teacher",
         "framer_jax_version": __version__,

@@ -17,7 +17,7 @@ from framer_jax.models.resshift_unet import SwinUNet
 from framer_jax.models.swinir import SwinIR
 from framer_jax.models.unet import UNet
 from framer_jax.models.vq_autoencoder import VQAutoencoder
-from framer_jax.porting.weights import check_same_structure, read_metadata
+from framer_jax.porting.weights import check_same_structure
 from framer_jax.recipes.augkd import AugKdSettings, augkd
 from framer_jax.recipes.base import Params, Recipe, expected_params
 from framer_jax.recipes.dtkd import Rise, dtkd
@@ -29,7 +29,7 @@ from framer_jax.recipes.resshift import ResShiftSettings, resshift
 from framer_jax.recipes.sinsr import SinSRSettings, sinsr
 from framer_jax.recipes.swinir import swinir
 from framer_jax.recipes.teacher import Teacher
-from framer_jax.recipes.weights_by_path import beside, digests, pretrained_at, read_groups, required
+from framer_jax.recipes.weights_by_path import beside, digests, is_trained, pretrained_at, read_groups, required
 
 Config = Mapping[str, Any]
 
@@ -128,7 +128,7 @@ def _teacher(config: Config, purpose: str) -> Teacher | None:
     section = config["teacher"]
     knob = "recipe.teacher.weights"
     path = required(section["weights"], knob, "the trained teacher (a file, not a folder)", "MODEL")
-    trained = "config" in read_metadata(path)
+    trained = is_trained(path)
     if not trained and not section["published"]:
         raise ValueError(
             f"{knob} {path}: published weights carry no configuration: give recipe.teacher.published the `recipe` of "

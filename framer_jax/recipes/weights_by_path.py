@@ -171,6 +171,11 @@ def outputs_of(config: Config) -> dict[str, Any]:
     return knobs
 
 
+def is_trained(path: str | os.PathLike[str]) -> bool:
+    """Whether a file is a trained model of ours, which says itself to which configuration it belongs."""
+    return "config" in read_metadata(path)
+
+
 def _check_same(found: Mapping[str, Any], wanted: Mapping[str, Any], source: str) -> None:
     """Compare the knobs that both sides know."""
     plain = [
