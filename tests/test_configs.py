@@ -9,7 +9,8 @@ from framer_jax.commands.train import train_from_config
 from framer_jax.config import load_config, to_dict
 from framer_jax.degradations.presets import preset_by_name
 from framer_jax.diffusion.noise import noise_field
-from framer_jax.inference.model import expected_params, load_model
+from framer_jax.inference.model import load_model
+from framer_jax.recipes.base import expected_params
 from framer_jax.recipes.table import add_framer, build_recipe
 from framer_jax.training.logging import read_json_lines
 from framer_jax.training.settings import TrainingSettings

@@ -7,9 +7,10 @@ import numpy as np
 from PIL import Image
 
 from framer_jax.config import load_config, to_dict
-from framer_jax.inference.model import expected_params, save_model
+from framer_jax.inference.model import save_model
 from framer_jax.porting.weights import flatten_names, nest_names, save_weights
 from framer_jax.recipes import pretrained
+from framer_jax.recipes.base import expected_params
 from framer_jax.recipes.table import build_recipe
 
 CONFIGS = Path(__file__).parents[1] / "configs"

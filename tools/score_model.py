@@ -116,9 +116,11 @@ def halves(pairs: Sequence[ValidationPair], scale: int, multiple: int = 1) -> tu
 
 
 def upscalers(model: Model, seed: int = 0, tile: int = TILE) -> dict[str, Run]:
-    """The model's ways to upscale (a one-step student has no mean), mode → run(params, image)."""
+    """The model's ways to upscale (SinSR has no mean, SwinIR nothing else), mode → run(params, image)."""
     settings = settings_for(model, tile=min(tile, settings_for(model).tile), seed=seed)
     modes = MODES if model.recipe.mean else MODES[1:]
+    if model.recipe.sample is model.recipe.mean:
+        modes = MODES[:1]
     return {mode: make_upscaler(model.recipe, replace(settings, mode=mode)).run for mode in modes}
 
 

@@ -63,7 +63,9 @@ def make_validation(
     hr, lr = central_crops(pairs, recipe.scale, recipe.lr_multiple)
     ids = [name for name in ids if METRICS[name].fits(*hr.shape[1:3])]
     noise = noise_field(jax.random.key(0), len(pairs))
-    samplers = {"sample": recipe.sample, **({"mean": recipe.mean} if recipe.mean else {})}
+    samplers = {"mean": recipe.mean} if recipe.mean else {}
+    if recipe.sample is not recipe.mean:  # a network of one pass has but one picture
+        samplers["sample"] = recipe.sample
 
     @lru_cache
     def compiled(name: str, sharding: NamedSharding | None) -> Callable[..., jax.Array]:
