@@ -7,6 +7,7 @@ FIXTURES = {
     "vq_f4": "resshift_vq_small",
     "swinir": "swinir_tiny_3conv",
     "lpips_alex": "lpips_alex",
+    "kl_autoencoder": "vae_sd2_tiny",
 }
 """Weight map → fixture whose models it carries over."""
 

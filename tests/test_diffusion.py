@@ -9,7 +9,7 @@ import pytest
 
 from framer_jax.diffusion import flow, resshift
 from framer_jax.diffusion.noise import NoiseField, noise_field, window
-from framer_jax.diffusion.samplers import flow_euler, resshift_ancestral, resshift_deterministic
+from framer_jax.diffusion.samplers import flow_euler, guided, resshift_ancestral, resshift_deterministic
 
 
 @pytest.mark.parametrize("variant", ["v1_T15", "v3_T4", "v1_T15_respaced5"])
@@ -118,6 +118,65 @@ def test_drawn_sigmas_come_from_the_table(density):
     assert np.isin(np.asarray(sigmas), flow.training_sigmas().astype(np.float32)).all()
     if density == "uniform":  # the shifted median
         assert np.median(sigmas) == pytest.approx(0.75, abs=0.03)
+
+
+def test_densities_are_those_of_the_paper():
+    """Against the inverse of each distribution function, or its quantiles, at the same uniform draws."""
+    key, count = jax.random.key(7), 20_000
+    u = np.asarray(flow.draw_position(key, count, "uniform"), np.float64)
+    cosmap = np.asarray(flow.draw_position(key, count, "cosmap"))
+    # Its density 2 / (π - 2 π t + 2 π t²) has the distribution function below (Section 3.1).
+    np.testing.assert_allclose(2 / np.pi * np.arctan2(cosmap, 1 - cosmap), u, atol=2e-6)
+    np.testing.assert_allclose(flow.draw_position(key, count, "mode", mode_scale=0.0), 1 - u, atol=1e-6)
+    mode = np.sort(flow.draw_position(key, count, "mode"))
+    assert mode[0] >= 0 and mode[-1] <= 1
+    assert np.ptp(mode[[count // 4, 3 * count // 4]]) < 0.35  # uniform: 0.5
+    logit = np.asarray(flow.draw_position(key, count, "logit_normal", mean=0.5, spread=2.0), np.float64)
+    middle = np.log(logit / (1 - logit))
+    assert (np.mean(middle), np.std(middle)) == (pytest.approx(0.5, abs=0.05), pytest.approx(2.0, rel=0.02))
+    drawn = flow.draw_sigma(key, count, "logit_normal", mean=-4.0)
+    assert np.mean(drawn) > np.mean(flow.draw_sigma(key, count)) + 0.2  # the table begins at its noisy end
+
+
+def test_the_error_of_the_clean_latent_is_that_of_the_velocity_times_sigma_squared():
+    keys = jax.random.split(jax.random.key(8), 3)
+    x0, noise, wrong = (jax.random.normal(key, (2, 4, 4, 3)) for key in keys)
+    sigma = jnp.asarray([0.3, 0.9], jnp.float32)
+    x, truth = flow.forward(x0, sigma, noise), flow.velocity(x0, noise)
+    error = flow.preconditioned_error(x, truth + wrong, x0, sigma)
+    np.testing.assert_allclose(error, sigma**2 * jnp.square(wrong).mean(axis=(1, 2, 3)), rtol=1e-5)
+    assert flow.preconditioned_error(x, truth, x0, sigma).max() < 1e-12
+    whole = flow.loss_weight(sigma, "sigma_sqrt") * error  # undone by the weight of the clean latent
+    np.testing.assert_allclose(whole, jnp.square(wrong).mean(axis=(1, 2, 3)), rtol=1e-5)
+
+
+def test_guided_steps_are_those_of_the_combined_velocity():
+    keys = jax.random.split(jax.random.key(9), 2)
+    start, pull = (jax.random.normal(key, (2, 4, 4, 3)) for key in keys)
+    sigmas = flow.sampling_sigmas(4)
+
+    def both(x, sigma):  # without condition a pull to zero, with it another one
+        assert x.shape == (4, 4, 4, 3)
+        without, with_it = jnp.split(x, 2)
+        return jnp.concatenate([sigma * without, sigma * with_it + pull])
+
+    for scale in (0.0, 1.0, 8.0):
+        mine = flow_euler(sigmas, guided(both, scale), start)
+        reference = flow_euler(sigmas, lambda x, sigma, scale=scale: sigma * x + scale * pull, start)
+        np.testing.assert_allclose(mine, reference, atol=1e-5)
+    np.testing.assert_allclose(flow.guide(start, pull, 1.0), pull, atol=1e-6)
+    np.testing.assert_allclose(flow.guide(start, pull, 8.0), 8 * pull - 7 * start, atol=1e-5)
+
+
+def test_sampling_starts_from_noise_alone_or_from_the_lr_latent():
+    z_lr, noise = (jax.random.normal(key, (2, 4, 4, 3)) for key in jax.random.split(jax.random.key(10), 2))
+    sigmas = flow.sampling_sigmas(5)
+    np.testing.assert_array_equal(flow.start_from(z_lr, noise, sigmas), noise)
+    later = flow.start_from(z_lr, noise, sigmas[3:])
+    np.testing.assert_allclose(later, (1 - sigmas[3]) * z_lr + sigmas[3] * noise, atol=1e-6)
+    np.testing.assert_allclose(  # the true velocity brings the LR latent back from there
+        flow_euler(sigmas[3:], lambda x, sigma: flow.velocity(z_lr, noise), later), z_lr, atol=1e-5
+    )
 
 
 def test_unknown_densities_and_weightings_are_errors():

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from drawn import drawn
 
-from framer_jax.models import vq_autoencoder
-from framer_jax.models.vq_autoencoder import PositionAttention, VQAutoencoder, nearest_code
+from framer_jax.models import autoencoder_layers
+from framer_jax.models.autoencoder_layers import PositionAttention
+from framer_jax.models.vq_autoencoder import VQAutoencoder, nearest_code
 
 TINY = VQAutoencoder(channels=32, multipliers=(1, 1), blocks=1, codes=20)
 IMAGE = jax.random.uniform(jax.random.key(0), (2, 16, 24, 3), jnp.float32, -1.0, 1.0)
@@ -93,6 +94,6 @@ def test_attention_in_pieces_is_the_same_attention(monkeypatch):
         return jax.tree.leaves(jax.jit(jax.value_and_grad(loss, has_aux=True))(tree))
 
     whole = run()
-    monkeypatch.setattr(vq_autoencoder, "LARGEST_SCORES", 30 * 7)
+    monkeypatch.setattr(autoencoder_layers, "LARGEST_SCORES", 30 * 7)
     for mine, reference in zip(run(), whole, strict=True):
         np.testing.assert_allclose(mine, reference, atol=2e-6)

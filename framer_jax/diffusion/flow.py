@@ -54,30 +54,103 @@ def clean(x: jax.Array, velocity_prediction: jax.Array, sigma: jax.Array) -> jax
     return x - sigma[:, None, None, None] * velocity_prediction
 
 
-def draw_sigma(key: jax.Array, count: int, density: str = "logit_normal", shift: float = 3.0) -> jax.Array:
+def preconditioned_error(x: jax.Array, velocity_prediction: jax.Array, x0: jax.Array, sigma: jax.Array) -> jax.Array:
+    """Mean square error of the clean latent that a velocity implies, σ² times that of the velocity.
+
+    What diffusers' training of Stable Diffusion 3 calls preconditioned outputs, and DiT4SR's objective.
+
+    Args:
+      x: [B, H, W, C] float32, x_σ.
+      velocity_prediction: like x.
+      x0: like x, the clean latent.
+      sigma: [B] float32.
+
+    Returns:
+      [B] float32, to be weighted with `loss_weight`.
+    """
+    return jnp.square(clean(x, velocity_prediction, sigma) - x0).mean(axis=(1, 2, 3))
+
+
+def guide(unconditional: jax.Array, conditional: jax.Array, scale: jax.Array | float) -> jax.Array:
+    """Classifier-free guidance (Ho and Salimans, 2022): two predictions of one shape to one.
+
+    Args:
+      unconditional: of the empty or the negative prompt, scale 0.
+      conditional: of the prompt, scale 1.
+      scale: how far to go from the first to the second, usually beyond it; a scalar, may be traced.
+    """
+    return unconditional + scale * (conditional - unconditional)
+
+
+def start_from(z_lr: jax.Array, noise: jax.Array, sigmas: np.ndarray) -> jax.Array:
+    """Where sampling starts with an LR latent: x at sigmas[0], with z_lr as the clean latent.
+
+    At σ = 1, where a whole table starts, it is the noise alone; a table without its first entries starts from the LR.
+
+    Args:
+      z_lr: [B, H, W, C] float32, normalised as the denoiser's latents.
+      noise: like z_lr.
+      sigmas: descending, see `sampling_sigmas`.
+    """
+    return forward(z_lr, jnp.full((z_lr.shape[0],), float(sigmas[0]), jnp.float32), noise)
+
+
+def draw_sigma(
+    key: jax.Array,
+    count: int,
+    density: str = "logit_normal",
+    shift: float = 3.0,
+    *,
+    mean: float = 0.0,
+    spread: float = 1.0,
+    mode_scale: float = 1.29,
+) -> jax.Array:
     """Draw [count] float32 training sigmas from the shifted table.
 
     Args:
       key: one PRNG key.
       count: how many.
-      density: of the table position u: 'logit_normal' (mean 0, scale 1), 'mode' (scale 1.29), 'cosmap' or 'uniform'.
+      density: of the table position, see `draw_position`.
       shift: of the table.
+      mean: of `draw_position`.
+      spread: of `draw_position`.
+      mode_scale: of `draw_position`.
+
+    Raises:
+      ValueError: another density.
+    """
+    u = draw_position(key, count, density, mean=mean, spread=spread, mode_scale=mode_scale)
+    index = jnp.clip((u * TRAINING_STEPS).astype(jnp.int32), 0, TRAINING_STEPS - 1)
+    return jnp.asarray(training_sigmas(shift), jnp.float32)[index]
+
+
+def draw_position(
+    key: jax.Array, count: int, density: str, *, mean: float = 0.0, spread: float = 1.0, mode_scale: float = 1.29
+) -> jax.Array:
+    """Draw [count] float32 positions in [0, 1] in the table of sigmas, 0 its noisy end (Section 3.1).
+
+    Args:
+      key: one PRNG key.
+      count: how many.
+      density: 'logit_normal', 'mode', 'cosmap' or 'uniform'.
+      mean: of the logit of 'logit_normal'.
+      spread: standard deviation of the same.
+      mode_scale: s of 'mode', from -1 (ends) over 0 (uniform) to 2 / (π - 2) (middle).
 
     Raises:
       ValueError: another density.
     """
     if density == "logit_normal":
-        u = jax.nn.sigmoid(jax.random.normal(key, (count,), jnp.float32))
-    else:
-        u = jax.random.uniform(key, (count,), jnp.float32)
-        if density == "mode":
-            u = 1.0 - u - 1.29 * (jnp.cos(jnp.float32(np.pi / 2) * u) ** 2 - 1.0 + u)
-        elif density == "cosmap":
-            u = 1.0 - 1.0 / (jnp.tan(jnp.float32(np.pi / 2) * u) + 1.0)
-        elif density != "uniform":
-            raise ValueError(f"unknown density {density!r}: choose logit_normal, mode, cosmap or uniform")
-    index = jnp.clip((u * TRAINING_STEPS).astype(jnp.int32), 0, TRAINING_STEPS - 1)
-    return jnp.asarray(training_sigmas(shift), jnp.float32)[index]
+        return jax.nn.sigmoid(mean + spread * jax.random.normal(key, (count,), jnp.float32))
+    u = jax.random.uniform(key, (count,), jnp.float32)
+    if density == "uniform":
+        return u
+    angle = jnp.float32(np.pi / 2) * u
+    if density == "mode":
+        return 1.0 - u - mode_scale * (jnp.cos(angle) ** 2 - 1.0 + u)
+    if density == "cosmap":
+        return 1.0 - 1.0 / (jnp.tan(angle) + 1.0)
+    raise ValueError(f"unknown density {density!r}: choose logit_normal, mode, cosmap or uniform")
 
 
 def loss_weight(sigma: jax.Array, scheme: str = "none") -> jax.Array:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from framer_jax.diffusion import resshift
+from framer_jax.diffusion import flow, resshift
 
 Draw = Callable[[jax.Array], jax.Array]
 """Number of a draw (int32 scalar, 0 is the start's) → standard normal noise of the latent's shape."""
@@ -82,3 +82,24 @@ def flow_euler(
 
     x, _ = jax.lax.scan(step, start, jnp.stack([table[:-1], table[1:]], axis=1))
     return x
+
+
+def guided(
+    both: Callable[[jax.Array, jax.Array], jax.Array], scale: jax.Array | float
+) -> Callable[[jax.Array, jax.Array], jax.Array]:
+    """A velocity with classifier-free guidance, from one call of the network with a batch of twice the size.
+
+    Args:
+      both: (x [2B, H, W, C], sigma float32 scalar) → velocities, those without condition first; the caller's
+        conditions are arranged so. It sees each x twice.
+      scale: see framer_jax.diffusion.flow.guide.
+
+    Returns:
+      (x [B, H, W, C], sigma) → velocity [B, H, W, C], for `flow_euler`.
+    """
+
+    def velocity(x: jax.Array, sigma: jax.Array) -> jax.Array:
+        unconditional, conditional = jnp.split(both(jnp.concatenate([x, x]), sigma), 2)
+        return flow.guide(unconditional, conditional, scale)
+
+    return velocity

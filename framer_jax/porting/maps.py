@@ -159,6 +159,11 @@ def to_torch(
         raise ValueError(f"{source}: incomplete as {weights.name}: it lacks {error}") from error
 
 
+def torch_names(weights: WeightMap, params: Mapping[str, Any]) -> dict[str, tuple[str, bool]]:
+    """Name of each parameter of ours that the map knows → (its key in PyTorch, whether its axes change places)."""
+    return _translate(flatten_names(params)[0], _patterns(weights, "flax", "torch"))[0]
+
+
 def fraction_known(weights: WeightMap, state: State) -> float:
     """Which part of the keys of a checkpoint the map has a rule for."""
     return len(_translate(state, _patterns(weights, "torch", "flax"))[0]) / max(1, len(state))

@@ -81,8 +81,10 @@ def write_state(path: str | os.PathLike[str], state: State) -> None:
     """
     path = Path(path)
     if path.suffix == ".safetensors":
+        # The library writes the memory of an array as it lies, whatever its strides.
+        lying = {key: value if value.flags.c_contiguous else value.copy() for key, value in state.items()}
         with replacing(path) as temporary:
-            save_file(state, temporary, metadata={"format": "pt"})
+            save_file(lying, temporary, metadata={"format": "pt"})
     elif path.suffix in PICKLES:
         torch = _torch(path)
         tensors = {key: torch.from_numpy(value.copy()) for key, value in state.items()}

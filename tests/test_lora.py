@@ -1,0 +1,156 @@
+"""Low-rank additions: properties on a toy of a dense layer and two convolutions."""
+
+import flax.linen as nn
+import hypothesis
+import hypothesis.strategies as st
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from drawn import drawn
+
+from framer_jax.models.lora import Lora, apply_lora, init_lora, low_rank_kernel, make_lora, merge, unmerge
+
+KEY = jax.random.key(0)
+X = jax.random.normal(KEY, (2, 6, 5, 3))
+
+
+class Toy(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        x = nn.Conv(8, (3, 3), (2, 2), name="conv_in")(x)
+        x = x + nn.silu(Inner(name="block")(x))
+        return nn.Conv(4, (1, 1), use_bias=False, name="conv_out")(x)
+
+
+class Inner(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(8, name="query")(nn.LayerNorm(name="norm")(x))
+
+
+def params():
+    return drawn(Toy().init, KEY, X)["params"]
+
+
+def trained(pattern=".", rank=2, alpha=4.0, seed=1):
+    """A set none of whose numbers is zero."""
+    lora = init_lora(KEY, params(), pattern, rank, alpha)
+    rng = np.random.default_rng(seed)
+    return lora.replace(
+        factors=jax.tree.map(lambda leaf: rng.standard_normal(leaf.shape).astype(np.float32), lora.factors)
+    )
+
+
+def leaves(tree):
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in jax.tree.leaves_with_path(tree)
+    }
+
+
+def close(mine, reference, **tolerance):
+    assert leaves(mine).keys() == leaves(reference).keys()
+    for name, leaf in leaves(mine).items():
+        np.testing.assert_allclose(leaf, leaves(reference)[name], err_msg=name, **tolerance)
+
+
+def test_a_new_set_changes_nothing_and_has_the_named_kernels():
+    lora = init_lora(KEY, params(), ("conv_in", r"query$"), 2, 4.0)
+    assert lora.alphas == (("block/query", 4.0), ("conv_in", 4.0))
+    assert {name: leaf.shape for name, leaf in leaves(lora.factors).items()} == {
+        "block/query/down": (8, 2),
+        "block/query/up": (2, 8),
+        "conv_in/down": (3, 3, 3, 2),
+        "conv_in/up": (1, 1, 2, 8),
+    }
+    close(apply_lora(params(), {"new": lora}), params(), rtol=0)
+    wide = init_lora(KEY, {"layer": {"kernel": np.zeros((100, 200))}}, "layer", 16, 16.0)
+    assert np.std(wide.factors["layer"]["down"]) == pytest.approx(1 / 16, rel=0.05)
+
+
+def test_a_module_draws_the_same_whatever_its_neighbours():
+    alone, together = (init_lora(KEY, params(), pattern, 2, 4.0) for pattern in ("query", "."))
+    np.testing.assert_array_equal(alone.factors["block"]["query"]["down"], together.factors["block"]["query"]["down"])
+
+
+@hypothesis.given(rank=st.integers(1, 6), alpha=st.floats(0.5, 64), scale=st.floats(-2, 2))
+@hypothesis.settings(deadline=None, max_examples=15)
+def test_merging_can_be_undone_and_equals_applying(rank, alpha, scale):
+    loras = {"a": trained(rank=rank, alpha=alpha), "b": trained("query", rank=3, seed=2)}
+    scales = {"a": scale, "b": 0.5}
+    merged = merge(params(), loras, scales)
+    close(apply_lora(params(), loras, scales), merged, rtol=0)
+    largest = max(np.abs(leaf).max() for leaf in jax.tree.leaves(merged))
+    close(unmerge(merged, loras, scales), params(), atol=4e-7 * largest)
+    factors, kernel = loras["a"].factors["conv_in"], params()["conv_in"]["kernel"]
+    one = np.einsum("hwir,ro->hwio", factors["down"], factors["up"][0, 0])
+    np.testing.assert_allclose(merged["conv_in"]["kernel"], kernel + scale * alpha / rank * one, atol=1e-6 * largest)
+
+
+def test_sets_add_up_and_scales_are_linear():
+    loras = {"a": trained(), "b": trained("conv", rank=1, seed=3)}
+    both = merge(params(), loras, {"a": 0.5, "b": 2.0})
+    close(merge(merge(params(), {"a": loras["a"]}, {"a": 0.5}), {"b": loras["b"]}, {"b": 2.0}), both, atol=1e-5)
+    close(merge(params(), loras, {"a": 0.0, "b": 0.0}), params(), rtol=0)
+
+
+def test_the_convolution_of_the_sum_is_the_sum_of_the_convolutions():
+    lora, tree = trained("conv_in", rank=3, alpha=6.0), params()["conv_in"]
+    factors = lora.factors["conv_in"]
+
+    def conv(x, kernel, stride):
+        numbers = ("NHWC", "HWIO", "NHWC")
+        return jax.lax.conv_general_dilated(x, kernel, (stride, stride), "SAME", dimension_numbers=numbers)
+
+    way = conv(conv(X, factors["down"], 2), factors["up"], 1)
+    whole = conv(X, merge({"conv_in": tree}, {"a": lora})["conv_in"]["kernel"], 2)
+    np.testing.assert_allclose(whole, conv(X, tree["kernel"], 2) + 2.0 * way, atol=2e-5)
+    assert low_rank_kernel(factors["down"], factors["up"]).shape == (3, 3, 3, 8)
+
+
+def test_gradients_reach_the_factors_alone():
+    lora = trained()
+
+    @jax.jit
+    def gradients(tree, lora, scale):
+        def loss(tree, lora, scale):
+            return jnp.square(Toy().apply({"params": apply_lora(tree, {"a": lora}, {"a": scale})}, X)).mean()
+
+        return jax.grad(loss, argnums=(0, 1, 2))(tree, lora, scale)
+
+    of_params, of_lora, of_scale = gradients(params(), lora, jnp.float32(0.7))
+    assert not any(leaf.any() for leaf in jax.tree.leaves(of_params))
+    assert isinstance(of_lora, Lora) and len(jax.tree.leaves(of_lora)) == 6
+    assert all(leaf.any() for leaf in jax.tree.leaves(of_lora)) and of_scale != 0
+    of_new = gradients(params(), init_lora(KEY, params(), ".", 2, 4.0), jnp.float32(1))[1].factors["conv_in"]
+    assert not of_new["down"].any() and of_new["up"].any()  # as at any start of a LoRA
+
+
+def test_parameters_keep_their_type_and_others_their_value():
+    half = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), params())
+    merged = merge(half, {"a": trained("query")})
+    assert all(leaf.dtype == jnp.bfloat16 for leaf in jax.tree.leaves(merged))
+    np.testing.assert_array_equal(merged["block"]["norm"]["scale"], half["block"]["norm"]["scale"])
+    assert (merged["block"]["query"]["kernel"] != half["block"]["query"]["kernel"]).any()
+
+
+def test_wrong_sets_are_errors():
+    lora = trained("query")
+    with pytest.raises(ValueError, match="'attn' finds no kernel"):
+        init_lora(KEY, params(), ("conv", "attn"), 2, 4.0)
+    with pytest.raises(ValueError, match="rank of at least 1"):
+        init_lora(KEY, params(), "conv", 0, 4.0)
+    with pytest.raises(ValueError, match=r"\(3, 4, 5\): LoRA takes"):
+        init_lora(KEY, {"heads": {"kernel": np.zeros((3, 4, 5))}}, "heads", 2, 4.0)
+    with pytest.raises(ValueError, match=r"sets \['a'\] and scales \['b'\] differ"):
+        merge(params(), {"a": lora}, {"b": 1.0})
+    with pytest.raises(ValueError, match=r"kernel \(8, 8\) at 'block/query', but there is no kernel"):
+        merge({"other": params()}, {"a": lora})
+    with pytest.raises(ValueError, match=r"there is one of shape \(8, 9\)"):
+        merge({"block": {"query": {"kernel": np.zeros((8, 9), np.float32)}}}, {"a": lora})
+    with pytest.raises(ValueError, match="needs the factors"):
+        make_lora({"layer": {"down": np.zeros((3, 2))}}, 1.0)
+    with pytest.raises(ValueError, match="rank 2 and one of rank 3"):
+        make_lora({"layer": {"down": np.zeros((3, 2)), "up": np.zeros((3, 4))}}, 1.0)
+    with pytest.raises(ValueError, match="'block/query' has no alpha"):
+        make_lora(lora.factors, {"other": 1.0})
