@@ -11,6 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from framer_jax.models.kl_autoencoder import KLAutoencoder
 from framer_jax.models.layers import Dtype
 from framer_jax.models.resshift_unet import SwinUNet
 from framer_jax.models.swinir import SwinIR
@@ -50,6 +51,7 @@ def _swinir_inputs(module: SwinIR) -> tuple[jax.ShapeDtypeStruct, ...]:
 KINDS: Mapping[str, Kind] = {
     "resshift_unet": Kind(SwinUNet, _unet_inputs),
     "vq_f4": Kind(VQAutoencoder, lambda module: (_floats(1, 64, 64, 3),)),
+    "kl_autoencoder": Kind(KLAutoencoder, lambda module: (_floats(1, 64, 64, 3),)),
     "swinir": Kind(SwinIR, _swinir_inputs),
     "lpips_vgg": Kind(Lpips, lambda module: (_floats(1, 64, 64, 3),)),
     "lpips_alex": Kind(Lpips, lambda module: (_floats(1, 64, 64, 3),)),

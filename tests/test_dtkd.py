@@ -1,0 +1,343 @@
+"""Students of a trained teacher: DTKD's rising weight and loss, AugKD's auxiliary images, and the teacher itself."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from drawn import drawn
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny import config, photos, ported, weights
+
+from framer_jax.commands.train import train_from_config
+from framer_jax.diffusion.noise import noise_field
+from framer_jax.losses.wavelet_kd import WaveletKdSettings, wavelet_kd
+from framer_jax.porting.weights import load_weights
+from framer_jax.recipes import augkd
+from framer_jax.recipes.dtkd import SCHEDULES, Rise, weight_at
+from framer_jax.recipes.table import build_recipe, open_recipe
+from framer_jax.recipes.teacher import TEACHER, Teacher, pictures
+
+DTKD, AUGKD = "recipe.name=dtkd", "recipe.name=augkd"
+
+STILL = "recipe.student.swinir.drop_path=0.0"
+
+STEP = jnp.int32(1)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Photographs, and teachers of two kinds."""
+    place = tmp_path_factory.mktemp("dtkd")
+    photos(place / "photos")
+    weights(place / "resshift.safetensors")
+    weights(place / "swinir.safetensors", "recipe.name=swinir")
+    return place
+
+
+def recipe_of(folder, *changes, teacher="resshift", purpose="training"):
+    return build_recipe(config(f"recipe.teacher.weights={folder}/{teacher}.safetensors", *changes)["recipe"], purpose)
+
+
+def batch(count=2, side=8):
+    hr = jax.random.uniform(jax.random.key(0), (count, 4 * side, 4 * side, 3), jnp.float32)
+    return {"hr": hr, "lr": hr.reshape(count, side, 4, side, 4, 3).mean(axis=(2, 4))}
+
+
+def run(recipe, params, data, step=STEP, key=3, frozen=None):
+    frozen = recipe.frozen if frozen is None else frozen
+    return jax.jit(recipe.updates[0].loss)(params, frozen, {}, data, jax.random.key(key), step)
+
+
+# --- lambda -----------------------------------------------------------------------------------------------------------
+
+
+def test_lambda_at_the_start_the_middle_and_the_end():
+    for kind, expected in {
+        "linear": (0, 0.25, 0.5, 1, 1),
+        "cosine": (0, (1 - np.cos(np.pi / 4)) / 2, 0.5, 1, 1),
+        "constant": (1, 1, 1, 1, 1),
+    }.items():
+        rise = Rise(weight=3.0, schedule=kind, steps=100)
+        found = [weight_at(jnp.int32(step), rise) for step in (0, 25, 50, 100, 170)]
+        np.testing.assert_allclose(found, 3 * np.asarray(expected), rtol=1e-6, atol=1e-7)
+        assert all(value.dtype == jnp.float32 for value in found)
+
+
+@given(steps=st.integers(1, 10**6), kind=st.sampled_from(SCHEDULES), step=st.integers(0, 10**6))
+@settings(deadline=None, max_examples=30)
+def test_lambda_never_falls(steps, kind, step):
+    rise = Rise(schedule=kind, steps=steps)
+    now, later = (float(weight_at(jnp.int32(at), rise)) for at in (step, step + 1))
+    assert 0 <= now <= later <= 1
+
+
+def test_lambda_rises_over_all_of_training_unless_told_otherwise():
+    assert config(DTKD, "training.steps=7")["recipe"]["dtkd"]["ramp_steps"] == 7
+    changed = config(DTKD, "recipe.dtkd.ramp_steps=5", "training.steps=7")
+    assert (changed["recipe"]["dtkd"]["ramp_steps"], changed["training"]["steps"]) == (5, 7)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("recipe.dtkd.schedule=square", "recipe.dtkd.schedule is 'square': choose one of linear, cosine, constant"),
+        ("recipe.dtkd.weight=-1.0", "recipe.dtkd.weight is -1.0"),
+        ("recipe.dtkd.ramp_steps=0", "recipe.dtkd.ramp_steps is 0"),
+        ("recipe.dtkd.wavelet=haarr", "haarr"),
+        ("recipe.dtkd.levels=5", "levels is 5: it must be 1 to 4"),
+        ("recipe.teacher.output=picture", "recipe.teacher.output is 'picture': choose sample or mean"),
+        ("recipe.teacher.compare=some", "recipe.teacher.compare is 'some': choose all or one"),
+        ("recipe.teacher.samples=0", "recipe.teacher.samples is 0"),
+        ("recipe.teacher.weights=", "recipe.teacher.weights is empty: set it to the path of the trained teacher"),
+        ("recipe.scale=2", "enlarges by 4, the student by 2"),
+    ],
+)
+def test_bad_settings_are_named(folder, change, message):
+    with pytest.raises(ValueError, match=message):
+        recipe_of(folder, DTKD, change)
+
+
+# --- the teacher ------------------------------------------------------------------------------------------------------
+
+
+def test_a_teacher_answers_for_any_size_in_pictures_of_its_own_noise(folder):
+    found = open_recipe(folder / "resshift.safetensors")
+    teacher = Teacher(found.recipe, found.params)
+    lr, noise = batch(side=8)["lr"][:, :7, :5], noise_field(jax.random.key(1), 2)
+    made = jax.jit(lambda frozen: pictures(teacher, frozen, lr, noise, 3))(teacher.frozen)
+    assert made.shape == (2, 3, 28, 20, 3) and made.dtype == jnp.float32
+    levels = np.asarray(made) * 255
+    np.testing.assert_allclose(levels, np.round(levels), atol=1e-4)
+    assert made.min() >= 0 and made.max() <= 1
+    assert len({np.asarray(made[i, k]).tobytes() for i in range(2) for k in range(3)}) == 6
+    one = jax.jit(lambda frozen: pictures(teacher, frozen, lr, noise, 1))(teacher.frozen)
+    np.testing.assert_allclose(one[:, 0], made[:, 0], atol=1.01 / 255)
+    mean = Teacher(found.recipe, found.params, output="mean", samples=2)
+    same = jax.jit(lambda frozen: pictures(mean, frozen, lr, noise, 2))(mean.frozen)
+    np.testing.assert_array_equal(same[:, 0], same[:, 1])  # it has no noise
+
+
+def test_any_recipe_teaches(folder, tmp_path):
+    assert recipe_of(folder, DTKD, teacher="swinir").frozen.keys() == {TEACHER}
+    weights(tmp_path / "sinsr.safetensors", "recipe.name=sinsr")
+    assert recipe_of(tmp_path, DTKD, teacher="sinsr").frozen.keys() == {TEACHER}
+    with pytest.raises(ValueError, match=r"'sinsr' has no mean: set recipe\.teacher\.output=sample"):
+        recipe_of(tmp_path, DTKD, "recipe.teacher.output=mean", teacher="sinsr")
+
+
+def test_published_weights_teach_with_the_recipe_that_they_belong_to(tmp_path):
+    settings = config("recipe.name=dtkd")["recipe"]
+    settings["teacher"]["weights"] = str(ported(tmp_path / "published.safetensors", "swinir"))
+    with pytest.raises(ValueError, match=r"published weights carry no configuration: give recipe\.teacher\.published"):
+        build_recipe(settings)
+    settings["teacher"]["published"] = config("recipe.name=swinir")["recipe"]
+    recipe = build_recipe(settings)
+    assert recipe.frozen[TEACHER]["params"].keys() == {"student"}
+    settings["teacher"]["published"] = config("recipe.name=swinir", "recipe.student.swinir.channels=16")["recipe"]
+    with pytest.raises(ValueError, match=r"published\.safetensors.*channels 8, not 16"):
+        build_recipe(settings)
+
+
+def test_no_teacher_is_needed_for_inference_and_for_weight_0(folder):
+    for recipe in (recipe_of(folder, DTKD, purpose="inference"), recipe_of(folder, DTKD, "recipe.dtkd.weight=0.0")):
+        assert recipe.frozen == {} and recipe.precompute is None
+    params = drawn(recipe.init, jax.random.key(1), batch())
+    with pytest.raises(ValueError, match=r"this recipe was built without.*recipe\.teacher\.weights"):
+        run(recipe_of(folder, DTKD, purpose="inference"), params, batch())
+
+
+# --- DTKD's loss ------------------------------------------------------------------------------------------------------
+
+
+def test_the_loss_is_the_l1_distance_and_lambda_times_the_teachers(folder):
+    recipe = recipe_of(folder, DTKD, STILL, "recipe.dtkd.weight=2.0", "recipe.dtkd.ramp_steps=4")
+    data = batch()
+    params = drawn(recipe.init, jax.random.key(1), data)
+    taught = recipe.precompute(recipe.frozen, data, noise_field(jax.random.key(5), 2))
+    assert taught.keys() == {TEACHER} and taught[TEACHER].shape == (2, 1, 32, 32, 3)
+    loss = run(recipe, params, {**data, **taught}, frozen={})  # the records need no teacher
+    sr = recipe.sample(params, {}, data["lr"], noise_field(jax.random.key(0), 2))
+    distance = wavelet_kd(sr, taught[TEACHER][:, 0], WaveletKdSettings())
+    expected = np.abs(sr - data["hr"]).mean(axis=(1, 2, 3)) + 0.5 * distance.values
+    np.testing.assert_allclose(loss.values, expected, rtol=1e-5)
+    np.testing.assert_allclose(loss.metrics["teacher_middle"], distance.groups["middle"], rtol=1e-5)
+    assert loss.metrics["teacher_weight"] == 0.5
+    fresh = run(recipe, params, data)
+    assert np.all(fresh.values > fresh.metrics["pixel_l1"])
+
+
+def test_at_step_0_and_with_weight_0_it_is_swinirs(folder):
+    data = batch()
+    plain = build_recipe(config("recipe.name=swinir")["recipe"])  # with its stochastic depth
+    params = drawn(plain.init, jax.random.key(1), data)
+    for recipe, step in (
+        (recipe_of(folder, DTKD), jnp.int32(0)),
+        (recipe_of(folder, DTKD, "recipe.dtkd.weight=0.0"), STEP),
+    ):
+        values = run(recipe, params, data, step).values
+        np.testing.assert_allclose(values, run(plain, params, data, step).values, rtol=1e-6)
+
+
+def test_several_samples_are_averaged_or_drawn(folder):
+    knobs = (DTKD, STILL, "recipe.dtkd.schedule=constant", "recipe.teacher.samples=3")
+    data = batch()
+    every = recipe_of(folder, *knobs)
+    params = drawn(every.init, jax.random.key(1), data)
+    taught = every.precompute(every.frozen, data, noise_field(jax.random.key(5), 2))[TEACHER]
+    assert taught.shape == (2, 3, 32, 32, 3)
+
+    def term(recipe, pictures, key=3):
+        return np.asarray(run(recipe, params, {**data, TEACHER: pictures}, key=key).metrics["teacher_term"])
+
+    single = np.stack([term(every, taught[:, k : k + 1]) for k in range(3)])
+    np.testing.assert_allclose(term(every, taught), single.mean(axis=0), rtol=1e-5)
+    drawing = recipe_of(folder, *knobs, "recipe.teacher.compare=one")
+    seen = {float(term(drawing, taught, key)[0]) for key in range(8)}
+    assert 1 < len(seen) <= 3
+    assert all(np.isclose(value, single[:, 0], rtol=1e-5).any() for value in seen)
+
+
+def test_no_gradient_reaches_the_teacher(folder):
+    recipe, data = recipe_of(folder, DTKD, STILL), batch()
+    params = drawn(recipe.init, jax.random.key(1), data)
+
+    @jax.jit
+    def gradients(params, frozen):
+        def total(params, frozen):
+            return recipe.updates[0].loss(params, frozen, {}, data, jax.random.key(3), STEP).values.mean()
+
+        return jax.grad(total, argnums=(0, 1))(params, frozen)
+
+    own, teachers = gradients(params, recipe.frozen)
+    assert all(np.isfinite(leaf).all() and leaf.any() for leaf in jax.tree.leaves(own))
+    assert not any(leaf.any() for leaf in jax.tree.leaves(teachers))
+
+
+@pytest.mark.parametrize("name", ["dtkd", "augkd"])
+def test_training_leaves_the_teacher_alone(folder, tmp_path, name):
+    knobs = (f"data.{part}={folder}/photos" for part in ("train", "validation"))
+    settings = config(f"recipe.name={name}", f"recipe.teacher.weights={folder}/resshift.safetensors", *knobs)
+    before = (folder / "resshift.safetensors").read_bytes()
+    recipe = build_recipe(settings["recipe"])
+    frozen = jax.tree.map(np.array, recipe.frozen)
+    result = train_from_config(settings, tmp_path / "run")
+    assert result.step == 2 and result.state.params.keys() == {"student"}
+    jax.tree.map(np.testing.assert_array_equal, build_recipe(settings["recipe"]).frozen, frozen)
+    assert (folder / "resshift.safetensors").read_bytes() == before
+    params, metadata = load_weights(tmp_path / "run" / "weights.safetensors")
+    assert params.keys() == {"student"}
+    assert metadata["weights"].keys() == {"recipe.teacher.weights"}
+    assert metadata["config"]["recipe"]["teacher"]["weights"] == "resshift.safetensors"  # the run may travel
+    logged = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert any("teacher_plain" in line or "teacher_weight" in line for line in logged)
+
+
+# --- AugKD ------------------------------------------------------------------------------------------------------------
+
+
+@given(seed=st.integers(0, 99), chosen=st.lists(st.sampled_from(sorted(augkd.TRANSFORMS)), unique=True, max_size=4))
+@settings(deadline=None, max_examples=20)
+def test_an_augmentation_is_undone(seed, chosen):
+    rng = np.random.default_rng(seed)
+    images = jnp.asarray(rng.random((3, 6, 6, 3)), jnp.float32)
+    drawn_ = jnp.asarray(rng.integers(2, size=(len(chosen), 3)), bool)
+    seen = augkd.augment(images, drawn_, tuple(chosen))
+    np.testing.assert_allclose(augkd.restore(seen, drawn_, tuple(chosen)), images, atol=1e-6)
+    untouched = ~np.asarray(drawn_).any(axis=0)
+    np.testing.assert_array_equal(seen[untouched], images[untouched])
+
+
+def test_augmentation_and_enlargement_commute():
+    """Every transform means the same for an image and its enlargement."""
+    images = jax.random.uniform(jax.random.key(0), (1, 6, 6, 3), jnp.float32)
+    for name in augkd.TRANSFORMS:
+        chosen = jnp.ones((1, 1), bool)
+        large = augkd.augment(images, chosen, (name,)).repeat(2, axis=1).repeat(2, axis=2)
+        np.testing.assert_array_equal(
+            large, augkd.augment(images.repeat(2, axis=1).repeat(2, axis=2), chosen, (name,)), err_msg=name
+        )
+
+
+def test_zooming_in_and_out():
+    data = batch()
+    corner = jnp.asarray([[0, 24], [5, 1]], jnp.int32)
+    part = augkd.zoom_in(data["hr"], corner, 4)
+    np.testing.assert_array_equal(part[0], data["hr"][0, :8, 24:])
+    np.testing.assert_array_equal(part[1], data["hr"][1, 5:13, 1:9])
+    drawn_ = augkd.draw_corners(
+        jax.random.split(jax.random.key(0), 200), jnp.broadcast_to(data["hr"][:1], (200, 32, 32, 3)), 4
+    )
+    assert drawn_.min() == 0 and drawn_.max() == 24
+    flat = jnp.full((1, 8, 12, 3), 0.25, jnp.float32)
+    reduced = augkd.zoom_out(flat, 4)
+    assert reduced.shape == (1, 2, 3, 3)
+    np.testing.assert_allclose(reduced, 0.25, atol=1e-6)
+    with pytest.raises(ValueError, match=r"\(3, 8\) pixels cannot be reduced by 4: use a larger data.crop"):
+        augkd.zoom_out(flat[:, :3, :8], 4)
+
+
+def test_augkd_is_its_parts(folder):
+    knobs = (AUGKD, STILL, "recipe.augkd.weight=0.5", "recipe.augkd.auxiliary_weight=2.0")
+    recipe, data = recipe_of(folder, *knobs), batch(side=16)
+    params = drawn(recipe.init, jax.random.key(1), data)
+    taught = recipe.precompute(recipe.frozen, data, noise_field(jax.random.key(5), 2))
+    assert {name: value.shape for name, value in taught.items()} == {
+        augkd.CORNER: (2, 2),
+        "teacher": (2, 1, 64, 64, 3),
+        "teacher_zoom_in": (2, 1, 64, 64, 3),
+        "teacher_zoom_out": (2, 1, 16, 16, 3),
+    }
+    known = {**data, **taught}
+    student = one_pass_of(recipe, params)
+    pixels = np.abs(student(data["lr"]) - data["hr"]).mean(axis=(1, 2, 3))
+    terms = {
+        "plain": (0.5, data["lr"]),
+        "zoom_in": (2.0, augkd.zoom_in(data["hr"], taught[augkd.CORNER], 4)),
+        "zoom_out": (2.0, augkd.zoom_out(data["lr"], 4)),
+    }
+    still = recipe_of(folder, *knobs, "recipe.augkd.probability=0.0")
+    loss = run(still, params, known, frozen={})
+    expected = pixels
+    for view, (factor, images) in terms.items():
+        distance = np.abs(student(images) - taught[augkd.ENTRIES[view]][:, 0]).mean(axis=(1, 2, 3))
+        np.testing.assert_allclose(loss.metrics[f"teacher_{view}"], distance, rtol=1e-5, err_msg=view)
+        expected = expected + factor * distance
+    np.testing.assert_allclose(loss.values, expected, rtol=1e-5)
+    # under augmentations only the auxiliary images look different to the student
+    turned = run(recipe, params, known, frozen={})
+    np.testing.assert_allclose(turned.metrics["teacher_plain"], loss.metrics["teacher_plain"], rtol=1e-5)
+    for view in ("zoom_in", "zoom_out"):
+        assert np.any(np.abs(turned.metrics[f"teacher_{view}"] - loss.metrics[f"teacher_{view}"]) > 1e-6)
+    everywhere = run(recipe_of(folder, *knobs, "recipe.augkd.augment_pairs=True"), params, known, frozen={})
+    assert np.any(np.abs(everywhere.metrics["teacher_plain"] - loss.metrics["teacher_plain"]) > 1e-6)
+    fresh = run(recipe, params, data)
+    assert np.isfinite(fresh.values).all()
+
+
+def one_pass_of(recipe, params):
+    """The student as a function of LR images."""
+    return jax.jit(lambda lr: recipe.sample(params, {}, lr, noise_field(jax.random.key(0), lr.shape[0])))
+
+
+def test_a_view_of_weight_0_asks_no_teacher(folder):
+    recipe = recipe_of(folder, AUGKD, "recipe.augkd.weight=0.0", "recipe.augkd.zoom_in=False")
+    found = jax.eval_shape(recipe.precompute, recipe.frozen, batch(side=16), noise_field(jax.random.key(0), 2))
+    assert found.keys() == {augkd.CORNER, "teacher_zoom_out"}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("recipe.augkd.transforms=('turn',)", "recipe.augkd.transforms has 'turn': choose from invert, flip"),
+        ("recipe.augkd.probability=1.5", r"recipe.augkd.probability is 1.5: it must lie in \[0, 1\]"),
+        ("recipe.augkd.weight=-1.0", "recipe.augkd.weight is -1.0"),
+    ],
+)
+def test_bad_settings_of_augkd_are_named(folder, change, message):
+    with pytest.raises(ValueError, match=message):
+        recipe_of(folder, AUGKD, change)
+    with pytest.raises(ValueError, match="are not square: leave 'transpose' out"):
+        augkd.augment(jnp.zeros((1, 2, 3, 3), jnp.float32), jnp.ones((1, 1), bool), ("transpose",))
