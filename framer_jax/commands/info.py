@@ -1,4 +1,4 @@
-"""`framer-jax info`: versions and devices, and what a weights file or a configuration holds."""
+"""`framer-jax info`: versions and devices, what a weights file or a configuration holds, and what a picture costs."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import argparse
 import importlib.metadata
 import json
 import platform
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import jax
 import numpy as np
 
 from framer_jax.config import load_config, to_dict
+from framer_jax.evaluation.cost import MODES, Cost, CostSettings, as_json, as_text, frozen_shapes, measure
 from framer_jax.inference.model import STARTER, load_model
 from framer_jax.porting.table import MAPS
 from framer_jax.porting.weights import flatten_names, read_metadata
@@ -29,10 +31,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.add_argument("what", nargs="?", help="a weights file, a training directory, a configuration, or 'starter'")
     parser.add_argument("--json", action="store_true", help="print JSON")
+    cost = parser.add_argument_group("cost of a picture")
+    cost.add_argument("--cost", action="store_true", help="count parameters, MACs, FLOPs and memory, and time it")
+    cost.add_argument("--size", metavar="HxW", help="LR pixels, one number for a square (64)")
+    cost.add_argument("--batch", type=int, help="pictures at a time (1)")
+    cost.add_argument("--runs", type=int, help="timed calls (10)")
+    cost.add_argument("--mode", choices=MODES, help="all steps of the sampler, or the one-step estimate (sample)")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Print."""
+    if settings := cost_settings(arguments):
+        cost = cost_of(arguments.what, settings)
+        print(json.dumps(as_json(cost), indent=1) if arguments.json else "\n".join(as_text(cost)))
+        return 0
     facts = describe(arguments.what) if arguments.what else environment()
     if arguments.json:
         print(json.dumps(facts, indent=1))
@@ -40,6 +52,44 @@ def run(arguments: argparse.Namespace) -> int:
         for name, value in _lines(facts):
             print(f"{name:<40} {value}")
     return 0
+
+
+def cost_settings(arguments: argparse.Namespace) -> CostSettings | None:
+    """What to measure, None if --cost is not given.
+
+    Raises:
+      ValueError: an option that needs another one, or not such a size or count.
+    """
+    given = {name: getattr(arguments, name) for name in ("size", "batch", "runs", "mode")}
+    given = {name: value for name, value in given.items() if value is not None}
+    if not arguments.cost:
+        if given:
+            raise ValueError(f"--{next(iter(given))} belongs to --cost: add --cost, or leave it out")
+        return None
+    if not arguments.what:
+        raise ValueError("--cost of what? Name a weights file, a training directory, a configuration, or 'starter'")
+    if (size := given.pop("size", None)) is not None:
+        found = re.fullmatch(r"(\d+)(?:x(\d+))?", size)
+        if not found:
+            raise ValueError(f"--size {size!r}: give LR pixels as HEIGHTxWIDTH, or one number for a square")
+        given |= {"height": int(found[1]), "width": int(found[2] or found[1])}
+    return CostSettings(**given)
+
+
+def cost_of(what: str, settings: CostSettings) -> Cost:
+    """What a picture costs; frozen weights, and all those of a configuration, are stand-ins of the same shapes.
+
+    Raises:
+      ValueError, FileNotFoundError: what is none of those, or does not take that size or mode.
+    """
+    if Path(what).suffix == ".py":
+        config = to_dict(load_config(what))["recipe"]
+        recipe = build_recipe(config, "description")
+        return measure(recipe, expected_params(recipe), frozen_shapes(config), settings)
+    if (ported := read_metadata(what).get("model")) in MAPS:
+        raise ValueError(f"{what}: a ported {ported} carries no recipe: name a configuration that uses it")
+    model = load_model(None if what == "starter" else what, purpose="description")
+    return measure(model.recipe, model.params, frozen_shapes(model.metadata["config"]["recipe"]), settings)
 
 
 def environment() -> dict[str, Any]:

@@ -1,0 +1,43 @@
+import numpy as np
+import pytest
+
+from tools import benchmark_swinir as tool
+
+
+def program(calls, name, picture=None):
+    return tool.Program(lambda: calls.append(name), lambda: picture, 1.5)
+
+
+def test_rounds_are_interleaved_and_begin_with_another_program_each(monkeypatch):
+    monkeypatch.setattr(tool, "PAUSE", 0.0)
+    calls = []
+    times = tool.in_turn({name: program(calls, name) for name in "abc"}, rounds=1)
+    assert "".join(calls) == "abc" + "bca" + "cab"
+    assert {name: len(seconds) for name, seconds in times.items()} == dict.fromkeys("abc", 1)
+
+
+def test_another_picture_is_not_timed():
+    truth = np.random.default_rng(0).random((1, 8, 8, 3))
+    assert tool.compared("ours", program([], "", truth), truth, 1e-4) == 0
+    for other in (truth[:, ::-1], np.full_like(truth, np.nan)):
+        with pytest.raises(ValueError, match=r"ours: its picture differs by .* nothing was timed"):
+            tool.compared("ours", program([], "", other), truth, 1e-4)
+
+
+def test_the_table_pairs_the_rounds():
+    seconds = {"ours": [1.0, 2.0, 4.0], "theirs": [2.0, 4.0, 8.0]}
+    facts = {
+        "size": 16,
+        "batch": 1,
+        "dtype": "float32",
+        "device": "cpu",
+        "rounds": 3,
+        "others_load": None,
+        "versions": {"jax": "1", "torch": "2"},
+        "programs": {
+            name: {"seconds": values, "first_seconds": 1.5, "relative_error": 1e-6} for name, values in seconds.items()
+        },
+    }
+    *_, ours, theirs = tool.markdown(facts).splitlines()
+    assert ours.startswith("| ours | 2000.0 (1500.0 to 3000.0) | 1.00 x (1.00 to 1.00) | 1.5 s |")
+    assert theirs.startswith("| theirs | 4000.0 (3000.0 to 6000.0) | 2.00 x (2.00 to 2.00) |")

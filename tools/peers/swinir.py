@@ -1,0 +1,89 @@
+"""SwinIR in PyTorch, from a checkout of its repository that you have; nothing of it is part of this project."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+
+FILE = "models/network_swinir.py"
+
+SMALL = {
+    "upscale": 4,
+    "window_size": 8,
+    "img_range": 1.0,
+    "depths": [6] * 4,
+    "embed_dim": 60,
+    "num_heads": [6] * 4,
+    "mlp_ratio": 2,
+    "upsampler": "nearest+conv",
+    "resi_connection": "1conv",
+}
+"""SwinIR-small, the defaults of framer_jax.models.swinir.SwinIR."""
+
+
+def load(checkout: Path) -> ModuleType:
+    """The checkout's module.
+
+    Raises:
+      FileNotFoundError: the file is not there.
+    """
+    path = checkout / FILE
+    if not path.is_file():
+        raise FileNotFoundError(f"--swinir-checkout {checkout}: holds no {FILE}; give a clone of the SwinIR repository")
+    if importlib.util.find_spec("timm") is None:
+        _stand_in_for_timm()
+    specification = importlib.util.spec_from_file_location("_network_swinir", path)
+    assert specification is not None and specification.loader is not None
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return module
+
+
+def build(checkout: Path, size: int, arguments: Mapping[str, Any] | None = None, seed: int = 0) -> torch.nn.Module:
+    """The network, for inference, with random weights everywhere (norms and biases too).
+
+    Args:
+      checkout: of the repository.
+      size: side of the input; its masks for that size are made once, which is the fastest that it can do.
+      arguments: of the network.
+      seed: of the weights.
+
+    Raises:
+      FileNotFoundError: as `load`.
+    """
+    given = dict(SMALL if arguments is None else arguments)
+    module = load(checkout)
+    torch.manual_seed(seed)
+    network = module.SwinIR(img_size=-(-size // given["window_size"]) * given["window_size"], **given).eval()
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(0.02 * torch.randn_like(parameter))
+    return network
+
+
+def state_of(network: torch.nn.Module) -> dict[str, np.ndarray]:
+    """Its weights and buffers, as framer_jax.porting takes them."""
+    return {name: value.detach().cpu().numpy() for name, value in network.state_dict().items()}
+
+
+def _stand_in_for_timm() -> None:
+    """Three names of timm are used, none of which does anything in inference."""
+
+    class DropPath(torch.nn.Identity):
+        def __init__(self, probability: float = 0.0) -> None:
+            super().__init__()
+
+    layers = ModuleType("timm.models.layers")
+    layers.__dict__.update(
+        DropPath=DropPath,
+        to_2tuple=lambda value: value if isinstance(value, tuple) else (value, value),
+        trunc_normal_=torch.nn.init.trunc_normal_,
+    )
+    sys.modules |= {"timm": ModuleType("timm"), "timm.models": ModuleType("timm.models"), "timm.models.layers": layers}
