@@ -19,13 +19,13 @@ def get_config() -> ConfigDict:
     student = config.recipe.student.swinir
     student.head = "pixelshuffledirect"  # convolutions on LR pixels only: most steps per minute
     student.channels = 32
-    student.depths = (4, 4)
-    student.heads = 4
+    student.depths = (2, 2)
+    student.heads = 2
     student.drop_path = 0.0
     config.data.degradation = "resshift_testing"
     config.data.crop = 64
-    config.training.steps = 1000
+    config.training.steps = 1600
     config.training.learning_rate = 2e-3
-    config.training.checkpoint_every = 500
-    config.training.validate_every = 500
+    config.training.checkpoint_every = 800
+    config.training.validate_every = 800
     return config

@@ -5,13 +5,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from drawn import drawn
+from PIL import Image
 from safetensors.numpy import load_file
-from tiny import TINY, config, ported, weights
+from tiny import CONFIGS, MODEL, TINY, config, photo, ported, weights
 
 from framer_jax import cli
 from framer_jax.commands.train import starting_weights
 from framer_jax.diffusion.noise import noise_field
-from framer_jax.inference.model import load_model
+from framer_jax.inference.model import load_model, settings_for
+from framer_jax.inference.upscaler import UpscaleSettings
 from framer_jax.losses.framer import paper
 from framer_jax.porting.maps import to_torch
 from framer_jax.porting.table import MAPS
@@ -148,3 +150,44 @@ def test_a_trained_student_is_loaded_and_goes_back_to_pytorch(tmp_path):
         state["conv_first.bias"], np.asarray(load_weights(path)[0]["student"]["conv_in"]["bias"])
     )
     assert state["layers.0.residual_group.blocks.0.attn.relative_position_index"].shape == (64, 64)
+
+
+# --- upscaling --------------------------------------------------------------------------------------------------------
+
+
+def upscaled(path, out, weights, *words):
+    assert cli.main(["upscale", str(path), str(out), "--weights", str(weights), *words]) == 0
+    return np.asarray(Image.open(out), np.float32)
+
+
+def test_upscale_is_one_pass_over_any_size(tmp_path):
+    """Ours, the same carried over to PyTorch's names, and by tiles."""
+    path, small = weights(tmp_path / "trained.safetensors", NAME), photo(13, 19)
+    Image.fromarray(small).save(tmp_path / "small.png")
+    picture = upscaled(tmp_path / "small.png", tmp_path / "ours.png", path)
+    model = load_model(path)
+    # Pictures of similar sizes share a program: the upscaler reflects them to multiples of 32 first.
+    filled = np.pad(small, ((0, 19), (0, 13), (0, 0)), mode="reflect")[None].astype(np.float32) / 255
+    sr = jax.jit(model.recipe.sample)(model.params, {}, filled, noise_field(jax.random.key(0), 1))[0, :52, :76]
+    assert picture.shape == (52, 76, 3)
+    np.testing.assert_allclose(picture, np.clip(sr, 0, 1) * 255, atol=0.51)
+
+    torch = tmp_path / "back.safetensors"
+    assert cli.main(["port", str(path), str(torch), "--model", "swinir", "--to", "torch"]) == 0
+    knobs = [word for change in (*MODEL, NAME) for word in ("--set", change)]
+    recipe = ("--recipe", str(CONFIGS / "default.py"), *knobs)
+    back = upscaled(tmp_path / "small.png", tmp_path / "back.png", torch, *recipe)
+    np.testing.assert_array_equal(back, picture)
+
+    Image.fromarray(photo(40, 44)).save(tmp_path / "large.png")
+    whole, tiled = (
+        upscaled(tmp_path / "large.png", tmp_path / f"{tile}.png", path, "--tile", tile, "--overlap", "16")
+        for tile in ("64", "32")
+    )
+    assert tiled.shape == whole.shape == (160, 176, 3)
+    assert np.corrcoef(tiled.ravel(), whole.ravel())[0, 1] > 0.99
+
+
+def test_a_denoiser_that_nobody_uses_does_not_choose_the_tiles(tmp_path):
+    model = load_model(weights(tmp_path / "trained.safetensors", NAME, "recipe.denoiser.name=dit"))
+    assert settings_for(model).tile == UpscaleSettings.tile

@@ -13,6 +13,7 @@ from framer_jax.inference.upscaler import UpscaleSettings
 from framer_jax.porting.weights import save_weights
 from framer_jax.recipes.base import Params, Recipe
 from framer_jax.recipes.table import GLOBAL_DENOISERS, open_recipe
+from framer_jax.recipes.weights_by_path import network_of
 from framer_jax.version import __version__
 
 STARTER = Path(__file__).parents[1] / "weights" / "starter.safetensors"
@@ -89,7 +90,7 @@ def settings_for(model: Model, **given: Any) -> UpscaleSettings:
     config = model.metadata["config"]
     protocol = PROTOCOLS.get(given.get("protocol", UpscaleSettings.protocol))
     tile = (protocol.tile(model.recipe.scale) if protocol else None) or UpscaleSettings.tile
-    if config["recipe"]["denoiser"]["name"] in GLOBAL_DENOISERS and not (protocol and protocol.fixed):
+    if network_of(config["recipe"])[1] in GLOBAL_DENOISERS and not (protocol and protocol.fixed):
         tile = config["data"]["crop"] // model.recipe.scale
     tile = given.setdefault("tile", tile)
     if isinstance(tile, int) and protocol:  # else UpscaleSettings says so
