@@ -70,6 +70,7 @@ def get_config() -> ConfigDict:
     recipe.dtkd = ConfigDict()
     recipe.dtkd.weight = 1.0  # lambda at the end, of the distance of the student's picture to the teacher's
     recipe.dtkd.schedule = "linear"  # how lambda rises from 0: linear | cosine; or constant
+    recipe.dtkd.ramp_steps = config_dict.placeholder(int)  # over which lambda rises; None: training.steps
     recipe.dtkd.transform = "dwt"  # the distance: dwt | dual_tree | fourier | pixel (distillation on pixels)
     recipe.dtkd.wavelet = "haar"  # of dwt, any discrete one of PyWavelets
     recipe.dtkd.levels = 2  # 1 to 4
@@ -187,8 +188,6 @@ def get_config() -> ConfigDict:
     # Name of a recipe's update to optimiser fields of its own, for recipes with several updates. An overlay writes
     #   config.training.updates = {"denoiser": {"learning_rate": 1e-4}}
     training.updates = ConfigDict()
-
-    recipe.dtkd.ramp_steps = training.get_oneway_ref("steps")  # over which lambda rises; follows training.steps
 
     # --- logging: framer_jax.training.logging; metrics.jsonl and images/ are always written --------------------------
     config.logging = ConfigDict()

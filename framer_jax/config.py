@@ -29,13 +29,14 @@ def load_config(path: str | Path, changes: Sequence[str] = ()) -> ConfigDict:
     """Read a configuration file and apply `key.path=value` changes.
 
     Args:
-      path: a Python file that defines `get_config()`.
+      path: a Python file that defines `get_config()`; with ':VARIANT' behind it, one whose `get_config(VARIANT)` knows
+        several.
       changes: such as 'training.steps=500' or 'data.train=my/folder'; values are Python literals or plain strings.
 
     Raises:
       ConfigError: no such file, no `get_config`, an unknown key, or a value of another type.
     """
-    path = Path(path)
+    path, variant = split_variant(path)
     if not path.is_file():
         raise ConfigError(f"no configuration file {str(path)!r}: give the path of a file such as configs/starter.py")
     spec = importlib.util.spec_from_file_location(f"_framer_jax_config_{path.stem}", path)
@@ -44,7 +45,7 @@ def load_config(path: str | Path, changes: Sequence[str] = ()) -> ConfigDict:
     with _importable(path.resolve().parent.parent):
         try:
             spec.loader.exec_module(module)
-            config = module.get_config()
+            config = module.get_config(*variant)
         except (AttributeError, NameError, KeyError, TypeError, ValueError, SyntaxError, ImportError) as error:
             # ml_collections names the unknown key and its neighbours, or the type that it wants
             raise ConfigError(f"{path}: {' '.join(str(error).split())}") from error
@@ -56,6 +57,12 @@ def load_config(path: str | Path, changes: Sequence[str] = ()) -> ConfigDict:
     for change in changes:
         _apply(config, change)
     return config
+
+
+def split_variant(path: str | Path) -> tuple[Path, tuple[str, ...]]:
+    """'a.py:b' → (a.py, ('b',)); without a variant (a.py, ())."""
+    file, separator, variant = str(path).partition(".py:")
+    return (Path(f"{file}.py"), (variant,)) if separator else (Path(path), ())
 
 
 @contextmanager
@@ -91,6 +98,8 @@ def _apply(config: ConfigDict, change: str) -> None:
             value = ast.literal_eval(text)
         except (ValueError, SyntaxError):
             value = text
+    if value is None and not optional:  # which ml_collections lets pass
+        raise ConfigError(f"{key}={text}: it must be of type {node.get_type(parts[-1]).__name__}")
     if isinstance(value, bool) and node.get_type(parts[-1]) is not bool:  # ml_collections takes it for a number
         raise ConfigError(f"{key}={text}: it must be of type {node.get_type(parts[-1]).__name__}")
     try:
@@ -100,5 +109,12 @@ def _apply(config: ConfigDict, change: str) -> None:
 
 
 def to_dict(config: ConfigDict) -> dict[str, Any]:
-    """Plain nested dict of JSON types: what checkpoints, weights files and sidecars carry."""
-    return json.loads(json.dumps(config.to_dict()))
+    """Plain nested dict of JSON types: what checkpoints, weights files and sidecars carry.
+
+    Knobs that follow another one where they are None have its value.
+    """
+    plain = json.loads(json.dumps(config.to_dict()))
+    dtkd = plain["recipe"].get("dtkd", {})
+    if dtkd.get("ramp_steps", 0) is None:
+        dtkd["ramp_steps"] = plain["training"]["steps"]
+    return plain

@@ -36,6 +36,8 @@ def test_an_overlay_changes_its_own_knobs_only(tmp_path):
     default = to_dict(load_config(DEFAULT))
     assert config["training"].pop("steps") == 7
     assert default["training"].pop("steps") == 2000
+    ramps = [side["recipe"]["dtkd"].pop("ramp_steps") for side in (config, default)]
+    assert ramps == [7, 2000]  # the one knob that follows another
     assert config == default
 
 
@@ -85,6 +87,21 @@ def test_updates_have_optimiser_fields_of_their_own(tmp_path, of_the_command_lin
     assert (main.learning_rate, main.clip_norm, main.steps) == (0.25, None, 2000)
 
 
+def test_a_variant_of_a_file(tmp_path):
+    path = tmp_path / "several.py"
+    path.write_text(
+        "from configs import default\n\n\ndef get_config(seed='0'):\n    config = default.get_config()\n"
+        "    config.training.seed = int(seed)\n    return config\n"
+    )
+    assert [load_config(name).training.seed for name in (path, f"{path}:7")] == [0, 7]
+    with pytest.raises(ConfigError, match=r"several\.py: .*'many'"):
+        load_config(f"{path}:many")
+    with pytest.raises(ConfigError, match="takes 0 positional arguments"):
+        load_config(f"{DEFAULT}:7")
+    with pytest.raises(ConfigError, match=r"no configuration file 'gone\.py'"):
+        load_config("gone.py:7")
+
+
 def test_later_changes_win():
     assert load_config(DEFAULT, ["training.steps=1", "training.steps=2"]).training.steps == 2
 
@@ -103,6 +120,7 @@ def test_later_changes_win():
         ("training.steps=many", "training.steps=many: .*'str'.* 'int'"),
         ("training.steps=1.5", "training.steps=1.5: .*'float'.* 'int'"),
         ("training.steps=True", "training.steps=True: it must be of type int"),
+        ("training.steps=None", "training.steps=None"),
         ("training.learning_rate=True", "training.learning_rate=True: it must be of type float"),
         ("recipe.resshift.residual=1", "recipe.resshift.residual=1: .*'int'.* 'bool'"),
         ("recipe.denoiser.unet.channels=8", "recipe.denoiser.unet.channels=8: .*'int'.* 'tuple'"),

@@ -5,13 +5,15 @@ import jax.numpy as jnp
 import pytest
 from tiny import CONFIGS, MODEL, RUN, named_weights, photos, ported
 
+from configs import dtkd_ablations
 from framer_jax.commands.train import train_from_config
-from framer_jax.config import load_config, to_dict
+from framer_jax.config import ConfigError, load_config, to_dict
 from framer_jax.degradations.presets import preset_by_name
 from framer_jax.diffusion.noise import noise_field
 from framer_jax.inference.model import load_model
 from framer_jax.recipes.base import expected_params
 from framer_jax.recipes.table import add_framer, build_recipe
+from framer_jax.recipes.weights_by_path import network_of
 from framer_jax.training.logging import read_json_lines
 from framer_jax.training.settings import TrainingSettings
 
@@ -20,6 +22,21 @@ SAME_PROGRAM = {"resshift_v2": "resshift_v1", "resshift_bicubic": "resshift_v3"}
 """Configurations that differ from another in how long, or on what data, alone."""
 
 by_name = pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+
+
+def test_every_ablation_is_what_it_is_called():
+    path = CONFIGS / "dtkd_ablations.py"
+    found = {name: to_dict(load_config(f"{path}:{name}")) for name in dtkd_ablations.VARIANTS}
+    assert len({str(config) for config in found.values()}) == len(found)
+    for name, config in found.items():
+        build_recipe(config["recipe"], "inference")  # its settings are valid
+        changed = {
+            key for key, value in config["recipe"]["dtkd"].items() if value != found["default"]["recipe"]["dtkd"][key]
+        }
+        assert changed == set(dtkd_ablations.VARIANTS[name]), name
+    assert found["default"] == to_dict(load_config(CONFIGS / "dtkd_swinir_small.py"))
+    with pytest.raises(ConfigError, match="there is no variant 'haar': choose one of default, levels_1"):
+        load_config(f"{path}:haar")
 
 
 @by_name
@@ -48,12 +65,16 @@ def test_as_it_is(path, tmp_path):
 @pytest.mark.parametrize(("name", "other"), SAME_PROGRAM.items())
 def test_what_differs_in_length_and_data_alone(name, other):
     one, two = (to_dict(load_config(CONFIGS / f"{stem}.py")) for stem in (name, other))
+    ramps = [side["recipe"]["dtkd"].pop("ramp_steps") for side in (one, two)]  # which nothing uses here
+    assert ramps == [side["training"]["steps"] for side in (one, two)]
     assert one["recipe"] == two["recipe"]
     assert one["framer"] == two["framer"]
     assert one != two
 
 
-@pytest.mark.parametrize("path", [path for path in FILES if path.stem not in SAME_PROGRAM], ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path", [path for path in FILES if path.stem not in (*SAME_PROGRAM, "dtkd_ablations")], ids=lambda path: path.stem
+)
 def test_one_step(path, tmp_path):
     folder = photos(tmp_path / "photos")
     changes = [f"data.train={folder}", f"data.validation={folder}", "training.stop_after=1"]
@@ -71,5 +92,5 @@ def test_one_step(path, tmp_path):
         logged = {name for line in read_json_lines(tmp_path / "run" / "metrics.jsonl") for name in line}
         assert {"loss", *(f"validation/{name}/psnr-y" for name in ("mean", "sample", "bicubic"))} <= logged
     model = load_model(tmp_path / "run")
-    assert set(model.params) == {"student" if config["recipe"]["name"] == "swinir" else "denoiser"}
+    assert set(model.params) == {network_of(config["recipe"])[0]}
     assert model.metadata["step"] == 1

@@ -143,6 +143,8 @@ def named_weights(folder: Path, config_path: Path) -> tuple[str, ...]:
     if recipe.name == "sinsr":
         teacher = weights(folder / "teacher.safetensors", "recipe.name=resshift", base=config_path)
         changes.append(f"recipe.sinsr.teacher={teacher}")
+    if recipe.name in ("dtkd", "augkd"):
+        changes.append(f"recipe.teacher.weights={weights(folder / 'teacher.safetensors')}")
     return tuple(changes)
 
 

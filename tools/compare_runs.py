@@ -4,10 +4,10 @@ r"""Compare ways to train over several seeds: what the tables of docs/results ar
         base=runs/base_0,runs/base_1,runs/base_2 framer=runs/framer_0,runs/framer_1,runs/framer_2 [--markdown OUT.md]
 
 Each group's runs differ in their seed only. Photographs are degraded as their training sets were, with one draw that
-all runs share (--seed); figures are means over photographs, then mean ± standard deviation over runs. Rows: bicubic,
-and of every group the one-step mean and the sampler, as far as the recipe has them. For a run of SinSR, --teachers adds
-the PSNR between its picture and the end of the teacher's chain from the same noise, beside that of the teacher's own
-first step, where the student started.
+all runs share (--seed); figures are means over photographs, then mean ± standard deviation over runs. `detail-…` says
+how much of the photograph's detail a picture has. Rows: bicubic, and of every group the one-step mean and the sampler,
+as far as the recipe has them. For a run of SinSR, --teachers adds the PSNR between its picture and the end of the
+teacher's chain from the same noise, beside that of the teacher's own first step, where the student started.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from framer_jax.diffusion.noise import noise_field
 from framer_jax.evaluation.metrics import score
 from framer_jax.evaluation.niqe import load_niqe_model
 from framer_jax.evaluation.validation import central_crops
+from framer_jax.frequency.wavelets import haar_decompose
 from framer_jax.inference.model import Model, load_model
 from framer_jax.inference.resample import upsample_bicubic
 from framer_jax.porting.files import replacing
@@ -137,11 +138,29 @@ def mean_scores(
     pictures: Iterable[np.ndarray], pairs: Sequence[ValidationPair], ids: Sequence[str], published: Any
 ) -> Scores:
     """Means over photographs."""
-    found = [
-        score(np.clip(picture, 0, 1)[None], pair.hr[None], ids, published)
-        for picture, pair in zip(pictures, pairs, strict=True)
-    ]
-    return {name: float(np.mean([entry[name] for entry in found])) for name in ids}
+    found = []
+    for picture, pair in zip(pictures, pairs, strict=True):
+        clipped = np.clip(picture, 0, 1)
+        scores = score(clipped[None], pair.hr[None], ids, published)
+        found.append({name: float(scores[name][0]) for name in ids} | detail(clipped, pair.hr))
+    return {name: float(np.mean([entry[name] for entry in found])) for name in found[0]}
+
+
+def detail(picture: np.ndarray, hr: np.ndarray) -> Scores:
+    """How much of the photograph's detail a picture has: mean size of its Haar details by that of the photograph's.
+
+    1 is as much; 'middle' the details of level 2, 'high' those of level 1.
+    """
+    height, width = (side // 4 * 4 for side in hr.shape[:2])
+
+    def sizes(image: np.ndarray) -> list[float]:
+        bands = haar_decompose(jnp.asarray(image[None, :height, :width], jnp.float32), 2)
+        return [float(np.mean([np.abs(band).mean() for band in level])) for level in bands.details]
+
+    return {
+        f"detail-{name}": own / wanted
+        for name, own, wanted in zip(("middle", "high"), sizes(picture), sizes(hr), strict=True)
+    }
 
 
 def distance_to_teacher(student: Model, teacher: Model, pairs: Sequence[ValidationPair]) -> Scores:

@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from framer_jax.config import load_config, to_dict
+from framer_jax.config import load_config, split_variant, to_dict
 from framer_jax.evaluation.cost import MODES, Cost, CostSettings, as_json, as_text, frozen_shapes, measure
 from framer_jax.inference.model import STARTER, load_model
 from framer_jax.porting.table import MAPS
@@ -82,7 +82,7 @@ def cost_of(what: str, settings: CostSettings) -> Cost:
     Raises:
       ValueError, FileNotFoundError: what is none of those, or does not take that size or mode.
     """
-    if Path(what).suffix == ".py":
+    if split_variant(what)[0].suffix == ".py":
         config = to_dict(load_config(what))["recipe"]
         recipe = build_recipe(config, "description")
         return measure(recipe, expected_params(recipe), frozen_shapes(config), settings)
@@ -111,7 +111,7 @@ def describe(what: str) -> dict[str, Any]:
     Raises:
       ValueError, FileNotFoundError: what is none of these.
     """
-    if Path(what).suffix == ".py":
+    if split_variant(what)[0].suffix == ".py":
         config = to_dict(load_config(what))
         recipe = build_recipe(config["recipe"], "description")
         framed = add_framer(recipe, config["framer"])

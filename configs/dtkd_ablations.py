@@ -1,0 +1,47 @@
+"""The ablations of DTKD's Tables 4 to 7, one variant each: dtkd_swinir_small.py with one thing changed.
+
+Command:  framer-jax train --config configs/dtkd_ablations.py:fourier --workdir runs/dtkd_fourier
+              --set data.train=PHOTOS --set recipe.teacher.weights=… (as for configs/dtkd_swinir_small.py)
+          (without a variant: the defaults, which are the paper's choice in every table)
+Hardware: 1 GPU with 80 GB. Expected time: not measured yet.
+Expected: the paper's text prints differences only: two levels against one +0.02 dB and +4.386 MUSIQ; linear against
+          constant lambda +0.12 dB and +0.727 MUSIQ. docs/results/dtkd.md has some of them at a smaller size.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import dtkd_swinir_small
+
+VARIANTS = {
+    "default": {},
+    # Table 4: levels
+    "levels_1": {"levels": 1},
+    "levels_3": {"levels": 3},
+    # Table 5: transforms
+    "dual_tree": {"transform": "dual_tree"},
+    "fourier": {"transform": "fourier"},
+    "pixel": {"transform": "pixel"},
+    # Table 6: weights of the low, the middle and the high bands
+    "uniform": {"weights": (1.0, 1.0, 1.0)},
+    "low_2": {"weights": (2.0, 1.0, 1.0)},
+    "high_2": {"weights": (1.0, 1.0, 2.0)},
+    "middle_4": {"weights": (1.0, 4.0, 1.0)},
+    # Table 7: how lambda rises, and to what
+    "constant": {"schedule": "constant"},
+    "cosine": {"schedule": "cosine"},
+    "final_0.1": {"weight": 0.1},
+    "final_0.5": {"weight": 0.5},
+    "final_2": {"weight": 2.0},
+    "final_10": {"weight": 10.0},
+}
+"""Variant → changes of `recipe.dtkd`. Which values the tables hold is not in the text at hand, beside the ones named
+above; the others are ours."""
+
+
+def get_config(variant: str = "default") -> ConfigDict:
+    """One variant."""
+    if variant not in VARIANTS:
+        raise ValueError(f"there is no variant {variant!r}: choose one of {', '.join(VARIANTS)}")
+    config = dtkd_swinir_small.get_config()
+    config.recipe.dtkd.update(VARIANTS[variant])
+    return config
