@@ -98,8 +98,6 @@ def _apply(config: ConfigDict, change: str) -> None:
             value = ast.literal_eval(text)
         except (ValueError, SyntaxError):
             value = text
-    if value is None and not optional:  # which ml_collections lets pass
-        raise ConfigError(f"{key}={text}: it must be of type {node.get_type(parts[-1]).__name__}")
     if isinstance(value, bool) and node.get_type(parts[-1]) is not bool:  # ml_collections takes it for a number
         raise ConfigError(f"{key}={text}: it must be of type {node.get_type(parts[-1]).__name__}")
     try:

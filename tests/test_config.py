@@ -120,7 +120,6 @@ def test_later_changes_win():
         ("training.steps=many", "training.steps=many: .*'str'.* 'int'"),
         ("training.steps=1.5", "training.steps=1.5: .*'float'.* 'int'"),
         ("training.steps=True", "training.steps=True: it must be of type int"),
-        ("training.steps=None", "training.steps=None"),
         ("training.learning_rate=True", "training.learning_rate=True: it must be of type float"),
         ("recipe.resshift.residual=1", "recipe.resshift.residual=1: .*'int'.* 'bool'"),
         ("recipe.denoiser.unet.channels=8", "recipe.denoiser.unet.channels=8: .*'int'.* 'tuple'"),
