@@ -28,7 +28,14 @@ CORE = [
 EVALUATION = ["matplotlib>=3.9", "scikit-image>=0.25", "scikit-learn>=1.5"]
 TENSORBOARD = ["tensorboardX>=2.6.5"]
 TORCH = ["torch>=2.6", "transformers>=4.50"]
-DEVELOPMENT = ["pytest>=8", "pytest-timeout>=2.3", "hypothesis>=6.100", "ruff==0.17.5", "mypy>=1.15"]
+DEVELOPMENT = [
+    "pytest>=8",
+    "pytest-timeout>=2.3",
+    "pytest-xdist>=3.6",
+    "hypothesis>=6.100",
+    "ruff==0.17.5",
+    "mypy>=1.15",
+]
 
 setup(
     name="framer_jax",
