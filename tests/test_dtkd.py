@@ -9,9 +9,11 @@ import pytest
 from drawn import drawn
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny import config, photos, ported, weights
+from tiny import CONFIGS, MODEL, RUN, config, photos, ported, weights
 
+from framer_jax.cli import main
 from framer_jax.commands.train import train_from_config
+from framer_jax.data.records import RecordFiles
 from framer_jax.diffusion.noise import noise_field
 from framer_jax.losses.wavelet_kd import WaveletKdSettings, wavelet_kd
 from framer_jax.porting.weights import load_weights
@@ -233,6 +235,43 @@ def test_training_leaves_the_teacher_alone(folder, tmp_path, name):
     assert metadata["config"]["recipe"]["teacher"]["weights"] == "resshift.safetensors"  # the run may travel
     logged = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert any("teacher_plain" in line or "teacher_weight" in line for line in logged)
+
+
+def test_records_hold_the_teachers_pictures_and_training_reads_them(folder, tmp_path, capsys):
+    """AugKD's: DTKD's are a part of them."""
+    knobs = [*MODEL, *RUN, AUGKD, "data.crop=64", "recipe.teacher.samples=2", "recipe.teacher.compare=one"]
+    knobs += [f"recipe.teacher.weights={folder}/resshift.safetensors", f"data.validation={folder}/photos"]
+    photos(tmp_path / "photos", size=(72, 80))
+
+    def command(*words, more=()):
+        changes = [word for knob in (*knobs, *more) for word in ("--set", knob)]
+        return main([*words, "--config", str(CONFIGS / "default.py"), *changes])
+
+    records = str(tmp_path / "records")
+    words = ("precompute", "teacher", "--output", records, "--samples", "9", "--per-file", "8")
+    assert command(*words, more=(f"data.train={tmp_path}/photos",)) == 0
+    record = RecordFiles(records)[8]
+    assert {name: (value.dtype.name, value.shape) for name, value in record.items()} == {
+        "hr": ("uint8", (64, 64, 3)),
+        "lr": ("uint8", (16, 16, 3)),
+        "teacher": ("uint8", (2, 64, 64, 3)),
+        "teacher_zoom_in": ("uint8", (2, 64, 64, 3)),
+        "teacher_zoom_out": ("uint8", (2, 16, 16, 3)),
+        augkd.CORNER: ("int32", (2,)),
+        "record": ("int32", ()),
+    }
+    assert (record["teacher"][0] != record["teacher"][1]).any()
+    run = ("train", "--workdir", str(tmp_path / "run"))
+    assert command(*run, more=(f"data.train={records}", "recipe.student.swinir.channels=16")) == 0  # any student
+    for change, message in (
+        ("recipe.teacher.samples=1", "made with recipe.teacher.samples 2, this run has 1"),
+        ("recipe.augkd.zoom_in=False", "made with recipe.augkd.zoom_in True, this run has False"),
+        (f"recipe.teacher.weights={folder}/swinir.safetensors", "made with the file of recipe.teacher.weights"),
+        (DTKD, "made with recipe.augkd"),
+    ):
+        assert command("train", "--workdir", str(tmp_path / "never"), more=(f"data.train={records}", change)) == 2
+        assert message in capsys.readouterr().err
+    assert not (tmp_path / "never").exists()
 
 
 # --- AugKD ------------------------------------------------------------------------------------------------------------
