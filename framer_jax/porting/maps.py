@@ -69,6 +69,11 @@ def no_buffers(state: State, arguments: Mapping[str, Any]) -> State:
     return {}
 
 
+def nothing_repeated(state: State) -> tuple[str, ...]:
+    """For models that compute none of their parameters."""
+    return ()
+
+
 @dataclass(frozen=True)
 class WeightMap:
     """How one family of checkpoints becomes ours, and back.
@@ -78,6 +83,8 @@ class WeightMap:
       rules: of several rules for the same layer of ours, the first is the one on the way back.
       arguments: (checkpoint) → constructor arguments of our module; only keys and shapes matter, apart from constants
         of the design. A KeyError says that a layer is missing.
+      repeated: (checkpoint) → keys with a rule that are dropped all the same: what they hold, the model computes
+        itself.
       dropped: keys that are known and not needed, with placeholders: constants that the model computes itself.
       buffers: (checkpoint without them, arguments) → the dropped entries that the original insists on when it loads.
       group: name of the group that holds these parameters in a trained model of ours; '' if it has none.
@@ -89,6 +96,7 @@ class WeightMap:
     arguments: Callable[[State], dict[str, Any]]
     dropped: tuple[str, ...] = ()
     buffers: Callable[[State, Mapping[str, Any]], State] = no_buffers
+    repeated: Callable[[State], tuple[str, ...]] = nothing_repeated
     group: str = ""
     describe: Callable[[Mapping[str, Any]], str] = one_variant
 
@@ -113,7 +121,11 @@ def to_flax(weights: WeightMap, state: State, source: str) -> tuple[dict[str, An
     dropped = [key for key in unknown if any(re.fullmatch(_regex(text), key) for text in weights.dropped)]
     _refuse_unknown(weights, source, [key for key in unknown if key not in set(dropped)], len(state))
     leaves: dict[str, np.ndarray] = {}
+    repeated = weights.repeated(state)
     for key, (name, transposed) in found.items():
+        if key in repeated:
+            dropped.append(key)
+            continue
         if name in leaves:
             raise ValueError(f"{source}: two tensors for {name!r}, one of them {key!r}; give each layer once")
         if state[key].dtype != np.float32:

@@ -19,7 +19,7 @@ from framer_jax.evaluation import niqe
 from framer_jax.frequency import bands, wavelets
 from framer_jax.inference import color_fix, tiler
 from framer_jax.losses.framer import clean_from_velocity, framer_loss, released
-from tools.parity import ported
+from tools.parity import ported, transformers
 from tools.parity.cases import Case, Options, Outputs, channels_first, channels_last
 from tools.parity.degradations import realesrgan_family
 
@@ -147,5 +147,6 @@ FAMILIES: dict[str, Callable[[Case, Options], Outputs]] = {
     "swinir": ported.swinir_family,
     "sinsr": ported.sinsr_family,
     "lpips": ported.lpips_family,
+    "mmdit": transformers.mmdit_family,
 }
 """Family name, as a fixture's `meta` gives it → its comparison. A new port is one function and one line here."""
