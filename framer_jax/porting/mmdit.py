@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -21,15 +22,20 @@ HEAD_WIDTH = 64
 POSITION_GRIDS, POSITION_BASE = {False: 192, True: 384}, 64
 """Side of the grid of positions without and with dual attention, and its base, of a file without the table."""
 
-ATTENTION_TEXT = {"add_q_proj": "query_text", "add_k_proj": "key_text", "add_v_proj": "value_text"}
+
+def _attention(torch: str, flax: str) -> tuple[Rule, ...]:
+    layers = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "out"}
+    return _layers(torch, flax, layers, {"norm_q": "norm_query", "norm_k": "norm_key"})
 
 
-def _attention(torch: str, flax: str, text: bool = True) -> tuple[Rule, ...]:
-    layers = {f"to_{word[0]}": word for word in ("query", "key", "value")} | {"to_out.0": "out"}
-    norms = {"norm_q": "norm_query", "norm_k": "norm_key"}
-    if text:
-        layers |= ATTENTION_TEXT | {"to_add_out": "out_text"}
-        norms |= {"norm_added_q": "norm_query_text", "norm_added_k": "norm_key_text"}
+def _text_attention(torch: str, flax: str) -> tuple[Rule, ...]:
+    layers = {"add_q_proj": "query", "add_k_proj": "key", "add_v_proj": "value", "to_add_out": "out"}
+    norms = {"norm_added_q": "norm_query", "norm_added_k": "norm_key"}
+    named = [{theirs: f"{ours}_text" for theirs, ours in names.items()} for names in (layers, norms)]
+    return _layers(torch, flax, *named)
+
+
+def _layers(torch: str, flax: str, layers: dict[str, str], norms: dict[str, str]) -> tuple[Rule, ...]:
     return (
         *(Rule(f"{torch}.{theirs}", f"{flax}/{ours}") for theirs, ours in layers.items()),
         *(Rule(f"{torch}.{theirs}", f"{flax}/{ours}", NORM[:1]) for theirs, ours in norms.items()),
@@ -51,7 +57,8 @@ RULES = (
     Rule(f"{BLOCK}.norm1.linear", f"{OURS}/modulation"),
     Rule(f"{BLOCK}.norm1_context.linear", f"{OURS}/modulation_text"),
     *_attention(f"{BLOCK}.attn", f"{OURS}/attention"),
-    *_attention(f"{BLOCK}.attn2", f"{OURS}/attention_2", text=False),
+    *_text_attention(f"{BLOCK}.attn", f"{OURS}/attention"),
+    *_attention(f"{BLOCK}.attn2", f"{OURS}/attention_2"),
     *_mlp(f"{BLOCK}.ff", f"{OURS}/mlp"),
     *_mlp(f"{BLOCK}.ff_context", f"{OURS}/mlp_text"),
     Rule("norm_out.linear", "head/modulation"),
@@ -147,3 +154,41 @@ MMDIT = WeightMap(
     describe=mmdit_variant,
 )
 """transformer/ of stable-diffusion-3-medium-diffusers, stable-diffusion-3.5-medium and -large."""
+
+
+CONTROL_RULES = (
+    *(
+        Rule(f"{BLOCK}.{theirs}.to_{word}_control", f"{OURS}/{ours}/{name}_control")
+        for theirs, ours in (("attn", "attention"), ("attn2", "attention_2"))
+        for word, name in {"q": "query", "k": "key", "v": "value", "out": "out"}.items()
+    ),
+    Rule(f"{BLOCK}.ff.control_conv", f"{OURS}/mlp/conv_control"),
+    *_text_attention(f"{BLOCK}.attn2", f"{OURS}/attention_2"),  # never used, yet in the released files
+)
+
+
+def dit4sr_arguments(state: State) -> dict[str, Any]:
+    """Constructor arguments of framer_jax.models.dit4sr.DiT4SR.
+
+    Files of the released code hold layers that nothing uses (`attn2.add_q_proj` and others); they tell its weights from
+    those that were trained without its faults.
+
+    Raises:
+      KeyError, ValueError: as `mmdit_arguments`.
+    """
+    arguments = mmdit_arguments(state)
+    first = BLOCK.format(i=0)
+    if (control := f"{first}.attn.to_q_control.weight") not in state:
+        raise KeyError(control)
+    released = f"{first}.attn2.add_q_proj.weight" in state
+    return arguments | {"compatibility": "released" if released else "correct"}
+
+
+DIT4SR = replace(
+    MMDIT,
+    name="dit4sr",
+    rules=RULES + CONTROL_RULES,
+    arguments=dit4sr_arguments,
+    describe=lambda arguments: f"DiT4SR ({arguments['compatibility']}) on {mmdit_variant(arguments)}",
+)
+"""transformer/ of dit4sr_q and dit4sr_f, and FRAMER's."""

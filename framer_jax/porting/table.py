@@ -10,14 +10,14 @@ from typing import Any, NamedTuple
 from framer_jax.porting.files import sha256_of
 from framer_jax.porting.lpips import LPIPS_ALEX, LPIPS_VGG
 from framer_jax.porting.maps import State, WeightMap, fraction_known, to_flax
-from framer_jax.porting.mmdit import MMDIT
+from framer_jax.porting.mmdit import DIT4SR, MMDIT
 from framer_jax.porting.resshift import RESSHIFT_UNET, VQ_F4
 from framer_jax.porting.swinir import SWINIR
 from framer_jax.porting.torch_files import read_state
 from framer_jax.porting.weights import load_weights
 
 MAPS: Mapping[str, WeightMap] = {
-    weights.name: weights for weights in (RESSHIFT_UNET, VQ_F4, SWINIR, MMDIT, LPIPS_VGG, LPIPS_ALEX)
+    weights.name: weights for weights in (RESSHIFT_UNET, VQ_F4, SWINIR, MMDIT, DIT4SR, LPIPS_VGG, LPIPS_ALEX)
 }
 """A new port is one table in a file of its own and one entry here."""
 

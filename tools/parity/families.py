@@ -148,5 +148,6 @@ FAMILIES: dict[str, Callable[[Case, Options], Outputs]] = {
     "sinsr": ported.sinsr_family,
     "lpips": ported.lpips_family,
     "mmdit": transformers.mmdit_family,
+    "dit4sr": transformers.dit4sr_family,
 }
 """Family name, as a fixture's `meta` gives it → its comparison. A new port is one function and one line here."""

@@ -7,6 +7,7 @@ from typing import Any, cast
 import jax
 import jax.numpy as jnp
 
+from framer_jax.models.dit4sr import DiT4SR
 from framer_jax.models.joint_blocks import modulated
 from framer_jax.models.mmdit import MMDiT
 from framer_jax.porting.maps import to_flax, to_torch
@@ -42,9 +43,27 @@ def mmdit_family(case: Case, options: Options) -> Outputs:
             yield from _gradients("mmdit", model, params, *inputs)
 
 
+def dit4sr_family(case: Case, options: Options) -> Outputs:
+    """The prediction, its taps, the parts of every block, and gradients of the mean square of the prediction."""
+    params, arguments = carried_over(case, "dit4sr")
+    model = DiT4SR(**arguments, taps="prediction")
+    inputs = (channels_last(case.arrays["in/x"]), *texts(case), channels_last(case.arrays["in/lr"]))
+    (prediction, taps), inner = captured(model, params, *inputs)
+    yield "out/v", channels_first(prediction)
+    for index, tap in enumerate((*taps, prediction)):
+        yield f"out/decoded_{index}", channels_first(tap)
+    for index in range(model.depth):
+        block = inner[f"block_{index}"]
+        yield f"hid/block{index}_attn_image", block["attention"]["__call__"][0][0]
+        yield f"hid/block{index}_ff", block["mlp"]["__call__"][0]
+    yield from _blocks(inner, model.depth)
+    yield from _gradients("dit4sr", model, params, *inputs)
+
+
 def _blocks(inner: dict[str, Any], depth: int) -> Outputs:
-    yield "hid/pos_embed", inner["tokens"]["__call__"][0]
-    yield "hid/time_text_embed", inner["condition"]["__call__"][0]
+    condition = inner["condition"]["__call__"][0]
+    yield "hid/pos_embed", inner["tokens"]["__call__"][0][-len(condition) :]  # of the LR image, if there is one
+    yield "hid/time_text_embed", condition
     yield "hid/context_embedder", inner["context"]["__call__"][0]
     for index in range(depth):
         image, text = inner[f"block_{index}"]["__call__"][0]
