@@ -4,9 +4,11 @@ Duan et al., "DiT4SR: Taming Diffusion Transformer for Real-World Image Super-Re
 transformer is this one. The sequence is [noise | LR], both with the positions of the image. Only layers with 'control'
 in their names are trained; the others are the base model's.
 
-Written from the measured facts of the released code, which `compatibility` 'released' reproduces with its two faults:
+Written from the measured facts of the released code, which `compatibility` 'released' reproduces with its faults:
 - where keys are normed, those of the LR tokens are thrown away: the noise tokens' keys, normed twice, take their place;
-- `out_control` starts from a random layer, as it is copied before the base's weights are loaded (see `with_control`).
+- `out_control` starts from a random layer, as it is copied before the base's weights are loaded (see `with_control`);
+- what starts at zero does not start without effect: LR tokens take weight in the common softmax, though their values
+  are zero, so that the untrained model is not the base model (see `READINGS`).
 """
 
 from __future__ import annotations
@@ -21,17 +23,17 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from framer_jax.models.joint_blocks import TEXT, FeedForward, Heads, JointAttention, joined
+from framer_jax.models.joint_blocks import TEXT, FeedForward, Heads, Initializer, JointAttention, joined
 from framer_jax.models.layers import attention
 from framer_jax.models.mmdit import Grid, JointTransformer, Maker, Taps
 
 COMPATIBILITIES = ("correct", "released")
 """Without the released code's faults, or with them, as its weights need it."""
 
-READINGS = ("joint", "added")
-"""How the other tokens attend to the LR tokens: in one softmax over all, as published; or in a softmax of its own, whose
-result is added. In the one, LR tokens take weight from the first step on, though their values are zero; in the other,
-the untrained model is the base model."""
+READINGS = ("auto", "joint", "added")
+"""How the other tokens attend to the LR tokens: in one softmax over all, as published; or in one of its own, whose
+result is added, which makes the untrained model the base model. 'auto' is 'joint' for compatibility 'released' and
+'added' for 'correct'."""
 
 CONTROL = "control"
 """In the names of all layers that are trained."""
@@ -44,11 +46,11 @@ class ControlledAttention(JointAttention):
 
     Attributes:
       compatibility: one of `COMPATIBILITIES`.
-      reading: one of `READINGS`.
+      reading: 'joint' or 'added', see `READINGS`.
     """
 
     compatibility: str = "correct"
-    reading: str = "joint"
+    reading: str = "added"
 
     @nn.compact
     def __call__(self, image: jax.Array, text: jax.Array | None = None) -> tuple[jax.Array, jax.Array | None]:
@@ -69,7 +71,8 @@ class ControlledAttention(JointAttention):
         for word in ("query", "key", "value"):
             noise[word], of_lr = jnp.split(self._dense(image, word), 2, axis=1)
             noise[word] = self._by_heads(noise[word])
-            lr[word] = self._by_heads(self._dense(of_lr, f"{word}_{CONTROL}"))
+            init = first_kernel(f"{word}_{CONTROL}", self.compatibility)
+            lr[word] = self._by_heads(self._dense(of_lr, f"{word}_{CONTROL}", init))
         norm_query, norm_key = self._norm("norm_query"), self._norm("norm_key")
         of_noise = norm_query(noise["query"]), norm_key(noise["key"]), noise["value"]
         released = self.compatibility == "released" and self.qk_norm
@@ -167,7 +170,7 @@ class DiT4SR(JointTransformer):
     qk_norm: bool = True
     position_grid: int = 384
     compatibility: str = "correct"
-    reading: str = "joint"
+    reading: str = "auto"
     strength: float = 1.2
 
     def __post_init__(self) -> None:
@@ -206,19 +209,32 @@ class DiT4SR(JointTransformer):
             self.attention,
             dtype=self.dtype,
             compatibility=self.compatibility,
-            reading=self.reading,
+            reading=("joint" if self.compatibility == "released" else "added")
+            if self.reading == "auto"
+            else self.reading,
         )
         return attention, partial(ControlledFeedForward, dtype=self.dtype, grid=grid, strength=self.strength)
 
 
-def with_control(base: Mapping[str, Any], compatibility: str = "correct", seed: int = 0) -> Params:
-    """Parameters to start DiT4SR's training from: the base's, and control layers that change nothing of it yet.
+def first_kernel(layer: str, compatibility: str) -> Initializer:
+    """How the kernel of a control layer of queries, keys or values starts.
 
-    Projections of LR queries, keys and values and the convolutions are zero; `out_control` is a copy of `out`, or of
-    compatibility 'released' a random layer.
+    With values of zero, LR tokens say nothing yet. Zero for the others too, as in the released code, would put the norm
+    of queries and keys at its singular point, where it multiplies gradients by 1000: they start as the base's own.
+    """
+    if compatibility == "released" or layer.startswith("value"):
+        return nn.initializers.zeros
+    return lambda key, shape, dtype=jnp.float32: jnp.eye(shape[0], dtype=dtype)
+
+
+def with_control(base: Mapping[str, Any], compatibility: str = "correct", seed: int = 0) -> Params:
+    """Parameters to start DiT4SR's training from: the base's, and control layers through which nothing passes yet.
+
+    Projections of LR values and the convolutions are zero, those of queries and keys as `first_kernel` says;
+    `out_control` is a copy of `out`, or, of compatibility 'released', a random layer.
 
     Args:
-      base: parameters of an MMDiT.
+      base: parameters of an MMDiT, not stacked, on the host.
       compatibility: one of `COMPATIBILITIES`.
       seed: of the random layers.
 
@@ -232,16 +248,24 @@ def with_control(base: Mapping[str, Any], compatibility: str = "correct", seed: 
     added = {}
     for path, leaf in leaves.items():
         *place, layer, kind = path
+        ours = f"{layer}_{CONTROL}"
         attends = place and place[-1].startswith("attention")
         if attends and layer in ("query", "key", "value"):
-            added[(*place, f"{layer}_{CONTROL}", kind)] = np.zeros(leaf.shape, leaf.dtype)
+            added[(*place, ours, kind)] = np.zeros(leaf.shape, leaf.dtype)
+            if kind == "kernel":
+                first = first_kernel(ours, compatibility)(None, leaf.shape, leaf.dtype)
+                added[(*place, ours, kind)] = np.asarray(first)
         elif attends and layer == "out":
             bound = 1 / np.sqrt(leaf.shape[-1])
             random = rng.uniform(-bound, bound, leaf.shape).astype(leaf.dtype)
-            added[(*place, f"out_{CONTROL}", kind)] = leaf if compatibility == "correct" else random
+            added[(*place, ours, kind)] = leaf if compatibility == "correct" else random
         elif place and place[-1] == "mlp" and (layer, kind) == ("dense_0", "bias"):
             added[(*place, f"conv_{CONTROL}", "bias")] = np.zeros(leaf.shape, leaf.dtype)
             added[(*place, f"conv_{CONTROL}", "kernel")] = np.zeros((3, 3, 1, *leaf.shape), leaf.dtype)
+        elif place and place[-1] == "attention" and layer.endswith(TEXT) and compatibility == "released":
+            twin = (*place[:-1], "attention_2")  # where the released code has these layers without a use
+            if (*twin, "query", "kernel") in leaves:
+                added[(*twin, layer, kind)] = np.zeros(leaf.shape, leaf.dtype)
     return unflatten_dict(leaves | added)
 
 

@@ -16,6 +16,8 @@ import jax.numpy as jnp
 
 from framer_jax.models.layers import ChannelNorm, Dtype, RmsNorm, attention
 
+Initializer = Callable[..., jax.Array]
+
 Heads = tuple[jax.Array, jax.Array, jax.Array]
 """Queries, keys and values, [B, N, heads, D] each."""
 
@@ -49,8 +51,8 @@ class JointAttention(nn.Module):
         count = image.shape[1]
         return self._dense(mixed[:, :count], "out"), self._to_text(mixed[:, count:])
 
-    def _dense(self, x: jax.Array, name: str) -> jax.Array:
-        return nn.Dense(x.shape[-1], dtype=self.dtype, name=name)(x)
+    def _dense(self, x: jax.Array, name: str, init: Initializer = nn.linear.default_kernel_init) -> jax.Array:
+        return nn.Dense(x.shape[-1], dtype=self.dtype, kernel_init=init, name=name)(x)
 
     def _by_heads(self, x: jax.Array) -> jax.Array:
         return x.reshape(*x.shape[:2], self.heads, x.shape[-1] // self.heads)
@@ -157,10 +159,28 @@ class Block(nn.Module):
         return modulated(x, scale, shift).astype(self.dtype)
 
 
+class Repeated(Block):
+    """A block as a step of a scan.
+
+    Attributes:
+      kept: so many image tokens of each step are given out.
+    """
+
+    kept: int = 0
+
+    @nn.compact
+    def __call__(  # type: ignore[override]
+        self, streams: tuple[jax.Array, jax.Array], condition: jax.Array
+    ) -> tuple[tuple[jax.Array, jax.Array], jax.Array]:
+        """Image and text, condition → (image and text, the first image tokens)."""
+        image, text = self.streams(*streams, condition)
+        return (image, text), image[:, : self.kept]
+
+
 def modulation(condition: jax.Array, parts: int, name: str) -> list[jax.Array]:
     """Within a module: `parts` vectors [B, 1, W] float32, linear in condition [B, W]; zero at initialisation."""
     width = condition.shape[-1]
-    layer = nn.Dense(parts * width, kernel_init=nn.initializers.zeros, name=name)
+    layer = nn.Dense(parts * width, dtype=jnp.float32, kernel_init=nn.initializers.zeros, name=name)
     return jnp.split(layer(condition)[:, None, :], parts, axis=-1)
 
 
@@ -185,4 +205,4 @@ class Head(nn.Module):
         """Tokens [B, N, W], condition [B, W] → [B, N, features]."""
         scale, shift = modulation(condition, 2, "modulation")
         h = modulated(tokens, scale, shift)
-        return nn.Dense(self.features, kernel_init=nn.initializers.zeros, name="projection")(h)
+        return nn.Dense(self.features, dtype=jnp.float32, kernel_init=nn.initializers.zeros, name="projection")(h)

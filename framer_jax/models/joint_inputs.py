@@ -29,8 +29,8 @@ class Condition(nn.Module):
     def __call__(self, timestep: jax.Array, pooled: jax.Array) -> jax.Array:
         """Timestep [B], pooled [B, P] → [B, width] float32."""
         time = TimeEmbedding(self.width, sinusoids=SINUSOIDS, name="time")(timestep)
-        h = nn.Dense(self.width, name="pooled_0")(pooled.astype(jnp.float32))
-        return time + nn.Dense(self.width, name="pooled_1")(nn.silu(h))
+        h = nn.Dense(self.width, dtype=jnp.float32, name="pooled_0")(pooled.astype(jnp.float32))
+        return time + nn.Dense(self.width, dtype=jnp.float32, name="pooled_1")(nn.silu(h))
 
 
 class Tokens(nn.Module):

@@ -14,9 +14,10 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from framer_jax.models.dit import from_patches
-from framer_jax.models.joint_blocks import Block, FeedForward, Head, JointAttention
+from framer_jax.models.joint_blocks import Block, FeedForward, Head, JointAttention, Repeated
 from framer_jax.models.joint_inputs import POSITIONS, Condition, Tokens
 from framer_jax.models.layers import ATTENTIONS, Dtype
 
@@ -29,6 +30,17 @@ CONFIGURATIONS: Mapping[str, Mapping[str, Any]] = {
 
 TAPS = ("hidden", "prediction")
 """The image tokens after each block as a map; or these through the model's own head, as FRAMER does with DiT4SR."""
+
+REMAT = {
+    "none": None,
+    "everything": jax.checkpoint_policies.nothing_saveable,
+    "attention": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+}
+"""What of a block is computed again for the gradient instead of kept: nothing, everything, or attention and what is
+cheap (results of linear layers are kept)."""
+
+RUNS = ("dual", "single")
+"""Blocks of equal structure that a scan stacks: with a second attention, and without; the last block stays alone."""
 
 Taps = tuple[jax.Array, ...]
 
@@ -56,6 +68,9 @@ class JointTransformer(nn.Module):
       positions: one of framer_jax.models.joint_inputs.POSITIONS.
       taps: one of `TAPS`.
       attention: who computes attention, one of framer_jax.models.layers.ATTENTIONS.
+      remat: what is computed twice, one of `REMAT`.
+      scan: blocks of equal structure are one program with stacked parameters, which compiles faster; `stacked` makes
+        such parameters.
       dtype: compute dtype; norms, softmax, modulation and the head are float32.
     """
 
@@ -73,10 +88,13 @@ class JointTransformer(nn.Module):
     positions: str = "sine"
     taps: str = "hidden"
     attention: str = "auto"
+    remat: str = "none"
+    scan: bool = False
     dtype: Dtype = jnp.float32
 
     def __post_init__(self) -> None:
-        for name, known in (("taps", TAPS), ("positions", POSITIONS), ("attention", ATTENTIONS)):
+        choices = {"taps": TAPS, "positions": POSITIONS, "attention": ATTENTIONS, "remat": REMAT}
+        for name, known in choices.items():
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} must be one of {', '.join(known)}, not {getattr(self, name)!r}")
         if self.width % 4:
@@ -112,12 +130,11 @@ class JointTransformer(nn.Module):
           see MMDiT; taps are of the first latent's tokens.
         """
         grid = self._grid(latents, context, pooled)
-        count = grid[0] * grid[1]
         condition = nn.silu(Condition(self.width, name="condition")(timestep, pooled))  # [B, width]
         tokens = self._tokens(jnp.concatenate(latents, axis=0))  # [S B, N, width]
         image = jnp.concatenate(jnp.split(tokens, len(latents), axis=0), axis=1)  # [B, S N, width]
         text = nn.Dense(self.width, dtype=self.dtype, name="context")(context.astype(self.dtype))
-        streams = [tokens[:, :count] for tokens in self._blocks(image, text, condition, grid)]
+        streams = self._blocks(image, text, condition, grid)
         head = Head(self.patch**2 * self.channels, name="head")
         predicted = [
             from_patches(head(tokens, condition), grid, self.patch)
@@ -144,14 +161,32 @@ class JointTransformer(nn.Module):
         )(latent)
 
     def _blocks(self, image: jax.Array, text: jax.Array, condition: jax.Array, grid: Grid) -> list[jax.Array]:
-        """The image stream after each block."""
-        outputs = []
-        for index in range(self.depth):
+        """The first latent's tokens after each block."""
+        kept, outputs = grid[0] * grid[1], []
+        runs = runs_of(self.depth, self.dual_blocks) if self.scan else {}
+        for name, run in runs.items():
+            run_of = nn.scan(
+                self._rematerialised(Repeated),
+                variable_axes={"params": 0},
+                split_rngs={"params": True},
+                in_axes=nn.broadcast,
+                length=len(run),
+            )
+            blocks = run_of(*self.parts(grid), name == RUNS[0], False, self.dtype, kept, name=f"blocks_{name}")
+            (image, text), tokens = blocks((image, text), condition)
+            outputs += list(tokens)
+        for index in range(len(outputs), self.depth):
             dual, last = index < self.dual_blocks, index == self.depth - 1
-            block = Block(*self.parts(grid), dual, last, self.dtype, name=f"block_{index}")
+            block_of = self._rematerialised(Block)
+            block = block_of(*self.parts(grid), dual, last, self.dtype, name=f"block_{index}")
             image, text = block(image, text, condition)
-            outputs.append(image)
+            outputs.append(image[:, :kept])
         return outputs
+
+    def _rematerialised(self, block: Any) -> Any:
+        if self.remat == "none":
+            return block
+        return nn.remat(block, policy=REMAT[self.remat], prevent_cse=not self.scan)
 
     def _grid(self, latents: tuple[jax.Array, ...], context: jax.Array, pooled: jax.Array) -> Grid:
         """The latents' tokens by rows and columns, of inputs that fit."""
@@ -200,3 +235,39 @@ class MMDiT(JointTransformer):
           ValueError: inputs of other shapes, or more tokens than there are positions.
         """
         return self.predict((latent,), timestep, context, pooled)
+
+
+def runs_of(depth: int, dual_blocks: int) -> dict[str, range]:
+    """Which blocks a scan stacks, by the name of their run; runs of none are left out."""
+    border = min(dual_blocks, depth - 1)
+    runs = dict(zip(RUNS, (range(border), range(border, depth - 1)), strict=True))
+    return {name: run for name, run in runs.items() if run}
+
+
+def stacked(params: Mapping[str, Any], model: JointTransformer) -> dict[str, Any]:
+    """Parameters for `scan` from those without: `blocks_dual` and `blocks_single` in place of `block_0`, ….
+
+    Args:
+      params: nested mappings of arrays, as porting gives them.
+      model: whose they are.
+    """
+    rest = dict(params)
+    for name, run in runs_of(model.depth, model.dual_blocks).items():
+        blocks = [rest.pop(f"block_{index}") for index in run]
+        rest[f"blocks_{name}"] = jax.tree.map(_stack, *blocks)
+    return rest
+
+
+def _stack(*leaves: Any) -> Any:
+    """One array of many, which stay on the host if they are there."""
+    return (jnp if isinstance(leaves[0], jax.Array) else np).stack(leaves)
+
+
+def unstacked(params: Mapping[str, Any], model: JointTransformer) -> dict[str, Any]:
+    """The inverse of `stacked`."""
+    rest = dict(params)
+    for name, run in runs_of(model.depth, model.dual_blocks).items():
+        blocks = rest.pop(f"blocks_{name}")
+        for place, index in enumerate(run):
+            rest[f"block_{index}"] = jax.tree.map(lambda leaf, place=place: leaf[place], blocks)
+    return rest

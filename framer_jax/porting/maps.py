@@ -69,6 +69,11 @@ def no_buffers(state: State, arguments: Mapping[str, Any]) -> State:
     return {}
 
 
+def as_told(arguments: dict[str, Any], state: State, config: Mapping[str, Any]) -> dict[str, Any]:
+    """For models whose tensors tell everything that a config.json would."""
+    return arguments
+
+
 def nothing_repeated(state: State) -> tuple[str, ...]:
     """For models that compute none of their parameters."""
     return ()
@@ -87,6 +92,9 @@ class WeightMap:
         itself.
       dropped: keys that are known and not needed, with placeholders: constants that the model computes itself.
       buffers: (checkpoint without them, arguments) → the dropped entries that the original insists on when it loads.
+      folder: name of the model's folder in a pipeline's of Diffusers; '' if there are no such folders of it.
+      configured: (arguments from the tensors, checkpoint, config.json beside it) → arguments, with those that only the
+        latter tells. A ValueError says that they contradict each other.
       group: name of the group that holds these parameters in a trained model of ours; '' if it has none.
       describe: (arguments) → which of the family's variants a checkpoint is, in a few words, or ''.
     """
@@ -97,6 +105,8 @@ class WeightMap:
     dropped: tuple[str, ...] = ()
     buffers: Callable[[State, Mapping[str, Any]], State] = no_buffers
     repeated: Callable[[State], tuple[str, ...]] = nothing_repeated
+    folder: str = ""
+    configured: Callable[[dict[str, Any], State, Mapping[str, Any]], dict[str, Any]] = as_told
     group: str = ""
     describe: Callable[[Mapping[str, Any]], str] = one_variant
 

@@ -118,6 +118,39 @@ def _base(table: np.ndarray, side: int) -> int:
     return base if near else 0
 
 
+def mmdit_configured(arguments: dict[str, Any], state: State, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments with what config.json alone may tell: heads where nothing is normed, positions without their table.
+
+    Raises:
+      ValueError: it is the configuration of another model. KeyError: it is no configuration of an MMDiT.
+    """
+    patch = config["patch_size"]
+    dual = list(config.get("dual_attention_layers") or ())
+    told = {
+        "channels": config["in_channels"],
+        "depth": config["num_layers"],
+        "heads": config["num_attention_heads"],
+        "head_width": config["attention_head_dim"],
+        "dual_blocks": len(dual),
+        "qk_norm": config.get("qk_norm") == "rms_norm",
+        "context_width": config["joint_attention_dim"],
+        "pooled_width": config["pooled_projection_dim"],
+        "patch": patch,
+        "position_grid": config["pos_embed_max_size"],
+    }
+    arguments = dict(arguments)
+    if not arguments["qk_norm"] and told["heads"] * told["head_width"] == arguments["heads"] * arguments["head_width"]:
+        arguments |= {name: told[name] for name in ("heads", "head_width")}
+    if TABLE not in state:
+        arguments |= {"position_grid": told["position_grid"], "position_base": config["sample_size"] // patch}
+    if other := [name for name, value in told.items() if arguments[name] != value]:
+        listed = ", ".join(f"{name} {told[name]!r} and {arguments[name]!r}" for name in other)
+        raise ValueError(
+            f"it is of {mmdit_variant(told)}, they are of {mmdit_variant(arguments)} ({listed}): fetch both again"
+        )
+    return arguments
+
+
 def repeated_positions(state: State) -> tuple[str, ...]:
     """The table of positions, if it holds what the model computes."""
     return (TABLE,) if TABLE in state and _positions(state, False)["positions"] == "sine" else ()
@@ -150,6 +183,8 @@ MMDIT = WeightMap(
     arguments=mmdit_arguments,
     buffers=mmdit_buffers,
     repeated=repeated_positions,
+    folder="transformer",
+    configured=mmdit_configured,
     group="denoiser",
     describe=mmdit_variant,
 )

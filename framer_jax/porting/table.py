@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from framer_jax.porting.files import sha256_of
+from framer_jax.porting.folders import read_folder
 from framer_jax.porting.lpips import LPIPS_ALEX, LPIPS_VGG
 from framer_jax.porting.maps import State, WeightMap, fraction_known, to_flax
 from framer_jax.porting.mmdit import DIT4SR, MMDIT
@@ -52,24 +53,36 @@ def read_torch(name: str, *paths: str | os.PathLike[str]) -> Ported:
 
     Args:
       name: of the map.
-      paths: its file, or several that hold a part each.
+      paths: its file, or several that hold a part each; or its folder in the layout of Diffusers.
 
     Raises:
-      ValueError, FileNotFoundError, ImportError: as `read_state` and `to_flax`; the error says which other model
-        a file is, if it is one.
+      ValueError, FileNotFoundError, ImportError: as `read_state`, `read_folder` and `to_flax`; the error says which
+        other model a file is, if it is one.
     """
     weights = map_named(name)
     state: State = {}
-    files, taken_off = [], []
+    files, taken_off, config = [], [], None
     for path in paths:
-        part, notes = read_state(path)
+        if Path(path).is_dir() and weights.folder:
+            part, config, found = read_folder(path, weights.folder)
+            files += found
+        else:
+            part, notes = read_state(path)
+            files.append({"file": Path(path).name, "sha256": sha256_of(path)})
+            taken_off += [notes] if notes else []
         _refuse_other_models(weights, part, str(path))
         if twice := sorted(state.keys() & part.keys()):
             raise ValueError(f"{path}: holds {len(twice)} tensors of another file again, such as {twice[0]!r}")
         state |= part
-        files.append({"file": Path(path).name, "sha256": sha256_of(path)})
-        taken_off += [notes] if notes else []
-    params, arguments, dropped = to_flax(weights, state, " and ".join(map(str, paths)))
+    source = " and ".join(map(str, paths))
+    params, arguments, dropped = to_flax(weights, state, source)
+    if config is not None:
+        try:
+            arguments = weights.configured(arguments, state, config)
+        except KeyError as error:
+            raise ValueError(f"{source}: its config.json is not that of a {name}: it lacks {error}") from error
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{source}: config.json and the tensors are not of one model: {error}") from error
     return Ported(params, arguments, {"files": files, "taken_off": taken_off, "dropped": len(dropped)})
 
 
