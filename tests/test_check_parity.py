@@ -10,6 +10,7 @@ CARRIED = (
     *("resshift_schedule", "resshift_unet_small", "resshift_vq_small", "sinsr", "lpips_alex"),
     *("swinir_small60_nearestconv_x4", "swinir_lightweight_x4", "swinir_tiny_3conv"),
     *("vae_sd2_tiny", "vae_sd3_tiny"),
+    *("sd35_medium_tiny", "dit4sr_sd35_tiny"),
 )
 
 SHARED = ("resshift_unet_full", "resshift_vq_full", "resshift_sampling", "lpips_vgg")

@@ -69,6 +69,16 @@ def no_buffers(state: State, arguments: Mapping[str, Any]) -> State:
     return {}
 
 
+def as_told(arguments: dict[str, Any], state: State, config: Mapping[str, Any]) -> dict[str, Any]:
+    """For models whose tensors tell everything that a config.json would."""
+    return arguments
+
+
+def nothing_repeated(state: State) -> tuple[str, ...]:
+    """For models that compute none of their parameters."""
+    return ()
+
+
 @dataclass(frozen=True)
 class WeightMap:
     """How one family of checkpoints becomes ours, and back.
@@ -78,8 +88,13 @@ class WeightMap:
       rules: of several rules for the same layer of ours, the first is the one on the way back.
       arguments: (checkpoint) → constructor arguments of our module; only keys and shapes matter, apart from constants
         of the design. A KeyError says that a layer is missing.
+      repeated: (checkpoint) → keys with a rule that are dropped all the same: what they hold, the model computes
+        itself.
       dropped: keys that are known and not needed, with placeholders: constants that the model computes itself.
       buffers: (checkpoint without them, arguments) → the dropped entries that the original insists on when it loads.
+      folder: name of the model's folder in a pipeline's of Diffusers; '' if there are no such folders of it.
+      configured: (arguments from the tensors, checkpoint, config.json beside it) → arguments, with those that only the
+        latter tells. A ValueError says that they contradict each other.
       group: name of the group that holds these parameters in a trained model of ours; '' if it has none.
       describe: (arguments) → which of the family's variants a checkpoint is, in a few words, or ''.
     """
@@ -89,6 +104,9 @@ class WeightMap:
     arguments: Callable[[State], dict[str, Any]]
     dropped: tuple[str, ...] = ()
     buffers: Callable[[State, Mapping[str, Any]], State] = no_buffers
+    repeated: Callable[[State], tuple[str, ...]] = nothing_repeated
+    folder: str = ""
+    configured: Callable[[dict[str, Any], State, Mapping[str, Any]], dict[str, Any]] = as_told
     group: str = ""
     describe: Callable[[Mapping[str, Any]], str] = one_variant
 
@@ -113,7 +131,11 @@ def to_flax(weights: WeightMap, state: State, source: str) -> tuple[dict[str, An
     dropped = [key for key in unknown if any(re.fullmatch(_regex(text), key) for text in weights.dropped)]
     _refuse_unknown(weights, source, [key for key in unknown if key not in set(dropped)], len(state))
     leaves: dict[str, np.ndarray] = {}
+    repeated = weights.repeated(state)
     for key, (name, transposed) in found.items():
+        if key in repeated:
+            dropped.append(key)
+            continue
         if name in leaves:
             raise ValueError(f"{source}: two tensors for {name!r}, one of them {key!r}; give each layer once")
         if state[key].dtype != np.float32:

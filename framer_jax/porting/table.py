@@ -8,16 +8,19 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from framer_jax.porting.files import sha256_of
+from framer_jax.porting.folders import read_folder
 from framer_jax.porting.kl_autoencoder import KL_AUTOENCODER
 from framer_jax.porting.lpips import LPIPS_ALEX, LPIPS_VGG
 from framer_jax.porting.maps import State, WeightMap, fraction_known, to_flax
+from framer_jax.porting.mmdit import DIT4SR, MMDIT
 from framer_jax.porting.resshift import RESSHIFT_UNET, VQ_F4
 from framer_jax.porting.swinir import SWINIR
 from framer_jax.porting.torch_files import read_state
 from framer_jax.porting.weights import load_weights
 
 MAPS: Mapping[str, WeightMap] = {
-    weights.name: weights for weights in (RESSHIFT_UNET, VQ_F4, SWINIR, LPIPS_VGG, LPIPS_ALEX, KL_AUTOENCODER)
+    weights.name: weights
+    for weights in (RESSHIFT_UNET, VQ_F4, SWINIR, KL_AUTOENCODER, MMDIT, DIT4SR, LPIPS_VGG, LPIPS_ALEX)
 }
 """A new port is one table in a file of its own and one entry here."""
 
@@ -52,24 +55,36 @@ def read_torch(name: str, *paths: str | os.PathLike[str]) -> Ported:
 
     Args:
       name: of the map.
-      paths: its file, or several that hold a part each.
+      paths: its file, or several that hold a part each; or its folder in the layout of Diffusers.
 
     Raises:
-      ValueError, FileNotFoundError, ImportError: as `read_state` and `to_flax`; the error says which other model
-        a file is, if it is one.
+      ValueError, FileNotFoundError, ImportError: as `read_state`, `read_folder` and `to_flax`; the error says which
+        other model a file is, if it is one.
     """
     weights = map_named(name)
     state: State = {}
-    files, taken_off = [], []
+    files, taken_off, config = [], [], None
     for path in paths:
-        part, notes = read_state(path)
+        if Path(path).is_dir() and weights.folder:
+            part, config, found = read_folder(path, weights.folder)
+            files += found
+        else:
+            part, notes = read_state(path)
+            files.append({"file": Path(path).name, "sha256": sha256_of(path)})
+            taken_off += [notes] if notes else []
         _refuse_other_models(weights, part, str(path))
         if twice := sorted(state.keys() & part.keys()):
             raise ValueError(f"{path}: holds {len(twice)} tensors of another file again, such as {twice[0]!r}")
         state |= part
-        files.append({"file": Path(path).name, "sha256": sha256_of(path)})
-        taken_off += [notes] if notes else []
-    params, arguments, dropped = to_flax(weights, state, " and ".join(map(str, paths)))
+    source = " and ".join(map(str, paths))
+    params, arguments, dropped = to_flax(weights, state, source)
+    if config is not None:
+        try:
+            arguments = weights.configured(arguments, state, config)
+        except KeyError as error:
+            raise ValueError(f"{source}: its config.json is not that of a {name}: it lacks {error}") from error
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{source}: config.json and the tensors are not of one model: {error}") from error
     return Ported(params, arguments, {"files": files, "taken_off": taken_off, "dropped": len(dropped)})
 
 

@@ -19,7 +19,7 @@ from framer_jax.evaluation import niqe
 from framer_jax.frequency import bands, wavelets
 from framer_jax.inference import color_fix, tiler
 from framer_jax.losses.framer import clean_from_velocity, framer_loss, released
-from tools.parity import ported, stable_diffusion
+from tools.parity import ported, stable_diffusion, transformers
 from tools.parity.cases import Case, Options, Outputs, channels_first, channels_last
 from tools.parity.degradations import realesrgan_family
 
@@ -148,5 +148,7 @@ FAMILIES: dict[str, Callable[[Case, Options], Outputs]] = {
     "sinsr": ported.sinsr_family,
     "lpips": ported.lpips_family,
     "kl_autoencoder": stable_diffusion.kl_autoencoder_family,
+    "mmdit": transformers.mmdit_family,
+    "dit4sr": transformers.dit4sr_family,
 }
 """Family name, as a fixture's `meta` gives it → its comparison. A new port is one function and one line here."""

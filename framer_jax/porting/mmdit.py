@@ -1,0 +1,229 @@
+"""Checkpoints of Stable Diffusion 3 and 3.5's transformer, in the names of Diffusers, and of DiT4SR on it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from framer_jax.porting.maps import NORM, TENSOR, Rule, State, WeightMap, count_of
+
+BLOCK, OURS = "transformer_blocks.{i}", "block_{i}"
+
+TABLE = "pos_embed.pos_embed"
+"""The table of positions, [1, side², width]: a constant, yet stored, and what is stored decides."""
+
+HEAD_WIDTH = 64
+"""Of all published models; where queries are normed, the norm's size tells it."""
+
+POSITION_GRIDS, POSITION_BASE = {False: 192, True: 384}, 64
+"""Side of the grid of positions without and with dual attention, and its base, of a file without the table."""
+
+
+def _attention(torch: str, flax: str) -> tuple[Rule, ...]:
+    layers = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "out"}
+    return _layers(torch, flax, layers, {"norm_q": "norm_query", "norm_k": "norm_key"})
+
+
+def _text_attention(torch: str, flax: str) -> tuple[Rule, ...]:
+    layers = {"add_q_proj": "query", "add_k_proj": "key", "add_v_proj": "value", "to_add_out": "out"}
+    norms = {"norm_added_q": "norm_query", "norm_added_k": "norm_key"}
+    named = [{theirs: f"{ours}_text" for theirs, ours in names.items()} for names in (layers, norms)]
+    return _layers(torch, flax, *named)
+
+
+def _layers(torch: str, flax: str, layers: dict[str, str], norms: dict[str, str]) -> tuple[Rule, ...]:
+    return (
+        *(Rule(f"{torch}.{theirs}", f"{flax}/{ours}") for theirs, ours in layers.items()),
+        *(Rule(f"{torch}.{theirs}", f"{flax}/{ours}", NORM[:1]) for theirs, ours in norms.items()),
+    )
+
+
+def _mlp(torch: str, flax: str) -> tuple[Rule, ...]:
+    return Rule(f"{torch}.net.0.proj", f"{flax}/dense_0"), Rule(f"{torch}.net.2", f"{flax}/dense_1")
+
+
+RULES = (
+    Rule("pos_embed.proj", "tokens/embed"),
+    Rule(TABLE, "tokens/positions", TENSOR),
+    Rule("time_text_embed.timestep_embedder.linear_1", "condition/time/dense_0"),
+    Rule("time_text_embed.timestep_embedder.linear_2", "condition/time/dense_1"),
+    Rule("time_text_embed.text_embedder.linear_1", "condition/pooled_0"),
+    Rule("time_text_embed.text_embedder.linear_2", "condition/pooled_1"),
+    Rule("context_embedder", "context"),
+    Rule(f"{BLOCK}.norm1.linear", f"{OURS}/modulation"),
+    Rule(f"{BLOCK}.norm1_context.linear", f"{OURS}/modulation_text"),
+    *_attention(f"{BLOCK}.attn", f"{OURS}/attention"),
+    *_text_attention(f"{BLOCK}.attn", f"{OURS}/attention"),
+    *_attention(f"{BLOCK}.attn2", f"{OURS}/attention_2"),
+    *_mlp(f"{BLOCK}.ff", f"{OURS}/mlp"),
+    *_mlp(f"{BLOCK}.ff_context", f"{OURS}/mlp_text"),
+    Rule("norm_out.linear", "head/modulation"),
+    Rule("proj_out", "head/projection"),
+)
+
+
+def mmdit_arguments(state: State) -> dict[str, Any]:
+    """Constructor arguments of framer_jax.models.mmdit.MMDiT.
+
+    Raises:
+      KeyError: a layer is missing. ValueError: blocks with dual attention behind blocks without.
+    """
+    first = BLOCK.format(i=0)
+    width, channels, patch = state["pos_embed.proj.weight"].shape[:3]
+    norm = state.get(f"{first}.attn.norm_q.weight")
+    head_width = HEAD_WIDTH if norm is None else norm.shape[0]
+    depth = count_of(state, "transformer_blocks.{}.attn.to_q.weight")
+    dual = [index for index in range(depth) if f"{BLOCK.format(i=index)}.attn2.to_q.weight" in state]
+    if dual != list(range(len(dual))):
+        raise ValueError(f"blocks {dual} have dual attention, which only the first ones may have")
+    return {
+        "channels": channels,
+        "depth": depth,
+        "heads": width // head_width,
+        "head_width": head_width,
+        "dual_blocks": len(dual),
+        "qk_norm": norm is not None,
+        "context_width": state["context_embedder.weight"].shape[1],
+        "pooled_width": state["time_text_embed.text_embedder.linear_1.weight"].shape[1],
+        "patch": patch,
+        **_positions(state, bool(dual)),
+    }
+
+
+def _positions(state: State, dual: bool) -> dict[str, Any]:
+    table = state.get(TABLE)
+    if table is None:
+        return {"position_grid": POSITION_GRIDS[dual], "position_base": POSITION_BASE, "positions": "sine"}
+    side = math.isqrt(table.shape[1])
+    base = _base(table, side)
+    return {"position_grid": side, "position_base": base or POSITION_BASE, "positions": "sine" if base else "table"}
+
+
+def _base(table: np.ndarray, side: int) -> int:
+    """The base of a table of sine-cosine positions, 0 if it is none; it may have been rounded to bfloat16."""
+    if side < 2:
+        return 0
+    base = round(float(np.arcsin(np.clip(table[0, 1, 0], -1, 1))) * side)  # the second column's sine
+    quarter = table.shape[2] // 4
+    angle = np.arange(side)[:, None] * (base / side) / 10_000 ** (np.arange(quarter) / quarter)[None, :]
+    axis = np.concatenate([np.sin(angle), np.cos(angle)], axis=1)
+    rows = table.reshape(side, side, -1)
+    near = all(
+        np.allclose(found, axis, rtol=0, atol=5e-3) for found in (rows[0, :, : 2 * quarter], rows[:, 0, 2 * quarter :])
+    )
+    return base if near else 0
+
+
+def mmdit_configured(arguments: dict[str, Any], state: State, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments with what config.json alone may tell: heads where nothing is normed, positions without their table.
+
+    Raises:
+      ValueError: it is the configuration of another model. KeyError: it is no configuration of an MMDiT.
+    """
+    patch = config["patch_size"]
+    dual = list(config.get("dual_attention_layers") or ())
+    told = {
+        "channels": config["in_channels"],
+        "depth": config["num_layers"],
+        "heads": config["num_attention_heads"],
+        "head_width": config["attention_head_dim"],
+        "dual_blocks": len(dual),
+        "qk_norm": config.get("qk_norm") == "rms_norm",
+        "context_width": config["joint_attention_dim"],
+        "pooled_width": config["pooled_projection_dim"],
+        "patch": patch,
+        "position_grid": config["pos_embed_max_size"],
+    }
+    arguments = dict(arguments)
+    if not arguments["qk_norm"] and told["heads"] * told["head_width"] == arguments["heads"] * arguments["head_width"]:
+        arguments |= {name: told[name] for name in ("heads", "head_width")}
+    if TABLE not in state:
+        arguments |= {"position_grid": told["position_grid"], "position_base": config["sample_size"] // patch}
+    if other := [name for name, value in told.items() if arguments[name] != value]:
+        listed = ", ".join(f"{name} {told[name]!r} and {arguments[name]!r}" for name in other)
+        raise ValueError(
+            f"it is of {mmdit_variant(told)}, they are of {mmdit_variant(arguments)} ({listed}): fetch both again"
+        )
+    return arguments
+
+
+def repeated_positions(state: State) -> tuple[str, ...]:
+    """The table of positions, if it holds what the model computes."""
+    return (TABLE,) if TABLE in state and _positions(state, False)["positions"] == "sine" else ()
+
+
+def mmdit_buffers(state: State, arguments: Mapping[str, Any]) -> State:
+    """The table of positions, which the original loads with its weights."""
+    if TABLE in state:
+        return {}
+    side, base = arguments["position_grid"], arguments["position_base"]
+    quarter = state["pos_embed.proj.weight"].shape[0] // 4
+    angle = np.arange(side)[:, None] * (base / side) / 10_000 ** (np.arange(quarter) / quarter)[None, :]
+    axis = np.concatenate([np.sin(angle), np.cos(angle)], axis=1).astype(np.float32)
+    columns, rows = np.tile(axis, (side, 1)), np.repeat(axis, side, axis=0)
+    return {TABLE: np.concatenate([columns, rows], axis=1)[None]}
+
+
+def mmdit_variant(arguments: Mapping[str, Any]) -> str:
+    """Which published model it is, in a few words."""
+    facts = (arguments["depth"], arguments["dual_blocks"], arguments["qk_norm"])
+    names = {(24, 0, False): "SD3-medium", (24, 13, True): "SD3.5-medium", (38, 0, True): "SD3.5-large"}
+    name = names.get(facts, "an MMDiT") if arguments["heads"] == arguments["depth"] else "an MMDiT"
+    norms = "with" if arguments["qk_norm"] else "without"
+    return f"{name} ({arguments['depth']} blocks, {arguments['dual_blocks']} with dual attention, {norms} query norms)"
+
+
+MMDIT = WeightMap(
+    name="mmdit",
+    rules=RULES,
+    arguments=mmdit_arguments,
+    buffers=mmdit_buffers,
+    repeated=repeated_positions,
+    folder="transformer",
+    configured=mmdit_configured,
+    group="denoiser",
+    describe=mmdit_variant,
+)
+"""transformer/ of stable-diffusion-3-medium-diffusers, stable-diffusion-3.5-medium and -large."""
+
+
+CONTROL_RULES = (
+    *(
+        Rule(f"{BLOCK}.{theirs}.to_{word}_control", f"{OURS}/{ours}/{name}_control")
+        for theirs, ours in (("attn", "attention"), ("attn2", "attention_2"))
+        for word, name in {"q": "query", "k": "key", "v": "value", "out": "out"}.items()
+    ),
+    Rule(f"{BLOCK}.ff.control_conv", f"{OURS}/mlp/conv_control"),
+    *_text_attention(f"{BLOCK}.attn2", f"{OURS}/attention_2"),  # never used, yet in the released files
+)
+
+
+def dit4sr_arguments(state: State) -> dict[str, Any]:
+    """Constructor arguments of framer_jax.models.dit4sr.DiT4SR.
+
+    Files of the released code hold layers that nothing uses (`attn2.add_q_proj` and others); they tell its weights from
+    those that were trained without its faults.
+
+    Raises:
+      KeyError, ValueError: as `mmdit_arguments`.
+    """
+    arguments = mmdit_arguments(state)
+    first = BLOCK.format(i=0)
+    if (control := f"{first}.attn.to_q_control.weight") not in state:
+        raise KeyError(control)
+    released = f"{first}.attn2.add_q_proj.weight" in state
+    return arguments | {"compatibility": "released" if released else "correct"}
+
+
+DIT4SR = replace(
+    MMDIT,
+    name="dit4sr",
+    rules=RULES + CONTROL_RULES,
+    arguments=dit4sr_arguments,
+    describe=lambda arguments: f"DiT4SR ({arguments['compatibility']}) on {mmdit_variant(arguments)}",
+)
+"""transformer/ of dit4sr_q and dit4sr_f, and FRAMER's."""

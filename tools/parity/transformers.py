@@ -1,0 +1,85 @@
+"""Families of fixtures of Stable Diffusion 3's transformer and DiT4SR on it."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import jax
+import jax.numpy as jnp
+
+from framer_jax.models.dit4sr import DiT4SR
+from framer_jax.models.joint_blocks import modulated
+from framer_jax.models.mmdit import MMDiT
+from framer_jax.porting.maps import to_flax, to_torch
+from framer_jax.porting.table import MAPS
+from tools.parity.cases import Case, Options, Outputs, channels_first, channels_last
+from tools.parity.ported import captured
+
+TABLE = "pos_embed.pos_embed"
+
+
+def carried_over(case: Case, name: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The fixture's model with its table of positions: (params, constructor arguments)."""
+    state = case.weights["model"] | {TABLE: case.arrays[f"buf/{TABLE}"]}
+    params, arguments, _ = to_flax(MAPS[name], state, case.family)
+    return params, arguments
+
+
+def texts(case: Case, call: str = "") -> list[jax.Array]:
+    """Timestep, text tokens and pooled text of a call ('', '_a', '_b')."""
+    return [jnp.asarray(case.arrays[f"in/{name}{call}"]) for name in ("t", "e", "p")]
+
+
+def mmdit_family(case: Case, options: Options) -> Outputs:
+    """Both calls, every block of the first, and gradients of the mean square of its prediction."""
+    params, arguments = carried_over(case, "mmdit")
+    model = MMDiT(**arguments)
+    for call in ("_a", "_b"):
+        inputs = (channels_last(case.arrays[f"in/x{call}"]), *texts(case, call))
+        (prediction, _), inner = captured(model, params, *inputs)
+        yield f"out/{call[1:]}", channels_first(prediction)
+        if call == "_a":
+            yield from _blocks(inner, model.depth)
+            yield from _gradients("mmdit", model, params, *inputs)
+
+
+def dit4sr_family(case: Case, options: Options) -> Outputs:
+    """The prediction, its taps, the parts of every block, and gradients of the mean square of the prediction."""
+    params, arguments = carried_over(case, "dit4sr")
+    model = DiT4SR(**arguments, taps="prediction")
+    inputs = (channels_last(case.arrays["in/x"]), *texts(case), channels_last(case.arrays["in/lr"]))
+    (prediction, taps), inner = captured(model, params, *inputs)
+    yield "out/v", channels_first(prediction)
+    for index, tap in enumerate((*taps, prediction)):
+        yield f"out/decoded_{index}", channels_first(tap)
+    for index in range(model.depth):
+        block = inner[f"block_{index}"]
+        yield f"hid/block{index}_attn_image", block["attention"]["__call__"][0][0]
+        yield f"hid/block{index}_ff", block["mlp"]["__call__"][0]
+    yield from _blocks(inner, model.depth)
+    yield from _gradients("dit4sr", model, params, *inputs)
+
+
+def _blocks(inner: dict[str, Any], depth: int) -> Outputs:
+    condition = inner["condition"]["__call__"][0]
+    yield "hid/pos_embed", inner["tokens"]["__call__"][0][-len(condition) :]  # of the LR image, if there is one
+    yield "hid/time_text_embed", condition
+    yield "hid/context_embedder", inner["context"]["__call__"][0]
+    for index in range(depth):
+        image, text = inner[f"block_{index}"]["__call__"][0]
+        yield f"hid/block{index}_image", image
+        if index < depth - 1:
+            yield f"hid/block{index}_text", text
+    scale, shift = jnp.split(inner["head"]["modulation"]["__call__"][0][:, None, :], 2, axis=-1)
+    yield "hid/norm_out", modulated(image, scale, shift)
+
+
+def _gradients(name: str, model: Any, params: dict[str, Any], *inputs: jax.Array) -> Outputs:
+    def loss(params: dict[str, Any], latent: jax.Array) -> jax.Array:
+        prediction, _ = cast(Any, model.apply({"params": params}, latent, *inputs[1:]))
+        return jnp.square(prediction).mean()
+
+    value, (of_params, of_latent) = jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))(params, inputs[0])
+    yield "grad/loss", value
+    yield "grad/x", channels_first(of_latent)
+    yield from ((f"grad/{key}", leaf) for key, leaf in to_torch(MAPS[name], of_params, "gradient").items())
