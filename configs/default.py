@@ -19,12 +19,12 @@ def get_config() -> ConfigDict:
     recipe.scale = 4  # enlargement per axis
     recipe.dtype = "float32"  # compute dtype of the denoiser: float32 | bfloat16; parameters stay float32
     recipe.space = ConfigDict()
-    recipe.space.name = "wavelet"  # wavelet (the training-free orthonormal Haar codec) | vq_f4 (ResShift's autoencoder)
-    recipe.space.weights = ""  # vq_f4: path of the autoencoder's weights, from `framer-jax port` or as published
+    recipe.space.name = "wavelet"  # wavelet (training-free Haar codec) | vq_f4 (ResShift's autoencoder) | kl (Stable Diffusion's)
+    recipe.space.weights = ""  # vq_f4, kl: path of the autoencoder, from `framer-jax port` or as published
     recipe.space.levels = 2  # a latent position stands for 2^levels x 2^levels HR pixels; keep at the LR grid
     recipe.space.statistics = "residual"  # bands scaled to unit variance of: image | residual (hr - enlarged lr)
     recipe.denoiser = ConfigDict()
-    recipe.denoiser.name = "unet"  # unet | dit | resshift_unet
+    recipe.denoiser.name = "unet"  # unet | dit | resshift_unet | dit4sr (for recipe.name dit4sr)
     recipe.denoiser.unet = ConfigDict()
     recipe.denoiser.unet.channels = (64, 96, 128)  # width of each level, finest first
     recipe.denoiser.unet.blocks = 2  # residual blocks per level, down and again up
@@ -49,6 +49,22 @@ def get_config() -> ConfigDict:
     swin.condition_size = 64  # side of the LR image where the latents have that side
     swin.contrast = 0.0  # gain of the LR image's local contrast as a further input; 0: as published
     swin.mask = "released"  # of shifted windows: released (as in the published weights) | correct
+    mmdit = recipe.denoiser.dit4sr = ConfigDict()  # the defaults are Stable Diffusion 3.5 medium, with DiT4SR's LR stream
+    mmdit.depth = 24  # blocks
+    mmdit.heads = 24  # attention heads
+    mmdit.head_width = 64  # width of each
+    mmdit.dual_blocks = 13  # the first so many blocks also attend over the image alone
+    mmdit.qk_norm = True  # norms of queries and keys
+    mmdit.context_width = 4096  # width of the text tokens
+    mmdit.pooled_width = 2048  # width of the pooled text
+    mmdit.patch = 2  # latent positions per token and axis
+    mmdit.position_grid = 384  # side of the square of known positions, tokens
+    mmdit.compatibility = "correct"  # correct | released (with the released code's faults, for its weights)
+    mmdit.reading = "auto"  # how others attend to LR tokens: joint (as published) | added (step 0 is the base) | auto
+    mmdit.strength = 1.2  # factor of the convolved LR tokens in the perceptrons
+    mmdit.taps = "hidden"  # what FRAMER compares: hidden | prediction
+    mmdit.attention = "auto"  # who computes it: auto | xla | cudnn | manual
+    mmdit.remat = "none"  # of each block computed again for the gradient: none | attention | everything
     recipe.student = ConfigDict()
     recipe.student.name = "swinir"
     student = recipe.student.swinir = ConfigDict()  # the defaults are SwinIR-small
@@ -114,6 +130,24 @@ def get_config() -> ConfigDict:
     recipe.flow.weighting = "none"  # of the velocity error: none | sigma_sqrt | logit_normal | cosmap
     recipe.flow.residual = True  # the flow ends at what the LR image lacks
     recipe.flow.start_probability = 0.25  # share of examples at sigma 1, which the one-step mean uses
+
+    recipe.dit4sr = ConfigDict()
+    recipe.dit4sr.base = ""  # path of the transformer to start from, SD 3.5's or DiT4SR's: file, or diffusers' folder
+    recipe.dit4sr.trainable = "control"  # regex of the parameters that are trained; "": all
+    recipe.dit4sr.lora = ""  # regex of the modules that get a LoRA beside; "": none
+    recipe.dit4sr.lora_rank = 64
+    recipe.dit4sr.lora_alpha = 64.0  # the LoRA is scaled by lora_alpha / lora_rank
+    recipe.dit4sr.shift = 3.0  # time shift
+    recipe.dit4sr.sampling_steps = 40  # Euler steps
+    recipe.dit4sr.guidance = 1.0  # classifier-free guidance of the sampler; 1: none
+    recipe.dit4sr.density = "logit_normal"  # of training times: logit_normal | mode | cosmap | uniform
+    recipe.dit4sr.weighting = "none"  # of the error of the clean latent: none | sigma_sqrt | logit_normal | cosmap
+    recipe.text = ConfigDict()  # what dit4sr's denoiser is told
+    recipe.text.condition = "captions"  # captions | null (the empty text) | zero (no text encoder at all)
+    recipe.text.null = ""  # embedding of the empty text, from `framer-jax precompute embeddings --null`
+    recipe.text.wanted = ""  # embedding of what sampling asks of every picture; "": the empty text
+    recipe.text.avoided = ""  # embedding that guidance leads away from; "": the empty text
+    recipe.text.length = 154  # tokens: 77 of the CLIPs and 77 of T5
 
     # --- FRAMER on top of it: framer_jax.losses.framer; None keeps the reading's own value ---------------------------
     framer = config.framer = ConfigDict()

@@ -73,18 +73,18 @@ def test_a_missing_shard_is_named(states, config, tmp_path):
     write(tmp_path / "transformer", states["mmdit"], config, 3)
     shard = tmp_path / "transformer" / f"{WEIGHTS}-00002-of-00003.safetensors"
     moved = shard.rename(tmp_path / "elsewhere")
-    refused(tmp_path, "1 of the 3 files", "is missing", shard.name, "fetch", error=FileNotFoundError)
+    refused(tmp_path, "lacks 1 of 3 shards", shard.name, "fetch", error=FileNotFoundError)
     moved.rename(shard)
     save_file({"other": np.zeros(2, np.float32)}, shard)
-    refused(tmp_path, shard.name, "lacks 42 tensors that the index names")
+    refused(tmp_path, shard.name, "of other shards: fetch them together")
 
 
 def test_faulty_folders_are_named(states, config, tmp_path):
-    refused(tmp_path, "config.json", "no such file", "transformer/", error=FileNotFoundError)
+    refused(tmp_path, "lacks config.json", error=FileNotFoundError)
     folder = tmp_path / "transformer"
     write(folder, states["mmdit"], config)
     (folder / f"{WEIGHTS}.safetensors").rename(folder / f"{WEIGHTS}.fp16.safetensors")
-    refused(tmp_path, "neither", f"it holds {WEIGHTS}.fp16.safetensors", error=FileNotFoundError)
+    refused(tmp_path, "lacks", f"it holds {WEIGHTS}.fp16.safetensors", error=FileNotFoundError)
     index = folder / f"{WEIGHTS}.safetensors.index.json"
     for faulty in ("[]", "{", '{"weight_map": {"a": "../a"}}', '{"weight_map": {"a": 3}}', "{}"):
         index.write_text(faulty)

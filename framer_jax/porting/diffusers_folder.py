@@ -57,6 +57,25 @@ def read_folder(path: str | os.PathLike[str], variant: str = "") -> tuple[dict[s
     return config, read_state(path / file)[0]
 
 
+def model_folder(path: str | os.PathLike[str], part: str) -> Path:
+    """The folder of one model: the one that is given, or the part `part` ('transformer', 'vae') of a pipeline's."""
+    path = Path(path)
+    return path / part if not (path / CONFIG).is_file() and (path / part).is_dir() else path
+
+
+def model_files(path: str | os.PathLike[str], variant: str = "") -> list[Path]:
+    """config.json and the files with weights, without their index, of a model's folder.
+
+    Raises:
+      FileNotFoundError, ValueError: as `read_folder`.
+    """
+    path = Path(path)
+    read_config(path)
+    file, index = _weights_of(path, variant)
+    names = sorted(set(_places(path, file).values())) if index else [file]
+    return [path / CONFIG, *(path / name for name in names)]
+
+
 def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:
     """The content of a folder's config.json.
 
@@ -134,8 +153,8 @@ def _weights_of(path: Path, variant: str) -> tuple[str, bool]:
     raise FileNotFoundError(f"{path}: lacks {names}, its index and their like ({hint}); fetch it, or name a variant")
 
 
-def _read_shards(path: Path, index: str) -> State:
-    """All tensors that an index names, each from its shard."""
+def _places(path: Path, index: str) -> dict[str, str]:
+    """Tensor → the file that an index says it is in, all of which are there."""
     places = _read_object(path / index).get("weight_map")
     if not isinstance(places, dict) or not places or not all(isinstance(name, str) for name in places.values()):
         raise ValueError(f"{path / index}: has no 'weight_map' of tensors to files; fetch it again")
@@ -146,8 +165,14 @@ def _read_shards(path: Path, index: str) -> State:
         raise FileNotFoundError(
             f"{path}: lacks {len(missing)} of {len(shards)} shards that {index} names, such as {missing[0]!r}; fetch it"
         )
+    return places
+
+
+def _read_shards(path: Path, index: str) -> State:
+    """All tensors that an index names, each from its shard."""
+    places = _places(path, index)
     state: State = {}
-    for name in shards:
+    for name in sorted(set(places.values())):
         part = read_state(path / name)[0]
         named = {key for key, place in places.items() if place == name}
         if wrong := sorted(named ^ part.keys()):

@@ -82,6 +82,8 @@ KL_AUTOENCODER = WeightMap(
         Rule("post_quant_conv", "before_decoder"),
     ),
     arguments=arguments_of_state,
+    folder="vae",
+    configured=lambda arguments, state, config: arguments_of_config(config, "config.json"),
 )
 """The autoencoders of Stable Diffusion 1, 2 and 3 and others of their design, in any width."""
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from framer_jax.porting.diffusers_folder import model_files, model_folder, read_folder
 from framer_jax.porting.files import sha256_of
-from framer_jax.porting.folders import read_folder
 from framer_jax.porting.kl_autoencoder import KL_AUTOENCODER
 from framer_jax.porting.lpips import LPIPS_ALEX, LPIPS_VGG
 from framer_jax.porting.maps import State, WeightMap, fraction_known, to_flax
@@ -66,8 +66,9 @@ def read_torch(name: str, *paths: str | os.PathLike[str]) -> Ported:
     files, taken_off, config = [], [], None
     for path in paths:
         if Path(path).is_dir() and weights.folder:
-            part, config, found = read_folder(path, weights.folder)
-            files += found
+            folder = model_folder(path, weights.folder)
+            config, part = read_folder(folder)
+            files += [{"file": file.name, "sha256": sha256_of(file)} for file in model_files(folder)]
         else:
             part, notes = read_state(path)
             files.append({"file": Path(path).name, "sha256": sha256_of(path)})

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from framer_jax.frequency import wavelets
+from framer_jax.models.kl_autoencoder import KLAutoencoder
 from framer_jax.models.vq_autoencoder import VQAutoencoder
 from framer_jax.recipes.base import Batch, Frozen, Params
 
@@ -72,6 +73,34 @@ def autoencoder_space(module: VQAutoencoder, params: Params | None) -> LatentSpa
         image_pixels_per_latent=module.pixels_per_latent,
         encode=lambda frozen, image: apply(frozen, image, "encode"),
         decode=lambda frozen, latent: apply(frozen, latent, "decode"),
+        channel_scale=np.ones(module.latent_channels, np.float32),
+        frozen={} if params is None else {AUTOENCODER: params},
+    )
+
+
+def gaussian_space(module: KLAutoencoder, params: Params | None) -> LatentSpace:
+    """An autoencoder of Stable Diffusion: [B, H, W, 3] ↔ [B, H / 8, W / 8, 16 or 4], normalised latents.
+
+    Args:
+      module: the autoencoder.
+      params: its weights, or None where nothing will be computed.
+
+    `encode` gives the mean of the latents. (The released trainers draw from the Gaussian, whose deviation is small.)
+    """
+
+    def encode(frozen: Frozen, image: jax.Array) -> jax.Array:
+        found = module.apply({"params": frozen[AUTOENCODER]}, image, method="encode")
+        return module.normalised(found.mean)  # type: ignore[union-attr]
+
+    def decode(frozen: Frozen, latent: jax.Array) -> jax.Array:
+        z = module.denormalised(latent)
+        return module.apply({"params": frozen[AUTOENCODER]}, z, method="decode")  # type: ignore[return-value]
+
+    return LatentSpace(
+        channels=module.latent_channels,
+        image_pixels_per_latent=module.pixels_per_latent,
+        encode=encode,
+        decode=decode,
         channel_scale=np.ones(module.latent_channels, np.float32),
         frozen={} if params is None else {AUTOENCODER: params},
     )

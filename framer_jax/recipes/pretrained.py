@@ -11,8 +11,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from framer_jax.models.dit4sr import DiT4SR
 from framer_jax.models.kl_autoencoder import KLAutoencoder
 from framer_jax.models.layers import Dtype
+from framer_jax.models.mmdit import MMDiT
 from framer_jax.models.resshift_unet import SwinUNet
 from framer_jax.models.swinir import SwinIR
 from framer_jax.models.vgg import Lpips
@@ -48,9 +50,17 @@ def _swinir_inputs(module: SwinIR) -> tuple[jax.ShapeDtypeStruct, ...]:
     return (_floats(1, 3 * module.window, 2 * module.window, module.colours),)
 
 
+def _transformer_inputs(module: MMDiT | DiT4SR) -> tuple[jax.ShapeDtypeStruct, ...]:
+    latent = _floats(1, 2 * module.patch, 3 * module.patch, module.channels)
+    text = _floats(1, 8, module.context_width), _floats(1, module.pooled_width)
+    return (latent, _floats(1), *text, *([latent] if isinstance(module, DiT4SR) else []))
+
+
 KINDS: Mapping[str, Kind] = {
     "resshift_unet": Kind(SwinUNet, _unet_inputs),
     "vq_f4": Kind(VQAutoencoder, lambda module: (_floats(1, 64, 64, 3),)),
+    "mmdit": Kind(MMDiT, _transformer_inputs),
+    "dit4sr": Kind(DiT4SR, _transformer_inputs),
     "kl_autoencoder": Kind(KLAutoencoder, lambda module: (_floats(1, 64, 64, 3),)),
     "swinir": Kind(SwinIR, _swinir_inputs),
     "lpips_vgg": Kind(Lpips, lambda module: (_floats(1, 64, 64, 3),)),

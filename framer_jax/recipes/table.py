@@ -13,6 +13,8 @@ from framer_jax.frequency import wavelets
 from framer_jax.losses.framer import paper, released
 from framer_jax.losses.wavelet_kd import WaveletKdSettings
 from framer_jax.models.dit import DiffusionTransformer
+from framer_jax.models.dit4sr import DiT4SR
+from framer_jax.models.kl_autoencoder import KLAutoencoder
 from framer_jax.models.resshift_unet import SwinUNet
 from framer_jax.models.swinir import SwinIR
 from framer_jax.models.unet import UNet
@@ -20,15 +22,18 @@ from framer_jax.models.vq_autoencoder import VQAutoencoder
 from framer_jax.porting.weights import check_same_structure
 from framer_jax.recipes.augkd import AugKdSettings, augkd
 from framer_jax.recipes.base import Params, Recipe, expected_params
+from framer_jax.recipes.dit4sr import Dit4srSettings, dit4sr
 from framer_jax.recipes.dtkd import Rise, dtkd
 from framer_jax.recipes.flow import FlowSettings, flow
 from framer_jax.recipes.framer import framer
-from framer_jax.recipes.latent_space import LatentSpace, autoencoder_space, wavelet_space
+from framer_jax.recipes.latent_space import LatentSpace, autoencoder_space, gaussian_space, wavelet_space
 from framer_jax.recipes.perceptual import Perceptual, lpips_distance
 from framer_jax.recipes.resshift import ResShiftSettings, resshift
 from framer_jax.recipes.sinsr import SinSRSettings, sinsr
 from framer_jax.recipes.swinir import swinir
+from framer_jax.recipes.stable_diffusion import read_base, read_texts
 from framer_jax.recipes.teacher import Teacher
+from framer_jax.recipes.text import TextShape, zero_text
 from framer_jax.recipes.weights_by_path import beside, digests, is_trained, pretrained_at, read_groups, required
 
 Config = Mapping[str, Any]
@@ -54,6 +59,14 @@ def _wavelet(config: Config, dtype: Any, purpose: str) -> LatentSpace:
     return wavelet_space(wavelets.WaveletCodec(levels=config["levels"], scale=scale))
 
 
+def _kl(config: Config, dtype: Any, purpose: str) -> LatentSpace:
+    if purpose == "description":
+        return gaussian_space(KLAutoencoder(dtype=dtype), None)
+    what = "Stable Diffusion's autoencoder (a file, or the folder vae/)"
+    found = pretrained_at(config["weights"], "recipe.space.weights", what, "kl_autoencoder", dtype)
+    return gaussian_space(found.module, found.params)
+
+
 def _vq_f4(config: Config, dtype: Any, purpose: str) -> LatentSpace:
     if purpose == "description":
         return autoencoder_space(VQAutoencoder(dtype=dtype), None)
@@ -61,14 +74,23 @@ def _vq_f4(config: Config, dtype: Any, purpose: str) -> LatentSpace:
     return autoencoder_space(found.module, found.params)
 
 
-SPACES: dict[str, Callable[[Config, Any, str], LatentSpace]] = {"wavelet": _wavelet, "vq_f4": _vq_f4}
+SPACES: dict[str, Callable[[Config, Any, str], LatentSpace]] = {
+    "wavelet": _wavelet,
+    "vq_f4": _vq_f4,
+    "kl": _kl,
+}
 
-DENOISERS: dict[str, Callable[..., nn.Module]] = {"unet": UNet, "dit": DiffusionTransformer, "resshift_unet": SwinUNet}
+DENOISERS: dict[str, Callable[..., nn.Module]] = {
+    "unet": UNet,
+    "dit": DiffusionTransformer,
+    "resshift_unet": SwinUNet,
+    "dit4sr": lambda out_channels, **arguments: DiT4SR(channels=out_channels, **arguments),
+}
 
 STUDENTS: dict[str, Callable[..., nn.Module]] = {"swinir": SwinIR}
 """Networks that map LR images to HR images in one pass."""
 
-GLOBAL_DENOISERS = frozenset({"dit"})
+GLOBAL_DENOISERS = frozenset({"dit", "dit4sr"})
 """Those in which every place sees every other: they work best on inputs as large as their training crops."""
 
 
@@ -104,6 +126,17 @@ def _sinsr(config: Config, denoiser: nn.Module, space: LatentSpace, purpose: str
 
 def _flow(config: Config, denoiser: nn.Module, space: LatentSpace, purpose: str) -> Recipe:
     return flow(denoiser, space, FlowSettings(scale=config["scale"], **config["flow"]))
+
+
+def _dit4sr(config: Config, denoiser: nn.Module, space: LatentSpace, purpose: str) -> Recipe:
+    arguments = config["denoiser"]["dit4sr"]
+    text = TextShape(config["text"]["length"], arguments["context_width"], arguments["pooled_width"])
+    options = {name: value for name, value in config["dit4sr"].items() if name != "base"}
+    settings = Dit4srSettings(scale=config["scale"], **options)
+    if purpose == "description":
+        return dit4sr(denoiser, space, settings, text, zero_text(text))
+    base = read_base(config["dit4sr"]["base"], arguments) if config["dit4sr"]["base"] else None
+    return dit4sr(denoiser, space, settings, text, read_texts(config["text"], text), base)
 
 
 def _swinir(config: Config, student: nn.Module, purpose: str) -> Recipe:
@@ -145,6 +178,7 @@ LATENT_RECIPES: dict[str, Callable[[Config, nn.Module, LatentSpace, str], Recipe
     "resshift": _resshift,
     "sinsr": _sinsr,
     "flow": _flow,
+    "dit4sr": _dit4sr,
 }
 """Of a denoiser in a latent space."""
 
@@ -191,6 +225,8 @@ def build_recipe(config: Config, purpose: str = "training") -> Recipe:
 
 def _check_grid(config: Config, denoiser: nn.Module, space: LatentSpace) -> None:
     """The LR image must lie on the latents' grid, or on one that the denoiser halves to it."""
+    if config["denoiser"]["name"] == "dit4sr":  # which sees the LR image as a latent
+        return
     wanted = config["scale"] << getattr(denoiser, "halvings", 0)
     if space.image_pixels_per_latent != wanted:
         raise ValueError(

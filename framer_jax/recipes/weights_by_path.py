@@ -11,24 +11,36 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 
 from framer_jax.models.layers import Dtype
+from framer_jax.porting.diffusers_folder import model_files
 from framer_jax.porting.files import sha256_of
-from framer_jax.porting.table import MAPS
+from framer_jax.porting.table import MAPS, map_named
 from framer_jax.porting.weights import is_ours, load_weights, read_metadata
 from framer_jax.recipes.base import Params
 from framer_jax.recipes.pretrained import Pretrained, load_pretrained, read
 
 Config = Mapping[str, Any]
 
-PATHS: tuple[tuple[str, ...], ...] = (
-    ("space", "weights"),
-    ("lpips", "weights"),
+Place = tuple[str, ...]
+
+BESIDE: Mapping[Place, str] = {
+    ("space", "weights"): "autoencoder",
+    ("dit4sr", "base"): "base model",
+    ("text", "null"): "text embedding",
+    ("text", "wanted"): "text embedding",
+    ("text", "avoided"): "text embedding",
+}
+"""Where in a configuration's recipe the paths are that a trained model needs for upscaling too → of what they are."""
+
+TEACHERS: tuple[Place, ...] = (
     ("sinsr", "teacher"),
     ("teacher", "weights"),
     ("teacher", "published", "space", "weights"),
 )
-"""Where in a configuration's recipe paths are."""
 
-NEEDED = {"training": PATHS, "teacher": (PATHS[0], *PATHS[2:]), "inference": PATHS[:1]}
+PATHS: tuple[Place, ...] = (*BESIDE, ("lpips", "weights"), *TEACHERS)
+"""Where all of them are."""
+
+NEEDED = {"training": PATHS, "teacher": (*BESIDE, *TEACHERS), "inference": tuple(BESIDE)}
 """What needs which of them."""
 
 PROCESS = ("steps", "kappa", "min_noise_level", "etas_end", "power", "residual")
@@ -60,7 +72,7 @@ class Groups(NamedTuple):
     metadata: dict[str, Any]
 
 
-def required(path: str, knob: str, what: str, model: str) -> str:
+def required(path: str, knob: str, what: str, model: str, folder: bool = False) -> str:
     """The path, or a ValueError in one line if it is empty.
 
     Args:
@@ -68,6 +80,7 @@ def required(path: str, knob: str, what: str, model: str) -> str:
       knob: its place there.
       what: the path is of.
       model: of `framer-jax port`.
+      folder: whether it may be a folder.
 
     Raises:
       ValueError: it is empty. FileNotFoundError: nothing is there.
@@ -77,7 +90,7 @@ def required(path: str, knob: str, what: str, model: str) -> str:
             f"{knob} is empty: set it to the path of {what}, as published or as "
             f"`framer-jax port IN OUT.safetensors --model {model}` writes it"
         )
-    if not Path(path).is_file():
+    if not (Path(path).is_file() or (folder and Path(path).is_dir())):
         raise FileNotFoundError(f"{knob}: there is no file {path!r} ({what})")
     return path
 
@@ -88,7 +101,8 @@ def pretrained_at(path: str, knob: str, what: str, model: str, dtype: Dtype = jn
     Raises:
       ValueError, FileNotFoundError, ImportError: as `required` and framer_jax.recipes.pretrained.load_pretrained.
     """
-    return load_pretrained(model, required(path, knob, what, model), dtype=dtype)
+    path = required(path, knob, what, model, folder=bool(map_named(model).folder))
+    return load_pretrained(model, path, dtype=dtype)
 
 
 def read_groups(path: str | os.PathLike[str], config: Config | None, same_process: bool = True) -> Groups:
@@ -199,7 +213,7 @@ def _check_steps_in_name(file: str, config: Config) -> None:
 
 
 def beside(config: Config, path: Path, recorded: Mapping[str, str]) -> dict[str, Any]:
-    """A trained recipe's configuration with the autoencoder that it was trained with: beside the weights, or as named.
+    """A trained recipe's configuration with the frozen weights that it was trained with: beside its file, or as named.
 
     Args:
       config: the recipe's entry.
@@ -207,26 +221,33 @@ def beside(config: Config, path: Path, recorded: Mapping[str, str]) -> dict[str,
       recorded: the digests of what the run was trained with, by knob; empty if the file does not tell.
 
     Raises:
-      FileNotFoundError: the autoencoder is in neither place. ValueError: what is there is another one.
+      FileNotFoundError: an autoencoder, say, is in neither place. ValueError: what is there is another one.
     """
-    space = dict(config["space"])
-    named = space.get("weights")
-    if not named:
-        return {**config, "space": space}
-    knob = "recipe.space.weights"
-    places = [place for place in (path.parent / Path(named).name, Path(named)) if place.is_file()]
-    if not places:
-        raise FileNotFoundError(
-            f"{path} needs the autoencoder {named!r} ({knob}), and it is not there: put it beside the weights"
-        )
-    fitting = [place for place in places if recorded.get(knob) in (None, digest_of(place))]
-    if not fitting:
-        raise ValueError(f"{places[0]} is not the autoencoder that {path} was trained with: put that one beside it")
-    return {**config, "space": {**space, "weights": str(fitting[0])}}
+    changed = dict(config)
+    for (section, key), what in BESIDE.items():
+        named = path_at(config, (section, key))
+        if not named:
+            continue
+        knob = f"recipe.{section}.{key}"
+        places = [place for place in (path.parent / Path(named).name, Path(named)) if place.exists()]
+        if not places:
+            raise FileNotFoundError(
+                f"{path} needs the {what} {named!r} ({knob}), and it is not there: put it beside the weights"
+            )
+        fitting = [place for place in places if recorded.get(knob) in (None, digest_of(place))]
+        if not fitting:
+            raise ValueError(f"{places[0]} is not the {what} that {path} was trained with: put that one beside it")
+        changed[section] = {**changed[section], key: str(fitting[0])}
+    return changed
 
 
 def digest_of(path: str | os.PathLike[str]) -> str:
-    """SHA-256 of a file; of a ported one, that of the file it was made of, so that both count as the same."""
+    """SHA-256 of a file; of a ported one, that of the file it was made of, so that both count as the same.
+
+    Of a folder in Diffusers' layout, of its configuration and weights together.
+    """
+    if Path(path).is_dir():
+        return "+".join(sha256_of(file) for file in model_files(path))
     files = read_metadata(path).get("source", {}).get("files", ())
     if files and all(file.get("sha256") for file in files):
         return "+".join(file["sha256"] for file in files)

@@ -1,0 +1,241 @@
+"""DiT4SR: a text-conditioned flow on Stable Diffusion 3.5's latents, with the LR latent as a second stream of tokens.
+
+Duan et al., "DiT4SR: Taming Diffusion Transformer for Real-World Image Super-Resolution" (ICCV 2025); FRAMER's
+transformer recipe is this one with its term on top. The objective is Stable Diffusion 3's flow, as an error of the
+clean latent. The base's weights stay as they are: only the parameters that a pattern names are trained, or a LoRA.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from framer_jax.diffusion import flow as process
+from framer_jax.diffusion.noise import NoiseField, window
+from framer_jax.diffusion.samplers import flow_euler
+from framer_jax.models.lora import init_lora, make_lora, merge
+from framer_jax.recipes.base import Batch, Carry, Frozen, Loss, LossFunction, Params, Recipe, Sampler, Update
+from framer_jax.recipes.latent_space import LatentSpace, LatentTask, to_model_range
+from framer_jax.recipes.text import AVOIDED, TEXTS, WANTED, Text, TextShape, text_of_all, text_of_batch
+
+BASE = "base"
+"""The entry of `frozen` with the parameters that are not trained."""
+
+DENOISER, LORA = "denoiser", "lora"
+"""The groups: parameters that are trained, and the factors of a LoRA on others."""
+
+LATENTS = ("hr_latent", "lr_latent")
+"""The entries of a batch that bring precomputed latents, [B, h, w, C] float32 each, normalised."""
+
+
+@dataclass(frozen=True)
+class Dit4srSettings:
+    """The process, the objective, and what is trained.
+
+    Attributes:
+      scale: enlargement.
+      shift: time shift of training and sampling.
+      sampling_steps: Euler steps of `sample`.
+      guidance: factor of classifier-free guidance in `sample`, from the negative text to the prompt; 1 is without.
+      density: of training times, see framer_jax.diffusion.flow.draw_sigma.
+      weighting: of the error of the clean latent, see framer_jax.diffusion.flow.loss_weight.
+      trainable: a regex; parameters in whose path ('block_0/attention/out_control/kernel') it is found are trained.
+        '' finds all.
+      lora: a regex of the modules that get a LoRA; '' for none.
+      lora_rank, lora_alpha: of that LoRA.
+
+    Raises:
+      ValueError: a value outside its range, or no regex.
+    """
+
+    scale: int = 4
+    shift: float = 3.0
+    sampling_steps: int = 40
+    guidance: float = 1.0
+    density: str = "logit_normal"
+    weighting: str = "none"
+    trainable: str = "control"
+    lora: str = ""
+    lora_rank: int = 64
+    lora_alpha: float = 64.0
+
+    def __post_init__(self) -> None:
+        for name in ("trainable", "lora"):
+            try:
+                re.compile(getattr(self, name))
+            except re.error as error:
+                raise ValueError(f"recipe.dit4sr.{name} is no regular expression ({error})") from error
+
+
+def dit4sr(
+    denoiser: nn.Module,
+    space: LatentSpace,
+    settings: Dit4srSettings,
+    text: TextShape,
+    texts: Mapping[str, Any],
+    base: Params | None = None,
+) -> Recipe:
+    """The recipe.
+
+    Args:
+      denoiser: (x [B, h, w, C], 1000 sigma [B], context, pooled, z_lr like x) → (velocity, taps).
+      space: the latents.
+      settings: see Dit4srSettings.
+      text: shapes of the text.
+      texts: name → {'context': [T, C], 'pooled': [P]}, at least the empty text.
+      base: all parameters of the denoiser to start from, host arrays; those that are not trained stay so. Without it
+        everything must be trained.
+
+    Raises:
+      ValueError: nothing would be trained, or there is no base for what is not.
+    """
+    task = LatentTask(space, settings.scale, residual=False)
+    shapes = _shapes(denoiser, task, text)
+    trained, _ = split(shapes, settings.trainable)
+    if not trained and not settings.lora:
+        raise ValueError(
+            f"recipe.dit4sr.trainable {settings.trainable!r} finds none of the {len(flatten_dict(shapes))} parameters, "
+            "and there is no LoRA: nothing would be trained"
+        )
+    own, rest = split(base, settings.trainable) if base else ({}, {})
+    predict = _predictor(denoiser, settings)
+    sample, mean = _samplers(task, settings, predict)
+    groups = (DENOISER, LORA) if settings.lora else (DENOISER,)
+    return Recipe(
+        name="dit4sr",
+        scale=settings.scale,
+        init=_init(denoiser, task, text, settings),
+        updates=(Update(DENOISER, groups, _loss(task, settings, predict, denoiser.taps)),),  # type: ignore[attr-defined]
+        sample=sample,
+        mean=mean,
+        lr_multiple=task.lr_multiple(denoiser),
+        tap_kind=denoiser.taps,  # type: ignore[attr-defined]
+        exported=groups,
+        frozen={**space.frozen, TEXTS: dict(texts), **({BASE: rest} if rest else {})},
+        starting={DENOISER: own} if own else {},
+    )
+
+
+def split(params: Mapping[str, Any], pattern: str) -> tuple[Params, Params]:
+    """Parameters by the path 'block_0/attention/out/kernel': those in which a regex is found, and the others."""
+    leaves = flatten_dict(params, sep="/")
+    found = {path: leaf for path, leaf in leaves.items() if re.search(pattern, path)}
+    others = {path: leaf for path, leaf in leaves.items() if path not in found}
+    return unflatten_dict(found, sep="/"), unflatten_dict(others, sep="/")
+
+
+def whole(params: Params, frozen: Frozen, settings: Dit4srSettings) -> Params:
+    """All parameters of the denoiser, as training has changed them."""
+    leaves = flatten_dict(frozen.get(BASE, {}), sep="/") | flatten_dict(params[DENOISER], sep="/")
+    together = unflatten_dict(leaves, sep="/")
+    if not settings.lora:
+        return together
+    return merge(together, {LORA: make_lora(params[LORA], settings.lora_alpha)})
+
+
+def _inputs(denoiser: Any, task: LatentTask, text: TextShape) -> tuple[jax.ShapeDtypeStruct, ...]:
+    """Inputs of the denoiser, as small as it takes them."""
+
+    def floats(*shape: int) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(shape, jnp.float32)
+
+    latent = floats(1, denoiser.multiple, denoiser.multiple, task.space.channels)
+    return latent, floats(1), floats(1, text.length, text.width), floats(1, text.pooled), latent
+
+
+def _shapes(denoiser: nn.Module, task: LatentTask, text: TextShape) -> Params:
+    return jax.eval_shape(denoiser.init, jax.random.key(0), *_inputs(denoiser, task, text))["params"]
+
+
+def _init(
+    denoiser: nn.Module, task: LatentTask, text: TextShape, settings: Dit4srSettings
+) -> Callable[[jax.Array, Batch], Params]:
+    def init(key: jax.Array, batch: Batch) -> Params:
+        zeros = [jnp.zeros(leaf.shape, leaf.dtype) for leaf in _inputs(denoiser, task, text)]
+        trained, kept = split(denoiser.init(key, *zeros)["params"], settings.trainable)
+        if not settings.lora:
+            return {DENOISER: trained}
+        key = jax.random.fold_in(key, 1)
+        factors = init_lora(key, kept, settings.lora, settings.lora_rank, settings.lora_alpha).factors
+        return {DENOISER: trained, LORA: dict(factors)}
+
+    return init
+
+
+Predict = Callable[[Params, Frozen, jax.Array, jax.Array, Text, jax.Array], tuple[jax.Array, tuple[jax.Array, ...]]]
+"""(params, frozen, x, sigma [B], text, z_lr) → (velocity, taps)."""
+
+
+def _predictor(denoiser: nn.Module, settings: Dit4srSettings) -> Predict:
+    def predict(
+        params: Params, frozen: Frozen, x: jax.Array, sigma: jax.Array, text: Text, z_lr: jax.Array
+    ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+        variables = {"params": whole(params, frozen, settings)}
+        return denoiser.apply(variables, x, sigma * process.TRAINING_STEPS, *text, z_lr)  # type: ignore[return-value]
+
+    return predict
+
+
+def _latents(task: LatentTask, frozen: Frozen, batch: Batch) -> tuple[jax.Array, jax.Array]:
+    """(z_hr, z_lr), [B, h, w, C] float32 each: precomputed, or encoded here."""
+    if LATENTS[0] in batch:
+        return batch[LATENTS[0]].astype(jnp.float32), batch[LATENTS[1]].astype(jnp.float32)
+    return task.space.encode(frozen, to_model_range(batch["hr"])), task.enlarged(frozen, batch["lr"])[0]
+
+
+def _loss(task: LatentTask, settings: Dit4srSettings, predict: Predict, tap_kind: str) -> LossFunction:
+    def loss(params: Params, frozen: Frozen, carry: Carry, batch: Batch, key: jax.Array, step: jax.Array) -> Loss:
+        z_hr, z_lr = _latents(task, frozen, batch)  # [B, h, w, C] each
+        key_sigma, key_noise = jax.random.split(key)
+        sigma = process.draw_sigma(key_sigma, z_hr.shape[0], settings.density, settings.shift)
+        noise = jax.random.normal(key_noise, z_hr.shape, jnp.float32)
+        x = process.forward(z_hr, sigma, noise)
+        text = text_of_batch(frozen, batch, z_hr.shape[0])
+        prediction, taps = predict(params, frozen, x, sigma, text, z_lr)
+        error = process.preconditioned_error(x, prediction, z_hr, sigma)  # [B]
+        if tap_kind == "prediction":  # what the blocks say of the clean latent
+            taps = tuple(process.clean(x, tap, sigma) for tap in taps)
+        values = process.loss_weight(sigma, settings.weighting) * error
+        return Loss(values, {"latent_mse": error}, taps, carry)
+
+    return loss
+
+
+def _samplers(task: LatentTask, settings: Dit4srSettings, predict: Predict) -> tuple[Sampler, Sampler]:
+    sigmas = process.sampling_sigmas(settings.sampling_steps, settings.shift)
+
+    def start(z_lr: jax.Array, noise: NoiseField) -> jax.Array:
+        return window(noise, 0, (z_lr.shape[1], z_lr.shape[2], z_lr.shape[3]), task.latents_per_lr_pixel)
+
+    def sample(params: Params, frozen: Frozen, lr: jax.Array, noise: NoiseField) -> jax.Array:
+        z_lr, _ = task.enlarged(frozen, lr)
+        asked, avoided = (text_of_all(frozen, name, lr.shape[0]) for name in (WANTED, AVOIDED))
+
+        def plain(x: jax.Array, sigma: jax.Array) -> jax.Array:
+            return predict(params, frozen, x, jnp.full((x.shape[0],), sigma), asked, z_lr)[0]
+
+        def velocity(x: jax.Array, sigma: jax.Array) -> jax.Array:
+            both = Text(*(jnp.concatenate(parts) for parts in zip(avoided, asked, strict=True)))
+            twice = jnp.concatenate([x, x])
+            found = predict(
+                params, frozen, twice, jnp.full((2 * x.shape[0],), sigma), both, jnp.concatenate([z_lr] * 2)
+            )
+            return process.guide(*jnp.split(found[0], 2), settings.guidance)
+
+        call = plain if settings.guidance == 1 else velocity
+        return task.picture(frozen, flow_euler(sigmas, call, start(z_lr, noise)), z_lr)
+
+    def mean(params: Params, frozen: Frozen, lr: jax.Array, noise: NoiseField) -> jax.Array:
+        z_lr, _ = task.enlarged(frozen, lr)
+        x, sigma = start(z_lr, noise), jnp.ones((lr.shape[0],), jnp.float32)
+        text = text_of_all(frozen, WANTED, lr.shape[0])
+        return task.picture(frozen, process.clean(x, predict(params, frozen, x, sigma, text, z_lr)[0], sigma), z_lr)
+
+    return sample, mean
