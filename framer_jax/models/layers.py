@@ -169,7 +169,7 @@ def enlarge_nearest(x: jax.Array) -> jax.Array:
 
 ATTENTIONS = ("auto", "xla", "cudnn", "manual")
 """Who computes attention: JAX's function as it chooses itself, by XLA or by cuDNN's fused kernel; or products and a
-softmax written out here, which on a CPU take little more than half of the time of XLA's."""
+softmax written out here, which a CPU mostly runs faster."""
 
 
 def attention(query: jax.Array, key: jax.Array, value: jax.Array, kind: str = "auto") -> jax.Array:

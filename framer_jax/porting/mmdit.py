@@ -108,14 +108,18 @@ def _base(table: np.ndarray, side: int) -> int:
     if side < 2:
         return 0
     base = round(float(np.arcsin(np.clip(table[0, 1, 0], -1, 1))) * side)  # the second column's sine
-    quarter = table.shape[2] // 4
-    angle = np.arange(side)[:, None] * (base / side) / 10_000 ** (np.arange(quarter) / quarter)[None, :]
-    axis = np.concatenate([np.sin(angle), np.cos(angle)], axis=1)
+    half, axis = table.shape[2] // 2, _axis(side, base, table.shape[2])
     rows = table.reshape(side, side, -1)
-    near = all(
-        np.allclose(found, axis, rtol=0, atol=5e-3) for found in (rows[0, :, : 2 * quarter], rows[:, 0, 2 * quarter :])
-    )
+    ends = [part for end in (0, -1) for part in (rows[end, :, :half], rows[:, end, half:])]
+    near = all(np.allclose(part, axis, rtol=0, atol=5e-3) for part in ends)
     return base if near else 0
+
+
+def _axis(side: int, base: int, features: int) -> np.ndarray:
+    """Positions along one side: [side, features / 2] float32, sines then cosines."""
+    quarter = features // 4
+    angle = np.arange(side)[:, None] * (base / side) / 10_000 ** (np.arange(quarter) / quarter)[None, :]
+    return np.concatenate([np.sin(angle), np.cos(angle)], axis=1).astype(np.float32)
 
 
 def mmdit_configured(arguments: dict[str, Any], state: State, config: Mapping[str, Any]) -> dict[str, Any]:
@@ -161,9 +165,7 @@ def mmdit_buffers(state: State, arguments: Mapping[str, Any]) -> State:
     if TABLE in state:
         return {}
     side, base = arguments["position_grid"], arguments["position_base"]
-    quarter = state["pos_embed.proj.weight"].shape[0] // 4
-    angle = np.arange(side)[:, None] * (base / side) / 10_000 ** (np.arange(quarter) / quarter)[None, :]
-    axis = np.concatenate([np.sin(angle), np.cos(angle)], axis=1).astype(np.float32)
+    axis = _axis(side, base, state["pos_embed.proj.weight"].shape[0])
     columns, rows = np.tile(axis, (side, 1)), np.repeat(axis, side, axis=0)
     return {TABLE: np.concatenate([columns, rows], axis=1)[None]}
 
