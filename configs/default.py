@@ -19,7 +19,9 @@ def get_config() -> ConfigDict:
     recipe.scale = 4  # enlargement per axis
     recipe.dtype = "float32"  # compute dtype of the denoiser: float32 | bfloat16; parameters stay float32
     recipe.space = ConfigDict()
-    recipe.space.name = "wavelet"  # wavelet (training-free Haar codec) | vq_f4 (ResShift's autoencoder) | kl (Stable Diffusion's)
+    recipe.space.name = (
+        "wavelet"  # wavelet (training-free Haar codec) | vq_f4 (ResShift's autoencoder) | kl (Stable Diffusion's)
+    )
     recipe.space.weights = ""  # vq_f4, kl: path of the autoencoder, from `framer-jax port` or as published
     recipe.space.levels = 2  # a latent position stands for 2^levels x 2^levels HR pixels; keep at the LR grid
     recipe.space.statistics = "residual"  # bands scaled to unit variance of: image | residual (hr - enlarged lr)
@@ -49,7 +51,9 @@ def get_config() -> ConfigDict:
     swin.condition_size = 64  # side of the LR image where the latents have that side
     swin.contrast = 0.0  # gain of the LR image's local contrast as a further input; 0: as published
     swin.mask = "released"  # of shifted windows: released (as in the published weights) | correct
-    mmdit = recipe.denoiser.dit4sr = ConfigDict()  # the defaults are Stable Diffusion 3.5 medium, with DiT4SR's LR stream
+    mmdit = recipe.denoiser.dit4sr = (
+        ConfigDict()
+    )  # the defaults are Stable Diffusion 3.5 medium, with DiT4SR's LR stream
     mmdit.depth = 24  # blocks
     mmdit.heads = 24  # attention heads
     mmdit.head_width = 64  # width of each

@@ -223,11 +223,10 @@ def _samplers(task: LatentTask, settings: Dit4srSettings, predict: Predict) -> t
 
         def velocity(x: jax.Array, sigma: jax.Array) -> jax.Array:
             both = Text(*(jnp.concatenate(parts) for parts in zip(avoided, asked, strict=True)))
-            twice = jnp.concatenate([x, x])
-            found = predict(
-                params, frozen, twice, jnp.full((2 * x.shape[0],), sigma), both, jnp.concatenate([z_lr] * 2)
-            )
-            return process.guide(*jnp.split(found[0], 2), settings.guidance)
+            twice, lr_twice = jnp.concatenate([x, x]), jnp.concatenate([z_lr, z_lr])
+            found = predict(params, frozen, twice, jnp.full((2 * x.shape[0],), sigma), both, lr_twice)[0]
+            away, towards = jnp.split(found, 2)
+            return process.guide(away, towards, settings.guidance)
 
         call = plain if settings.guidance == 1 else velocity
         return task.picture(frozen, flow_euler(sigmas, call, start(z_lr, noise)), z_lr)

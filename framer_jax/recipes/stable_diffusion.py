@@ -9,14 +9,13 @@ from typing import Any
 import numpy as np
 
 from framer_jax.models.dit4sr import with_control
-from framer_jax.porting.table import arguments_in
 from framer_jax.porting.weights import is_ours, load_weights, read_metadata
 from framer_jax.recipes.base import Params
 from framer_jax.recipes.pretrained import read
 from framer_jax.recipes.text import AVOIDED, CONTEXT, NULL, POOLED, WANTED, TextShape, check_text, zero_text
 
 CONDITIONS = ("captions", "null", "zero")
-"""What a run tells its denoiser: captions and now and then nothing; always nothing; or, without any text encoder, zeros,
+"""What a run tells its denoiser: captions, or by chance nothing; always nothing; or, without any text encoder, zeros,
 which the base does not know as nothing."""
 
 FREE = ("compatibility", "reading", "strength", "attention", "remat", "scan", "taps", "dtype", "channels")
@@ -101,6 +100,8 @@ def read_text(path: str, shape: TextShape, knob: str) -> dict[str, np.ndarray]:
         raise FileNotFoundError(f"{knob}: there is no file {path!r} (`framer-jax precompute embeddings` writes them)")
     arrays, metadata = load_weights(path)
     if metadata.get("kind") != "text":
-        raise ValueError(f"{knob} {path}: no embedding of a text: make it with `framer-jax precompute embeddings --null`")
+        raise ValueError(
+            f"{knob} {path}: no embedding of a text: make it with `framer-jax precompute embeddings --null`"
+        )
     check_text(arrays, shape, f"{knob} {path}")
     return {name: np.asarray(arrays[name], np.float32) for name in (CONTEXT, POOLED)}

@@ -30,8 +30,8 @@ from framer_jax.recipes.latent_space import LatentSpace, autoencoder_space, gaus
 from framer_jax.recipes.perceptual import Perceptual, lpips_distance
 from framer_jax.recipes.resshift import ResShiftSettings, resshift
 from framer_jax.recipes.sinsr import SinSRSettings, sinsr
-from framer_jax.recipes.swinir import swinir
 from framer_jax.recipes.stable_diffusion import read_base, read_texts
+from framer_jax.recipes.swinir import swinir
 from framer_jax.recipes.teacher import Teacher
 from framer_jax.recipes.text import TextShape, zero_text
 from framer_jax.recipes.weights_by_path import beside, digests, is_trained, pretrained_at, read_groups, required

@@ -1,0 +1,20 @@
+"""FRAMER_D: DiT4SR on Stable Diffusion 3.5 medium with FRAMER, in the paper's reading.
+
+Command:  as for configs/dit4sr_sd35.py; `--config configs/framer_d_sd35.py:released` for the released code's reading,
+          which compares the blocks' predictions with bands of the teacher's magnitudes
+Hardware: 8 GPUs with 80 GB, or a TPU v5e pod with training.mesh.fsdp. Expected time: not measured yet.
+Expected: Table 1 of the paper: RealSR 23.23 dB PSNR, LPIPS .371, MUSIQ 72.24 (DiT4SR: 21.94, .414, 67.67).
+"""
+
+from ml_collections import ConfigDict
+
+from configs import dit4sr_sd35
+
+
+def get_config(reading: str = "paper") -> ConfigDict:
+    """FRAMER_D in one of its readings."""
+    config = dit4sr_sd35.get_config()
+    config.framer.reading = reading
+    config.recipe.denoiser.dit4sr.taps = "prediction"
+    config.training.global_batch = 256
+    return config

@@ -1,0 +1,37 @@
+"""FRAMER_D at a size that a laptop trains: DiT4SR's two streams with FRAMER, on wavelet latents and without text.
+
+Command:  framer-jax train --config configs/framer_d_small.py --workdir runs/framer_d_small --set data.train=PHOTOS
+          (--set framer.reading=none for DiT4SR alone)
+Hardware: 1 CPU core. Expected time: not measured yet.
+Expected: not measured yet. It exercises FRAMER_D's training; nothing is pretrained, so it is no comparison.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import default
+
+
+def get_config() -> ConfigDict:
+    """A small FRAMER_D."""
+    config = default.get_config()
+    config.recipe.name = "dit4sr"
+    config.recipe.denoiser.name = "dit4sr"
+    transformer = config.recipe.denoiser.dit4sr
+    transformer.depth = 4
+    transformer.heads = 4
+    transformer.head_width = 24
+    transformer.dual_blocks = 1
+    transformer.context_width = 32
+    transformer.pooled_width = 32
+    transformer.position_grid = 64
+    transformer.taps = "prediction"
+    config.recipe.space.statistics = "image"  # of whole latents, not of what the LR image lacks
+    config.recipe.dit4sr.trainable = ""  # all: there is no base
+    config.recipe.dit4sr.sampling_steps = 8
+    config.recipe.text.condition = "zero"
+    config.recipe.text.length = 1
+    config.framer.reading = "paper"
+    config.framer.weight = 0.1
+    config.data.crop = 64
+    config.training.steps = 1000
+    return config
