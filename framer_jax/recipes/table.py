@@ -136,6 +136,11 @@ def _dit4sr(config: Config, denoiser: nn.Module, space: LatentSpace, purpose: st
     if purpose == "description":
         return dit4sr(denoiser, space, settings, text, zero_text(text))
     base = read_base(config["dit4sr"]["base"], arguments) if config["dit4sr"]["base"] else None
+    if base is None and settings.trainable:
+        raise ValueError(
+            f"recipe.dit4sr.base is empty, and recipe.dit4sr.trainable {settings.trainable!r} leaves parameters "
+            "untrained: set it to the path of Stable Diffusion 3.5's transformer, or train everything (trainable '')"
+        )
     return dit4sr(denoiser, space, settings, text, read_texts(config["text"], text), base)
 
 
