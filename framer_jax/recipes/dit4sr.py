@@ -91,20 +91,20 @@ def dit4sr(
       text: shapes of the text.
       texts: name → {'context': [T, C], 'pooled': [P]}, at least the empty text.
       base: all parameters of the denoiser to start from, host arrays; those that are not trained stay so. Without it
-        everything must be trained.
+        the recipe holds shapes in their place: it can be described, and trained only if everything is.
 
     Raises:
-      ValueError: nothing would be trained, or there is no base for what is not.
+      ValueError: nothing would be trained.
     """
     task = LatentTask(space, settings.scale, residual=False)
     shapes = _shapes(denoiser, task, text)
-    trained, _ = split(shapes, settings.trainable)
+    trained, kept = split(shapes, settings.trainable)
     if not trained and not settings.lora:
         raise ValueError(
             f"recipe.dit4sr.trainable {settings.trainable!r} finds none of the {len(flatten_dict(shapes))} parameters, "
             "and there is no LoRA: nothing would be trained"
         )
-    own, rest = split(base, settings.trainable) if base else ({}, {})
+    own, kept = split(base, settings.trainable) if base else ({}, kept)
     predict = _predictor(denoiser, settings)
     sample, mean = _samplers(task, settings, predict)
     groups = (DENOISER, LORA) if settings.lora else (DENOISER,)
@@ -118,7 +118,7 @@ def dit4sr(
         lr_multiple=task.lr_multiple(denoiser),
         tap_kind=denoiser.taps,  # type: ignore[attr-defined]
         exported=groups,
-        frozen={**space.frozen, TEXTS: dict(texts), **({BASE: rest} if rest else {})},
+        frozen={**space.frozen, TEXTS: dict(texts), **({BASE: kept} if kept else {})},
         starting={DENOISER: own} if own else {},
     )
 
