@@ -55,7 +55,8 @@ def write_manifest(folder: str | os.PathLike[str], manifest: Mapping[str, Any], 
         if found == json.loads(text):
             return
         if not overwrite:
-            differing = sorted(name for name in {*found, *manifest} if found.get(name) != manifest.get(name))
+            plain = json.loads(text)
+            differing = sorted(name for name in {*found, *plain} if found.get(name) != plain.get(name))
             raise ValueError(
                 f"{folder} holds records that were made otherwise ({', '.join(differing)}): name another folder, or "
                 "use --overwrite"
