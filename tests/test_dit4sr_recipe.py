@@ -6,10 +6,15 @@ import numpy as np
 import pytest
 from drawn import drawn
 from flax.traverse_util import flatten_dict
+from texts import encoder
 from tiny import config, photos, ported, text
 
 from framer_jax import cli
+from framer_jax.commands.precompute.embeddings import embed_captions, write_text
+from framer_jax.commands.precompute.latents import precompute_latents
+from framer_jax.commands.precompute.work import Work
 from framer_jax.commands.train import train_from_config
+from framer_jax.data.captions import Caption
 from framer_jax.diffusion import flow
 from framer_jax.diffusion.noise import noise_field
 from framer_jax.inference.model import load_model
@@ -19,7 +24,8 @@ from framer_jax.porting.weights import load_weights
 from framer_jax.recipes.base import expected_params
 from framer_jax.recipes.dit4sr import BASE, DENOISER, LORA, Dit4srSettings, split, whole
 from framer_jax.recipes.framer import framer
-from framer_jax.recipes.table import DENOISERS, build_recipe
+from framer_jax.recipes.stable_diffusion import read_kl_autoencoder
+from framer_jax.recipes.table import DENOISERS, build_recipe, text_settings
 from framer_jax.recipes.text import TEXTS
 
 SMALL = ("recipe.name=dit4sr", "recipe.denoiser.name=dit4sr")
@@ -50,6 +56,7 @@ def knobs(folder):
         f"recipe.space.weights={folder}/vae.safetensors",
         f"recipe.dit4sr.base={folder}/base.safetensors",
         f"recipe.text.null={folder}/null.safetensors",
+        "recipe.text.condition=null",
     )
 
 
@@ -102,11 +109,10 @@ def test_untrained_it_samples_as_its_base(folder):
     sr = jax.jit(recipe.sample)(started(recipe, data), recipe.frozen, data["lr"], noise_field(jax.random.key(7), 2))
     assert sr.shape == (2, 32, 32, 3)
     base, _ = load_weights(folder / "base.safetensors")
-    arguments = config(*KL)["recipe"]["denoiser"]["dit4sr"]
+    arguments = {**config(*KL)["recipe"]["denoiser"]["dit4sr"], "context_width": 16, "pooled_width": 12}
     names = ("depth", "heads", "head_width", "dual_blocks", "qk_norm", "context_width", "pooled_width", "position_grid")
     module = MMDiT(channels=4, **{name: arguments[name] for name in names})
-    null = recipe.frozen[TEXTS]["null"]
-    told = [np.repeat(null[name][None], 2, axis=0) for name in ("prompt", "pooled")]
+    told = [np.repeat(part[None], 2, axis=0) for part in recipe.frozen[TEXTS]["null"]]
     z = jax.random.normal(jax.random.key(9), (2, 4, 4, 4), jnp.float32)
     time = jnp.full((2,), 500.0, jnp.float32)
     expected, _ = jax.jit(lambda z: module.apply({"params": base}, z, time, *told))(z)
@@ -132,7 +138,7 @@ def test_the_loss_is_the_error_of_the_clean_latent():
     sigma = flow.draw_sigma(key_sigma, 2)
     noise = jax.random.normal(key_noise, (2, 8, 8, 48), jnp.float32)
     x = flow.forward(latents["hr_latent"], sigma, noise)
-    arguments = config(*ALONE)["recipe"]["denoiser"]["dit4sr"]
+    arguments = {**config(*ALONE)["recipe"]["denoiser"]["dit4sr"], "context_width": 16, "pooled_width": 12}
     denoiser = DENOISERS["dit4sr"](out_channels=48, **arguments)
     text_ = [jnp.ones((2, 3, 16), jnp.float32), jnp.ones((2, 12), jnp.float32)]
     found, taps = jax.jit(
@@ -208,8 +214,8 @@ def test_framer_on_top(taps):
         ("recipe.text.condition=none", "recipe.text.condition is 'none': choose one of captions, null, zero"),
         ("recipe.text.null=", "recipe.text.null is empty: .*say recipe.text.condition=zero"),
         ("recipe.text.condition=zero", "'zero' takes no embeddings: leave recipe.text.null empty"),
-        ("recipe.text.null=gone.safetensors", "recipe.text.null: there is no file 'gone.safetensors'"),
-        ("recipe.text.length=5", r"null.safetensors: its prompt has the shape \(3, 16\), .* \(5, 16\): make"),
+        ("recipe.text.null=gone.safetensors", "recipe.text.null: gone.safetensors: there is no such file"),
+        ("recipe.text.t5_length=4", r"null.safetensors has prompt embeddings of shape \(3, 16\), .* \(5, 16\): make"),
         ("recipe.dit4sr.base=gone", "recipe.dit4sr.base: there is no file or folder 'gone'"),
         ("recipe.denoiser.dit4sr.depth=3", "base.safetensors was made with recipe.denoiser.dit4sr.depth 2, not 3"),
         ("recipe.dit4sr.trainable=(", "recipe.dit4sr.trainable is no regular expression"),
@@ -240,6 +246,38 @@ def test_training_goes_on_from_what_it_wrote_and_upscales(folder, tmp_path, caps
     words = ["upscale", str(folder / "photos" / "photo_0.png"), str(tmp_path / "large.png"), "--tile", "16"]
     assert cli.main([*words, "--overlap", "4", "--weights", str(tmp_path / "run")]) == 0
     assert (tmp_path / "large.png").is_file()
+
+
+def test_training_on_latents_and_captions(folder, tmp_path, capsys):
+    """As for the published model: latents and embeddings from disk, both made by the commands' functions."""
+    sizes = text_settings(config(*KL)["recipe"]["text"])
+    captions = {f"photo_{index}.png": Caption(f"photo_{index}.png", "", f"Number {index}.") for index in range(3)}
+    told = {name: encoder(name, sizes) for name in ("clip_l", "clip_g", "t5")}
+    embed_captions(captions, told, tmp_path / "embeddings", Work(3, 2), sizes)
+    write_text(tmp_path / "null.safetensors", "", told, sizes)
+    changes = (
+        *knobs(folder),
+        f"data.train={folder}/photos",
+        f"data.validation={folder}/photos",
+        f"recipe.text.null={tmp_path}/null.safetensors",
+        "recipe.text.condition=captions",
+    )
+    vae = read_kl_autoencoder(folder / "vae.safetensors")
+    precompute_latents(config(*changes), vae, tmp_path / "latents", Work(9, 8))
+    run = (*changes, f"data.train={tmp_path}/latents", f"data.embeddings={tmp_path}/embeddings")
+    result = train_from_config(config(*run), tmp_path / "run")
+    assert result.step == 2 and np.isfinite(result.scalars["loss"])
+    assert "text: captions, the null text for 20% of the examples" in capsys.readouterr().err
+    _, metadata = load_weights(tmp_path / "run" / "weights.safetensors")
+    assert metadata["config"]["data"]["embeddings"] == "embeddings"
+    for change, message in (
+        ((f"data.train={folder}/photos",), r"holds photographs, and recipe\.text\.condition 'captions' needs precompu"),
+        (("data.embeddings=",), "needs the embeddings text embeddings: make them with"),
+        (("recipe.text.t5_length=4",), r"null\.safetensors has prompt embeddings of shape \(3, 16\)"),
+        (("data.crop=64",), r"made with data\.crop 32, this run has 64"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            train_from_config(config(*run, *change), tmp_path / "never")
 
 
 def test_parameters_are_divided_by_path():

@@ -13,7 +13,7 @@ from tiny import RUN, config, photos
 
 from framer_jax.cli import main
 from framer_jax.commands.precompute.embeddings import embed_captions, write_text
-from framer_jax.commands.precompute.latents import precompute_latents, read_kl_autoencoder
+from framer_jax.commands.precompute.latents import precompute_latents
 from framer_jax.commands.precompute.work import Work
 from framer_jax.commands.text_condition import TextCondition, open_latents
 from framer_jax.config import ConfigError
@@ -28,6 +28,7 @@ from framer_jax.models.kl_autoencoder import KLAutoencoder
 from framer_jax.porting.kl_autoencoder import write_autoencoder
 from framer_jax.porting.weights import save_weights
 from framer_jax.recipes.latent_space import enlarge
+from framer_jax.recipes.stable_diffusion import read_kl_autoencoder
 
 ARGUMENTS = {
     "channels": 8,

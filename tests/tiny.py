@@ -35,11 +35,12 @@ MODEL = (
     "recipe.denoiser.dit4sr.heads=2",
     "recipe.denoiser.dit4sr.head_width=8",
     "recipe.denoiser.dit4sr.dual_blocks=1",
-    "recipe.denoiser.dit4sr.context_width=16",
-    "recipe.denoiser.dit4sr.pooled_width=12",
     "recipe.denoiser.dit4sr.position_grid=32",
     "recipe.dit4sr.sampling_steps=2",
-    "recipe.text.length=3",
+    "recipe.text.clip_length=1",
+    "recipe.text.t5_length=2",
+    "recipe.text.clip_widths=(4, 8)",
+    "recipe.text.width=16",
     "recipe.student.swinir.channels=8",
     "recipe.student.swinir.depths=(1, 1)",
     "recipe.student.swinir.heads=2",
@@ -183,7 +184,7 @@ def named_weights(folder: Path, config_path: Path) -> tuple[str, ...]:
     if recipe.space.name == "kl":
         changes.append(f"recipe.space.weights={ported(folder / 'autoencoder.safetensors', 'kl_autoencoder')}")
         changes.append(f"recipe.dit4sr.base={ported(folder / 'base.safetensors', 'mmdit')}")
-        changes.append(f"recipe.text.null={text(folder / 'null.safetensors')}")
+        changes += [f"recipe.text.null={text(folder / 'null.safetensors')}", "recipe.text.condition=null"]
     if recipe.resshift.perceptual_weight:
         changes.append(f"recipe.lpips.weights={ported(folder / 'lpips.safetensors', 'lpips_alex')}")
     if recipe.name == "sinsr":

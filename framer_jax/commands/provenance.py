@@ -22,7 +22,7 @@ DATA = ("crop", "framing", "turns", "degradation")
 def portable(config: dict[str, Any]) -> dict[str, Any]:
     """The configuration without the folders above data and weights: a weights file may travel, paths need not."""
     config = deepcopy(config)
-    named = [(config["data"], key) for key in ("train", "validation")]
+    named = [(config["data"], key) for key in ("train", "validation", "embeddings")]
     for *sections, key in (place for place in PATHS if path_at(config["recipe"], place)):
         named.append((reduce(getitem, sections, config["recipe"]), key))
     for section, key in named:

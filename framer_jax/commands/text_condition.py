@@ -8,10 +8,10 @@ from typing import Any
 
 from framer_jax.commands.provenance import check_latents
 from framer_jax.config import ConfigError
-from framer_jax.data.latents import CONDITIONS, LatentFiles, check_kind, check_manifest_text
+from framer_jax.data.latents import LatentFiles, check_kind, check_manifest_text
 from framer_jax.data.records import is_records, read_manifest
-from framer_jax.data.text import ENCODERS, POOLED, PROMPT, Text, TextSettings, check_text, zero_text
-from framer_jax.porting.weights import load_weights
+from framer_jax.data.text import ENCODERS, TextSettings, check_text, zero_text
+from framer_jax.recipes.text import CONDITIONS, read_text, shapes_of
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class TextCondition:
     """What a denoiser is told.
 
     Attributes:
-      condition: of framer_jax.data.latents.CONDITIONS; zeros are never taken unless 'zero' is said.
+      condition: of framer_jax.recipes.text.CONDITIONS; zeros are never taken unless 'zero' is said.
       embeddings: folder that `framer-jax precompute embeddings --captions` wrote, for 'captions'.
       null: file that `framer-jax precompute embeddings --null` wrote, for 'captions' and 'null'.
       null_ratio: share of examples with the null text instead of their caption's, for 'captions'.
@@ -77,7 +77,7 @@ def open_latents(folder: str | os.PathLike[str], config: dict[str, Any], vae: st
     check_kind(manifest, "latents", folder)
     check_latents(manifest, config, vae, str(folder))
     null, encoders = (zero_text(text.sizes), {}) if text.condition == "zero" else read_text(text.null)
-    check_text({PROMPT: null.prompt.shape, POOLED: null.pooled.shape}, text.sizes, text.null)
+    check_text(shapes_of(null), text.sizes, text.null)
     if text.condition != "captions":
         return LatentFiles(folder, null, null_ratio=1.0)
     if not is_records(text.embeddings):
@@ -94,16 +94,3 @@ def open_latents(folder: str | os.PathLike[str], config: dict[str, Any], vae: st
                 f"{found['text']['encoders'][name][:12]!r}: make both with the same text encoders"
             )
     return LatentFiles(folder, null, text.embeddings, text.null_ratio)
-
-
-def read_text(path: str | os.PathLike[str]) -> tuple[Text, dict[str, str]]:
-    """The embedding of one text, and the digests of its encoders.
-
-    Raises:
-      FileNotFoundError: there is no such file.
-      ValueError: it is of another kind, or damaged.
-    """
-    arrays, metadata = load_weights(path)
-    if metadata.get("kind") != "text" or not {PROMPT, POOLED} <= arrays.keys():
-        raise ValueError(f"{path}: no embedding of a text: make it with `framer-jax precompute embeddings --null`")
-    return Text(arrays[PROMPT], arrays[POOLED]), dict(metadata["text"]["encoders"])

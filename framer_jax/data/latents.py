@@ -16,9 +16,6 @@ from framer_jax.data.text import POOLED, PROMPT, Text, TextSettings, check_text
 HR_LATENT, LR_LATENT, IMAGE = "hr_latent", "lr_latent", "image"
 """Entries of records of latents: normalised, [h, w, C]; the photograph's number in the list of names."""
 
-CONDITIONS = ("captions", "null", "zero")
-"""What a run tells its denoiser: captions (now and then nothing), always nothing, or zeros, which mean nothing."""
-
 
 class LatentFiles(RecordFiles):
     """A folder of latents by number; `with_text` joins a record with a text.

@@ -17,22 +17,21 @@ import jax
 import jax.numpy as jnp
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from framer_jax.data.latents import HR_LATENT, LR_LATENT
+from framer_jax.data.text import POOLED, PROMPT, Text, TextSettings
 from framer_jax.diffusion import flow as process
 from framer_jax.diffusion.noise import NoiseField, window
 from framer_jax.diffusion.samplers import flow_euler
 from framer_jax.models.lora import init_lora, make_lora, merge
 from framer_jax.recipes.base import Batch, Carry, Frozen, Loss, LossFunction, Params, Recipe, Sampler, Update
 from framer_jax.recipes.latent_space import LatentSpace, LatentTask, to_model_range
-from framer_jax.recipes.text import AVOIDED, TEXTS, WANTED, Text, TextShape, text_of_all, text_of_batch
+from framer_jax.recipes.text import AVOIDED, TEXTS, WANTED, text_of_all, text_of_batch
 
 BASE = "base"
 """The entry of `frozen` with the parameters that are not trained."""
 
 DENOISER, LORA = "denoiser", "lora"
 """The groups: parameters that are trained, and the factors of a LoRA on others."""
-
-LATENTS = ("hr_latent", "lr_latent")
-"""The entries of a batch that bring precomputed latents, [B, h, w, C] float32 each, normalised."""
 
 
 @dataclass(frozen=True)
@@ -78,8 +77,8 @@ def dit4sr(
     denoiser: nn.Module,
     space: LatentSpace,
     settings: Dit4srSettings,
-    text: TextShape,
-    texts: Mapping[str, Any],
+    text: TextSettings,
+    texts: Mapping[str, Text],
     base: Params | None = None,
 ) -> Recipe:
     """The recipe.
@@ -88,8 +87,8 @@ def dit4sr(
       denoiser: (x [B, h, w, C], 1000 sigma [B], context, pooled, z_lr like x) → (velocity, taps).
       space: the latents.
       settings: see Dit4srSettings.
-      text: shapes of the text.
-      texts: name → {'context': [T, C], 'pooled': [P]}, at least the empty text.
+      text: sizes of the texts.
+      texts: name → text, at least the empty one.
       base: all parameters of the denoiser to start from, host arrays; those that are not trained stay so. Without it
         the recipe holds shapes in their place: it can be described, and trained only if everything is.
 
@@ -140,22 +139,23 @@ def whole(params: Params, frozen: Frozen, settings: Dit4srSettings) -> Params:
     return merge(together, {LORA: make_lora(params[LORA], settings.lora_alpha)})
 
 
-def _inputs(denoiser: Any, task: LatentTask, text: TextShape) -> tuple[jax.ShapeDtypeStruct, ...]:
+def _inputs(denoiser: Any, task: LatentTask, text: TextSettings) -> tuple[jax.ShapeDtypeStruct, ...]:
     """Inputs of the denoiser, as small as it takes them."""
 
     def floats(*shape: int) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(shape, jnp.float32)
 
     latent = floats(1, denoiser.multiple, denoiser.multiple, task.space.channels)
-    return latent, floats(1), floats(1, text.length, text.width), floats(1, text.pooled), latent
+    told = (floats(1, *text.shapes[name]) for name in (PROMPT, POOLED))
+    return latent, floats(1), *told, latent
 
 
-def _shapes(denoiser: nn.Module, task: LatentTask, text: TextShape) -> Params:
+def _shapes(denoiser: nn.Module, task: LatentTask, text: TextSettings) -> Params:
     return jax.eval_shape(denoiser.init, jax.random.key(0), *_inputs(denoiser, task, text))["params"]
 
 
 def _init(
-    denoiser: nn.Module, task: LatentTask, text: TextShape, settings: Dit4srSettings
+    denoiser: nn.Module, task: LatentTask, text: TextSettings, settings: Dit4srSettings
 ) -> Callable[[jax.Array, Batch], Params]:
     def init(key: jax.Array, batch: Batch) -> Params:
         zeros = [jnp.zeros(leaf.shape, leaf.dtype) for leaf in _inputs(denoiser, task, text)]
@@ -185,8 +185,8 @@ def _predictor(denoiser: nn.Module, settings: Dit4srSettings) -> Predict:
 
 def _latents(task: LatentTask, frozen: Frozen, batch: Batch) -> tuple[jax.Array, jax.Array]:
     """(z_hr, z_lr), [B, h, w, C] float32 each: precomputed, or encoded here."""
-    if LATENTS[0] in batch:
-        return batch[LATENTS[0]].astype(jnp.float32), batch[LATENTS[1]].astype(jnp.float32)
+    if HR_LATENT in batch:
+        return batch[HR_LATENT].astype(jnp.float32), batch[LR_LATENT].astype(jnp.float32)
     return task.space.encode(frozen, to_model_range(batch["hr"])), task.enlarged(frozen, batch["lr"])[0]
 
 
@@ -222,7 +222,7 @@ def _samplers(task: LatentTask, settings: Dit4srSettings, predict: Predict) -> t
             return predict(params, frozen, x, jnp.full((x.shape[0],), sigma), asked, z_lr)[0]
 
         def velocity(x: jax.Array, sigma: jax.Array) -> jax.Array:
-            both = Text(*(jnp.concatenate(parts) for parts in zip(avoided, asked, strict=True)))
+            both = Text(*map(jnp.concatenate, zip(avoided, asked, strict=True)))  # type: ignore[arg-type]
             twice, lr_twice = jnp.concatenate([x, x]), jnp.concatenate([z_lr, z_lr])
             found = predict(params, frozen, twice, jnp.full((2 * x.shape[0],), sigma), both, lr_twice)[0]
             away, towards = jnp.split(found, 2)

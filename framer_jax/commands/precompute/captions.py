@@ -19,7 +19,7 @@ from rich.progress import track
 from framer_jax.commands.precompute import local_models
 from framer_jax.commands.precompute.captioner import Captioner, CaptionSettings, transformers_captioner
 from framer_jax.commands.precompute.work import parse_shard
-from framer_jax.commands.train import open_source
+from framer_jax.commands.training_data import open_source
 from framer_jax.data.captions import REMOVED, Caption, clean_caption, drop_unfinished, line_of, read_captions
 from framer_jax.data.photos import TRAINING
 from framer_jax.data.sources import ImageFiles

@@ -7,7 +7,6 @@ of its photograph, not its caption's embedding, which is four times as large: th
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,12 +22,9 @@ from framer_jax.data.captions import check_captions, read_captions
 from framer_jax.data.latents import HR_LATENT, IMAGE, LR_LATENT
 from framer_jax.data.records import read_names, write_names
 from framer_jax.models.kl_autoencoder import KLAutoencoder
-from framer_jax.porting.diffusers_folder import CONFIG
-from framer_jax.porting.kl_autoencoder import KL_AUTOENCODER, read_autoencoder
-from framer_jax.porting.weights import check_same_structure, tree_digest
 from framer_jax.recipes.base import Frozen
 from framer_jax.recipes.latent_space import AUTOENCODER, enlarge, to_model_range
-from framer_jax.recipes.pretrained import build, expected_params, load_pretrained
+from framer_jax.recipes.stable_diffusion import Autoencoder, read_kl_autoencoder
 
 DRAWS = ("sample", "mode")
 """What of an encoder's Gaussian is stored: one draw, as the authors do, or its mean."""
@@ -37,20 +33,6 @@ STORAGES = ("float16", "float32")
 
 LATENT = 4
 """Purpose, folded into the root key before records' numbers; others are in framer_jax.training.state."""
-
-
-class Autoencoder(NamedTuple):
-    """An autoencoder of Stable Diffusion.
-
-    Attributes:
-      module: its functions.
-      params: its weights.
-      digest: of weights, scaling and shift, whatever files they came in.
-    """
-
-    module: KLAutoencoder
-    params: dict[str, Any]
-    digest: str
 
 
 class LatentSettings(NamedTuple):
@@ -85,27 +67,6 @@ def run(arguments: argparse.Namespace) -> int:
     made, kept = precompute_latents(config, vae, Path(arguments.output), work, settings, named, arguments.overwrite)
     print(f"{made} files of latents written, {kept} were there, of the autoencoder {vae.digest[:12]}")
     return 0
-
-
-def read_kl_autoencoder(path: str | os.PathLike[str]) -> Autoencoder:
-    """Read an autoencoder of Stable Diffusion.
-
-    Args:
-      path: diffusers' `vae/`, a pipeline's folder with it, or one file: of diffusers, or of `framer-jax port`.
-
-    Raises:
-      ValueError, FileNotFoundError, ImportError: it cannot be read, or is another model, in one line.
-    """
-    name, path = KL_AUTOENCODER.name, Path(path)
-    if not path.is_dir():
-        found = load_pretrained(name, path)
-        return Autoencoder(found.module, found.params, _digest(found.module, found.params))
-    folder = path / "vae" if not (path / CONFIG).is_file() and (path / "vae").is_dir() else path
-    params, arguments = read_autoencoder(folder)
-    module = build(name, arguments)
-    assert isinstance(module, KLAutoencoder)
-    check_same_structure(params, expected_params(name, module), str(folder))
-    return Autoencoder(module, params, _digest(module, params))
 
 
 def precompute_latents(
@@ -171,7 +132,3 @@ def _entries(module: KLAutoencoder, scale: int, settings: LatentSettings) -> sha
         return {HR_LATENT: z[:, 0], LR_LATENT: z[:, 1]}
 
     return entries
-
-
-def _digest(module: KLAutoencoder, params: dict[str, Any]) -> str:
-    return tree_digest(params, {"scaling": module.scaling, "shift": module.shift})

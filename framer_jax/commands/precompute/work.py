@@ -14,7 +14,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
-from framer_jax.commands.train import least_side, open_source
+from framer_jax.commands.training_data import least_side, open_source
 from framer_jax.config import ConfigError
 from framer_jax.data.photos import TRAINING
 from framer_jax.data.pipeline import make_prepare, record_dataset
