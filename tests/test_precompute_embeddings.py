@@ -115,7 +115,6 @@ def test_one_text_is_one_file(tmp_path):
         write_text(tmp_path / "null.npz", "", encoders(), SETTINGS)
 
 
-@pytest.mark.filterwarnings("ignore:overflow")
 def test_what_overflows_is_refused():
     with pytest.raises(ValueError, match="not finite in float16: use --storage float32"):
         stored(Text(np.full((1, 1), 1e6, np.float32), np.zeros(1, np.float32)), "float16")

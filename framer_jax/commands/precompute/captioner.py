@@ -67,7 +67,7 @@ def transformers_captioner(path: str | os.PathLike[str], settings: CaptionSettin
     processor = local_models.loaded(package.AutoProcessor.from_pretrained, folder, "processor of a captioner")
     device, kind = local_models.device_and_dtype(dtype)
     load = package.AutoModelForImageTextToText.from_pretrained
-    model = local_models.loaded(load, folder, "image-to-text model", dtype=kind).to(device).eval()
+    model = local_models.loaded_model(load, folder, "image-to-text model", dtype=kind).to(device)
     text = question(processor, settings.prompt)
 
     def caption(image: np.ndarray, seed: int) -> str:

@@ -177,7 +177,8 @@ def stored(text: Text, storage: str) -> Text:
     Raises:
       ValueError: numbers that are not finite, or too large for float16.
     """
-    kept = Text(*(np.asarray(value).astype(storage) for value in text))
+    with np.errstate(over="ignore"):  # refused below
+        kept = Text(*(np.asarray(value).astype(storage) for value in text))
     if not all(np.isfinite(value).all() for value in kept):
         raise ValueError(
             f"embeddings are not finite in {storage}: use --storage float32, and --dtype float32 or bfloat16 (T5 "

@@ -66,6 +66,21 @@ def loaded(load: Any, folder: Path, what: str, **options: Any) -> Any:
         raise ValueError(f"{folder}: no {what} that transformers can read ({text[:300]}): fetch it again") from error
 
 
+def loaded_model(load: Any, folder: Path, what: str, **options: Any) -> Any:
+    """As `loaded`, for a model: every weight comes from the files.
+
+    Raises:
+      ValueError: as `loaded`; or weights are missing or of another shape, which transformers would draw at random.
+    """
+    model, info = loaded(load, folder, what, output_loading_info=True, **options)
+    if lacking := sorted(map(str, [*info["missing_keys"], *info["mismatched_keys"]])):
+        raise ValueError(
+            f"{folder}: lacks {len(lacking)} weights of a {what}, such as {lacking[0]}: it is of another model, or "
+            "incomplete"
+        )
+    return model.eval()
+
+
 def device_and_dtype(dtype: str) -> tuple[Any, Any]:
     """(PyTorch's device, its dtype): the GPU if there is one; 'auto' is float16 there and float32 elsewhere."""
     import torch

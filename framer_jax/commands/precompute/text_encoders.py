@@ -87,8 +87,8 @@ def transformers_encoder(
     of_t5 = name == "t5"
     load = (package.T5EncoderModel if of_t5 else package.CLIPTextModelWithProjection).from_pretrained
     options = {"dtype": kind, **({"variant": variant} if variant else {})}
-    model = local_models.loaded(load, folder, "T5 encoder" if of_t5 else "CLIP text encoder", **options)
-    model = model.to(device).eval()
+    what = "T5 encoder" if of_t5 else "CLIP text encoder"
+    model = local_models.loaded_model(load, folder, what, **options).to(device)
     length = settings.t5_length if of_t5 else settings.clip_length
     _check_length(name, folder, model, length)
 
