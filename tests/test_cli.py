@@ -145,7 +145,7 @@ def test_a_loss_that_explodes_names_the_last_checkpoint(data, tmp_path, capsys):
             [r"global_batch 12 is not divisible by 8 devices .*use 8 or 16"],
         ),
         (["training.stepz=3"], ["unknown key 'training.stepz': training has .*steps"]),
-        (["recipe.name=resnet"], ["unknown recipe 'resnet': choose one of flow, resshift"]),
+        (["recipe.name=resnet"], ["unknown recipe 'resnet': choose one of augkd, dit4sr, dtkd, flow, resshift"]),
         (["framer.reading=mine"], ["unknown reading of FRAMER 'mine': choose one of paper, released"]),
         (["framer.reading=paper", "framer.objective=all"], ["all"]),
         (["data.degradation=fog"], ["no degradation preset 'fog'; choose one of "]),
