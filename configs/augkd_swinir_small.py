@@ -4,7 +4,8 @@ Command:  framer-jax train --config configs/augkd_swinir_small.py --workdir runs
               --set recipe.teacher.weights=001_classicalSR_DF2K_s64w8_SwinIR-M_x4.pth
           (or the weights of any model trained here, such as a ResShift)
 Hardware: 1 GPU with 80 GB. Expected time: not measured yet.
-Expected: not measured yet. The sources at hand print neither weights nor transforms; see framer_jax.recipes.augkd.
+Expected: not measured yet. The sources at hand print neither weights nor transforms (framer_jax.recipes.augkd); batch,
+          steps and learning rate are recalled, not checked, and its steps down are a cosine here.
 """
 
 from ml_collections import ConfigDict

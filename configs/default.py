@@ -77,11 +77,13 @@ def get_config() -> ConfigDict:
     student.window = 8  # side of an attention window, LR pixels
     student.mlp_ratio = 2  # width of the perceptrons as a multiple of the channels
     student.residual = "1conv"  # what ends a group: 1conv | 3conv
+    student.colours = 3  # channels of the pictures; recipes here train colour
+    student.value_range = 1.0  # of the network's own numbers; the published JPEG models: 255
     student.image_size = 64  # nominal side of the input; windows are shifted if it exceeds the window
     student.drop_path = 0.1  # stochastic depth: probability of the last block, growing linearly from 0; training only
     recipe.teacher = ConfigDict()  # whom dtkd and augkd learn from; needed for training only
     recipe.teacher.weights = ""  # path of a trained model of ours, of any recipe, or of published weights
-    recipe.teacher.published = ConfigDict()  # published weights: the `recipe` that they belong to (an overlay sets it)
+    recipe.teacher.published = ConfigDict()  # published weights alone: the `recipe` that they belong to, by an overlay
     recipe.teacher.output = "sample"  # which of its pictures teaches: sample | mean
     recipe.teacher.samples = 1  # pictures per image (of a precomputed record), each from noise of its own
     recipe.teacher.compare = "all"  # of them, in a step: all (the mean of the distances) | one (drawn)

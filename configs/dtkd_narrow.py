@@ -3,7 +3,7 @@
 Command:  framer-jax train --config configs/dtkd_narrow.py --workdir runs/dtkd_narrow --set data.train=PHOTOS
               --set recipe.teacher.weights=runs/resshift_narrow/weights.safetensors
           (--set recipe.dtkd.weight=0 is the student with L1 alone, --set recipe.dtkd.transform=pixel distils pixels)
-Hardware: 1 CPU core. Expected time: not measured yet.
+Hardware: 1 CPU core. Expected time: 2.5 minutes on precomputed records (1600 steps).
 Expected: docs/results/dtkd.md.
 """
 

@@ -5,8 +5,8 @@ Command:  framer-jax train --config configs/dtkd_swinir_small.py --workdir runs/
               --set recipe.teacher.published.space.weights=vq_f4.safetensors
           (a ResShift trained here needs its weights only; `framer-jax precompute teacher` runs the teacher once)
 Hardware: 1 GPU with 80 GB. Expected time: not measured yet.
-Expected: not measured at this size; docs/results/dtkd.md has a smaller one. The paper states no iterations, batch,
-          learning rate or lambda; training is that of configs/swinir_small.py, lambda 1.
+Expected: not measured at this size; docs/results/dtkd.md has a smaller one. The text at hand states no iterations,
+          batch, learning rate, degradation or lambda; training is that of configs/swinir_small.py, lambda 1.
 """
 
 from ml_collections import ConfigDict

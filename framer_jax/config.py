@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import inspect
 import json
 import sys
 from collections.abc import Iterator, Sequence
@@ -45,7 +46,11 @@ def load_config(path: str | Path, changes: Sequence[str] = ()) -> ConfigDict:
     with _importable(path.resolve().parent.parent):
         try:
             spec.loader.exec_module(module)
+            if variant and not inspect.signature(module.get_config).parameters:
+                raise ConfigError(f"{path} has no variants: leave ':{variant[0]}' out")
             config = module.get_config(*variant)
+        except ConfigError:
+            raise
         except (AttributeError, NameError, KeyError, TypeError, ValueError, SyntaxError, ImportError) as error:
             # ml_collections names the unknown key and its neighbours, or the type that it wants
             raise ConfigError(f"{path}: {' '.join(str(error).split())}") from error

@@ -21,6 +21,8 @@ from framer_jax.recipes import augkd
 from framer_jax.recipes.dtkd import SCHEDULES, Rise, weight_at
 from framer_jax.recipes.table import build_recipe, open_recipe
 from framer_jax.recipes.teacher import TEACHER, Teacher, pictures
+from framer_jax.recipes.weights_by_path import PATHS, outputs_of
+from framer_jax.training.checkpoint import MAY_CHANGE
 
 DTKD, AUGKD = "recipe.name=dtkd", "recipe.name=augkd"
 
@@ -89,7 +91,7 @@ def test_lambda_rises_over_all_of_training_unless_told_otherwise():
         ("recipe.dtkd.weight=-1.0", "recipe.dtkd.weight is -1.0"),
         ("recipe.dtkd.ramp_steps=0", "recipe.dtkd.ramp_steps is 0"),
         ("recipe.dtkd.wavelet=haarr", "haarr"),
-        ("recipe.dtkd.levels=5", "levels is 5: it must be 1 to 4"),
+        ("recipe.dtkd.levels=5", "recipe.dtkd.levels is 5: it must be 1 to 4"),
         ("recipe.teacher.output=picture", "recipe.teacher.output is 'picture': choose sample or mean"),
         ("recipe.teacher.compare=some", "recipe.teacher.compare is 'some': choose all or one"),
         ("recipe.teacher.samples=0", "recipe.teacher.samples is 0"),
@@ -272,6 +274,44 @@ def test_records_hold_the_teachers_pictures_and_training_reads_them(folder, tmp_
         assert command("train", "--workdir", str(tmp_path / "never"), more=(f"data.train={records}", change)) == 2
         assert message in capsys.readouterr().err
     assert not (tmp_path / "never").exists()
+    # a student without a teacher takes the pairs, so that both can learn from the same
+    alone = (f"data.train={records}", "recipe.name=swinir", "recipe.teacher.weights=")
+    assert command("train", "--workdir", str(tmp_path / "alone"), more=alone) == 0
+    # knobs of the student do not make other records
+    assert command(*words, more=(f"data.train={tmp_path}/photos", "training.steps=9", "recipe.augkd.weight=2.0")) == 0
+    assert "0 files of records written, 2 were there" in capsys.readouterr().out
+
+
+def test_what_published_teachers_pictures_depend_on():
+    def outputs(*changes, name="dtkd"):
+        settings = config(f"recipe.name={name}")["recipe"]
+        settings["teacher"]["published"] = config("recipe.denoiser.name=resshift_unet", *changes)["recipe"]
+        return outputs_of(settings)
+
+    for change in (
+        "recipe.resshift.sampling_steps=1",
+        "recipe.resshift.centred_mean=False",
+        "recipe.dtype=bfloat16",
+        "recipe.resshift.kappa=2.0",
+    ):
+        assert outputs() != outputs(change), change
+    assert outputs() == outputs("recipe.lpips.net=vgg")
+
+
+def test_a_trained_teacher_may_move(folder, tmp_path):
+    knobs = [f"data.{part}={folder}/photos" for part in ("train", "validation")]
+    run = config(DTKD, *knobs)
+    run["recipe"]["teacher"]["published"] = {"space": {"weights": "gone.safetensors"}}  # of no effect
+    for steps, place in ((2, folder), (3, tmp_path)):
+        if place != folder:
+            (place / "resshift.safetensors").write_bytes((folder / "resshift.safetensors").read_bytes())
+        run["recipe"]["teacher"]["weights"] = str(place / "resshift.safetensors")
+        run["recipe"]["dtkd"]["ramp_steps"] = run["training"]["steps"] = steps  # longer, and lambda with it
+        assert train_from_config(run, tmp_path / "run").step == steps
+
+
+def test_every_path_may_change_on_resume():
+    assert {".".join(("recipe", *place)) for place in PATHS} <= set(MAY_CHANGE)
 
 
 # --- AugKD ------------------------------------------------------------------------------------------------------------

@@ -156,7 +156,7 @@ def test_files_appear_whole_and_damage_is_named(tmp_path):
     (tmp_path / MANIFEST).write_text('{"samples": 1, "per_file": 0}')
     with pytest.raises(ValueError, match=r"records\.json is damaged"):
         RecordFiles(tmp_path)
-    with pytest.raises(ConfigError, match="lacks data, recipe, weights: make the records again"):
+    with pytest.raises(ConfigError, match="lacks data, outputs, weights: make the records again"):
         check_records({"kind": "teacher"}, {}, "records")
     (tmp_path / MANIFEST).write_text("{}")
     with pytest.raises(ValueError, match="damaged"):

@@ -18,7 +18,7 @@ from framer_jax.losses.framer import paper
 from framer_jax.porting.maps import to_torch
 from framer_jax.porting.table import MAPS
 from framer_jax.porting.torch_files import write_state
-from framer_jax.porting.weights import load_weights
+from framer_jax.porting.weights import load_weights, save_weights
 from framer_jax.recipes.base import expected_params
 from framer_jax.recipes.framer import HEADS, framer
 from framer_jax.recipes.table import build_recipe
@@ -127,6 +127,16 @@ def test_another_variant_or_scale_is_named(published, change, named):
     variant = r"published.safetensors, a checkpoint of SwinIR, x4 \(head nearest\+conv, 8 channels.*was made with "
     with pytest.raises(ValueError, match=variant + named):
         starting_weights(build_recipe(settings), settings, str(published[0]))
+
+
+def test_the_range_of_jpeg_models_is_named(tmp_path):
+    path = ported(tmp_path / "jpeg.safetensors", "swinir")
+    params, metadata = load_weights(path)
+    metadata["arguments"]["value_range"] = 255.0
+    save_weights(path, params, metadata)
+    with pytest.raises(ValueError, match=r"recipe\.student\.swinir\.value_range 255\.0, not 1\.0"):
+        load_model(path, config(NAME))
+    assert load_model(path, config(NAME, "recipe.student.swinir.value_range=255.0")).recipe.name == "swinir"
 
 
 def test_weights_of_other_recipes_are_refused(published, tmp_path):

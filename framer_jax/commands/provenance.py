@@ -12,7 +12,7 @@ from typing import Any
 
 from framer_jax.config import ConfigError
 from framer_jax.data.records import MANIFEST
-from framer_jax.recipes.weights_by_path import PATHS, digests, is_trained, outputs_of, path_at
+from framer_jax.recipes.weights_by_path import PATHS, digests, is_trained, outputs_of, path_at, without_teacher
 from framer_jax.version import __version__
 
 DATA = ("crop", "framing", "turns", "degradation")
@@ -33,9 +33,9 @@ def portable(config: dict[str, Any]) -> dict[str, Any]:
 def manifest_of(config: dict[str, Any], samples: int, per_file: int, photographs: int) -> dict[str, Any]:
     """What a folder of records is made of."""
     plain = portable(config)
-    teacher = config["recipe"].get("teacher", {})
-    if teacher.get("weights") and is_trained(teacher["weights"]):
-        plain["recipe"]["teacher"]["published"] = {}  # of no effect
+    teacher = plain["recipe"].get("teacher", {})
+    if (path := config["recipe"].get("teacher", {}).get("weights")) and is_trained(path):
+        teacher["published"] = {}  # of no effect
     return {
         "kind": "teacher",
         "framer_jax_version": __version__,
@@ -43,7 +43,7 @@ def manifest_of(config: dict[str, Any], samples: int, per_file: int, photographs
         "per_file": per_file,
         "photographs": photographs,
         "seed": config["training"]["seed"],
-        "recipe": plain["recipe"],
+        "outputs": outputs_of(plain["recipe"]),
         "data": {name: plain["data"][name] for name in ("train", *DATA)},
         "weights": digests(config["recipe"], "teacher"),
     }
@@ -105,15 +105,18 @@ def check_records(manifest: Mapping[str, Any], config: dict[str, Any], folder: s
         raise ConfigError(
             f"data.train {folder}: {MANIFEST} speaks of {manifest.get('kind')!r}, not of a teacher's outputs"
         )
-    if missing := [name for name in ("data", "recipe", "weights") if name not in manifest]:
+    if missing := [name for name in ("data", "outputs", "weights") if name not in manifest]:
         raise ConfigError(f"data.train {folder}: {MANIFEST} lacks {', '.join(missing)}: make the records again")
     own = json.loads(json.dumps(manifest_of(config, 0, 0, 0)))
     sides = [
         {f"data.{name}": side["data"].get(name) for name in DATA}
-        | outputs_of(side["recipe"])
+        | side["outputs"]
         | {f"the file of {name}": digest for name, digest in side["weights"].items()}
         for side in (manifest, own)
     ]
+    if without_teacher(config["recipe"]):
+        pairs = {"recipe.scale", *(f"data.{name}" for name in DATA)}
+        sides = [{name: value for name, value in side.items() if name in pairs} for side in sides]
     _check_same(sides[0], sides[1], folder)
 
 

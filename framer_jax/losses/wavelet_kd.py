@@ -146,7 +146,8 @@ def _dwt(difference: jax.Array, settings: WaveletKdSettings, size: Size) -> Mean
     most = most_levels(difference.shape, settings.wavelet)
     if settings.levels > most:
         raise ValueError(
-            f"images of {difference.shape[1:3]} pixels allow {most} levels of {settings.wavelet}, not {settings.levels}"
+            f"images of {difference.shape[1:3]} pixels allow {most} levels of {settings.wavelet}, not "
+            f"{settings.levels}: use fewer levels, a shorter wavelet or larger images (data.crop)"
         )
 
     def means(bands: tuple[jax.Array, ...]) -> jax.Array:

@@ -21,7 +21,7 @@ from framer_jax.models.swinir import SwinIR
 from framer_jax.models.unet import UNet
 from framer_jax.models.vq_autoencoder import VQAutoencoder
 from framer_jax.porting.weights import check_same_structure
-from framer_jax.recipes.augkd import AugKdSettings, augkd
+from framer_jax.recipes.augkd import VIEWS, AugKdSettings, augkd
 from framer_jax.recipes.base import Params, Recipe, expected_params
 from framer_jax.recipes.dit4sr import Dit4srSettings, dit4sr
 from framer_jax.recipes.dtkd import Rise, dtkd
@@ -163,11 +163,17 @@ def _dtkd(config: Config, student: nn.Module, purpose: str) -> Recipe:
     settings = dict(config["dtkd"])
     rise = Rise(settings.pop("weight"), settings.pop("schedule"), settings.pop("ramp_steps"))
     teacher = _teacher(config, purpose) if rise.weight else None
-    return dtkd(student, config["scale"], rise, WaveletKdSettings(**_tuples(settings)), teacher)
+    try:
+        distance = WaveletKdSettings(**_tuples(settings))
+    except ValueError as error:
+        raise ValueError(str(error).replace("wavelet_kd.", "recipe.dtkd.")) from error
+    return dtkd(student, config["scale"], rise, distance, teacher)
 
 
 def _augkd(config: Config, student: nn.Module, purpose: str) -> Recipe:
-    return augkd(student, config["scale"], AugKdSettings(**_tuples(config["augkd"])), _teacher(config, purpose))
+    settings = AugKdSettings(**_tuples(config["augkd"]))
+    teacher = _teacher(config, purpose) if any(map(settings.weight_of, VIEWS)) else None
+    return augkd(student, config["scale"], settings, teacher)
 
 
 def _teacher(config: Config, purpose: str) -> Teacher | None:
@@ -183,7 +189,10 @@ def _teacher(config: Config, purpose: str) -> Teacher | None:
             f"{knob} {path}: published weights carry no configuration: give recipe.teacher.published the `recipe` of "
             "the one that they belong to, as configs/dtkd_swinir_small.py does"
         )
-    found = open_recipe(Path(path), None if trained else section["published"])
+    try:
+        found = open_recipe(Path(path), None if trained else section["published"])
+    except (ValueError, FileNotFoundError) as error:
+        raise type(error)(f"{knob}: {error}" + ("" if trained else " (recipe.teacher.published)")) from error
     if found.recipe.scale != config["scale"]:
         raise ValueError(f"{knob} {path} enlarges by {found.recipe.scale}, the student by {config['scale']}")
     options = {name: section[name] for name in ("output", "samples", "compare")}

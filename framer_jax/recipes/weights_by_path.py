@@ -169,20 +169,34 @@ def process_of(config: Config) -> dict[str, Any]:
 
 def outputs_of(config: Config) -> dict[str, Any]:
     """What a teacher's precomputed outputs depend on beside its weights and the data: knob → value."""
-    if config.get("name") not in STUDENT_RECIPES:
-        return process_of(config)
-    teacher = config.get("teacher", {})
     knobs = {f"recipe.{name}": config.get(name) for name in ("name", "scale")}
+    if config.get("name") not in STUDENT_RECIPES:  # the teacher is of the student's own kind
+        return {**knobs, **process_of(config), **_sampling_of(config, "recipe")}
+    teacher = config.get("teacher", {})
     knobs |= {f"recipe.teacher.{name}": teacher.get(name) for name in ("output", "samples")}
     if published := teacher.get("published"):
         process = process_of(published).items()
         knobs |= {name.replace("recipe.", "recipe.teacher.published.", 1): value for name, value in process}
+        knobs |= _sampling_of(published, "recipe.teacher.published")
     if config.get("name") == "augkd":
         asked = config["augkd"]
         auxiliary = bool(asked["auxiliary_weight"])
         knobs |= {f"recipe.augkd.{name}": auxiliary and asked[name] for name in ("zoom_in", "zoom_out")}
         knobs["recipe.augkd.weight above 0"] = asked["weight"] > 0
     return knobs
+
+
+def _sampling_of(config: Config, prefix: str) -> dict[str, Any]:
+    """What a sampler's pictures depend on, and its parameters do not."""
+    chain = config.get("resshift", {})
+    knobs = {f"resshift.{name}": chain.get(name) for name in ("sampling_steps", "centred_mean")}
+    return {f"{prefix}.{name}": value for name, value in {**knobs, "dtype": config.get("dtype")}.items()}
+
+
+def without_teacher(config: Config) -> bool:
+    """Whether a student's training asks no teacher, and so can take any records of its data."""
+    name = config.get("name")
+    return name == "swinir" or (name == "dtkd" and not config["dtkd"]["weight"])
 
 
 def is_trained(path: str | os.PathLike[str]) -> bool:
@@ -262,6 +276,9 @@ def digests(config: Config, needed_for: str = "training") -> dict[str, str]:
       needed_for: 'training', 'teacher' (its outputs) or 'inference'.
     """
     named = {place: path_at(config, place) for place in NEEDED[needed_for]}
+    weights, published = TEACHERS[1:]
+    if named.get(weights) and is_trained(named[weights]):
+        named.pop(published)  # a trained teacher brings its own configuration
     return {".".join(("recipe", *place)): digest_of(path) for place, path in named.items() if path}
 
 

@@ -33,6 +33,14 @@ MAY_CHANGE = (
     "recipe.space.weights",  # files are compared by their digests
     "recipe.lpips.weights",
     "recipe.sinsr.teacher",
+    "recipe.teacher.weights",
+    "recipe.teacher.published.space.weights",
+    "recipe.dit4sr.base",
+    "recipe.text.null",
+    "recipe.text.wanted",
+    "recipe.text.avoided",
+    "recipe.dtkd.ramp_steps",  # follows training.steps
+    "data.embeddings",
     "data.train",  # the records are compared by the hash of their names: the folder may have moved
     "data.validation",
     "data.validation_count",
