@@ -31,6 +31,9 @@ BASE = "base"
 DENOISER, LORA = "denoiser", "lora"
 """The groups: parameters that are trained, and the factors of a LoRA on others."""
 
+BASE_DTYPES = ("float32", "bfloat16")
+"""In which weights that are not trained may be kept; Stable Diffusion 3.5's are published in two bytes each."""
+
 LATENTS = ("hr_latent", "lr_latent")
 """The entries of a batch that bring precomputed latents, [B, h, w, C] float32 each, normalised."""
 
@@ -50,6 +53,8 @@ class Dit4srSettings:
         '' finds all.
       lora: a regex of the modules that get a LoRA; '' for none.
       lora_rank, lora_alpha: of that LoRA.
+      base_dtype: one of `BASE_DTYPES`, in which parameters that are not trained are kept; what is computed with them
+        stays in the dtypes of the denoiser.
 
     Raises:
       ValueError: a value outside its range, or no regex.
@@ -65,8 +70,13 @@ class Dit4srSettings:
     lora: str = ""
     lora_rank: int = 64
     lora_alpha: float = 64.0
+    base_dtype: str = "float32"
 
     def __post_init__(self) -> None:
+        if self.base_dtype not in BASE_DTYPES:
+            raise ValueError(
+                f"recipe.dit4sr.base_dtype is {self.base_dtype!r}: choose one of {', '.join(BASE_DTYPES)}"
+            )
         for name in ("trainable", "lora"):
             try:
                 re.compile(getattr(self, name))
@@ -104,7 +114,8 @@ def dit4sr(
             f"recipe.dit4sr.trainable {settings.trainable!r} finds none of the {len(flatten_dict(shapes))} parameters, "
             "and there is no LoRA: nothing would be trained"
         )
-    own, rest = split(base, settings.trainable) if base else ({}, {})
+    own = split(base, settings.trainable)[0] if base else {}
+    rest = kept(base, settings) if base else {}
     predict = _predictor(denoiser, settings)
     sample, mean = _samplers(task, settings, predict)
     groups = (DENOISER, LORA) if settings.lora else (DENOISER,)
@@ -129,6 +140,12 @@ def split(params: Mapping[str, Any], pattern: str) -> tuple[Params, Params]:
     found = {path: leaf for path, leaf in leaves.items() if re.search(pattern, path)}
     others = {path: leaf for path, leaf in leaves.items() if path not in found}
     return unflatten_dict(found, sep="/"), unflatten_dict(others, sep="/")
+
+
+def kept(params: Mapping[str, Any], settings: Dit4srSettings) -> Params:
+    """Of all parameters of the denoiser those that are not trained, in the dtype in which they are kept."""
+    _, rest = split(params, settings.trainable)
+    return jax.tree.map(lambda leaf: leaf.astype(settings.base_dtype, copy=False), rest)  # type: ignore[no-any-return]
 
 
 def whole(params: Params, frozen: Frozen, settings: Dit4srSettings) -> Params:
@@ -159,11 +176,11 @@ def _init(
 ) -> Callable[[jax.Array, Batch], Params]:
     def init(key: jax.Array, batch: Batch) -> Params:
         zeros = [jnp.zeros(leaf.shape, leaf.dtype) for leaf in _inputs(denoiser, task, text)]
-        trained, kept = split(denoiser.init(key, *zeros)["params"], settings.trainable)
+        trained, others = split(denoiser.init(key, *zeros)["params"], settings.trainable)
         if not settings.lora:
             return {DENOISER: trained}
         key = jax.random.fold_in(key, 1)
-        factors = init_lora(key, kept, settings.lora, settings.lora_rank, settings.lora_alpha).factors
+        factors = init_lora(key, others, settings.lora, settings.lora_rank, settings.lora_alpha).factors
         return {DENOISER: trained, LORA: dict(factors)}
 
     return init

@@ -15,6 +15,7 @@ from framer_jax.losses.wavelet_kd import WaveletKdSettings
 from framer_jax.models.dit import DiffusionTransformer
 from framer_jax.models.dit4sr import DiT4SR
 from framer_jax.models.kl_autoencoder import KLAutoencoder
+from framer_jax.models.mmdit import stacked
 from framer_jax.models.resshift_unet import SwinUNet
 from framer_jax.models.swinir import SwinIR
 from framer_jax.models.unet import UNet
@@ -136,6 +137,8 @@ def _dit4sr(config: Config, denoiser: nn.Module, space: LatentSpace, purpose: st
     if purpose == "description":
         return dit4sr(denoiser, space, settings, text, zero_text(text))
     base = read_base(config["dit4sr"]["base"], arguments) if config["dit4sr"]["base"] else None
+    if base and arguments["scan"]:
+        base = stacked(base, denoiser)  # type: ignore[arg-type]
     return dit4sr(denoiser, space, settings, text, read_texts(config["text"], text), base)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -12,8 +13,12 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from framer_jax.training.settings import MESH_AXES, TrainingSettings
 
 
-def make_mesh(settings: TrainingSettings) -> Mesh:
+def make_mesh(settings: TrainingSettings, devices: Sequence[jax.Device] | None = None) -> Mesh:
     """The mesh of `settings.mesh`, over the first devices if it asks for fewer than there are.
+
+    Args:
+      settings: of which `mesh` matters.
+      devices: those there are, such as a described topology's; None for this machine's.
 
     Raises:
       ValueError: for unknown axes, sizes that do not fit the devices, or a part of the devices of several hosts.
@@ -22,7 +27,8 @@ def make_mesh(settings: TrainingSettings) -> Mesh:
     unknown = sorted(set(sizes) - set(MESH_AXES))
     if unknown:
         raise ValueError(f"mesh has unknown axis {', '.join(unknown)}: it may hold {', '.join(MESH_AXES)}")
-    count = jax.device_count()
+    devices = jax.devices() if devices is None else devices
+    count = len(devices)
     free = [name for name in MESH_AXES if sizes[name] == -1]
     taken = int(np.prod([sizes[name] for name in MESH_AXES if name not in free]))
     if len(free) > 1 or taken < 1 or any(sizes[name] < 1 for name in MESH_AXES if name not in free):
@@ -35,7 +41,7 @@ def make_mesh(settings: TrainingSettings) -> Mesh:
     total = int(np.prod(shape))
     if jax.process_count() > 1 and total != count:
         raise ValueError(f"mesh {dict(sizes)} uses {total} of {count} devices: several hosts need all of them")
-    return jax.make_mesh(shape, MESH_AXES, (AxisType.Auto,) * len(MESH_AXES), devices=jax.devices()[:total])
+    return jax.make_mesh(shape, MESH_AXES, (AxisType.Auto,) * len(MESH_AXES), devices=devices[:total])
 
 
 def leaf_name(path: tuple[Any, ...]) -> str:
