@@ -51,6 +51,7 @@ MEMORY = {"v4": 32, "v5e": 16, "v5p": 95, "v6e": 32}
 COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
 
 BITS = re.compile(r"[a-z]+(\d+)")
+"""Of an HLO type such as bf16 or u32; others (pred) have a byte."""
 
 LATENT_STRIDE = 8
 """HR pixels per latent position of Stable Diffusion's autoencoder, and of a batch with latents."""
@@ -156,7 +157,9 @@ def described_devices(topology: str) -> list[jax.Device]:
         version("libtpu")
     except PackageNotFoundError as error:
         raise ImportError('libtpu is not installed: pip install "framer_jax[tpu]"') from error
-    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # there is no TPU to ask about
+    # There is no TPU to ask about, or to be alone with.
+    for name in ("TPU_SKIP_MDS_QUERY", "ALLOW_MULTIPLE_LIBTPU_LOAD"):
+        os.environ.setdefault(name, "1")
     try:
         return list(topologies.get_topology_desc(topology, platform="tpu").devices)
     except Exception as error:  # of whatever type libtpu's is
@@ -177,7 +180,7 @@ def plan(
     common = (topology, reading, len(devices), batch, mesh)
     started = time.perf_counter()
     try:
-        compiled = traced.lower(lowering_platforms=("tpu",) if MEMORY.get(topology.partition(":")[0]) else None).compile()
+        compiled = traced.lower().compile()
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
@@ -294,7 +297,8 @@ def collectives(text: str) -> dict[str, tuple[int, int]]:
                 continue
             seen.add(key)
             number, size = totals.get(kind, (0, 0))
-            totals[kind] = (number + rounds[name], size + rounds[name] * _bytes(found[1], bool(found[3])))
+            each = _bytes(found[1], bool(found[3]) and kind != "all-reduce")  # a started sum gives results only
+            totals[kind] = (number + rounds[name], size + rounds[name] * each)
     return totals
 
 
@@ -339,17 +343,17 @@ def _trips(bodies: dict[str, list[str]], line: str) -> int:
     return max(map(int, numbers), default=1)
 
 
-def _bytes(shape: str, start: bool) -> int:
-    """Bytes of 'bf16[2,3]{1,0}' or of a tuple; of an asynchronous start's (operands, results, …) the results."""
-    sizes = []
-    for kind, sides in ARRAY.findall(re.sub(r"\{[^{}]*\}", "", shape)):
+def _bytes(shape: str, operands_first: bool) -> int:
+    """Bytes of 'bf16[2,3]{1,0}' or of all in a tuple; or of the second part of (operands, results, …)."""
+    shape = re.sub(r"\{[^{}]*\}|/\*.*?\*/", "", shape)
+    if operands_first and shape.startswith("("):
+        groups = re.findall(r"\([^()]*\)|[a-z]\w*\[[\d,]*\]", shape[1:-1])
+        shape = groups[1] if len(groups) > 1 else shape
+    total = 0
+    for kind, sides in ARRAY.findall(shape):
         bits = BITS.match(kind)
-        each = int(bits[1]) if bits else 8
-        sizes.append(math.prod(int(side) for side in sides.split(",") if side) * each // 8)
-    if start and shape.startswith("(") and len(sizes) > 1:
-        arrays = sizes[: len(sizes) - len(sizes) % 2]
-        return sum(arrays[len(arrays) // 2 :]) if not shape.startswith("((") else sum(arrays) - sum(arrays[::2])
-    return sum(sizes)
+        total += math.prod(int(side) for side in sides.split(",") if side) * (int(bits[1]) if bits else 8) // 8
+    return total
 
 
 def table(plans: Sequence[Plan]) -> Table:

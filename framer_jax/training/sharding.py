@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
+import flax.linen as nn
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
@@ -99,6 +101,27 @@ def check_rules(params: Any, settings: TrainingSettings) -> None:
 def batch_sharding(mesh: Mesh, leading: int = 0) -> NamedSharding:
     """Examples split over all devices; `leading` axes before the example axis are not split."""
     return NamedSharding(mesh, PartitionSpec(*(None,) * leading, MESH_AXES))
+
+
+def examples_stay(mesh: Mesh) -> AbstractContextManager[Any]:
+    """While a loss is traced: results of linear layers and convolutions stay split by examples, as the batch is.
+
+    Without that the partitioner, seeing one axis split a weight and the examples, may split the activations like the
+    weight: it then gathers the whole batch on every device, layer by layer, where gathering the weight is far less.
+    Nothing is done where weights are not split, or where the first axis does not split over the devices.
+    """
+    if mesh.shape["fsdp"] == 1:
+        return nullcontext()
+    sharding = batch_sharding(mesh)
+
+    def constrained(call: Any, arguments: Any, keywords: Any, context: nn.module.InterceptorContext) -> Any:
+        result = call(*arguments, **keywords)
+        linear = isinstance(context.module, nn.Dense | nn.Conv) and context.method_name == "__call__"
+        if not linear or result.shape[0] % mesh.size:
+            return result
+        return jax.lax.with_sharding_constraint(result, sharding)
+
+    return nn.intercept_methods(constrained)
 
 
 def place_batch(batch: Any, mesh: Mesh) -> Any:
