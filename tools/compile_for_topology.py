@@ -339,7 +339,7 @@ def _trips(bodies: dict[str, list[str]], line: str) -> int:
     if known:
         return int(known[1])
     condition = re.search(r"condition=%?([\w.\-]+)", line)
-    numbers = re.findall(r"s32\[\]\S* constant\((\d+)\)", "\n".join(bodies.get(condition[1] if condition else "", [])))
+    numbers = re.findall(r"[su]32\[\]\S* constant\((\d+)\)", "\n".join(bodies.get(condition[1] if condition else "", [])))
     return max(map(int, numbers), default=1)
 
 
