@@ -59,8 +59,6 @@ def get_config() -> ConfigDict:
     mmdit.head_width = 64  # width of each
     mmdit.dual_blocks = 13  # the first so many blocks also attend over the image alone
     mmdit.qk_norm = True  # norms of queries and keys
-    mmdit.context_width = 4096  # width of the text tokens
-    mmdit.pooled_width = 2048  # width of the pooled text
     mmdit.patch = 2  # latent positions per token and axis
     mmdit.position_grid = 384  # side of the square of known positions, tokens
     mmdit.compatibility = "correct"  # correct | released (with the released code's faults, for its weights)
@@ -153,7 +151,10 @@ def get_config() -> ConfigDict:
     recipe.text.null = ""  # embedding of the empty text, from `framer-jax precompute embeddings --null`
     recipe.text.wanted = ""  # embedding of what sampling asks of every picture; "": the empty text
     recipe.text.avoided = ""  # embedding that guidance leads away from; "": the empty text
-    recipe.text.length = 154  # tokens: 77 of the CLIPs and 77 of T5
+    recipe.text.clip_length = 77  # tokens of the CLIP encoders
+    recipe.text.t5_length = 77  # tokens of T5
+    recipe.text.clip_widths = (768, 1280)  # features of CLIP-L and CLIP-G; their sum is that of the pooled text
+    recipe.text.width = 4096  # features of T5, and of the denoiser's text tokens
 
     # --- FRAMER on top of it: framer_jax.losses.framer; None keeps the reading's own value ---------------------------
     framer = config.framer = ConfigDict()
@@ -183,7 +184,11 @@ def get_config() -> ConfigDict:
 
     # --- data: framer_jax.data ---------------------------------------------------------------------------------------
     data = config.data = ConfigDict()
-    data.train = "builtin"  # builtin (photographs of scikit-image, -learn) | a folder of images, searched recursively
+    # builtin (photographs of scikit-image, -learn) | a folder of images, searched recursively | one of records, from
+    # `framer-jax precompute`
+    data.train = "builtin"
+    data.embeddings = ""  # with precomputed latents: folder from `framer-jax precompute embeddings --captions`
+    data.null_ratio = 0.2  # share of examples with the empty text instead of their caption's
     data.validation = "builtin"  # builtin (the held-out ones) | a folder
     data.validation_count = 3  # at most this many validation images
     data.crop = 128  # side of a training crop, HR pixels

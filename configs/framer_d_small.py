@@ -21,15 +21,13 @@ def get_config() -> ConfigDict:
     transformer.heads = 4
     transformer.head_width = 24
     transformer.dual_blocks = 1
-    transformer.context_width = 32
-    transformer.pooled_width = 32
     transformer.position_grid = 64
     transformer.taps = "prediction"
     config.recipe.space.statistics = "image"  # of whole latents, not of what the LR image lacks
     config.recipe.dit4sr.trainable = ""  # all: there is no base
     config.recipe.dit4sr.sampling_steps = 8
     config.recipe.text.condition = "zero"
-    config.recipe.text.length = 1
+    config.recipe.text.update({"clip_length": 1, "t5_length": 1, "clip_widths": (16, 16), "width": 32})
     config.framer.reading = "paper"
     config.framer.weight = 0.1
     config.data.crop = 64

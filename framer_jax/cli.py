@@ -17,7 +17,7 @@ COMMANDS = {
     "upscale": "upscale photographs with a trained model (the shipped starter by default)",
     "degrade": "make low-resolution photographs from a folder of good ones, every image its own degradation",
     "evaluate": "score a folder of pictures against references, with confidence intervals",
-    "precompute": "write to disk, once, what a frozen teacher says of the training photographs",
+    "precompute": "write to disk, once, what frozen models say of the training photographs: teacher, captions, latents",
     "port": "carry published weights over from PyTorch, or ours to PyTorch",
     "fit-niqe": "make NIQE's pristine-image parameters from a folder of clean photographs",
     "info": "say what is installed, which devices there are, and what a model or configuration holds",

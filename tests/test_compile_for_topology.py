@@ -54,9 +54,8 @@ def test_collectives_of_a_program():
 
 
 def tiny(*changes):
-    sizes = ("depth=3", "dual_blocks=1", "heads=2", "head_width=8", "context_width=16", "pooled_width=8")
-    sizes += ("position_grid=8", "scan=True", *changes)
-    others = ("dtype=float32", "text.length=3", "dit4sr.base_dtype=bfloat16")
+    sizes = ("depth=3", "dual_blocks=1", "heads=2", "head_width=8", "position_grid=8", "scan=True", *changes)
+    others = ("dtype=float32", "text.clip_length=2", "text.t5_length=1", "text.clip_widths=(4, 4)", "text.width=16", "dit4sr.base_dtype=bfloat16")
     settings = ("data.crop=32", "training.mesh.data=2", "training.mesh.fsdp=4", "training.fsdp_min_size=64")
     return to_dict(
         load_config(
@@ -100,7 +99,6 @@ def test_a_plan_of_fake_devices(monkeypatch):
     number, size = found.collectives["all-gather"]
     assert 0 < number < size
     assert "paper" in str(next(tool.table([found]).columns[0].cells))
-    # Weights are gathered, not the batch: no array of all examples by the width of a token's hidden layer.
 
 
 @pytest.mark.parametrize("name", ["v5e", "v9:4x4", "v5e:4", "v5e:4x4x4x4"])

@@ -14,10 +14,10 @@ from framer_jax.porting.kl_autoencoder import (
     KL_AUTOENCODER,
     arguments_of_config,
     config_of_arguments,
-    read_autoencoder,
     write_autoencoder,
 )
 from framer_jax.porting.maps import to_flax, to_torch
+from framer_jax.porting.table import read_torch
 from framer_jax.porting.weights import check_same_structure, flatten_names
 from tools.parity.cases import load_case
 
@@ -99,7 +99,8 @@ def test_a_folder_of_diffusers_comes_and_goes_unchanged(fixtures, tmp_path, name
     config = {**case.config, "_class_name": "AutoencoderKL", "_diffusers_version": "0.30.0"}
     write_folder(tmp_path / "theirs", config, case.weights["model"], max_shard_bytes=500_000)
     assert len(list((tmp_path / "theirs").glob("*.safetensors"))) == 4
-    params, arguments = read_autoencoder(tmp_path / "theirs")
+    params, arguments, source = read_torch("kl_autoencoder", tmp_path / "theirs")
+    assert source["files"][0]["file"] == "config.json" and len(source["files"]) == 5
     module = KLAutoencoder(**arguments)
     check_same_structure(params, shapes(module), name)
     assert (module.groups, module.scaling, module.shift) == (

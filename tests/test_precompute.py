@@ -9,7 +9,7 @@ import pytest
 from tiny import MODEL, RUN, config, photos, weights
 
 from framer_jax.cli import main
-from framer_jax.commands.precompute import parse_shard
+from framer_jax.commands.precompute.work import parse_shard
 from framer_jax.commands.provenance import check_records
 from framer_jax.config import ConfigError
 from framer_jax.data.records import MANIFEST, RecordFiles, file_name, write_manifest, write_records

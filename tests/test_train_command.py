@@ -12,7 +12,8 @@ from tiny import CONFIGS, MODEL, RUN, config, photos, weights
 
 from framer_jax import cli
 from framer_jax.commands import train as command
-from framer_jax.commands.train import open_source, train_from_config
+from framer_jax.commands.train import train_from_config
+from framer_jax.commands.training_data import open_source
 from framer_jax.data.photos import HELD_OUT
 from framer_jax.inference.model import LAST
 from framer_jax.porting.files import sha256_of

@@ -31,6 +31,16 @@ MODEL = (
     "recipe.denoiser.resshift_unet.head_channels=16",
     "recipe.denoiser.resshift_unet.image_size=8",
     "recipe.denoiser.resshift_unet.condition_size=8",
+    "recipe.denoiser.dit4sr.depth=2",
+    "recipe.denoiser.dit4sr.heads=2",
+    "recipe.denoiser.dit4sr.head_width=8",
+    "recipe.denoiser.dit4sr.dual_blocks=1",
+    "recipe.denoiser.dit4sr.position_grid=32",
+    "recipe.dit4sr.sampling_steps=2",
+    "recipe.text.clip_length=1",
+    "recipe.text.t5_length=2",
+    "recipe.text.clip_widths=(4, 8)",
+    "recipe.text.width=16",
     "recipe.student.swinir.channels=8",
     "recipe.student.swinir.depths=(1, 1)",
     "recipe.student.swinir.heads=2",
@@ -94,6 +104,29 @@ def weights(path: Path, *changes: str, fill: float | None = None, base: Path = C
 
 TINY = {
     "vq_f4": {"channels": 32, "multipliers": (1, 1, 1), "blocks": 1, "codes": 16},
+    "kl_autoencoder": {
+        "channels": 8,
+        "multipliers": (1, 1, 1, 1),
+        "blocks": 1,
+        "latent_channels": 4,
+        "groups": 4,
+        "quantisation_convs": False,
+        "scaling": 1.5,
+        "shift": 0.1,
+    },
+    "mmdit": {
+        "channels": 4,
+        "depth": 2,
+        "heads": 2,
+        "head_width": 8,
+        "dual_blocks": 1,
+        "qk_norm": True,
+        "context_width": 16,
+        "pooled_width": 12,
+        "patch": 2,
+        "position_grid": 32,
+        "position_base": 64,
+    },
     "lpips_alex": {"net": "alex"},
     "resshift_unet": {
         "channels": 32,
@@ -132,12 +165,26 @@ def ported(path: Path, name: str, file: str = "original.pth") -> Path:
     return path
 
 
+def text(path: Path, length: int = 3, seed: int = 0) -> Path:
+    """A text's embedding, as `framer-jax precompute embeddings --null` writes it, for the denoiser of `MODEL`."""
+    rng = np.random.default_rng(seed)
+    arrays = {"prompt": rng.standard_normal((length, 16)), "pooled": rng.standard_normal(12)}
+    zeros = dict.fromkeys(("clip_l", "clip_g", "t5"), "zeros")
+    metadata = {"kind": "text", "text": {"encoders": zeros}}
+    save_weights(path, {name: value.astype(np.float32) for name, value in arrays.items()}, metadata)
+    return path
+
+
 def named_weights(folder: Path, config_path: Path) -> tuple[str, ...]:
     """Changes that name small weights, made in `folder`, for all that training with a configuration needs."""
     recipe = load_config(config_path).recipe
     changes = []
     if recipe.space.name == "vq_f4":
         changes.append(f"recipe.space.weights={ported(folder / 'autoencoder.safetensors', 'vq_f4')}")
+    if recipe.space.name == "kl":
+        changes.append(f"recipe.space.weights={ported(folder / 'autoencoder.safetensors', 'kl_autoencoder')}")
+        changes.append(f"recipe.dit4sr.base={ported(folder / 'base.safetensors', 'mmdit')}")
+        changes += [f"recipe.text.null={text(folder / 'null.safetensors')}", "recipe.text.condition=null"]
     if recipe.resshift.perceptual_weight:
         changes.append(f"recipe.lpips.weights={ported(folder / 'lpips.safetensors', 'lpips_alex')}")
     if recipe.name == "sinsr":

@@ -20,7 +20,7 @@ import re
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -34,11 +34,10 @@ from rich.console import Console
 from rich.table import Table
 
 from framer_jax.config import ConfigError, load_config, to_dict
+from framer_jax.data.latents import HR_LATENT, LR_LATENT
 from framer_jax.evaluation.macs import products
-from framer_jax.recipes.base import Frozen, Recipe, expected_params
-from framer_jax.recipes.dit4sr import BASE, DENOISER, LATENTS, Dit4srSettings, kept
-from framer_jax.recipes.table import add_framer, build_recipe
-from framer_jax.recipes.text import CONTEXT, POOLED
+from framer_jax.recipes.base import Frozen, Recipe
+from framer_jax.recipes.table import add_framer, build_recipe, text_settings
 from framer_jax.training.optimizer import make_optimizers
 from framer_jax.training.settings import TrainingSettings, check_batch
 from framer_jax.training.sharding import batch_sharding, make_mesh, tree_shardings
@@ -53,8 +52,11 @@ COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "coll
 BITS = re.compile(r"[a-z]+(\d+)")
 """Of an HLO type such as bf16 or u32; others (pred) have a byte."""
 
-LATENT_STRIDE = 8
-"""HR pixels per latent position of Stable Diffusion's autoencoder, and of a batch with latents."""
+LATENT_STRIDE, CHANNELS = 8, 16
+"""HR pixels of a side per latent position of Stable Diffusion 3's autoencoder, and numbers of a position."""
+
+OF_OTHERS = ("sinsr", "dtkd", "augkd")
+"""Recipes with a teacher."""
 
 
 class Arguments(NamedTuple):
@@ -232,31 +234,20 @@ def described_recipe(config: dict[str, Any]) -> Recipe:
     """The recipe, with FRAMER, its frozen weights described.
 
     Raises:
-      ConfigError: it needs weights of which nothing is known without them.
+      ConfigError: it needs networks of which nothing is known without their weights.
     """
-    recipe = build_recipe(config["recipe"], "description")
-    if config["recipe"]["name"] == "dit4sr":
-        # All parameters are those that would be trained if all were.
-        options = {name: value for name, value in config["recipe"]["dit4sr"].items() if name != "base"}
-        everything = {**config["recipe"], "dit4sr": {**config["recipe"]["dit4sr"], "trainable": "", "lora": ""}}
-        whole = expected_params(build_recipe(everything, "description"))[DENOISER]
-        settings = Dit4srSettings(scale=config["recipe"]["scale"], **options)
-        base = jax.eval_shape(lambda params: kept(params, settings), whole)
-        recipe = replace(recipe, frozen={**recipe.frozen, BASE: base})
-    elif config["recipe"]["space"]["name"] != "wavelet" or config["recipe"]["name"] == "sinsr":
-        raise ConfigError(f"recipe {config['recipe']['name']!r} with other networks' weights is not described here")
-    return add_framer(recipe, config["framer"])
+    section = config["recipe"]
+    if section["name"] != "dit4sr" and (section["name"] in OF_OTHERS or section["space"]["name"] != "wavelet"):
+        raise ConfigError(f"recipe {section['name']!r} needs another network's weights: only dit4sr is described then")
+    return add_framer(build_recipe(section, "description"), config["framer"])
 
 
 def batch_shapes(config: dict[str, Any], recipe: Recipe, count: int) -> dict[str, jax.ShapeDtypeStruct]:
     """What a batch holds: photographs, or, of dit4sr, precomputed latents and embeddings."""
-    crop = config["data"]["crop"]
-    if config["recipe"]["name"] == "dit4sr":
-        side, arguments = crop // LATENT_STRIDE, config["recipe"]["denoiser"]["dit4sr"]
-        latent = (side, side, 16)
-        shapes = {name: latent for name in LATENTS}
-        shapes[CONTEXT] = (config["recipe"]["text"]["length"], arguments["context_width"])
-        shapes[POOLED] = (arguments["pooled_width"],)
+    crop, section = config["data"]["crop"], config["recipe"]
+    if section["name"] == "dit4sr":
+        latent = (crop // LATENT_STRIDE, crop // LATENT_STRIDE, CHANNELS)
+        shapes = {HR_LATENT: latent, LR_LATENT: latent, **text_settings(section["text"]).shapes}
     else:
         shapes = {"hr": (crop, crop, 3), "lr": (crop // recipe.scale, crop // recipe.scale, 3)}
     return {name: jax.ShapeDtypeStruct((count, *shape), jnp.float32) for name, shape in shapes.items()}

@@ -85,11 +85,12 @@ def cost_of(what: str, settings: CostSettings) -> Cost:
     if split_variant(what)[0].suffix == ".py":
         config = to_dict(load_config(what))["recipe"]
         recipe = build_recipe(config, "description")
-        return measure(recipe, expected_params(recipe), frozen_shapes(config), settings)
+        return measure(recipe, expected_params(recipe), {**recipe.frozen, **frozen_shapes(config)}, settings)
     if (ported := read_metadata(what).get("model")) in MAPS:
         raise ValueError(f"{what}: a ported {ported} carries no recipe: name a configuration that uses it")
     model = load_model(None if what == "starter" else what, purpose="description")
-    return measure(model.recipe, model.params, frozen_shapes(model.metadata["config"]["recipe"]), settings)
+    frozen = {**model.recipe.frozen, **frozen_shapes(model.metadata["config"]["recipe"])}
+    return measure(model.recipe, model.params, frozen, settings)
 
 
 def environment() -> dict[str, Any]:

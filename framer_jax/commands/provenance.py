@@ -15,11 +15,14 @@ from framer_jax.data.records import MANIFEST
 from framer_jax.recipes.weights_by_path import PATHS, digests, is_trained, outputs_of, path_at
 from framer_jax.version import __version__
 
+DATA = ("crop", "framing", "turns", "degradation")
+"""The data's knobs that decide records, beside the photographs."""
+
 
 def portable(config: dict[str, Any]) -> dict[str, Any]:
     """The configuration without the folders above data and weights: a weights file may travel, paths need not."""
     config = deepcopy(config)
-    named = [(config["data"], key) for key in ("train", "validation")]
+    named = [(config["data"], key) for key in ("train", "validation", "embeddings")]
     for *sections, key in (place for place in PATHS if path_at(config["recipe"], place)):
         named.append((reduce(getitem, sections, config["recipe"]), key))
     for section, key in named:
@@ -41,9 +44,55 @@ def manifest_of(config: dict[str, Any], samples: int, per_file: int, photographs
         "photographs": photographs,
         "seed": config["training"]["seed"],
         "recipe": plain["recipe"],
-        "data": {name: plain["data"][name] for name in ("train", "crop", "framing", "turns", "degradation")},
+        "data": {name: plain["data"][name] for name in ("train", *DATA)},
         "weights": digests(config["recipe"], "teacher"),
     }
+
+
+def latents_manifest(
+    config: dict[str, Any], samples: int, per_file: int, vae: str, draw: str, storage: str
+) -> dict[str, Any]:
+    """What a folder of latents is made of; `vae` is the autoencoder's digest."""
+    data = portable(config)["data"]
+    return {
+        "kind": "latents",
+        "framer_jax_version": __version__,
+        "samples": samples,
+        "per_file": per_file,
+        "seed": config["training"]["seed"],
+        "scale": config["recipe"]["scale"],
+        "data": {name: data[name] for name in ("train", *DATA)},
+        "vae": vae,
+        "draw": draw,
+        "storage": storage,
+    }
+
+
+def check_latents(manifest: Mapping[str, Any], config: dict[str, Any], vae: str, folder: str) -> None:
+    """Refuse latents that do not belong to a training run.
+
+    Args:
+      manifest: of the latents.
+      config: plain dict of a whole configuration.
+      vae: digest of the run's autoencoder.
+      folder: of the latents, for the message.
+
+    Raises:
+      ConfigError: they are of another autoencoder, or a knob that decides them differs; the message names it.
+    """
+    if manifest.get("vae") != vae:
+        raise ConfigError(
+            f"data.train {folder}: its latents are of the autoencoder {_short(manifest.get('vae'))}, this run has "
+            f"{_short(vae)}: make them again with this run's, or train with theirs"
+        )
+    sides = [
+        {"recipe.scale": scale, **{f"data.{name}": data.get(name) for name in DATA}}
+        for scale, data in (
+            (manifest.get("scale"), manifest.get("data", {})),
+            (config["recipe"]["scale"], config["data"]),
+        )
+    ]
+    _check_same(sides[0], sides[1], folder)
 
 
 def check_records(manifest: Mapping[str, Any], config: dict[str, Any], folder: str) -> None:
@@ -60,16 +109,20 @@ def check_records(manifest: Mapping[str, Any], config: dict[str, Any], folder: s
         raise ConfigError(f"data.train {folder}: {MANIFEST} lacks {', '.join(missing)}: make the records again")
     own = json.loads(json.dumps(manifest_of(config, 0, 0, 0)))
     sides = [
-        {f"data.{name}": side["data"].get(name) for name in ("crop", "framing", "turns", "degradation")}
+        {f"data.{name}": side["data"].get(name) for name in DATA}
         | outputs_of(side["recipe"])
         | {f"the file of {name}": digest for name, digest in side["weights"].items()}
         for side in (manifest, own)
     ]
-    for name in sorted({*sides[0], *sides[1]}):
-        if sides[0].get(name) != sides[1].get(name):
+    _check_same(sides[0], sides[1], folder)
+
+
+def _check_same(found: Mapping[str, Any], wanted: Mapping[str, Any], folder: str) -> None:
+    for name in sorted({*found, *wanted}):
+        if found.get(name) != wanted.get(name):
             raise ConfigError(
-                f"data.train {folder}: its records were made with {name} {_short(sides[0].get(name))}, this run has "
-                f"{_short(sides[1].get(name))}: make them again, or use the configuration that belongs to them"
+                f"data.train {folder}: its records were made with {name} {_short(found.get(name))}, this run has "
+                f"{_short(wanted.get(name))}: make them again, or use the configuration that belongs to them"
             )
 
 

@@ -10,12 +10,12 @@ from typing import Any
 
 import jax
 
-from framer_jax.commands.provenance import check_records, portable
+from framer_jax.commands.provenance import portable
+from framer_jax.commands.training_data import open_source, open_training
 from framer_jax.config import ConfigError, load_config, to_dict
-from framer_jax.data.photos import HELD_OUT, TRAINING, photo_source
+from framer_jax.data.photos import HELD_OUT
 from framer_jax.data.pipeline import images_of_records, make_batches, make_prepare
-from framer_jax.data.records import RecordFiles, is_records
-from framer_jax.data.sources import ImageFiles, folder_source
+from framer_jax.data.records import RecordFiles
 from framer_jax.data.whole_photos import validation_pairs
 from framer_jax.degradations.presets import preset_by_name
 from framer_jax.evaluation.validation import make_validation
@@ -28,9 +28,6 @@ from framer_jax.recipes.weights_by_path import digests, read_groups
 from framer_jax.training.logging import default_writer
 from framer_jax.training.loop import TrainResult, train
 from framer_jax.training.settings import TrainingSettings
-
-BUILTIN = "builtin"
-"""The name of the built-in photographs in a data entry; a folder of this name is written ./builtin."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -83,30 +80,6 @@ def join_hosts(distributed: bool, coordinator: str | None, processes: int | None
         raise ConfigError(
             f"--distributed: {text}; if hosts do not find each other, give --coordinator, --processes and --process"
         ) from error
-
-
-def open_source(name: str, split: tuple[str, ...], crop: int) -> ImageFiles:
-    """The images that a data entry names: 'builtin' for the built-in ones, else a folder."""
-    return photo_source(split, crop=crop) if name == BUILTIN else folder_source(name, crop=crop)
-
-
-def least_side(data: dict[str, Any]) -> int:
-    """The smallest photograph that a data entry can train on: smaller ones are padded for squares only."""
-    return 2 if data["framing"] == "square" else int(data["crop"])
-
-
-def open_training(config: dict[str, Any]) -> ImageFiles | RecordFiles:
-    """The training set of a configuration: photographs, or the folder that `framer-jax precompute` wrote.
-
-    Raises:
-      ConfigError, ValueError, FileNotFoundError: it cannot be used, or its records belong to another configuration.
-    """
-    folder = config["data"]["train"]
-    if not is_records(folder):
-        return open_source(folder, TRAINING, least_side(config["data"]))
-    found = RecordFiles(folder)
-    check_records(found.manifest, config, folder)
-    return found
 
 
 def train_from_config(config: dict[str, Any], workdir: str | Path, init: str | None = None) -> TrainResult:

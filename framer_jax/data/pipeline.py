@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from framer_jax.data.latents import LatentFiles
 from framer_jax.data.records import RecordFiles
 from framer_jax.data.sources import ImageFiles, Photo
 from framer_jax.degradations.draw import draw
@@ -153,6 +154,8 @@ def make_batches(
         )
     if isinstance(source, RecordFiles):
         dataset = grain.MapDataset.source(source).seed(seed).shuffle().repeat(epochs)
+        if isinstance(source, LatentFiles):
+            dataset = dataset.random_map(source.with_text)
     else:
         # Drawn before the hosts part: a record's generator then depends on its global position alone.
         dataset = record_dataset(source, crop, preset, seed, framing=framing, turns=turns, epochs=epochs)
@@ -193,12 +196,17 @@ def make_prepare(preset: DegradationPreset) -> Callable[[RawBatch], dict[str, ja
 
 
 def images_of_records(batch: RawBatch) -> dict[str, jax.Array]:
-    """As the result of `make_prepare`, for batches of precomputed records: float32 images, and what else they bring."""
-    entries = {name: jnp.asarray(value) for name, value in batch.items() if name != "record"}
-    return {
-        name: value.astype(jnp.float32) / 255.0 if value.dtype == jnp.uint8 else value
-        for name, value in entries.items()
-    }
+    """As the result of `make_prepare`, for batches of precomputed records: float32 images, and what else they bring.
+
+    What was stored as float16 comes as float32, too.
+    """
+
+    def widened(value: jax.Array) -> jax.Array:
+        if value.dtype == jnp.uint8:
+            return value.astype(jnp.float32) / 255.0
+        return value.astype(jnp.float32) if value.dtype == jnp.float16 else value
+
+    return {name: widened(jnp.asarray(value)) for name, value in batch.items() if name != "record"}
 
 
 def as_stored(image: np.ndarray) -> np.ndarray:

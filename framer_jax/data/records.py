@@ -6,9 +6,10 @@ run compares it with its own configuration.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, SupportsIndex
 
@@ -19,6 +20,9 @@ from framer_jax.porting.files import replacing, sha256_of
 
 MANIFEST = "records.json"
 """Name of the manifest in a folder of records."""
+
+NAMES = "names.json"
+"""Name of the list that records point into, beside the manifest, where there is one."""
 
 Record = Mapping[str, np.ndarray]
 
@@ -51,7 +55,8 @@ def write_manifest(folder: str | os.PathLike[str], manifest: Mapping[str, Any], 
         if found == json.loads(text):
             return
         if not overwrite:
-            differing = sorted(name for name in {*found, *manifest} if found.get(name) != manifest.get(name))
+            plain = json.loads(text)
+            differing = sorted(name for name in {*found, *plain} if found.get(name) != plain.get(name))
             raise ValueError(
                 f"{folder} holds records that were made otherwise ({', '.join(differing)}): name another folder, or "
                 "use --overwrite"
@@ -60,6 +65,33 @@ def write_manifest(folder: str | os.PathLike[str], manifest: Mapping[str, Any], 
             path.unlink()
     with replacing(folder / MANIFEST) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def write_names(
+    folder: str | os.PathLike[str], manifest: Mapping[str, Any], names: Sequence[str], overwrite: bool = False
+) -> None:
+    """As `write_manifest`, with a list of names (of photographs) beside it; the manifest has its digest.
+
+    Raises:
+      ValueError: as `write_manifest`.
+    """
+    text = json.dumps(list(names), indent=0, ensure_ascii=False) + "\n"
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    write_manifest(folder, {**manifest, "names": digest}, overwrite)
+    with replacing(Path(folder) / NAMES) as temporary:
+        temporary.write_bytes(text.encode())
+
+
+def read_names(folder: str | os.PathLike[str]) -> list[str]:
+    """The list that `write_names` wrote.
+
+    Raises:
+      ValueError: it is missing, or not that of the manifest.
+    """
+    path = Path(folder) / NAMES
+    if not path.is_file() or sha256_of(path) != read_manifest(folder).get("names"):
+        raise ValueError(f"{path} is missing or damaged: give the `framer-jax precompute` that made it once more")
+    return list(json.loads(path.read_text(encoding="utf-8")))
 
 
 def read_manifest(folder: str | os.PathLike[str]) -> dict[str, Any]:

@@ -25,6 +25,9 @@ from framer_jax.recipes.weights_by_path import network_of
 
 MODES = ("sample", "mean")
 
+AUTOENCODERS = {"vq_f4": "vq_f4", "kl": "kl_autoencoder"}
+"""Latent space → its weight map."""
+
 WARM_UP = 2
 """Runs that are not timed."""
 
@@ -105,13 +108,13 @@ class Cost:
 
 
 def frozen_shapes(config: Mapping[str, Any]) -> Frozen:
-    """Names and shapes of the frozen weights that a recipe's `sample` uses, without reading any.
+    """Names and shapes of the autoencoder that a recipe's `sample` uses, without reading any.
 
     Args:
       config: the recipe's entry of a configuration.
     """
-    name = config["space"]["name"]
-    if network_of(config)[0] == "student" or name not in pretrained.KINDS:
+    name = AUTOENCODERS.get(config["space"]["name"])
+    if network_of(config)[0] == "student" or name is None:
         return {}
     return {AUTOENCODER: pretrained.expected_params(name, pretrained.build(name, {}))}
 

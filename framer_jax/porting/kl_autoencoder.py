@@ -6,8 +6,8 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from framer_jax.porting.diffusers_folder import read_folder, write_folder
-from framer_jax.porting.maps import NORM, Rule, State, WeightMap, count_of, to_flax, to_torch
+from framer_jax.porting.diffusers_folder import write_folder
+from framer_jax.porting.maps import NORM, Rule, State, WeightMap, count_of, to_torch
 
 
 def _block(torch: str, flax: str) -> tuple[Rule, ...]:
@@ -157,24 +157,6 @@ def config_of_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
         "use_post_quant_conv": arguments["quantisation_convs"],
         "use_quant_conv": arguments["quantisation_convs"],
     }
-
-
-def read_autoencoder(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Read a `vae/` folder of diffusers.
-
-    Args:
-      path: the folder, with config.json and the weights.
-
-    Returns:
-      (parameters: nested dict of float32 NumPy arrays, constructor arguments of our module). Whether every parameter is
-      there is for `check_same_structure` to say, with the module.
-
-    Raises:
-      FileNotFoundError, ValueError: as `read_folder`, `arguments_of_config` and `to_flax`.
-    """
-    config, state = read_folder(path)
-    arguments = arguments_of_config(config, f"{path}/config.json")
-    return to_flax(KL_AUTOENCODER, state, str(path))[0], arguments
 
 
 def write_autoencoder(

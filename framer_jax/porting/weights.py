@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping
@@ -169,6 +170,23 @@ def _header_text(path: str | os.PathLike[str]) -> str:
             return str((file.metadata() or {}).get(METADATA_KEY, ""))
     except (SafetensorError, OSError):
         return ""
+
+
+def tree_digest(params: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
+    """SHA-256 of a parameter tree's names, shapes and numbers (as float32), and of facts beside them.
+
+    The same for a model whatever files it came in: folder, shards, float16 widened, ported or not.
+
+    Args:
+      params: nested mappings of arrays.
+      facts: plain JSON.
+    """
+    whole = hashlib.sha256(json.dumps(dict(facts), sort_keys=True).encode())
+    for name, leaf in sorted(flatten_names(params)[0].items()):
+        value = np.ascontiguousarray(leaf, np.float32)
+        whole.update(f"\n{name} {np.shape(leaf)}\n".encode())
+        whole.update(value.data)
+    return whole.hexdigest()
 
 
 def check_same_structure(params: Mapping[str, Any], expected: Mapping[str, Any], source: str = "weights") -> None:

@@ -17,13 +17,15 @@ import jax
 import jax.numpy as jnp
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from framer_jax.data.latents import HR_LATENT, LR_LATENT
+from framer_jax.data.text import POOLED, PROMPT, Text, TextSettings
 from framer_jax.diffusion import flow as process
 from framer_jax.diffusion.noise import NoiseField, window
 from framer_jax.diffusion.samplers import flow_euler
 from framer_jax.models.lora import init_lora, make_lora, merge
 from framer_jax.recipes.base import Batch, Carry, Frozen, Loss, LossFunction, Params, Recipe, Sampler, Update
 from framer_jax.recipes.latent_space import LatentSpace, LatentTask, to_model_range
-from framer_jax.recipes.text import AVOIDED, TEXTS, WANTED, Text, TextShape, text_of_all, text_of_batch
+from framer_jax.recipes.text import AVOIDED, TEXTS, WANTED, text_of_all, text_of_batch
 
 BASE = "base"
 """The entry of `frozen` with the parameters that are not trained."""
@@ -33,9 +35,6 @@ DENOISER, LORA = "denoiser", "lora"
 
 BASE_DTYPES = ("float32", "bfloat16")
 """In which weights that are not trained may be kept; Stable Diffusion 3.5's are published in two bytes each."""
-
-LATENTS = ("hr_latent", "lr_latent")
-"""The entries of a batch that bring precomputed latents, [B, h, w, C] float32 each, normalised."""
 
 
 @dataclass(frozen=True)
@@ -88,8 +87,8 @@ def dit4sr(
     denoiser: nn.Module,
     space: LatentSpace,
     settings: Dit4srSettings,
-    text: TextShape,
-    texts: Mapping[str, Any],
+    text: TextSettings,
+    texts: Mapping[str, Text],
     base: Params | None = None,
 ) -> Recipe:
     """The recipe.
@@ -98,24 +97,24 @@ def dit4sr(
       denoiser: (x [B, h, w, C], 1000 sigma [B], context, pooled, z_lr like x) → (velocity, taps).
       space: the latents.
       settings: see Dit4srSettings.
-      text: shapes of the text.
-      texts: name → {'context': [T, C], 'pooled': [P]}, at least the empty text.
+      text: sizes of the texts.
+      texts: name → text, at least the empty one.
       base: all parameters of the denoiser to start from, host arrays; those that are not trained stay so. Without it
-        everything must be trained.
+        the recipe holds shapes in their place: it can be described, and trained only if everything is.
 
     Raises:
-      ValueError: nothing would be trained, or there is no base for what is not.
+      ValueError: nothing would be trained.
     """
     task = LatentTask(space, settings.scale, residual=False)
     shapes = _shapes(denoiser, task, text)
-    trained, _ = split(shapes, settings.trainable)
+    trained, kept = split(shapes, settings.trainable)
     if not trained and not settings.lora:
         raise ValueError(
             f"recipe.dit4sr.trainable {settings.trainable!r} finds none of the {len(flatten_dict(shapes))} parameters, "
             "and there is no LoRA: nothing would be trained"
         )
-    own = split(base, settings.trainable)[0] if base else {}
-    rest = kept(base, settings) if base else {}
+    own, kept = split(base, settings.trainable) if base else ({}, kept)
+    kept = jax.tree.map(lambda leaf: _kept_as(leaf, settings.base_dtype), kept)
     predict = _predictor(denoiser, settings)
     sample, mean = _samplers(task, settings, predict)
     groups = (DENOISER, LORA) if settings.lora else (DENOISER,)
@@ -129,7 +128,7 @@ def dit4sr(
         lr_multiple=task.lr_multiple(denoiser),
         tap_kind=denoiser.taps,  # type: ignore[attr-defined]
         exported=groups,
-        frozen={**space.frozen, TEXTS: dict(texts), **({BASE: rest} if rest else {})},
+        frozen={**space.frozen, TEXTS: dict(texts), **({BASE: kept} if kept else {})},
         starting={DENOISER: own} if own else {},
     )
 
@@ -142,10 +141,11 @@ def split(params: Mapping[str, Any], pattern: str) -> tuple[Params, Params]:
     return unflatten_dict(found, sep="/"), unflatten_dict(others, sep="/")
 
 
-def kept(params: Mapping[str, Any], settings: Dit4srSettings) -> Params:
-    """Of all parameters of the denoiser those that are not trained, in the dtype in which they are kept."""
-    _, rest = split(params, settings.trainable)
-    return jax.tree.map(lambda leaf: leaf.astype(settings.base_dtype, copy=False), rest)  # type: ignore[no-any-return]
+def _kept_as(leaf: Any, dtype: str) -> Any:
+    """A weight, or its shape, in the dtype in which it is kept."""
+    if isinstance(leaf, jax.ShapeDtypeStruct):
+        return jax.ShapeDtypeStruct(leaf.shape, dtype)
+    return leaf.astype(dtype, copy=False)
 
 
 def whole(params: Params, frozen: Frozen, settings: Dit4srSettings) -> Params:
@@ -157,22 +157,23 @@ def whole(params: Params, frozen: Frozen, settings: Dit4srSettings) -> Params:
     return merge(together, {LORA: make_lora(params[LORA], settings.lora_alpha)})
 
 
-def _inputs(denoiser: Any, task: LatentTask, text: TextShape) -> tuple[jax.ShapeDtypeStruct, ...]:
+def _inputs(denoiser: Any, task: LatentTask, text: TextSettings) -> tuple[jax.ShapeDtypeStruct, ...]:
     """Inputs of the denoiser, as small as it takes them."""
 
     def floats(*shape: int) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(shape, jnp.float32)
 
     latent = floats(1, denoiser.multiple, denoiser.multiple, task.space.channels)
-    return latent, floats(1), floats(1, text.length, text.width), floats(1, text.pooled), latent
+    told = (floats(1, *text.shapes[name]) for name in (PROMPT, POOLED))
+    return latent, floats(1), *told, latent
 
 
-def _shapes(denoiser: nn.Module, task: LatentTask, text: TextShape) -> Params:
+def _shapes(denoiser: nn.Module, task: LatentTask, text: TextSettings) -> Params:
     return jax.eval_shape(denoiser.init, jax.random.key(0), *_inputs(denoiser, task, text))["params"]
 
 
 def _init(
-    denoiser: nn.Module, task: LatentTask, text: TextShape, settings: Dit4srSettings
+    denoiser: nn.Module, task: LatentTask, text: TextSettings, settings: Dit4srSettings
 ) -> Callable[[jax.Array, Batch], Params]:
     def init(key: jax.Array, batch: Batch) -> Params:
         zeros = [jnp.zeros(leaf.shape, leaf.dtype) for leaf in _inputs(denoiser, task, text)]
@@ -202,8 +203,8 @@ def _predictor(denoiser: nn.Module, settings: Dit4srSettings) -> Predict:
 
 def _latents(task: LatentTask, frozen: Frozen, batch: Batch) -> tuple[jax.Array, jax.Array]:
     """(z_hr, z_lr), [B, h, w, C] float32 each: precomputed, or encoded here."""
-    if LATENTS[0] in batch:
-        return batch[LATENTS[0]].astype(jnp.float32), batch[LATENTS[1]].astype(jnp.float32)
+    if HR_LATENT in batch:
+        return batch[HR_LATENT].astype(jnp.float32), batch[LR_LATENT].astype(jnp.float32)
     return task.space.encode(frozen, to_model_range(batch["hr"])), task.enlarged(frozen, batch["lr"])[0]
 
 
@@ -239,7 +240,7 @@ def _samplers(task: LatentTask, settings: Dit4srSettings, predict: Predict) -> t
             return predict(params, frozen, x, jnp.full((x.shape[0],), sigma), asked, z_lr)[0]
 
         def velocity(x: jax.Array, sigma: jax.Array) -> jax.Array:
-            both = Text(*(jnp.concatenate(parts) for parts in zip(avoided, asked, strict=True)))
+            both = Text(*map(jnp.concatenate, zip(avoided, asked, strict=True)))  # type: ignore[arg-type]
             twice, lr_twice = jnp.concatenate([x, x]), jnp.concatenate([z_lr, z_lr])
             found = predict(params, frozen, twice, jnp.full((2 * x.shape[0],), sigma), both, lr_twice)[0]
             away, towards = jnp.split(found, 2)

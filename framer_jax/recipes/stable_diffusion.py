@@ -1,22 +1,18 @@
-"""What a recipe on Stable Diffusion 3's transformer reads from files: the base's weights and the texts."""
+"""What a recipe on Stable Diffusion 3 starts from: the weights of its base, and its autoencoder."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from typing import Any, NamedTuple
 
 from framer_jax.models.dit4sr import with_control
-from framer_jax.porting.weights import is_ours, load_weights, read_metadata
+from framer_jax.models.kl_autoencoder import KLAutoencoder
+from framer_jax.porting.kl_autoencoder import KL_AUTOENCODER
+from framer_jax.porting.weights import is_ours, read_metadata, tree_digest
 from framer_jax.recipes.base import Params
-from framer_jax.recipes.pretrained import read
-from framer_jax.recipes.text import AVOIDED, CONTEXT, NULL, POOLED, WANTED, TextShape, check_text, zero_text
-
-CONDITIONS = ("captions", "null", "zero")
-"""What a run tells its denoiser: captions, or by chance nothing; always nothing; or, without any text encoder, zeros,
-which the base does not know as nothing."""
+from framer_jax.recipes.pretrained import load_pretrained, read
 
 FREE = ("compatibility", "reading", "strength", "attention", "remat", "scan", "taps", "dtype", "channels")
 """Arguments of the denoiser that a base's weights do not decide."""
@@ -66,42 +62,32 @@ def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def read_texts(config: Mapping[str, Any], shape: TextShape) -> dict[str, dict[str, np.ndarray]]:
-    """The texts that a configuration's `recipe.text` names.
+class Autoencoder(NamedTuple):
+    """An autoencoder of Stable Diffusion.
+
+    Attributes:
+      module: its functions.
+      params: its weights.
+      digest: of weights, scaling and shift, whatever files they came in.
+    """
+
+    module: KLAutoencoder
+    params: dict[str, Any]
+    digest: str
+
+
+def read_kl_autoencoder(path: str | os.PathLike[str]) -> Autoencoder:
+    """Read an autoencoder of Stable Diffusion.
+
+    Args:
+      path: diffusers' `vae/`, a pipeline's folder with it, or one file: of diffusers, or of `framer-jax port`.
 
     Raises:
-      ValueError: an unknown condition; no empty text, and zeros are not asked for; an embedding of other sizes.
-      FileNotFoundError: a file is missing.
+      ValueError, FileNotFoundError, ImportError: it cannot be read, or is another model, in one line.
     """
-    condition = config["condition"]
-    if condition not in CONDITIONS:
-        raise ValueError(f"recipe.text.condition is {condition!r}: choose one of {', '.join(CONDITIONS)}")
-    texts = zero_text(shape) if condition == "zero" else {}
-    if condition == "zero" and (named := [name for name in (NULL, WANTED, AVOIDED) if config[name]]):
-        raise ValueError(f"recipe.text.condition 'zero' takes no embeddings: leave recipe.text.{named[0]} empty")
-    if condition != "zero" and not config[NULL]:
-        raise ValueError(
-            "recipe.text.null is empty: set it to the file that `framer-jax precompute embeddings --null` writes; "
-            "without any text encoder, say recipe.text.condition=zero"
-        )
-    for name in (NULL, WANTED, AVOIDED):
-        if config[name]:
-            texts[name] = read_text(config[name], shape, f"recipe.text.{name}")
-    return texts
-
-
-def read_text(path: str, shape: TextShape, knob: str) -> dict[str, np.ndarray]:
-    """One text from a file, in float32.
-
-    Raises:
-      FileNotFoundError: there is none. ValueError: it holds something else, or other sizes.
-    """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"{knob}: there is no file {path!r} (`framer-jax precompute embeddings` writes them)")
-    arrays, metadata = load_weights(path)
-    if metadata.get("kind") != "text":
-        raise ValueError(
-            f"{knob} {path}: no embedding of a text: make it with `framer-jax precompute embeddings --null`"
-        )
-    check_text(arrays, shape, f"{knob} {path}")
-    return {name: np.asarray(arrays[name], np.float32) for name in (CONTEXT, POOLED)}
+    found = load_pretrained(KL_AUTOENCODER.name, path)
+    return Autoencoder(
+        found.module,
+        found.params,
+        tree_digest(found.params, {"scaling": found.module.scaling, "shift": found.module.shift}),
+    )

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax.numpy as jnp
 
+from framer_jax.data.text import TextSettings, zero_text
 from framer_jax.frequency import wavelets
 from framer_jax.losses.framer import paper, released
 from framer_jax.losses.wavelet_kd import WaveletKdSettings
@@ -31,10 +32,10 @@ from framer_jax.recipes.latent_space import LatentSpace, autoencoder_space, gaus
 from framer_jax.recipes.perceptual import Perceptual, lpips_distance
 from framer_jax.recipes.resshift import ResShiftSettings, resshift
 from framer_jax.recipes.sinsr import SinSRSettings, sinsr
-from framer_jax.recipes.stable_diffusion import read_base, read_texts
+from framer_jax.recipes.stable_diffusion import read_base
 from framer_jax.recipes.swinir import swinir
 from framer_jax.recipes.teacher import Teacher
-from framer_jax.recipes.text import TextShape, zero_text
+from framer_jax.recipes.text import NULL, read_texts
 from framer_jax.recipes.weights_by_path import beside, digests, is_trained, pretrained_at, read_groups, required
 
 Config = Mapping[str, Any]
@@ -130,16 +131,31 @@ def _flow(config: Config, denoiser: nn.Module, space: LatentSpace, purpose: str)
 
 
 def _dit4sr(config: Config, denoiser: nn.Module, space: LatentSpace, purpose: str) -> Recipe:
-    arguments = config["denoiser"]["dit4sr"]
-    text = TextShape(config["text"]["length"], arguments["context_width"], arguments["pooled_width"])
     options = {name: value for name, value in config["dit4sr"].items() if name != "base"}
-    settings = Dit4srSettings(scale=config["scale"], **options)
+    settings, text = Dit4srSettings(scale=config["scale"], **options), text_settings(config["text"])
     if purpose == "description":
-        return dit4sr(denoiser, space, settings, text, zero_text(text))
-    base = read_base(config["dit4sr"]["base"], arguments) if config["dit4sr"]["base"] else None
-    if base and arguments["scan"]:
+        return dit4sr(denoiser, space, settings, text, {NULL: zero_text(text)})
+    path = config["dit4sr"]["base"]
+    if not path and settings.trainable:
+        raise ValueError(
+            f"recipe.dit4sr.base is empty, and recipe.dit4sr.trainable {settings.trainable!r} leaves parameters "
+            "untrained: set it to the path of Stable Diffusion 3.5's transformer, or train everything (trainable '')"
+        )
+    base = read_base(path, {**config["denoiser"]["dit4sr"], **_text_widths(config["text"])}) if path else None
+    if base and config["denoiser"]["dit4sr"]["scan"]:
         base = stacked(base, denoiser)  # type: ignore[arg-type]
     return dit4sr(denoiser, space, settings, text, read_texts(config["text"], text), base)
+
+
+def text_settings(config: Config) -> TextSettings:
+    """The sizes of texts that `recipe.text` describes."""
+    sizes = {name: config[name] for name in ("clip_length", "t5_length", "clip_widths", "width")}
+    return TextSettings(**_tuples(sizes))
+
+
+def _text_widths(config: Config) -> dict[str, int]:
+    """What a denoiser needs to know of its texts."""
+    return {"context_width": config["width"], "pooled_width": sum(config["clip_widths"])}
 
 
 def _swinir(config: Config, student: nn.Module, purpose: str) -> Recipe:
@@ -217,11 +233,8 @@ def build_recipe(config: Config, purpose: str = "training") -> Recipe:
         return builder(config, student, purpose)
     space = _pick(SPACES, config["space"]["name"], "latent space")(config["space"], dtype, purpose)
     name = config["denoiser"]["name"]
-    denoiser = _pick(DENOISERS, name, "denoiser")(
-        out_channels=space.channels,
-        dtype=dtype,
-        **_tuples(config["denoiser"][name]),
-    )
+    arguments = _tuples(config["denoiser"][name]) | (_text_widths(config["text"]) if name == "dit4sr" else {})
+    denoiser = _pick(DENOISERS, name, "denoiser")(out_channels=space.channels, dtype=dtype, **arguments)
     _check_grid(config, denoiser, space)
     return builder(config, denoiser, space, purpose)
 

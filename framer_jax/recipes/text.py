@@ -1,80 +1,92 @@
 """The text that conditions a denoiser: embeddings from files or records, or, said explicitly, none.
 
-A text is (context [T, C], pooled [P]), as the encoders of Stable Diffusion 3 make them together. No encoder runs here:
-`framer-jax precompute embeddings` writes them once.
+No encoder runs here: `framer-jax precompute embeddings` writes what they make of a text once.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from framer_jax.data.text import POOLED, PROMPT, Text, TextSettings, check_text, zero_text
+from framer_jax.porting.weights import load_weights
 from framer_jax.recipes.base import Batch, Frozen
 
 TEXTS = "texts"
-"""The entry of `frozen` with the embeddings by their names."""
+"""The entry of `frozen` with texts by their names."""
 
 NULL, WANTED, AVOIDED = "null", "wanted", "avoided"
 """The empty text; what is asked for of every picture; what sampling leads away from. The empty one stands for both."""
 
-CONTEXT, POOLED = "prompt", "pooled"
-"""The entries of a batch, and of a file, with a text's tokens [T, C] and its pooled embedding [P]."""
-
-
-class Text(NamedTuple):
-    """A text for each example: context [B, T, C] and pooled [B, P], float32."""
-
-    context: jax.Array
-    pooled: jax.Array
-
-
-class TextShape(NamedTuple):
-    """What a denoiser takes: T tokens of width C, and P pooled numbers."""
-
-    length: int
-    width: int
-    pooled: int
-
-
-def zero_text(shape: TextShape) -> dict[str, dict[str, np.ndarray]]:
-    """Texts of zeros: training and sampling without any text encoder."""
-    return {
-        NULL: {
-            CONTEXT: np.zeros((shape.length, shape.width), np.float32),
-            POOLED: np.zeros((shape.pooled,), np.float32),
-        }
-    }
-
-
-def check_text(text: Mapping[str, np.ndarray], shape: TextShape, source: str) -> None:
-    """Refuse a text of another shape.
-
-    Raises:
-      ValueError: it lacks a part, or a part has another shape; the message names the source and the remedy.
-    """
-    for name, wanted in ((CONTEXT, (shape.length, shape.width)), (POOLED, (shape.pooled,))):
-        found = np.shape(text[name]) if name in text else None
-        if found != wanted:
-            what = "is missing" if found is None else f"has the shape {found}"
-            raise ValueError(
-                f"{source}: its {name} {what}, and the denoiser takes {wanted}: make the embeddings with the same text "
-                "lengths, or set recipe.text.length"
-            )
+CONDITIONS = ("captions", "null", "zero")
+"""What a run tells its denoiser: captions, or by chance nothing; always nothing; or, without any text encoder, zeros,
+which the base does not know as nothing."""
 
 
 def text_of_all(frozen: Frozen, name: str, count: int) -> Text:
     """One text of `frozen` for each of `count` examples; the empty one where there is none of that name."""
     texts = frozen[TEXTS]
     found = texts.get(name, texts[NULL])
-    return Text(*(jnp.broadcast_to(found[part], (count, *found[part].shape)) for part in (CONTEXT, POOLED)))
+    return Text(*(jnp.broadcast_to(part, (count, *part.shape)) for part in found))  # type: ignore[arg-type]
 
 
 def text_of_batch(frozen: Frozen, batch: Batch, count: int) -> Text:
-    """The text of each example: what the batch brings ('prompt' [B, T, C] and 'pooled' [B, P]), or the empty one."""
-    if CONTEXT not in batch:
+    """The text of each example: what the batch brings ('prompt' [B, L, W] and 'pooled' [B, P]), or the empty one."""
+    if PROMPT not in batch:
         return text_of_all(frozen, NULL, count)
-    return Text(batch[CONTEXT].astype(jnp.float32), batch[POOLED].astype(jnp.float32))
+    parts: tuple[jax.Array, jax.Array] = batch[PROMPT], batch[POOLED]
+    return Text(*(part.astype(jnp.float32) for part in parts))  # type: ignore[arg-type]
+
+
+def read_texts(config: Mapping[str, Any], settings: TextSettings) -> dict[str, Text]:
+    """The texts that a configuration's `recipe.text` names, float32.
+
+    Raises:
+      ValueError: an unknown condition; no empty text, and zeros are not asked for; an embedding of other sizes.
+      FileNotFoundError: a file is missing.
+    """
+    condition = config["condition"]
+    if condition not in CONDITIONS:
+        raise ValueError(f"recipe.text.condition is {condition!r}: choose one of {', '.join(CONDITIONS)}")
+    named = [name for name in (NULL, WANTED, AVOIDED) if config[name]]
+    if condition == "zero":
+        if named:
+            raise ValueError(f"recipe.text.condition 'zero' takes no embeddings: leave recipe.text.{named[0]} empty")
+        return {NULL: zero_text(settings)}
+    if not config[NULL]:
+        raise ValueError(
+            "recipe.text.null is empty: set it to the file that `framer-jax precompute embeddings --null` writes; "
+            "without any text encoder, say recipe.text.condition=zero"
+        )
+    texts = {}
+    for name in named:
+        found, _ = read_text(config[name], f"recipe.text.{name}")
+        check_text(shapes_of(found), settings, config[name])
+        texts[name] = Text(*(np.asarray(part, np.float32) for part in found))
+    return texts
+
+
+def read_text(path: str | os.PathLike[str], knob: str = "") -> tuple[Text, dict[str, str]]:
+    """One text from a file, and the digests of its encoders.
+
+    Raises:
+      FileNotFoundError: there is no such file. ValueError: it is of another kind, or damaged.
+    """
+    source = f"{knob}: {path}" if knob else str(path)
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{source}: there is no such file; `framer-jax precompute embeddings` writes them")
+    arrays, metadata = load_weights(path)
+    if metadata.get("kind") != "text" or not {PROMPT, POOLED} <= arrays.keys():
+        raise ValueError(f"{source}: no embedding of a text: make it with `framer-jax precompute embeddings --null`")
+    return Text(arrays[PROMPT], arrays[POOLED]), dict(metadata["text"]["encoders"])
+
+
+def shapes_of(text: Text) -> dict[str, tuple[int, ...]]:
+    """Of the entries of one text, by their names."""
+    return {PROMPT: np.shape(text.prompt), POOLED: np.shape(text.pooled)}

@@ -1,0 +1,29 @@
+"""`framer-jax precompute`: what frozen models say of a training set, computed once and written to disk.
+
+One file per kind; `work.py` holds what they share. Each goes on where it stopped, and makes one of several shards.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from framer_jax.commands.precompute import captions, embeddings, latents, teacher
+
+KINDS = {
+    "teacher": (teacher, "degraded crops with the outputs of the recipe's teacher"),
+    "captions": (captions, "a caption of each photograph, by an image-to-text model of transformers"),
+    "embeddings": (embeddings, "embeddings of captions, or of one text, by the text encoders of Stable Diffusion 3"),
+    "latents": (latents, "degraded crops in an autoencoder's latents"),
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of every kind."""
+    kinds = parser.add_subparsers(dest="what", required=True, metavar="KIND")
+    for name, (module, summary) in KINDS.items():
+        module.add_arguments(kinds.add_parser(name, help=summary, description=summary))
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Compute, write, report."""
+    return KINDS[arguments.what][0].run(arguments)

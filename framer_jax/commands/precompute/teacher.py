@@ -1,0 +1,84 @@
+"""`framer-jax precompute teacher`: crops, their degraded images, and the outputs of the recipe's teacher.
+
+Training then reads them instead of running the teacher. A record depends on the configuration, the seed and its number
+only: not on batch, shards or a stop.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from framer_jax.commands.precompute import work as shared
+from framer_jax.commands.precompute.work import Work
+from framer_jax.commands.provenance import manifest_of
+from framer_jax.config import ConfigError, load_config, to_dict
+from framer_jax.data.pipeline import as_stored
+from framer_jax.data.records import write_manifest
+from framer_jax.diffusion.noise import NoiseField
+from framer_jax.recipes.augkd import ENTRIES
+from framer_jax.recipes.base import Frozen, Recipe
+from framer_jax.recipes.table import build_recipe
+from framer_jax.training.state import TEACHER
+
+IMAGES = ("hr", "lr", *ENTRIES.values())
+"""Entries that are pictures in [0, 1]."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    shared.add_config_arguments(parser)
+    shared.add_portions(parser, "crops")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Compute, write, report."""
+    work = shared.work_of(arguments, arguments.samples)
+    config = to_dict(load_config(arguments.config, arguments.changes))
+    made, kept = precompute_teacher(config, Path(arguments.output), work, arguments.overwrite)
+    print(f"{made} files of records written, {kept} were there; train with --set data.train={arguments.output}")
+    return 0
+
+
+def precompute_teacher(config: dict[str, Any], folder: Path, work: Work, overwrite: bool = False) -> tuple[int, int]:
+    """Write the records of a configuration's training set.
+
+    Args:
+      config: plain dict of a whole configuration; its seed is that of crops, degradations and the teacher's noise.
+      folder: of the records.
+      work: how many, and in what portions.
+      overwrite: replace records of another configuration.
+
+    Returns:
+      numbers of files written, and found written already.
+
+    Raises:
+      ConfigError, ValueError, FileNotFoundError, ImportError: what cannot be used, in one line.
+    """
+    recipe, seed = build_recipe(config["recipe"]), config["training"]["seed"]
+    if recipe.precompute is None:
+        raise ConfigError(f"the recipe {recipe.name!r} has no teacher to precompute: use one that distils")
+    crops = shared.open_crops(config, folder)
+    sharding = shared.devices_of(work.batch)
+    write_manifest(folder, manifest_of(config, work.samples, work.per_file, len(crops.source)), overwrite)
+    key = jax.random.fold_in(jax.random.key(seed), TEACHER)
+    compute = shared.compute_on(sharding, crops.preset, recipe.frozen, _entries(recipe), key)
+    records_of = shared.computed(
+        crops.dataset, compute, work.batch, lambda name, value: as_stored(value) if name in IMAGES else value
+    )
+    return shared.write_files(folder, work, records_of)
+
+
+def _entries(recipe: Recipe) -> shared.Entries:
+    precompute = recipe.precompute
+    assert precompute is not None
+
+    def entries(frozen: Frozen, ready: dict[str, jax.Array], keys: jax.Array) -> dict[str, jax.Array]:
+        noise = NoiseField(keys, jnp.zeros((keys.shape[0], 2), jnp.int32))
+        return {**ready, **precompute(frozen, ready, noise)}
+
+    return entries

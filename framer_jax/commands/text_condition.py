@@ -1,0 +1,96 @@
+"""What a training run on precomputed latents tells its denoiser: captions, the empty text, or zeros."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from typing import Any
+
+from framer_jax.commands.provenance import check_latents
+from framer_jax.config import ConfigError
+from framer_jax.data.latents import LatentFiles, check_kind, check_manifest_text
+from framer_jax.data.records import is_records, read_manifest
+from framer_jax.data.text import ENCODERS, TextSettings, check_text, zero_text
+from framer_jax.recipes.text import CONDITIONS, read_text, shapes_of
+
+
+@dataclass(frozen=True)
+class TextCondition:
+    """What a denoiser is told.
+
+    Attributes:
+      condition: of framer_jax.recipes.text.CONDITIONS; zeros are never taken unless 'zero' is said.
+      embeddings: folder that `framer-jax precompute embeddings --captions` wrote, for 'captions'.
+      null: file that `framer-jax precompute embeddings --null` wrote, for 'captions' and 'null'.
+      null_ratio: share of examples with the null text instead of their caption's, for 'captions'.
+      sizes: that the denoiser wants.
+
+    Raises:
+      ConfigError: what is given does not go together.
+    """
+
+    condition: str = "captions"
+    embeddings: str = ""
+    null: str = ""
+    null_ratio: float = 0.2
+    sizes: TextSettings = field(default_factory=TextSettings)
+
+    def __post_init__(self) -> None:
+        if self.condition not in CONDITIONS:
+            raise ConfigError(f"the text condition {self.condition!r} must be one of {', '.join(CONDITIONS)}")
+        needed = {"captions": ("embeddings", "null"), "null": ("null",), "zero": ()}[self.condition]
+        for name in ("embeddings", "null"):
+            if name in needed and not getattr(self, name):
+                option = "--captions" if name == "embeddings" else "--null"
+                raise ConfigError(
+                    f"the text condition {self.condition!r} needs the {name} text embeddings: make them with "
+                    f"`framer-jax precompute embeddings {option}`; without any text encoder, say condition 'zero'"
+                )
+            if name not in needed and getattr(self, name):
+                raise ConfigError(f"the text condition {self.condition!r} takes no {name} embeddings: leave them out")
+
+    def __str__(self) -> str:
+        """One line for logs and model cards."""
+        return {
+            "captions": f"captions, the null text for {self.null_ratio:.0%} of the examples",
+            "null": "the null text for every example",
+            "zero": "zeros for every example: no text encoder was used, and the model does not know any text",
+        }[self.condition]
+
+
+def open_latents(folder: str | os.PathLike[str], config: dict[str, Any], vae: str, text: TextCondition) -> LatentFiles:
+    """Precomputed latents joined with texts, as framer_jax.data.pipeline.make_batches takes them.
+
+    Args:
+      folder: that `framer-jax precompute latents` wrote.
+      config: plain dict of the run's configuration.
+      vae: digest of the run's autoencoder (framer_jax.commands.precompute.latents.read_kl_autoencoder).
+      text: what the denoiser is told.
+
+    Raises:
+      ConfigError, ValueError, FileNotFoundError: latents of another run or autoencoder, texts of other sizes or
+        encoders, or a photograph without an embedding; one line each.
+    """
+    if not is_records(folder):
+        raise FileNotFoundError(f"{folder} holds no records: make them with `framer-jax precompute latents`")
+    manifest = read_manifest(folder)
+    check_kind(manifest, "latents", folder)
+    check_latents(manifest, config, vae, str(folder))
+    null, encoders = (zero_text(text.sizes), {}) if text.condition == "zero" else read_text(text.null)
+    check_text(shapes_of(null), text.sizes, text.null)
+    if text.condition != "captions":
+        return LatentFiles(folder, null, null_ratio=1.0)
+    if not is_records(text.embeddings):
+        raise FileNotFoundError(
+            f"{text.embeddings} holds no records: make them with `framer-jax precompute embeddings`"
+        )
+    found = read_manifest(text.embeddings)
+    check_kind(found, "embeddings", text.embeddings)
+    check_manifest_text(found["text"], text.sizes, text.embeddings)
+    for name in ENCODERS:
+        if found["text"]["encoders"][name] != encoders.get(name):
+            raise ConfigError(
+                f"{text.null}: its encoder {name} is {str(encoders.get(name))[:12]!r}, that of {text.embeddings} is "
+                f"{found['text']['encoders'][name][:12]!r}: make both with the same text encoders"
+            )
+    return LatentFiles(folder, null, text.embeddings, text.null_ratio)
