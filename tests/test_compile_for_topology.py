@@ -55,7 +55,14 @@ def test_collectives_of_a_program():
 
 def tiny(*changes):
     sizes = ("depth=3", "dual_blocks=1", "heads=2", "head_width=8", "position_grid=8", "scan=True", *changes)
-    others = ("dtype=float32", "text.clip_length=2", "text.t5_length=1", "text.clip_widths=(4, 4)", "text.width=16", "dit4sr.base_dtype=bfloat16")
+    others = (
+        "dtype=float32",
+        "text.clip_length=2",
+        "text.t5_length=1",
+        "text.clip_widths=(4, 4)",
+        "text.width=16",
+        "dit4sr.base_dtype=bfloat16",
+    )
     settings = ("data.crop=32", "training.mesh.data=2", "training.mesh.fsdp=4", "training.fsdp_min_size=64")
     return to_dict(
         load_config(

@@ -175,7 +175,7 @@ def plan(
     batch = per_chip * len(devices) or config["training"]["global_batch"]
     config = {**config, "training": {**config["training"], "global_batch": batch}}
     step, *described = abstract_arguments(config, devices)
-    mesh = dict(described[0].step.sharding.mesh.shape)
+    mesh = dict(make_mesh(TrainingSettings(**config["training"]), devices).shape)
     reading = config["framer"]["reading"]
     traced = step.trace(*described)  # type: ignore[attr-defined]
     products_of = sum(found.macs for found in products(traced.jaxpr))
@@ -312,7 +312,7 @@ def _computations(text: str) -> tuple[dict[str, list[str]], str]:
 
 def _rounds(bodies: dict[str, list[str]], entry: str) -> dict[str, int]:
     """How often each computation runs; a callee is printed before its callers."""
-    rounds = {name: 0 for name in bodies} | {entry: 1}
+    rounds = dict.fromkeys(bodies, 0) | {entry: 1}
     for name in reversed(list(bodies)):
         for line in bodies[name]:
             called = CALLED.findall(line)
@@ -330,7 +330,9 @@ def _trips(bodies: dict[str, list[str]], line: str) -> int:
     if known:
         return int(known[1])
     condition = re.search(r"condition=%?([\w.\-]+)", line)
-    numbers = re.findall(r"[su]32\[\]\S* constant\((\d+)\)", "\n".join(bodies.get(condition[1] if condition else "", [])))
+    numbers = re.findall(
+        r"[su]32\[\]\S* constant\((\d+)\)", "\n".join(bodies.get(condition[1] if condition else "", []))
+    )
     return max(map(int, numbers), default=1)
 
 

@@ -73,9 +73,7 @@ class Dit4srSettings:
 
     def __post_init__(self) -> None:
         if self.base_dtype not in BASE_DTYPES:
-            raise ValueError(
-                f"recipe.dit4sr.base_dtype is {self.base_dtype!r}: choose one of {', '.join(BASE_DTYPES)}"
-            )
+            raise ValueError(f"recipe.dit4sr.base_dtype is {self.base_dtype!r}: choose one of {', '.join(BASE_DTYPES)}")
         for name in ("trainable", "lora"):
             try:
                 re.compile(getattr(self, name))
