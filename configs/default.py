@@ -67,6 +67,7 @@ def get_config() -> ConfigDict:
     mmdit.taps = "hidden"  # what FRAMER compares: hidden | prediction
     mmdit.attention = "auto"  # who computes it: auto | xla | cudnn | manual
     mmdit.remat = "none"  # of each block computed again for the gradient: none | attention | everything
+    mmdit.scan = False  # equal blocks as one program with stacked parameters: compiles faster, no LoRA
     recipe.student = ConfigDict()
     recipe.student.name = "swinir"
     student = recipe.student.swinir = ConfigDict()  # the defaults are SwinIR-small
@@ -137,6 +138,7 @@ def get_config() -> ConfigDict:
 
     recipe.dit4sr = ConfigDict()
     recipe.dit4sr.base = ""  # path of the transformer to start from, SD 3.5's or DiT4SR's: file, or diffusers' folder
+    recipe.dit4sr.base_dtype = "float32"  # in which what is not trained is kept: float32 | bfloat16 (half the memory)
     recipe.dit4sr.trainable = "control"  # regex of the parameters that are trained; "": all
     recipe.dit4sr.lora = ""  # regex of the modules that get a LoRA beside; "": none
     recipe.dit4sr.lora_rank = 64

@@ -284,3 +284,21 @@ def test_parameters_are_divided_by_path():
     found, others = split({"a": {"control": 1, "b": 2}, "c": {"d": 3}}, "control|^c/")
     assert (found, others) == ({"a": {"control": 1}, "c": {"d": 3}}, {"a": {"b": 2}})
     assert split({}, "") == ({}, {})
+
+
+def test_a_scanned_base_is_kept_in_two_bytes(folder):
+    one, two = (
+        recipe_of(*knobs(folder), *changes)
+        for changes in ((), ("recipe.denoiser.dit4sr.scan=True", "recipe.dit4sr.base_dtype=bfloat16"))
+    )
+    for index, name in enumerate(("blocks_dual", "blocks_single")):
+        if name not in two.frozen[BASE]:
+            continue
+        kernel = two.frozen[BASE][name]["attention"]["query"]["kernel"]
+        assert kernel.dtype == jnp.bfloat16
+        first = one.frozen[BASE][f"block_{index}"]["attention"]["query"]["kernel"]
+        np.testing.assert_allclose(kernel[0].astype(np.float32), first, rtol=1e-2)
+    assert set(two.frozen[BASE]) & {"blocks_dual", "blocks_single"}
+    assert {leaf.dtype for leaf in jax.tree.leaves(two.starting)} == {np.dtype("float32")}
+    with pytest.raises(ValueError, match=r"base_dtype is 'float16': choose one of float32, bfloat16"):
+        Dit4srSettings(base_dtype="float16")

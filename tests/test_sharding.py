@@ -1,3 +1,4 @@
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +12,7 @@ from jax.sharding import PartitionSpec as P
 from framer_jax.training.sharding import (
     batch_sharding,
     check_rules,
+    examples_stay,
     leaf_spec,
     make_mesh,
     place_batch,
@@ -104,3 +106,23 @@ def test_batches_and_trees_are_placed_whole():
     weights = place_tree(tree, mesh, settings)
     assert weights["kernel"].addressable_shards[0].data.shape == (2, 3)
     assert toys.same(tree, to_host(weights))
+
+
+@pytest.mark.parametrize(("fsdp", "examples", "constraints"), [(4, 8, 3), (4, 6, 0), (1, 8, 0)])
+def test_results_of_linear_layers_stay_split_by_examples(fsdp, examples, constraints):
+    class Network(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            x = nn.remat(nn.Dense)(8)(x)
+            return nn.Dense(4)(nn.LayerNorm()(nn.Conv(8, (3,))(x)))
+
+    mesh, _ = mesh_settings(8 // fsdp, fsdp)
+    network, x = Network(), jnp.ones((examples, 4, 8))
+    params = network.init(jax.random.key(0), x)
+
+    def constrained(params, x):
+        with examples_stay(mesh):
+            return network.apply(params, x)
+
+    assert str(jax.make_jaxpr(constrained)(params, x)).count("sharding_constraint[") == constraints
+    np.testing.assert_allclose(jax.jit(constrained)(params, x), network.apply(params, x), rtol=1e-5)

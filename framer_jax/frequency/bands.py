@@ -166,15 +166,15 @@ def split_bands(x: jax.Array, basis: LowPass) -> tuple[jax.Array, jax.Array]:
     Returns:
       Coefficients of the low band [..., P, Q, C], and the high-passed maps [..., H, W, C].
     """
+    # Leading axes are never joined: an axis of examples split over devices would have to be gathered for that.
     rows, columns, mask = (jnp.asarray(part, x.dtype) for part in basis)
-    (count, height), (column_count, width) = rows.shape, columns.shape
-    maps = x.reshape(-1, height, width * x.shape[-1])  # [L, H, W C]
-    low = _apply(rows, maps)  # [L, P, W C]
-    low = _apply(columns, low.reshape(-1, width, x.shape[-1]))  # [L P, Q, C]
-    low = low.reshape(-1, count, column_count, x.shape[-1]) * mask[None, :, :, None]  # [L, P, Q, C]
-    back = _apply(columns.T, low.reshape(-1, column_count, x.shape[-1]))  # [L P, W, C]
-    high = maps - _apply(rows.T, back.reshape(-1, count, width * x.shape[-1]))  # [L, H, W C]
-    return low.reshape(*x.shape[:-3], *low.shape[1:]), high.reshape(x.shape)
+    lead, (height, width, channels) = x.shape[:-3], x.shape[-3:]
+    low = _apply(rows, x.reshape(*lead, height, width * channels))  # [..., P, W C]
+    low = _apply(columns, low.reshape(*lead, -1, width, channels))  # [..., P, Q, C]
+    low = low * mask.reshape((1,) * len(lead) + (*mask.shape, 1))
+    back = _apply(columns.T, low)  # [..., P, W, C]
+    back = _apply(rows.T, back.reshape(*lead, -1, width * channels))  # [..., H, W C]
+    return low, x - back.reshape(x.shape)
 
 
 def inverse_length(vectors: jax.Array, scale: jax.Array | None = None) -> jax.Array:
@@ -276,9 +276,9 @@ def _columns(weights: np.ndarray, like: jax.Array) -> jax.Array:
 
 
 def _apply(matrix: jax.Array, x: jax.Array) -> jax.Array:
-    """[A, N] times every [N, D] of [L, N, D], as a batched product: 3x faster on a CPU than a contraction inside."""
-    matrix = jnp.broadcast_to(matrix[None], (x.shape[0], *matrix.shape))
-    return jnp.einsum("lan,lnd->lad", matrix, x, precision=jax.lax.Precision.HIGHEST)
+    """[A, N] times every [N, D] of [..., N, D], as a batched product: 3x faster on a CPU than a contraction inside."""
+    matrix = jnp.broadcast_to(matrix, (*x.shape[:-2], *matrix.shape))
+    return jnp.einsum("...an,...nd->...ad", matrix, x, precision=jax.lax.Precision.HIGHEST)
 
 
 def _aligned(mask: jax.Array, like: jax.Array) -> jax.Array:

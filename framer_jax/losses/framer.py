@@ -249,9 +249,8 @@ def _own_cosine(first: _Vectors, second: _Vectors) -> jax.Array:
 
 def _cosines(first: _Vectors, second: _Vectors) -> jax.Array:
     """Cosines between all images: [N, B, B]."""
-    layers, batch, size = first.vectors.shape
-    if second.vectors.shape[0] == 1:  # one matrix product for all layers
-        dots = similarities(first.vectors.reshape(-1, size), second.vectors[0]).reshape(layers, batch, batch)
+    if second.vectors.shape[0] == 1:  # one product for all layers, whose axis stays apart from that of the examples
+        dots = jnp.einsum("lad,bd->lab", first.vectors, second.vectors[0], precision=jax.lax.Precision.HIGHEST)
     else:
         dots = similarities(first.vectors, second.vectors)
     return dots * first.inverse[:, :, None] * second.inverse[:, None, :]

@@ -131,11 +131,13 @@ class JointTransformer(nn.Module):
         """
         grid = self._grid(latents, context, pooled)
         condition = nn.silu(Condition(self.width, name="condition")(timestep, pooled))  # [B, width]
-        tokens = self._tokens(jnp.concatenate(latents, axis=0))  # [S B, N, width]
-        image = jnp.concatenate(jnp.split(tokens, len(latents), axis=0), axis=1)  # [B, S N, width]
+        # An example's latents side by side, so that a batch split over devices stays where it is.
+        together = jnp.stack(latents, axis=1).reshape(-1, *latents[0].shape[1:])  # [B S, H, W, channels]
+        image = self._tokens(together).reshape(latents[0].shape[0], -1, self.width)  # [B, S N, width]
         text = nn.Dense(self.width, dtype=self.dtype, name="context")(context.astype(self.dtype))
         streams = self._blocks(image, text, condition, grid)
-        head = Head(self.patch**2 * self.channels, name="head")
+        # Computed again too: its norms are float32, and the predictions of all blocks would keep one each.
+        head = self._rematerialised(Head)(self.patch**2 * self.channels, name="head")
         predicted = [
             from_patches(head(tokens, condition), grid, self.patch)
             for tokens in (streams if self.taps == "prediction" else streams[-1:])

@@ -33,6 +33,9 @@ BASE = "base"
 DENOISER, LORA = "denoiser", "lora"
 """The groups: parameters that are trained, and the factors of a LoRA on others."""
 
+BASE_DTYPES = ("float32", "bfloat16")
+"""In which weights that are not trained may be kept; Stable Diffusion 3.5's are published in two bytes each."""
+
 
 @dataclass(frozen=True)
 class Dit4srSettings:
@@ -49,6 +52,8 @@ class Dit4srSettings:
         '' finds all.
       lora: a regex of the modules that get a LoRA; '' for none.
       lora_rank, lora_alpha: of that LoRA.
+      base_dtype: one of `BASE_DTYPES`, in which parameters that are not trained are kept; what is computed with them
+        stays in the dtypes of the denoiser.
 
     Raises:
       ValueError: a value outside its range, or no regex.
@@ -64,8 +69,11 @@ class Dit4srSettings:
     lora: str = ""
     lora_rank: int = 64
     lora_alpha: float = 64.0
+    base_dtype: str = "float32"
 
     def __post_init__(self) -> None:
+        if self.base_dtype not in BASE_DTYPES:
+            raise ValueError(f"recipe.dit4sr.base_dtype is {self.base_dtype!r}: choose one of {', '.join(BASE_DTYPES)}")
         for name in ("trainable", "lora"):
             try:
                 re.compile(getattr(self, name))
@@ -104,6 +112,7 @@ def dit4sr(
             "and there is no LoRA: nothing would be trained"
         )
     own, kept = split(base, settings.trainable) if base else ({}, kept)
+    kept = jax.tree.map(lambda leaf: _kept_as(leaf, settings.base_dtype), kept)
     predict = _predictor(denoiser, settings)
     sample, mean = _samplers(task, settings, predict)
     groups = (DENOISER, LORA) if settings.lora else (DENOISER,)
@@ -128,6 +137,13 @@ def split(params: Mapping[str, Any], pattern: str) -> tuple[Params, Params]:
     found = {path: leaf for path, leaf in leaves.items() if re.search(pattern, path)}
     others = {path: leaf for path, leaf in leaves.items() if path not in found}
     return unflatten_dict(found, sep="/"), unflatten_dict(others, sep="/")
+
+
+def _kept_as(leaf: Any, dtype: str) -> Any:
+    """A weight, or its shape, in the dtype in which it is kept."""
+    if isinstance(leaf, jax.ShapeDtypeStruct):
+        return jax.ShapeDtypeStruct(leaf.shape, dtype)
+    return leaf.astype(dtype, copy=False)
 
 
 def whole(params: Params, frozen: Frozen, settings: Dit4srSettings) -> Params:
@@ -159,11 +175,11 @@ def _init(
 ) -> Callable[[jax.Array, Batch], Params]:
     def init(key: jax.Array, batch: Batch) -> Params:
         zeros = [jnp.zeros(leaf.shape, leaf.dtype) for leaf in _inputs(denoiser, task, text)]
-        trained, kept = split(denoiser.init(key, *zeros)["params"], settings.trainable)
+        trained, others = split(denoiser.init(key, *zeros)["params"], settings.trainable)
         if not settings.lora:
             return {DENOISER: trained}
         key = jax.random.fold_in(key, 1)
-        factors = init_lora(key, kept, settings.lora, settings.lora_rank, settings.lora_alpha).factors
+        factors = init_lora(key, others, settings.lora, settings.lora_rank, settings.lora_alpha).factors
         return {DENOISER: trained, LORA: dict(factors)}
 
     return init

@@ -16,6 +16,7 @@ from framer_jax.losses.wavelet_kd import WaveletKdSettings
 from framer_jax.models.dit import DiffusionTransformer
 from framer_jax.models.dit4sr import DiT4SR
 from framer_jax.models.kl_autoencoder import KLAutoencoder
+from framer_jax.models.mmdit import stacked
 from framer_jax.models.resshift_unet import SwinUNet
 from framer_jax.models.swinir import SwinIR
 from framer_jax.models.unet import UNet
@@ -141,6 +142,8 @@ def _dit4sr(config: Config, denoiser: nn.Module, space: LatentSpace, purpose: st
             "untrained: set it to the path of Stable Diffusion 3.5's transformer, or train everything (trainable '')"
         )
     base = read_base(path, {**config["denoiser"]["dit4sr"], **_text_widths(config["text"])}) if path else None
+    if base and config["denoiser"]["dit4sr"]["scan"]:
+        base = stacked(base, denoiser)  # type: ignore[arg-type]
     return dit4sr(denoiser, space, settings, text, read_texts(config["text"], text), base)
 
 

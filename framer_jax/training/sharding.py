@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
+import flax.linen as nn
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
@@ -12,8 +15,12 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from framer_jax.training.settings import MESH_AXES, TrainingSettings
 
 
-def make_mesh(settings: TrainingSettings) -> Mesh:
+def make_mesh(settings: TrainingSettings, devices: Sequence[jax.Device] | None = None) -> Mesh:
     """The mesh of `settings.mesh`, over the first devices if it asks for fewer than there are.
+
+    Args:
+      settings: of which `mesh` matters.
+      devices: those there are, such as a described topology's; None for this machine's.
 
     Raises:
       ValueError: for unknown axes, sizes that do not fit the devices, or a part of the devices of several hosts.
@@ -22,7 +29,8 @@ def make_mesh(settings: TrainingSettings) -> Mesh:
     unknown = sorted(set(sizes) - set(MESH_AXES))
     if unknown:
         raise ValueError(f"mesh has unknown axis {', '.join(unknown)}: it may hold {', '.join(MESH_AXES)}")
-    count = jax.device_count()
+    devices = jax.devices() if devices is None else devices
+    count = len(devices)
     free = [name for name in MESH_AXES if sizes[name] == -1]
     taken = int(np.prod([sizes[name] for name in MESH_AXES if name not in free]))
     if len(free) > 1 or taken < 1 or any(sizes[name] < 1 for name in MESH_AXES if name not in free):
@@ -35,7 +43,7 @@ def make_mesh(settings: TrainingSettings) -> Mesh:
     total = int(np.prod(shape))
     if jax.process_count() > 1 and total != count:
         raise ValueError(f"mesh {dict(sizes)} uses {total} of {count} devices: several hosts need all of them")
-    return jax.make_mesh(shape, MESH_AXES, (AxisType.Auto,) * len(MESH_AXES), devices=jax.devices()[:total])
+    return jax.make_mesh(shape, MESH_AXES, (AxisType.Auto,) * len(MESH_AXES), devices=devices[:total])
 
 
 def leaf_name(path: tuple[Any, ...]) -> str:
@@ -93,6 +101,27 @@ def check_rules(params: Any, settings: TrainingSettings) -> None:
 def batch_sharding(mesh: Mesh, leading: int = 0) -> NamedSharding:
     """Examples split over all devices; `leading` axes before the example axis are not split."""
     return NamedSharding(mesh, PartitionSpec(*(None,) * leading, MESH_AXES))
+
+
+def examples_stay(mesh: Mesh) -> AbstractContextManager[Any]:
+    """While a loss is traced: results of linear layers and convolutions stay split by examples, as the batch is.
+
+    Without that the partitioner, seeing one axis split a weight and the examples, may split the activations like the
+    weight: it then gathers the whole batch on every device, layer by layer, where gathering the weight is far less.
+    Nothing is done where weights are not split, or where the first axis does not split over the devices.
+    """
+    if mesh.shape["fsdp"] == 1:
+        return nullcontext()
+    sharding = batch_sharding(mesh)
+
+    def constrained(call: Any, arguments: Any, keywords: Any, context: nn.module.InterceptorContext) -> Any:
+        result = call(*arguments, **keywords)
+        linear = isinstance(context.module, nn.Dense | nn.Conv) and context.method_name == "__call__"
+        if not linear or result.shape[0] % mesh.size:
+            return result
+        return jax.lax.with_sharding_constraint(result, sharding)
+
+    return nn.intercept_methods(constrained)
 
 
 def place_batch(batch: Any, mesh: Mesh) -> Any:

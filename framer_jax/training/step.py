@@ -14,7 +14,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from framer_jax.recipes.base import Batch, Carry, Frozen, Params, Recipe, Update
 from framer_jax.training.optimizer import Optimizer, clip_by_norm
 from framer_jax.training.settings import TrainingSettings
-from framer_jax.training.sharding import batch_sharding, tree_shardings
+from framer_jax.training.sharding import batch_sharding, examples_stay, tree_shardings
 from framer_jax.training.state import LOSS, TrainState, trained
 
 Prepare = Callable[[Any], Batch]
@@ -139,7 +139,8 @@ def _make_update(
 
     def objective(own: Params, params: Params, carry: Carry, part: Batch, key: jax.Array) -> tuple[jax.Array, Any]:
         # Only `own` is differentiated: the other groups get no gradient by construction.
-        loss = update.loss({**params, **own}, frozen, carry, part, key, step)
+        with examples_stay(mesh):
+            loss = update.loss({**params, **own}, frozen, carry, part, key, step)
         examples = jax.tree.leaves(part)[0].shape[0]
         if loss.values.shape != (examples,):
             raise ValueError(

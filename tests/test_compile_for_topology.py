@@ -1,0 +1,131 @@
+import importlib.metadata
+
+import jax
+import pytest
+from jax.sharding import PartitionSpec as P
+
+from framer_jax.config import load_config, to_dict
+from framer_jax.recipes.dit4sr import BASE
+from tools import compile_for_topology as tool
+
+HLO = """
+HloModule jit_step, num_partitions=8
+
+%gather.1 (param.1: bf16[2,4]) -> (bf16[2,4], bf16[16,4]) {
+  %all-gather.7 = bf16[16,4]{1,0:T(8,128)(2,1)S(1)} all-gather(%param.1), channel_id=3, dimensions={0}
+  ROOT %custom-call.1 = (bf16[2,4], bf16[16,4]) custom-call(%all-gather.7), custom_call_target="AsyncCollectiveStart"
+}
+
+%fused.1 (param.2: bf16[2,4]) -> bf16[16,4] {
+  ROOT %all-gather.8 = bf16[16,4]{1,0} all-gather(%param.2), channel_id=3, dimensions={0}
+}
+
+%unused (param.9: f32[8]) -> f32[8] {
+  ROOT %all-reduce.9 = f32[8]{0} all-reduce(%param.9), channel_id=9, to_apply=%sum
+}
+
+%body (carried: (s32[], f32[8])) -> (s32[], f32[8]) {
+  %all-reduce.1 = (f32[8]{0}, f32[2]{0}) all-reduce-start(%x, %y), channel_id=1, to_apply=%sum
+  ROOT %tuple.1 = (s32[], f32[8]) tuple(%i, %x)
+}
+
+%condition (carried.2: (s32[], f32[8])) -> pred[] {
+  %constant.5 = s32[]{:T(128)} constant(12)
+  ROOT %compare.1 = pred[] compare(%i.2, %constant.5), direction=LT
+}
+
+ENTRY %main.1_spmd (param.3: bf16[2,4], param.4: f32[8]) -> f32[8] {
+  %call-start = (bf16[2,4], bf16[16,4]) fusion(%param.3), kind=kCustom, calls=%gather.1
+  %fusion.1 = bf16[16,4] fusion(%param.3), kind=kOutput, calls=%fused.1
+  %while.1 = (s32[], f32[8]{0}) while(%tuple.9), condition=%condition, body=%body
+  %permuted = (u8[3]{0}, u8[3]{0}, u32[], u32[]) collective-permute-start(%z), channel_id=5
+  %all-gather.9 = ((f32[1], f32[2]), (f32[8], f32[16])) all-gather-start(%a, %b), channel_id=6, dimensions={0}
+  ROOT %all-reduce.2 = pred[]{:T(128)} all-reduce(%all), channel_id=8, to_apply=%or
+}
+"""
+
+
+def test_collectives_of_a_program():
+    assert tool.collectives(HLO) == {
+        "all-gather": (2, 2 * 64 + 4 * 24),  # one that two fusions share, and one of two arrays
+        "all-reduce": (13, 12 * 40 + 1),  # in a loop, and once; what is never called does not count
+        "collective-permute": (1, 3),
+    }
+
+
+def tiny(*changes):
+    sizes = ("depth=3", "dual_blocks=1", "heads=2", "head_width=8", "position_grid=8", "scan=True", *changes)
+    others = (
+        "dtype=float32",
+        "text.clip_length=2",
+        "text.t5_length=1",
+        "text.clip_widths=(4, 4)",
+        "text.width=16",
+        "dit4sr.base_dtype=bfloat16",
+    )
+    settings = ("data.crop=32", "training.mesh.data=2", "training.mesh.fsdp=4", "training.fsdp_min_size=64")
+    return to_dict(
+        load_config(
+            "configs/framer_d_sd35.py",
+            (
+                *(f"recipe.denoiser.dit4sr.{size}" for size in sizes),
+                *(f"recipe.{other}" for other in others),
+                *settings,
+            ),
+        )
+    )
+
+
+def test_the_described_arguments_are_those_of_a_run():
+    step, state, frozen, batch = tool.abstract_arguments(
+        {**tiny(), "training": {**tiny()["training"], "global_batch": 8}}, jax.devices()
+    )
+    assert {name: leaf.shape for name, leaf in batch.items()} == {
+        "hr_latent": (8, 4, 4, 16),
+        "lr_latent": (8, 4, 4, 16),
+        "prompt": (8, 3, 16),
+        "pooled": (8, 8),
+    }
+    assert {leaf.sharding.spec for leaf in batch.values()} == {P(("data", "fsdp"))}
+    own = state.params["denoiser"]["blocks_dual"]["attention"]["query_control"]["kernel"]
+    base = frozen[BASE]["blocks_dual"]["attention"]["query"]["kernel"]
+    assert (own.shape, own.dtype, own.sharding.spec) == ((1, 16, 16), "float32", P(None, None, "fsdp"))
+    assert (base.shape, base.dtype, base.sharding.spec) == ((1, 16, 16), "bfloat16", P(None, None, "fsdp"))
+    assert "query" not in state.params["denoiser"]["blocks_dual"]["attention"]
+    shapes, _ = jax.eval_shape(step, state, frozen, batch)
+    assert jax.tree.map(lambda leaf: leaf.shape, shapes) == jax.tree.map(lambda leaf: leaf.shape, state)
+
+
+def test_a_plan_of_fake_devices(monkeypatch):
+    monkeypatch.setitem(tool.MEMORY, "cpu", 16)
+    found = tool.plan(tiny(), "cpu:8", jax.devices(), per_chip=1)
+    assert (found.chips, found.global_batch, found.mesh) == (8, 8, {"data": 2, "fsdp": 4})
+    assert found.fits
+    assert found.flops > 0
+    assert found.peak > 0
+    number, size = found.collectives["all-gather"]
+    assert 0 < number < size
+    assert "paper" in str(next(tool.table([found]).columns[0].cells))
+
+
+@pytest.mark.parametrize("name", ["v5e", "v9:4x4", "v5e:4", "v5e:4x4x4x4"])
+def test_unknown_topologies(name):
+    with pytest.raises(ValueError, match=r"unknown topology .* write a generation \(v4, v5e, .* such as v5e:4x4"):
+        tool.described_devices(name)
+
+
+def test_the_remedy_where_libtpu_is_missing(monkeypatch):
+    def missing(name):
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(tool, "version", missing)
+    with pytest.raises(ImportError, match=r'libtpu is not installed: pip install "framer_jax\[tpu\]"'):
+        tool.described_devices("v5e:4x4")
+
+
+def test_a_batch_that_does_not_split_is_refused(capsys, monkeypatch):
+    changes = ["--set", "training.mesh.fsdp=4", "--topology", "v5e:4x4", "--per-chip", "0", "--only", "base"]
+    monkeypatch.setattr(tool, "described_devices", lambda name: jax.devices())
+    monkeypatch.setattr("sys.argv", ["tool", *changes, "--set", "training.global_batch=12"])
+    assert tool.main() == 2
+    assert capsys.readouterr().err.startswith("compile_for_topology: global_batch 12 is not divisible by 8 devices")
