@@ -1,7 +1,7 @@
 """FRAMER_D: DiT4SR on Stable Diffusion 3.5 medium with FRAMER, in the paper's reading.
 
-Command:  as for configs/dit4sr_sd35.py; `--config configs/framer_d_sd35.py:released` for the released code's reading,
-          which compares the blocks' predictions with bands of the teacher's magnitudes
+Command:  framer-jax train --config configs/framer_d_sd35.py --workdir runs/framer_d … as for configs/dit4sr_sd35.py
+          (`framer_d_sd35.py:released` is the released code's reading: bands of the teacher's magnitudes)
 Hardware: 8 GPUs with 80 GB, or a TPU v5e pod with training.mesh.fsdp. Expected time: not measured yet.
 Expected: Table 1 of the paper: RealSR 23.23 dB PSNR, LPIPS .371, MUSIQ 72.24 (DiT4SR: 21.94, .414, 67.67).
 """

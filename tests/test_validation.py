@@ -42,12 +42,20 @@ def test_crops_of_both_cover_the_same_square():
 
 
 def test_scores_and_pictures():
-    validate = make_validation(recipe(mean=nearest), [pair("a/b.png", 40, 48), pair("c", 48, 40)])
+    def mean(*inputs):
+        return nearest(*inputs)
+
+    pairs = [pair("a/b.png", 40, 48), pair("c", 48, 40)]
+    validate = make_validation(recipe(mean=mean), pairs)
     scalars, pictures = validate(PARAMS, 3)
     assert set(scalars) == {f"{way}/{name}" for way in ("bicubic", "sample", "mean") for name in ("psnr-y", "ssim-y")}
     assert scalars["sample/psnr-y"] == scalars["mean/psnr-y"] > 5
     assert {name: picture.shape for name, picture in pictures.items()} == {"a_b.png": (40, 160, 3), "c": (40, 160, 3)}
     np.testing.assert_array_equal(pictures["c"][:, 120:], pair("c", 48, 40).hr[4:44])
+    # one pass is scored once
+    once, pictures = make_validation(recipe(mean=nearest), pairs)(PARAMS, 3)
+    assert once == {name: value for name, value in scalars.items() if not name.startswith("sample/")}
+    assert pictures["c"].shape == (40, 120, 3)
 
 
 def test_crops_too_small_for_a_metric_leave_it_out():

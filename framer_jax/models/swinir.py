@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from framer_jax.models.layers import ChannelNorm, Dtype, enlarge_nearest
-from framer_jax.models.swin import Linear, SwinBlock
+from framer_jax.models.swin import SwinBlock, linear
 
 HEADS = ("pixelshuffle", "pixelshuffledirect", "nearest+conv", "none")
 """How features become the picture: as in the classical, the lightweight and the real-world models; 'none' adds a
@@ -73,7 +73,7 @@ class Group(nn.Module):
                 mask="correct",
                 dtype=self.dtype,
                 norm=NORM,
-                pointwise=Linear,
+                pointwise=linear,
                 name=f"block_{index}",
             )
             h = block(h, None if keep is None else keep[index])

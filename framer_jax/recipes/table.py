@@ -242,8 +242,9 @@ def build_recipe(config: Config, purpose: str = "training") -> Recipe:
         return builder(config, student, purpose)
     space = _pick(SPACES, config["space"]["name"], "latent space")(config["space"], dtype, purpose)
     name = config["denoiser"]["name"]
+    make = _pick(DENOISERS, name, "denoiser")
     arguments = _tuples(config["denoiser"][name]) | (_text_widths(config["text"]) if name == "dit4sr" else {})
-    denoiser = _pick(DENOISERS, name, "denoiser")(out_channels=space.channels, dtype=dtype, **arguments)
+    denoiser = make(out_channels=space.channels, dtype=dtype, **arguments)
     _check_grid(config, denoiser, space)
     return builder(config, denoiser, space, purpose)
 
