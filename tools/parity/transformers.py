@@ -62,7 +62,9 @@ def dit4sr_family(case: Case, options: Options) -> Outputs:
 
 def _blocks(inner: dict[str, Any], depth: int) -> Outputs:
     condition = inner["condition"]["__call__"][0]
-    yield "hid/pos_embed", inner["tokens"]["__call__"][0][-len(condition) :]  # of the LR image, if there is one
+    tokens = inner["tokens"]["__call__"][0]
+    streams = len(tokens) // len(condition)  # an example's latents side by side: the last is the LR image's, if any
+    yield "hid/pos_embed", tokens[streams - 1 :: streams]
     yield "hid/time_text_embed", condition
     yield "hid/context_embedder", inner["context"]["__call__"][0]
     for index in range(depth):
