@@ -13,16 +13,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from framer_jax.diffusion.noise import NoiseField, noise_field
-from framer_jax.recipes.base import Batch, Carry, Frozen, Loss, LossFunction, Params, Precompute, Recipe, Update
-from framer_jax.recipes.swinir import STUDENT, init, one_pass, pixel_error, predictor
-from framer_jax.recipes.teacher import TEACHER, Teacher, pictures, taught
+from framer_jax.recipes.base import Batch, Carry, Frozen, Loss, LossFunction, Params, Precompute, Recipe
+from framer_jax.recipes.swinir import pixel_error, predictor
+from framer_jax.recipes.teacher import TEACHER, Teacher, pictures, taught, taught_student
 
 TRANSFORMS: Mapping[str, Callable[[jax.Array], jax.Array]] = {
     "invert": lambda image: 1.0 - image,
@@ -94,18 +93,8 @@ def augkd(student: nn.Module, scale: int, settings: AugKdSettings, teacher: Teac
       settings: see AugKdSettings.
       teacher: None where nothing will be trained.
     """
-    sample = one_pass(student)
-    return Recipe(
-        name="augkd",
-        scale=scale,
-        init=partial(init, student),
-        updates=(Update(STUDENT, (STUDENT,), _loss(student, scale, settings, teacher)),),
-        sample=sample,
-        mean=sample,
-        exported=(STUDENT,),
-        frozen=teacher.frozen if teacher else {},
-        precompute=_precompute(scale, settings, teacher) if teacher else None,
-    )
+    precompute = _precompute(scale, settings, teacher) if teacher else None
+    return taught_student("augkd", student, scale, _loss(student, scale, settings, teacher), teacher, precompute)
 
 
 def augment(images: jax.Array, drawn: jax.Array, transforms: tuple[str, ...]) -> jax.Array:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import partial
 
 import flax.linen as nn
 import jax
@@ -17,9 +16,9 @@ import jax.numpy as jnp
 
 from framer_jax.diffusion.noise import NoiseField, noise_field
 from framer_jax.losses.wavelet_kd import WaveletKdSettings, wavelet_kd
-from framer_jax.recipes.base import Batch, Carry, Frozen, Loss, LossFunction, Params, Precompute, Recipe, Update
-from framer_jax.recipes.swinir import STUDENT, init, one_pass, pixel_error, predictor
-from framer_jax.recipes.teacher import TEACHER, Teacher, pictures, taught
+from framer_jax.recipes.base import Batch, Carry, Frozen, Loss, LossFunction, Params, Precompute, Recipe
+from framer_jax.recipes.swinir import pixel_error, predictor
+from framer_jax.recipes.teacher import TEACHER, Teacher, pictures, taught, taught_student
 
 SCHEDULES = ("linear", "cosine", "constant")
 
@@ -69,18 +68,8 @@ def dtkd(student: nn.Module, scale: int, rise: Rise, settings: WaveletKdSettings
       settings: of the loss.
       teacher: None where nothing will be trained.
     """
-    sample = one_pass(student)
-    return Recipe(
-        name="dtkd",
-        scale=scale,
-        init=partial(init, student),
-        updates=(Update(STUDENT, (STUDENT,), _loss(student, rise, settings, teacher)),),
-        sample=sample,
-        mean=sample,
-        exported=(STUDENT,),
-        frozen=teacher.frozen if teacher else {},
-        precompute=_precompute(teacher) if teacher else None,
-    )
+    precompute = _precompute(teacher) if teacher else None
+    return taught_student("dtkd", student, scale, _loss(student, rise, settings, teacher), teacher, precompute)
 
 
 def _precompute(teacher: Teacher) -> Precompute:

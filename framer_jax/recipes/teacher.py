@@ -7,12 +7,15 @@ one-pass network. No gradient reaches it.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from framer_jax.diffusion.noise import NoiseField
-from framer_jax.recipes.base import Batch, Frozen, Params, Recipe, Sampler
+from framer_jax.recipes.base import Batch, Frozen, LossFunction, Params, Precompute, Recipe, Sampler, Update
+from framer_jax.recipes.swinir import STUDENT, init, one_pass
 
 TEACHER = "teacher"
 """The entry of `frozen` that everything a teacher computes with has; the entry of a batch with its pictures."""
@@ -133,3 +136,35 @@ def taught(
         return found
     chosen = jax.random.randint(key, (found.shape[0],), 0, found.shape[1], jnp.int32)
     return jnp.take_along_axis(found, chosen[:, None, None, None, None], axis=1)
+
+
+def taught_student(
+    name: str,
+    student: nn.Module,
+    scale: int,
+    loss: LossFunction,
+    teacher: Teacher | None,
+    precompute: Precompute | None,
+) -> Recipe:
+    """The recipe of a one-pass network that a teacher's pictures enter the loss of.
+
+    Args:
+      name: of the recipe.
+      student: as of framer_jax.recipes.swinir.swinir; group 'student'.
+      scale: its enlargement.
+      loss: of its one update.
+      teacher: None where nothing will be trained, or without one.
+      precompute: what of the teacher can be written to disk; without a teacher it is left out.
+    """
+    sample = one_pass(student)
+    return Recipe(
+        name=name,
+        scale=scale,
+        init=partial(init, student),
+        updates=(Update(STUDENT, (STUDENT,), loss),),
+        sample=sample,
+        mean=sample,
+        exported=(STUDENT,),
+        frozen=teacher.frozen if teacher else {},
+        precompute=precompute if teacher else None,
+    )
