@@ -20,7 +20,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from framer_jax.data.latents import HR_LATENT, LR_LATENT
 from framer_jax.data.text import POOLED, PROMPT, Text, TextSettings
 from framer_jax.diffusion import flow as process
-from framer_jax.diffusion.noise import NoiseField, window
+from framer_jax.diffusion.noise import NoiseField
 from framer_jax.diffusion.samplers import flow_euler
 from framer_jax.models.lora import init_lora, make_lora, merge
 from framer_jax.recipes.base import Batch, Carry, Frozen, Loss, LossFunction, Params, Recipe, Sampler, Update
@@ -227,9 +227,6 @@ def _loss(task: LatentTask, settings: Dit4srSettings, predict: Predict, tap_kind
 def _samplers(task: LatentTask, settings: Dit4srSettings, predict: Predict) -> tuple[Sampler, Sampler]:
     sigmas = process.sampling_sigmas(settings.sampling_steps, settings.shift)
 
-    def start(z_lr: jax.Array, noise: NoiseField) -> jax.Array:
-        return window(noise, 0, (z_lr.shape[1], z_lr.shape[2], z_lr.shape[3]), task.latents_per_lr_pixel)
-
     def sample(params: Params, frozen: Frozen, lr: jax.Array, noise: NoiseField) -> jax.Array:
         z_lr, _ = task.enlarged(frozen, lr)
         asked, avoided = (text_of_all(frozen, name, lr.shape[0]) for name in (WANTED, AVOIDED))
@@ -245,11 +242,11 @@ def _samplers(task: LatentTask, settings: Dit4srSettings, predict: Predict) -> t
             return process.guide(away, towards, settings.guidance)
 
         call = plain if settings.guidance == 1 else velocity
-        return task.picture(frozen, flow_euler(sigmas, call, start(z_lr, noise)), z_lr)
+        return task.picture(frozen, flow_euler(sigmas, call, task.noise(z_lr, noise)), z_lr)
 
     def mean(params: Params, frozen: Frozen, lr: jax.Array, noise: NoiseField) -> jax.Array:
         z_lr, _ = task.enlarged(frozen, lr)
-        x, sigma = start(z_lr, noise), jnp.ones((lr.shape[0],), jnp.float32)
+        x, sigma = task.noise(z_lr, noise), jnp.ones((lr.shape[0],), jnp.float32)
         text = text_of_all(frozen, WANTED, lr.shape[0])
         return task.picture(frozen, process.clean(x, predict(params, frozen, x, sigma, text, z_lr)[0], sigma), z_lr)
 

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from framer_jax.diffusion import flow as process
-from framer_jax.diffusion.noise import NoiseField, window
+from framer_jax.diffusion.noise import NoiseField
 from framer_jax.diffusion.samplers import flow_euler
 from framer_jax.recipes.base import (
     Batch,
@@ -112,20 +112,17 @@ def _loss(task: LatentTask, settings: FlowSettings, predict: Predict, tap_kind: 
 def _samplers(task: LatentTask, settings: FlowSettings, predict: Predict) -> tuple[Sampler, Sampler]:
     sigmas = process.sampling_sigmas(settings.sampling_steps, settings.shift)
 
-    def start(z_lr: jax.Array, noise: NoiseField) -> jax.Array:
-        return window(noise, 0, (z_lr.shape[1], z_lr.shape[2], z_lr.shape[3]), task.latents_per_lr_pixel)
-
     def sample(params: Params, frozen: Frozen, lr: jax.Array, noise: NoiseField) -> jax.Array:
         z_lr, condition = task.enlarged(frozen, lr)
 
         def velocity(x: jax.Array, sigma: jax.Array) -> jax.Array:
             return predict(params, x, jnp.full((x.shape[0],), sigma), condition)[0]
 
-        return task.picture(frozen, flow_euler(sigmas, velocity, start(z_lr, noise)), z_lr)
+        return task.picture(frozen, flow_euler(sigmas, velocity, task.noise(z_lr, noise)), z_lr)
 
     def mean(params: Params, frozen: Frozen, lr: jax.Array, noise: NoiseField) -> jax.Array:
         z_lr, condition = task.enlarged(frozen, lr)
-        x, sigma = start(z_lr, noise), jnp.ones((lr.shape[0],), jnp.float32)
+        x, sigma = task.noise(z_lr, noise), jnp.ones((lr.shape[0],), jnp.float32)
         return task.picture(frozen, process.clean(x, predict(params, x, sigma, condition)[0], sigma), z_lr)
 
     return sample, mean

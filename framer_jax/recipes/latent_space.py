@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from framer_jax.diffusion.noise import NoiseField, window
 from framer_jax.frequency import wavelets
 from framer_jax.models.kl_autoencoder import KLAutoencoder
 from framer_jax.models.vq_autoencoder import VQAutoencoder
@@ -165,6 +166,10 @@ class LatentTask:
         """(latent of the bicubic enlargement, LR image in [-1, 1])."""
         condition = to_model_range(lr)
         return self.space.encode(frozen, enlarge(condition, self.scale)), condition
+
+    def noise(self, like: jax.Array, noise: NoiseField, draw: int | jax.Array = 0) -> jax.Array:
+        """Standard normal noise of the shape of latents [B, h, w, C], of their place on the canvas."""
+        return window(noise, draw, (like.shape[1], like.shape[2], like.shape[3]), self.latents_per_lr_pixel)
 
     def picture(self, frozen: Frozen, x0: jax.Array, z_lr: jax.Array) -> jax.Array:
         """A clean latent as an image near [0, 1]."""

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from framer_jax.diffusion import resshift as process
-from framer_jax.diffusion.noise import NoiseField, window
+from framer_jax.diffusion.noise import NoiseField
 from framer_jax.diffusion.samplers import resshift_ancestral
 from framer_jax.recipes.base import (
     Batch,
@@ -176,7 +176,7 @@ def _sampler(task: LatentTask, settings: ResShiftSettings, predict: Predict) -> 
             return predict(params, schedule, x, jnp.full((x.shape[0],), index), condition)[0]
 
         def draw(number: jax.Array) -> jax.Array:
-            return window(noise, number, (y.shape[1], y.shape[2], y.shape[3]), task.latents_per_lr_pixel)
+            return task.noise(y, noise, number)
 
         return task.picture(frozen, resshift_ancestral(schedule, denoise, y, draw), z_lr)
 
@@ -197,8 +197,7 @@ def one_step(task: LatentTask, schedule: process.Schedule, predict: Predict, cen
         z_lr, condition = task.enlarged(frozen, lr)
         x = jnp.zeros_like(z_lr) if task.residual else z_lr
         if not centred:
-            shape = (x.shape[1], x.shape[2], x.shape[3])
-            x = process.prior(schedule, x, window(noise, 0, shape, task.latents_per_lr_pixel))
+            x = process.prior(schedule, x, task.noise(x, noise))
         last = jnp.full((x.shape[0],), schedule.steps - 1, jnp.int32)
         return task.picture(frozen, predict(params, schedule, x, last, condition)[0], z_lr)
 

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from framer_jax.diffusion import resshift as process
-from framer_jax.diffusion.noise import NoiseField, window
+from framer_jax.diffusion.noise import NoiseField
 from framer_jax.diffusion.samplers import resshift_deterministic
 from framer_jax.recipes.base import (
     Batch,
@@ -181,8 +181,7 @@ def _precompute(task: LatentTask, schedule: process.Schedule, predict: Predict) 
     def precompute(frozen: Frozen, batch: Batch, noise: NoiseField) -> dict[str, jax.Array]:
         z_lr, condition = task.enlarged(frozen, batch["lr"])
         y = jnp.zeros_like(z_lr) if task.residual else z_lr
-        drawn = window(noise, 0, (y.shape[1], y.shape[2], y.shape[3]), task.latents_per_lr_pixel)
-        ends = chain_ends(schedule, _teacher(schedule, predict, frozen, condition), y, drawn)
+        ends = chain_ends(schedule, _teacher(schedule, predict, frozen, condition), y, task.noise(y, noise))
         return dict(zip(ENDS, ends, strict=True))
 
     return precompute
