@@ -31,12 +31,22 @@ from framer_jax.recipes.framer import framer
 from framer_jax.recipes.latent_space import LatentSpace, autoencoder_space, gaussian_space, wavelet_space
 from framer_jax.recipes.perceptual import Perceptual, lpips_distance
 from framer_jax.recipes.resshift import ResShiftSettings, resshift
+from framer_jax.recipes.sampling import UNCHANGED, Sampling, changed, places_of
 from framer_jax.recipes.sinsr import SinSRSettings, sinsr
 from framer_jax.recipes.stable_diffusion import read_base
 from framer_jax.recipes.swinir import swinir
 from framer_jax.recipes.teacher import Teacher
 from framer_jax.recipes.text import NULL, read_texts
-from framer_jax.recipes.weights_by_path import beside, digests, is_trained, pretrained_at, read_groups, required
+from framer_jax.recipes.weights_by_path import (
+    Place,
+    beside,
+    digests,
+    is_published_transformer,
+    is_trained,
+    pretrained_at,
+    read_groups,
+    required,
+)
 
 Config = Mapping[str, Any]
 
@@ -141,10 +151,11 @@ def _dit4sr(config: Config, denoiser: nn.Module, space: LatentSpace, purpose: st
             f"recipe.dit4sr.base is empty, and recipe.dit4sr.trainable {settings.trainable!r} leaves parameters "
             "untrained: set it to the path of Stable Diffusion 3.5's transformer, or train everything (trainable '')"
         )
-    base = read_base(path, {**config["denoiser"]["dit4sr"], **_text_widths(config["text"])}) if path else None
+    arguments = {**config["denoiser"]["dit4sr"], **_text_widths(config["text"]), "channels": space.channels}
+    base = read_base(path, arguments) if path else None
     if base and config["denoiser"]["dit4sr"]["scan"]:
         base = stacked(base, denoiser)  # type: ignore[arg-type]
-    return dit4sr(denoiser, space, settings, text, read_texts(config["text"], text), base)
+    return dit4sr(denoiser, space, settings, text, read_texts(config["text"], text, purpose), base)
 
 
 def text_settings(config: Config) -> TextSettings:
@@ -284,34 +295,43 @@ class Trained(NamedTuple):
       params: the groups of `recipe.exported`.
       metadata: of the file; 'config' is the configuration it was trained with.
       frozen_weights: digests of what else the recipe computes with, such as the autoencoder, by their knobs.
+      changes: of the configuration for this use: knob → value.
     """
 
     recipe: Recipe
     params: Params
     metadata: dict[str, Any]
     frozen_weights: dict[str, str]
+    changes: dict[Place, Any]
 
 
-def open_recipe(path: Path, config: Config | None = None, purpose: str = "inference") -> Trained:
+def open_recipe(
+    path: Path, config: Config | None = None, purpose: str = "inference", sampling: Sampling = UNCHANGED
+) -> Trained:
     """Read a weights file and build the recipe that it belongs to.
 
     Args:
       path: of a trained model of ours, or with a `config` published weights, ported or not.
       config: a configuration's `recipe` entry to use instead of the one in the file, which it must not contradict.
       purpose: of `PURPOSES`.
+      sampling: what to change of the sampler.
 
     Raises:
       FileNotFoundError: nothing there, or not the autoencoder that the recipe needs.
       ValueError: not such a file, or one that does not fit the recipe that its configuration describes.
     """
+    if config is not None and is_published_transformer(path, config):
+        return _open_transformer(path, config, purpose, sampling)
     params, metadata = read_groups(path, config)
     if config is None and "config" not in metadata:
         raise ValueError(f"{path}: the weights carry no configuration, so their recipe is unknown; export them again")
     recorded = metadata.get("weights", {})
     try:
-        wanted = metadata["config"]["recipe"] if config is None else config
+        original = metadata["config"]["recipe"] if config is None else config
+        changes = places_of(original, sampling)
+        wanted = changed(original, changes)
         if config is None and purpose == "inference":
-            wanted = beside(wanted, path, recorded)
+            wanted = beside(wanted, path, recorded, changes)
         recipe = build_recipe(wanted, purpose)
     except (KeyError, TypeError) as error:
         raise ValueError(
@@ -320,6 +340,27 @@ def open_recipe(path: Path, config: Config | None = None, purpose: str = "infere
         ) from error
     check_same_structure(params, expected_params(recipe), source=str(path))
     frozen = digests(wanted, "inference") if purpose == "inference" else {}
-    if other := [knob for knob, digest in frozen.items() if recorded.get(knob, digest) != digest]:
+    own = frozen.keys() - {".".join(("recipe", *place)) for place in changes}
+    if other := [knob for knob, digest in frozen.items() if knob in own and recorded.get(knob, digest) != digest]:
         raise ValueError(f"{path} was trained with other weights than those of {other[0]}: name the ones it belongs to")
-    return Trained(recipe, params, metadata, frozen)
+    return Trained(recipe, params, metadata, frozen, changes)
+
+
+def _open_transformer(path: Path, config: Config, purpose: str, sampling: Sampling) -> Trained:
+    """A whole transformer, of DiT4SR or of Stable Diffusion: the recipe as training would start from it."""
+    section = config["dit4sr"]
+    if section["base"] and Path(section["base"]).resolve() != path.resolve():
+        raise ValueError(
+            f"{path} is a whole transformer, and recipe.dit4sr.base names another, {section['base']}: leave that empty"
+        )
+    if section["lora"]:
+        raise ValueError(f"{path}: a transformer without the LoRA of recipe.dit4sr.lora: leave that empty")
+    changes = places_of(config, sampling)
+    wanted = changed(config, changes)
+    try:
+        recipe = build_recipe(changed(wanted, {("dit4sr", "base"): str(path)}), purpose)
+    except (ValueError, FileNotFoundError) as error:  # it is no base here
+        raise type(error)(str(error).replace("recipe.dit4sr.base", "weights")) from error
+    return Trained(
+        recipe, dict(recipe.starting), {}, digests(changed(wanted, {("dit4sr", "base"): ""}), "inference"), changes
+    )

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
 from framer_jax.models.layers import Dtype
-from framer_jax.porting.diffusers_folder import model_files
+from framer_jax.porting.diffusers_folder import model_files, model_folder
 from framer_jax.porting.files import sha256_of
 from framer_jax.porting.table import MAPS, map_named
 from framer_jax.porting.weights import is_ours, load_weights, read_metadata
@@ -30,6 +30,9 @@ BESIDE: Mapping[Place, str] = {
     ("text", "avoided"): "text embedding",
 }
 """Where in a configuration's recipe the paths are that a trained model needs for upscaling too → of what they are."""
+
+PARTS: Mapping[Place, str] = {("space", "weights"): "vae", ("dit4sr", "base"): "transformer"}
+"""Which part is meant where the folder of a whole pipeline is named."""
 
 TEACHERS: tuple[Place, ...] = (
     ("sinsr", "teacher"),
@@ -131,6 +134,8 @@ def read_groups(path: str | os.PathLike[str], config: Config | None, same_proces
             f"{path}: published weights carry no configuration, so their recipe is unknown: name one with --recipe"
         )
     section, name = network_of(config)
+    if name in MAPS and config.get("name") == "dit4sr":
+        raise ValueError(f"{path}: a whole transformer, from which training starts as recipe.dit4sr.base: set that")
     if name not in MAPS or config.get("name") not in (*PUBLISHED, *STUDENT_RECIPES):
         raise ValueError(
             f"{path}: no file of a framer_jax run, and published weights do not fit recipe.name "
@@ -204,6 +209,11 @@ def is_trained(path: str | os.PathLike[str]) -> bool:
     return "config" in read_metadata(path)
 
 
+def is_published_transformer(path: str | os.PathLike[str], config: Config) -> bool:
+    """Whether something is a whole transformer for recipe 'dit4sr', as published or ported, and not a run's weights."""
+    return config.get("name") == "dit4sr" and Path(path).exists() and not is_trained(path)
+
+
 def _check_same(found: Mapping[str, Any], wanted: Mapping[str, Any], source: str) -> None:
     """Compare the knobs that both sides know."""
     plain = [
@@ -226,13 +236,14 @@ def _check_steps_in_name(file: str, config: Config) -> None:
         )
 
 
-def beside(config: Config, path: Path, recorded: Mapping[str, str]) -> dict[str, Any]:
+def beside(config: Config, path: Path, recorded: Mapping[str, str], others: Collection[Place] = ()) -> dict[str, Any]:
     """A trained recipe's configuration with the frozen weights that it was trained with: beside its file, or as named.
 
     Args:
       config: the recipe's entry.
       path: of the weights.
       recorded: the digests of what the run was trained with, by knob; empty if the file does not tell.
+      others: places whose files are named for this use, and are not those of the training.
 
     Raises:
       FileNotFoundError: an autoencoder, say, is in neither place. ValueError: what is there is another one.
@@ -240,7 +251,7 @@ def beside(config: Config, path: Path, recorded: Mapping[str, str]) -> dict[str,
     changed = dict(config)
     for (section, key), what in BESIDE.items():
         named = path_at(config, (section, key))
-        if not named:
+        if not named or (section, key) in others:
             continue
         knob = f"recipe.{section}.{key}"
         places = [place for place in (path.parent / Path(named).name, Path(named)) if place.exists()]
@@ -248,20 +259,22 @@ def beside(config: Config, path: Path, recorded: Mapping[str, str]) -> dict[str,
             raise FileNotFoundError(
                 f"{path} needs the {what} {named!r} ({knob}), and it is not there: put it beside the weights"
             )
-        fitting = [place for place in places if recorded.get(knob) in (None, digest_of(place))]
+        part = PARTS.get((section, key), "")
+        fitting = [place for place in places if recorded.get(knob) in (None, digest_of(place, part))]
         if not fitting:
             raise ValueError(f"{places[0]} is not the {what} that {path} was trained with: put that one beside it")
         changed[section] = {**changed[section], key: str(fitting[0])}
     return changed
 
 
-def digest_of(path: str | os.PathLike[str]) -> str:
+def digest_of(path: str | os.PathLike[str], part: str = "") -> str:
     """SHA-256 of a file; of a ported one, that of the file it was made of, so that both count as the same.
 
-    Of a folder in Diffusers' layout, of its configuration and weights together.
+    Of a folder in Diffusers' layout, of its configuration and weights together; `part` is the one that is meant of a
+    whole pipeline's.
     """
     if Path(path).is_dir():
-        return "+".join(sha256_of(file) for file in model_files(path))
+        return "+".join(sha256_of(file) for file in model_files(model_folder(path, part)))
     files = read_metadata(path).get("source", {}).get("files", ())
     if files and all(file.get("sha256") for file in files):
         return "+".join(file["sha256"] for file in files)
@@ -279,7 +292,9 @@ def digests(config: Config, needed_for: str = "training") -> dict[str, str]:
     weights, published = TEACHERS[1:]
     if named.get(weights) and is_trained(named[weights]):
         named.pop(published)  # a trained teacher brings its own configuration
-    return {".".join(("recipe", *place)): digest_of(path) for place, path in named.items() if path}
+    return {
+        ".".join(("recipe", *place)): digest_of(path, PARTS.get(place, "")) for place, path in named.items() if path
+    }
 
 
 def path_at(config: Config, place: tuple[str, ...]) -> str:
