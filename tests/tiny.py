@@ -157,12 +157,16 @@ TINY = {
 """Weight map → arguments of a small model; denoiser and student are those of `MODEL`."""
 
 
-def ported(path: Path, name: str, file: str = "original.pth") -> Path:
-    """A small published model with random weights, as `framer-jax port` writes it; `file`: what it was made of."""
-    module = pretrained.build(name, TINY[name])
+def ported(path: Path, name: str, file: str = "original.pth", **changes: Any) -> Path:
+    """A small published model with random weights, as `framer-jax port` writes it.
+
+    `file`: what it was made of; `changes`: of its arguments.
+    """
+    arguments = {**TINY[name], **changes}
+    module = pretrained.build(name, arguments)
     params = _random(pretrained.expected_params(name, module))
     source = {"files": [{"file": file, "sha256": ""}]}
-    save_weights(path, params, {"model": name, "arguments": TINY[name], "source": source})
+    save_weights(path, params, {"model": name, "arguments": arguments, "source": source})
     return path
 
 

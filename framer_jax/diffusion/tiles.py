@@ -133,11 +133,6 @@ def over_tiles(function: Callable[..., jax.Array], grid: Grid, *maps: jax.Array,
     return jax.lax.scan(add, canvas, grouped)[0]
 
 
-def each_tile(function: Callable[[jax.Array], jax.Array], grid: Grid, image: jax.Array) -> jax.Array:
-    """What a function makes of every tile by itself, one after the other: a leading [tiles] on all that it gives."""
-    return jax.lax.map(lambda origin: function(_cut(image, origin[None], grid)), jnp.asarray(_origins(grid)))
-
-
 def _origins(grid: Grid) -> np.ndarray:
     """[N, 2] int32, in reading order."""
     return np.array([(row, column) for row in grid.rows for column in grid.columns], np.int32)

@@ -156,5 +156,5 @@ colours are given back by AdaIN, against the enlarged picture, and the result is
 
 What departs from it: the latent of the LR picture is the mean of its Gaussian, not a draw; all pictures have one prompt
 (theirs: a caption of each, and an added text); nothing is rounded to 8 bits between. Pictures above 1024 pixels a side
-are encoded, and above 1792 decoded, in tiles that share the moments of their group norms
+are encoded, and above 1792 decoded, in overlapping tiles whose group norms use the moments of the reduced picture
 (framer_jax.recipes.normed_tiles): the released scripts name these sides, and do not use them."""

@@ -19,12 +19,17 @@ FREE = ("compatibility", "reading", "strength", "attention", "remat", "scan", "t
 """Arguments of the denoiser that a base's weights do not decide."""
 
 
+POSITIONS = ("positions", "position_base")
+"""Arguments that no knob has, as all published weights agree in them."""
+
+
 def read_base(path: str, arguments: Mapping[str, Any]) -> Params:
     """The denoiser's parameters to start from: DiT4SR's, or Stable Diffusion 3.5's with control layers added.
 
     Args:
       path: file or folder (a pipeline's, or its transformer/), of diffusers or as `framer-jax port` writes it.
-      arguments: of the denoiser, as configured, and 'channels' of the autoencoder's latents.
+      arguments: of the denoiser, as configured; 'channels' of the autoencoder's latents; its 'positions' and
+        'position_base'.
 
     Raises:
       FileNotFoundError, ImportError, ValueError: it cannot be read, or is of another size than configured; one line
@@ -42,13 +47,15 @@ def read_base(path: str, arguments: Mapping[str, Any]) -> Params:
     differing = [
         f"recipe.denoiser.dit4sr.{name} {value!r}, not {arguments[name]!r}"
         for name, value in found.arguments.items()
-        if name not in FREE and name in arguments and _plain(arguments[name]) != _plain(value)
+        if name not in (*FREE, *POSITIONS) and name in arguments and _plain(arguments[name]) != _plain(value)
     ]
     if controlled and found.arguments["compatibility"] != arguments["compatibility"]:
         differing.append(f"recipe.denoiser.dit4sr.compatibility {found.arguments['compatibility']!r}")
     if differing:
         variant = map_named("dit4sr" if controlled else "mmdit").describe(found.arguments)
         raise ValueError(f"{knob} {path}, {variant}, was made with {'; '.join(differing[:4])}: use what belongs to it")
+    if any(found.arguments.get(name, arguments[name]) != arguments[name] for name in POSITIONS):
+        raise ValueError(f"{knob} {path} has a table of positions that is not the published models': use one of these")
     return found.params if controlled else with_control(found.params, arguments["compatibility"])
 
 

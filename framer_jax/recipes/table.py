@@ -151,7 +151,8 @@ def _dit4sr(config: Config, denoiser: nn.Module, space: LatentSpace, purpose: st
             f"recipe.dit4sr.base is empty, and recipe.dit4sr.trainable {settings.trainable!r} leaves parameters "
             "untrained: set it to the path of Stable Diffusion 3.5's transformer, or train everything (trainable '')"
         )
-    arguments = {**config["denoiser"]["dit4sr"], **_text_widths(config["text"]), "channels": space.channels}
+    own = {name: getattr(denoiser, name) for name in ("channels", "positions", "position_base")}
+    arguments = {**config["denoiser"]["dit4sr"], **_text_widths(config["text"]), **own}
     base = read_base(path, arguments) if path else None
     if base and config["denoiser"]["dit4sr"]["scan"]:
         base = stacked(base, denoiser)  # type: ignore[arg-type]
