@@ -37,7 +37,17 @@ MODEL = (
     "recipe.denoiser.dit4sr.dual_blocks=1",
     "recipe.denoiser.dit4sr.position_grid=32",
     "recipe.denoiser.dit4sr.attention=manual",  # JAX's own mixes dtypes in its gradient, which a strict session refuses
+    "recipe.denoiser.mmdit.depth=2",
+    "recipe.denoiser.mmdit.heads=2",
+    "recipe.denoiser.mmdit.head_width=8",
+    "recipe.denoiser.mmdit.dual_blocks=1",
+    "recipe.denoiser.mmdit.qk_norm=True",
+    "recipe.denoiser.mmdit.position_grid=32",
+    "recipe.denoiser.mmdit.attention=manual",
     "recipe.dit4sr.sampling_steps=2",
+    "recipe.tsd_sr.lora_rank=2",
+    "recipe.tsd_sr.encoder_rank=2",
+    "recipe.tsd_sr.regulariser_rank=2",
     "recipe.text.clip_length=1",
     "recipe.text.t5_length=2",
     "recipe.text.clip_widths=(4, 8)",
@@ -184,9 +194,9 @@ def named_weights(folder: Path, config_path: Path) -> tuple[str, ...]:
         changes.append(f"recipe.space.weights={ported(folder / 'autoencoder.safetensors', 'vq_f4')}")
     if recipe.space.name == "kl":
         changes.append(f"recipe.space.weights={ported(folder / 'autoencoder.safetensors', 'kl_autoencoder')}")
-        changes.append(f"recipe.dit4sr.base={ported(folder / 'base.safetensors', 'mmdit')}")
+        changes.append(f"recipe.{recipe.name}.base={ported(folder / 'base.safetensors', 'mmdit')}")
         changes += [f"recipe.text.null={text(folder / 'null.safetensors')}", "recipe.text.condition=null"]
-    if recipe.resshift.perceptual_weight:
+    if recipe.resshift.perceptual_weight or recipe.name == "tsd_sr":
         changes.append(f"recipe.lpips.weights={ported(folder / 'lpips.safetensors', 'lpips_alex')}")
     if recipe.name == "sinsr":
         teacher = weights(folder / "teacher.safetensors", "recipe.name=resshift", base=config_path)
