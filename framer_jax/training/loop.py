@@ -18,17 +18,18 @@ import numpy as np
 from clu.metrics import Average
 from jax.sharding import Mesh
 
-from framer_jax.recipes.base import Params, Recipe
+from framer_jax.recipes.base import Frozen, Params, Recipe
 from framer_jax.training.checkpoint import Checkpoints, DataIterator, Notes, data_identity
 from framer_jax.training.logging import Images, Progress, Scalars, SilentWriter, Writer, default_writer, overview
 from framer_jax.training.optimizer import Optimizer, make_optimizers
 from framer_jax.training.settings import TrainingSettings, check_batch
-from framer_jax.training.sharding import check_rules, make_mesh, place_batch, place_tree, to_host
-from framer_jax.training.state import TrainState, abstract_state, inference_params, init_state
+from framer_jax.training.sharding import check_rules, make_mesh, place_batch, to_host
+from framer_jax.training.state import TrainState, abstract_state, inference_params, init_state, place_frozen
 from framer_jax.training.step import Prepare, Step, StepMetrics, make_step, merge_averages
 
-Validate = Callable[[Params, int], tuple[Scalars, Images]]
-"""(EMA or parameters on the mesh, step) → (scalars, images [H, W, 3] in [0, 1])."""
+Validate = Callable[[Params, Frozen, int], tuple[Scalars, Images]]
+"""(EMA or parameters on the mesh, frozen weights, step) → (scalars, images [H, W, 3] in [0, 1]); of the frozen weights
+those that training reads are on the mesh, the others on the host."""
 
 Export = Callable[[Params, int, bool], None]
 """(EMA or parameters as numpy arrays, step, whether they are the best so far) → writes a portable file."""
@@ -109,7 +110,7 @@ def train(
             settings=settings,
             mesh=plan.mesh,
             step_function=make_step(recipe, prepare, plan.optimizers, settings, plan.mesh, plan.abstract),
-            frozen=place_tree(recipe.frozen, plan.mesh, settings),
+            frozen=place_frozen(recipe, settings, plan.mesh, plan.prepared, plan.abstract),
             batches=batches,
             first=plan.first if latest is None else None,
             record_names=record_names,
@@ -299,7 +300,7 @@ class _Run:
         if self.validate is None:
             return None
         self._check_finite()
-        scalars, images = self.validate(inference_params(self.state), self.step)
+        scalars, images = self.validate(inference_params(self.state), self.frozen, self.step)
         self.writer.write_scalars(self.step, {f"validation/{name}": float(value) for name, value in scalars.items()})
         if images:
             self.writer.write_images(self.step, {f"validation/{name}": image for name, image in images.items()})
