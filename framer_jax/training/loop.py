@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -66,6 +67,7 @@ def train(
     workdir: str | Path,
     *,
     config_json: str = "{}",
+    remarks: Mapping[str, str] = MappingProxyType({}),
     record_names: Sequence[str] | None = None,
     validate: Validate | None = None,
     export: Export | None = None,
@@ -82,6 +84,7 @@ def train(
       settings: all numbers.
       workdir: gets `checkpoints/` and, by the default writer, `metrics.jsonl` and `images/`.
       config_json: the run's configuration, compared with the checkpoint's.
+      remarks: lines for the log by their names, written before the first step.
       record_names: name of each record id; compared too.
       validate: called every `validate_every` steps and at the end.
       export: called at every checkpoint.
@@ -106,6 +109,8 @@ def train(
         else:
             state, notes = checkpoints.restore(latest, plan.abstract, batches, notes.config, notes.data)
         _announce(writer, recipe, state, latest, checkpoints)
+        for name, text in remarks.items():
+            writer.write_text(latest or 0, name, text)
         return _Run(
             settings=settings,
             mesh=plan.mesh,
