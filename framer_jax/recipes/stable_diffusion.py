@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from framer_jax.models.dit4sr import with_control
 from framer_jax.models.kl_autoencoder import KLAutoencoder
 from framer_jax.porting.kl_autoencoder import KL_AUTOENCODER
+from framer_jax.porting.table import map_named
 from framer_jax.porting.weights import is_ours, read_metadata, tree_digest
 from framer_jax.recipes.base import Params
 from framer_jax.recipes.pretrained import load_pretrained, read
@@ -32,7 +33,10 @@ def read_base(path: str, arguments: Mapping[str, Any]) -> Params:
     knob = "recipe.dit4sr.base"
     if not Path(path).exists():
         raise FileNotFoundError(f"{knob}: there is no file or folder {path!r} (Stable Diffusion 3.5's transformer)")
-    controlled, found = _read_either(path)
+    try:
+        controlled, found = _read_either(path)
+    except (ValueError, FileNotFoundError, ImportError) as error:
+        raise type(error)(f"{knob}: {error}") from error
     differing = [
         f"recipe.denoiser.dit4sr.{name} {value!r}, not {arguments[name]!r}"
         for name, value in found.arguments.items()
@@ -41,7 +45,8 @@ def read_base(path: str, arguments: Mapping[str, Any]) -> Params:
     if controlled and found.arguments["compatibility"] != arguments["compatibility"]:
         differing.append(f"recipe.denoiser.dit4sr.compatibility {found.arguments['compatibility']!r}")
     if differing:
-        raise ValueError(f"{knob} {path} was made with {'; '.join(differing[:4])}: use what belongs to it")
+        variant = map_named("dit4sr" if controlled else "mmdit").describe(found.arguments)
+        raise ValueError(f"{knob} {path}, {variant}, was made with {'; '.join(differing[:4])}: use what belongs to it")
     return found.params if controlled else with_control(found.params, arguments["compatibility"])
 
 
