@@ -109,7 +109,7 @@ def weights(path: Path, *changes: str, fill: float | None = None, base: Path = C
     """A weights file of a tiny model: random (or all `fill`), nothing is compiled."""
     settings = config(*changes, base=base)
     recipe = build_recipe(settings["recipe"], "description")
-    save_model(path, recipe, _random(expected_params(recipe), fill), {"config": settings, "step": 0})
+    save_model(path, recipe, random_weights(expected_params(recipe), fill), {"config": settings, "step": 0})
     return path
 
 
@@ -167,12 +167,15 @@ TINY = {
 """Weight map → arguments of a small model; denoiser and student are those of `MODEL`."""
 
 
-def ported(path: Path, name: str, file: str = "original.pth") -> Path:
-    """A small published model with random weights, as `framer-jax port` writes it; `file`: what it was made of."""
-    module = pretrained.build(name, TINY[name])
-    params = _random(pretrained.expected_params(name, module))
+def ported(path: Path, name: str, file: str = "original.pth", fill: float | None = None, **changes: Any) -> Path:
+    """A small published model with random weights (or all `fill`), as `framer-jax port` writes it.
+
+    `file`: what it was made of; `changes`: of its arguments.
+    """
+    arguments = {**TINY[name], **changes}
+    params = random_weights(pretrained.expected_params(name, pretrained.build(name, arguments)), fill)
     source = {"files": [{"file": file, "sha256": ""}]}
-    save_weights(path, params, {"model": name, "arguments": TINY[name], "source": source})
+    save_weights(path, params, {"model": name, "arguments": arguments, "source": source})
     return path
 
 
@@ -206,7 +209,8 @@ def named_weights(folder: Path, config_path: Path) -> tuple[str, ...]:
     return tuple(changes)
 
 
-def _random(shapes: dict[str, Any], fill: float | None = None) -> dict[str, Any]:
+def random_weights(shapes: dict[str, Any], fill: float | None = None) -> dict[str, Any]:
+    """Random numbers (or all `fill`) in the places of shapes."""
     rng = np.random.default_rng(0)
     return nest_names(
         {

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from rich.console import Console
-
 from framer_jax.commands.provenance import check_records
 from framer_jax.commands.text_condition import TextCondition, open_latents
 from framer_jax.config import ConfigError
@@ -64,14 +62,21 @@ def open_latents_of(config: dict[str, Any]) -> LatentFiles:
     Raises:
       ConfigError, ValueError, FileNotFoundError: as framer_jax.commands.text_condition.open_latents.
     """
-    data, recipe = config["data"], config["recipe"]
+    recipe = config["recipe"]
     path = required(recipe["space"]["weights"], "recipe.space.weights", "the autoencoder", KL_AUTOENCODER.name, True)
-    text = TextCondition(
-        recipe["text"]["condition"],
-        data["embeddings"],
-        recipe["text"]["null"],
-        data["null_ratio"],
-        text_settings(recipe["text"]),
-    )
-    Console(stderr=True).print(f"text: {text}", highlight=False)
-    return open_latents(data["train"], config, read_kl_autoencoder(path).digest, text)
+    text = text_condition(config)
+    assert text is not None  # of a recipe that is told texts
+    return open_latents(config["data"]["train"], config, read_kl_autoencoder(path).digest, text)
+
+
+def text_condition(config: dict[str, Any]) -> TextCondition | None:
+    """What a configuration tells its denoiser; None of a recipe that is told nothing.
+
+    Raises:
+      ConfigError: as TextCondition.
+    """
+    data, recipe = config["data"], config["recipe"]
+    if recipe["name"] not in TEXT_RECIPES:
+        return None
+    text = recipe["text"]
+    return TextCondition(text["condition"], data["embeddings"], text["null"], data["null_ratio"], text_settings(text))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,11 +36,12 @@ def read_base(path: str, arguments: Mapping[str, Any]) -> Params:
     """
     knob = "recipe.dit4sr.base"
     _check_exists(knob, path, "Stable Diffusion 3.5's transformer")
-    controlled, found = _read_either(path)
+    with _naming(knob):
+        controlled, found = _read_either(path)
     differing = _differing(found.arguments, arguments, "recipe.denoiser.dit4sr")
     if controlled and found.arguments["compatibility"] != arguments["compatibility"]:
         differing.append(f"recipe.denoiser.dit4sr.compatibility {found.arguments['compatibility']!r}")
-    _refuse(differing, f"{knob} {path}")
+    _refuse(differing, f"{knob} {path}, {map_named('mmdit').describe(found.arguments)},")
     return found.params if controlled else with_control(found.params, arguments["compatibility"])
 
 
@@ -49,8 +51,10 @@ def read_transformer(knob: str, path: str, arguments: Mapping[str, Any]) -> Para
     Args, Raises: as `read_base`; `knob` is where the path is configured.
     """
     _check_exists(knob, path, "Stable Diffusion 3's transformer")
-    found = read("mmdit", path)
-    _refuse(_differing(found.arguments, arguments, "recipe.denoiser.mmdit"), f"{knob} {path}")
+    with _naming(knob):
+        found = read("mmdit", path)
+    source = f"{knob} {path}, {map_named('mmdit').describe(found.arguments)},"
+    _refuse(_differing(found.arguments, arguments, "recipe.denoiser.mmdit"), source)
     return found.params
 
 
@@ -67,9 +71,19 @@ def read_lora(knob: str, path: str, model: str, params: Params) -> Lora:
       FileNotFoundError, ValueError: there is none, or it is of another model; one line.
     """
     _check_exists(knob, path, "a LoRA")
-    state, _ = read_state(path)
+    with _naming(knob):
+        state, _ = read_state(path)
     (layers,) = read_layers(map_named(model), params, state, f"{knob} {path}", set_of=lambda adapter: "").values()
     return make_lora(layers.factors, layers.alphas)
+
+
+@contextmanager
+def _naming(knob: str) -> Iterator[None]:
+    """Errors of what is read at a knob's path begin with the knob."""
+    try:
+        yield
+    except (ValueError, FileNotFoundError, ImportError) as error:
+        raise type(error)(f"{knob}: {error}") from error
 
 
 def _check_exists(knob: str, path: str, what: str) -> None:
