@@ -6,10 +6,19 @@ import numpy as np
 import pytest
 from drawn import drawn
 from flax.traverse_util import flatten_dict
+from texts import encoder
 from tiny import config, photos, ported, text
 
 from framer_jax import cli
+from framer_jax.commands.precompute.embeddings import embed_captions, write_text
+from framer_jax.commands.precompute.work import Work
 from framer_jax.commands.train import train_from_config
+from framer_jax.commands.training_data import open_training
+from framer_jax.config import ConfigError
+from framer_jax.data.captions import Caption
+from framer_jax.data.pipeline import make_batches, make_prepare
+from framer_jax.data.records import RecordFiles
+from framer_jax.degradations.presets import preset_by_name
 from framer_jax.diffusion.noise import noise_field
 from framer_jax.inference.model import load_model
 from framer_jax.losses.framer import paper
@@ -21,7 +30,7 @@ from framer_jax.recipes.base import expected_params
 from framer_jax.recipes.dit4sr import BASE
 from framer_jax.recipes.framer import framer
 from framer_jax.recipes.latent_space import AUTOENCODER, LatentTask, from_model_range
-from framer_jax.recipes.table import DENOISERS, SPACES, build_recipe
+from framer_jax.recipes.table import DENOISERS, SPACES, build_recipe, text_settings
 from framer_jax.recipes.text import TEXTS
 from framer_jax.recipes.tsd_sr import ENCODER, MADE, REGULARISER, STUDENT, TEACHER, TsdSrSettings, guided, with_lora
 
@@ -225,7 +234,7 @@ def test_framer_on_the_student(recipe, student, params):
         ("recipe.tsd_sr.base=", "recipe.tsd_sr.base is empty: set it to the path of Stable Diffusion 3's transformer"),
         ("recipe.tsd_sr.base=gone", "recipe.tsd_sr.base: there is no file 'gone'"),
         ("recipe.tsd_sr.teacher_lora=gone", "recipe.tsd_sr.teacher_lora: there is no file or folder 'gone'"),
-        ("recipe.denoiser.mmdit.depth=3", "base.safetensors was made with recipe.denoiser.mmdit.depth 2, not 3"),
+        ("recipe.denoiser.mmdit.depth=3", r"base.safetensors, .*, was made with recipe.denoiser.mmdit.depth 2, not 3"),
         ("recipe.tsd_sr.lora=nothing", "the LoRA pattern 'nothing' finds no kernel among"),
         ("recipe.tsd_sr.lora=", "recipe.tsd_sr.lora and regulariser_lora name the modules of two LoRAs"),
         ("recipe.tsd_sr.regulariser_lora=(", "recipe.tsd_sr.regulariser_lora is no regular expression"),
@@ -259,6 +268,38 @@ def test_latents_without_the_shift(folder):
     ]
     own, none = (jax.jit(space.encode)(space.frozen, image) for space in spaces)
     np.testing.assert_allclose(none - own, np.full_like(own, 0.1 * 1.5), atol=1e-5)
+
+
+def test_photographs_come_with_the_embeddings_of_their_captions(folder, tmp_path):
+    settings = (
+        *knobs(folder),
+        f"data.train={folder}/photos",
+        "recipe.text.condition=captions",
+        "training.stop_after=1",
+    )
+    sizes = text_settings(config(*settings)["recipe"]["text"])
+    encoders = {name: encoder(name, sizes) for name in ("clip_l", "clip_g", "t5")}
+    captions = {f"photo_{index}.png": Caption(f"photo_{index}.png", "", f"Number {index}.") for index in range(3)}
+    embed_captions(captions, encoders, tmp_path / "embeddings", Work(3, 2), sizes)
+    write_text(tmp_path / "null.safetensors", "", encoders, sizes)
+    settings += (f"recipe.text.null={tmp_path}/null.safetensors", f"data.embeddings={tmp_path}/embeddings")
+    source = open_training(config(*settings, "data.null_ratio=0.0"))
+    preset = preset_by_name("bicubic", 4)
+    raw = next(make_batches(source, 32, preset, 4, 0, num_threads=0))
+    stored = RecordFiles(tmp_path / "embeddings")
+    for record, prompt in zip(raw["record"], raw["prompt"], strict=True):
+        np.testing.assert_array_equal(prompt, stored[int(record)]["prompt"])
+    prepared = make_prepare(preset)(raw)
+    assert prepared.keys() == {"hr", "lr", "prompt", "pooled"}
+    assert {leaf.dtype for leaf in prepared.values()} == {jnp.dtype("float32")}
+    without = next(
+        make_batches(open_training(config(*settings, "data.null_ratio=1.0")), 32, preset, 4, 0, num_threads=0)
+    )
+    np.testing.assert_array_equal(without["hr"], raw["hr"])
+    assert len({prompt.tobytes() for prompt in without["prompt"]}) == 1
+    assert open_training(config(*settings)).names != source.names  # a run notices
+    with pytest.raises(ConfigError, match=r"holds records, and recipe\.name tsd_sr needs photographs"):
+        open_training(config(*settings, f"data.train={tmp_path}/embeddings"))
 
 
 def test_it_trains_resumes_exactly_and_upscales(folder, tmp_path, capsys):

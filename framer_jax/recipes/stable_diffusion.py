@@ -41,7 +41,8 @@ def read_base(path: str, arguments: Mapping[str, Any]) -> Params:
     differing = _differing(found.arguments, arguments, "recipe.denoiser.dit4sr")
     if controlled and found.arguments["compatibility"] != arguments["compatibility"]:
         differing.append(f"recipe.denoiser.dit4sr.compatibility {found.arguments['compatibility']!r}")
-    _refuse(differing, f"{knob} {path}, {map_named('mmdit').describe(found.arguments)},")
+    variant = map_named("dit4sr" if controlled else "mmdit").describe(found.arguments)
+    _refuse(differing, f"{knob} {path}, {variant},")
     return found.params if controlled else with_control(found.params, arguments["compatibility"])
 
 
