@@ -7,14 +7,14 @@ import pytest
 from drawn import drawn
 from flax.traverse_util import flatten_dict
 from texts import encoder
-from tiny import config, photos, ported, text
+from tiny import CONFIGS, config, photos, ported, text
 
 from framer_jax import cli
 from framer_jax.commands.precompute.embeddings import embed_captions, write_text
 from framer_jax.commands.precompute.work import Work
 from framer_jax.commands.train import train_from_config
 from framer_jax.commands.training_data import open_training
-from framer_jax.config import ConfigError
+from framer_jax.config import ConfigError, load_config, to_dict
 from framer_jax.data.captions import Caption
 from framer_jax.data.pipeline import make_batches, make_prepare
 from framer_jax.data.records import RecordFiles
@@ -134,6 +134,16 @@ def test_three_sets_lie_on_one_transformer(recipe, folder):
     assert not any("dense_1" in path or "out_text" in path or "condition" in path for path in student)
     assert all(path.startswith("encoder/") for path in encoder) and "encoder/middle/attention_1/key" in encoder
     assert dict(recipe.frozen[TEACHER].alphas) == {"block_0/attention/query": 4.0}
+
+
+def test_at_its_published_size_it_has_the_modules_that_the_released_trainer_names():
+    recipe = build_recipe(to_dict(load_config(CONFIGS / "tsd_sr_sd3.py"))["recipe"], "description")
+    shapes = jax.eval_shape(recipe.init, jax.random.key(0), batch(1))
+    modules = {name: len(jax.tree.leaves(factors)) // 2 for name, factors in shapes.items()}
+    # 11 of each block and 3 beside them, the last block without its text's perceptron; 7 of each; SD 3's encoder has
+    # no 1x1 convolution behind it
+    assert modules == {STUDENT: 24 * 11 - 1 + 3, REGULARISER: 24 * 7, ENCODER: 31}
+    assert sum(leaf.size for leaf in jax.tree.leaves(recipe.frozen[BASE])) == 2_028_328_000
 
 
 def test_the_student_makes_its_latent_in_one_step(recipe, student, params, network, folder):
