@@ -131,7 +131,7 @@ def dit4sr(
     if settings.guidance != 1:
         _check_lengths(texts)
     own, kept = split(base, settings.trainable) if base else ({}, kept)
-    kept = jax.tree.map(lambda leaf: _kept_as(leaf, settings.base_dtype), kept)
+    kept = jax.tree.map(lambda leaf: kept_as(leaf, settings.base_dtype), kept)
     predict = _predictor(denoiser, settings)
     samplers = _samplers(task, settings, predict)
     groups = (DENOISER, LORA) if settings.lora else (DENOISER,)
@@ -168,7 +168,7 @@ def _check_lengths(texts: Mapping[str, Text]) -> None:
         )
 
 
-def _kept_as(leaf: Any, dtype: str) -> Any:
+def kept_as(leaf: Any, dtype: str) -> Any:
     """A weight, or its shape, in the dtype in which it is kept."""
     if isinstance(leaf, jax.ShapeDtypeStruct):
         return jax.ShapeDtypeStruct(leaf.shape, dtype)

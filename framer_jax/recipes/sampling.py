@@ -31,7 +31,7 @@ UNCHANGED = Sampling()
 PLACES: Mapping[str, Mapping[str, Place]] = {
     "steps": {name: (name, "sampling_steps") for name in ("resshift", "flow", "dit4sr")},
     "guidance": {"dit4sr": ("dit4sr", "guidance")},
-    "prompt_embedding": {"dit4sr": ("text", WANTED)},
+    "prompt_embedding": dict.fromkeys(("dit4sr", "tsd_sr"), ("text", WANTED)),
     "negative_embedding": {"dit4sr": ("text", AVOIDED)},
 }
 """Field of Sampling → recipe → where in its configuration it is; recipes without such a place do not have it."""

@@ -6,7 +6,7 @@ No encoder runs here: `framer-jax precompute embeddings` writes what they make o
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -44,16 +44,16 @@ def text_of_batch(frozen: Frozen, batch: Batch, count: int) -> Text:
     return Text(*(part.astype(jnp.float32) for part in parts))  # type: ignore[arg-type]
 
 
-def read_texts(config: Mapping[str, Any], settings: TextSettings, purpose: str = "training") -> dict[str, Text]:
+def read_texts(config: Mapping[str, Any], settings: TextSettings, any_length: Collection[str] = ()) -> dict[str, Text]:
     """The texts that a configuration's `recipe.text` names, float32.
 
-    The empty text of a training run has the lengths of its captions. A denoiser takes texts of any length, so those of
-    sampling have one of their own (DiT4SR trains with 154 tokens and samples with 333).
+    A denoiser takes texts of any length, but those of one call have one (DiT4SR trains with 154 tokens and samples
+    with 333).
 
     Args:
       config: the configuration's `recipe.text`.
       settings: sizes of the run's texts.
-      purpose: of framer_jax.recipes.table.PURPOSES.
+      any_length: names of texts that may have other lengths than these.
 
     Raises:
       ValueError: an unknown condition; no empty text, and zeros are not asked for; an embedding of other sizes.
@@ -75,7 +75,7 @@ def read_texts(config: Mapping[str, Any], settings: TextSettings, purpose: str =
     texts = {}
     for name in named:
         found, _ = read_text(config[name], f"recipe.text.{name}")
-        check_text(shapes_of(found), settings, config[name], any_length=name != NULL or purpose != "training")
+        check_text(shapes_of(found), settings, config[name], name in any_length)
         texts[name] = Text(*(np.asarray(part, np.float32) for part in found))
     return texts
 
