@@ -186,9 +186,9 @@ def get_config() -> ConfigDict:
     recipe.text.condition = "captions"  # captions | null (the empty text) | zero (no text encoder at all)
     recipe.text.null = ""  # embedding of the empty text, from `framer-jax precompute embeddings --null`
     recipe.text.wanted = ""  # embedding of what sampling asks of every picture; "": the empty text
-    recipe.text.avoided = ""  # embedding that guidance leads away from; "": the empty text
+    recipe.text.avoided = ""  # that guidance leads away from, as long as `wanted`; "": the empty text
     recipe.text.clip_length = 77  # tokens of the CLIP encoders
-    recipe.text.t5_length = 77  # tokens of T5
+    recipe.text.t5_length = 77  # tokens of T5 in training; dit4sr's `wanted` and `avoided` may have others (256)
     recipe.text.clip_widths = (768, 1280)  # features of CLIP-L and CLIP-G; their sum is that of the pooled text
     recipe.text.width = 4096  # features of T5, and of the denoiser's text tokens
 
