@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -40,14 +39,14 @@ class Loss(NamedTuple):
         teacher of FRAMER. Unused taps cost nothing under jit.
       carry: the carry after this loss.
       onward: further entries of the batch, [B, ...] each, that the later updates of the same step find and take no
-        gradient through, so that they need not be made twice. The update must run in every step.
+        gradient through, so that they need not be made twice; None for none. The update must run in every step.
     """
 
     values: jax.Array
     metrics: dict[str, jax.Array]
     taps: tuple[jax.Array, ...]
     carry: Carry
-    onward: Mapping[str, jax.Array] = MappingProxyType({})
+    onward: Mapping[str, jax.Array] | None = None
 
 
 class LossFunction(Protocol):

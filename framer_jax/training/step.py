@@ -154,7 +154,7 @@ def _make_update(
                 f"loss of update {update.name!r} gives values of shape {loss.values.shape}: "
                 f"it must give one per example, ({examples},)"
             )
-        onward = jax.lax.stop_gradient(dict(loss.onward))
+        onward = jax.lax.stop_gradient(dict(loss.onward or {}))
         return jnp.mean(loss.values.astype(jnp.float32)), (loss.metrics, loss.carry, onward)
 
     gradient_of = jax.value_and_grad(objective, has_aux=True)
