@@ -15,6 +15,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.traverse_util import flatten_dict
 
 from framer_jax.models.dit import from_patches
 from framer_jax.models.joint_blocks import Block, FeedForward, Head, JointAttention, Repeated
@@ -262,8 +263,8 @@ def stacked(params: Mapping[str, Any], model: JointTransformer) -> dict[str, Any
         blocks = {block: rest.pop(block) for block in (f"block_{index}" for index in run) if block in rest}
         if not blocks:
             continue
-        first, structure = next(iter(blocks)), jax.tree.structure(next(iter(blocks.values())))
-        others = [block for block in blocks if jax.tree.structure(blocks[block]) != structure]
+        first = next(iter(blocks))
+        others = [block for block in blocks if flatten_dict(blocks[block]).keys() != flatten_dict(blocks[first]).keys()]
         if others or len(blocks) != len(run):
             other = others[0] if others else next(f"block_{i}" for i in run if f"block_{i}" not in blocks)
             raise ValueError(

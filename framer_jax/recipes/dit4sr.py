@@ -112,7 +112,7 @@ def dit4sr(
             "and there is no LoRA: nothing would be trained"
         )
     own, kept = split(base, settings.trainable) if base else ({}, kept)
-    kept = jax.tree.map(lambda leaf: _kept_as(leaf, settings.base_dtype), kept)
+    kept = jax.tree.map(lambda leaf: kept_as(leaf, settings.base_dtype), kept)
     predict = _predictor(denoiser, settings)
     sample, mean = _samplers(task, settings, predict)
     groups = (DENOISER, LORA) if settings.lora else (DENOISER,)
@@ -139,7 +139,7 @@ def split(params: Mapping[str, Any], pattern: str) -> tuple[Params, Params]:
     return unflatten_dict(found, sep="/"), unflatten_dict(others, sep="/")
 
 
-def _kept_as(leaf: Any, dtype: str) -> Any:
+def kept_as(leaf: Any, dtype: str) -> Any:
     """A weight, or its shape, in the dtype in which it is kept."""
     if isinstance(leaf, jax.ShapeDtypeStruct):
         return jax.ShapeDtypeStruct(leaf.shape, dtype)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -239,19 +239,23 @@ def _check_steps_in_name(file: str, config: Config) -> None:
         )
 
 
-def beside(config: Config, path: Path, recorded: Mapping[str, str]) -> dict[str, Any]:
+def beside(
+    config: Config, path: Path, recorded: Mapping[str, str], needed: Iterable[Place] = tuple(BESIDE)
+) -> dict[str, Any]:
     """A trained recipe's configuration with the frozen weights that it was trained with: beside its file, or as named.
 
     Args:
       config: the recipe's entry.
       path: of the weights.
       recorded: the digests of what the run was trained with, by knob; empty if the file does not tell.
+      needed: places of `BESIDE`.
 
     Raises:
       FileNotFoundError: an autoencoder, say, is in neither place. ValueError: what is there is another one.
     """
     changed = dict(config)
-    for (section, key), what in BESIDE.items():
+    for section, key in needed:
+        what = BESIDE[section, key]
         named = path_at(config, (section, key))
         if not named:
             continue
