@@ -103,6 +103,20 @@ def weights(path: Path, *changes: str, fill: float | None = None, base: Path = C
     return path
 
 
+TRANSFORMER = {
+    "channels": 4,
+    "depth": 2,
+    "heads": 2,
+    "head_width": 8,
+    "dual_blocks": 1,
+    "qk_norm": True,
+    "context_width": 16,
+    "pooled_width": 12,
+    "patch": 2,
+    "position_grid": 32,
+    "position_base": 64,
+}
+
 TINY = {
     "vq_f4": {"channels": 32, "multipliers": (1, 1, 1), "blocks": 1, "codes": 16},
     "kl_autoencoder": {
@@ -115,19 +129,8 @@ TINY = {
         "scaling": 1.5,
         "shift": 0.1,
     },
-    "mmdit": {
-        "channels": 4,
-        "depth": 2,
-        "heads": 2,
-        "head_width": 8,
-        "dual_blocks": 1,
-        "qk_norm": True,
-        "context_width": 16,
-        "pooled_width": 12,
-        "patch": 2,
-        "position_grid": 32,
-        "position_base": 64,
-    },
+    "mmdit": TRANSFORMER,
+    "dit4sr": TRANSFORMER,
     "lpips_alex": {"net": "alex"},
     "resshift_unet": {
         "channels": 32,
@@ -157,12 +160,20 @@ TINY = {
 """Weight map → arguments of a small model; denoiser and student are those of `MODEL`."""
 
 
-def ported(path: Path, name: str, file: str = "original.pth") -> Path:
-    """A small published model with random weights, as `framer-jax port` writes it; `file`: what it was made of."""
-    module = pretrained.build(name, TINY[name])
+def ported(path: Path, name: str, file: str = "original.pth", **changes: Any) -> Path:
+    """A small published model with random weights, as `framer-jax port` writes it.
+
+    Args:
+      path: to write.
+      name: of the weight map.
+      file: what it was made of.
+      changes: of its arguments in `TINY`.
+    """
+    arguments = TINY[name] | changes
+    module = pretrained.build(name, arguments)
     params = _random(pretrained.expected_params(name, module))
     source = {"files": [{"file": file, "sha256": ""}]}
-    save_weights(path, params, {"model": name, "arguments": TINY[name], "source": source})
+    save_weights(path, params, {"model": name, "arguments": arguments, "source": source})
     return path
 
 
@@ -198,11 +209,9 @@ def named_weights(folder: Path, config_path: Path) -> tuple[str, ...]:
 
 def _random(shapes: dict[str, Any], fill: float | None = None) -> dict[str, Any]:
     rng = np.random.default_rng(0)
-    return nest_names(
-        {
-            name: (0.1 * rng.standard_normal(leaf.shape) if fill is None else np.full(leaf.shape, fill)).astype(
-                np.float32
-            )
-            for name, leaf in flatten_names(shapes)[0].items()
-        }
-    )
+    leaves, empty = flatten_names(shapes)
+    drawn = {
+        name: 0.1 * rng.standard_normal(leaf.shape) if fill is None else np.full(leaf.shape, fill)
+        for name, leaf in leaves.items()
+    }
+    return nest_names({name: leaf.astype(np.float32) for name, leaf in drawn.items()}, empty)

@@ -107,7 +107,8 @@ def _base(table: np.ndarray, side: int) -> int:
     """The base of a table of sine-cosine positions, 0 if it is none; it may have been rounded to bfloat16."""
     if side < 2:
         return 0
-    base = round(float(np.arcsin(np.clip(table[0, 1, 0], -1, 1))) * side)  # the second column's sine
+    sine, cosine = table[0, 1, 0], table[0, 1, table.shape[2] // 4]  # the second column's, of the highest frequency
+    base = round(float(np.arctan2(sine, cosine)) * side)
     half, axis = table.shape[2] // 2, _axis(side, base, table.shape[2])
     rows = table.reshape(side, side, -1)
     ends = [part for end in (0, -1) for part in (rows[end, :, :half], rows[:, end, half:])]

@@ -93,7 +93,8 @@ def read_run(path: str | os.PathLike[str], architecture: str = "dit4sr") -> Whol
 def departures(arguments: Mapping[str, Any]) -> str:
     """In which arguments a DiT4SR differs from what its released code computes, '' if in none."""
     released = {"compatibility": "released", "reading": "joint", "strength": 1.2}
-    found = {**arguments, "reading": reading_of(arguments.get("reading", "auto"), arguments["compatibility"])}
+    found = {"compatibility": "correct", "reading": "auto", **arguments}
+    found["reading"] = reading_of(found["reading"], found["compatibility"])
     return ", ".join(f"{name} {found[name]!r}" for name, value in released.items() if found.get(name, value) != value)
 
 
