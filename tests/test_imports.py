@@ -29,7 +29,7 @@ ROOMS = {
     # second floor
     "recipes": (*GROUND, *FIRST),
     # third floor: neither imports the other
-    "training": ("recipes.base",),  # the types of a recipe, and the name of no method
+    "training": ("recipes.base", "recipes.tracing"),  # the types of a recipe, what one reads, and the name of no method
     "inference": (*GROUND, "data.files", "porting", "recipes"),
     # fourth floor
     "evaluation": (*GROUND, *FIRST, "recipes", "inference"),

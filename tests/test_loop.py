@@ -72,7 +72,7 @@ def test_resume_on_another_mesh(tmp_path):
 def test_log_checkpoint_validate_and_export(tmp_path):
     seen = []
 
-    def validate(params, step):
+    def validate(params, frozen, step):
         assert set(params) == {"denoiser", "critic"}
         return {"psnr-y": {2: 20.0, 4: 30.0, 6: 25.0, 7: 28.0}[step]}, {"first": np.full((4, 4, 3), 0.5)}
 
@@ -123,7 +123,7 @@ def test_resumed_run_keeps_the_best(tmp_path):
     seen = []
     scores = {2: 30.0, 4: 20.0, 6: 31.0}
 
-    def validate(params, step):
+    def validate(params, frozen, step):
         return {"psnr-y": scores[step]}, {}
 
     def export(params, step, best):
@@ -140,10 +140,12 @@ def test_unknown_best_metric(tmp_path):
     changes = {"validate_every": 2, "checkpoint_every": 4}
     wrong = toys.settings(**changes, best_metric="psnr")
     with pytest.raises(ValueError, match="'psnr' is not among what validation gives: psnr-y; step 2 is saved: correct"):
-        run(tmp_path, wrong, validate=lambda params, step: ({"psnr-y": 1.0}, {}))
+        run(tmp_path, wrong, validate=lambda *_: ({"psnr-y": 1.0}, {}))
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["2"]
     result = run(
-        tmp_path, toys.settings(**changes, best_metric=None), validate=lambda params, step: ({"psnr-y": 1.0}, {})
+        tmp_path,
+        toys.settings(**changes, best_metric=None),
+        validate=lambda *_: ({"psnr-y": 1.0}, {}),
     )
     assert (result.step, result.stopped) == (6, False)
 

@@ -47,19 +47,19 @@ def test_scores_and_pictures():
 
     pairs = [pair("a/b.png", 40, 48), pair("c", 48, 40)]
     validate = make_validation(recipe(mean=mean), pairs)
-    scalars, pictures = validate(PARAMS, 3)
+    scalars, pictures = validate(PARAMS, {}, 3)
     assert set(scalars) == {f"{way}/{name}" for way in ("bicubic", "sample", "mean") for name in ("psnr-y", "ssim-y")}
     assert scalars["sample/psnr-y"] == scalars["mean/psnr-y"] > 5
     assert {name: picture.shape for name, picture in pictures.items()} == {"a_b.png": (40, 160, 3), "c": (40, 160, 3)}
     np.testing.assert_array_equal(pictures["c"][:, 120:], pair("c", 48, 40).hr[4:44])
     # one pass is scored once
-    once, pictures = make_validation(recipe(mean=nearest), pairs)(PARAMS, 3)
+    once, pictures = make_validation(recipe(mean=nearest), pairs)(PARAMS, {}, 3)
     assert once == {name: value for name, value in scalars.items() if not name.startswith("sample/")}
     assert pictures["c"].shape == (40, 120, 3)
 
 
 def test_crops_too_small_for_a_metric_leave_it_out():
-    scalars, _ = make_validation(recipe(), [pair("a", 8, 40)])(PARAMS, 0)
+    scalars, _ = make_validation(recipe(), [pair("a", 8, 40)])(PARAMS, {}, 0)
     assert set(scalars) == {"bicubic/psnr-y", "sample/psnr-y"}
 
 
@@ -70,7 +70,7 @@ def test_a_flat_photograph_does_not_end_the_run():
     alone, both = mean_scores(hr[:1], hr[:1], ids), mean_scores(hr, hr, ids)
     assert both["niqe-framer"] == pytest.approx(alone["niqe-framer"])
     assert set(mean_scores(hr[1:], hr[1:], ids)) == {"psnr-y"}
-    scalars, pictures = make_validation(recipe(), [flat], ids)(PARAMS, 0)
+    scalars, pictures = make_validation(recipe(), [flat], ids)(PARAMS, {}, 0)
     assert set(scalars) == {"bicubic/psnr-y", "sample/psnr-y"}
     assert set(pictures) == {"bb"}
 
@@ -79,6 +79,6 @@ def test_parameters_on_a_mesh_give_whole_results():
     mesh = make_mesh(toys.settings(mesh={"data": 2, "fsdp": 4}))
     spread = jax.device_put(PARAMS, NamedSharding(mesh, PartitionSpec("fsdp")))
     validate = make_validation(recipe(), [pair("a", 40, 40), pair("bb", 40, 40)])
-    alone, there = validate(PARAMS, 0), validate(spread, 0)
+    alone, there = validate(PARAMS, {}, 0), validate(spread, {}, 0)
     assert alone[0] == pytest.approx(there[0])
     np.testing.assert_allclose(alone[1]["a"], there[1]["a"], rtol=1e-6)

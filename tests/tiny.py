@@ -37,7 +37,17 @@ MODEL = (
     "recipe.denoiser.dit4sr.dual_blocks=1",
     "recipe.denoiser.dit4sr.position_grid=32",
     "recipe.denoiser.dit4sr.attention=manual",  # JAX's own mixes dtypes in its gradient, which a strict session refuses
+    "recipe.denoiser.mmdit.depth=2",
+    "recipe.denoiser.mmdit.heads=2",
+    "recipe.denoiser.mmdit.head_width=8",
+    "recipe.denoiser.mmdit.dual_blocks=1",
+    "recipe.denoiser.mmdit.qk_norm=True",
+    "recipe.denoiser.mmdit.position_grid=32",
+    "recipe.denoiser.mmdit.attention=manual",
     "recipe.dit4sr.sampling_steps=2",
+    "recipe.tsd_sr.lora_rank=2",
+    "recipe.tsd_sr.encoder_rank=2",
+    "recipe.tsd_sr.regulariser_rank=2",
     "recipe.text.clip_length=1",
     "recipe.text.t5_length=2",
     "recipe.text.clip_widths=(4, 8)",
@@ -99,7 +109,7 @@ def weights(path: Path, *changes: str, fill: float | None = None, base: Path = C
     """A weights file of a tiny model: random (or all `fill`), nothing is compiled."""
     settings = config(*changes, base=base)
     recipe = build_recipe(settings["recipe"], "description")
-    save_model(path, recipe, _random(expected_params(recipe), fill), {"config": settings, "step": 0})
+    save_model(path, recipe, random_weights(expected_params(recipe), fill), {"config": settings, "step": 0})
     return path
 
 
@@ -160,18 +170,13 @@ TINY = {
 """Weight map → arguments of a small model; denoiser and student are those of `MODEL`."""
 
 
-def ported(path: Path, name: str, file: str = "original.pth", **changes: Any) -> Path:
-    """A small published model with random weights, as `framer-jax port` writes it.
+def ported(path: Path, name: str, file: str = "original.pth", fill: float | None = None, **changes: Any) -> Path:
+    """A small published model with random weights (or all `fill`), as `framer-jax port` writes it.
 
-    Args:
-      path: to write.
-      name: of the weight map.
-      file: what it was made of.
-      changes: of its arguments in `TINY`.
+    `file`: what it was made of; `changes`: of its arguments.
     """
-    arguments = TINY[name] | changes
-    module = pretrained.build(name, arguments)
-    params = _random(pretrained.expected_params(name, module))
+    arguments = {**TINY[name], **changes}
+    params = random_weights(pretrained.expected_params(name, pretrained.build(name, arguments)), fill)
     source = {"files": [{"file": file, "sha256": ""}]}
     save_weights(path, params, {"model": name, "arguments": arguments, "source": source})
     return path
@@ -195,9 +200,9 @@ def named_weights(folder: Path, config_path: Path) -> tuple[str, ...]:
         changes.append(f"recipe.space.weights={ported(folder / 'autoencoder.safetensors', 'vq_f4')}")
     if recipe.space.name == "kl":
         changes.append(f"recipe.space.weights={ported(folder / 'autoencoder.safetensors', 'kl_autoencoder')}")
-        changes.append(f"recipe.dit4sr.base={ported(folder / 'base.safetensors', 'mmdit')}")
+        changes.append(f"recipe.{recipe.name}.base={ported(folder / 'base.safetensors', 'mmdit')}")
         changes += [f"recipe.text.null={text(folder / 'null.safetensors')}", "recipe.text.condition=null"]
-    if recipe.resshift.perceptual_weight:
+    if recipe.resshift.perceptual_weight or recipe.name == "tsd_sr":
         changes.append(f"recipe.lpips.weights={ported(folder / 'lpips.safetensors', 'lpips_alex')}")
     if recipe.name == "sinsr":
         teacher = weights(folder / "teacher.safetensors", "recipe.name=resshift", base=config_path)
@@ -207,7 +212,8 @@ def named_weights(folder: Path, config_path: Path) -> tuple[str, ...]:
     return tuple(changes)
 
 
-def _random(shapes: dict[str, Any], fill: float | None = None) -> dict[str, Any]:
+def random_weights(shapes: dict[str, Any], fill: float | None = None) -> dict[str, Any]:
+    """Random numbers (or all `fill`) in the places of shapes."""
     rng = np.random.default_rng(0)
     leaves, empty = flatten_names(shapes)
     drawn = {

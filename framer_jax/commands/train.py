@@ -10,8 +10,9 @@ from typing import Any
 
 import jax
 
+from framer_jax.commands.model_card import write_card
 from framer_jax.commands.provenance import portable
-from framer_jax.commands.training_data import open_source, open_training
+from framer_jax.commands.training_data import open_source, open_training, text_condition
 from framer_jax.config import ConfigError, load_config, to_dict
 from framer_jax.data.photos import HELD_OUT
 from framer_jax.data.pipeline import images_of_records, make_batches, make_prepare
@@ -87,7 +88,7 @@ def train_from_config(config: dict[str, Any], workdir: str | Path, init: str | N
 
     Args:
       config: plain dict of a whole configuration (framer_jax.config.to_dict).
-      workdir: of the run; afterwards holds `weights.safetensors` (newest) and `best.safetensors`.
+      workdir: of the run; afterwards holds `weights.safetensors` (newest), `best.safetensors` and their `card.md`.
       init: a weights file to start from, or 'starter'; a run is resumed with the one that it was begun with.
 
     Returns:
@@ -110,6 +111,7 @@ def train_from_config(config: dict[str, Any], workdir: str | Path, init: str | N
         raise ConfigError(f"training: {error}") from error
     preset = preset_by_name(data["degradation"], base.scale)
     source = open_training(config)
+    told = {"text": str(condition)} if (condition := text_condition(config)) else {}
     start, digest = starting_weights(base, config["recipe"], init) if init else (base.starting, None)
     # What was started from and what stays frozen is a part of what a run is.
     identity = {"init": digest, "weights": digests(config["recipe"])}
@@ -118,9 +120,10 @@ def train_from_config(config: dict[str, Any], workdir: str | Path, init: str | N
 
     def export(params: Params, step: int, best: bool) -> None:
         if jax.process_index() == 0:
-            metadata = {"config": portable(config), "step": step, **identity}
+            metadata = {"config": portable(config), "step": step, **identity, **told}
             for name in (LAST, BEST) if best else (LAST,):
                 save_model(workdir / name, base, params, metadata)
+            write_card(workdir, recipe.name, {group: params[group] for group in base.exported}, metadata)
 
     batches = make_batches(
         source,
@@ -141,6 +144,7 @@ def train_from_config(config: dict[str, Any], workdir: str | Path, init: str | N
             settings,
             workdir,
             config_json=json.dumps({**config, **identity}),
+            remarks=told,
             record_names=source.names,
             validate=make_validation(base, pairs) if pairs else None,
             export=export,

@@ -14,7 +14,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from framer_jax.data.whole_photos import ValidationPair
 from framer_jax.diffusion.noise import noise_field
 from framer_jax.evaluation.metrics import METRICS, score
-from framer_jax.recipes.base import Params, Recipe
+from framer_jax.recipes.base import Frozen, Params, Recipe
 from framer_jax.recipes.latent_space import enlarge
 
 Pictures = Mapping[str, np.ndarray]
@@ -47,7 +47,7 @@ def make_validation(
     recipe: Recipe,
     pairs: Sequence[ValidationPair],
     ids: Sequence[str] = ("psnr-y", "ssim-y", "niqe-framer"),
-) -> Callable[[Params, int], tuple[dict[str, float], Pictures]]:
+) -> Callable[[Params, Frozen, int], tuple[dict[str, float], Pictures]]:
     """What a training run calls to see how it is doing.
 
     Args:
@@ -56,9 +56,9 @@ def make_validation(
       ids: metrics; those that the crops are too small for are left out.
 
     Returns:
-      (params, step) → scores 'sample/psnr-y', 'mean/psnr-y', 'bicubic/psnr-y', … and one picture for each photograph:
-      LR enlarged | mean | sample | HR. The noise is the same each time. Parameters on a mesh, of one host or several,
-      give the whole results on each host.
+      (params, frozen, step) → scores 'sample/psnr-y', 'mean/psnr-y', 'bicubic/psnr-y', … and one picture for each
+      photograph: LR enlarged | mean | sample | HR. The noise is the same each time. Parameters on a mesh, of one host
+      or several, give the whole results on each host; frozen weights that are still on the host are there for a call.
     """
     hr, lr = central_crops(pairs, recipe.scale, recipe.lr_multiple)
     ids = [name for name in ids if METRICS[name].fits(*hr.shape[1:3])]
@@ -74,11 +74,10 @@ def make_validation(
     enlarged = np.clip(np.asarray(enlarge(jnp.asarray(lr), recipe.scale)), 0.0, 1.0)
     reference = mean_scores(enlarged, hr, ids)
 
-    def validate(params: Params, step: int) -> tuple[dict[str, float], Pictures]:
+    def validate(params: Params, frozen: Frozen, step: int) -> tuple[dict[str, float], Pictures]:
         whole = _replicated(params)
         results = {
-            name: np.clip(np.asarray(compiled(name, whole)(params, recipe.frozen, lr, noise)), 0.0, 1.0)
-            for name in samplers
+            name: np.clip(np.asarray(compiled(name, whole)(params, frozen, lr, noise)), 0.0, 1.0) for name in samplers
         }
         scalars = {f"bicubic/{name}": value for name, value in reference.items()}
         for name, images in results.items():

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -38,12 +39,15 @@ class Loss(NamedTuple):
       taps: the denoiser's per-block feature maps, each [B, H_i, W_i, C_i], in order of depth, the last one the
         teacher of FRAMER. Unused taps cost nothing under jit.
       carry: the carry after this loss.
+      onward: further entries of the batch, [B, ...] each, that the later updates of the same step find and take no
+        gradient through, so that they need not be made twice. The update must run in every step.
     """
 
     values: jax.Array
     metrics: dict[str, jax.Array]
     taps: tuple[jax.Array, ...]
     carry: Carry
+    onward: Mapping[str, jax.Array] = MappingProxyType({})
 
 
 class LossFunction(Protocol):

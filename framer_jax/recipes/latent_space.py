@@ -79,12 +79,12 @@ def autoencoder_space(module: VQAutoencoder, params: Params | None) -> LatentSpa
     )
 
 
-def gaussian_space(module: KLAutoencoder, params: Params | None) -> LatentSpace:
+def gaussian_space(module: KLAutoencoder, params: Params) -> LatentSpace:
     """An autoencoder of Stable Diffusion: [B, H, W, 3] ↔ [B, H / 8, W / 8, 16 or 4], normalised latents.
 
     Args:
       module: the autoencoder.
-      params: its weights, or None where nothing will be computed.
+      params: its weights, or their shapes where nothing will be computed.
 
     `encode` gives the mean of the latents. (The released trainers draw from the Gaussian, whose deviation is small.)
     """
@@ -103,7 +103,7 @@ def gaussian_space(module: KLAutoencoder, params: Params | None) -> LatentSpace:
         encode=encode,
         decode=decode,
         channel_scale=np.ones(module.latent_channels, np.float32),
-        frozen={} if params is None else {AUTOENCODER: params},
+        frozen={AUTOENCODER: params},
     )
 
 

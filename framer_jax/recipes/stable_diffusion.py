@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from framer_jax.models.dit4sr import with_control
 from framer_jax.models.kl_autoencoder import KLAutoencoder
+from framer_jax.models.lora import Lora, make_lora
 from framer_jax.porting.kl_autoencoder import KL_AUTOENCODER
+from framer_jax.porting.lora import read_layers
+from framer_jax.porting.table import map_named
+from framer_jax.porting.torch_files import read_state
 from framer_jax.porting.weights import is_ours, read_metadata, tree_digest
 from framer_jax.recipes.base import Params
 from framer_jax.recipes.pretrained import load_pretrained, read
@@ -30,19 +35,75 @@ def read_base(path: str, arguments: Mapping[str, Any]) -> Params:
         that names the knobs.
     """
     knob = "recipe.dit4sr.base"
-    if not Path(path).exists():
-        raise FileNotFoundError(f"{knob}: there is no file or folder {path!r} (Stable Diffusion 3.5's transformer)")
-    controlled, found = _read_either(path)
-    differing = [
-        f"recipe.denoiser.dit4sr.{name} {value!r}, not {arguments[name]!r}"
-        for name, value in found.arguments.items()
-        if name not in FREE and name in arguments and _plain(arguments[name]) != _plain(value)
-    ]
+    _check_exists(knob, path, "Stable Diffusion 3.5's transformer")
+    with _naming(knob):
+        controlled, found = _read_either(path)
+    differing = _differing(found.arguments, arguments, "recipe.denoiser.dit4sr")
     if controlled and found.arguments["compatibility"] != arguments["compatibility"]:
         differing.append(f"recipe.denoiser.dit4sr.compatibility {found.arguments['compatibility']!r}")
-    if differing:
-        raise ValueError(f"{knob} {path} was made with {'; '.join(differing[:4])}: use what belongs to it")
+    variant = map_named("dit4sr" if controlled else "mmdit").describe(found.arguments)
+    _refuse(differing, f"{knob} {path}, {variant},")
     return found.params if controlled else with_control(found.params, arguments["compatibility"])
+
+
+def read_transformer(knob: str, path: str, arguments: Mapping[str, Any]) -> Params:
+    """The parameters of a transformer of Stable Diffusion 3 or 3.5, as it is.
+
+    Args, Raises: as `read_base`; `knob` is where the path is configured.
+    """
+    _check_exists(knob, path, "Stable Diffusion 3's transformer")
+    with _naming(knob):
+        found = read("mmdit", path)
+    source = f"{knob} {path}, {map_named('mmdit').describe(found.arguments)},"
+    _refuse(_differing(found.arguments, arguments, "recipe.denoiser.mmdit"), source)
+    return found.params
+
+
+def read_lora(knob: str, path: str, model: str, params: Params) -> Lora:
+    """One LoRA of a model, from a file of PEFT, diffusers or kohya's scripts.
+
+    Args:
+      knob: where the path is configured.
+      path: of the file.
+      model: the weight map's name.
+      params: of the model; names and shapes matter only.
+
+    Raises:
+      FileNotFoundError, ValueError: there is none, or it is of another model; one line.
+    """
+    _check_exists(knob, path, "a LoRA")
+    with _naming(knob):
+        state, _ = read_state(path)
+    (layers,) = read_layers(map_named(model), params, state, f"{knob} {path}", set_of=lambda adapter: "").values()
+    return make_lora(layers.factors, layers.alphas)
+
+
+@contextmanager
+def _naming(knob: str) -> Iterator[None]:
+    """Errors of what is read at a knob's path begin with the knob."""
+    try:
+        yield
+    except (ValueError, FileNotFoundError, ImportError) as error:
+        raise type(error)(f"{knob}: {error}") from error
+
+
+def _check_exists(knob: str, path: str, what: str) -> None:
+    if not Path(path).exists():
+        raise FileNotFoundError(f"{knob}: there is no file or folder {path!r} ({what})")
+
+
+def _differing(found: Mapping[str, Any], configured: Mapping[str, Any], section: str) -> list[str]:
+    """Knobs whose values are not those that the weights were made with."""
+    return [
+        f"{section}.{name} {value!r}, not {configured[name]!r}"
+        for name, value in found.items()
+        if name not in FREE and name in configured and _plain(configured[name]) != _plain(value)
+    ]
+
+
+def _refuse(differing: list[str], source: str) -> None:
+    if differing:
+        raise ValueError(f"{source} was made with {'; '.join(differing[:4])}: use what belongs to it")
 
 
 def _read_either(path: str) -> tuple[bool, Any]:

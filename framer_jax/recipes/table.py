@@ -16,12 +16,13 @@ from framer_jax.losses.wavelet_kd import WaveletKdSettings
 from framer_jax.models.dit import DiffusionTransformer
 from framer_jax.models.dit4sr import DiT4SR
 from framer_jax.models.kl_autoencoder import KLAutoencoder
-from framer_jax.models.mmdit import stacked
+from framer_jax.models.mmdit import MMDiT, stacked
 from framer_jax.models.resshift_unet import SwinUNet
 from framer_jax.models.swinir import SwinIR
 from framer_jax.models.unet import UNet
 from framer_jax.models.vq_autoencoder import VQAutoencoder
 from framer_jax.porting.weights import check_same_structure
+from framer_jax.recipes import pretrained
 from framer_jax.recipes.augkd import VIEWS, AugKdSettings, augkd
 from framer_jax.recipes.base import Params, Recipe, expected_params
 from framer_jax.recipes.dit4sr import Dit4srSettings, dit4sr
@@ -32,10 +33,11 @@ from framer_jax.recipes.latent_space import LatentSpace, autoencoder_space, gaus
 from framer_jax.recipes.perceptual import Perceptual, lpips_distance
 from framer_jax.recipes.resshift import ResShiftSettings, resshift
 from framer_jax.recipes.sinsr import SinSRSettings, sinsr
-from framer_jax.recipes.stable_diffusion import read_base
+from framer_jax.recipes.stable_diffusion import read_base, read_lora, read_transformer
 from framer_jax.recipes.swinir import swinir
 from framer_jax.recipes.teacher import Teacher
 from framer_jax.recipes.text import NULL, read_texts
+from framer_jax.recipes.tsd_sr import TsdSrSettings, tsd_sr
 from framer_jax.recipes.weights_by_path import beside, digests, is_trained, pretrained_at, read_groups, required
 
 Config = Mapping[str, Any]
@@ -62,11 +64,13 @@ def _wavelet(config: Config, dtype: Any, purpose: str) -> LatentSpace:
 
 
 def _kl(config: Config, dtype: Any, purpose: str) -> LatentSpace:
+    changes = {} if config["shift"] is None else {"shift": config["shift"]}
     if purpose == "description":
-        return gaussian_space(KLAutoencoder(dtype=dtype), None)
+        module = KLAutoencoder(dtype=dtype, **changes)
+        return gaussian_space(module, pretrained.expected_params("kl_autoencoder", module))
     what = "Stable Diffusion's autoencoder (a file, or the folder vae/)"
     found = pretrained_at(config["weights"], "recipe.space.weights", what, "kl_autoencoder", dtype)
-    return gaussian_space(found.module, found.params)
+    return gaussian_space(found.module.clone(**changes), found.params)
 
 
 def _vq_f4(config: Config, dtype: Any, purpose: str) -> LatentSpace:
@@ -87,12 +91,16 @@ DENOISERS: dict[str, Callable[..., nn.Module]] = {
     "dit": DiffusionTransformer,
     "resshift_unet": SwinUNet,
     "dit4sr": lambda out_channels, **arguments: DiT4SR(channels=out_channels, **arguments),
+    "mmdit": lambda out_channels, **arguments: MMDiT(channels=out_channels, **arguments),
 }
+
+TOLD = {"dit4sr": "dit4sr", "tsd_sr": "mmdit"}
+"""Recipes that tell their denoiser a text and show it the LR image as a latent → the one denoiser that they take."""
 
 STUDENTS: dict[str, Callable[..., nn.Module]] = {"swinir": SwinIR}
 """Networks that map LR images to HR images in one pass."""
 
-GLOBAL_DENOISERS = frozenset({"dit", "dit4sr"})
+GLOBAL_DENOISERS = frozenset({"dit", *TOLD.values()})
 """Those in which every place sees every other: they work best on inputs as large as their training crops."""
 
 
@@ -102,7 +110,8 @@ and `mean` use, the third, which only asks for names and shapes, none."""
 
 
 def _perceptual(config: Config, purpose: str) -> Perceptual | None:
-    if purpose != "training" or not config["resshift"].get("perceptual_weight"):
+    section = "tsd_sr" if config["name"] == "tsd_sr" else "resshift"
+    if purpose != "training" or not config[section].get("perceptual_weight"):
         return None
     model = f"lpips_{config['lpips']['net']}"
     dtype = DTYPES[config["dtype"]]
@@ -145,6 +154,23 @@ def _dit4sr(config: Config, denoiser: nn.Module, space: LatentSpace, purpose: st
     if base and config["denoiser"]["dit4sr"]["scan"]:
         base = stacked(base, denoiser)  # type: ignore[arg-type]
     return dit4sr(denoiser, space, settings, text, read_texts(config["text"], text), base)
+
+
+def _tsd_sr(config: Config, denoiser: nn.Module, space: LatentSpace, purpose: str) -> Recipe:
+    paths = ("base", "teacher_lora")
+    options = {name: value for name, value in config["tsd_sr"].items() if name not in paths}
+    settings, text = TsdSrSettings(scale=config["scale"], **options), text_settings(config["text"])
+    if purpose == "description":
+        return tsd_sr(denoiser, space, settings, text, {NULL: zero_text(text)})
+    what = "Stable Diffusion 3's transformer"
+    path = required(config["tsd_sr"]["base"], "recipe.tsd_sr.base", what, "mmdit", folder=True)
+    arguments = {**config["denoiser"]["mmdit"], **_text_widths(config["text"])}
+    base = read_transformer("recipe.tsd_sr.base", path, arguments)
+    teacher = None
+    if purpose == "training" and (path := config["tsd_sr"]["teacher_lora"]):
+        teacher = read_lora("recipe.tsd_sr.teacher_lora", path, "mmdit", base)
+    texts = read_texts(config["text"], text)
+    return tsd_sr(denoiser, space, settings, text, texts, base, teacher, _perceptual(config, purpose))
 
 
 def text_settings(config: Config) -> TextSettings:
@@ -207,6 +233,7 @@ LATENT_RECIPES: dict[str, Callable[[Config, nn.Module, LatentSpace, str], Recipe
     "sinsr": _sinsr,
     "flow": _flow,
     "dit4sr": _dit4sr,
+    "tsd_sr": _tsd_sr,
 }
 """Of a denoiser in a latent space."""
 
@@ -243,15 +270,25 @@ def build_recipe(config: Config, purpose: str = "training") -> Recipe:
     space = _pick(SPACES, config["space"]["name"], "latent space")(config["space"], dtype, purpose)
     name = config["denoiser"]["name"]
     make = _pick(DENOISERS, name, "denoiser")
-    arguments = _tuples(config["denoiser"][name]) | (_text_widths(config["text"]) if name == "dit4sr" else {})
+    _check_told(config["name"], name)
+    arguments = _tuples(config["denoiser"][name]) | (_text_widths(config["text"]) if config["name"] in TOLD else {})
     denoiser = make(out_channels=space.channels, dtype=dtype, **arguments)
     _check_grid(config, denoiser, space)
     return builder(config, denoiser, space, purpose)
 
 
+def _check_told(recipe: str, denoiser: str) -> None:
+    """Denoisers that are told a text, and recipes that tell one, belong together."""
+    if TOLD.get(recipe, denoiser) != denoiser:
+        raise ValueError(f"recipe.name {recipe} takes recipe.denoiser.name {TOLD[recipe]}, not {denoiser}")
+    if recipe not in TOLD and denoiser in TOLD.values():
+        fitting = ", ".join(name for name, takes in TOLD.items() if takes == denoiser)
+        raise ValueError(f"recipe.denoiser.name {denoiser} is for recipe.name {fitting}, not {recipe}")
+
+
 def _check_grid(config: Config, denoiser: nn.Module, space: LatentSpace) -> None:
     """The LR image must lie on the latents' grid, or on one that the denoiser halves to it."""
-    if config["denoiser"]["name"] == "dit4sr":  # which sees the LR image as a latent
+    if config["name"] in TOLD:  # which show it as a latent
         return
     wanted = config["scale"] << getattr(denoiser, "halvings", 0)
     if space.image_pixels_per_latent != wanted:

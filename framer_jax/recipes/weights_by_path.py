@@ -26,6 +26,7 @@ Place = tuple[str, ...]
 BESIDE: Mapping[Place, str] = {
     ("space", "weights"): "autoencoder",
     ("dit4sr", "base"): "base model",
+    ("tsd_sr", "base"): "base model",
     ("text", "null"): "text embedding",
     ("text", "wanted"): "text embedding",
     ("text", "avoided"): "text embedding",
@@ -34,6 +35,7 @@ BESIDE: Mapping[Place, str] = {
 
 TEACHERS: tuple[Place, ...] = (
     ("sinsr", "teacher"),
+    ("tsd_sr", "teacher_lora"),
     ("teacher", "weights"),
     ("teacher", "published", "space", "weights"),
 )
@@ -293,7 +295,7 @@ def digests(config: Config, needed_for: str = "training") -> dict[str, str]:
       needed_for: 'training', 'teacher' (its outputs) or 'inference'.
     """
     named = {place: path_at(config, place) for place in NEEDED[needed_for]}
-    weights, published = TEACHERS[1:]
+    weights, published = TEACHERS[-2:]
     if named.get(weights) and is_trained(named[weights]):
         named.pop(published)  # a trained teacher brings its own configuration
     return {".".join(("recipe", *place)): digest_of(path) for place, path in named.items() if path}

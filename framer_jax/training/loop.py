@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -18,17 +19,18 @@ import numpy as np
 from clu.metrics import Average
 from jax.sharding import Mesh
 
-from framer_jax.recipes.base import Params, Recipe
+from framer_jax.recipes.base import Frozen, Params, Recipe
 from framer_jax.training.checkpoint import Checkpoints, DataIterator, Notes, data_identity
 from framer_jax.training.logging import Images, Progress, Scalars, SilentWriter, Writer, default_writer, overview
 from framer_jax.training.optimizer import Optimizer, make_optimizers
 from framer_jax.training.settings import TrainingSettings, check_batch
-from framer_jax.training.sharding import check_rules, make_mesh, place_batch, place_tree, to_host
-from framer_jax.training.state import TrainState, abstract_state, inference_params, init_state
+from framer_jax.training.sharding import check_rules, make_mesh, place_batch, to_host
+from framer_jax.training.state import TrainState, abstract_state, inference_params, init_state, place_frozen
 from framer_jax.training.step import Prepare, Step, StepMetrics, make_step, merge_averages
 
-Validate = Callable[[Params, int], tuple[Scalars, Images]]
-"""(EMA or parameters on the mesh, step) → (scalars, images [H, W, 3] in [0, 1])."""
+Validate = Callable[[Params, Frozen, int], tuple[Scalars, Images]]
+"""(EMA or parameters on the mesh, frozen weights, step) → (scalars, images [H, W, 3] in [0, 1]); of the frozen weights
+those that training reads are on the mesh, the others on the host."""
 
 Export = Callable[[Params, int, bool], None]
 """(EMA or parameters as numpy arrays, step, whether they are the best so far) → writes a portable file."""
@@ -65,6 +67,7 @@ def train(
     workdir: str | Path,
     *,
     config_json: str = "{}",
+    remarks: Mapping[str, str] = MappingProxyType({}),
     record_names: Sequence[str] | None = None,
     validate: Validate | None = None,
     export: Export | None = None,
@@ -81,6 +84,7 @@ def train(
       settings: all numbers.
       workdir: gets `checkpoints/` and, by the default writer, `metrics.jsonl` and `images/`.
       config_json: the run's configuration, compared with the checkpoint's.
+      remarks: lines for the log by their names, written before the first step.
       record_names: name of each record id; compared too.
       validate: called every `validate_every` steps and at the end.
       export: called at every checkpoint.
@@ -105,11 +109,13 @@ def train(
         else:
             state, notes = checkpoints.restore(latest, plan.abstract, batches, notes.config, notes.data)
         _announce(writer, recipe, state, latest, checkpoints)
+        for name, text in remarks.items():
+            writer.write_text(latest or 0, name, text)
         return _Run(
             settings=settings,
             mesh=plan.mesh,
             step_function=make_step(recipe, prepare, plan.optimizers, settings, plan.mesh, plan.abstract),
-            frozen=place_tree(recipe.frozen, plan.mesh, settings),
+            frozen=place_frozen(recipe, settings, plan.mesh, plan.prepared, plan.abstract),
             batches=batches,
             first=plan.first if latest is None else None,
             record_names=record_names,
@@ -299,7 +305,7 @@ class _Run:
         if self.validate is None:
             return None
         self._check_finite()
-        scalars, images = self.validate(inference_params(self.state), self.step)
+        scalars, images = self.validate(inference_params(self.state), self.frozen, self.step)
         self.writer.write_scalars(self.step, {f"validation/{name}": float(value) for name, value in scalars.items()})
         if images:
             self.writer.write_images(self.step, {f"validation/{name}": image for name, image in images.items()})

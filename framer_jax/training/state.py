@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from framer_jax.recipes.base import Carry, Params, Recipe
+from framer_jax.recipes.base import Carry, Frozen, Params, Recipe
+from framer_jax.recipes.tracing import leaves_read
 from framer_jax.training.optimizer import Optimizer
 from framer_jax.training.settings import TrainingSettings
 from framer_jax.training.sharding import leaf_name, place_tree, tree_shardings
@@ -88,6 +89,35 @@ def abstract_state(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
         shapes,
         tree_shardings(shapes, mesh, settings),
+    )
+
+
+def place_frozen(recipe: Recipe, settings: TrainingSettings, mesh: Mesh, prepared: Any, like: TrainState) -> Frozen:
+    """The recipe's frozen weights, those that a loss reads on the mesh, the others still on the host.
+
+    On precomputed latents or pictures no loss reads the autoencoder or the teacher. jit does not move what its program
+    does not use, so that these cost no device any memory until validation asks for them.
+
+    Args:
+      recipe: with host arrays.
+      settings: sharding rules.
+      mesh: of make_mesh.
+      prepared: shapes of the batch that losses see.
+      like: of which only shapes matter.
+    """
+    if not recipe.frozen:
+        return {}
+
+    def results(params: Params, frozen: Frozen, carry: Carry, batch: Any, key: jax.Array, step: jax.Array) -> Any:
+        losses = [update.loss(params, frozen, carry, batch, key, step) for update in recipe.updates]
+        return [(loss.values, loss.metrics, loss.carry) for loss in losses]
+
+    arguments = (like.params, recipe.frozen, like.carry, prepared, like.key, like.step)
+    read = leaves_read(results, *arguments)[1]
+    chosen = jax.tree.map(lambda leaf, used: leaf if used else None, recipe.frozen, read)
+    placed = place_tree(chosen, mesh, settings)
+    return jax.tree.map(  # type: ignore[no-any-return]
+        lambda leaf, host: host if leaf is None else leaf, placed, recipe.frozen, is_leaf=lambda leaf: leaf is None
     )
 
 

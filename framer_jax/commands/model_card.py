@@ -1,0 +1,62 @@
+"""The card of a training run's weights: what a person should know of them, in a page that lies beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from framer_jax.commands.provenance import portable
+from framer_jax.porting.files import replacing
+from framer_jax.recipes.base import Params
+from framer_jax.recipes.weights_by_path import network_of, path_at
+from framer_jax.version import __version__
+
+CARD = "card.md"
+"""Its name in a run's work directory."""
+
+
+def write_card(workdir: Path, name: str, params: Params, metadata: Mapping[str, Any]) -> None:
+    """Write the card, or write it again after further steps.
+
+    Args:
+      workdir: of the run.
+      name: of the recipe.
+      params: the exported groups.
+      metadata: of the weights: 'config', 'step', 'weights', 'init' and, of a recipe that is told texts, 'text'.
+    """
+    with replacing(workdir / CARD) as temporary:
+        temporary.write_text(card(name, params, metadata), encoding="utf-8")
+
+
+def card(name: str, params: Params, metadata: Mapping[str, Any]) -> str:
+    """The card's Markdown; arguments as of `write_card`."""
+    config = portable(metadata["config"])
+    recipe, data, training = config["recipe"], config["data"], config["training"]
+    section, network = network_of(recipe)
+    count = sum(int(np.size(leaf)) for leaf in jax.tree.leaves(params))
+    reading = config["framer"]["reading"]
+    rows = {
+        "recipe": f"{name}, x{recipe['scale']}",
+        section: f"{network}, {count:,} parameters in these weights",
+        "FRAMER": "not used" if reading == "none" else f"in the reading '{reading}', in training only",
+        "text": metadata.get("text"),
+        "needs": "; ".join(_needed(recipe, metadata["weights"])),
+        "started from": metadata["init"] and f"the weights with SHA-256 {metadata['init']}",
+        "data": f"{data['train']}, crops of {data['crop']} pixels, degradation `{data['degradation']}`",
+        "training": f"{metadata['step']} of {training['steps']} steps, global batch {training['global_batch']}, "
+        f"seed {training['seed']}",
+        "written by": f"framer_jax {__version__}",
+    }
+    lines = [f"| {row} | {value} |" for row, value in rows.items() if value]
+    end = "The whole configuration is in the weights: `framer-jax info FILE` prints it."
+    return "\n".join([f"# {name}", "", "| | |", "|---|---|", *lines, "", end, ""])
+
+
+def _needed(recipe: Mapping[str, Any], digests: Mapping[str, str]) -> list[str]:
+    """The frozen weights that the run computed with."""
+    places = {knob: path_at(recipe, tuple(knob.split(".")[1:])) for knob in digests}
+    return [f"`{knob}`: {places[knob]} (SHA-256 {digest[:12]}…)" for knob, digest in digests.items()]
