@@ -6,16 +6,17 @@ import jax
 import numpy as np
 import pytest
 from test_porting import port, refused
-from tiny import config, photos, ported, weights
+from tiny import config, photos, ported, random_weights, weights
 
 from framer_jax.commands.train import starting_weights, train_from_config
 from framer_jax.diffusion.noise import noise_field
-from framer_jax.models.lora import make_lora, merge
+from framer_jax.models.lora import init_lora, make_lora, merge
 from framer_jax.models.mmdit import MMDiT, arranged
 from framer_jax.porting.diffusers_folder import read_config
 from framer_jax.porting.files import sha256_of
 from framer_jax.porting.lora import read_layers
 from framer_jax.porting.mmdit import MMDIT
+from framer_jax.porting.table import MAPS
 from framer_jax.porting.torch_files import read_state
 from framer_jax.porting.weights import flatten_names, load_weights, nest_names, save_weights
 from framer_jax.recipes.pretrained import read
@@ -251,3 +252,39 @@ def test_a_scanned_run_with_a_lora_is_trained_from_an_unscanned_one(folder, tmp_
     factors = trained["lora"]["blocks_dual"]["attention"]["query"]
     base = load_weights(folder / "base.safetensors")[0]["block_1"]["attention"]["query"]["kernel"]
     np.testing.assert_allclose(found, base + 1.5 * factors["down"][1] @ factors["up"][1], atol=1e-6)
+
+
+# --- TSD-SR -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("model", "base", "group", "key"),
+    [
+        ("mmdit", "base", "lora", "transformer.transformer_blocks.1.attn.to_q.lora_A.weight"),
+        ("kl_autoencoder", "vae", "encoder_lora", "vae.encoder.conv_in.lora_A.weight"),
+    ],
+)
+def test_a_run_of_tsd_sr_becomes_a_transformer_and_an_autoencoder(tmp_path, capsys, model, base, group, key):
+    for name, file in (("mmdit", "base"), ("kl_autoencoder", "vae")):
+        ported(tmp_path / f"{file}.safetensors", name)
+    whole = load_weights(tmp_path / f"{base}.safetensors")[0]
+    lora = init_lora(jax.random.key(0), whole, "block_1/attention/query$|encoder/conv_in", 2, 2.0)
+    factors = random_weights(dict(lora.factors))
+    settings = config("recipe.name=tsd_sr", "recipe.denoiser.name=mmdit", "recipe.tsd_sr.lora_scale=0.5")
+    settings["recipe"]["tsd_sr"]["base"], settings["recipe"]["space"]["weights"] = "base.safetensors", "vae.safetensors"
+    run = tmp_path / "run.safetensors"
+    save_weights(run, {group: factors}, {"config": settings})
+    assert port(run, tmp_path / "out", "--model", model, "--to", "diffusers") == 0
+    merged = merge(whole, {"a": make_lora(factors, 1.0)})  # half of the rank
+    same(read(model, tmp_path / "out").params, flatten_names(jax.tree.map(np.asarray, merged))[0])
+    assert port(run, tmp_path / "lora.safetensors", "--model", model, "--to", "lora") == 0
+    state, _ = read_state(tmp_path / "lora.safetensors")
+    assert len(state) == 2 and key in state
+    (layers,) = read_layers(MAPS[model], whole, state, "lora").values()
+    same(jax.tree.map(np.asarray, merge(whole, {"a": make_lora(*layers)})), flatten_names(merged)[0])
+    capsys.readouterr()
+    for other, fault in (("dit4sr", "a run of tsd_sr becomes mmdit or kl_autoencoder"), (model, "is the base's own")):
+        if other == model:
+            save_weights(run, {"other": factors}, {"config": settings})
+        assert port(run, tmp_path / "other", "--model", other, "--to", "diffusers") == 2
+        refused(capsys, "run.safetensors", fault)

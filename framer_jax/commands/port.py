@@ -20,7 +20,7 @@ from framer_jax.porting.torch_files import write_state
 from framer_jax.porting.weights import check_same_structure, flatten_names, load_weights, save_weights
 from framer_jax.recipes.pretrained import build, expected_params, read
 from framer_jax.recipes.weights_by_path import PUBLISHED, network_of
-from framer_jax.recipes.whole_transformer import departures, is_run, read_run
+from framer_jax.recipes.whole_model import departures, is_run, read_run
 from framer_jax.version import __version__
 
 FORMS = ("jax", "torch", "diffusers", "lora")
@@ -153,7 +153,7 @@ def read_ours(model: str, path: Path) -> Ours:
 
     Raises:
       ValueError, FileNotFoundError, ImportError: it is not of this model, is not whole, or as
-        framer_jax.recipes.whole_transformer.read_run.
+        framer_jax.recipes.whole_model.read_run.
     """
     weights = map_named(model)
     if is_run(path):
@@ -176,10 +176,13 @@ def read_ours(model: str, path: Path) -> Ours:
 def _port_lora(model: str, ours: Ours, path: Path, output: Path, original: str | None) -> dict[str, Any]:
     """Write the LoRA of a run by itself."""
     if ours.lora is None:
-        raise ValueError(f"{path}: no LoRA was trained in it: --to lora takes a run with recipe.dit4sr.lora")
+        raise ValueError(
+            f"{path}: no LoRA was trained in it: --to lora takes a run of one, such as with recipe.dit4sr.lora"
+        )
     if original is not None:
         raise ValueError("--check compares whole models: use it with --to diffusers, which has the LoRA within")
-    state = write_layers(map_named(model), ours.params, {"": ours.lora}, alphas=False)
+    weights = map_named(model)
+    state = write_layers(weights, ours.params, {"": ours.lora}, prefix=weights.folder, alphas=False)
     write_state(output, state)
     facts = _facts(output, f"LoRA of {model}", _count(state)) | {"tensors": len(state)}
     note = "the LoRA alone, of alpha = rank: parameters that were trained beside it are not in it"

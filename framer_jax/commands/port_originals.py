@@ -19,7 +19,7 @@ import numpy as np
 from framer_jax.porting.diffusers_folder import write_folder
 from framer_jax.porting.maps import State
 from framer_jax.porting.table import map_named
-from framer_jax.recipes.whole_transformer import departures
+from framer_jax.recipes.whole_model import departures
 
 Arguments = Mapping[str, Any]
 

@@ -155,9 +155,10 @@ def read_groups(path: str | os.PathLike[str], config: Config | None, same_proces
 
 def _arranged(params: Params, config: Config) -> Params:
     """Groups whose blocks lie as a recipe has them: stacked if it scans, whatever run wrote them."""
-    if network_of(config)[1] != "dit4sr":
+    section, name = network_of(config)
+    arguments = config.get(section, {}).get(name, {})
+    if "scan" not in arguments:
         return params
-    arguments = config["denoiser"]["dit4sr"]
     model = JointTransformer(**{name: arguments[name] for name in ("depth", "dual_blocks", "scan")})
     return {name: arranged(group, model) for name, group in params.items()}
 
