@@ -65,7 +65,7 @@ def get_config() -> ConfigDict:
     dit4sr.taps = "hidden"  # what FRAMER compares: hidden | prediction
     dit4sr.attention = "auto"  # who computes it: auto | xla | cudnn | manual
     dit4sr.remat = "none"  # of each block computed again for the gradient: none | attention | everything
-    dit4sr.scan = False  # equal blocks as one program with stacked parameters: compiles faster, no LoRA
+    dit4sr.scan = False  # equal blocks as one program: compiles faster; paths are blocks_dual/…, blocks_single/…
     mmdit = recipe.denoiser.mmdit = ConfigDict()  # the transformer of Stable Diffusion 3 medium
     mmdit.depth = 24  # blocks
     mmdit.heads = 24  # attention heads

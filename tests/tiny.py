@@ -113,6 +113,20 @@ def weights(path: Path, *changes: str, fill: float | None = None, base: Path = C
     return path
 
 
+TRANSFORMER = {
+    "channels": 4,
+    "depth": 2,
+    "heads": 2,
+    "head_width": 8,
+    "dual_blocks": 1,
+    "qk_norm": True,
+    "context_width": 16,
+    "pooled_width": 12,
+    "patch": 2,
+    "position_grid": 32,
+    "position_base": 64,
+}
+
 TINY = {
     "vq_f4": {"channels": 32, "multipliers": (1, 1, 1), "blocks": 1, "codes": 16},
     "kl_autoencoder": {
@@ -125,19 +139,8 @@ TINY = {
         "scaling": 1.5,
         "shift": 0.1,
     },
-    "mmdit": {
-        "channels": 4,
-        "depth": 2,
-        "heads": 2,
-        "head_width": 8,
-        "dual_blocks": 1,
-        "qk_norm": True,
-        "context_width": 16,
-        "pooled_width": 12,
-        "patch": 2,
-        "position_grid": 32,
-        "position_base": 64,
-    },
+    "mmdit": TRANSFORMER,
+    "dit4sr": TRANSFORMER,
     "lpips_alex": {"net": "alex"},
     "resshift_unet": {
         "channels": 32,
@@ -212,11 +215,9 @@ def named_weights(folder: Path, config_path: Path) -> tuple[str, ...]:
 def random_weights(shapes: dict[str, Any], fill: float | None = None) -> dict[str, Any]:
     """Random numbers (or all `fill`) in the places of shapes."""
     rng = np.random.default_rng(0)
-    return nest_names(
-        {
-            name: (0.1 * rng.standard_normal(leaf.shape) if fill is None else np.full(leaf.shape, fill)).astype(
-                np.float32
-            )
-            for name, leaf in flatten_names(shapes)[0].items()
-        }
-    )
+    leaves, empty = flatten_names(shapes)
+    drawn = {
+        name: 0.1 * rng.standard_normal(leaf.shape) if fill is None else np.full(leaf.shape, fill)
+        for name, leaf in leaves.items()
+    }
+    return nest_names({name: leaf.astype(np.float32) for name, leaf in drawn.items()}, empty)

@@ -37,6 +37,7 @@ from framer_jax.recipes.teacher import Teacher
 from framer_jax.recipes.text import AVOIDED, NULL, WANTED, read_texts
 from framer_jax.recipes.tsd_sr import TsdSrSettings, tsd_sr
 from framer_jax.recipes.weights_by_path import (
+    BESIDE,
     Place,
     beside,
     digests,
@@ -335,7 +336,7 @@ def open_recipe(
         changes = places_of(original, sampling)
         wanted = changed(original, changes)
         if config is None and purpose == "inference":
-            wanted = beside(wanted, path, recorded, changes)
+            wanted = beside(wanted, path, recorded, [place for place in BESIDE if place not in changes])
         recipe = build_recipe(wanted, purpose)
     except (KeyError, TypeError) as error:
         raise ValueError(

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
 from framer_jax.models.layers import Dtype
+from framer_jax.models.mmdit import JointTransformer, arranged
 from framer_jax.porting.diffusers_folder import model_files, model_folder
 from framer_jax.porting.files import sha256_of
 from framer_jax.porting.table import MAPS, map_named
@@ -55,6 +56,8 @@ NEEDED = {"training": PATHS, "teacher": (*BESIDE, *TEACHERS), "inference": tuple
 PROCESS = ("steps", "kappa", "min_noise_level", "etas_end", "power", "residual")
 """What of `recipe.resshift` a trained denoiser depends on."""
 
+EXECUTION = ("attention", "remat", "scan")
+"""What of a denoiser says how the same numbers are computed, so that its weights do not depend on it."""
 
 PUBLISHED = ("resshift", "sinsr")
 """Recipes whose denoiser may be a published one."""
@@ -124,7 +127,7 @@ def read_groups(path: str | os.PathLike[str], config: Config | None, same_proces
 
     Raises:
       ValueError: the file says of itself that it belongs to another process, another kind of latents or another
-        network; or it is a published network and there is no `config`.
+        network; or it is a published network and there is no `config`; or the recipe scans blocks that differ.
       FileNotFoundError, ImportError: it cannot be read.
     """
     if is_ours(path) or not Path(path).is_file():  # the error of a missing one is `load_weights`'s
@@ -132,7 +135,7 @@ def read_groups(path: str | os.PathLike[str], config: Config | None, same_proces
         if metadata.get("model") not in MAPS:  # a trained recipe
             if config is not None and same_process and "config" in metadata:
                 _check_same(process_of(metadata["config"]["recipe"]), process_of(config), str(path))
-            return Groups(params, metadata)
+            return Groups(params if config is None else _arranged(params, config), metadata)
     if config is None:
         if not is_ours(path):
             load_weights(path)  # says what is wrong with it
@@ -159,6 +162,16 @@ def read_groups(path: str | os.PathLike[str], config: Config | None, same_proces
     return Groups({section: found.params}, {})
 
 
+def _arranged(params: Params, config: Config) -> Params:
+    """Groups whose blocks lie as a recipe has them: stacked if it scans, whatever run wrote them."""
+    section, name = network_of(config)
+    arguments = config.get(section, {}).get(name, {})
+    if "scan" not in arguments:
+        return params
+    model = JointTransformer(**{name: arguments[name] for name in ("depth", "dual_blocks", "scan")})
+    return {name: arranged(group, model) for name, group in params.items()}
+
+
 def _knobs(section: str, name: str, arguments: Mapping[str, Any], scale: Any) -> dict[str, Any]:
     return {"recipe.scale": scale, **{f"recipe.{section}.{name}.{key}": value for key, value in arguments.items()}}
 
@@ -166,7 +179,8 @@ def _knobs(section: str, name: str, arguments: Mapping[str, Any], scale: Any) ->
 def process_of(config: Config) -> dict[str, Any]:
     """What a recipe's parameters depend on beside their shapes: knob → value."""
     section, name = network_of(config)
-    knobs = _knobs(section, name, config.get(section, {}).get(name, {}), config.get("scale"))
+    arguments = {key: value for key, value in config.get(section, {}).get(name, {}).items() if key not in EXECUTION}
+    knobs = _knobs(section, name, arguments, config.get("scale"))
     sections = {f"recipe.{section}.name": name, **knobs}
     if section == "student":  # however it was taught
         return sections
@@ -242,22 +256,25 @@ def _check_steps_in_name(file: str, config: Config) -> None:
         )
 
 
-def beside(config: Config, path: Path, recorded: Mapping[str, str], others: Collection[Place] = ()) -> dict[str, Any]:
+def beside(
+    config: Config, path: Path, recorded: Mapping[str, str], needed: Iterable[Place] = tuple(BESIDE)
+) -> dict[str, Any]:
     """A trained recipe's configuration with the frozen weights that it was trained with: beside its file, or as named.
 
     Args:
       config: the recipe's entry.
       path: of the weights.
       recorded: the digests of what the run was trained with, by knob; empty if the file does not tell.
-      others: places whose files are named for this use, and are not those of the training.
+      needed: places of `BESIDE`.
 
     Raises:
       FileNotFoundError: an autoencoder, say, is in neither place. ValueError: what is there is another one.
     """
     changed = dict(config)
-    for (section, key), what in BESIDE.items():
+    for section, key in needed:
+        what = BESIDE[section, key]
         named = path_at(config, (section, key))
-        if not named or (section, key) in others:
+        if not named:
             continue
         knob = f"recipe.{section}.{key}"
         places = [place for place in (path.parent / Path(named).name, Path(named)) if place.exists()]
