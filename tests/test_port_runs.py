@@ -144,15 +144,13 @@ def test_a_lora_is_written_by_itself(folder, tmp_path, capsys, run):
     base = read("mmdit", folder / "base.safetensors").params
     (layers,) = read_layers(MMDIT, base, state, "lora").values()
     assert set(layers.alphas.values()) == {2.0}  # the rank: ours is in the factor
-    if run == "alone":
-        merged = merge(base, {"a": make_lora(*layers)})
-        plain = {name: leaf for name, leaf in expected(folder, run).items() if "control" not in name}
-        same(jax.tree.map(np.asarray, merged), plain)
+    if run == "scanned":  # whose control layers are trained too
+        return
+    merged = merge(base, {"a": make_lora(*layers)})
+    plain = {name: leaf for name, leaf in expected(folder, run).items() if "control" not in name}
+    same(jax.tree.map(np.asarray, merged), plain)
     assert port(*words, "--overwrite", "--check", folder) == 2
     refused(capsys, "--check compares whole models")
-    weights(tmp_path / "none.safetensors", *knobs(folder))
-    assert port(tmp_path / "none.safetensors", tmp_path / "other.safetensors", *words[2:]) == 2
-    refused(capsys, "no LoRA was trained in it")
     assert port(folder / "base.safetensors", tmp_path / "other.safetensors", "--model", "mmdit", "--to", "lora") == 2
     refused(capsys, "no LoRA was trained in it")
 

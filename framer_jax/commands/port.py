@@ -134,9 +134,11 @@ def port_to_torch(
     if form == "diffusers" and weights.configuration is None:
         known = ", ".join(name for name, other in MAPS.items() if other.configuration)
         raise ValueError(f"--to diffusers: there are no folders of {model}, only of {known}: use --to torch")
+    if form == "lora" and original is not None:
+        raise ValueError("--check compares whole models: use it with --to diffusers, which has the LoRA within")
     ours = read_ours(model, inputs[0])
     if form == "lora":
-        return _port_lora(model, ours, inputs[0], output, original)
+        return _port_lora(model, ours, inputs[0], output)
     state = to_torch(weights, ours.params, str(inputs[0]), ours.arguments)
     checked = _checked(model, ours.params, ours.arguments, original)
     if form == "diffusers" and weights.configuration:
@@ -173,14 +175,12 @@ def read_ours(model: str, path: Path) -> Ours:
     return ours._replace(arguments=arguments)
 
 
-def _port_lora(model: str, ours: Ours, path: Path, output: Path, original: str | None) -> dict[str, Any]:
+def _port_lora(model: str, ours: Ours, path: Path, output: Path) -> dict[str, Any]:
     """Write the LoRA of a run by itself."""
     if ours.lora is None:
         raise ValueError(
             f"{path}: no LoRA was trained in it: --to lora takes a run of one, such as with recipe.dit4sr.lora"
         )
-    if original is not None:
-        raise ValueError("--check compares whole models: use it with --to diffusers, which has the LoRA within")
     weights = map_named(model)
     state = write_layers(weights, ours.params, {"": ours.lora}, prefix=weights.folder, alphas=False)
     write_state(output, state)

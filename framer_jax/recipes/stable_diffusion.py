@@ -31,8 +31,8 @@ def read_base(path: str, arguments: Mapping[str, Any]) -> Params:
 
     Args:
       path: file or folder (a pipeline's, or its transformer/), of diffusers or as `framer-jax port` writes it.
-      arguments: of the denoiser, as configured; 'channels' of the autoencoder's latents; its 'positions' and
-        'position_base'.
+      arguments: of the denoiser, as configured. And where they are not known to fit: 'channels' of the autoencoder's
+        latents, and the denoiser's 'positions' and 'position_base'.
 
     Raises:
       FileNotFoundError, ImportError, ValueError: it cannot be read, or is of another size than configured; one line
@@ -42,7 +42,7 @@ def read_base(path: str, arguments: Mapping[str, Any]) -> Params:
     _check_exists(knob, path, "Stable Diffusion 3.5's transformer")
     with _naming(knob):
         controlled, found = _read_either(path)
-    if (channels := found.arguments["channels"]) != arguments["channels"]:
+    if (channels := found.arguments["channels"]) != arguments.get("channels", channels):
         raise ValueError(
             f"{knob} {path} denoises latents of {channels} channels, and the autoencoder of recipe.space makes "
             f"{arguments['channels']}: set recipe.space.weights to the one that belongs to it"
@@ -52,7 +52,8 @@ def read_base(path: str, arguments: Mapping[str, Any]) -> Params:
         differing.append(f"recipe.denoiser.dit4sr.compatibility {found.arguments['compatibility']!r}")
     variant = map_named("dit4sr" if controlled else "mmdit").describe(found.arguments)
     _refuse(differing, f"{knob} {path}, {variant},")
-    if any(found.arguments.get(name, arguments[name]) != arguments[name] for name in POSITIONS):
+    told = [name for name in POSITIONS if name in arguments and name in found.arguments]
+    if any(found.arguments[name] != arguments[name] for name in told):
         raise ValueError(f"{knob} {path} has a table of positions that is not the published models': use one of these")
     return found.params if controlled else with_control(found.params, arguments["compatibility"])
 
