@@ -217,6 +217,7 @@ def get_config() -> ConfigDict:
     training.b2 = 0.999  # Adam's decay of the squared gradient
     training.epsilon = 1e-8  # Adam's, in units of the gradient
     training.weight_decay = 0.0  # of matrices and kernels
+    training.clip_norm = config_dict.placeholder(float)
     training.clip_norm = 1.0  # global gradient norm; None: off
     training.ema_decay = 0.999  # of the parameters; 0: off
     training.mesh = ConfigDict()
