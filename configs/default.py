@@ -77,6 +77,7 @@ def get_config() -> ConfigDict:
     mmdit.taps = "hidden"  # what FRAMER compares: hidden | prediction
     mmdit.attention = "auto"  # who computes it: auto | xla | cudnn | manual
     mmdit.remat = "none"  # of each block computed again for the gradient: none | attention | everything
+    mmdit.scan = False  # equal blocks as one program: compiles faster; paths are blocks_dual/…, blocks_single/…
     recipe.student = ConfigDict()
     recipe.student.name = "swinir"
     student = recipe.student.swinir = ConfigDict()  # the defaults are SwinIR-small
