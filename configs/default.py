@@ -13,9 +13,8 @@ def get_config() -> ConfigDict:
 
     # --- what is trained: framer_jax.recipes.table builds it ---------------------------------------------------------
     recipe = config.recipe = ConfigDict()
-    recipe.name = (
-        "resshift"  # resshift | sinsr | flow; and those of a student, without space or denoiser: swinir | dtkd | augkd
-    )
+    # resshift | sinsr | flow | dit4sr | tsd_sr; of a student, without space or denoiser: swinir | dtkd | augkd
+    recipe.name = "resshift"
     recipe.scale = 4  # enlargement per axis
     recipe.dtype = "float32"  # compute dtype of the denoiser: float32 | bfloat16; parameters stay float32
     recipe.space = ConfigDict()
@@ -23,10 +22,11 @@ def get_config() -> ConfigDict:
         "wavelet"  # wavelet (training-free Haar codec) | vq_f4 (ResShift's autoencoder) | kl (Stable Diffusion's)
     )
     recipe.space.weights = ""  # vq_f4, kl: path of the autoencoder, from `framer-jax port` or as published
+    recipe.space.shift = config_dict.placeholder(float)  # of kl, off normalised latents; None: its own (TSD-SR's: 0.0)
     recipe.space.levels = 2  # a latent position stands for 2^levels x 2^levels HR pixels; keep at the LR grid
     recipe.space.statistics = "residual"  # bands scaled to unit variance of: image | residual (hr - enlarged lr)
     recipe.denoiser = ConfigDict()
-    recipe.denoiser.name = "unet"  # unet | dit | resshift_unet | dit4sr (for recipe.name dit4sr)
+    recipe.denoiser.name = "unet"  # unet | dit | resshift_unet; of recipe.name dit4sr: dit4sr, of tsd_sr: mmdit
     recipe.denoiser.unet = ConfigDict()
     recipe.denoiser.unet.channels = (64, 96, 128)  # width of each level, finest first
     recipe.denoiser.unet.blocks = 2  # residual blocks per level, down and again up
@@ -51,23 +51,33 @@ def get_config() -> ConfigDict:
     swin.condition_size = 64  # side of the LR image where the latents have that side
     swin.contrast = 0.0  # gain of the LR image's local contrast as a further input; 0: as published
     swin.mask = "released"  # of shifted windows: released (as in the published weights) | correct
-    mmdit = recipe.denoiser.dit4sr = (
-        ConfigDict()
-    )  # the defaults are Stable Diffusion 3.5 medium, with DiT4SR's LR stream
+    dit4sr = recipe.denoiser.dit4sr = ConfigDict()  # Stable Diffusion 3.5 medium with DiT4SR's LR stream
+    dit4sr.depth = 24  # blocks
+    dit4sr.heads = 24  # attention heads
+    dit4sr.head_width = 64  # width of each
+    dit4sr.dual_blocks = 13  # the first so many blocks also attend over the image alone
+    dit4sr.qk_norm = True  # norms of queries and keys
+    dit4sr.patch = 2  # latent positions per token and axis
+    dit4sr.position_grid = 384  # side of the square of known positions, tokens
+    dit4sr.compatibility = "correct"  # correct | released (with the released code's faults, for its weights)
+    dit4sr.reading = "auto"  # how others attend to LR tokens: joint (as published) | added (step 0 is the base) | auto
+    dit4sr.strength = 1.2  # factor of the convolved LR tokens in the perceptrons
+    dit4sr.taps = "hidden"  # what FRAMER compares: hidden | prediction
+    dit4sr.attention = "auto"  # who computes it: auto | xla | cudnn | manual
+    dit4sr.remat = "none"  # of each block computed again for the gradient: none | attention | everything
+    dit4sr.scan = False  # equal blocks as one program: compiles faster; paths are blocks_dual/…, blocks_single/…
+    mmdit = recipe.denoiser.mmdit = ConfigDict()  # the transformer of Stable Diffusion 3 medium
     mmdit.depth = 24  # blocks
     mmdit.heads = 24  # attention heads
     mmdit.head_width = 64  # width of each
-    mmdit.dual_blocks = 13  # the first so many blocks also attend over the image alone
-    mmdit.qk_norm = True  # norms of queries and keys
+    mmdit.dual_blocks = 0  # the first so many blocks also attend over the image alone; 3.5 medium: 13
+    mmdit.qk_norm = False  # norms of queries and keys; 3.5: True
     mmdit.patch = 2  # latent positions per token and axis
-    mmdit.position_grid = 384  # side of the square of known positions, tokens
-    mmdit.compatibility = "correct"  # correct | released (with the released code's faults, for its weights)
-    mmdit.reading = "auto"  # how others attend to LR tokens: joint (as published) | added (step 0 is the base) | auto
-    mmdit.strength = 1.2  # factor of the convolved LR tokens in the perceptrons
+    mmdit.position_grid = 192  # side of the square of known positions, tokens; 3.5 medium: 384
     mmdit.taps = "hidden"  # what FRAMER compares: hidden | prediction
     mmdit.attention = "auto"  # who computes it: auto | xla | cudnn | manual
     mmdit.remat = "none"  # of each block computed again for the gradient: none | attention | everything
-    mmdit.scan = False  # equal blocks as one program with stacked parameters: compiles faster, no LoRA
+    mmdit.scan = False  # equal blocks as one program: compiles faster; paths are blocks_dual/…, blocks_single/…
     recipe.student = ConfigDict()
     recipe.student.name = "swinir"
     student = recipe.student.swinir = ConfigDict()  # the defaults are SwinIR-small
@@ -148,13 +158,38 @@ def get_config() -> ConfigDict:
     recipe.dit4sr.guidance = 1.0  # classifier-free guidance of the sampler; 1: none
     recipe.dit4sr.density = "logit_normal"  # of training times: logit_normal | mode | cosmap | uniform
     recipe.dit4sr.weighting = "none"  # of the error of the clean latent: none | sigma_sqrt | logit_normal | cosmap
-    recipe.text = ConfigDict()  # what dit4sr's denoiser is told
+    recipe.tsd_sr = ConfigDict()
+    recipe.tsd_sr.base = ""  # path of Stable Diffusion 3's transformer: file, or diffusers' folder
+    recipe.tsd_sr.base_dtype = "float32"  # in which it is kept: float32 | bfloat16 (half the memory)
+    recipe.tsd_sr.teacher_lora = ""  # path of a LoRA that makes it the teacher; "": as it is; needed for training only
+    # regex of the modules that get the student's LoRA: all that the published one has
+    recipe.tsd_sr.lora = (
+        r"attention(_2)?/(query|key|value|out)$|attention/(query|key|value)_text$"
+        r"|modulation(_text)?$|mlp(_text)?/dense_0$|tokens/embed$|head/projection$"
+    )
+    recipe.tsd_sr.lora_rank = 64
+    recipe.tsd_sr.encoder_lora = "^(encoder|after_encoder)"  # of the autoencoder's modules that get one; "": none
+    recipe.tsd_sr.encoder_rank = 64
+    # of the modules that get the LoRA which follows the student
+    recipe.tsd_sr.regulariser_lora = r"attention(_2)?/(query|key|value|out)$|attention/(query|key|value)_text$"
+    recipe.tsd_sr.regulariser_rank = 64
+    recipe.tsd_sr.lora_scale = 1.0  # alpha / rank of the three
+    recipe.tsd_sr.shift = 3.0  # time shift
+    recipe.tsd_sr.guidance = 7.5  # of teacher and regulariser, from the empty text
+    recipe.tsd_sr.distillation_weight = 1.0  # of target-score distillation
+    recipe.tsd_sr.variational_share = 0.7  # of its variational direction; the rest is target-score matching
+    recipe.tsd_sr.substeps = 1  # along the trajectories, 1 to 4; more than 1: distribution-aware sampling (DASM)
+    recipe.tsd_sr.substep_size = 50  # entries of the table of 1000 sigmas
+    recipe.tsd_sr.substep_bias = True  # their common end is moved by chance
+    recipe.tsd_sr.latent_weight = 1.0  # of the mean square error of the latent
+    recipe.tsd_sr.perceptual_weight = 1.0  # of LPIPS (recipe.lpips) of the decoded picture
+    recipe.text = ConfigDict()  # what the denoisers of dit4sr and tsd_sr are told
     recipe.text.condition = "captions"  # captions | null (the empty text) | zero (no text encoder at all)
     recipe.text.null = ""  # embedding of the empty text, from `framer-jax precompute embeddings --null`
     recipe.text.wanted = ""  # embedding of what sampling asks of every picture; "": the empty text
-    recipe.text.avoided = ""  # embedding that guidance leads away from; "": the empty text
+    recipe.text.avoided = ""  # that guidance leads away from, as long as `wanted`; "": the empty text
     recipe.text.clip_length = 77  # tokens of the CLIP encoders
-    recipe.text.t5_length = 77  # tokens of T5
+    recipe.text.t5_length = 77  # tokens of T5 in training; dit4sr's `wanted` and `avoided` may have others (256)
     recipe.text.clip_widths = (768, 1280)  # features of CLIP-L and CLIP-G; their sum is that of the pooled text
     recipe.text.width = 4096  # features of T5, and of the denoiser's text tokens
 

@@ -4,6 +4,9 @@ Command:  framer-jax train --config configs/dit4sr_sd35.py --workdir runs/dit4sr
               --set data.embeddings=EMBEDDINGS --set recipe.text.null=null.safetensors
               --set recipe.space.weights=SD35/vae --set recipe.dit4sr.base=SD35/transformer
           (framer-jax precompute latents, captions and embeddings make these)
+          Published weights: framer-jax upscale IN OUT --recipe configs/dit4sr_sd35.py --weights DIT4SR/transformer
+              --protocol dit4sr, with the same autoencoder and text, and for the released weights
+              --set recipe.denoiser.dit4sr.compatibility=released
 Hardware: 8 GPUs with 80 GB, or a TPU v5e pod with training.mesh.fsdp. Expected time: not measured yet.
 Expected: not measured. The released trainer uses batch 8 on each of 8 GPUs and prints no number of steps.
 """

@@ -19,6 +19,7 @@ def load_model(
     path: str | os.PathLike[str] | None = None,
     recipe: str | os.PathLike[str] | None = None,
     changes: Sequence[str] = (),
+    **sampling: Any,
 ) -> Model:
     """Read a weights file or a training run's directory; None is the shipped starter model.
 
@@ -26,6 +27,8 @@ def load_model(
       path: of the weights; published ones, ported or not, need a `recipe`.
       recipe: a configuration file that says what published weights belong to, such as configs/resshift_v1.py.
       changes: of its knobs, such as 'recipe.space.weights=vq_f4.safetensors'.
+      sampling: fields of framer_jax.recipes.sampling.Sampling, such as steps=20 or guidance=4.0, instead of what the
+        model's configuration says.
 
     Raises:
       FileNotFoundError, ValueError: see framer_jax.inference.model.load_model and framer_jax.config.load_config.
@@ -35,7 +38,8 @@ def load_model(
 
     if changes and recipe is None:
         raise ValueError("changes are of the configuration that 'recipe' names: give that too")
-    return model.load_model(path, None if recipe is None else to_dict(load_config(Path(recipe), changes)))
+    config = None if recipe is None else to_dict(load_config(Path(recipe), changes))
+    return model.load_model(path, config, sampling=model.Sampling(**sampling))
 
 
 def read_picture(path: str | os.PathLike[str]) -> Picture:

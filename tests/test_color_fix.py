@@ -6,9 +6,10 @@ import jax
 import numpy as np
 import pytest
 
+from framer_jax.diffusion.tiles import gaussian_profile
 from framer_jax.inference.color_fix import adain, fix_color, low_pass, wavelet
 from framer_jax.inference.resample import upsample_bicubic
-from framer_jax.inference.tiler import gaussian_profile, tile_weights
+from framer_jax.inference.tiler import tile_weights
 
 
 @pytest.fixture(scope="module")

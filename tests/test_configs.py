@@ -53,7 +53,7 @@ def test_as_it_is(path, tmp_path):
     assert settings.steps > 0
     side = 4 * recipe.lr_multiple
     lr = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
-    assert (recipe.mean is None) == (config["recipe"]["name"] == "sinsr")
+    assert (recipe.mean is None) == (config["recipe"]["name"] in ("sinsr", "tsd_sr"))
     for sampler in filter(None, (recipe.sample, recipe.mean) if purpose == "inference" else ()):
         sr = jax.eval_shape(sampler, expected_params(recipe), recipe.frozen, lr, noise_field(jax.random.key(0), 1))
         assert sr.shape == (1, side * recipe.scale, side * recipe.scale, 3)
@@ -85,13 +85,15 @@ def test_one_step(path, tmp_path):
     config = to_dict(load_config(path, (*MODEL, *RUN, *changes)))
     result = train_from_config(config, tmp_path / "run")
     assert result.step == 1
-    assert math.isfinite(result.scalars["loss"])
+    losses = [value for name, value in result.scalars.items() if name.split("/")[-1] == "loss"]
+    assert losses and all(map(math.isfinite, losses))
     framed = config["framer"]["reading"] != "none"
-    assert ("framer_ratio" in result.scalars) == framed
+    assert any(name.endswith("framer_ratio") for name in result.scalars) == framed
     assert ("framer_heads" in result.state.params) == framed
     if path.stem == "default":
         logged = {name for line in read_json_lines(tmp_path / "run" / "metrics.jsonl") for name in line}
         assert {"loss", *(f"validation/{name}/psnr-y" for name in ("mean", "sample", "bicubic"))} <= logged
     model = load_model(tmp_path / "run")
-    assert set(model.params) == {network_of(config["recipe"])[0]}
+    loras = {"lora", "encoder_lora"} if config["recipe"]["name"] == "tsd_sr" else None
+    assert set(model.params) == (loras or {network_of(config["recipe"])[0]})
     assert model.metadata["step"] == 1

@@ -14,7 +14,7 @@ from rich.console import Console
 from framer_jax.evaluation.files import image_size
 from framer_jax.evaluation.metrics import score
 from framer_jax.evaluation.statistics import bootstrap_interval
-from framer_jax.evaluation.table import evaluate, pair_files, summarise
+from framer_jax.evaluation.table import evaluate, how_made, pair_files, summarise
 from framer_jax.version import __version__
 
 IDS = ["psnr-y", "ssim-y"]
@@ -191,3 +191,22 @@ def test_bootstrap_refuses_nonsense():
             bootstrap_interval(values)
     with pytest.raises(ValueError, match="resamples"):
         bootstrap_interval([1.0, 2.0], resamples=10)
+
+
+def test_scores_say_how_pictures_were_made(tmp_path):
+    settings_ = {"protocol": "dit4sr", "mode": "sample", "color_fix": "adain", "tile": 128}
+    record = {"settings": settings_, "recipe": "dit4sr", "changes": {"recipe.dit4sr.guidance": 4.0}, "checkpoint": None}
+    (tmp_path / "a.png.json").write_text(json.dumps(record))
+    older = {"settings": {**settings_, "protocol": "framer_jax"}, "recipe": "dit4sr", "checkpoint": {"sha256": "12"}}
+    (tmp_path / "b.png.json").write_text(json.dumps(older))
+    (tmp_path / "c.png.json").write_text("[]")
+    assert how_made([tmp_path / f"{name}.png" for name in "abcd"]) == {
+        "recorded": 2,
+        "protocol": ["dit4sr", "framer_jax"],
+        "mode": ["sample"],
+        "color_fix": ["adain"],
+        "recipe": ["dit4sr"],
+        "changes": [{"recipe.dit4sr.guidance": 4.0}, {}],
+        "checkpoint": [None, "12"],
+    }
+    assert how_made([]) == {"recorded": 0}

@@ -87,6 +87,38 @@ def test_merging_can_be_undone_and_equals_applying(rank, alpha, scale):
     np.testing.assert_allclose(merged["conv_in"]["kernel"], kernel + scale * alpha / rank * one, atol=1e-6 * largest)
 
 
+@hypothesis.given(count=st.integers(1, 4), rank=st.integers(1, 5), seed=st.integers(0, 99))
+@hypothesis.settings(deadline=None, max_examples=15)
+def test_a_stack_of_factors_is_the_factors_of_a_stack(count, rank, seed):
+    """Matrices and convolutions of blocks that a scan stacks: as if each block were by itself."""
+    rng = np.random.default_rng(seed)
+
+    def block():
+        shapes = {"query": (8, 5), "conv": (3, 3, 4, 6)}
+        return {name: {"kernel": rng.standard_normal(shape).astype(np.float32)} for name, shape in shapes.items()}
+
+    blocks = [block() for _ in range(count)]
+    loras = [init_lora(jax.random.key(place), blocks[0], ".", rank, 3.0) for place in range(count)]
+    loras = [
+        lora.replace(
+            factors=jax.tree.map(lambda leaf: rng.standard_normal(leaf.shape).astype(np.float32), lora.factors)
+        )
+        for lora in loras
+    ]
+    alone = [merge(tree, {"a": lora}) for tree, lora in zip(blocks, loras, strict=True)]
+    whole, factors = (
+        jax.tree.map(lambda *parts: np.stack(parts), *trees) for trees in (blocks, [x.factors for x in loras])
+    )
+    fresh = init_lora(KEY, whole, ".", rank, 3.0)
+    assert jax.tree.map(jnp.shape, fresh.factors) == jax.tree.map(jnp.shape, factors)
+    close(merge(whole, {"a": fresh}), whole, rtol=0)
+    downs = [leaf for name, leaf in leaves(fresh.factors).items() if name.endswith("down")]
+    assert all(np.abs(down[0] - other).max() > 0 for down in downs for other in down[1:])
+    merged = merge(whole, {"a": make_lora(factors, 3.0)})
+    close(merged, jax.tree.map(lambda *parts: np.stack(parts), *alone), rtol=1e-5, atol=1e-5)
+    close(unmerge(merged, {"a": make_lora(factors, 3.0)}), whole, atol=2e-5)
+
+
 def test_sets_add_up_and_scales_are_linear():
     loras = {"a": trained(), "b": trained("conv", rank=1, seed=3)}
     both = merge(params(), loras, {"a": 0.5, "b": 2.0})
@@ -140,8 +172,9 @@ def test_wrong_sets_are_errors():
         init_lora(KEY, params(), ("conv", "attn"), 2, 4.0)
     with pytest.raises(ValueError, match="rank of at least 1"):
         init_lora(KEY, params(), "conv", 0, 4.0)
-    with pytest.raises(ValueError, match=r"\(3, 4, 5\): LoRA takes"):
-        init_lora(KEY, {"heads": {"kernel": np.zeros((3, 4, 5))}}, "heads", 2, 4.0)
+    for shape in ((3,), (2, 3, 3, 3, 4, 5)):
+        with pytest.raises(ValueError, match=r"\): LoRA takes matrices, 2-D convolutions, and stacks"):
+            init_lora(KEY, {"heads": {"kernel": np.zeros(shape)}}, "heads", 2, 4.0)
     with pytest.raises(ValueError, match=r"sets \['a'\] and scales \['b'\] differ"):
         merge(params(), {"a": lora}, {"b": 1.0})
     with pytest.raises(ValueError, match=r"kernel \(8, 8\) at 'block/query', but there is no kernel"):
@@ -150,7 +183,14 @@ def test_wrong_sets_are_errors():
         merge({"block": {"query": {"kernel": np.zeros((8, 9), np.float32)}}}, {"a": lora})
     with pytest.raises(ValueError, match="needs the factors"):
         make_lora({"layer": {"down": np.zeros((3, 2))}}, 1.0)
-    with pytest.raises(ValueError, match="rank 2 and one of rank 3"):
-        make_lora({"layer": {"down": np.zeros((3, 2)), "up": np.zeros((3, 4))}}, 1.0)
+    for down, up in (
+        ((3, 2), (3, 4)),
+        ((5, 3, 2), (4, 2, 4)),
+        ((5, 3, 2), (2, 4)),
+        ((3, 3, 3, 2), (2, 4)),
+        ((2,), (2,)),
+    ):
+        with pytest.raises(ValueError, match="which make no kernel"):
+            make_lora({"layer": {"down": np.zeros(down), "up": np.zeros(up)}}, 1.0)
     with pytest.raises(ValueError, match="'block/query' has no alpha"):
         make_lora(lora.factors, {"other": 1.0})

@@ -8,7 +8,7 @@ from drawn import drawn
 
 from framer_jax.models.joint_inputs import centred_positions
 from framer_jax.models.layers import attention
-from framer_jax.models.mmdit import CONFIGURATIONS, REMAT, MMDiT, stacked, unstacked
+from framer_jax.models.mmdit import CONFIGURATIONS, REMAT, MMDiT, arranged, stacked, unstacked
 
 TINY = MMDiT(
     channels=4,
@@ -124,6 +124,22 @@ def test_stacked_parameters_are_those_that_a_scan_has(tree):
         folded = jax.eval_shape(lambda params, model=model: stacked(params, model), params)
         assert folded == shapes(model.clone(scan=True), 8, 8)[0]
         assert jax.eval_shape(lambda params, model=model: unstacked(params, model), folded) == params
+
+
+def test_parts_of_the_parameters_are_arranged_as_the_model_has_them(tree):
+    scanning = TINY.clone(scan=True)
+    params = {name: {"modulation": block["modulation"]} for name, block in tree["params"].items() if "block" in name}
+    folded = arranged(params, scanning)
+    assert set(folded) == {"blocks_dual", "blocks_single", "block_3"}
+    assert jax.tree.all(jax.tree.map(np.array_equal, arranged(folded, TINY), params))
+    assert jax.tree.all(jax.tree.map(np.array_equal, arranged(folded, scanning), folded))
+    assert arranged({}, scanning) == {} and arranged({"head": 1}, TINY) == {"head": 1}
+    lacking = {name: part for name, part in params.items() if name != "block_1"}
+    for other in (lacking, params | {"block_1": {}}):
+        with pytest.raises(ValueError, match="block_0 and block_1 hold different parameters"):
+            stacked(other, TINY)
+    with pytest.raises(ValueError, match="blocks_dual holds 2 blocks instead of 3"):
+        unstacked(folded, TINY.clone(dual_blocks=3))
 
 
 def test_less_is_kept_for_the_gradient_the_more_is_computed_again(tree):

@@ -134,7 +134,7 @@ def test_dual_attention_is_in_the_first_blocks(states):
         to_flax(MAPS["mmdit"], state, "file")
 
 
-@pytest.mark.parametrize(("side", "base"), [(24, 8), (24, 2), (20, 20)])
+@pytest.mark.parametrize(("side", "base"), [(24, 8), (24, 2), (20, 20), (20, 40)])
 @pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16])
 def test_a_table_of_positions_tells_how_it_was_computed(states, side, base, dtype):
     table = centred_positions((side, side), side, base, 64)[None].astype(dtype).astype(np.float32)

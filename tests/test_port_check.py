@@ -1,5 +1,6 @@
 """`framer-jax port --check`: the original and ours, layer by layer."""
 
+import re
 import sys
 import types
 
@@ -8,8 +9,10 @@ import numpy as np
 import pytest
 from checkpoints import small_states
 from test_porting import port, refused
+from tiny import ported
 
 from framer_jax.commands import port_check
+from framer_jax.commands.port_originals import ORIGINALS
 from framer_jax.porting.maps import layer_pairs, to_flax
 from framer_jax.porting.table import MAPS
 from framer_jax.porting.torch_files import write_state
@@ -28,7 +31,10 @@ def checkpoint(states, tmp_path_factory):
     return path
 
 
-@pytest.mark.parametrize(("name", "count"), [("resshift_unet", 180), ("vq_f4", 93), ("swinir", 41)])
+NAMES = [("resshift_unet", 180), ("vq_f4", 93), ("swinir", 41), ("mmdit", 71), ("dit4sr", 94)]
+
+
+@pytest.mark.parametrize(("name", "count"), NAMES)
 def test_every_layer_of_the_original_has_one_of_ours_to_be_compared_with(states, name, count):
     pairs = layer_pairs(MAPS[name], states[name])
     module = build(name, MAPS[name].arguments(states[name]))
@@ -40,6 +46,7 @@ def test_every_layer_of_the_original_has_one_of_ours_to_be_compared_with(states,
 
     with nn.intercept_methods(record):
         expected_params(name, module)
+    pairs = {layer: path for layer, path in pairs.items() if not re.search(ORIGINALS[name].idle, layer)}
     assert len(pairs) == count
     assert set(pairs.values()) <= called
 
@@ -82,6 +89,15 @@ def test_check_needs_pytorch_and_the_original(states, checkpoint, tmp_path, monk
     words = (tmp_path / "alex.safetensors", tmp_path / "out.safetensors", "--model", "lpips_alex", "--check", tmp_path)
     assert port(*words) == 2
     refused(capsys, "knows no original of lpips_alex")
+
+
+def test_check_of_dit4sr_is_of_what_its_code_computes(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "torch", types.SimpleNamespace())
+    for changes, fault in (({}, "compatibility 'correct', reading 'added'"), ({"compatibility": "released"}, "import")):
+        file = ported(tmp_path / "ours.safetensors", "dit4sr", **changes)
+        assert port(file, tmp_path / "out.safetensors", "--model", "dit4sr", "--check", tmp_path) == 2
+        refused(capsys, "--check", fault)
+    assert not (tmp_path / "out.safetensors").exists()
 
 
 def test_layers_that_are_not_numbers_differ(states):

@@ -166,7 +166,7 @@ def test_batches_join_latents_and_texts(place):
             wanted = embeddings[rows.index(names[image])]
             if np.array_equal(prompt, wanted["prompt"]) and np.array_equal(pooled, wanted["pooled"]):
                 continue
-            assert np.array_equal(prompt, source.with_text({}, FirstDraw(0.0))["prompt"])
+            assert np.array_equal(prompt, source.with_text({"image": 0}, FirstDraw(0.0))["prompt"])
             nulls += 1
     assert 0.05 < nulls / 80 < 0.4
     ready = images_of_records(seen[0])

@@ -162,6 +162,35 @@ def test_later_update_sees_the_earlier_one():
     assert float(metrics.losses["critic"]) == pytest.approx(float(jnp.sum(state.params["denoiser"]["conv"]["bias"])))
 
 
+@pytest.mark.parametrize("accumulate", [1, 4])
+def test_what_an_update_makes_a_later_one_finds(accumulate):
+    """Example by example in their order, from before the first update, and without a gradient."""
+
+    def first(params, frozen, carry, batch, key, step):
+        out = toys.denoise(params["denoiser"], batch["lr"])
+        return toys.clean_loss(params, frozen, carry, batch, key, step)._replace(onward={"out": out})
+
+    def second(params, frozen, carry, batch, key, step):
+        scores = jnp.einsum("bhwc,cd->bhwd", batch["out"], params["critic"]["kernel"])
+        marks = (batch["out"] - batch["lr"]).mean(axis=(1, 2, 3))  # which example is which
+        return Loss(jnp.mean((scores - 1.0) ** 2, axis=(1, 2, 3)), {"marks": marks}, (), carry)
+
+    updates = (Update("main", ("denoiser",), first), Update("critic", ("critic",), second))
+    settings = toys.settings(accumulate=accumulate, mesh={"data": 2, "fsdp": 1})
+    start = jax.device_get(setup(toys.recipe(updates=updates), settings)[0].params)
+    _, history = run(toys.recipe(updates=updates), settings, steps=1)
+    ready = plain_prepare(toys.batch(8))
+    out = toys.denoise(start["denoiser"], ready["lr"])
+    np.testing.assert_allclose(history[0].averages["critic/marks"].compute(), (out - ready["lr"]).mean(), atol=1e-6)
+    _, alone = run(CLEAN, settings, steps=1)
+    close(history[0].losses["main"], alone[0].losses["main"])
+    scores = jnp.einsum("bhwc,cd->bhwd", out, start["critic"]["kernel"])
+    close(history[0].losses["critic"], jnp.square(scores - 1).mean())
+    late = (Update("main", ("denoiser",), first, every=2), updates[1])
+    with pytest.raises(ValueError, match="update 'main' hands out on: let it run in every step"):
+        run(toys.recipe(updates=late), settings, steps=1)
+
+
 def test_clip_limits_the_gradient():
     def loss(params, frozen, carry, batch, key, step):
         return Loss(jnp.sum(params["critic"]["kernel"]) * jnp.ones(8, jnp.float32), {}, (), carry)

@@ -37,7 +37,17 @@ MODEL = (
     "recipe.denoiser.dit4sr.dual_blocks=1",
     "recipe.denoiser.dit4sr.position_grid=32",
     "recipe.denoiser.dit4sr.attention=manual",  # JAX's own mixes dtypes in its gradient, which a strict session refuses
+    "recipe.denoiser.mmdit.depth=2",
+    "recipe.denoiser.mmdit.heads=2",
+    "recipe.denoiser.mmdit.head_width=8",
+    "recipe.denoiser.mmdit.dual_blocks=1",
+    "recipe.denoiser.mmdit.qk_norm=True",
+    "recipe.denoiser.mmdit.position_grid=32",
+    "recipe.denoiser.mmdit.attention=manual",
     "recipe.dit4sr.sampling_steps=2",
+    "recipe.tsd_sr.lora_rank=2",
+    "recipe.tsd_sr.encoder_rank=2",
+    "recipe.tsd_sr.regulariser_rank=2",
     "recipe.text.clip_length=1",
     "recipe.text.t5_length=2",
     "recipe.text.clip_widths=(4, 8)",
@@ -103,6 +113,20 @@ def weights(path: Path, *changes: str, fill: float | None = None, base: Path = C
     return path
 
 
+TRANSFORMER = {
+    "channels": 4,
+    "depth": 2,
+    "heads": 2,
+    "head_width": 8,
+    "dual_blocks": 1,
+    "qk_norm": True,
+    "context_width": 16,
+    "pooled_width": 12,
+    "patch": 2,
+    "position_grid": 32,
+    "position_base": 64,
+}
+
 TINY = {
     "vq_f4": {"channels": 32, "multipliers": (1, 1, 1), "blocks": 1, "codes": 16},
     "kl_autoencoder": {
@@ -115,19 +139,8 @@ TINY = {
         "scaling": 1.5,
         "shift": 0.1,
     },
-    "mmdit": {
-        "channels": 4,
-        "depth": 2,
-        "heads": 2,
-        "head_width": 8,
-        "dual_blocks": 1,
-        "qk_norm": True,
-        "context_width": 16,
-        "pooled_width": 12,
-        "patch": 2,
-        "position_grid": 32,
-        "position_base": 64,
-    },
+    "mmdit": TRANSFORMER,
+    "dit4sr": TRANSFORMER,
     "lpips_alex": {"net": "alex"},
     "resshift_unet": {
         "channels": 32,
@@ -187,9 +200,9 @@ def named_weights(folder: Path, config_path: Path) -> tuple[str, ...]:
         changes.append(f"recipe.space.weights={ported(folder / 'autoencoder.safetensors', 'vq_f4')}")
     if recipe.space.name == "kl":
         changes.append(f"recipe.space.weights={ported(folder / 'autoencoder.safetensors', 'kl_autoencoder')}")
-        changes.append(f"recipe.dit4sr.base={ported(folder / 'base.safetensors', 'mmdit')}")
+        changes.append(f"recipe.{recipe.name}.base={ported(folder / 'base.safetensors', 'mmdit')}")
         changes += [f"recipe.text.null={text(folder / 'null.safetensors')}", "recipe.text.condition=null"]
-    if recipe.resshift.perceptual_weight:
+    if recipe.resshift.perceptual_weight or recipe.name == "tsd_sr":
         changes.append(f"recipe.lpips.weights={ported(folder / 'lpips.safetensors', 'lpips_alex')}")
     if recipe.name == "sinsr":
         teacher = weights(folder / "teacher.safetensors", "recipe.name=resshift", base=config_path)
@@ -202,11 +215,9 @@ def named_weights(folder: Path, config_path: Path) -> tuple[str, ...]:
 def random_weights(shapes: dict[str, Any], fill: float | None = None) -> dict[str, Any]:
     """Random numbers (or all `fill`) in the places of shapes."""
     rng = np.random.default_rng(0)
-    return nest_names(
-        {
-            name: (0.1 * rng.standard_normal(leaf.shape) if fill is None else np.full(leaf.shape, fill)).astype(
-                np.float32
-            )
-            for name, leaf in flatten_names(shapes)[0].items()
-        }
-    )
+    leaves, empty = flatten_names(shapes)
+    drawn = {
+        name: 0.1 * rng.standard_normal(leaf.shape) if fill is None else np.full(leaf.shape, fill)
+        for name, leaf in leaves.items()
+    }
+    return nest_names({name: leaf.astype(np.float32) for name, leaf in drawn.items()}, empty)

@@ -1,38 +1,72 @@
-"""`framer-jax port`: weights of PyTorch in our format, and ours in PyTorch's."""
+"""`framer-jax port`: weights of PyTorch in our format, and ours in PyTorch's: a file, a folder, a LoRA."""
 
 from __future__ import annotations
 
 import argparse
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from framer_jax.commands.port_check import check
+from framer_jax.commands.port_check import INSTALLED, check
+from framer_jax.porting.diffusers_folder import write_folder
 from framer_jax.porting.files import sha256_of
+from framer_jax.porting.lora import LoraLayers, write_layers
 from framer_jax.porting.maps import to_torch
 from framer_jax.porting.resshift import RELEASED
-from framer_jax.porting.table import MAPS, arguments_in, map_named
+from framer_jax.porting.table import MAPS, Ported, arguments_in, map_named
 from framer_jax.porting.torch_files import write_state
 from framer_jax.porting.weights import check_same_structure, flatten_names, load_weights, save_weights
 from framer_jax.recipes.pretrained import build, expected_params, read
 from framer_jax.recipes.weights_by_path import PUBLISHED, network_of
+from framer_jax.recipes.whole_model import departures, is_run, read_run
 from framer_jax.version import __version__
+
+FORMS = ("jax", "torch", "diffusers", "lora")
+
+
+class Ours(NamedTuple):
+    """A model of ours that shall go to PyTorch.
+
+    Attributes:
+      params: nested dict of arrays, without a group around them.
+      arguments: constructor arguments of its module, those that are told beside the tensors.
+      files: what it was read from, 'file' and 'sha256' each.
+      metadata: of the file.
+      lora: what a run trained as a LoRA, None if nothing.
+    """
+
+    params: dict[str, Any]
+    arguments: dict[str, Any]
+    files: list[dict[str, str]]
+    metadata: dict[str, Any]
+    lora: LoraLayers | None = None
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.add_argument("inputs", nargs="+", metavar="IN", help="checkpoint; several if each holds a part of the model")
-    parser.add_argument("output", metavar="OUT", help="file to write: *.safetensors; with --to torch also *.pth")
+    parser.add_argument(
+        "output",
+        metavar="OUT",
+        help="to write: *.safetensors; --to torch: also *.pth; --to diffusers: a folder",
+    )
     parser.add_argument("--model", required=True, choices=list(MAPS), help="what the checkpoint is")
-    parser.add_argument("--to", choices=("jax", "torch"), default="jax", help="whose format to write (default: ours)")
+    parser.add_argument(
+        "--to",
+        choices=FORMS,
+        default="jax",
+        help="jax: our format (default); torch: a state dict; diffusers: a folder of config.json and weights; lora: "
+        "the LoRA of a trained run alone, in PEFT's names",
+    )
     parser.add_argument(
         "--check",
         metavar="FOLDER",
-        help="first compare every layer's output with the original, imported from this clone of its repository",
+        help="first compare every layer's output with the original, imported from this clone of its repository; "
+        f"'{INSTALLED}': with the installed package (diffusers)",
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing file, or a folder of a model")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -40,9 +74,12 @@ def run(arguments: argparse.Namespace) -> int:
     output = Path(arguments.output)
     if output.exists() and not arguments.overwrite:
         raise ValueError(f"{output} exists: name another file, or use --overwrite")
-    convert = port_to_torch if arguments.to == "torch" else port_to_jax
     inputs = [Path(path) for path in arguments.inputs]
-    for name, value in convert(arguments.model, inputs, output, arguments.check).items():
+    if arguments.to == "jax":
+        facts = port_to_jax(arguments.model, inputs, output, arguments.check)
+    else:
+        facts = port_to_torch(arguments.model, inputs, output, arguments.to, arguments.check)
+    for name, value in facts.items():
         print(f"{name:<12} {value}")
     return 0
 
@@ -51,9 +88,14 @@ def port_to_jax(model: str, inputs: list[Path], output: Path, original: str | No
     """Write a checkpoint in our format, checked against the code in folder `original` if given; the facts to print.
 
     Raises:
-      ValueError, FileNotFoundError, ImportError: as framer_jax.recipes.pretrained.read, `check` and `save_weights`.
+      ValueError, FileNotFoundError, ImportError: as framer_jax.recipes.pretrained.read, `read_ours`, `check` and
+        `save_weights`.
     """
-    found = read(model, *inputs)
+    if len(inputs) == 1 and is_run(inputs[0]):
+        ours = read_ours(model, inputs[0])
+        found = Ported(ours.params, ours.arguments, {"files": ours.files})
+    else:
+        found = read(model, *inputs)
     checked = _checked(model, found.params, found.arguments, original)
     parameters = _count(flatten_names(found.params)[0])
     metadata = {
@@ -70,31 +112,88 @@ def port_to_jax(model: str, inputs: list[Path], output: Path, original: str | No
     return facts | checked | _described(found.source)
 
 
-def port_to_torch(model: str, inputs: list[Path], output: Path, original: str | None = None) -> dict[str, Any]:
+def port_to_torch(
+    model: str, inputs: list[Path], output: Path, form: str = "torch", original: str | None = None
+) -> dict[str, Any]:
     """Write a file of ours, ported or trained, in PyTorch's names, checked as by `port_to_jax`; the facts to print.
 
+    Args:
+      model: name of the weight map.
+      inputs: one file of ours; a run whose base is frozen is put together with it.
+      output: what to write.
+      form: 'torch', 'diffusers' or 'lora'.
+      original: as for `port_to_jax`.
+
     Raises:
-      ValueError, FileNotFoundError, ImportError: the input is not of this model, or as `check` and `write_state`.
+      ValueError, FileNotFoundError, ImportError: the input is not of this model, or has no such form, or as `check`,
+        `write_state` and `write_folder`.
     """
     if len(inputs) != 1:
-        raise ValueError("--to torch takes one file of framer_jax")
+        raise ValueError(f"--to {form} takes one file of framer_jax")
     weights = map_named(model)
-    params, metadata = load_weights(inputs[0])
-    if metadata.get("model", model) != model:
-        raise ValueError(f"{inputs[0]}: holds {metadata['model']}, not {model}")
-    _refuse_departures(model, metadata, inputs[0])
-    if weights.group and set(params) == {weights.group}:
-        params = params[weights.group]
-    source = str(inputs[0])
-    arguments = weights.arguments(to_torch(weights, params, source)) | _given_arguments(model, metadata)
-    state = to_torch(weights, params, source, arguments)
-    check_same_structure(params, expected_params(model, build(model, arguments)), inputs[0].name)
-    checked = _checked(model, params, arguments, original)
+    if form == "diffusers" and weights.configuration is None:
+        known = ", ".join(name for name, other in MAPS.items() if other.configuration)
+        raise ValueError(f"--to diffusers: there are no folders of {model}, only of {known}: use --to torch")
+    ours = read_ours(model, inputs[0])
+    if form == "lora":
+        return _port_lora(model, ours, inputs[0], output, original)
+    state = to_torch(weights, ours.params, str(inputs[0]), ours.arguments)
+    checked = _checked(model, ours.params, ours.arguments, original)
+    if form == "diffusers" and weights.configuration:
+        write_folder(output, weights.configuration(ours.arguments), state, overwrite=True)
+    else:
+        write_state(output, state)
+    facts = _facts(output, model, _count(flatten_names(ours.params)[0]))
+    notes = _pipeline_notes(ours.metadata) if model == "resshift_unet" else _network_notes(model, ours.arguments)
+    return facts | {"tensors": len(state)} | checked | _described({"files": ours.files}) | notes
+
+
+def read_ours(model: str, path: Path) -> Ours:
+    """A file of ours, ported or trained, as one whole model.
+
+    Raises:
+      ValueError, FileNotFoundError, ImportError: it is not of this model, is not whole, or as
+        framer_jax.recipes.whole_model.read_run.
+    """
+    weights = map_named(model)
+    if is_run(path):
+        run = read_run(path, model)
+        ours = Ours(run.params, run.arguments, run.files, {}, run.lora)
+    else:
+        params, metadata = load_weights(path)
+        if metadata.get("model", model) != model:
+            raise ValueError(f"{path}: holds {metadata['model']}, not {model}")
+        _refuse_departures(model, metadata, path)
+        if weights.group and set(params) == {weights.group}:
+            params = params[weights.group]
+        files = [{"file": path.name, "sha256": sha256_of(path)}]
+        ours = Ours(params, _given_arguments(model, metadata), files, metadata)
+    arguments = weights.arguments(to_torch(weights, ours.params, str(path))) | ours.arguments
+    check_same_structure(ours.params, expected_params(model, build(model, arguments)), path.name)
+    return ours._replace(arguments=arguments)
+
+
+def _port_lora(model: str, ours: Ours, path: Path, output: Path, original: str | None) -> dict[str, Any]:
+    """Write the LoRA of a run by itself."""
+    if ours.lora is None:
+        raise ValueError(
+            f"{path}: no LoRA was trained in it: --to lora takes a run of one, such as with recipe.dit4sr.lora"
+        )
+    if original is not None:
+        raise ValueError("--check compares whole models: use it with --to diffusers, which has the LoRA within")
+    weights = map_named(model)
+    state = write_layers(weights, ours.params, {"": ours.lora}, prefix=weights.folder, alphas=False)
     write_state(output, state)
-    parameters = _count(flatten_names(params)[0])
-    made_of = {"files": [{"file": inputs[0].name, "sha256": sha256_of(inputs[0])}]}
-    facts = _facts(output, model, parameters) | {"tensors": len(state)} | checked | _described(made_of)
-    return facts | (_pipeline_notes(metadata) if model == "resshift_unet" else {})
+    facts = _facts(output, f"LoRA of {model}", _count(state)) | {"tensors": len(state)}
+    note = "the LoRA alone, of alpha = rank: parameters that were trained beside it are not in it"
+    return facts | _described({"files": ours.files}) | {"note": note}
+
+
+def _network_notes(model: str, arguments: dict[str, Any]) -> dict[str, str]:
+    """What the released code would compute otherwise."""
+    if model != "dit4sr" or not (found := departures(arguments)):
+        return {}
+    return {"note": f"{found}: DiT4SR's released code computes otherwise, framer_jax reads it"}
 
 
 def _refuse_departures(model: str, metadata: dict[str, Any], path: Path) -> None:

@@ -1,22 +1,23 @@
 """What `framer-jax port --check` does: the original and ours on the same input, layer by layer.
 
 The weight map says which layer of the original is which of ours, so every layer that has parameters is compared, and a
-new map brings its own comparison; only building and calling the original is written down here. The user names the
-folder that the original is imported from; it needs PyTorch and whatever the original itself imports.
+new map brings its own comparison; framer_jax.commands.port_originals says how each original is built and called. The
+user names the folder that the original is imported from; it needs PyTorch and whatever the original itself imports.
 """
 
 from __future__ import annotations
 
-import importlib
-import inspect
+import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import jax
 import numpy as np
 
+from framer_jax.commands.port_originals import ORIGINALS
 from framer_jax.porting.maps import State, layer_pairs, to_torch
 from framer_jax.porting.table import map_named
 from framer_jax.recipes.pretrained import KINDS, build
@@ -25,100 +26,8 @@ LARGEST_DIFFERENCE = 1e-4
 """Of a layer's output, relative to its largest value, in float32; measured differences are near 2e-6."""
 
 
-class Original(NamedTuple):
-    """How the original of a map is built and called.
-
-    Attributes:
-      make: (our constructor arguments) → the PyTorch module; imports from the user's folder.
-      call: (module, inputs as tensors, images channels first) → its output.
-      ours: (our module, inputs) → the same output of ours.
-    """
-
-    make: Callable[[Mapping[str, Any]], Any]
-    call: Callable[..., Any]
-    ours: Callable[..., jax.Array]
-
-
-def _make_unet(arguments: Mapping[str, Any]) -> Any:
-    size, levels = arguments["image_size"], len(arguments["multipliers"])
-    network = importlib.import_module("models.unet").UNetModelSwin
-    # ResShift's adds the LR image's channels (and knows its side); SinSR's is told of both together.
-    adds_lq = "lq_size" in inspect.signature(network).parameters
-    return network(
-        image_size=size,
-        in_channels=arguments["out_channels"] + (0 if adds_lq else 3),
-        model_channels=arguments["channels"],
-        out_channels=arguments["out_channels"],
-        num_res_blocks=list(arguments["blocks"]),
-        attention_resolutions=[size >> level for level in range(levels)],
-        channel_mult=list(arguments["multipliers"]),
-        num_head_channels=arguments["head_channels"],
-        use_scale_shift_norm=True,
-        swin_depth=arguments["swin_blocks"],
-        swin_embed_dim=arguments["swin_channels"],
-        window_size=arguments["window"],
-        mlp_ratio=arguments["mlp_ratio"],
-        cond_lq=True,
-        **({"lq_size": arguments["condition_size"]} if adds_lq else {}),
-    )
-
-
-def _make_autoencoder(arguments: Mapping[str, Any]) -> Any:
-    resolution = 256
-    details = {
-        "double_z": False,
-        "z_channels": arguments["latent_channels"],
-        "resolution": resolution,
-        "in_channels": 3,
-        "out_ch": 3,
-        "ch": arguments["channels"],
-        "ch_mult": list(arguments["multipliers"]),
-        "num_res_blocks": arguments["blocks"],
-        "attn_resolutions": [resolution >> level for level in arguments["attention_levels"]],
-        "dropout": 0.0,
-        "padding_mode": "zeros",
-    }
-    return importlib.import_module("ldm.models.autoencoder").VQModelTorch(
-        ddconfig=details, n_embed=arguments["codes"], embed_dim=arguments["latent_channels"]
-    )
-
-
-def _make_swinir(arguments: Mapping[str, Any]) -> Any:
-    groups, head = len(arguments["depths"]), arguments["head"]
-    return importlib.import_module("models.network_swinir").SwinIR(
-        img_size=arguments["image_size"],
-        in_chans=arguments["colours"],
-        embed_dim=arguments["channels"],
-        depths=list(arguments["depths"]),
-        num_heads=[arguments["heads"]] * groups,
-        window_size=arguments["window"],
-        mlp_ratio=arguments["mlp_ratio"],
-        upscale=arguments["scale"],
-        img_range=arguments["value_range"],
-        upsampler="" if head == "none" else head,
-        resi_connection=arguments["residual"],
-    )
-
-
-ORIGINALS: Mapping[str, Original] = {
-    "resshift_unet": Original(
-        _make_unet,
-        lambda module, x, t, lq: module(x, t, lq=lq),
-        lambda module, x, t, lq: module(x, t, lq)[0],
-    ),
-    # Without codes: a latent near a tie may rightly fall on either side.
-    "vq_f4": Original(
-        _make_autoencoder,
-        lambda module, image: module.decode(module.encode(image), force_not_quantize=True),
-        lambda module, image: module.decode(module.encode(image), quantise=False),
-    ),
-    "swinir": Original(
-        _make_swinir,
-        lambda module, image: module(image),
-        lambda module, image: module(image)[0],
-    ),
-}
-"""Name of a weight map → its original, as in the repositories of ResShift, SinSR and SwinIR."""
+INSTALLED = "installed"
+"""In place of a folder: the original is a package of this environment."""
 
 
 class Difference(NamedTuple):
@@ -135,7 +44,7 @@ def check(name: str, params: Mapping[str, Any], arguments: Mapping[str, Any], fo
       name: of the weight map.
       params: our parameters, without a group around them.
       arguments: of our module.
-      folder: where the original can be imported from: a clone of its repository.
+      folder: where the original can be imported from: a clone of its repository; or `INSTALLED`.
 
     Returns:
       the differences of every layer with parameters, from the input on; the last one is the output's ('output').
@@ -153,9 +62,14 @@ def check(name: str, params: Mapping[str, Any], arguments: Mapping[str, Any], fo
     theirs, output = _run_original(name, state, arguments, inputs, folder)
     ours, result = _run_ours(name, module, params, inputs)
     pairs = layer_pairs(map_named(name), state)
+    original = ORIGINALS[name]
+    pairs = {layer: path for layer, path in pairs.items() if not re.search(original.idle, layer)}
     if silent := [layer for layer, path in pairs.items() if layer not in theirs or path not in ours]:
         raise ValueError(f"--check {folder}: {len(silent)} layers gave no output to compare, such as {silent[0]}")
-    differences = [Difference(layer, _difference(ours[path], theirs[layer])) for layer, path in pairs.items()]
+    differences = [
+        Difference(layer, _difference(*original.beside(layer, ours[path], theirs[layer])))
+        for layer, path in pairs.items()
+    ]
     differences.append(Difference("output", _difference(result, output)))
     worst = max(differences, key=lambda found: found.relative)
     if not worst.relative <= LARGEST_DIFFERENCE:
@@ -171,23 +85,19 @@ def _run_original(
     name: str, state: State, arguments: Mapping[str, Any], inputs: list[np.ndarray], folder: str
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """Outputs of the original's layers by name, in the order of their first call, and of the whole."""
-    if not Path(folder).is_dir():
+    if folder != INSTALLED and not Path(folder).is_dir():
         raise ValueError(f"--check {folder}: no such folder")
     try:
         import torch
     except ImportError as error:
         raise ImportError("--check needs PyTorch: pip install 'framer_jax[torch]'") from error
-    sys.path.insert(0, str(folder))
     try:
-        module = ORIGINALS[name].make(arguments)
+        with _importing_from(folder):
+            module = ORIGINALS[name].make(arguments, state)
     except ImportError as error:
         raise ImportError(f"--check {folder}: the original cannot be imported ({error})") from error
     except TypeError as error:
         raise ValueError(f"--check {folder}: the original there is not the one of {name} ({error})") from error
-    finally:
-        sys.path.remove(str(folder))
-    try:
-        module.load_state_dict({key: torch.from_numpy(value.copy()) for key, value in state.items()}, strict=True)
     except RuntimeError as error:
         text = " ".join(str(error).split())
         raise ValueError(f"--check {folder}: the original does not take the weights ({text[:300]})") from error
@@ -208,6 +118,18 @@ def _run_original(
     return outputs, output.numpy()
 
 
+@contextmanager
+def _importing_from(folder: str) -> Iterator[None]:
+    if folder == INSTALLED:
+        yield
+        return
+    sys.path.insert(0, str(folder))
+    try:
+        yield
+    finally:
+        sys.path.remove(str(folder))
+
+
 def _run_ours(
     name: str, module: Any, params: Mapping[str, Any], inputs: list[np.ndarray]
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
@@ -218,11 +140,10 @@ def _run_ours(
 
     with jax.default_matmul_precision("highest"):
         result, state = cast(Any, jax.jit(run)(params, *inputs))
-    found = {
-        jax.tree_util.keystr(path[:-2], simple=True, separator="/"): np.asarray(leaf)
-        for path, leaf in jax.tree_util.tree_leaves_with_path(state["intermediates"])
-        if path[-2] == jax.tree_util.DictKey("__call__")
-    }
+    found: dict[str, np.ndarray] = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(state["intermediates"]):
+        if path[-2] == jax.tree_util.DictKey("__call__"):  # the first call of several
+            found.setdefault(jax.tree_util.keystr(path[:-2], simple=True, separator="/"), np.asarray(leaf))
     return found, np.asarray(result)
 
 

@@ -8,9 +8,11 @@ from typing import Any
 
 from framer_jax.commands.provenance import check_latents
 from framer_jax.config import ConfigError
-from framer_jax.data.latents import LatentFiles, check_kind, check_manifest_text
-from framer_jax.data.records import is_records, read_manifest
-from framer_jax.data.text import ENCODERS, TextSettings, check_text, zero_text
+from framer_jax.data.embeddings import CaptionedPhotos, check_manifest_text
+from framer_jax.data.latents import LatentFiles
+from framer_jax.data.records import check_kind, is_records, read_manifest
+from framer_jax.data.sources import ImageFiles
+from framer_jax.data.text import ENCODERS, Text, TextSettings, check_text, zero_text
 from framer_jax.recipes.text import CONDITIONS, read_text, shapes_of
 
 
@@ -76,10 +78,31 @@ def open_latents(folder: str | os.PathLike[str], config: dict[str, Any], vae: st
     manifest = read_manifest(folder)
     check_kind(manifest, "latents", folder)
     check_latents(manifest, config, vae, str(folder))
+    null, embeddings = _texts(text)
+    return LatentFiles(folder, null, embeddings or None, text.null_ratio if embeddings else 1.0)
+
+
+def captioned(photos: ImageFiles, text: TextCondition) -> CaptionedPhotos:
+    """Photographs joined with their captions' embeddings, as framer_jax.data.pipeline.make_batches takes them.
+
+    Args:
+      photos: the photographs.
+      text: of condition 'captions'.
+
+    Raises:
+      ConfigError, ValueError, FileNotFoundError: texts of other sizes or encoders, or a photograph without an
+        embedding; one line each.
+    """
+    null, folder = _texts(text)
+    return CaptionedPhotos(photos, null, folder, text.null_ratio)
+
+
+def _texts(text: TextCondition) -> tuple[Text, str]:
+    """(the null text, the folder of embeddings; empty where there are no captions), checked against each other."""
     null, encoders = (zero_text(text.sizes), {}) if text.condition == "zero" else read_text(text.null)
     check_text(shapes_of(null), text.sizes, text.null)
     if text.condition != "captions":
-        return LatentFiles(folder, null, null_ratio=1.0)
+        return null, ""
     if not is_records(text.embeddings):
         raise FileNotFoundError(
             f"{text.embeddings} holds no records: make them with `framer-jax precompute embeddings`"
@@ -93,4 +116,4 @@ def open_latents(folder: str | os.PathLike[str], config: dict[str, Any], vae: st
                 f"{text.null}: its encoder {name} is {str(encoders.get(name))[:12]!r}, that of {text.embeddings} is "
                 f"{found['text']['encoders'][name][:12]!r}: make both with the same text encoders"
             )
-    return LatentFiles(folder, null, text.embeddings, text.null_ratio)
+    return null, text.embeddings

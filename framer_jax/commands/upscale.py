@@ -10,16 +10,22 @@ from framer_jax.config import ConfigError, load_config, to_dict
 from framer_jax.inference.folder import Origin, upscale_files
 from framer_jax.inference.model import load_model, settings_for
 from framer_jax.inference.protocols import PROTOCOLS
-from framer_jax.inference.upscaler import UpscaleSettings
+from framer_jax.inference.settings import UpscaleSettings
+from framer_jax.recipes.sampling import Sampling
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.add_argument("input", help="image file or folder")
     parser.add_argument("output", help="file name (if the input is one file) or folder")
-    parser.add_argument("--weights", help="weights file or training directory; default: the shipped starter model")
     parser.add_argument(
-        "--recipe", metavar="CONFIG", help="configuration of published weights, ported or not, such as resshift_v1.py"
+        "--weights",
+        help="weights file or training directory, or with --recipe published weights; default: the starter model",
+    )
+    parser.add_argument(
+        "--recipe",
+        metavar="CONFIG",
+        help="configuration of published weights, ported or not, such as resshift_v1.py or dit4sr_sd35.py",
     )
     parser.add_argument(
         "--set", dest="changes", action="append", default=[], metavar="KEY=VALUE", help="change one knob of --recipe"
@@ -28,14 +34,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--protocol",
         default=UpscaleSettings.protocol,
         choices=tuple(PROTOCOLS),
-        help="tiles and noise: ours, or that of ResShift's released code (then --tile is 512, 256 or 64)",
+        help="tiles and noise: ours; that of ResShift's released code (then --tile is 512, 256 or 64); or DiT4SR's, "
+        "with tiles within the sampler's steps and AdaIN",
     )
+    changes = parser.add_argument_group("the sampler", "instead of what the model's configuration says")
+    changes.add_argument("--steps", type=int, metavar="N", help="steps of the sampler")
+    changes.add_argument("--guidance", type=float, metavar="G", help="factor of classifier-free guidance; 1: none")
+    changes.add_argument(
+        "--prompt-embedding", metavar="FILE", help="what is asked of every picture; `precompute embeddings` makes it"
+    )
+    changes.add_argument("--negative-embedding", metavar="FILE", help="what guidance leads away from")
     parser.add_argument("--mode", default="sample", choices=("sample", "mean"), help="full sampler, or one-step mean")
     parser.add_argument("--seed", type=int, default=0, help="of the noise canvas")
     parser.add_argument("--tile", type=int, help="side of a tile, LR pixels; bounds the memory; default: 128, or less")
-    parser.add_argument("--overlap", type=int, help="LR pixels shared by neighbouring tiles; default: 16, or less")
+    parser.add_argument("--overlap", type=int, help="LR pixels shared by neighbouring tiles; default: 16 (dit4sr: 48)")
     parser.add_argument("--tile-batch", type=int, default=4, help="tiles computed at a time")
-    parser.add_argument("--color-fix", default="none", choices=("none", "adain", "wavelet"), help="on the whole image")
+    parser.add_argument(
+        "--color-fix", choices=("none", "adain", "wavelet"), help="on the whole image; default: none (dit4sr: adain)"
+    )
     parser.add_argument("--color-strength", type=float, default=1.0, help="0 to 1")
     parser.add_argument("--recursive", action="store_true", help="search folders below the input")
     parser.add_argument("--suffix", default="", help="added to every output's name")
@@ -50,7 +66,8 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.changes and not arguments.recipe:
         raise ConfigError("--set changes the configuration that --recipe names: give that too")
     config = to_dict(load_config(arguments.recipe, arguments.changes)) if arguments.recipe else None
-    model = load_model(arguments.weights, config)
+    sampling = Sampling(arguments.steps, arguments.guidance, arguments.prompt_embedding, arguments.negative_embedding)
+    model = load_model(arguments.weights, config, sampling=sampling)
     settings = settings_for(
         model,
         mode=arguments.mode,
@@ -68,7 +85,7 @@ def run(arguments: argparse.Namespace) -> int:
         model.recipe,
         model.params,
         settings,
-        origin=Origin(model.path, model.metadata["config"], model.frozen_weights),
+        origin=Origin(model.path, model.metadata["config"], model.frozen_weights, model.changes),
         recursive=arguments.recursive,
         suffix=arguments.suffix,
         extension=arguments.extension,

@@ -16,9 +16,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from framer_jax.data.embeddings import CaptionedPhotos
 from framer_jax.data.latents import LatentFiles
 from framer_jax.data.records import RecordFiles
 from framer_jax.data.sources import ImageFiles, Photo
+from framer_jax.data.text import POOLED, PROMPT
 from framer_jax.degradations.draw import draw
 from framer_jax.degradations.pipeline import apply, training_target
 from framer_jax.degradations.presets import DegradationPreset
@@ -105,7 +107,7 @@ def record_dataset(
 
 
 def make_batches(
-    source: ImageFiles | RecordFiles,
+    source: ImageFiles | CaptionedPhotos | RecordFiles,
     crop: int,
     preset: DegradationPreset,
     global_batch: int,
@@ -122,8 +124,8 @@ def make_batches(
     """Endless (or `epochs` long) shuffled batches of random crops.
 
     Args:
-      source: photographs; anything with Grain's random-access protocol that yields `Photo`. Or records computed
-        beforehand, which come as they are.
+      source: photographs; anything with Grain's random-access protocol that yields `Photo`. Or such with the
+        embeddings of their captions. Or records computed beforehand, which come as they are.
       crop: side of the HR crop in pixels, a multiple of the preset's scale.
       preset: what degradations are drawn from.
       global_batch: batch over all hosts; each host gets its own part of the same global batches.
@@ -158,7 +160,10 @@ def make_batches(
             dataset = dataset.random_map(source.with_text)
     else:
         # Drawn before the hosts part: a record's generator then depends on its global position alone.
-        dataset = record_dataset(source, crop, preset, seed, framing=framing, turns=turns, epochs=epochs)
+        photos = source.photos if isinstance(source, CaptionedPhotos) else source
+        dataset = record_dataset(photos, crop, preset, seed, framing=framing, turns=turns, epochs=epochs)
+        if isinstance(source, CaptionedPhotos):
+            dataset = dataset.random_map(source.with_text)
     dataset = dataset[index::count].batch(global_batch // count, drop_remainder=True)
     batches = dataset.to_iter_dataset(grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=2 * num_threads))
     if num_workers > 0:
@@ -183,14 +188,15 @@ def make_prepare(preset: DegradationPreset) -> Callable[[RawBatch], dict[str, ja
 
     Returns:
       `prepare(batch)` → 'hr' [B, crop, crop, 3] (sharpened, where the preset says so) and 'lr' [B, crop / scale,
-      crop / scale, 3], float32 in [0, 1].
+      crop / scale, 3], float32 in [0, 1]; and the texts of photographs with captions, float32.
       A record brings all its randomness, so it gives the same pair wherever it is prepared.
       On a mesh, wrap it in `jax.shard_map` over the batch axis: left alone, XLA gathers the whole batch for each FFT.
     """
 
     def prepare(batch: RawBatch) -> dict[str, jax.Array]:
         hr = training_target(jnp.asarray(batch["hr"]).astype(jnp.float32) / 255.0, preset)
-        return {"hr": hr, "lr": apply(batch["degradation"], hr, preset)}
+        texts = {name: jnp.asarray(batch[name]).astype(jnp.float32) for name in (PROMPT, POOLED) if name in batch}
+        return {"hr": hr, "lr": apply(batch["degradation"], hr, preset), **texts}
 
     return prepare
 

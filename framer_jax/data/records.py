@@ -136,6 +136,19 @@ def _array_record() -> Any:
     return array_record_module
 
 
+def check_kind(manifest: Mapping[str, Any], kind: str, folder: str | os.PathLike[str]) -> None:
+    """Refuse records of another kind.
+
+    Raises:
+      ValueError: as said.
+    """
+    if manifest.get("kind") != kind:
+        raise ValueError(
+            f"{folder} holds records of {manifest.get('kind')!r}, not {kind!r}: give a folder that `framer-jax "
+            f"precompute {kind}` wrote"
+        )
+
+
 class RecordFiles:
     """A folder of records by number, as Grain's random-access protocol wants it.
 

@@ -109,19 +109,23 @@ def zero_text(settings: TextSettings) -> Text:
     return Text(np.zeros(shapes[PROMPT], np.float32), np.zeros(shapes[POOLED], np.float32))
 
 
-def check_text(shapes: Mapping[str, tuple[int, ...]], settings: TextSettings, source: str) -> None:
+def check_text(
+    shapes: Mapping[str, tuple[int, ...]], settings: TextSettings, source: str, any_length: bool = False
+) -> None:
     """Refuse embeddings of other sizes than a run's.
 
     Args:
       shapes: of their entries, one text's.
       settings: of the run.
       source: what the error calls the embeddings.
+      any_length: leave it to others how many tokens there are.
 
     Raises:
       ValueError: the sizes differ.
     """
     for name, wanted in settings.shapes.items():
-        if tuple(shapes[name]) != wanted:
+        skipped = len(wanted) - 1 if any_length else 0
+        if len(shapes[name]) != len(wanted) or tuple(shapes[name])[skipped:] != wanted[skipped:]:
             raise ValueError(
                 f"{source} has {name} embeddings of shape {tuple(shapes[name])}, this run has {wanted}: make them with "
                 "`framer-jax precompute embeddings` and the run's text lengths and encoders"

@@ -19,6 +19,7 @@ from framer_jax.evaluation.files import image_files, image_size, read_pixels
 from framer_jax.evaluation.metrics import METRICS, check_metric_inputs, score
 from framer_jax.evaluation.niqe import NiqeModel, load_niqe_model, shipped_niqe_model
 from framer_jax.evaluation.statistics import bootstrap_interval
+from framer_jax.inference.folder import sidecar_of
 from framer_jax.porting.files import replacing
 from framer_jax.version import __version__
 
@@ -195,6 +196,30 @@ def _metadata(
     }
 
 
+def how_made(images: Sequence[Path]) -> dict[str, Any]:
+    """What the records beside pictures, which `framer-jax upscale` writes, say of how these were made.
+
+    Returns:
+      'recorded': how many of the pictures have a record; and if any has, the values that occur in them of 'recipe',
+      'checkpoint' (its digest), 'protocol', 'mode', 'color_fix' and 'changes' of the sampler, a list each.
+    """
+    made: dict[str, Any] = {"recorded": 0}
+    for image in images:
+        try:
+            record = json.loads(sidecar_of(image).read_text(encoding="utf-8"))
+            settings = record["settings"]
+            facts = {name: settings[name] for name in ("protocol", "mode", "color_fix")}
+            facts |= {"recipe": record["recipe"], "changes": record.get("changes", {})}
+            facts["checkpoint"] = (record["checkpoint"] or {}).get("sha256")
+        except (OSError, ValueError, KeyError, TypeError):  # none, or another program's
+            continue
+        made["recorded"] += 1
+        for name, value in facts.items():
+            if value not in (seen := made.setdefault(name, [])):
+                seen.append(value)
+    return made
+
+
 def evaluate(
     sr_dir: str | Path,
     reference_dir: str | Path | None,
@@ -252,6 +277,7 @@ def evaluate(
             progress.advance(task, len(members))
     summary = {name: summarise(scores, seed, resamples) for name, scores in values.items()}
     metadata = _metadata(ids, model, crop_border, len(pairs), left_out)
+    metadata["made"] = how_made([pair.image for pair in pairs])
     metadata["bootstrap"] = {"seed": seed, "resamples": resamples, "level": 0.95}
     evaluation = Evaluation(pairs, values, summary, metadata)
     if csv_path is not None:

@@ -27,6 +27,7 @@ from framer_jax.inference.upscaler import (
 )
 from framer_jax.porting.files import replacing, sha256_of
 from framer_jax.recipes.base import Params, Recipe
+from framer_jax.recipes.weights_by_path import digest_of
 from framer_jax.version import __version__
 
 PathLike = str | os.PathLike[str]
@@ -46,11 +47,13 @@ class Origin(NamedTuple):
       checkpoint: the weight file or checkpoint folder, or None.
       config: the configuration it was made with, as plain JSON.
       weights: digests of the frozen weights that it needs beside its own, by their knobs.
+      changes: what of the configuration was changed for this use (it holds it as changed), by knob.
     """
 
     checkpoint: Path | None = None
     config: Mapping[str, Any] | None = None
     weights: Mapping[str, str] = MappingProxyType({})
+    changes: Mapping[str, Any] = MappingProxyType({})
 
 
 class Summary(NamedTuple):
@@ -315,7 +318,9 @@ def _progress(console: Console | None) -> Progress:
 def _common_record(origin: Origin, recipe: Recipe) -> dict[str, Any]:
     checkpoint = None
     if origin.checkpoint is not None:
-        checkpoint = {"path": str(origin.checkpoint), "sha256": sha256_of(origin.checkpoint)}
+        folder = origin.checkpoint.is_dir()
+        digest = digest_of(origin.checkpoint, "transformer") if folder else sha256_of(origin.checkpoint)
+        checkpoint = {"path": str(origin.checkpoint), "sha256": digest}
     return {
         "framer_jax": __version__,
         "jax": jax.__version__,
@@ -325,6 +330,7 @@ def _common_record(origin: Origin, recipe: Recipe) -> dict[str, Any]:
         "checkpoint": checkpoint,
         "weights": dict(origin.weights),
         "config": None if origin.config is None else dict(origin.config),
+        "changes": dict(origin.changes),
     }
 
 

@@ -11,11 +11,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from framer_jax.diffusion.tiles import gaussian_profile, shares, starts
+
 BUCKETS = 4
 """Tiles are a quarter, a half, three quarters or the whole of the side asked for: few shapes, few compilations."""
-
-VARIANCE = 0.01
-"""Of the gaussian blending weight, in units of the tile's side squared."""
 
 
 class TilePlan(NamedTuple):
@@ -88,13 +87,13 @@ def _plan_axis(length: int, tile: int, overlap: int, multiple: int) -> tuple[int
         return side, side, (0,)
     padded = -(-length // multiple) * multiple
 
-    def starts(side: int) -> tuple[int, ...]:
+    def places(side: int) -> tuple[int, ...]:
         stride = (side - overlap) // multiple * multiple
-        return (*range(0, padded - side, stride), padded - side)
+        return starts(padded, side, side - stride)
 
-    fewest = len(starts(tile))
-    side = next(side for side in sides if side >= overlap + multiple and len(starts(side)) == fewest)
-    return padded, side, starts(side)
+    fewest = len(places(tile))
+    side = next(side for side in sides if side >= overlap + multiple and len(places(side)) == fewest)
+    return padded, side, places(side)
 
 
 def check_chop(tile: int, overlap: int, multiple: int) -> None:
@@ -120,7 +119,7 @@ def plan_chops(height: int, width: int, tile: int, overlap: int, multiple: int =
         if length <= tile:
             padded = -(-length // multiple) * multiple
             return padded, padded, (0,)
-        return length, tile, (*range(0, length - tile, tile - overlap), length - tile)
+        return length, tile, starts(length, tile, overlap)
 
     vertical, horizontal = axis(height), axis(width)
     return TilePlan(
@@ -130,6 +129,12 @@ def plan_chops(height: int, width: int, tile: int, overlap: int, multiple: int =
         vertical[2],
         horizontal[2],
     )
+
+
+def plan_whole(height: int, width: int) -> TilePlan:
+    """One tile, the image."""
+    size = (height, width)
+    return TilePlan(size, size, size, (0,), (0,))
 
 
 def pad_image(image: np.ndarray, plan: TilePlan) -> np.ndarray:
@@ -165,21 +170,6 @@ def tile_batches(
 def static_batch(tiles: int, batch_size: int) -> int:
     """The batch size for an image of few tiles: the next power of two, at most `batch_size` (few compilations)."""
     return min(batch_size, 1 << (tiles - 1).bit_length())
-
-
-def gaussian_profile(size: int, midpoint: float | None = None) -> np.ndarray:
-    """The blending weight along one side of a tile, 1 at the midpoint.
-
-    Args:
-      size: n pixels.
-      midpoint: in pixels; (n - 1) / 2 if None. The tiled VAE code that published samplers share uses n / 2 for rows
-        and (n - 1) / 2 for columns; pass n / 2 to repeat that.
-
-    Returns:
-      [n] float64: exp(-((i - midpoint) / n)² / (2 · VARIANCE)).
-    """
-    middle = (size - 1) / 2 if midpoint is None else midpoint
-    return np.exp(-(((np.arange(size) - middle) / size) ** 2) / (2 * VARIANCE))
 
 
 def tile_weights(height: int, width: int, reference_midpoint: bool = False) -> np.ndarray:
@@ -223,12 +213,8 @@ def uniform_blending(plan: TilePlan, scale: int) -> Blending:
 def _blending(plan: TilePlan, scale: int, rows: np.ndarray, columns: np.ndarray) -> Blending:
     """Profiles [scale * tile side] divided by their sum over the tiles."""
 
-    def axis(starts: tuple[int, ...], padded: int, profile: np.ndarray) -> tuple[np.ndarray, ...]:
-        total = np.zeros(padded * scale)
-        parts = [slice(start * scale, start * scale + len(profile)) for start in starts]
-        for part in parts:
-            total[part] += profile
-        return tuple((profile / total[part]).astype(np.float32) for part in parts)
+    def axis(places: tuple[int, ...], padded: int, profile: np.ndarray) -> tuple[np.ndarray, ...]:
+        return shares(tuple(start * scale for start in places), padded * scale, profile)
 
     return Blending(axis(plan.rows, plan.padded[0], rows), axis(plan.columns, plan.padded[1], columns))
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from functools import lru_cache
+from dataclasses import replace
+from functools import lru_cache, reduce
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -13,59 +13,18 @@ import jax.numpy as jnp
 import numpy as np
 
 from framer_jax.diffusion.noise import NoiseField
-from framer_jax.inference.color_fix import COLOR_FIXES, fix_color
+from framer_jax.inference.color_fix import fix_color
 from framer_jax.inference.images import Picture, enlarged, premultiplied
 from framer_jax.inference.protocols import PROTOCOLS
+from framer_jax.inference.resample import resize_pillow
+from framer_jax.inference.settings import UpscaleSettings
 from framer_jax.inference.tiler import TilePlan, add_tile, pad_image, static_batch, tile_batches
-from framer_jax.recipes.base import Params, Recipe, Sampler
+from framer_jax.recipes.base import Params, Recipe, Tiling
 
 LOGGER = logging.getLogger(__name__)
 
 Progress = Callable[[int, int], None]
 """Called with (tiles done, tiles in all); may start again from 0 with smaller tiles."""
-
-
-@dataclass(frozen=True)
-class UpscaleSettings:
-    """How a picture is upscaled.
-
-    Attributes:
-      mode: 'sample' for the full sampler, 'mean' for the one-call estimate.
-      tile: side of a tile in LR pixels; a multiple of the recipe's lr_multiple.
-      overlap: LR pixels that neighbouring tiles share at least.
-      tile_batch: tiles computed at a time.
-      color_fix: 'none', 'adain' or 'wavelet', on the whole picture.
-      color_strength: 0 to 1, how much of the colour fix is applied.
-      seed: of the noise canvas.
-      protocol: of framer_jax.inference.protocols.PROTOCOLS.
-    """
-
-    mode: str = "sample"
-    tile: int = 128
-    overlap: int = 16
-    tile_batch: int = 4
-    color_fix: str = "none"
-    color_strength: float = 1.0
-    seed: int = 0
-    protocol: str = "framer_jax"
-
-    def __post_init__(self) -> None:
-        if self.mode not in ("sample", "mean"):
-            raise ValueError(f"unknown mode {self.mode!r}: use 'sample' or 'mean'")
-        if self.color_fix not in COLOR_FIXES:
-            raise ValueError(f"unknown colour fix {self.color_fix!r}: use one of {', '.join(COLOR_FIXES)}")
-        if self.protocol not in PROTOCOLS:
-            raise ValueError(f"unknown protocol {self.protocol!r}: use one of {', '.join(PROTOCOLS)}")
-        if self.color_fix != "none" and not PROTOCOLS[self.protocol].color_fix:
-            raise ValueError(f"protocol {self.protocol!r} has no colour fix: leave it out, or choose another protocol")
-        for name, least, most in (("tile", 1, 1 << 20), ("tile_batch", 1, 1 << 20), ("seed", 0, (1 << 32) - 1)):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
-                raise ValueError(f"{name} {value!r} must be a whole number from {least} to {most}")
-        if not isinstance(self.overlap, int) or not 0 <= self.overlap < self.tile:
-            raise ValueError(f"overlap {self.overlap!r} must be a whole number from 0 to tile - 1 = {self.tile - 1}")
-        if not 0 <= self.color_strength <= 1:
-            raise ValueError(f"color_strength {self.color_strength!r} must lie between 0 and 1")
 
 
 class Upscaled(NamedTuple):
@@ -157,8 +116,6 @@ def make_upscaler(recipe: Recipe, settings: UpscaleSettings) -> Upscaler:
       ValueError: the recipe has no such mode, or its lr_multiple does not fit the tile and overlap.
     """
     check_settings(recipe, settings)
-    samplers: dict[str, Any] = {"sample": recipe.sample, "mean": recipe.mean}
-    programs = {name: _program(sampler) for name, sampler in samplers.items() if sampler is not None}
     frozen = jax.device_put(recipe.frozen)
     default = settings
 
@@ -172,9 +129,10 @@ def make_upscaler(recipe: Recipe, settings: UpscaleSettings) -> Upscaler:
         check_settings(recipe, current)
         _check_image(image)
         params = jax.device_put(params)
+        source = _resized(recipe, image, current)
         while True:
             try:
-                canvas = _run_tiles(recipe, programs[current.mode], params, frozen, image, current, progress)
+                canvas = _run_tiles(recipe, params, frozen, source, current, progress)
                 break
             except jax.errors.JaxRuntimeError as error:
                 smaller = _smaller(recipe, current) if _out_of_memory(error) else None
@@ -188,13 +146,15 @@ def make_upscaler(recipe: Recipe, settings: UpscaleSettings) -> Upscaler:
                 smaller.tile_batch,
             )
             current = smaller
-        fix_color(canvas, image, current.color_fix, recipe.scale, current.color_strength, out=canvas)
-        return Upscaled(np.clip(canvas, 0, 1, out=canvas), current)
+        fix_color(canvas, source, current.color_fix, _factor(recipe, current), current.color_strength, out=canvas)
+        height, width = (side * recipe.scale for side in image.shape[:2])
+        return Upscaled(resize_pillow(np.clip(canvas, 0, 1, out=canvas), (height, width)), current)
 
     def estimate(params: Params, height: int, width: int, settings: UpscaleSettings | None = None) -> MemoryEstimate:
         current = settings or default
         check_settings(recipe, current)
-        return _estimate(recipe, programs[current.mode], jax.device_put(params), frozen, (height, width), current)
+        size = _sizes(recipe, (height, width), current)[-1]
+        return _estimate(recipe, jax.device_put(params), frozen, size, current)
 
     return Upscaler(run, estimate)
 
@@ -253,17 +213,51 @@ def check_settings(recipe: Recipe, settings: UpscaleSettings) -> None:
     """Raise ValueError where settings do not fit a recipe."""
     if settings.mode == "mean" and recipe.mean is None:
         raise ValueError(f"recipe {recipe.name!r} has no one-call mean: use mode 'sample'")
+    if PROTOCOLS[settings.protocol].sizes is not None:
+        if settings.mode != "sample":
+            raise ValueError(f"protocol {settings.protocol!r} samples in many steps: use mode 'sample'")
+        if recipe.restore is None:
+            raise ValueError(
+                f"protocol {settings.protocol!r} has tiles within the steps of a sampler, which recipe {recipe.name!r} "
+                "does not know: use protocol 'framer_jax'"
+            )
     PROTOCOLS[settings.protocol].check(settings.tile, settings.overlap, recipe.lr_multiple)
 
 
+def _program(recipe: Recipe, settings: UpscaleSettings) -> Any:
+    protocol = PROTOCOLS[settings.protocol]
+    samplers: dict[str, Any] = {"sample": recipe.sample, "mean": recipe.mean, "restore": recipe.restore}
+    if protocol.sizes is None:
+        return _jitted(samplers[settings.mode])
+    side, overlap = settings.tile * recipe.scale, settings.overlap * recipe.scale
+    return _jitted(samplers["restore"], Tiling(side, overlap, settings.tile_batch, *protocol.autoencoder))
+
+
 @lru_cache(maxsize=16)  # a sampler's programs outlive the upscaler; a sampler is a pure function, so they stay true
-def _program(sampler: Sampler) -> Any:
+def _jitted(sampler: Any, *tiling: Tiling) -> Any:
     """One batch of tiles of one picture, jitted: (params, frozen, tiles [B, h, w, 3], keys [B], origins [B, 2])."""
 
     def run(params: Params, frozen: Params, tiles: jax.Array, keys: jax.Array, origins: jax.Array) -> jax.Array:
-        return sampler(params, frozen, tiles, NoiseField(keys, origins)).astype(jnp.float32)  # [B, s h, s w, 3]
+        found = sampler(params, frozen, tiles, NoiseField(keys, origins), *tiling)
+        return found.astype(jnp.float32)  # [B, s h, s w, 3]
 
     return jax.jit(run)
+
+
+def _factor(recipe: Recipe, settings: UpscaleSettings) -> int:
+    """By how much the network's picture is larger than the one that it is given."""
+    return recipe.scale if PROTOCOLS[settings.protocol].sizes is None else 1
+
+
+def _sizes(recipe: Recipe, size: tuple[int, int], settings: UpscaleSettings) -> tuple[tuple[int, int], ...]:
+    """To which a picture is resized before it comes to the network, one after the other."""
+    sizes = PROTOCOLS[settings.protocol].sizes
+    return (size,) if sizes is None else sizes(*size, recipe.scale, settings.tile, recipe.lr_multiple)
+
+
+def _resized(recipe: Recipe, image: np.ndarray, settings: UpscaleSettings) -> np.ndarray:
+    height, width, _ = image.shape
+    return reduce(resize_pillow, _sizes(recipe, (height, width), settings), image)
 
 
 def _layout(recipe: Recipe, height: int, width: int, settings: UpscaleSettings) -> tuple[TilePlan, int]:
@@ -273,7 +267,6 @@ def _layout(recipe: Recipe, height: int, width: int, settings: UpscaleSettings) 
 
 def _estimate(
     recipe: Recipe,
-    program: Any,
     params: Params,
     frozen: Params,
     size: tuple[int, int],
@@ -284,7 +277,7 @@ def _estimate(
     device = None
     try:
         keys = jnp.broadcast_to(jax.random.key(settings.seed), (batch,))
-        lowered = program.lower(params, frozen, tiles, keys, origins)
+        lowered = _program(recipe, settings).lower(params, frozen, tiles, keys, origins)
         if (memory := lowered.compile().memory_analysis()) is not None:
             device = (
                 memory.argument_size_in_bytes
@@ -295,7 +288,7 @@ def _estimate(
     except jax.errors.JaxRuntimeError as error:
         if not _out_of_memory(error):  # some compilers know that a program is too large; `run` then makes it smaller
             raise
-    canvas = size[0] * size[1] * recipe.scale**2 * 3 * 4
+    canvas = size[0] * size[1] * _factor(recipe, settings) ** 2 * 3 * 4
     # the colour fix works on one channel: itself, its source and up to four temporaries, each a third of the canvas
     host = canvas if settings.color_fix == "none" else canvas * 3
     return MemoryEstimate(device, host, len(plan.rows) * len(plan.columns), batch, plan.tile)
@@ -303,7 +296,6 @@ def _estimate(
 
 def _run_tiles(
     recipe: Recipe,
-    program: Callable[..., jax.Array],
     params: Params,
     frozen: Params,
     image: np.ndarray,
@@ -313,7 +305,7 @@ def _run_tiles(
     """The blended canvas [sH, sW, 3] float32, not clipped."""
     height, width, _ = image.shape
     plan, batch = _layout(recipe, height, width, settings)
-    scale = recipe.scale
+    scale, program = _factor(recipe, settings), _program(recipe, settings)
     expected = (batch, plan.tile[0] * scale, plan.tile[1] * scale, 3)
     protocol = PROTOCOLS[settings.protocol]
     weights = protocol.weights(plan, scale)

@@ -209,11 +209,16 @@ class DiT4SR(JointTransformer):
             self.attention,
             dtype=self.dtype,
             compatibility=self.compatibility,
-            reading=("joint" if self.compatibility == "released" else "added")
-            if self.reading == "auto"
-            else self.reading,
+            reading=reading_of(self.reading, self.compatibility),
         )
         return attention, partial(ControlledFeedForward, dtype=self.dtype, grid=grid, strength=self.strength)
+
+
+def reading_of(reading: str, compatibility: str) -> str:
+    """What of `READINGS` is meant: 'joint' or 'added'."""
+    if reading != "auto":
+        return reading
+    return "joint" if compatibility == "released" else "added"
 
 
 def first_kernel(layer: str, compatibility: str) -> Initializer:
@@ -267,6 +272,29 @@ def with_control(base: Mapping[str, Any], compatibility: str = "correct", seed: 
             if (*twin, "query", "kernel") in leaves:
                 added[(*twin, layer, kind)] = np.zeros(leaf.shape, leaf.dtype)
     return unflatten_dict(leaves | added)
+
+
+def without_control(params: Mapping[str, Any], reading: str) -> Params:
+    """The parameters of an MMDiT that predicts the same: the inverse of `with_control` of compatibility 'correct'.
+
+    Args:
+      params: of a DiT4SR through whose control layers nothing passes, as before its training or with them kept fixed.
+      reading: 'joint' or 'added', see `reading_of`.
+
+    Raises:
+      ValueError: something passes: the convolutions or the projections of LR values are not zero, or the LR tokens
+        take weight in a common softmax.
+    """
+    leaves = flatten_dict(params)
+    passing = [
+        "/".join(path)
+        for path, leaf in leaves.items()
+        if path[-2] in (f"value_{CONTROL}", f"conv_{CONTROL}") and np.any(np.asarray(leaf))
+    ]
+    if passing or reading != "added":
+        fault = f"{passing[0]} is not zero" if passing else "LR tokens have a place in the attention's softmax"
+        raise ValueError(f"its control layers have an effect ({fault}), which the base model's architecture lacks")
+    return unflatten_dict({path: leaf for path, leaf in leaves.items() if CONTROL not in "/".join(path)})
 
 
 def divided(params: Mapping[str, Any]) -> tuple[Params, Params]:

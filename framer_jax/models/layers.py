@@ -88,6 +88,11 @@ class RmsNorm(nn.Module):
         return (normal * scale.reshape((1,) * (x.ndim - 1) + scale.shape)).astype(x.dtype)
 
 
+MOMENTS = "moments"
+"""The collection of means and variances, [2, B, 1, 1, groups, 1], that a GroupNorm uses instead of its input's own;
+among 'intermediates', those that it has used. They let the tiles of an image be normed as one."""
+
+
 class GroupNorm(nn.Module):
     """Norm over all positions of a group of neighbouring channels, in float32, with an affine map per channel."""
 
@@ -101,9 +106,17 @@ class GroupNorm(nn.Module):
         if channels % self.groups:
             raise ValueError(f"a group norm of {self.groups} groups needs a multiple of them, not {channels} channels")
         wide = x.astype(jnp.float32).reshape(batch, height, width, self.groups, channels // self.groups)
-        # Centred before it is squared: E[x²] - E[x]² loses digits where the mean is large.
-        centred = wide - wide.mean(axis=(1, 2, 4), keepdims=True)
-        variance = (centred * centred).mean(axis=(1, 2, 4), keepdims=True)
+        if self.has_variable(MOMENTS, MOMENTS):
+            given: jax.Array = self.get_variable(MOMENTS, MOMENTS)
+            mean, variance = given[0], given[1]
+            centred = wide - mean
+        else:
+            # Centred before it is squared: E[x²] - E[x]² loses digits where the mean is large.
+            mean = wide.mean(axis=(1, 2, 4), keepdims=True)
+            centred = wide - mean
+            variance = (centred * centred).mean(axis=(1, 2, 4), keepdims=True)
+        used = jnp.stack([mean, variance])
+        self.sow("intermediates", MOMENTS, used, init_fn=lambda: None, reduce_fn=lambda _, value: value)
         normal = (centred * jax.lax.rsqrt(variance + self.epsilon)).reshape(x.shape)
         normal = normal * self.param("scale", nn.initializers.ones, (channels,))[None, None, None, :]
         normal = normal + self.param("bias", nn.initializers.zeros, (channels,))[None, None, None, :]

@@ -3,11 +3,12 @@
 Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models" (ICLR 2022), Section 4.1: W + (alpha / rank) · B A. Of a
 convolution, as in PEFT, A is one of the same size to `rank` channels and B a 1x1 convolution after it; their product is
 a kernel again. Several named sets may be added at once, each with a factor of its own, as PiSA-SR does.
+
+Kernels of blocks that a scan stacks have one axis more in front, and so have their factors: each block has its own.
 """
 
 from __future__ import annotations
 
-import math
 import re
 import zlib
 from collections.abc import Mapping, Sequence
@@ -30,7 +31,8 @@ class Lora:
 
     Attributes:
       factors: {module: … {'down': [in, rank], 'up': [rank, out]}} float32, nested as the modules whose kernels they
-        change; of a convolution 'down' is [height, width, in, rank] and 'up' [1, 1, rank, out].
+        change; of a convolution 'down' is [height, width, in, rank] and 'up' [1, 1, rank, out]; of a stack of n both
+        have n in front.
       alphas: (path of a module, alpha) of each, static.
     """
 
@@ -66,8 +68,8 @@ def init_lora(key: jax.Array, params: Params, patterns: str | Sequence[str], ran
       alpha: the addition is scaled by alpha / rank.
 
     Raises:
-      ValueError: a pattern finds no kernel, a kernel that is neither a matrix nor that of a 2-D convolution, or the
-        rank is less than 1.
+      ValueError: a pattern finds no kernel, a kernel that is neither a matrix nor that of a 2-D convolution nor a stack
+        of them, or the rank is less than 1.
     """
     if rank < 1:
         raise ValueError(f"a LoRA needs a rank of at least 1, not {rank}")
@@ -82,15 +84,25 @@ def init_lora(key: jax.Array, params: Params, patterns: str | Sequence[str], ran
     for path, kernel in kernels.items():
         if not any(re.search(pattern, path) for pattern in patterns):
             continue
-        if len(kernel.shape) not in (2, 4):
+        if len(kernel.shape) not in (2, 3, 4, 5):
             raise ValueError(
-                f"the kernel of {path!r} has shape {kernel.shape}: LoRA takes matrices and 2-D convolutions"
+                f"the kernel of {path!r} has shape {kernel.shape}: LoRA takes matrices, 2-D convolutions, and stacks"
             )
         part = jax.random.fold_in(key, zlib.crc32(path.encode()))
-        *window, width, out = kernel.shape
-        down = jax.random.normal(part, (*window, width, rank), jnp.float32) / rank
-        factors[path] = {"down": down, "up": jnp.zeros((*(1 for _ in window), rank, out), jnp.float32)}
+        down, up = factor_shapes(kernel.shape, rank)
+        factors[path] = {"down": jax.random.normal(part, down, jnp.float32) / rank, "up": jnp.zeros(up, jnp.float32)}
     return make_lora(unflatten_dict(factors, sep="/"), alpha)
+
+
+def factor_shapes(kernel: tuple[int, ...], rank: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Shapes of 'down' and 'up' of a kernel [in, out] or [h, w, in, out], or of a stack of n, which has n in front."""
+    stack, (*window, width, out) = kernel[: _stack_axes(kernel)], kernel[_stack_axes(kernel) :]
+    return (*stack, *window, width, rank), (*stack, *(1 for _ in window), rank, out)
+
+
+def _stack_axes(shape: tuple[int, ...]) -> int:
+    """Matrices and kernels of 2-D convolutions have an even number of axes; one more is that of a stack."""
+    return len(shape) % 2
 
 
 def apply_lora(params: Params, loras: Mapping[str, Lora], scales: Mapping[str, Scale] | None = None) -> dict[str, Any]:
@@ -129,12 +141,14 @@ def low_rank_kernel(down: jax.Array, up: jax.Array) -> jax.Array:
     """B A as a kernel, in float32 with exact products whatever the backend's default: it is added to weights.
 
     Args:
-      down: [in, rank] or [h, w, in, rank].
-      up: [rank, out] or [1, 1, rank, out].
+      down: [in, rank] or [h, w, in, rank], or a stack of n: [n, in, rank] or [n, h, w, in, rank].
+      up: [rank, out] or [1, 1, rank, out]; of a stack [n, rank, out] or [n, 1, 1, rank, out].
 
     Returns:
-      [in, out] or [h, w, in, out].
+      [in, out] or [h, w, in, out], or a stack of them.
     """
+    if _stack_axes(down.shape):
+        return jax.vmap(low_rank_kernel)(down, up)
     matrix = up.reshape(up.shape[-2:])
     return jnp.tensordot(down, matrix, axes=1, precision="highest")
 
@@ -177,9 +191,9 @@ def _layers(factors: Params) -> dict[str, tuple[jax.Array, jax.Array]]:
         wrong = [name for name in leaves if name.rpartition("/")[0] == path and name.rpartition("/")[2] not in _FACTORS]
         if wrong or any(f"{path}/{factor}" not in leaves for factor in _FACTORS):
             raise ValueError(f"the LoRA layer {path!r} needs the factors 'down' and 'up' and nothing else")
-        ranks = leaves[f"{path}/down"].shape[-1], math.prod(leaves[f"{path}/up"].shape[:-1])
-        if ranks[0] != ranks[1]:
-            raise ValueError(f"the LoRA layer {path!r} has a factor of rank {ranks[0]} and one of rank {ranks[1]}")
+        down, up = (leaves[f"{path}/{factor}"].shape for factor in _FACTORS)
+        if len(down) < 2 or (down, up) != factor_shapes((*down[:-1], up[-1]), down[-1]):
+            raise ValueError(f"the LoRA layer {path!r} has factors of shapes {down} and {up}, which make no kernel")
     return {path: (leaves[f"{path}/down"], leaves[f"{path}/up"]) for path in paths}
 
 

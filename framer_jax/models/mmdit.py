@@ -15,6 +15,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.traverse_util import flatten_dict
 
 from framer_jax.models.dit import from_patches
 from framer_jax.models.joint_blocks import Block, FeedForward, Head, JointAttention, Repeated
@@ -250,13 +251,26 @@ def stacked(params: Mapping[str, Any], model: JointTransformer) -> dict[str, Any
     """Parameters for `scan` from those without: `blocks_dual` and `blocks_single` in place of `block_0`, ….
 
     Args:
-      params: nested mappings of arrays, as porting gives them.
+      params: nested mappings of arrays, as porting gives them; or a part of them that is the same in all blocks of a
+        run, such as control layers alone; or factors of a LoRA.
       model: whose they are.
+
+    Raises:
+      ValueError: blocks of one run hold different parameters.
     """
     rest = dict(params)
     for name, run in runs_of(model.depth, model.dual_blocks).items():
-        blocks = [rest.pop(f"block_{index}") for index in run]
-        rest[f"blocks_{name}"] = jax.tree.map(_stack, *blocks)
+        blocks = {block: rest.pop(block) for block in (f"block_{index}" for index in run) if block in rest}
+        if not blocks:
+            continue
+        first = next(iter(blocks))
+        others = [block for block in blocks if flatten_dict(blocks[block]).keys() != flatten_dict(blocks[first]).keys()]
+        if others or len(blocks) != len(run):
+            other = others[0] if others else next(f"block_{i}" for i in run if f"block_{i}" not in blocks)
+            raise ValueError(
+                f"{first} and {other} hold different parameters, which a scan cannot stack: use them without scan"
+            )
+        rest[f"blocks_{name}"] = jax.tree.map(_stack, *blocks.values())
     return rest
 
 
@@ -266,10 +280,34 @@ def _stack(*leaves: Any) -> Any:
 
 
 def unstacked(params: Mapping[str, Any], model: JointTransformer) -> dict[str, Any]:
-    """The inverse of `stacked`."""
+    """The inverse of `stacked`.
+
+    Raises:
+      ValueError: a run of another length than the model's.
+    """
     rest = dict(params)
     for name, run in runs_of(model.depth, model.dual_blocks).items():
-        blocks = rest.pop(f"blocks_{name}")
+        blocks = rest.pop(f"blocks_{name}", None)
+        if blocks is None:
+            continue
+        if wrong := {leaf.shape[:1] for leaf in jax.tree.leaves(blocks)} - {(len(run),)}:
+            raise ValueError(
+                f"blocks_{name} holds {wrong.pop()[0]} blocks instead of {len(run)}: they are of another model"
+            )
         for place, index in enumerate(run):
             rest[f"block_{index}"] = jax.tree.map(lambda leaf, place=place: leaf[place], blocks)
     return rest
+
+
+def arranged(params: Mapping[str, Any], model: JointTransformer) -> dict[str, Any]:
+    """Parameters, or a part of them, as a model has them: stacked if it scans, block by block if not.
+
+    Args:
+      params: as for `stacked`, in either arrangement.
+      model: whose they shall be.
+
+    Raises:
+      ValueError: as `stacked` and `unstacked`.
+    """
+    apart = unstacked(params, model)
+    return stacked(apart, model) if model.scan else apart

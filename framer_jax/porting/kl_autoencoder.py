@@ -84,6 +84,7 @@ KL_AUTOENCODER = WeightMap(
     arguments=arguments_of_state,
     folder="vae",
     configured=lambda arguments, state, config: arguments_of_config(config, "config.json"),
+    configuration=lambda arguments: config_of_arguments(arguments),
 )
 """The autoencoders of Stable Diffusion 1, 2 and 3 and others of their design, in any width."""
 

@@ -104,6 +104,7 @@ def write_layers(
     sets: Mapping[str, LoraLayers],
     style: str = "peft",
     prefix: str = "transformer",
+    alphas: bool = True,
 ) -> State:
     """The inverse of `read_layers`.
 
@@ -111,8 +112,10 @@ def write_layers(
       weights: the map of the base model.
       params: of the base model; names matter only.
       sets: name of an adapter → its layers; a lone one may be called ''.
-      style: 'peft' or 'kohya'. Both get `.alpha` keys; programs that pass over them take alpha to be the rank.
+      style: 'peft' or 'kohya'.
       prefix: of every key, without the point or underscore that follows it; '' for none. Kohya's begin with 'lora_'.
+      alphas: whether there are `.alpha` keys; without them 'up' is multiplied by alpha / rank, for programs that take
+        alpha to be the rank, as diffusers does.
 
     Raises:
       ValueError: another style, several sets in kohya's, sets that differ in an alpha, or a layer that the map lacks.
@@ -135,7 +138,12 @@ def write_layers(
                 module = f"{prefix}.{module}"
             key = ".".join(part for part in (module, STYLES[style][factor == "up"], adapter, "weight") if part)
             value = np.asarray(leaf)
+            if not alphas:
+                rank = value.shape[-2 if factor == "up" else -1]
+                value = value * np.float32(layers.alphas[path] / rank if factor == "up" else 1)
             state[key] = np.ascontiguousarray(np.moveaxis(value, (-1, -2), (0, 1)))
+            if not alphas:
+                continue
             alpha = np.asarray(layers.alphas[path], np.float32)
             if state.setdefault(f"{module}.alpha", alpha) != alpha:
                 raise ValueError(f"sets differ in the alpha of {module!r}: write a file for each")

@@ -95,6 +95,8 @@ class WeightMap:
       folder: name of the model's folder in a pipeline's of Diffusers; '' if there are no such folders of it.
       configured: (arguments from the tensors, checkpoint, config.json beside it) → arguments, with those that only the
         latter tells. A ValueError says that they contradict each other.
+      configuration: (arguments) → config.json for Diffusers, the inverse of `configured`; None if there are no such
+        folders of it.
       group: name of the group that holds these parameters in a trained model of ours; '' if it has none.
       describe: (arguments) → which of the family's variants a checkpoint is, in a few words, or ''.
     """
@@ -107,6 +109,7 @@ class WeightMap:
     repeated: Callable[[State], tuple[str, ...]] = nothing_repeated
     folder: str = ""
     configured: Callable[[dict[str, Any], State, Mapping[str, Any]], dict[str, Any]] = as_told
+    configuration: Callable[[Mapping[str, Any]], dict[str, Any]] | None = None
     group: str = ""
     describe: Callable[[Mapping[str, Any]], str] = one_variant
 

@@ -107,7 +107,8 @@ def _base(table: np.ndarray, side: int) -> int:
     """The base of a table of sine-cosine positions, 0 if it is none; it may have been rounded to bfloat16."""
     if side < 2:
         return 0
-    base = round(float(np.arcsin(np.clip(table[0, 1, 0], -1, 1))) * side)  # the second column's sine
+    sine, cosine = table[0, 1, 0], table[0, 1, table.shape[2] // 4]  # the second column's, of the highest frequency
+    base = round(float(np.arctan2(sine, cosine)) * side)
     half, axis = table.shape[2] // 2, _axis(side, base, table.shape[2])
     rows = table.reshape(side, side, -1)
     ends = [part for end in (0, -1) for part in (rows[end, :, :half], rows[:, end, half:])]
@@ -155,6 +156,26 @@ def mmdit_configured(arguments: dict[str, Any], state: State, config: Mapping[st
     return arguments
 
 
+def mmdit_config(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """config.json of the class that diffusers, and DiT4SR's code, read such weights with."""
+    return {
+        "_class_name": "SD3Transformer2DModel",
+        "attention_head_dim": arguments["head_width"],
+        "caption_projection_dim": arguments["heads"] * arguments["head_width"],
+        "dual_attention_layers": list(range(arguments["dual_blocks"])),
+        "in_channels": arguments["channels"],
+        "joint_attention_dim": arguments["context_width"],
+        "num_attention_heads": arguments["heads"],
+        "num_layers": arguments["depth"],
+        "out_channels": arguments["channels"],
+        "patch_size": arguments["patch"],
+        "pooled_projection_dim": arguments["pooled_width"],
+        "pos_embed_max_size": arguments["position_grid"],
+        "qk_norm": "rms_norm" if arguments["qk_norm"] else None,
+        "sample_size": arguments["position_base"] * arguments["patch"],
+    }
+
+
 def repeated_positions(state: State) -> tuple[str, ...]:
     """The table of positions, if it holds what the model computes."""
     return (TABLE,) if TABLE in state and _positions(state, False)["positions"] == "sine" else ()
@@ -187,6 +208,7 @@ MMDIT = WeightMap(
     repeated=repeated_positions,
     folder="transformer",
     configured=mmdit_configured,
+    configuration=mmdit_config,
     group="denoiser",
     describe=mmdit_variant,
 )

@@ -38,12 +38,15 @@ class Loss(NamedTuple):
       taps: the denoiser's per-block feature maps, each [B, H_i, W_i, C_i], in order of depth, the last one the
         teacher of FRAMER. Unused taps cost nothing under jit.
       carry: the carry after this loss.
+      onward: further entries of the batch, [B, ...] each, that the later updates of the same step find and take no
+        gradient through, so that they need not be made twice; None for none. The update must run in every step.
     """
 
     values: jax.Array
     metrics: dict[str, jax.Array]
     taps: tuple[jax.Array, ...]
     carry: Carry
+    onward: Mapping[str, jax.Array] | None = None
 
 
 class LossFunction(Protocol):
@@ -82,6 +85,37 @@ class Sampler(Protocol):
         ...
 
 
+class Tiling(NamedTuple):
+    """How a picture that is restored as one is computed in parts; sides in pixels of the picture, 0 for no parts.
+
+    Attributes:
+      side: of the denoiser's tiles.
+      overlap: that they share at least.
+      batch: how many of them are computed at a time.
+      encoder: side of the tiles that an autoencoder encodes.
+      decoder: side of those that it decodes to.
+    """
+
+    side: int = 0
+    overlap: int = 0
+    batch: int = 1
+    encoder: int = 0
+    decoder: int = 0
+
+
+class Restorer(Protocol):
+    """(params, frozen, image, noise, tiling) → image: a `Sampler` of pictures that are enlarged already.
+
+    Both images are [B, H, W, 3] float32 near [0, 1]. The tiling must not be traced.
+    """
+
+    def __call__(
+        self, params: Params, frozen: Frozen, image: jax.Array, noise: NoiseField, tiling: Tiling
+    ) -> jax.Array:
+        """Restore a batch."""
+        ...
+
+
 class Precompute(Protocol):
     """(frozen, batch, noise) → further entries of the batch, each [B, ...], that the losses then need not compute."""
 
@@ -101,6 +135,7 @@ class Recipe:
       updates: at least one; a GAN or score-distillation recipe has two.
       sample: the full sampler.
       mean: the one-network-call estimate of E[hr | lr], or None if the method has none.
+      restore: `sample` behind the enlargement, with tiles within its steps; None if the method has none.
       lr_multiple: sides of the LR input of `sample` must be multiples of this; the upscaler pads and crops.
       tap_kind: what the taps are: 'hidden' (feature maps) or 'prediction' (each block's guess of the clean latent).
       exported: the groups that `sample` and `mean` use; a weights file holds these and no others.
@@ -116,6 +151,7 @@ class Recipe:
     updates: tuple[Update, ...]
     sample: Sampler
     mean: Sampler | None = None
+    restore: Restorer | None = None
     lr_multiple: int = 1
     tap_kind: str = "hidden"
     exported: tuple[str, ...] = ("denoiser",)

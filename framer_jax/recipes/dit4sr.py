@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -22,10 +23,24 @@ from framer_jax.data.text import POOLED, PROMPT, Text, TextSettings
 from framer_jax.diffusion import flow as process
 from framer_jax.diffusion.noise import NoiseField
 from framer_jax.diffusion.samplers import flow_euler
+from framer_jax.diffusion.tiles import lay, over_tiles
 from framer_jax.models.lora import init_lora, make_lora, merge
-from framer_jax.recipes.base import Batch, Carry, Frozen, Loss, LossFunction, Params, Recipe, Sampler, Update
-from framer_jax.recipes.latent_space import LatentSpace, LatentTask, to_model_range
-from framer_jax.recipes.text import AVOIDED, TEXTS, WANTED, text_of_all, text_of_batch
+from framer_jax.porting.weights import check_same_structure
+from framer_jax.recipes.base import (
+    Batch,
+    Carry,
+    Frozen,
+    Loss,
+    LossFunction,
+    Params,
+    Recipe,
+    Restorer,
+    Sampler,
+    Tiling,
+    Update,
+)
+from framer_jax.recipes.latent_space import LatentSpace, LatentTask, in_tiles, to_model_range
+from framer_jax.recipes.text import AVOIDED, NULL, TEXTS, WANTED, text_of_all, text_of_batch
 
 BASE = "base"
 """The entry of `frozen` with the parameters that are not trained."""
@@ -101,7 +116,7 @@ def dit4sr(
         the recipe holds shapes in their place: it can be described, and trained only if everything is.
 
     Raises:
-      ValueError: nothing would be trained.
+      ValueError: nothing would be trained; guidance between texts of two lengths; or another transformer's parameters.
     """
     task = LatentTask(space, settings.scale, residual=False)
     shapes = _shapes(denoiser, task, text)
@@ -111,18 +126,21 @@ def dit4sr(
             f"recipe.dit4sr.trainable {settings.trainable!r} finds none of the {len(flatten_dict(shapes))} parameters, "
             "and there is no LoRA: nothing would be trained"
         )
+    if base:
+        check_same_structure(base, shapes, "recipe.dit4sr.base")
+    if settings.guidance != 1:
+        _check_lengths(texts)
     own, kept = split(base, settings.trainable) if base else ({}, kept)
-    kept = jax.tree.map(lambda leaf: _kept_as(leaf, settings.base_dtype), kept)
+    kept = jax.tree.map(lambda leaf: kept_as(leaf, settings.base_dtype), kept)
     predict = _predictor(denoiser, settings)
-    sample, mean = _samplers(task, settings, predict)
+    samplers = _samplers(task, settings, predict)
     groups = (DENOISER, LORA) if settings.lora else (DENOISER,)
     return Recipe(
         name="dit4sr",
         scale=settings.scale,
         init=_init(denoiser, task, text, settings),
         updates=(Update(DENOISER, groups, _loss(task, settings, predict, denoiser.taps)),),  # type: ignore[attr-defined]
-        sample=sample,
-        mean=mean,
+        **samplers._asdict(),
         lr_multiple=task.lr_multiple(denoiser),
         tap_kind=denoiser.taps,  # type: ignore[attr-defined]
         exported=groups,
@@ -139,7 +157,18 @@ def split(params: Mapping[str, Any], pattern: str) -> tuple[Params, Params]:
     return unflatten_dict(found, sep="/"), unflatten_dict(others, sep="/")
 
 
-def _kept_as(leaf: Any, dtype: str) -> Any:
+def _check_lengths(texts: Mapping[str, Text]) -> None:
+    """Guidance calls the network with both texts at once."""
+    wanted, avoided = (texts.get(name, texts[NULL]).prompt.shape[0] for name in (WANTED, AVOIDED))
+    if wanted != avoided:
+        empty = " (the empty text, as it is not set)"
+        names = [f"recipe.text.{name}{'' if name in texts else empty}" for name in (WANTED, AVOIDED)]
+        raise ValueError(
+            f"{names[0]} has {wanted} tokens, {names[1]} has {avoided}: make all texts of a run with one --t5-length"
+        )
+
+
+def kept_as(leaf: Any, dtype: str) -> Any:
     """A weight, or its shape, in the dtype in which it is kept."""
     if isinstance(leaf, jax.ShapeDtypeStruct):
         return jax.ShapeDtypeStruct(leaf.shape, dtype)
@@ -224,25 +253,47 @@ def _loss(task: LatentTask, settings: Dit4srSettings, predict: Predict, tap_kind
     return loss
 
 
-def _samplers(task: LatentTask, settings: Dit4srSettings, predict: Predict) -> tuple[Sampler, Sampler]:
+class Samplers(NamedTuple):
+    """What a recipe makes pictures with, see framer_jax.recipes.base.Recipe."""
+
+    sample: Sampler
+    mean: Sampler
+    restore: Restorer
+
+
+def _samplers(task: LatentTask, settings: Dit4srSettings, predict: Predict) -> Samplers:
     sigmas = process.sampling_sigmas(settings.sampling_steps, settings.shift)
+
+    def velocity(params: Params, frozen: Frozen, sigma: jax.Array, x: jax.Array, z_lr: jax.Array) -> jax.Array:
+        """Guided, of any number of latents."""
+        names = (WANTED,) if settings.guidance == 1 else (AVOIDED, WANTED)
+        told = (text_of_all(frozen, name, x.shape[0]) for name in names)
+        text = Text(*map(jnp.concatenate, zip(*told, strict=True)))  # type: ignore[arg-type]
+        x, z_lr = (jnp.concatenate([each] * len(names)) for each in (x, z_lr))
+        found = predict(params, frozen, x, jnp.full((x.shape[0],), sigma), text, z_lr)[0]
+        if len(names) == 1:
+            return found
+        away, towards = jnp.split(found, 2)
+        return process.guide(away, towards, settings.guidance)
+
+    def from_latent(params: Params, frozen: Frozen, z_lr: jax.Array, noise: NoiseField, tiling: Tiling) -> jax.Array:
+        """The clean latent; velocities of tiles are blended in each step."""
+        side, overlap = (pixels // task.space.image_pixels_per_latent for pixels in tiling[:2])
+        grid = lay((z_lr.shape[1], z_lr.shape[2]), side, overlap)
+
+        def step(x: jax.Array, sigma: jax.Array) -> jax.Array:
+            return over_tiles(partial(velocity, params, frozen, sigma), grid, x, z_lr, batch=tiling.batch)
+
+        return flow_euler(sigmas, step, task.noise(z_lr, noise))
 
     def sample(params: Params, frozen: Frozen, lr: jax.Array, noise: NoiseField) -> jax.Array:
         z_lr, _ = task.enlarged(frozen, lr)
-        asked, avoided = (text_of_all(frozen, name, lr.shape[0]) for name in (WANTED, AVOIDED))
+        return task.picture(frozen, from_latent(params, frozen, z_lr, noise, Tiling()), z_lr)
 
-        def plain(x: jax.Array, sigma: jax.Array) -> jax.Array:
-            return predict(params, frozen, x, jnp.full((x.shape[0],), sigma), asked, z_lr)[0]
-
-        def velocity(x: jax.Array, sigma: jax.Array) -> jax.Array:
-            both = Text(*map(jnp.concatenate, zip(avoided, asked, strict=True)))  # type: ignore[arg-type]
-            twice, lr_twice = jnp.concatenate([x, x]), jnp.concatenate([z_lr, z_lr])
-            found = predict(params, frozen, twice, jnp.full((2 * x.shape[0],), sigma), both, lr_twice)[0]
-            away, towards = jnp.split(found, 2)
-            return process.guide(away, towards, settings.guidance)
-
-        call = plain if settings.guidance == 1 else velocity
-        return task.picture(frozen, flow_euler(sigmas, call, task.noise(z_lr, noise)), z_lr)
+    def restore(params: Params, frozen: Frozen, image: jax.Array, noise: NoiseField, tiling: Tiling) -> jax.Array:
+        inside = replace(task, space=in_tiles(task.space, tiling.encoder, tiling.decoder))
+        z_lr = inside.space.encode(frozen, to_model_range(image))
+        return inside.picture(frozen, from_latent(params, frozen, z_lr, noise, tiling), z_lr)
 
     def mean(params: Params, frozen: Frozen, lr: jax.Array, noise: NoiseField) -> jax.Array:
         z_lr, _ = task.enlarged(frozen, lr)
@@ -250,4 +301,4 @@ def _samplers(task: LatentTask, settings: Dit4srSettings, predict: Predict) -> t
         text = text_of_all(frozen, WANTED, lr.shape[0])
         return task.picture(frozen, process.clean(x, predict(params, frozen, x, sigma, text, z_lr)[0], sigma), z_lr)
 
-    return sample, mean
+    return Samplers(sample, mean, restore)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from functools import partial
 from math import ceil
 
 import flax.linen as nn
@@ -17,6 +18,9 @@ from framer_jax.frequency import wavelets
 from framer_jax.models.kl_autoencoder import KLAutoencoder
 from framer_jax.models.vq_autoencoder import VQAutoencoder
 from framer_jax.recipes.base import Batch, Frozen, Params
+from framer_jax.recipes.normed_tiles import as_one
+
+Code = Callable[[Frozen, jax.Array], jax.Array]
 
 
 @dataclass(frozen=True)
@@ -30,14 +34,25 @@ class LatentSpace:
       decode: the inverse, or its approximation.
       channel_scale: [C] float32, the image-domain standard deviation of one unit of each channel; ones if unknown.
       frozen: the weights that `encode` and `decode` find in what they are given.
+      by_tiles: (sides of the encoder's and of the decoder's tiles, in latents) → `encode` and `decode` that take
+        larger images in parts; None where no image is too large.
     """
 
     channels: int
     image_pixels_per_latent: int
-    encode: Callable[[Frozen, jax.Array], jax.Array]
-    decode: Callable[[Frozen, jax.Array], jax.Array]
+    encode: Code
+    decode: Code
     channel_scale: np.ndarray
     frozen: Frozen = field(default_factory=dict)
+    by_tiles: Callable[[int, int], tuple[Code, Code]] | None = None
+
+
+def in_tiles(space: LatentSpace, encoder: int, decoder: int) -> LatentSpace:
+    """The space with an autoencoder that takes large images in parts; the sides are in pixels, 0 for no parts."""
+    if space.by_tiles is None or not (encoder or decoder):
+        return space
+    encode, decode = space.by_tiles(*(side // space.image_pixels_per_latent for side in (encoder, decoder)))
+    return replace(space, encode=encode, decode=decode)
 
 
 def wavelet_space(codec: wavelets.WaveletCodec) -> LatentSpace:
@@ -79,23 +94,24 @@ def autoencoder_space(module: VQAutoencoder, params: Params | None) -> LatentSpa
     )
 
 
-def gaussian_space(module: KLAutoencoder, params: Params | None) -> LatentSpace:
+def gaussian_space(module: KLAutoencoder, params: Params) -> LatentSpace:
     """An autoencoder of Stable Diffusion: [B, H, W, 3] ↔ [B, H / 8, W / 8, 16 or 4], normalised latents.
 
     Args:
       module: the autoencoder.
-      params: its weights, or None where nothing will be computed.
+      params: its weights, or their shapes where nothing will be computed.
 
     `encode` gives the mean of the latents. (The released trainers draw from the Gaussian, whose deviation is small.)
     """
 
-    def encode(frozen: Frozen, image: jax.Array) -> jax.Array:
-        found = module.apply({"params": frozen[AUTOENCODER]}, image, method="encode")
-        return module.normalised(found.mean)  # type: ignore[union-attr]
+    def encode(frozen: Frozen, image: jax.Array, side: int = 0) -> jax.Array:
+        variables = {"params": frozen[AUTOENCODER]}
+        mean = as_one(module, variables, lambda m, x: m.encode(x).mean, image, side, module.pixels_per_latent)
+        return module.normalised(mean)
 
-    def decode(frozen: Frozen, latent: jax.Array) -> jax.Array:
+    def decode(frozen: Frozen, latent: jax.Array, side: int = 0) -> jax.Array:
         z = module.denormalised(latent)
-        return module.apply({"params": frozen[AUTOENCODER]}, z, method="decode")  # type: ignore[return-value]
+        return as_one(module, {"params": frozen[AUTOENCODER]}, lambda m, x: m.decode(x), z, side)
 
     return LatentSpace(
         channels=module.latent_channels,
@@ -103,7 +119,8 @@ def gaussian_space(module: KLAutoencoder, params: Params | None) -> LatentSpace:
         encode=encode,
         decode=decode,
         channel_scale=np.ones(module.latent_channels, np.float32),
-        frozen={} if params is None else {AUTOENCODER: params},
+        frozen={AUTOENCODER: params},
+        by_tiles=lambda encoder, decoder: (partial(encode, side=encoder), partial(decode, side=decoder)),
     )
 
 

@@ -51,7 +51,8 @@ def _swinir_inputs(module: SwinIR) -> tuple[jax.ShapeDtypeStruct, ...]:
 
 
 def _transformer_inputs(module: MMDiT | DiT4SR) -> tuple[jax.ShapeDtypeStruct, ...]:
-    latent = _floats(1, 2 * module.patch, 3 * module.patch, module.channels)
+    columns = 2 if isinstance(module, DiT4SR) else 3  # the released code of DiT4SR takes squares alone
+    latent = _floats(1, 2 * module.patch, columns * module.patch, module.channels)
     text = _floats(1, 8, module.context_width), _floats(1, module.pooled_width)
     return (latent, _floats(1), *text, *([latent] if isinstance(module, DiT4SR) else []))
 

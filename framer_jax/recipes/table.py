@@ -9,18 +9,15 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax.numpy as jnp
 
-from framer_jax.data.text import TextSettings, zero_text
-from framer_jax.frequency import wavelets
+from framer_jax.data.text import Text, TextSettings, zero_text
 from framer_jax.losses.framer import paper, released
 from framer_jax.losses.wavelet_kd import WaveletKdSettings
 from framer_jax.models.dit import DiffusionTransformer
 from framer_jax.models.dit4sr import DiT4SR
-from framer_jax.models.kl_autoencoder import KLAutoencoder
-from framer_jax.models.mmdit import stacked
+from framer_jax.models.mmdit import MMDiT, arranged
 from framer_jax.models.resshift_unet import SwinUNet
 from framer_jax.models.swinir import SwinIR
 from framer_jax.models.unet import UNet
-from framer_jax.models.vq_autoencoder import VQAutoencoder
 from framer_jax.porting.weights import check_same_structure
 from framer_jax.recipes.augkd import VIEWS, AugKdSettings, augkd
 from framer_jax.recipes.base import Params, Recipe, expected_params
@@ -28,27 +25,33 @@ from framer_jax.recipes.dit4sr import Dit4srSettings, dit4sr
 from framer_jax.recipes.dtkd import Rise, dtkd
 from framer_jax.recipes.flow import FlowSettings, flow
 from framer_jax.recipes.framer import framer
-from framer_jax.recipes.latent_space import LatentSpace, autoencoder_space, gaussian_space, wavelet_space
+from framer_jax.recipes.latent_space import LatentSpace
 from framer_jax.recipes.perceptual import Perceptual, lpips_distance
 from framer_jax.recipes.resshift import ResShiftSettings, resshift
+from framer_jax.recipes.sampling import UNCHANGED, Sampling, changed, places_of
 from framer_jax.recipes.sinsr import SinSRSettings, sinsr
-from framer_jax.recipes.stable_diffusion import read_base
+from framer_jax.recipes.spaces import SPACES, pick
+from framer_jax.recipes.stable_diffusion import read_base, read_lora, read_student, read_transformer
 from framer_jax.recipes.swinir import swinir
 from framer_jax.recipes.teacher import Teacher
-from framer_jax.recipes.text import NULL, read_texts
-from framer_jax.recipes.weights_by_path import beside, digests, is_trained, pretrained_at, read_groups, required
+from framer_jax.recipes.text import AVOIDED, NULL, WANTED, read_texts, text_settings, text_widths
+from framer_jax.recipes.tsd_sr import TsdSrSettings, tsd_sr
+from framer_jax.recipes.weights_by_path import (
+    BESIDE,
+    Place,
+    beside,
+    digests,
+    is_published_student,
+    is_published_transformer,
+    is_trained,
+    pretrained_at,
+    read_groups,
+    required,
+)
 
 Config = Mapping[str, Any]
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
-
-WAVELET_SCALES = {"image": wavelets.IMAGE_SCALE, "residual": wavelets.RESIDUAL_SCALE}
-
-
-def _pick(table: Mapping[str, Any], name: str, what: str) -> Any:
-    if name not in table:
-        raise ValueError(f"unknown {what} {name!r}: choose one of {', '.join(sorted(table))}")
-    return table[name]
 
 
 def _tuples(config: Config) -> dict[str, Any]:
@@ -56,43 +59,21 @@ def _tuples(config: Config) -> dict[str, Any]:
     return {key: tuple(value) if isinstance(value, list | tuple) else value for key, value in config.items()}
 
 
-def _wavelet(config: Config, dtype: Any, purpose: str) -> LatentSpace:
-    scale = _pick(WAVELET_SCALES, config["statistics"], "wavelet statistics")
-    return wavelet_space(wavelets.WaveletCodec(levels=config["levels"], scale=scale))
-
-
-def _kl(config: Config, dtype: Any, purpose: str) -> LatentSpace:
-    if purpose == "description":
-        return gaussian_space(KLAutoencoder(dtype=dtype), None)
-    what = "Stable Diffusion's autoencoder (a file, or the folder vae/)"
-    found = pretrained_at(config["weights"], "recipe.space.weights", what, "kl_autoencoder", dtype)
-    return gaussian_space(found.module, found.params)
-
-
-def _vq_f4(config: Config, dtype: Any, purpose: str) -> LatentSpace:
-    if purpose == "description":
-        return autoencoder_space(VQAutoencoder(dtype=dtype), None)
-    found = pretrained_at(config["weights"], "recipe.space.weights", "the autoencoder VQ-f4", "vq_f4", dtype)
-    return autoencoder_space(found.module, found.params)
-
-
-SPACES: dict[str, Callable[[Config, Any, str], LatentSpace]] = {
-    "wavelet": _wavelet,
-    "vq_f4": _vq_f4,
-    "kl": _kl,
-}
-
 DENOISERS: dict[str, Callable[..., nn.Module]] = {
     "unet": UNet,
     "dit": DiffusionTransformer,
     "resshift_unet": SwinUNet,
     "dit4sr": lambda out_channels, **arguments: DiT4SR(channels=out_channels, **arguments),
+    "mmdit": lambda out_channels, **arguments: MMDiT(channels=out_channels, **arguments),
 }
+
+TOLD = {"dit4sr": "dit4sr", "tsd_sr": "mmdit"}
+"""Recipes that tell their denoiser a text and show it the LR image as a latent → the one denoiser that they take."""
 
 STUDENTS: dict[str, Callable[..., nn.Module]] = {"swinir": SwinIR}
 """Networks that map LR images to HR images in one pass."""
 
-GLOBAL_DENOISERS = frozenset({"dit", "dit4sr"})
+GLOBAL_DENOISERS = frozenset({"dit", *TOLD.values()})
 """Those in which every place sees every other: they work best on inputs as large as their training crops."""
 
 
@@ -102,7 +83,8 @@ and `mean` use, the third, which only asks for names and shapes, none."""
 
 
 def _perceptual(config: Config, purpose: str) -> Perceptual | None:
-    if purpose != "training" or not config["resshift"].get("perceptual_weight"):
+    section = "tsd_sr" if config["name"] == "tsd_sr" else "resshift"
+    if purpose != "training" or not config[section].get("perceptual_weight"):
         return None
     model = f"lpips_{config['lpips']['net']}"
     dtype = DTYPES[config["dtype"]]
@@ -141,21 +123,33 @@ def _dit4sr(config: Config, denoiser: nn.Module, space: LatentSpace, purpose: st
             f"recipe.dit4sr.base is empty, and recipe.dit4sr.trainable {settings.trainable!r} leaves parameters "
             "untrained: set it to the path of Stable Diffusion 3.5's transformer, or train everything (trainable '')"
         )
-    base = read_base(path, {**config["denoiser"]["dit4sr"], **_text_widths(config["text"])}) if path else None
-    if base and config["denoiser"]["dit4sr"]["scan"]:
-        base = stacked(base, denoiser)  # type: ignore[arg-type]
-    return dit4sr(denoiser, space, settings, text, read_texts(config["text"], text), base)
+    own = {name: getattr(denoiser, name) for name in ("channels", "positions", "position_base")}
+    arguments = {**config["denoiser"]["dit4sr"], **text_widths(config["text"]), **own}
+    base = arranged(read_base(path, arguments), denoiser) if path else None  # type: ignore[arg-type]
+    return dit4sr(denoiser, space, settings, text, _texts(config, text, purpose, (WANTED, AVOIDED)), base)
 
 
-def text_settings(config: Config) -> TextSettings:
-    """The sizes of texts that `recipe.text` describes."""
-    sizes = {name: config[name] for name in ("clip_length", "t5_length", "clip_widths", "width")}
-    return TextSettings(**_tuples(sizes))
+def _tsd_sr(config: Config, denoiser: nn.Module, space: LatentSpace, purpose: str) -> Recipe:
+    paths = ("base", "teacher_lora")
+    options = {name: value for name, value in config["tsd_sr"].items() if name not in paths}
+    settings, text = TsdSrSettings(scale=config["scale"], **options), text_settings(config["text"])
+    if purpose == "description":
+        return tsd_sr(denoiser, space, settings, text, {NULL: zero_text(text)})
+    what = "Stable Diffusion 3's transformer"
+    path = required(config["tsd_sr"]["base"], "recipe.tsd_sr.base", what, "mmdit", folder=True)
+    arguments = {**config["denoiser"]["mmdit"], **text_widths(config["text"])}
+    base = read_transformer("recipe.tsd_sr.base", path, arguments)
+    teacher = None
+    if purpose == "training" and (path := config["tsd_sr"]["teacher_lora"]):
+        teacher = arranged(read_lora("recipe.tsd_sr.teacher_lora", path, "mmdit", base), denoiser)  # type: ignore[arg-type]
+    base = arranged(base, denoiser)  # type: ignore[arg-type]
+    texts = _texts(config, text, purpose)
+    return tsd_sr(denoiser, space, settings, text, texts, base, teacher, _perceptual(config, purpose))
 
 
-def _text_widths(config: Config) -> dict[str, int]:
-    """What a denoiser needs to know of its texts."""
-    return {"context_width": config["width"], "pooled_width": sum(config["clip_widths"])}
+def _texts(config: Config, sizes: TextSettings, purpose: str, any_length: tuple[str, ...] = ()) -> dict[str, Text]:
+    """The texts that a recipe needs; those of training have the lengths of its captions, but for `any_length`."""
+    return read_texts(config["text"], sizes, any_length if purpose == "training" else (NULL, WANTED, AVOIDED))
 
 
 def _swinir(config: Config, student: nn.Module, purpose: str) -> Recipe:
@@ -207,6 +201,7 @@ LATENT_RECIPES: dict[str, Callable[[Config, nn.Module, LatentSpace, str], Recipe
     "sinsr": _sinsr,
     "flow": _flow,
     "dit4sr": _dit4sr,
+    "tsd_sr": _tsd_sr,
 }
 """Of a denoiser in a latent space."""
 
@@ -232,26 +227,36 @@ def build_recipe(config: Config, purpose: str = "training") -> Recipe:
         empty, or they are of another recipe; the message names the knob.
       FileNotFoundError, ImportError: those weights cannot be read.
     """
-    dtype = _pick(DTYPES, config["dtype"], "compute dtype")
-    builder = _pick({**LATENT_RECIPES, **STUDENT_RECIPES}, config["name"], "recipe")
+    dtype = pick(DTYPES, config["dtype"], "compute dtype")
+    builder = pick({**LATENT_RECIPES, **STUDENT_RECIPES}, config["name"], "recipe")
     if config["name"] in STUDENT_RECIPES:
         name = config["student"]["name"]
-        student = _pick(STUDENTS, name, "student")(
+        student = pick(STUDENTS, name, "student")(
             scale=config["scale"], dtype=dtype, **_tuples(config["student"][name])
         )
         return builder(config, student, purpose)
-    space = _pick(SPACES, config["space"]["name"], "latent space")(config["space"], dtype, purpose)
+    space = pick(SPACES, config["space"]["name"], "latent space")(config["space"], dtype, purpose)
     name = config["denoiser"]["name"]
-    make = _pick(DENOISERS, name, "denoiser")
-    arguments = _tuples(config["denoiser"][name]) | (_text_widths(config["text"]) if name == "dit4sr" else {})
+    make = pick(DENOISERS, name, "denoiser")
+    _check_told(config["name"], name)
+    arguments = _tuples(config["denoiser"][name]) | (text_widths(config["text"]) if config["name"] in TOLD else {})
     denoiser = make(out_channels=space.channels, dtype=dtype, **arguments)
     _check_grid(config, denoiser, space)
     return builder(config, denoiser, space, purpose)
 
 
+def _check_told(recipe: str, denoiser: str) -> None:
+    """Denoisers that are told a text, and recipes that tell one, belong together."""
+    if TOLD.get(recipe, denoiser) != denoiser:
+        raise ValueError(f"recipe.name {recipe} takes recipe.denoiser.name {TOLD[recipe]}, not {denoiser}")
+    if recipe not in TOLD and denoiser in TOLD.values():
+        fitting = ", ".join(name for name, takes in TOLD.items() if takes == denoiser)
+        raise ValueError(f"recipe.denoiser.name {denoiser} is for recipe.name {fitting}, not {recipe}")
+
+
 def _check_grid(config: Config, denoiser: nn.Module, space: LatentSpace) -> None:
     """The LR image must lie on the latents' grid, or on one that the denoiser halves to it."""
-    if config["denoiser"]["name"] == "dit4sr":  # which sees the LR image as a latent
+    if config["name"] in TOLD:  # which show it as a latent
         return
     wanted = config["scale"] << getattr(denoiser, "halvings", 0)
     if space.image_pixels_per_latent != wanted:
@@ -273,7 +278,7 @@ def add_framer(recipe: Recipe, config: Config) -> Recipe:
     if config["reading"] == "none":
         return recipe
     changes = {key: value for key, value in config.items() if key != "reading" and value is not None}
-    return framer(recipe, _pick(READINGS, config["reading"], "reading of FRAMER")(**changes))
+    return framer(recipe, pick(READINGS, config["reading"], "reading of FRAMER")(**changes))
 
 
 class Trained(NamedTuple):
@@ -284,34 +289,47 @@ class Trained(NamedTuple):
       params: the groups of `recipe.exported`.
       metadata: of the file; 'config' is the configuration it was trained with.
       frozen_weights: digests of what else the recipe computes with, such as the autoencoder, by their knobs.
+      changes: of the configuration for this use: knob → value.
     """
 
     recipe: Recipe
     params: Params
     metadata: dict[str, Any]
     frozen_weights: dict[str, str]
+    changes: dict[Place, Any]
 
 
-def open_recipe(path: Path, config: Config | None = None, purpose: str = "inference") -> Trained:
+def open_recipe(
+    path: Path, config: Config | None = None, purpose: str = "inference", sampling: Sampling = UNCHANGED
+) -> Trained:
     """Read a weights file and build the recipe that it belongs to.
 
     Args:
       path: of a trained model of ours, or with a `config` published weights, ported or not.
       config: a configuration's `recipe` entry to use instead of the one in the file, which it must not contradict.
       purpose: of `PURPOSES`.
+      sampling: what to change of the sampler.
 
     Raises:
       FileNotFoundError: nothing there, or not the autoencoder that the recipe needs.
       ValueError: not such a file, or one that does not fit the recipe that its configuration describes.
     """
+    if config is not None and is_published_transformer(path, config):
+        return _open_transformer(path, config, purpose, sampling)
+    if config is not None and is_published_student(path, config):
+        changes = places_of(config, sampling)
+        recipe = build_recipe(wanted := changed(config, changes), purpose)
+        return Trained(recipe, read_student(path, wanted, recipe), {}, digests(wanted, "inference"), changes)
     params, metadata = read_groups(path, config)
     if config is None and "config" not in metadata:
         raise ValueError(f"{path}: the weights carry no configuration, so their recipe is unknown; export them again")
     recorded = metadata.get("weights", {})
     try:
-        wanted = metadata["config"]["recipe"] if config is None else config
+        original = metadata["config"]["recipe"] if config is None else config
+        changes = places_of(original, sampling)
+        wanted = changed(original, changes)
         if config is None and purpose == "inference":
-            wanted = beside(wanted, path, recorded)
+            wanted = beside(wanted, path, recorded, [place for place in BESIDE if place not in changes])
         recipe = build_recipe(wanted, purpose)
     except (KeyError, TypeError) as error:
         raise ValueError(
@@ -320,6 +338,27 @@ def open_recipe(path: Path, config: Config | None = None, purpose: str = "infere
         ) from error
     check_same_structure(params, expected_params(recipe), source=str(path))
     frozen = digests(wanted, "inference") if purpose == "inference" else {}
-    if other := [knob for knob, digest in frozen.items() if recorded.get(knob, digest) != digest]:
+    own = frozen.keys() - {".".join(("recipe", *place)) for place in changes}
+    if other := [knob for knob, digest in frozen.items() if knob in own and recorded.get(knob, digest) != digest]:
         raise ValueError(f"{path} was trained with other weights than those of {other[0]}: name the ones it belongs to")
-    return Trained(recipe, params, metadata, frozen)
+    return Trained(recipe, params, metadata, frozen, changes)
+
+
+def _open_transformer(path: Path, config: Config, purpose: str, sampling: Sampling) -> Trained:
+    """A whole transformer, of DiT4SR or of Stable Diffusion: the recipe as training would start from it."""
+    section = config["dit4sr"]
+    if section["base"] and Path(section["base"]).resolve() != path.resolve():
+        raise ValueError(
+            f"{path} is a whole transformer, and recipe.dit4sr.base names another, {section['base']}: leave that empty"
+        )
+    if section["lora"]:
+        raise ValueError(f"{path}: a transformer without the LoRA of recipe.dit4sr.lora: leave that empty")
+    changes = places_of(config, sampling)
+    wanted = changed(config, changes)
+    try:
+        recipe = build_recipe(changed(wanted, {("dit4sr", "base"): str(path)}), purpose)
+    except (ValueError, FileNotFoundError) as error:  # it is no base here
+        raise type(error)(str(error).replace("recipe.dit4sr.base", "weights")) from error
+    return Trained(
+        recipe, dict(recipe.starting), {}, digests(changed(wanted, {("dit4sr", "base"): ""}), "inference"), changes
+    )

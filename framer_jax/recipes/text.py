@@ -6,7 +6,7 @@ No encoder runs here: `framer-jax precompute embeddings` writes what they make o
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +44,16 @@ def text_of_batch(frozen: Frozen, batch: Batch, count: int) -> Text:
     return Text(*(part.astype(jnp.float32) for part in parts))  # type: ignore[arg-type]
 
 
-def read_texts(config: Mapping[str, Any], settings: TextSettings) -> dict[str, Text]:
+def read_texts(config: Mapping[str, Any], settings: TextSettings, any_length: Collection[str] = ()) -> dict[str, Text]:
     """The texts that a configuration's `recipe.text` names, float32.
+
+    A denoiser takes texts of any length, but those of one call have one (DiT4SR trains with 154 tokens and samples
+    with 333).
+
+    Args:
+      config: the configuration's `recipe.text`.
+      settings: sizes of the run's texts.
+      any_length: names of texts that may have other lengths than these.
 
     Raises:
       ValueError: an unknown condition; no empty text, and zeros are not asked for; an embedding of other sizes.
@@ -67,7 +75,7 @@ def read_texts(config: Mapping[str, Any], settings: TextSettings) -> dict[str, T
     texts = {}
     for name in named:
         found, _ = read_text(config[name], f"recipe.text.{name}")
-        check_text(shapes_of(found), settings, config[name])
+        check_text(shapes_of(found), settings, config[name], name in any_length)
         texts[name] = Text(*(np.asarray(part, np.float32) for part in found))
     return texts
 
@@ -90,3 +98,14 @@ def read_text(path: str | os.PathLike[str], knob: str = "") -> tuple[Text, dict[
 def shapes_of(text: Text) -> dict[str, tuple[int, ...]]:
     """Of the entries of one text, by their names."""
     return {PROMPT: np.shape(text.prompt), POOLED: np.shape(text.pooled)}
+
+
+def text_settings(config: Mapping[str, Any]) -> TextSettings:
+    """The sizes of texts that a configuration's `recipe.text` describes."""
+    left, right = config["clip_widths"]
+    return TextSettings(config["clip_length"], config["t5_length"], (left, right), config["width"])
+
+
+def text_widths(config: Mapping[str, Any]) -> dict[str, int]:
+    """What a denoiser needs to know of the texts that `recipe.text` describes."""
+    return {"context_width": config["width"], "pooled_width": sum(config["clip_widths"])}

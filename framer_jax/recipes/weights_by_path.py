@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
 from framer_jax.models.layers import Dtype
-from framer_jax.porting.diffusers_folder import model_files
+from framer_jax.models.mmdit import JointTransformer, arranged
+from framer_jax.porting.diffusers_folder import model_files, model_folder
 from framer_jax.porting.files import sha256_of
 from framer_jax.porting.table import MAPS, map_named
 from framer_jax.porting.weights import is_ours, load_weights, read_metadata
@@ -25,14 +26,23 @@ Place = tuple[str, ...]
 BESIDE: Mapping[Place, str] = {
     ("space", "weights"): "autoencoder",
     ("dit4sr", "base"): "base model",
+    ("tsd_sr", "base"): "base model",
     ("text", "null"): "text embedding",
     ("text", "wanted"): "text embedding",
     ("text", "avoided"): "text embedding",
 }
 """Where in a configuration's recipe the paths are that a trained model needs for upscaling too → of what they are."""
 
+PARTS: Mapping[Place, str] = {
+    ("space", "weights"): "vae",
+    ("dit4sr", "base"): "transformer",
+    ("tsd_sr", "base"): "transformer",
+}
+"""Which part is meant where the folder of a whole pipeline is named."""
+
 TEACHERS: tuple[Place, ...] = (
     ("sinsr", "teacher"),
+    ("tsd_sr", "teacher_lora"),
     ("teacher", "weights"),
     ("teacher", "published", "space", "weights"),
 )
@@ -46,6 +56,8 @@ NEEDED = {"training": PATHS, "teacher": (*BESIDE, *TEACHERS), "inference": tuple
 PROCESS = ("steps", "kappa", "min_noise_level", "etas_end", "power", "residual")
 """What of `recipe.resshift` a trained denoiser depends on."""
 
+EXECUTION = ("attention", "remat", "scan")
+"""What of a denoiser says how the same numbers are computed, so that its weights do not depend on it."""
 
 PUBLISHED = ("resshift", "sinsr")
 """Recipes whose denoiser may be a published one."""
@@ -115,7 +127,7 @@ def read_groups(path: str | os.PathLike[str], config: Config | None, same_proces
 
     Raises:
       ValueError: the file says of itself that it belongs to another process, another kind of latents or another
-        network; or it is a published network and there is no `config`.
+        network; or it is a published network and there is no `config`; or the recipe scans blocks that differ.
       FileNotFoundError, ImportError: it cannot be read.
     """
     if is_ours(path) or not Path(path).is_file():  # the error of a missing one is `load_weights`'s
@@ -123,7 +135,7 @@ def read_groups(path: str | os.PathLike[str], config: Config | None, same_proces
         if metadata.get("model") not in MAPS:  # a trained recipe
             if config is not None and same_process and "config" in metadata:
                 _check_same(process_of(metadata["config"]["recipe"]), process_of(config), str(path))
-            return Groups(params, metadata)
+            return Groups(params if config is None else _arranged(params, config), metadata)
     if config is None:
         if not is_ours(path):
             load_weights(path)  # says what is wrong with it
@@ -131,6 +143,8 @@ def read_groups(path: str | os.PathLike[str], config: Config | None, same_proces
             f"{path}: published weights carry no configuration, so their recipe is unknown: name one with --recipe"
         )
     section, name = network_of(config)
+    if name in MAPS and config.get("name") == "dit4sr":
+        raise ValueError(f"{path}: a whole transformer, from which training starts as recipe.dit4sr.base: set that")
     if name not in MAPS or config.get("name") not in (*PUBLISHED, *STUDENT_RECIPES):
         raise ValueError(
             f"{path}: no file of a framer_jax run, and published weights do not fit recipe.name "
@@ -148,6 +162,16 @@ def read_groups(path: str | os.PathLike[str], config: Config | None, same_proces
     return Groups({section: found.params}, {})
 
 
+def _arranged(params: Params, config: Config) -> Params:
+    """Groups whose blocks lie as a recipe has them: stacked if it scans, whatever run wrote them."""
+    section, name = network_of(config)
+    arguments = config.get(section, {}).get(name, {})
+    if "scan" not in arguments:
+        return params
+    model = JointTransformer(**{name: arguments[name] for name in ("depth", "dual_blocks", "scan")})
+    return {name: arranged(group, model) for name, group in params.items()}
+
+
 def _knobs(section: str, name: str, arguments: Mapping[str, Any], scale: Any) -> dict[str, Any]:
     return {"recipe.scale": scale, **{f"recipe.{section}.{name}.{key}": value for key, value in arguments.items()}}
 
@@ -155,7 +179,8 @@ def _knobs(section: str, name: str, arguments: Mapping[str, Any], scale: Any) ->
 def process_of(config: Config) -> dict[str, Any]:
     """What a recipe's parameters depend on beside their shapes: knob → value."""
     section, name = network_of(config)
-    knobs = _knobs(section, name, config.get(section, {}).get(name, {}), config.get("scale"))
+    arguments = {key: value for key, value in config.get(section, {}).get(name, {}).items() if key not in EXECUTION}
+    knobs = _knobs(section, name, arguments, config.get("scale"))
     sections = {f"recipe.{section}.name": name, **knobs}
     if section == "student":  # however it was taught
         return sections
@@ -204,6 +229,23 @@ def is_trained(path: str | os.PathLike[str]) -> bool:
     return "config" in read_metadata(path)
 
 
+def is_published_transformer(path: str | os.PathLike[str], config: Config) -> bool:
+    """Whether something is a whole transformer for recipe 'dit4sr', as published or ported, and not a run's weights."""
+    return config.get("name") == "dit4sr" and Path(path).exists() and not is_trained(path)
+
+
+STUDENT_FILE = "transformer.safetensors"
+"""The transformer's LoRA in the folder that TSD-SR's authors publish."""
+
+
+def is_published_student(path: str | os.PathLike[str], config: Config) -> bool:
+    """Whether something is TSD-SR's LoRAs as published, a folder or a lone file, and not a run's weights."""
+    path = Path(path)
+    if config.get("name") != "tsd_sr":
+        return False
+    return (path / STUDENT_FILE).is_file() if path.is_dir() else path.is_file() and not is_ours(path)
+
+
 def _check_same(found: Mapping[str, Any], wanted: Mapping[str, Any], source: str) -> None:
     """Compare the knobs that both sides know."""
     plain = [
@@ -226,19 +268,23 @@ def _check_steps_in_name(file: str, config: Config) -> None:
         )
 
 
-def beside(config: Config, path: Path, recorded: Mapping[str, str]) -> dict[str, Any]:
+def beside(
+    config: Config, path: Path, recorded: Mapping[str, str], needed: Iterable[Place] = tuple(BESIDE)
+) -> dict[str, Any]:
     """A trained recipe's configuration with the frozen weights that it was trained with: beside its file, or as named.
 
     Args:
       config: the recipe's entry.
       path: of the weights.
       recorded: the digests of what the run was trained with, by knob; empty if the file does not tell.
+      needed: places of `BESIDE`.
 
     Raises:
       FileNotFoundError: an autoencoder, say, is in neither place. ValueError: what is there is another one.
     """
     changed = dict(config)
-    for (section, key), what in BESIDE.items():
+    for section, key in needed:
+        what = BESIDE[section, key]
         named = path_at(config, (section, key))
         if not named:
             continue
@@ -248,20 +294,22 @@ def beside(config: Config, path: Path, recorded: Mapping[str, str]) -> dict[str,
             raise FileNotFoundError(
                 f"{path} needs the {what} {named!r} ({knob}), and it is not there: put it beside the weights"
             )
-        fitting = [place for place in places if recorded.get(knob) in (None, digest_of(place))]
+        part = PARTS.get((section, key), "")
+        fitting = [place for place in places if recorded.get(knob) in (None, digest_of(place, part))]
         if not fitting:
             raise ValueError(f"{places[0]} is not the {what} that {path} was trained with: put that one beside it")
         changed[section] = {**changed[section], key: str(fitting[0])}
     return changed
 
 
-def digest_of(path: str | os.PathLike[str]) -> str:
+def digest_of(path: str | os.PathLike[str], part: str = "") -> str:
     """SHA-256 of a file; of a ported one, that of the file it was made of, so that both count as the same.
 
-    Of a folder in Diffusers' layout, of its configuration and weights together.
+    Of a folder in Diffusers' layout, of its configuration and weights together; `part` is the one that is meant of a
+    whole pipeline's.
     """
     if Path(path).is_dir():
-        return "+".join(sha256_of(file) for file in model_files(path))
+        return "+".join(sha256_of(file) for file in model_files(model_folder(path, part)))
     files = read_metadata(path).get("source", {}).get("files", ())
     if files and all(file.get("sha256") for file in files):
         return "+".join(file["sha256"] for file in files)
@@ -276,10 +324,12 @@ def digests(config: Config, needed_for: str = "training") -> dict[str, str]:
       needed_for: 'training', 'teacher' (its outputs) or 'inference'.
     """
     named = {place: path_at(config, place) for place in NEEDED[needed_for]}
-    weights, published = TEACHERS[1:]
+    weights, published = TEACHERS[-2:]
     if named.get(weights) and is_trained(named[weights]):
         named.pop(published)  # a trained teacher brings its own configuration
-    return {".".join(("recipe", *place)): digest_of(path) for place, path in named.items() if path}
+    return {
+        ".".join(("recipe", *place)): digest_of(path, PARTS.get(place, "")) for place, path in named.items() if path
+    }
 
 
 def path_at(config: Config, place: tuple[str, ...]) -> str:

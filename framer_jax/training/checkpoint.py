@@ -36,6 +36,8 @@ MAY_CHANGE = (
     "recipe.teacher.weights",
     "recipe.teacher.published.space.weights",
     "recipe.dit4sr.base",
+    "recipe.tsd_sr.base",
+    "recipe.tsd_sr.teacher_lora",
     "recipe.text.null",
     "recipe.text.wanted",
     "recipe.text.avoided",

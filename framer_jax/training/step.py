@@ -43,6 +43,7 @@ class _Result(NamedTuple):
     loss: jax.Array
     grad_norm: jax.Array
     metrics: dict[str, jax.Array]
+    onward: dict[str, jax.Array]
 
 
 Step = Callable[[TrainState, Frozen, Any], tuple[TrainState, StepMetrics]]
@@ -60,9 +61,10 @@ def make_step(
 
     `prepare` runs once, each device on its own records. Each update of the recipe that is due takes the gradient of
     the mean of its loss values over the global batch with respect to its own groups, clips it by its global norm and
-    applies it; later updates see the changed parameters. With `settings.accumulate` > 1 the gradient is the mean over
-    microbatches taken one after the other (example i belongs to microbatch i % accumulate), carry threaded through
-    them; in-batch negatives are then drawn within a microbatch. The EMA moves once per step.
+    applies it; later updates see the changed parameters, and what a loss hands on to them. With `settings.accumulate`
+    > 1 the gradient is the mean over microbatches taken one after the other (example i belongs to microbatch i %
+    accumulate), carry threaded through them; in-batch negatives are then drawn within a microbatch. The EMA moves once
+    per step.
     """
     # A degradation has FFTs, for which the partitioner would gather the whole batch on every device.
     spec = batch_sharding(mesh).spec
@@ -81,6 +83,11 @@ def make_step(
             rate = optimizer.learning_rate(state.step)
             run = _make_update(update, optimizer, rate, frozen, ready, key, state.step, settings.accumulate, mesh)
             result = _run_if(due, run, params, opt_state[update.name], carry)
+            if result.onward and due is not None:
+                raise ValueError(
+                    f"update {update.name!r} hands {', '.join(result.onward)} on: let it run in every step"
+                )
+            ready = {**ready, **result.onward}
             params.update(result.params)
             opt_state[update.name], carry = result.opt_state, result.carry
             losses[update.name] = result.loss
@@ -147,21 +154,24 @@ def _make_update(
                 f"loss of update {update.name!r} gives values of shape {loss.values.shape}: "
                 f"it must give one per example, ({examples},)"
             )
-        return jnp.mean(loss.values.astype(jnp.float32)), (loss.metrics, loss.carry)
+        onward = jax.lax.stop_gradient(dict(loss.onward or {}))
+        return jnp.mean(loss.values.astype(jnp.float32)), (loss.metrics, loss.carry, onward)
 
     gradient_of = jax.value_and_grad(objective, has_aux=True)
 
     def run(params: Params, opt_state: Any, carry: Carry) -> _Result:
         own = trained(params, update.groups)
         if accumulate == 1:
-            (loss, (metrics, carry)), gradient = gradient_of(own, params, carry, batch, key)
+            (loss, (metrics, carry, onward)), gradient = gradient_of(own, params, carry, batch, key)
         else:
-            loss, metrics, carry, gradient = _accumulated(gradient_of, own, params, carry, batch, key, accumulate, mesh)
+            loss, (metrics, carry, onward), gradient = _accumulated(
+                gradient_of, own, params, carry, batch, key, accumulate, mesh
+            )
         norm = optax.tree.norm(gradient)
         gradient = clip_by_norm(gradient, norm, optimizer.clip_norm)
         change, opt_state = optimizer.transform.update(gradient, opt_state, own)
         own = jax.tree.map(lambda leaf, delta: leaf - rate * delta, own, change)
-        return _Result(own, opt_state, carry, loss, norm, metrics)
+        return _Result(own, opt_state, carry, loss, norm, metrics, onward)
 
     return run
 
@@ -175,22 +185,30 @@ def _accumulated(
     key: jax.Array,
     count: int,
     mesh: Mesh,
-) -> tuple[jax.Array, dict[str, jax.Array], Carry, Params]:
+) -> tuple[jax.Array, tuple[dict[str, jax.Array], Carry, dict[str, jax.Array]], Params]:
     """Mean loss and gradient over `count` microbatches, one after the other."""
 
     def split(leaf: jax.Array) -> jax.Array:  # [B, ...] → [count, B / count, ...], each device keeping its examples
         parts = leaf.reshape(leaf.shape[0] // count, count, *leaf.shape[1:]).swapaxes(0, 1)
         return jax.lax.with_sharding_constraint(parts, batch_sharding(mesh, leading=1))
 
+    def joined(parts: jax.Array) -> jax.Array:  # the inverse
+        leaf = parts.swapaxes(0, 1).reshape(-1, *parts.shape[2:])
+        return jax.lax.with_sharding_constraint(leaf, batch_sharding(mesh))
+
     def one(state: tuple[Params, Carry], part: tuple[jax.Array, Batch]) -> Any:
         total, carry = state
         index, microbatch = part
-        (loss, (metrics, carry)), gradient = gradient_of(own, params, carry, microbatch, jax.random.fold_in(key, index))
-        return (jax.tree.map(jnp.add, total, gradient), carry), (loss, metrics)
+        (loss, (metrics, carry, onward)), gradient = gradient_of(
+            own, params, carry, microbatch, jax.random.fold_in(key, index)
+        )
+        return (jax.tree.map(jnp.add, total, gradient), carry), (loss, metrics, onward)
 
     start = (jax.tree.map(jnp.zeros_like, own), carry)
-    (total, carry), (losses, metrics) = jax.lax.scan(one, start, (jnp.arange(count), jax.tree.map(split, dict(batch))))
-    return jnp.mean(losses), metrics, carry, jax.tree.map(lambda leaf: leaf / count, total)
+    parts = jnp.arange(count), jax.tree.map(split, dict(batch))
+    (total, carry), (losses, metrics, onward) = jax.lax.scan(one, start, parts)
+    gradient = jax.tree.map(lambda leaf: leaf / count, total)
+    return jnp.mean(losses), (metrics, carry, jax.tree.map(joined, onward)), gradient
 
 
 def _average(values: jax.Array, due: jax.Array | None) -> Average:

@@ -1,0 +1,20 @@
+"""TSD-SR with FRAMER, in the paper's reading: the blocks' guesses of the student's latent against its last one.
+
+Command:  framer-jax train --config configs/framer_tsd_sr_sd3.py --workdir runs/framer_tsd_sr … as for
+              configs/tsd_sr_sd3.py (`framer_tsd_sr_sd3.py:released`: as there)
+Hardware: 8 GPUs with 80 GB. Expected time: not measured yet.
+Expected: Table 7 of the paper: RealSR 24.46 dB PSNR, LPIPS .345, NIQE 4.295, MUSIQ 73.63 (TSD-SR: 23.45, .383, 5.163,
+          71.08); not measured here.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import tsd_sr_sd3
+
+
+def get_config(latents: str = "correct") -> ConfigDict:
+    """TSD-SR with FRAMER."""
+    config = tsd_sr_sd3.get_config(latents)
+    config.recipe.denoiser.mmdit.taps = "prediction"
+    config.framer.reading = "paper"
+    return config

@@ -1,0 +1,224 @@
+"""The originals that `framer-jax port --check` compares with: how each is built, called, and laid beside ours.
+
+A clone's code is imported from the folder that the user names; that of diffusers also from what is installed.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import re
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from framer_jax.porting.diffusers_folder import write_folder
+from framer_jax.porting.maps import State
+from framer_jax.porting.table import map_named
+from framer_jax.recipes.whole_model import departures
+
+Arguments = Mapping[str, Any]
+
+Pair = tuple[np.ndarray, np.ndarray]
+"""One layer's output, ours and theirs."""
+
+
+def as_they_are(layer: str, ours: np.ndarray, theirs: np.ndarray) -> Pair:
+    """For originals whose layers give what ours give, but for channels that come first."""
+    return ours, theirs
+
+
+class Original(NamedTuple):
+    """How the original of a map is built and called.
+
+    Attributes:
+      make: (our constructor arguments, its state dict) → the PyTorch module with these weights, and no others; imports
+        from the user's folder. A RuntimeError says that it does not take them.
+      call: (module, inputs as tensors, images channels first) → its output.
+      ours: (our module, inputs) → the same output of ours.
+      beside: (the original's layer, our output, its output) → both with their numbers in one order.
+      idle: a regex of layers that it holds and never runs.
+    """
+
+    make: Callable[[Arguments, State], Any]
+    call: Callable[..., Any]
+    ours: Callable[..., jax.Array]
+    beside: Callable[[str, np.ndarray, np.ndarray], Pair] = as_they_are
+    idle: str = "$^"
+
+
+def _filled(make: Callable[[Arguments], Any]) -> Callable[[Arguments, State], Any]:
+    """What builds a module with random weights, with the given ones after it."""
+
+    def made(arguments: Arguments, state: State) -> Any:
+        import torch
+
+        module = make(arguments)
+        module.load_state_dict({key: torch.from_numpy(value.copy()) for key, value in state.items()}, strict=True)
+        return module
+
+    return made
+
+
+def _make_unet(arguments: Arguments) -> Any:
+    size, levels = arguments["image_size"], len(arguments["multipliers"])
+    network = importlib.import_module("models.unet").UNetModelSwin
+    # ResShift's adds the LR image's channels (and knows its side); SinSR's is told of both together.
+    adds_lq = "lq_size" in inspect.signature(network).parameters
+    return network(
+        image_size=size,
+        in_channels=arguments["out_channels"] + (0 if adds_lq else 3),
+        model_channels=arguments["channels"],
+        out_channels=arguments["out_channels"],
+        num_res_blocks=list(arguments["blocks"]),
+        attention_resolutions=[size >> level for level in range(levels)],
+        channel_mult=list(arguments["multipliers"]),
+        num_head_channels=arguments["head_channels"],
+        use_scale_shift_norm=True,
+        swin_depth=arguments["swin_blocks"],
+        swin_embed_dim=arguments["swin_channels"],
+        window_size=arguments["window"],
+        mlp_ratio=arguments["mlp_ratio"],
+        cond_lq=True,
+        **({"lq_size": arguments["condition_size"]} if adds_lq else {}),
+    )
+
+
+def _make_autoencoder(arguments: Arguments) -> Any:
+    resolution = 256
+    details = {
+        "double_z": False,
+        "z_channels": arguments["latent_channels"],
+        "resolution": resolution,
+        "in_channels": 3,
+        "out_ch": 3,
+        "ch": arguments["channels"],
+        "ch_mult": list(arguments["multipliers"]),
+        "num_res_blocks": arguments["blocks"],
+        "attn_resolutions": [resolution >> level for level in arguments["attention_levels"]],
+        "dropout": 0.0,
+        "padding_mode": "zeros",
+    }
+    return importlib.import_module("ldm.models.autoencoder").VQModelTorch(
+        ddconfig=details, n_embed=arguments["codes"], embed_dim=arguments["latent_channels"]
+    )
+
+
+def _make_swinir(arguments: Arguments) -> Any:
+    groups, head = len(arguments["depths"]), arguments["head"]
+    return importlib.import_module("models.network_swinir").SwinIR(
+        img_size=arguments["image_size"],
+        in_chans=arguments["colours"],
+        embed_dim=arguments["channels"],
+        depths=list(arguments["depths"]),
+        num_heads=[arguments["heads"]] * groups,
+        window_size=arguments["window"],
+        mlp_ratio=arguments["mlp_ratio"],
+        upscale=arguments["scale"],
+        img_range=arguments["value_range"],
+        upsampler="" if head == "none" else head,
+        resi_connection=arguments["residual"],
+    )
+
+
+def _opened(name: str, module: str, network: str) -> Callable[[Arguments, State], Any]:
+    """What opens a folder of Diffusers, as `--to diffusers` writes it, with a class of diffusers or derived from one.
+
+    Nothing may be missing, left over or of another shape: diffusers itself would draw it at random, with a warning.
+    """
+
+    def made(arguments: Arguments, state: State) -> Any:
+        kind = getattr(importlib.import_module(module), network, None)
+        if kind is None:
+            raise ImportError(f"{module} has no {network}")
+        configuration = map_named(name).configuration
+        assert configuration is not None, name
+        with tempfile.TemporaryDirectory() as place:
+            folder = Path(place) / name
+            write_folder(folder, configuration(arguments), state)
+            opened, report = kind.from_pretrained(
+                folder, output_loading_info=True, low_cpu_mem_usage=False, local_files_only=True
+            )
+        if faults := [f"{kind}: {', '.join(map(str, keys[:4]))}" for kind, keys in report.items() if keys]:
+            raise RuntimeError("; ".join(faults))
+        return opened
+
+    return made
+
+
+def _released_dit4sr(arguments: Arguments, state: State) -> Any:
+    if found := departures(arguments):
+        raise ValueError(f"--check: {found}: the released code of DiT4SR does not compute such a model")
+    return _opened("dit4sr", "model_dit4sr.transformer_sd3", "SD3Transformer2DModel")(arguments, state)
+
+
+def _heads_second(layer: str, ours: np.ndarray, theirs: np.ndarray) -> Pair:
+    """Norms of queries and keys see [B, heads, N, D] there, [B, N, heads, D] here."""
+    if re.search(r"\.norm_(added_)?[qk]$", layer):
+        theirs = theirs.transpose(0, 2, 1, 3).reshape(-1)
+    return ours, theirs
+
+
+def _noise_alone(layer: str, ours: np.ndarray, theirs: np.ndarray) -> Pair:
+    """DiT4SR calls these layers once for the noise and again for the LR tokens, ours once for [noise | LR]."""
+    if layer == "pos_embed.proj":
+        ours = ours[:1]
+    if re.search(r"\.to_[qkv]$", layer):
+        ours = ours[:, : ours.shape[1] // 2]
+    return _heads_second(layer, ours, theirs)
+
+
+def _channels_before_tokens(layer: str, ours: np.ndarray, theirs: np.ndarray) -> Pair:
+    """The norm before an autoencoder's attention sees [B, C, N] there."""
+    if layer.endswith(".group_norm"):
+        theirs = theirs.transpose(0, 2, 1).reshape(-1)
+    return ours, theirs
+
+
+def _call_transformer(module: Any, latent: Any, timestep: Any, context: Any, pooled: Any, *lr: Any) -> Any:
+    named = {"encoder_hidden_states": context, "pooled_projections": pooled, "timestep": timestep}
+    return module(latent, *lr, **named, return_dict=False)[0]
+
+
+ORIGINALS: Mapping[str, Original] = {
+    "resshift_unet": Original(
+        _filled(_make_unet),
+        lambda module, x, t, lq: module(x, t, lq=lq),
+        lambda module, x, t, lq: module(x, t, lq)[0],
+    ),
+    # Without codes: a latent near a tie may rightly fall on either side.
+    "vq_f4": Original(
+        _filled(_make_autoencoder),
+        lambda module, image: module.decode(module.encode(image), force_not_quantize=True),
+        lambda module, image: module.decode(module.encode(image), quantise=False),
+    ),
+    "swinir": Original(
+        _filled(_make_swinir),
+        lambda module, image: module(image),
+        lambda module, image: module(image)[0],
+    ),
+    "kl_autoencoder": Original(
+        _opened("kl_autoencoder", "diffusers", "AutoencoderKL"),
+        lambda module, image: module.decode(module.encode(image).latent_dist.mean).sample,
+        lambda module, image: module(image),
+        _channels_before_tokens,
+    ),
+    "mmdit": Original(
+        _opened("mmdit", "diffusers", "SD3Transformer2DModel"),
+        _call_transformer,
+        lambda module, *inputs: module(*inputs)[0],
+        _heads_second,
+    ),
+    "dit4sr": Original(
+        _released_dit4sr,
+        _call_transformer,
+        lambda module, *inputs: module(*inputs)[0],
+        _noise_alone,
+        idle=r"\.attn2\.(add_[qkv]_proj|to_add_out|norm_added_[qk])$",
+    ),
+}
+"""Name of a weight map → its original, of the repositories of ResShift, SinSR, SwinIR and DiT4SR, and of diffusers."""

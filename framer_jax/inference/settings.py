@@ -1,0 +1,54 @@
+"""How a picture is upscaled."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from framer_jax.inference.color_fix import COLOR_FIXES
+from framer_jax.inference.protocols import PROTOCOLS
+
+
+@dataclass(frozen=True)
+class UpscaleSettings:
+    """How a picture is upscaled.
+
+    Attributes:
+      mode: 'sample' for the full sampler, 'mean' for the one-call estimate.
+      tile: side of a tile in LR pixels; a multiple of the recipe's lr_multiple.
+      overlap: LR pixels that neighbouring tiles share at least.
+      tile_batch: tiles computed at a time; with protocol 'dit4sr', of one picture's latents in each step.
+      color_fix: 'none', 'adain' or 'wavelet', on the whole picture; '' for what the protocol has.
+      color_strength: 0 to 1, how much of the colour fix is applied.
+      seed: of the noise canvas.
+      protocol: of framer_jax.inference.protocols.PROTOCOLS.
+    """
+
+    mode: str = "sample"
+    tile: int = 128
+    overlap: int = 16
+    tile_batch: int = 4
+    color_fix: str = ""
+    color_strength: float = 1.0
+    seed: int = 0
+    protocol: str = "framer_jax"
+
+    def __post_init__(self) -> None:
+        if self.mode not in ("sample", "mean"):
+            raise ValueError(f"unknown mode {self.mode!r}: use 'sample' or 'mean'")
+        if self.protocol not in PROTOCOLS:
+            raise ValueError(f"unknown protocol {self.protocol!r}: use one of {', '.join(PROTOCOLS)}")
+        fixes = PROTOCOLS[self.protocol].color_fixes
+        object.__setattr__(self, "color_fix", self.color_fix or fixes[0])
+        if self.color_fix not in COLOR_FIXES:
+            raise ValueError(f"unknown colour fix {self.color_fix!r}: use one of {', '.join(COLOR_FIXES)}")
+        if self.color_fix not in fixes:
+            has = "no colour fix" if fixes == ("none",) else f"the colour fix {', '.join(fixes)}"
+            raise ValueError(f"protocol {self.protocol!r} has {has}: leave it out, or choose another protocol")
+        for name, least, most in (("tile", 1, 1 << 20), ("tile_batch", 1, 1 << 20), ("seed", 0, (1 << 32) - 1)):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+                raise ValueError(f"{name} {value!r} must be a whole number from {least} to {most}")
+        if not isinstance(self.overlap, int) or not 0 <= self.overlap < self.tile:
+            raise ValueError(f"overlap {self.overlap!r} must be a whole number from 0 to tile - 1 = {self.tile - 1}")
+        if not 0 <= self.color_strength <= 1:
+            raise ValueError(f"color_strength {self.color_strength!r} must lie between 0 and 1")
