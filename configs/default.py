@@ -77,6 +77,7 @@ def get_config() -> ConfigDict:
     mmdit.taps = "hidden"  # what FRAMER compares: hidden | prediction
     mmdit.attention = "auto"  # who computes it: auto | xla | cudnn | manual
     mmdit.remat = "none"  # of each block computed again for the gradient: none | attention | everything
+    mmdit.scan = False  # equal blocks as one program: compiles faster; paths are blocks_dual/…, blocks_single/…
     recipe.student = ConfigDict()
     recipe.student.name = "swinir"
     student = recipe.student.swinir = ConfigDict()  # the defaults are SwinIR-small
@@ -251,6 +252,7 @@ def get_config() -> ConfigDict:
     training.b2 = 0.999  # Adam's decay of the squared gradient
     training.epsilon = 1e-8  # Adam's, in units of the gradient
     training.weight_decay = 0.0  # of matrices and kernels
+    training.clip_norm = config_dict.placeholder(float)
     training.clip_norm = 1.0  # global gradient norm; None: off
     training.ema_decay = 0.999  # of the parameters; 0: off
     training.mesh = ConfigDict()

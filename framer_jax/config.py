@@ -22,6 +22,10 @@ SECTIONS = ("recipe", "framer", "data", "training", "logging")
 """What every configuration has; configs/default.py documents all that is in them."""
 
 
+FREE = "training.updates."
+"""The section whose keys are the user's own."""
+
+
 class ConfigError(ValueError):
     """A configuration that cannot be used; the message is one line that says what and what to do."""
 
@@ -35,7 +39,7 @@ def load_config(path: str | Path, changes: Sequence[str] = ()) -> ConfigDict:
       changes: such as 'training.steps=500' or 'data.train=my/folder'; values are Python literals or plain strings.
 
     Raises:
-      ConfigError: no such file, no `get_config`, an unknown key, or a value of another type.
+      ConfigError: no such file, no `get_config`, an unknown key, a value of another type, or none where one is needed.
     """
     path, variant = split_variant(path)
     if not path.is_file():
@@ -105,6 +109,8 @@ def _apply(config: ConfigDict, change: str) -> None:
             value = text
     if isinstance(value, bool) and node.get_type(parts[-1]) is not bool:  # ml_collections takes it for a number
         raise ConfigError(f"{key}={text}: it must be of type {node.get_type(parts[-1]).__name__}")
+    if value is None and not optional and not key.startswith(FREE):  # which ml_collections takes for anything
+        raise ConfigError(f"{key}=None: it needs a value; the knobs that may have none say so in configs/default.py")
     try:
         node[parts[-1]] = value
     except TypeError as error:

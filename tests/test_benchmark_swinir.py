@@ -8,14 +8,6 @@ def program(calls, name, picture=None):
     return tool.Program(lambda: calls.append(name), lambda: picture, 1.5)
 
 
-def test_rounds_are_interleaved_and_begin_with_another_program_each(monkeypatch):
-    monkeypatch.setattr(tool, "PAUSE", 0.0)
-    calls = []
-    times = tool.in_turn({name: program(calls, name) for name in "abc"}, rounds=1)
-    assert "".join(calls) == "abc" + "bca" + "cab"
-    assert {name: len(seconds) for name, seconds in times.items()} == dict.fromkeys("abc", 1)
-
-
 def test_another_picture_is_not_timed():
     truth = np.random.default_rng(0).random((1, 8, 8, 3))
     assert tool.compared("ours", program([], "", truth), truth, 1e-4) == 0

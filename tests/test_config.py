@@ -119,6 +119,8 @@ def test_later_changes_win():
         ("training.steps", "cannot read the change 'training.steps': write key=value"),
         ("training.steps=many", "training.steps=many: .*'str'.* 'int'"),
         ("training.steps=1.5", "training.steps=1.5: .*'float'.* 'int'"),
+        ("training.steps=None", "training.steps=None: it needs a value; the knobs that may have none say so in"),
+        ("data.crop=None", "data.crop=None: it needs a value"),
         ("training.steps=True", "training.steps=True: it must be of type int"),
         ("training.learning_rate=True", "training.learning_rate=True: it must be of type float"),
         ("recipe.resshift.residual=1", "recipe.resshift.residual=1: .*'int'.* 'bool'"),

@@ -20,7 +20,7 @@ from framer_jax.porting.maps import to_torch
 from framer_jax.porting.table import MAPS
 from framer_jax.recipes import pretrained
 from framer_jax.recipes.stable_diffusion import read_kl_autoencoder
-from framer_jax.recipes.table import text_settings
+from framer_jax.recipes.text import text_settings
 
 KIND = ("recipe.name=dit4sr", "recipe.denoiser.name=dit4sr", "recipe.space.name=kl", "recipe.text.condition=captions")
 

@@ -25,8 +25,8 @@ from framer_jax.recipes.base import expected_params
 from framer_jax.recipes.dit4sr import BASE, DENOISER, LORA, Dit4srSettings, split, whole
 from framer_jax.recipes.framer import framer
 from framer_jax.recipes.stable_diffusion import read_kl_autoencoder
-from framer_jax.recipes.table import DENOISERS, build_recipe, text_settings
-from framer_jax.recipes.text import TEXTS
+from framer_jax.recipes.table import DENOISERS, build_recipe
+from framer_jax.recipes.text import TEXTS, text_settings
 
 SMALL = ("recipe.name=dit4sr", "recipe.denoiser.name=dit4sr")
 

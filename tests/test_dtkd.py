@@ -95,9 +95,15 @@ def test_a_teacher_answers_for_any_size_in_pictures_of_its_own_noise(folder):
     assert len({np.asarray(made[i, k]).tobytes() for i in range(2) for k in range(3)}) == 6
     one = jax.jit(lambda frozen: pictures(teacher, frozen, lr, noise, 1))(teacher.frozen)
     np.testing.assert_allclose(one[:, 0], made[:, 0], atol=1.01 / 255)
-    mean = Teacher(found.recipe, found.params, output="mean", samples=2)
-    same = jax.jit(lambda frozen: pictures(mean, frozen, lr, noise, 2))(mean.frozen)
-    np.testing.assert_array_equal(same[:, 0], same[:, 1])  # it has no noise
+
+
+def test_several_pictures_without_noise_are_refused(folder, tmp_path):
+    message = r"recipe\.teacher\.samples is 2, but the {} of a teacher of recipe '{}' has no noise: .*samples=1"
+    for teacher, output in (("resshift", "mean"), ("swinir", "sample")):
+        with pytest.raises(ValueError, match=message.format(output, teacher)):
+            recipe_of(folder, DTKD, "recipe.teacher.samples=2", f"recipe.teacher.output={output}", teacher=teacher)
+    weights(tmp_path / "drawn.safetensors", "recipe.resshift.centred_mean=False")
+    recipe_of(tmp_path, DTKD, "recipe.teacher.samples=2", "recipe.teacher.output=mean", teacher="drawn")
 
 
 def test_any_recipe_teaches(folder, tmp_path):
@@ -220,6 +226,7 @@ def test_records_hold_the_teachers_pictures_and_training_reads_them(folder, tmp_
     knobs = [*MODEL, *RUN, AUGKD, "data.crop=64", "recipe.teacher.samples=2", "recipe.teacher.compare=one"]
     knobs += [f"recipe.teacher.weights={folder}/resshift.safetensors", f"data.validation={folder}/photos"]
     photos(tmp_path / "photos", size=(72, 80))
+    weights(tmp_path / "other.safetensors", fill=0.01)
 
     def command(*words, more=()):
         changes = [word for knob in (*knobs, *more) for word in ("--set", knob)]
@@ -244,7 +251,7 @@ def test_records_hold_the_teachers_pictures_and_training_reads_them(folder, tmp_
     for change, message in (
         ("recipe.teacher.samples=1", "made with recipe.teacher.samples 2, this run has 1"),
         ("recipe.augkd.zoom_in=False", "made with recipe.augkd.zoom_in True, this run has False"),
-        (f"recipe.teacher.weights={folder}/swinir.safetensors", "made with the file of recipe.teacher.weights"),
+        (f"recipe.teacher.weights={tmp_path}/other.safetensors", "made with the file of recipe.teacher.weights"),
         (DTKD, "made with recipe.augkd"),
     ):
         assert command("train", "--workdir", str(tmp_path / "never"), more=(f"data.train={records}", change)) == 2

@@ -64,6 +64,9 @@ def test_updates_by_name():
     ("changes", "line"),
     [
         ({"steps": 0}, "steps = 0: it must be at least 1"),
+        ({"steps": None}, "steps = None: it must be a whole number"),
+        ({"seed": True}, "seed = True: it must be a whole number"),
+        ({"learning_rate": "1"}, "learning_rate = '1': it must be a number"),
         ({"learning_rate": 0.0}, "learning_rate = 0.0: it must be positive"),
         ({"schedule": "linear"}, "schedule = 'linear': it must be one of constant, cosine"),
         ({"ema_decay": 1.0}, r"ema_decay = 1.0: it must be in \[0, 1\)"),

@@ -256,22 +256,24 @@ def test_a_scanned_run_with_a_lora_is_trained_from_an_unscanned_one(folder, tmp_
 
 
 @pytest.mark.parametrize(
-    ("model", "base", "group", "key"),
+    ("model", "base", "group", "key", "scan"),
     [
-        ("mmdit", "base", "lora", "transformer.transformer_blocks.1.attn.to_q.lora_A.weight"),
-        ("kl_autoencoder", "vae", "encoder_lora", "vae.encoder.conv_in.lora_A.weight"),
+        ("mmdit", "base", "lora", "transformer.transformer_blocks.0.attn.to_q.lora_A.weight", False),
+        ("mmdit", "base", "lora", "transformer.transformer_blocks.0.attn.to_q.lora_A.weight", True),
+        ("kl_autoencoder", "vae", "encoder_lora", "vae.encoder.conv_in.lora_A.weight", False),
     ],
 )
-def test_a_run_of_tsd_sr_becomes_a_transformer_and_an_autoencoder(tmp_path, capsys, model, base, group, key):
+def test_a_run_of_tsd_sr_becomes_a_transformer_and_an_autoencoder(tmp_path, capsys, model, base, group, key, scan):
     for name, file in (("mmdit", "base"), ("kl_autoencoder", "vae")):
         ported(tmp_path / f"{file}.safetensors", name)
     whole = load_weights(tmp_path / f"{base}.safetensors")[0]
-    lora = init_lora(jax.random.key(0), whole, "block_1/attention/query$|encoder/conv_in", 2, 2.0)
+    lora = init_lora(jax.random.key(0), whole, "block_0/attention/query$|encoder/conv_in", 2, 2.0)
     factors = random_weights(dict(lora.factors))
     settings = config("recipe.name=tsd_sr", "recipe.denoiser.name=mmdit", "recipe.tsd_sr.lora_scale=0.5")
     settings["recipe"]["tsd_sr"]["base"], settings["recipe"]["space"]["weights"] = "base.safetensors", "vae.safetensors"
     run = tmp_path / "run.safetensors"
-    save_weights(run, {group: factors}, {"config": settings})
+    settings["recipe"]["denoiser"]["mmdit"]["scan"] = scan
+    save_weights(run, {group: arranged(factors, MMDiT(depth=2, dual_blocks=1, scan=scan))}, {"config": settings})
     assert port(run, tmp_path / "out", "--model", model, "--to", "diffusers") == 0
     merged = merge(whole, {"a": make_lora(factors, 1.0)})  # half of the rank
     same(read(model, tmp_path / "out").params, flatten_names(jax.tree.map(np.asarray, merged))[0])

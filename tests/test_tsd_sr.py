@@ -12,7 +12,7 @@ from tiny import CONFIGS, config, photos, ported, text
 from framer_jax import cli
 from framer_jax.commands.precompute.embeddings import embed_captions, write_text
 from framer_jax.commands.precompute.work import Work
-from framer_jax.commands.train import train_from_config
+from framer_jax.commands.train import starting_weights, train_from_config
 from framer_jax.commands.training_data import open_training
 from framer_jax.config import ConfigError, load_config, to_dict
 from framer_jax.data.captions import Caption
@@ -21,17 +21,21 @@ from framer_jax.data.records import RecordFiles
 from framer_jax.degradations.presets import preset_by_name
 from framer_jax.diffusion.noise import noise_field
 from framer_jax.inference.model import load_model
+from framer_jax.inference.protocols import PROTOCOLS
+from framer_jax.inference.upscaler import UpscaleSettings
 from framer_jax.losses.framer import paper
+from framer_jax.models.mmdit import MMDiT, arranged
 from framer_jax.porting.lora import LoraLayers, write_layers
 from framer_jax.porting.table import MAPS
-from framer_jax.porting.torch_files import write_state
+from framer_jax.porting.torch_files import read_state, write_state
 from framer_jax.porting.weights import load_weights
-from framer_jax.recipes.base import expected_params
+from framer_jax.recipes.base import Tiling, expected_params
 from framer_jax.recipes.dit4sr import BASE
 from framer_jax.recipes.framer import framer
-from framer_jax.recipes.latent_space import AUTOENCODER, LatentTask, from_model_range
-from framer_jax.recipes.table import DENOISERS, SPACES, build_recipe, text_settings
-from framer_jax.recipes.text import TEXTS
+from framer_jax.recipes.latent_space import AUTOENCODER, LatentTask, enlarge, from_model_range
+from framer_jax.recipes.stable_diffusion import PUBLISHED_LORAS
+from framer_jax.recipes.table import DENOISERS, SPACES, build_recipe
+from framer_jax.recipes.text import TEXTS, text_settings
 from framer_jax.recipes.tsd_sr import ENCODER, MADE, REGULARISER, STUDENT, TEACHER, TsdSrSettings, guided, with_lora
 
 SMALL = (
@@ -133,7 +137,13 @@ def test_three_sets_lie_on_one_transformer(recipe, folder):
     assert alone <= student - regulariser and "block_0/attention_2/out" in regulariser
     assert not any("dense_1" in path or "out_text" in path or "condition" in path for path in student)
     assert all(path.startswith("encoder/") for path in encoder) and "encoder/middle/attention_1/key" in encoder
-    assert dict(recipe.frozen[TEACHER].alphas) == {"block_0/attention/query": 4.0}
+    query = recipe.frozen[TEACHER]["block_0"]["attention"]["query"]
+    assert jax.tree.structure(recipe.frozen[TEACHER]) == jax.tree.structure(
+        {"block_0": {"attention": {"query": query}}}
+    )
+    stored, _ = read_state(folder / "teacher.safetensors")
+    (up,) = (value for key, value in stored.items() if "lora_B" in key)
+    np.testing.assert_allclose(query["up"], 2 * up.T, rtol=1e-6)  # of alpha 4 and rank 2
 
 
 def test_at_its_published_size_it_has_the_modules_that_the_released_trainer_names():
@@ -225,6 +235,65 @@ def test_the_texts_of_examples_are_for_the_teacher(student, params):
     plain, other = student(params, data), student(params, {**data, **texts})
     np.testing.assert_array_equal(plain.onward[MADE], other.onward[MADE])
     assert np.all(plain.metrics["distillation"] != other.metrics["distillation"])
+
+
+def test_its_authors_loras_are_weights_and_a_start(recipe, params, folder, tmp_path):
+    """A folder with a file of PEFT for each model, as they publish it."""
+    published = tmp_path / "tsdsr"
+    published.mkdir()
+    for name, group, on in (("mmdit", STUDENT, BASE), ("kl_autoencoder", ENCODER, AUTOENCODER)):
+        downs = [path for path in flatten_dict(params[group], sep="/") if path.endswith("/down")]
+        layers = LoraLayers(params[group], {path.removesuffix("/down"): 2.0 for path in downs})
+        state = write_layers(MAPS[name], recipe.frozen[on], {"": layers})
+        state = {key: value for key, value in state.items() if not key.endswith(".alpha")}  # PEFT's files have none
+        write_state(published / PUBLISHED_LORAS[group][0], state)
+    settings = config(*knobs(folder))
+    model = load_model(published, settings)
+    jax.tree.map(np.testing.assert_array_equal, model.params, {name: params[name] for name in (STUDENT, ENCODER)})
+    half = load_model(published, config(*knobs(folder), "recipe.tsd_sr.lora_scale=2.0"))
+    np.testing.assert_array_equal(
+        half.params[STUDENT]["tokens"]["embed"]["up"], params[STUDENT]["tokens"]["embed"]["up"] / 2
+    )
+    start, digest = starting_weights(recipe, settings["recipe"], str(published))
+    jax.tree.map(np.testing.assert_array_equal, start, model.params)
+    assert len(digest) == 2 * 64 + 1
+    with pytest.raises(ValueError, match=r"tsdsr does not fit this model; .* \(16, 2\) instead of \(16, 3\)"):
+        load_model(published, config(*knobs(folder), "recipe.tsd_sr.lora_rank=3"))
+    with pytest.raises(ValueError, match=r"vae\.safetensors is no LoRA of mmdit"):
+        load_model(published / "vae.safetensors", config(*knobs(folder), "recipe.tsd_sr.encoder_lora="))
+
+
+def test_blocks_in_one_program_are_the_same_blocks(recipe, student, params, folder):
+    changes = ("recipe.tsd_sr.perceptual_weight=0.0", "recipe.denoiser.mmdit.scan=True")
+    scanned = recipe_of(*knobs(folder), *changes)
+    model = MMDiT(depth=2, dual_blocks=1, scan=True)
+    own = {name: arranged(params[name], model) for name in (STUDENT, REGULARISER)} | {ENCODER: params[ENCODER]}
+    assert "blocks_dual" in own[STUDENT] and "blocks_dual" in scanned.frozen[TEACHER]
+    shapes = jax.eval_shape(scanned.init, jax.random.key(0), batch())
+    jax.tree.map(lambda leaf, shape: np.testing.assert_equal(leaf.shape, shape.shape), own, shapes)
+    found = jax.jit(scanned.updates[0].loss)(own, scanned.frozen, {}, batch(), jax.random.key(3), STEP)
+    plain = student(params, batch())
+    np.testing.assert_allclose(found.values, plain.values, rtol=1e-4)
+    np.testing.assert_allclose(found.onward[MADE], plain.onward[MADE], atol=1e-4)
+
+
+def test_a_picture_that_is_restored_as_one(recipe, params):
+    """As its sampler where it fits a tile; in tiles whose velocities are blended where it does not."""
+    lr, noise = batch()["lr"], noise_field(jax.random.key(7), 2)
+    sr = jax.jit(recipe.sample)(params, recipe.frozen, lr, noise)
+    image = enlarge(lr, 4)
+    restore = jax.jit(recipe.restore, static_argnums=4)
+    one = restore(params, recipe.frozen, image, noise, Tiling(side=64, overlap=8))
+    np.testing.assert_allclose(one, sr, atol=1e-4)
+    parts = restore(params, recipe.frozen, image, noise, Tiling(side=16, overlap=0))
+    assert parts.shape == one.shape and np.abs(parts - one).max() > 1e-5
+    assert settings_for_protocol("tsd_sr").overlap == 16 and settings_for_protocol("tsd_sr").color_fix == "wavelet"
+
+
+def settings_for_protocol(name):
+    protocol = PROTOCOLS[name]
+    tile = protocol.tile(4)
+    return UpscaleSettings(tile=tile, overlap=protocol.overlap(tile), protocol=name)
 
 
 def test_framer_on_the_student(recipe, student, params):

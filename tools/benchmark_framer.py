@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,6 +31,7 @@ from framer_jax.training.settings import TrainingSettings
 from framer_jax.training.sharding import make_mesh
 from framer_jax.training.state import init_state
 from framer_jax.training.step import make_step
+from tools.timing import in_turn
 
 READINGS = ("none", "paper", "released")
 WARM_UP = 3
@@ -91,15 +93,15 @@ def measure(denoiser: str, arguments: argparse.Namespace) -> dict[str, Measured]
         for reading in readings
         if not (reading == "released" and denoiser == "unet")
     }
-    times: dict[str, list[float]] = {reading: [] for reading in runs}
-    for number in range(WARM_UP + arguments.steps):
-        for reading, (step, state, batch, _, _) in runs.items():
-            started = time.perf_counter()
-            state, metrics = step(state, {}, batch)
-            jax.block_until_ready((state, metrics))
-            runs[reading] = (step, state, batch, *runs[reading][3:])
-            if number >= WARM_UP:
-                times[reading].append(time.perf_counter() - started)
+
+    def taking(reading: str) -> Callable[[], None]:
+        def take() -> None:
+            step, state, batch, *facts = runs[reading]
+            runs[reading] = (step, jax.block_until_ready(step(state, {}, batch))[0], batch, *facts)
+
+        return take
+
+    times = in_turn({reading: taking(reading) for reading in runs}, arguments.steps, WARM_UP)
     return {reading: Measured(run[3], run[4], times[reading]) for reading, run in runs.items()}
 
 

@@ -24,6 +24,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 
+from tools.timing import in_turn
+
 WARM_UP = 2
 
 PAUSE = 0.05
@@ -126,7 +128,7 @@ def benchmark(arguments: argparse.Namespace) -> dict[str, Any]:
         for name, program in programs.items()
     }
     load = Load()
-    times = in_turn(programs, arguments.rounds)
+    times = in_turn({name: program.run for name, program in programs.items()}, arguments.rounds, WARM_UP, PAUSE)
     others = load.others()
     device = jax.devices()[0].device_kind if arguments.device == "gpu" else f"cpu, {arguments.threads} threads"
     settings = {name: getattr(arguments, name) for name in ("size", "batch", "rounds", "dtype", "threads")}
@@ -196,21 +198,6 @@ def compared(name: str, program: Program, truth: np.ndarray, largest: float) -> 
     if not error <= largest:
         raise ValueError(f"{name}: its picture differs by {error:.2g} of the original's variation: nothing was timed")
     return error
-
-
-def in_turn(programs: dict[str, Program], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each call; every round begins with another program."""
-    names = list(programs)
-    times: dict[str, list[float]] = {name: [] for name in names}
-    for number in range(WARM_UP + rounds):
-        first = number % len(names)
-        for name in names[first:] + names[:first]:
-            time.sleep(PAUSE)
-            started = time.perf_counter()
-            programs[name].run()
-            if number >= WARM_UP:
-                times[name].append(time.perf_counter() - started)
-    return times
 
 
 def markdown(facts: dict[str, Any]) -> str:

@@ -37,7 +37,8 @@ from framer_jax.config import ConfigError, load_config, to_dict
 from framer_jax.data.latents import HR_LATENT, LR_LATENT
 from framer_jax.evaluation.macs import products
 from framer_jax.recipes.base import Frozen, Recipe
-from framer_jax.recipes.table import add_framer, build_recipe, text_settings
+from framer_jax.recipes.table import add_framer, build_recipe
+from framer_jax.recipes.text import text_settings
 from framer_jax.training.optimizer import make_optimizers
 from framer_jax.training.settings import TrainingSettings, check_batch
 from framer_jax.training.sharding import batch_sharding, make_mesh, tree_shardings

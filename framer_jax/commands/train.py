@@ -24,8 +24,9 @@ from framer_jax.inference.model import BEST, LAST, save_model, weights_file
 from framer_jax.porting.files import sha256_of
 from framer_jax.porting.weights import check_same_structure
 from framer_jax.recipes.base import Params, Recipe, expected_params
+from framer_jax.recipes.stable_diffusion import read_student
 from framer_jax.recipes.table import add_framer, build_recipe
-from framer_jax.recipes.weights_by_path import digests, read_groups
+from framer_jax.recipes.weights_by_path import digests, is_published_student, read_groups
 from framer_jax.training.logging import default_writer
 from framer_jax.training.loop import TrainResult, train
 from framer_jax.training.settings import TrainingSettings
@@ -163,11 +164,16 @@ def starting_weights(recipe: Recipe, config: dict[str, Any], init: str) -> tuple
     Args:
       recipe: what is trained.
       config: its entry of the configuration.
-      init: a weights file or a training directory of ours, a published denoiser, or 'starter', the shipped one.
+      init: a weights file or a training directory of ours, a published denoiser, the folder of TSD-SR's LoRAs, or
+        'starter', the shipped one.
 
     Raises:
       ValueError, FileNotFoundError, ImportError: it cannot be read, or does not fit; one line that names it.
     """
+    if init != "starter" and is_published_student(init, config):
+        path = weights_file(init, folders=True)
+        files = sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
+        return read_student(path, config, recipe), "+".join(map(sha256_of, files))
     path = weights_file(None if init == "starter" else init)
     params = read_groups(path, config, same_process=False).params
     check_same_structure(params, expected_params(recipe), source=str(path))

@@ -14,7 +14,8 @@ from framer_jax.data.records import RecordFiles, is_records
 from framer_jax.data.sources import ImageFiles, folder_source
 from framer_jax.porting.kl_autoencoder import KL_AUTOENCODER
 from framer_jax.recipes.stable_diffusion import read_kl_autoencoder
-from framer_jax.recipes.table import TOLD, text_settings
+from framer_jax.recipes.table import TOLD
+from framer_jax.recipes.text import text_settings
 from framer_jax.recipes.weights_by_path import required
 
 BUILTIN = "builtin"

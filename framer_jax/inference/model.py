@@ -15,7 +15,7 @@ from framer_jax.porting.weights import save_weights
 from framer_jax.recipes.base import Params, Recipe
 from framer_jax.recipes.sampling import UNCHANGED, Sampling, changed
 from framer_jax.recipes.table import GLOBAL_DENOISERS, open_recipe
-from framer_jax.recipes.weights_by_path import network_of
+from framer_jax.recipes.weights_by_path import STUDENT_FILE, network_of
 from framer_jax.version import __version__
 
 STARTER = Path(__file__).parents[1] / "weights" / "starter.safetensors"
@@ -55,7 +55,8 @@ def load_model(
 
     Args:
       path: a weights file of ours, or a training run's directory (its newest weights), or with a `config` published
-        weights, ported or not, of a transformer also its folder in Diffusers' layout; None is the starter model.
+        weights, ported or not, of a transformer also its folder in Diffusers' layout, of TSD-SR the folder of its
+        LoRAs; None is the starter model.
       config: a whole configuration to use instead of the one in the file, which it must not contradict.
       purpose: of framer_jax.recipes.table.PURPOSES.
       sampling: what to change of the sampler that the configuration describes.
@@ -77,7 +78,8 @@ def weights_file(path: str | os.PathLike[str] | None, folders: bool = False) -> 
 
     Args:
       path: of the file or the directory.
-      folders: whether a transformer's folder in Diffusers' layout, or its pipeline's, may be meant; it comes back.
+      folders: whether a transformer's folder in Diffusers' layout, or its pipeline's, or one of TSD-SR's LoRAs may be
+        meant; it comes back.
 
     Raises:
       FileNotFoundError: a directory without weights. ValueError: it is of Diffusers, and may not be.
@@ -87,6 +89,8 @@ def weights_file(path: str | os.PathLike[str] | None, folders: bool = False) -> 
         return path
     if (path / LAST).is_file():
         return path / LAST
+    if folders and (path / STUDENT_FILE).is_file():
+        return path
     if not (model_folder(path, "transformer") / CONFIG).is_file():
         raise FileNotFoundError(f"{path} holds no {LAST}: give a weights file or the directory of a training run")
     if not folders:

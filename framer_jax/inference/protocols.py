@@ -108,6 +108,20 @@ def check_steps(tile: int, overlap: int, multiple: int) -> None:
 RESSHIFT_OVERLAP = {512: 64, 256: 32, 64: 16}
 """Tile → overlap of the settings that ResShift's authors publish (512 with stride 448, 256 with 224, 64 with 48)."""
 
+_DIT4SR = Protocol(
+    tile=lambda scale: DIT4SR_TILE // scale,
+    overlap=lambda tile: tile * 3 // 32 * 4,  # 24 of 64 latents
+    check=check_steps,
+    plan=lambda height, width, tile, overlap, multiple: plan_whole(height, width),
+    weights=blending,
+    noise=one_canvas,
+    clips=True,
+    color_fixes=("adain",),
+    fixed=True,
+    sizes=dit4sr_sizes,
+    autoencoder=(1024, 1792),  # 224 latents
+)
+
 PROTOCOLS = {
     "framer_jax": Protocol(
         tile=lambda scale: None,
@@ -131,18 +145,10 @@ PROTOCOLS = {
         color_fixes=("none",),
         fixed=True,
     ),
-    "dit4sr": Protocol(
-        tile=lambda scale: DIT4SR_TILE // scale,
-        overlap=lambda tile: tile * 3 // 32 * 4,  # 24 of 64 latents
-        check=check_steps,
-        plan=lambda height, width, tile, overlap, multiple: plan_whole(height, width),
-        weights=blending,
-        noise=one_canvas,
-        clips=True,
-        color_fixes=("adain",),
-        fixed=True,
-        sizes=dit4sr_sizes,
-        autoencoder=(1024, 1792),  # 224 latents
+    "dit4sr": _DIT4SR,
+    "tsd_sr": _DIT4SR._replace(
+        overlap=lambda tile: tile // 32 * 4,  # 8 of 64 latents
+        color_fixes=("wavelet", "adain", "none"),
     ),
 }
 """'framer_jax': gaussian blending, one noise canvas; tiles start on whole latents. 'resshift', as the released code of
@@ -154,7 +160,11 @@ noise per tile; the plain average; no colour fix.
 share 24, each with the positions of a picture of its own, and their velocities are blended with gaussian weights. The
 colours are given back by AdaIN, against the enlarged picture, and the result is resized to the scale's size.
 
-What departs from it: the latent of the LR picture is the mean of its Gaussian, not a draw; all pictures have one prompt
-(theirs: a caption of each, and an added text); nothing is rounded to 8 bits between. Pictures above 1024 pixels a side
-are encoded, and above 1792 decoded, in overlapping tiles whose group norms use the moments of the reduced picture
-(framer_jax.recipes.normed_tiles): the released scripts name these sides, and do not use them."""
+'tsd_sr', as TSD-SR's released code: as 'dit4sr', in its one step, with tiles that share 8 latents; colours by wavelets,
+or by AdaIN as for its authors' benchmarks. (There, the picture is enlarged in one go, the size restored before the
+colours, and AdaIN's source is the small picture.)
+
+What departs from DiT4SR's: the latent of the LR picture is the mean of its Gaussian, not a draw; all pictures have one
+prompt (theirs: a caption of each, and an added text); nothing is rounded to 8 bits between. Pictures above 1024 pixels
+a side are encoded, and above 1792 decoded, in overlapping tiles whose group norms use the moments of the reduced
+picture (framer_jax.recipes.normed_tiles): the released scripts name these sides, and do not use them."""

@@ -14,7 +14,7 @@ from framer_jax.losses.framer import paper, released
 from framer_jax.losses.wavelet_kd import WaveletKdSettings
 from framer_jax.models.dit import DiffusionTransformer
 from framer_jax.models.dit4sr import DiT4SR
-from framer_jax.models.mmdit import MMDiT, stacked
+from framer_jax.models.mmdit import MMDiT, arranged
 from framer_jax.models.resshift_unet import SwinUNet
 from framer_jax.models.swinir import SwinIR
 from framer_jax.models.unet import UNet
@@ -31,16 +31,17 @@ from framer_jax.recipes.resshift import ResShiftSettings, resshift
 from framer_jax.recipes.sampling import UNCHANGED, Sampling, changed, places_of
 from framer_jax.recipes.sinsr import SinSRSettings, sinsr
 from framer_jax.recipes.spaces import SPACES, pick
-from framer_jax.recipes.stable_diffusion import read_base, read_lora, read_transformer
+from framer_jax.recipes.stable_diffusion import read_base, read_lora, read_student, read_transformer
 from framer_jax.recipes.swinir import swinir
 from framer_jax.recipes.teacher import Teacher
-from framer_jax.recipes.text import AVOIDED, NULL, WANTED, read_texts
+from framer_jax.recipes.text import AVOIDED, NULL, WANTED, read_texts, text_settings, text_widths
 from framer_jax.recipes.tsd_sr import TsdSrSettings, tsd_sr
 from framer_jax.recipes.weights_by_path import (
     BESIDE,
     Place,
     beside,
     digests,
+    is_published_student,
     is_published_transformer,
     is_trained,
     pretrained_at,
@@ -123,10 +124,8 @@ def _dit4sr(config: Config, denoiser: nn.Module, space: LatentSpace, purpose: st
             "untrained: set it to the path of Stable Diffusion 3.5's transformer, or train everything (trainable '')"
         )
     own = {name: getattr(denoiser, name) for name in ("channels", "positions", "position_base")}
-    arguments = {**config["denoiser"]["dit4sr"], **_text_widths(config["text"]), **own}
-    base = read_base(path, arguments) if path else None
-    if base and config["denoiser"]["dit4sr"]["scan"]:
-        base = stacked(base, denoiser)  # type: ignore[arg-type]
+    arguments = {**config["denoiser"]["dit4sr"], **text_widths(config["text"]), **own}
+    base = arranged(read_base(path, arguments), denoiser) if path else None  # type: ignore[arg-type]
     return dit4sr(denoiser, space, settings, text, _texts(config, text, purpose, (WANTED, AVOIDED)), base)
 
 
@@ -138,29 +137,19 @@ def _tsd_sr(config: Config, denoiser: nn.Module, space: LatentSpace, purpose: st
         return tsd_sr(denoiser, space, settings, text, {NULL: zero_text(text)})
     what = "Stable Diffusion 3's transformer"
     path = required(config["tsd_sr"]["base"], "recipe.tsd_sr.base", what, "mmdit", folder=True)
-    arguments = {**config["denoiser"]["mmdit"], **_text_widths(config["text"])}
+    arguments = {**config["denoiser"]["mmdit"], **text_widths(config["text"])}
     base = read_transformer("recipe.tsd_sr.base", path, arguments)
     teacher = None
     if purpose == "training" and (path := config["tsd_sr"]["teacher_lora"]):
-        teacher = read_lora("recipe.tsd_sr.teacher_lora", path, "mmdit", base)
+        teacher = arranged(read_lora("recipe.tsd_sr.teacher_lora", path, "mmdit", base), denoiser)  # type: ignore[arg-type]
+    base = arranged(base, denoiser)  # type: ignore[arg-type]
     texts = _texts(config, text, purpose)
     return tsd_sr(denoiser, space, settings, text, texts, base, teacher, _perceptual(config, purpose))
-
-
-def text_settings(config: Config) -> TextSettings:
-    """The sizes of texts that `recipe.text` describes."""
-    sizes = {name: config[name] for name in ("clip_length", "t5_length", "clip_widths", "width")}
-    return TextSettings(**_tuples(sizes))
 
 
 def _texts(config: Config, sizes: TextSettings, purpose: str, any_length: tuple[str, ...] = ()) -> dict[str, Text]:
     """The texts that a recipe needs; those of training have the lengths of its captions, but for `any_length`."""
     return read_texts(config["text"], sizes, any_length if purpose == "training" else (NULL, WANTED, AVOIDED))
-
-
-def _text_widths(config: Config) -> dict[str, int]:
-    """What a denoiser needs to know of its texts."""
-    return {"context_width": config["width"], "pooled_width": sum(config["clip_widths"])}
 
 
 def _swinir(config: Config, student: nn.Module, purpose: str) -> Recipe:
@@ -250,7 +239,7 @@ def build_recipe(config: Config, purpose: str = "training") -> Recipe:
     name = config["denoiser"]["name"]
     make = pick(DENOISERS, name, "denoiser")
     _check_told(config["name"], name)
-    arguments = _tuples(config["denoiser"][name]) | (_text_widths(config["text"]) if config["name"] in TOLD else {})
+    arguments = _tuples(config["denoiser"][name]) | (text_widths(config["text"]) if config["name"] in TOLD else {})
     denoiser = make(out_channels=space.channels, dtype=dtype, **arguments)
     _check_grid(config, denoiser, space)
     return builder(config, denoiser, space, purpose)
@@ -327,6 +316,10 @@ def open_recipe(
     """
     if config is not None and is_published_transformer(path, config):
         return _open_transformer(path, config, purpose, sampling)
+    if config is not None and is_published_student(path, config):
+        changes = places_of(config, sampling)
+        recipe = build_recipe(wanted := changed(config, changes), purpose)
+        return Trained(recipe, read_student(path, wanted, recipe), {}, digests(wanted, "inference"), changes)
     params, metadata = read_groups(path, config)
     if config is None and "config" not in metadata:
         raise ValueError(f"{path}: the weights carry no configuration, so their recipe is unknown; export them again")

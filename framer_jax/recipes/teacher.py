@@ -13,9 +13,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from framer_jax.diffusion.noise import NoiseField
+from framer_jax.diffusion.noise import NoiseField, noise_field
 from framer_jax.recipes.base import Batch, Frozen, LossFunction, Params, Precompute, Recipe, Sampler, Update
 from framer_jax.recipes.swinir import STUDENT, init, one_pass
+from framer_jax.recipes.tracing import leaves_read
 
 TEACHER = "teacher"
 """The entry of `frozen` that everything a teacher computes with has; the entry of a batch with its pictures."""
@@ -36,7 +37,7 @@ class Teacher:
       compare: a student is compared with 'all' of them in a step, or with 'one' that is drawn.
 
     Raises:
-      ValueError: a value outside its choices, or a recipe that has no such output.
+      ValueError: a value outside its choices, a recipe that has no such output, or several samples without noise.
     """
 
     recipe: Recipe
@@ -53,6 +54,19 @@ class Teacher:
             raise ValueError(f"recipe.teacher.samples is {self.samples}: it must be at least 1")
         if self.output == "mean" and self.recipe.mean is None:
             raise ValueError(f"a teacher of recipe {self.recipe.name!r} has no mean: set recipe.teacher.output=sample")
+        if self.samples > 1 and not self._draws():
+            raise ValueError(
+                f"recipe.teacher.samples is {self.samples}, but the {self.output} of a teacher of recipe "
+                f"{self.recipe.name!r} has no noise: its pictures would be equal: set recipe.teacher.samples=1"
+            )
+
+    def _draws(self) -> bool:
+        """Whether its pictures depend on the noise."""
+        side = 8 * self.recipe.lr_multiple
+        lr = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
+        function = getattr(self.recipe, self.output)
+        noise = leaves_read(function, self.params, self.recipe.frozen, lr, noise_field(jax.random.key(0), 1))[3]
+        return any(jax.tree.leaves(noise))
 
     @property
     def frozen(self) -> Frozen:

@@ -98,3 +98,14 @@ def read_text(path: str | os.PathLike[str], knob: str = "") -> tuple[Text, dict[
 def shapes_of(text: Text) -> dict[str, tuple[int, ...]]:
     """Of the entries of one text, by their names."""
     return {PROMPT: np.shape(text.prompt), POOLED: np.shape(text.pooled)}
+
+
+def text_settings(config: Mapping[str, Any]) -> TextSettings:
+    """The sizes of texts that a configuration's `recipe.text` describes."""
+    left, right = config["clip_widths"]
+    return TextSettings(config["clip_length"], config["t5_length"], (left, right), config["width"])
+
+
+def text_widths(config: Mapping[str, Any]) -> dict[str, int]:
+    """What a denoiser needs to know of the texts that `recipe.text` describes."""
+    return {"context_width": config["width"], "pooled_width": sum(config["clip_widths"])}

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import flax.linen as nn
@@ -24,11 +24,24 @@ import jax.numpy as jnp
 from framer_jax.data.text import POOLED, PROMPT, Text, TextSettings
 from framer_jax.diffusion import flow as process
 from framer_jax.diffusion.noise import NoiseField
+from framer_jax.diffusion.tiles import lay, over_tiles
 from framer_jax.losses import target_score
-from framer_jax.models.lora import Lora, init_lora, make_lora, merge
-from framer_jax.recipes.base import Batch, Carry, Frozen, Loss, LossFunction, Params, Recipe, Sampler, Update
+from framer_jax.models.lora import init_lora, make_lora, merge
+from framer_jax.recipes.base import (
+    Batch,
+    Carry,
+    Frozen,
+    Loss,
+    LossFunction,
+    Params,
+    Recipe,
+    Restorer,
+    Sampler,
+    Tiling,
+    Update,
+)
 from framer_jax.recipes.dit4sr import BASE, BASE_DTYPES, kept_as
-from framer_jax.recipes.latent_space import AUTOENCODER, LatentSpace, LatentTask, to_model_range
+from framer_jax.recipes.latent_space import AUTOENCODER, LatentSpace, LatentTask, in_tiles, to_model_range
 from framer_jax.recipes.perceptual import Perceptual
 from framer_jax.recipes.text import NULL, TEXTS, WANTED, text_of_all, text_of_batch
 
@@ -120,7 +133,7 @@ def tsd_sr(
     text: TextSettings,
     texts: Mapping[str, Text],
     base: Params | None = None,
-    teacher: Lora | None = None,
+    teacher: Params | None = None,
     perceptual: Perceptual | None = None,
 ) -> Recipe:
     """The recipe. Its `sample` is one network call, the only one it knows, and draws no noise.
@@ -136,7 +149,8 @@ def tsd_sr(
       texts: name → text, at least the empty one.
       base: the transformer's parameters, host arrays. Without, the recipe holds shapes in their place and can only be
         described.
-      teacher: the LoRA that makes the transformer the teacher; without one the transformer is it as it is.
+      teacher: factors of the LoRA that makes the transformer the teacher, alphas their ranks; without one the
+        transformer is it as it is.
       perceptual: LPIPS, for a `perceptual_weight`.
 
     Raises:
@@ -153,6 +167,7 @@ def tsd_sr(
         frozen[TEACHER] = teacher
     if perceptual is not None:
         frozen |= perceptual.frozen
+    sample, restore = _samplers(task, settings, network)
     student_loss = _student_loss(task, settings, network, denoiser.taps, perceptual)  # type: ignore[attr-defined]
     return Recipe(
         name="tsd_sr",
@@ -162,7 +177,8 @@ def tsd_sr(
             Update("student", exported, student_loss),
             Update("regulariser", (REGULARISER,), _regulariser_loss(settings, network)),
         ),
-        sample=_sampler(task, settings, network),
+        sample=sample,
+        restore=restore,
         lr_multiple=task.lr_multiple(denoiser),
         tap_kind=denoiser.taps,  # type: ignore[attr-defined]
         exported=exported,
@@ -257,18 +273,22 @@ def guided(
     return tuple(process.guide(found[:, 2 * i], found[:, 2 * i + 1], factor) for i in range(count))
 
 
-def _one_step(
-    task: LatentTask, settings: TsdSrSettings, network: Network, params: Params, frozen: Frozen, lr: jax.Array
-) -> tuple[jax.Array, tuple[jax.Array, ...], jax.Array]:
-    """(the student's latent [B, h, w, C], taps, the LR latent): the flow from σ = 1, where the LR latent is put."""
-    encoder = frozen
+Student = Callable[[jax.Array], tuple[jax.Array, tuple[jax.Array, ...]]]
+"""LR latent [B, h, w, C], which the flow takes at σ = 1 → (velocity, taps)."""
+
+
+def _student(settings: TsdSrSettings, network: Network, params: Params, frozen: Frozen) -> tuple[Frozen, Student]:
+    """(`frozen` with the student's encoder, the student)."""
     if settings.encoder_lora:
-        encoder = {AUTOENCODER: with_lora(frozen[AUTOENCODER], params[ENCODER], settings.lora_scale)}
-    z_lr, _ = task.enlarged(encoder, lr)
-    sigma = jnp.ones((lr.shape[0],), jnp.float32)
-    student = with_lora(frozen[BASE], params[STUDENT], settings.lora_scale)
-    found, taps = network(student, z_lr, sigma, text_of_all(frozen, WANTED, lr.shape[0]))
-    return process.clean(z_lr, found, sigma), taps, z_lr
+        encoder = with_lora(frozen[AUTOENCODER], params[ENCODER], settings.lora_scale)
+        frozen = {**frozen, AUTOENCODER: encoder}
+    transformer = with_lora(frozen[BASE], params[STUDENT], settings.lora_scale)
+
+    def velocity(z_lr: jax.Array) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+        count = z_lr.shape[0]
+        return network(transformer, z_lr, jnp.ones((count,), jnp.float32), text_of_all(frozen, WANTED, count))
+
+    return frozen, velocity
 
 
 def _student_loss(
@@ -277,18 +297,19 @@ def _student_loss(
     def loss(params: Params, frozen: Frozen, carry: Carry, batch: Batch, key: jax.Array, step: jax.Array) -> Loss:
         hr = to_model_range(batch["hr"])  # [B, H, W, 3]
         z_hr = jax.lax.stop_gradient(task.space.encode(frozen, hr))  # [B, h, w, C]
-        z, taps, z_lr = _one_step(task, settings, network, params, frozen, batch["lr"])
+        encoder, velocity = _student(settings, network, params, frozen)
+        z_lr, _ = task.enlarged(encoder, batch["lr"])
+        found, taps = velocity(z_lr)
+        z = z_lr - found
         if tap_kind == "prediction":  # what the blocks say of the clean latent
-            taps = tuple(process.clean(z_lr, tap, jnp.ones_like(tap[:, 0, 0, 0])) for tap in taps)
+            taps = tuple(z_lr - tap for tap in taps)
         latent_mse = jnp.square(z - z_hr).mean(axis=(1, 2, 3))  # [B]
         values = settings.latent_weight * latent_mse
         metrics = {"latent_mse": latent_mse}
         if settings.distillation_weight:
-            found = _directions(settings, network, params, frozen, batch, (z, z_hr), key)
-            metrics |= {
-                name: jnp.square(getattr(found, name)).mean(axis=(1, 2, 3)) for name in ("variational", "matching")
-            }
-            metrics["distillation"] = target_score.distillation_error(z, found.mixed(settings.variational_share))
+            away = _directions(settings, network, params, frozen, batch, (z, z_hr), key)
+            metrics |= {name: jnp.square(part).mean(axis=(1, 2, 3)) for name, part in away._asdict().items()}
+            metrics["distillation"] = target_score.distillation_error(z, away.mixed(settings.variational_share))
             values += settings.distillation_weight * metrics["distillation"]
         if perceptual is not None:
             picture = jnp.clip(task.space.decode(frozen, z), -1, 1)
@@ -317,7 +338,7 @@ def _directions(
     )
     noise = jax.random.normal(key_noise, z.shape, jnp.float32)
     asked, avoided = text_of_teacher(frozen, batch, count), text_of_all(frozen, NULL, count)
-    teacher = merge(frozen[BASE], {TEACHER: frozen[TEACHER]}) if TEACHER in frozen else frozen[BASE]
+    teacher = with_lora(frozen[BASE], frozen[TEACHER], 1.0) if TEACHER in frozen else frozen[BASE]
     regulariser = with_lora(frozen[BASE], params[REGULARISER], settings.lora_scale)
 
     def networks(x: jax.Array, x_hr: jax.Array, sigma: jax.Array) -> target_score.Velocities:
@@ -351,9 +372,19 @@ def _regulariser_loss(settings: TsdSrSettings, network: Network) -> LossFunction
     return loss
 
 
-def _sampler(task: LatentTask, settings: TsdSrSettings, network: Network) -> Sampler:
+def _samplers(task: LatentTask, settings: TsdSrSettings, network: Network) -> tuple[Sampler, Restorer]:
     def sample(params: Params, frozen: Frozen, lr: jax.Array, noise: NoiseField) -> jax.Array:
-        z, _, z_lr = _one_step(task, settings, network, params, frozen, lr)
-        return task.picture(frozen, z, z_lr)
+        encoder, velocity = _student(settings, network, params, frozen)
+        z_lr, _ = task.enlarged(encoder, lr)
+        return task.picture(frozen, z_lr - velocity(z_lr)[0], z_lr)
 
-    return sample
+    def restore(params: Params, frozen: Frozen, image: jax.Array, noise: NoiseField, tiling: Tiling) -> jax.Array:
+        encoder, velocity = _student(settings, network, params, frozen)
+        space = in_tiles(task.space, tiling.encoder, tiling.decoder)
+        z_lr = space.encode(encoder, to_model_range(image))
+        side, overlap = (pixels // space.image_pixels_per_latent for pixels in tiling[:2])
+        grid = lay((z_lr.shape[1], z_lr.shape[2]), side, overlap)
+        found = over_tiles(lambda tile: velocity(tile)[0], grid, z_lr, batch=tiling.batch)
+        return replace(task, space=space).picture(frozen, z_lr - found, z_lr)
+
+    return sample, restore

@@ -234,6 +234,18 @@ def is_published_transformer(path: str | os.PathLike[str], config: Config) -> bo
     return config.get("name") == "dit4sr" and Path(path).exists() and not is_trained(path)
 
 
+STUDENT_FILE = "transformer.safetensors"
+"""The transformer's LoRA in the folder that TSD-SR's authors publish."""
+
+
+def is_published_student(path: str | os.PathLike[str], config: Config) -> bool:
+    """Whether something is TSD-SR's LoRAs as published, a folder or a lone file, and not a run's weights."""
+    path = Path(path)
+    if config.get("name") != "tsd_sr":
+        return False
+    return (path / STUDENT_FILE).is_file() if path.is_dir() else path.is_file() and not is_ours(path)
+
+
 def _check_same(found: Mapping[str, Any], wanted: Mapping[str, Any], source: str) -> None:
     """Compare the knobs that both sides know."""
     plain = [

@@ -108,19 +108,22 @@ def _of_tsd_sr(path: Path, model: str) -> WholeModel:
     ]
     if group not in groups:
         raise ValueError(f"{path}: its {model} is the base's own: recipe.tsd_sr.{group} is empty")
+    size = config["denoiser"]["mmdit"]
+    alone = JointTransformer(depth=size["depth"], dual_blocks=size["dual_blocks"])
+    factors = arranged(groups[group], alone)  # which the autoencoder's pass as they are
     base = _beside(config, path, metadata, place)
     if model == "mmdit":
-        arguments = dict(config["denoiser"]["mmdit"])
+        arguments = dict(size)
         kept = read_transformer("recipe.tsd_sr.base", str(base), arguments)
         kept = _kept(kept, config["tsd_sr"]["base_dtype"])
     else:
         kept, arguments, _ = read("kl_autoencoder", base)
         arguments |= {} if config["space"].get("shift") is None else {"shift": config["space"]["shift"]}
     try:
-        params = _plain(tsd_sr.with_lora(kept, groups[group], scale))
+        params = _plain(tsd_sr.with_lora(kept, factors, scale))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-    lora = _lora(groups[group], lambda rank: scale * rank)
+    lora = _lora(factors, lambda rank: scale * rank)
     return WholeModel(params, _told(arguments, model), lora, _named([path, base]))
 
 

@@ -10,6 +10,10 @@ SCHEDULES = ("constant", "cosine")
 OPTIMIZERS = ("adamw",)
 MODES = ("max", "min")
 MESH_AXES = ("data", "fsdp")
+
+NUMBERS: Mapping[str, tuple[Any, str]] = {"int": (int, "a whole number"), "float": (int | float, "a number")}
+"""Types of fields → what a value is an instance of, in words."""
+
 PER_UPDATE = (
     "learning_rate",
     "warmup_steps",
@@ -60,6 +64,10 @@ class TrainingSettings:
     stop_after: int | None = None  # stop at this step as if interrupted; schedules still end at `steps`
 
     def __post_init__(self) -> None:
+        for entry in fields(self):  # whose types are names here
+            value, kind = getattr(self, entry.name), NUMBERS.get(str(entry.type))
+            number = kind is None or (isinstance(value, kind[0]) and not isinstance(value, bool))
+            _require(number, entry.name, value, f"must be {kind[1] if kind else ''}")
         for name in (
             "steps",
             "global_batch",

@@ -109,8 +109,12 @@ def place_frozen(recipe: Recipe, settings: TrainingSettings, mesh: Mesh, prepare
         return {}
 
     def results(params: Params, frozen: Frozen, carry: Carry, batch: Any, key: jax.Array, step: jax.Array) -> Any:
-        losses = [update.loss(params, frozen, carry, batch, key, step) for update in recipe.updates]
-        return [(loss.values, loss.metrics, loss.carry) for loss in losses]
+        found = []
+        for update in recipe.updates:
+            loss = update.loss(params, frozen, carry, batch, key, step)
+            batch = {**batch, **(loss.onward or {})}
+            found.append((loss.values, loss.metrics, loss.carry))
+        return found
 
     arguments = (like.params, recipe.frozen, like.carry, prepared, like.key, like.step)
     read = leaves_read(results, *arguments)[1]
