@@ -9,7 +9,17 @@ import numpy as np
 import pytest
 from drawn import drawn
 
-from framer_jax.models.lora import Lora, apply_lora, init_lora, low_rank_kernel, make_lora, merge, unmerge
+from framer_jax.models.lora import (
+    Lora,
+    apply_lora,
+    branches,
+    init_lora,
+    low_rank_kernel,
+    make_lora,
+    merge,
+    unmerge,
+    with_branches,
+)
 
 KEY = jax.random.key(0)
 X = jax.random.normal(KEY, (2, 6, 5, 3))
@@ -194,3 +204,47 @@ def test_wrong_sets_are_errors():
             make_lora({"layer": {"down": np.zeros(down), "up": np.zeros(up)}}, 1.0)
     with pytest.raises(ValueError, match="'block/query' has no alpha"):
         make_lora(lora.factors, {"other": 1.0})
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.5])
+def test_branches_compute_what_merged_weights_do(scale):
+    sets = {"first": trained(rank=2), "second": trained("query|conv_out", rank=3, alpha=1.0, seed=2)}
+    scales = {"first": scale, "second": -2.0}
+
+    def branched(sets, x):
+        with branches():
+            return Toy().apply(with_branches(params(), sets, scales), x)
+
+    def merged(sets, x):
+        return Toy().apply({"params": merge(params(), sets, scales)}, x)
+
+    close(jax.jit(branched)(sets, X), jax.jit(merged)(sets, X), rtol=1e-4, atol=1e-3)
+    mine, theirs = (jax.jit(jax.grad(lambda sets, call=call: call(sets, X).sum()))(sets) for call in (branched, merged))
+    close(mine, theirs, rtol=1e-3, atol=1e-2)
+    with branches():  # without sets they are the module
+        plain = Toy().apply(with_branches(params(), {}), X)
+    close(plain, Toy().apply({"params": params()}, X))
+    with pytest.raises(ValueError, match="'first' wants a kernel"):
+        with_branches({"conv_in": params()["conv_in"]}, sets)
+
+
+def test_a_small_addition_is_not_lost_beside_weights_of_two_bytes():
+    """As it would be where their sum is rounded to the weights' grid."""
+    rng = np.random.default_rng(0)
+    weights = {"query": {"kernel": jnp.asarray(rng.standard_normal((64, 64)), jnp.bfloat16)}}
+    lora = make_lora({"query": {"down": rng.standard_normal((64, 4)), "up": 1e-4 * rng.standard_normal((4, 64))}}, 4.0)
+    lora = lora.replace(factors=jax.tree.map(lambda leaf: leaf.astype(np.float32), lora.factors))
+    x = jnp.asarray(rng.standard_normal((8, 64)), jnp.float32)
+
+    class Layer(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return nn.Dense(64, use_bias=False, dtype=jnp.float32, name="query")(x)
+
+    plain = Layer().apply({"params": weights}, x)
+    effect = np.asarray(x) @ np.asarray(lora.factors["query"]["down"] @ lora.factors["query"]["up"])
+    with branches():
+        beside = Layer().apply(with_branches(weights, {"": lora}), x) - plain
+    within = Layer().apply({"params": merge(weights, {"": lora})}, x) - plain
+    spread = np.std(effect)
+    assert np.std(beside - effect) < 0.02 * spread < 0.5 * spread < np.std(within - effect)

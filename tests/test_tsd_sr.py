@@ -95,7 +95,7 @@ def network():
     arguments = {**config()["recipe"]["denoiser"]["mmdit"], "context_width": 16, "pooled_width": 12}
     denoiser = DENOISERS["mmdit"](out_channels=4, **arguments)
     denoiser = denoiser.clone(taps="prediction")
-    return jax.jit(lambda params, x, sigma, text: denoiser.apply({"params": params}, x, 1000 * sigma, *text))
+    return jax.jit(lambda variables, x, sigma, text: denoiser.apply(variables, x, 1000 * sigma, *text))
 
 
 def batch(count=2, side=8):
@@ -167,7 +167,7 @@ def test_the_student_makes_its_latent_in_one_step(recipe, student, params, netwo
     plain, _ = jax.jit(task.enlarged)(recipe.frozen, data["lr"])
     assert np.abs(z_lr - plain).max() > 1e-3
     student = with_lora(recipe.frozen[BASE], params[STUDENT], 1.0)
-    velocity, taps = network(student, z_lr, jnp.ones((2,), jnp.float32), told(recipe, "wanted"))
+    velocity, taps = network({"params": student}, z_lr, jnp.ones((2,), jnp.float32), told(recipe, "wanted"))
     np.testing.assert_allclose(found.onward[MADE], z_lr - velocity, atol=1e-4)
     assert len(found.taps) == 2
     np.testing.assert_allclose(found.taps[0], z_lr - taps[0], atol=1e-4)
@@ -223,9 +223,10 @@ def test_examples_keep_their_guidance_and_their_times(recipe, network):
     first, second = (jnp.asarray(rng.standard_normal((2, 4, 4, 4)), jnp.float32) for _ in range(2))
     sigma = jnp.asarray([0.3, 0.8], jnp.float32)
     asked, avoided = told(recipe, "wanted"), told(recipe, "null")
-    found = guided(network, recipe.frozen[BASE], (first, second), sigma, asked, avoided, 7.5)
+    base = {"params": recipe.frozen[BASE]}
+    found = guided(network, base, (first, second), sigma, asked, avoided, 7.5)
     for latent, got in zip((first, second), found, strict=True):
-        towards, away = (network(recipe.frozen[BASE], latent, sigma, text)[0] for text in (asked, avoided))
+        towards, away = (network(base, latent, sigma, text)[0] for text in (asked, avoided))
         np.testing.assert_allclose(got, away + 7.5 * (towards - away), atol=1e-4)
 
 

@@ -1,8 +1,11 @@
-"""Low-rank additions to kernels, as pure transforms of parameter trees: no module knows of them.
+"""Low-rank additions to kernels, as pure transforms of parameter trees, or as branches beside layers that know nothing.
 
 Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models" (ICLR 2022), Section 4.1: W + (alpha / rank) · B A. Of a
 convolution, as in PEFT, A is one of the same size to `rank` channels and B a 1x1 convolution after it; their product is
 a kernel again. Several named sets may be added at once, each with a factor of its own, as PiSA-SR does.
+
+Training computes W x + B (A x), by `with_branches`: an addition that is small beside the weights would be lost where
+their sum is rounded to bfloat16, and no copy of the weights is made. `merge` gives weights that need no sets any more.
 
 Kernels of blocks that a scan stacks have one axis more in front, and so have their factors: each block has its own.
 """
@@ -11,9 +14,11 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
+import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -23,6 +28,9 @@ Params = Mapping[str, Any]
 """Nested mappings of arrays."""
 
 Scale = float | jax.Array
+
+COLLECTION = "lora"
+"""Of a module's variables: the factors beside its parameters."""
 
 
 @flax.struct.dataclass
@@ -119,6 +127,56 @@ def apply_lora(params: Params, loras: Mapping[str, Lora], scales: Mapping[str, S
     return merge(jax.lax.stop_gradient(params), loras, scales)
 
 
+def with_branches(
+    params: Params, loras: Mapping[str, Lora], scales: Mapping[str, Scale] | None = None
+) -> dict[str, Any]:
+    """Variables for a module applied within `branches()`: its layers compute W x + Σ scale · alpha / rank B A x.
+
+    Args:
+      params: of the module, as for `apply_lora`; a gradient reaches them too.
+      loras: name → set.
+      scales: name → further factor, may be traced; 1 each if None.
+
+    Returns:
+      {'params': params, 'lora': the sets side by side along their ranks}.
+
+    Raises:
+      ValueError: as `apply_lora`.
+    """
+    together: dict[str, dict[str, list[jax.Array]]] = {}
+    for path, down, up, scale in _scaled(params, loras, scales):
+        found = together.setdefault(path, {"down": [], "up": []})
+        found["down"].append(down)
+        found["up"].append(up * scale)
+    joined = {
+        path: {"down": jnp.concatenate(parts["down"], axis=-1), "up": jnp.concatenate(parts["up"], axis=-2)}
+        for path, parts in together.items()
+    }
+    return {"params": params, COLLECTION: unflatten_dict(joined, sep="/")}
+
+
+def branches() -> AbstractContextManager[Any]:
+    """While a module is applied to the variables of `with_branches`: every layer adds its branch.
+
+    A branch is computed in the layer's own dtype, from its own input.
+    """
+
+    def added(call: Any, arguments: Any, keywords: Any, context: nn.module.InterceptorContext) -> Any:
+        layer, result = context.module, call(*arguments, **keywords)
+        if context.method_name != "__call__" or not isinstance(layer, nn.Dense | nn.Conv):
+            return result
+        if not layer.has_variable(COLLECTION, "down"):
+            return result
+        factors: list[jax.Array] = [layer.get_variable(COLLECTION, name) for name in _FACTORS]
+        down, up = factors
+        narrow = layer.clone(features=down.shape[-1], use_bias=False, parent=None, name=None)
+        hidden: Any = narrow.apply({"params": {"kernel": down}}, *arguments, **keywords)  # [..., rank]
+        matrix: jax.Array = up.reshape(up.shape[-2:]).astype(hidden.dtype)
+        return result + jnp.tensordot(hidden, matrix, axes=1).astype(result.dtype)
+
+    return nn.intercept_methods(added)
+
+
 def merge(params: Params, loras: Mapping[str, Lora], scales: Mapping[str, Scale] | None = None) -> dict[str, Any]:
     """As `apply_lora`, with a gradient to `params` too: weights that need their sets no more.
 
@@ -156,25 +214,33 @@ def low_rank_kernel(down: jax.Array, up: jax.Array) -> jax.Array:
 def _moved(
     params: Params, loras: Mapping[str, Lora], scales: Mapping[str, Scale] | None, sign: float
 ) -> dict[str, Any]:
-    scales = dict.fromkeys(loras, 1.0) if scales is None else scales
-    if scales.keys() != loras.keys():
-        raise ValueError(f"LoRA sets {sorted(loras)} and scales {sorted(scales)} differ: give one scale to each set")
     leaves = flatten_dict(params, keep_empty_nodes=True, sep="/")
     additions: dict[str, jax.Array] = {}
-    for name, lora in loras.items():
-        alphas = dict(lora.alphas)
-        for path, (down, up) in _layers(lora.factors).items():
-            kernel = leaves.get(f"{path}/kernel")
-            addition = low_rank_kernel(down, up)
-            if kernel is None or kernel.shape != addition.shape:
-                found = "no kernel" if kernel is None else f"one of shape {kernel.shape}"
-                raise ValueError(f"LoRA {name!r} wants a kernel {addition.shape} at {path!r}, but there is {found}")
-            addition = addition * (scales[name] * (sign * alphas[path] / down.shape[-1]))
-            additions[path] = additions[path] + addition if path in additions else addition
+    for path, down, up, scale in _scaled(params, loras, scales):
+        addition = low_rank_kernel(down, up) * (sign * scale)
+        additions[path] = additions[path] + addition if path in additions else addition
     for path, addition in additions.items():
         kernel = jnp.asarray(leaves[f"{path}/kernel"])
         leaves[f"{path}/kernel"] = (kernel.astype(jnp.float32) + addition).astype(kernel.dtype)
     return unflatten_dict(leaves, sep="/")
+
+
+def _scaled(
+    params: Params, loras: Mapping[str, Lora], scales: Mapping[str, Scale] | None
+) -> Iterator[tuple[str, jax.Array, jax.Array, Scale]]:
+    """(path, down, up, what their product is multiplied by) of all sets, whose kernels are there."""
+    scales = dict.fromkeys(loras, 1.0) if scales is None else scales
+    if scales.keys() != loras.keys():
+        raise ValueError(f"LoRA sets {sorted(loras)} and scales {sorted(scales)} differ: give one scale to each set")
+    kernels = _kernels(params)
+    for name, lora in loras.items():
+        alphas = dict(lora.alphas)
+        for path, (down, up) in _layers(lora.factors).items():
+            kernel, wanted = kernels.get(path), (*down.shape[:-1], up.shape[-1])
+            if kernel is None or tuple(kernel.shape) != wanted:
+                found = "no kernel" if kernel is None else f"one of shape {kernel.shape}"
+                raise ValueError(f"LoRA {name!r} wants a kernel {wanted} at {path!r}, but there is {found}")
+            yield path, down, up, scales[name] * (alphas[path] / down.shape[-1])
 
 
 def _kernels(params: Params) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from framer_jax.models.dit import from_patches
 from framer_jax.models.joint_blocks import Block, FeedForward, Head, JointAttention, Repeated
 from framer_jax.models.joint_inputs import POSITIONS, Condition, Tokens
 from framer_jax.models.layers import ATTENTIONS, Dtype
+from framer_jax.models.lora import COLLECTION
 
 CONFIGURATIONS: Mapping[str, Mapping[str, Any]] = {
     "sd3_medium": {},
@@ -170,7 +171,7 @@ class JointTransformer(nn.Module):
         for name, run in runs.items():
             run_of = nn.scan(
                 self._rematerialised(Repeated),
-                variable_axes={"params": 0},
+                variable_axes={"params": 0, COLLECTION: 0},
                 split_rngs={"params": True},
                 in_axes=nn.broadcast,
                 length=len(run),

@@ -19,12 +19,12 @@ import jax.numpy as jnp
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from framer_jax.data.latents import HR_LATENT, LR_LATENT
-from framer_jax.data.text import POOLED, PROMPT, Text, TextSettings
+from framer_jax.data.text import Text, TextSettings
 from framer_jax.diffusion import flow as process
 from framer_jax.diffusion.noise import NoiseField
 from framer_jax.diffusion.samplers import flow_euler
 from framer_jax.diffusion.tiles import lay, over_tiles
-from framer_jax.models.lora import init_lora, make_lora, merge
+from framer_jax.models.lora import branches, init_lora, make_lora, merge, with_branches
 from framer_jax.porting.weights import check_same_structure
 from framer_jax.recipes.base import (
     Batch,
@@ -40,7 +40,7 @@ from framer_jax.recipes.base import (
     Update,
 )
 from framer_jax.recipes.latent_space import LatentSpace, LatentTask, in_tiles, to_model_range
-from framer_jax.recipes.text import AVOIDED, NULL, TEXTS, WANTED, text_of_all, text_of_batch
+from framer_jax.recipes.text import AVOIDED, NULL, TEXTS, WANTED, denoiser_shapes, text_of_all, text_of_batch
 
 BASE = "base"
 """The entry of `frozen` with the parameters that are not trained."""
@@ -176,23 +176,19 @@ def kept_as(leaf: Any, dtype: str) -> Any:
 
 
 def whole(params: Params, frozen: Frozen, settings: Dit4srSettings) -> Params:
-    """All parameters of the denoiser, as training has changed them."""
+    """All parameters of the denoiser, as training has changed them, the LoRA within."""
+    own = _own(params, frozen)
+    return merge(own, {LORA: make_lora(params[LORA], settings.lora_alpha)}) if settings.lora else own
+
+
+def _own(params: Params, frozen: Frozen) -> Params:
+    """All parameters of the denoiser, those of the base and those that are trained."""
     leaves = flatten_dict(frozen.get(BASE, {}), sep="/") | flatten_dict(params[DENOISER], sep="/")
-    together = unflatten_dict(leaves, sep="/")
-    if not settings.lora:
-        return together
-    return merge(together, {LORA: make_lora(params[LORA], settings.lora_alpha)})
+    return unflatten_dict(leaves, sep="/")
 
 
 def _inputs(denoiser: Any, task: LatentTask, text: TextSettings) -> tuple[jax.ShapeDtypeStruct, ...]:
-    """Inputs of the denoiser, as small as it takes them."""
-
-    def floats(*shape: int) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(shape, jnp.float32)
-
-    latent = floats(1, denoiser.multiple, denoiser.multiple, task.space.channels)
-    told = (floats(1, *text.shapes[name]) for name in (PROMPT, POOLED))
-    return latent, floats(1), *told, latent
+    return denoiser_shapes(denoiser, task.space.channels, text, latents=2)
 
 
 def _shapes(denoiser: nn.Module, task: LatentTask, text: TextSettings) -> Params:
@@ -222,8 +218,10 @@ def _predictor(denoiser: nn.Module, settings: Dit4srSettings) -> Predict:
     def predict(
         params: Params, frozen: Frozen, x: jax.Array, sigma: jax.Array, text: Text, z_lr: jax.Array
     ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
-        variables = {"params": whole(params, frozen, settings)}
-        return denoiser.apply(variables, x, sigma * process.TRAINING_STEPS, *text, z_lr)  # type: ignore[return-value]
+        loras = {LORA: make_lora(params[LORA], settings.lora_alpha)} if settings.lora else {}
+        variables = with_branches(_own(params, frozen), loras)
+        with branches():
+            return denoiser.apply(variables, x, sigma * process.TRAINING_STEPS, *text, z_lr)  # type: ignore[return-value]
 
     return predict
 

@@ -16,6 +16,7 @@ import numpy as np
 from framer_jax.diffusion.noise import NoiseField, window
 from framer_jax.frequency import wavelets
 from framer_jax.models.kl_autoencoder import KLAutoencoder
+from framer_jax.models.lora import COLLECTION, branches
 from framer_jax.models.vq_autoencoder import VQAutoencoder
 from framer_jax.recipes.base import Batch, Frozen, Params
 from framer_jax.recipes.normed_tiles import as_one
@@ -67,8 +68,8 @@ def wavelet_space(codec: wavelets.WaveletCodec) -> LatentSpace:
     )
 
 
-AUTOENCODER = "autoencoder"
-"""The entry of `frozen` that an autoencoder's weights have."""
+AUTOENCODER, AUTOENCODER_LORA = "autoencoder", "autoencoder_lora"
+"""The entries of `frozen` that an autoencoder's weights have, and, where one was trained, the branches beside them."""
 
 
 def autoencoder_space(module: VQAutoencoder, params: Params | None) -> LatentSpace:
@@ -105,8 +106,9 @@ def gaussian_space(module: KLAutoencoder, params: Params) -> LatentSpace:
     """
 
     def encode(frozen: Frozen, image: jax.Array, side: int = 0) -> jax.Array:
-        variables = {"params": frozen[AUTOENCODER]}
-        mean = as_one(module, variables, lambda m, x: m.encode(x).mean, image, side, module.pixels_per_latent)
+        variables = {"params": frozen[AUTOENCODER], COLLECTION: frozen.get(AUTOENCODER_LORA, {})}
+        with branches():
+            mean = as_one(module, variables, lambda m, x: m.encode(x).mean, image, side, module.pixels_per_latent)
         return module.normalised(mean)
 
     def decode(frozen: Frozen, latent: jax.Array, side: int = 0) -> jax.Array:

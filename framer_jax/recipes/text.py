@@ -109,3 +109,21 @@ def text_settings(config: Mapping[str, Any]) -> TextSettings:
 def text_widths(config: Mapping[str, Any]) -> dict[str, int]:
     """What a denoiser needs to know of the texts that `recipe.text` describes."""
     return {"context_width": config["width"], "pooled_width": sum(config["clip_widths"])}
+
+
+def denoiser_shapes(denoiser: Any, channels: int, text: TextSettings, latents: int) -> tuple[jax.ShapeDtypeStruct, ...]:
+    """Inputs of a denoiser that is told a text, as small as it takes them: latent, time, text, and further latents.
+
+    Args:
+      denoiser: its `multiple` is the least side of a latent.
+      channels: of a latent.
+      text: sizes of the text.
+      latents: their number.
+    """
+
+    def floats(*shape: int) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(shape, jnp.float32)
+
+    latent = floats(1, denoiser.multiple, denoiser.multiple, channels)
+    told = (floats(1, *text.shapes[name]) for name in (PROMPT, POOLED))
+    return latent, floats(1), *told, *(latent for _ in range(latents - 1))

@@ -20,13 +20,14 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.traverse_util import flatten_dict
 
-from framer_jax.data.text import POOLED, PROMPT, Text, TextSettings
+from framer_jax.data.text import PROMPT, Text, TextSettings
 from framer_jax.diffusion import flow as process
 from framer_jax.diffusion.noise import NoiseField
 from framer_jax.diffusion.tiles import lay, over_tiles
 from framer_jax.losses import target_score
-from framer_jax.models.lora import init_lora, make_lora, merge
+from framer_jax.models.lora import COLLECTION, Lora, branches, init_lora, make_lora, merge, with_branches
 from framer_jax.recipes.base import (
     Batch,
     Carry,
@@ -41,9 +42,16 @@ from framer_jax.recipes.base import (
     Update,
 )
 from framer_jax.recipes.dit4sr import BASE, BASE_DTYPES, kept_as
-from framer_jax.recipes.latent_space import AUTOENCODER, LatentSpace, LatentTask, in_tiles, to_model_range
+from framer_jax.recipes.latent_space import (
+    AUTOENCODER,
+    AUTOENCODER_LORA,
+    LatentSpace,
+    LatentTask,
+    in_tiles,
+    to_model_range,
+)
 from framer_jax.recipes.perceptual import Perceptual
-from framer_jax.recipes.text import NULL, TEXTS, WANTED, text_of_all, text_of_batch
+from framer_jax.recipes.text import NULL, TEXTS, WANTED, denoiser_shapes, text_of_all, text_of_batch
 
 STUDENT, ENCODER, REGULARISER = "lora", "encoder_lora", "regulariser_lora"
 """The groups: factors of the student's LoRA, of that on the encoder, and of the one that follows the student."""
@@ -159,7 +167,10 @@ def tsd_sr(
     if settings.encoder_lora and AUTOENCODER not in space.frozen:
         raise ValueError("recipe.tsd_sr.encoder_lora needs an autoencoder: use recipe.space.name=kl, or leave it empty")
     task = LatentTask(space, settings.scale, residual=False)
-    kept = jax.tree.map(lambda leaf: kept_as(leaf, settings.base_dtype), base or _shapes(denoiser, space, text))
+    if base is None:
+        inputs = denoiser_shapes(denoiser, space.channels, text, latents=1)
+        base = jax.eval_shape(denoiser.init, jax.random.key(0), *inputs)["params"]
+    kept = jax.tree.map(lambda leaf: kept_as(leaf, settings.base_dtype), base)
     network = _network(denoiser)
     exported = (STUDENT, ENCODER) if settings.encoder_lora else (STUDENT,)
     frozen: Frozen = {**space.frozen, TEXTS: dict(texts), BASE: kept}
@@ -184,17 +195,6 @@ def tsd_sr(
         exported=exported,
         frozen=frozen,
     )
-
-
-def _shapes(denoiser: Any, space: LatentSpace, text: TextSettings) -> Params:
-    """Of the transformer's parameters."""
-
-    def floats(*shape: int) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(shape, jnp.float32)
-
-    latent = floats(1, denoiser.multiple, denoiser.multiple, space.channels)
-    told = (floats(1, *text.shapes[name]) for name in (PROMPT, POOLED))
-    return jax.eval_shape(denoiser.init, jax.random.key(0), latent, floats(1), *told)["params"]
 
 
 def _init(settings: TsdSrSettings, frozen: Frozen) -> Callable[[jax.Array, Batch], Params]:
@@ -222,30 +222,33 @@ def with_lora(weights: Params, factors: Params, scale: float) -> Params:
     Raises:
       ValueError: the factors are of another model.
     """
-    leaves = jax.tree_util.tree_leaves_with_path(factors)
-    ranks = {
-        jax.tree_util.keystr(path[:-1], simple=True, separator="/"): leaf.shape[-1]
-        for path, leaf in leaves
-        if path[-1] == jax.tree_util.DictKey("down")
-    }
-    alphas = {path: scale * rank for path, rank in ranks.items()}
-    return merge(weights, {"": make_lora(factors, alphas)})
+    return merge(weights, _sets(factors, scale))
 
 
-Network = Callable[[Params, jax.Array, jax.Array, Text], tuple[jax.Array, tuple[jax.Array, ...]]]
-"""(parameters, x, sigma [B], text) → (velocity, taps)."""
+def _sets(factors: Params, scale: float) -> dict[str, Lora]:
+    leaves = flatten_dict(factors, sep="/")
+    ranks = {path.removesuffix("/down"): leaf.shape[-1] for path, leaf in leaves.items() if path.endswith("/down")}
+    return {"": make_lora(factors, {path: scale * rank for path, rank in ranks.items()})}
+
+
+Variables = Mapping[str, Any]
+"""Of the transformer: its parameters, and the branches of a LoRA beside them."""
+
+Network = Callable[[Variables, jax.Array, jax.Array, Text], tuple[jax.Array, tuple[jax.Array, ...]]]
+"""(variables, x, sigma [B], text) → (velocity, taps)."""
 
 
 def _network(denoiser: nn.Module) -> Network:
-    def network(params: Params, x: jax.Array, sigma: jax.Array, text: Text) -> tuple[jax.Array, tuple[jax.Array, ...]]:
-        return denoiser.apply({"params": params}, x, sigma * process.TRAINING_STEPS, *text)  # type: ignore[return-value]
+    def network(variables: Variables, x: jax.Array, sigma: jax.Array, text: Text) -> Any:
+        with branches():
+            return denoiser.apply(variables, x, sigma * process.TRAINING_STEPS, *text)
 
     return network
 
 
 def guided(
     network: Network,
-    params: Params,
+    variables: Variables,
     latents: tuple[jax.Array, ...],
     sigma: jax.Array,
     asked: Text,
@@ -256,7 +259,7 @@ def guided(
 
     Args:
       network: see Network.
-      params: its parameters.
+      variables: its own.
       latents: [B, h, w, C] float32 each.
       sigma: [B] float32.
       asked: of each example.
@@ -268,7 +271,7 @@ def guided(
     x = jnp.stack([latent for latent in latents for _ in range(2)], axis=1)  # [B, 2 count, h, w, C]
     told = (jnp.stack(count * parts, axis=1) for parts in zip(avoided, asked, strict=True))
     text = Text(*(part.reshape(-1, *part.shape[2:]) for part in told))  # type: ignore[arg-type]
-    found, _ = network(params, x.reshape(-1, *x.shape[2:]), jnp.repeat(sigma, 2 * count), text)
+    found, _ = network(variables, x.reshape(-1, *x.shape[2:]), jnp.repeat(sigma, 2 * count), text)
     found = found.reshape(x.shape)
     return tuple(process.guide(found[:, 2 * i], found[:, 2 * i + 1], factor) for i in range(count))
 
@@ -280,9 +283,9 @@ Student = Callable[[jax.Array], tuple[jax.Array, tuple[jax.Array, ...]]]
 def _student(settings: TsdSrSettings, network: Network, params: Params, frozen: Frozen) -> tuple[Frozen, Student]:
     """(`frozen` with the student's encoder, the student)."""
     if settings.encoder_lora:
-        encoder = with_lora(frozen[AUTOENCODER], params[ENCODER], settings.lora_scale)
-        frozen = {**frozen, AUTOENCODER: encoder}
-    transformer = with_lora(frozen[BASE], params[STUDENT], settings.lora_scale)
+        encoder = with_branches(frozen[AUTOENCODER], _sets(params[ENCODER], settings.lora_scale))
+        frozen = {**frozen, AUTOENCODER_LORA: encoder[COLLECTION]}
+    transformer = with_branches(frozen[BASE], _sets(params[STUDENT], settings.lora_scale))
 
     def velocity(z_lr: jax.Array) -> tuple[jax.Array, tuple[jax.Array, ...]]:
         count = z_lr.shape[0]
@@ -338,8 +341,8 @@ def _directions(
     )
     noise = jax.random.normal(key_noise, z.shape, jnp.float32)
     asked, avoided = text_of_teacher(frozen, batch, count), text_of_all(frozen, NULL, count)
-    teacher = with_lora(frozen[BASE], frozen[TEACHER], 1.0) if TEACHER in frozen else frozen[BASE]
-    regulariser = with_lora(frozen[BASE], params[REGULARISER], settings.lora_scale)
+    teacher = with_branches(frozen[BASE], _sets(frozen[TEACHER], 1.0) if TEACHER in frozen else {})
+    regulariser = with_branches(frozen[BASE], _sets(params[REGULARISER], settings.lora_scale))
 
     def networks(x: jax.Array, x_hr: jax.Array, sigma: jax.Array) -> target_score.Velocities:
         told = asked, avoided, settings.guidance
@@ -364,8 +367,8 @@ def _regulariser_loss(settings: TsdSrSettings, network: Network) -> LossFunction
         key_sigma, key_noise = jax.random.split(key)
         sigma = target_score.draw_sigmas(key_sigma, count, shift=settings.shift)[:, 0]
         x = process.forward(z, sigma, jax.random.normal(key_noise, z.shape, jnp.float32))
-        weights = with_lora(frozen[BASE], params[REGULARISER], settings.lora_scale)
-        prediction, _ = network(weights, x, sigma, text_of_teacher(frozen, batch, count))
+        variables = with_branches(frozen[BASE], _sets(params[REGULARISER], settings.lora_scale))
+        prediction, _ = network(variables, x, sigma, text_of_teacher(frozen, batch, count))
         error = process.preconditioned_error(x, prediction, z, sigma)  # [B]
         return Loss(0.5 * error, {"latent_mse": error}, (), carry)
 
