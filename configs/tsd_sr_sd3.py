@@ -4,8 +4,10 @@ Command:  framer-jax train --config configs/tsd_sr_sd3.py --workdir runs/tsd_sr 
               --set recipe.tsd_sr.base=SD3/transformer --set recipe.space.weights=SD3/vae
               --set recipe.tsd_sr.teacher_lora=teacher.safetensors --set recipe.lpips.weights=lpips_alex.safetensors
               --set recipe.text.null=null.safetensors --set recipe.text.wanted=wanted.safetensors
-          (the texts from `framer-jax precompute embeddings --null`, the second with `--text`; the LoRA is TSD-SR's;
-          `tsd_sr_sd3.py:released` for latents without the autoencoder's shift, which TSD-SR's published weights expect)
+              --set data.embeddings=EMBEDDINGS
+          (texts from `framer-jax precompute embeddings --t5-length 256` with `--null`, `--text` and `--captions`; the
+          LoRA is TSD-SR's; recipe.text.condition=null to do without captions: the teacher is then told what the student
+          is; `tsd_sr_sd3.py:released` for latents without the autoencoder's shift, as the published weights expect)
 Hardware: 8 GPUs with 80 GB. Expected time: not measured yet; the released trainer makes 200,000 steps of 16 images.
 Expected: not measured. FRAMER's Table 7 has TSD-SR at 23.45 dB PSNR, LPIPS .383, MUSIQ 71.08 on RealSR.
 """
@@ -29,7 +31,8 @@ def get_config(latents: str = "correct") -> ConfigDict:
     config.recipe.denoiser.name = "mmdit"
     config.recipe.denoiser.mmdit.remat = "attention"
     config.recipe.lpips.net = "alex"
-    config.recipe.text.condition = "null"
+    config.recipe.text.t5_length = 256
+    config.data.null_ratio = 0.0
     config.data.degradation = "framer_paper"
     config.data.crop = 512
     config.training.steps = 200_000

@@ -6,83 +6,30 @@ import numpy as np
 import pytest
 from drawn import drawn
 from flax.traverse_util import flatten_dict
-from texts import encoder
-from tiny import CONFIGS, config, photos, ported, text
+from tiny import CONFIGS, config
+from tsd_sr_files import batch, knobs, make_files, recipe_of
 
-from framer_jax import cli
-from framer_jax.commands.precompute.embeddings import embed_captions, write_text
-from framer_jax.commands.precompute.work import Work
-from framer_jax.commands.train import starting_weights, train_from_config
-from framer_jax.commands.training_data import open_training
-from framer_jax.config import ConfigError, load_config, to_dict
-from framer_jax.data.captions import Caption
-from framer_jax.data.pipeline import make_batches, make_prepare
-from framer_jax.data.records import RecordFiles
-from framer_jax.degradations.presets import preset_by_name
+from framer_jax.config import load_config, to_dict
 from framer_jax.diffusion.noise import noise_field
-from framer_jax.inference.model import load_model
 from framer_jax.inference.protocols import PROTOCOLS
 from framer_jax.inference.upscaler import UpscaleSettings
 from framer_jax.losses.framer import paper
 from framer_jax.models.mmdit import MMDiT, arranged
-from framer_jax.porting.lora import LoraLayers, write_layers
-from framer_jax.porting.table import MAPS
-from framer_jax.porting.torch_files import read_state, write_state
-from framer_jax.porting.weights import load_weights
-from framer_jax.recipes.base import Tiling, expected_params
+from framer_jax.porting.torch_files import read_state
+from framer_jax.recipes.base import Tiling
 from framer_jax.recipes.dit4sr import BASE
 from framer_jax.recipes.framer import framer
 from framer_jax.recipes.latent_space import AUTOENCODER, LatentTask, enlarge, from_model_range
-from framer_jax.recipes.stable_diffusion import PUBLISHED_LORAS
 from framer_jax.recipes.table import DENOISERS, SPACES, build_recipe
-from framer_jax.recipes.text import TEXTS, text_settings
+from framer_jax.recipes.text import TEXTS
 from framer_jax.recipes.tsd_sr import ENCODER, MADE, REGULARISER, STUDENT, TEACHER, TsdSrSettings, guided, with_lora
-
-SMALL = (
-    "recipe.name=tsd_sr",
-    "recipe.denoiser.name=mmdit",
-    "recipe.space.name=kl",
-    "recipe.denoiser.mmdit.taps=prediction",
-    "recipe.text.condition=null",
-)
 
 STEP = jnp.int32(0)
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Everything that TSD-SR is trained with."""
-    place = tmp_path_factory.mktemp("tsd_sr")
-    ported(place / "vae.safetensors", "kl_autoencoder")
-    ported(place / "base.safetensors", "mmdit")
-    ported(place / "lpips.safetensors", "lpips_alex")
-    for seed, name in enumerate(("null", "wanted")):
-        text(place / f"{name}.safetensors", seed=seed)
-    base, _ = load_weights(place / "base.safetensors")
-    query = base["block_0"]["attention"]["query"]["kernel"]
-    rng = np.random.default_rng(4)
-    shapes = {"down": (query.shape[0], 2), "up": (2, query.shape[1])}
-    factors = {name: 10 * rng.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
-    layers = LoraLayers({"block_0": {"attention": {"query": factors}}}, {"block_0/attention/query": 4.0})
-    write_state(place / "teacher.safetensors", write_layers(MAPS["mmdit"], base, {"": layers}))
-    photos(place / "photos")
-    return place
-
-
-def knobs(folder):
-    return (
-        *SMALL,
-        f"recipe.space.weights={folder}/vae.safetensors",
-        f"recipe.tsd_sr.base={folder}/base.safetensors",
-        f"recipe.tsd_sr.teacher_lora={folder}/teacher.safetensors",
-        f"recipe.lpips.weights={folder}/lpips.safetensors",
-        f"recipe.text.null={folder}/null.safetensors",
-        f"recipe.text.wanted={folder}/wanted.safetensors",
-    )
-
-
-def recipe_of(*changes):
-    return build_recipe(config(*changes)["recipe"], "training")
+    return make_files(tmp_path_factory.mktemp("tsd_sr"))
 
 
 @pytest.fixture(scope="module")
@@ -96,11 +43,6 @@ def network():
     denoiser = DENOISERS["mmdit"](out_channels=4, **arguments)
     denoiser = denoiser.clone(taps="prediction")
     return jax.jit(lambda variables, x, sigma, text: denoiser.apply(variables, x, 1000 * sigma, *text))
-
-
-def batch(count=2, side=8):
-    hr = jax.random.uniform(jax.random.key(0), (count, 4 * side, 4 * side, 3), jnp.float32)
-    return {"hr": hr, "lr": hr.reshape(count, side, 4, side, 4, 3).mean(axis=(2, 4))}
 
 
 @pytest.fixture(scope="module")
@@ -238,32 +180,6 @@ def test_the_texts_of_examples_are_for_the_teacher(student, params):
     assert np.all(plain.metrics["distillation"] != other.metrics["distillation"])
 
 
-def test_its_authors_loras_are_weights_and_a_start(recipe, params, folder, tmp_path):
-    """A folder with a file of PEFT for each model, as they publish it."""
-    published = tmp_path / "tsdsr"
-    published.mkdir()
-    for name, group, on in (("mmdit", STUDENT, BASE), ("kl_autoencoder", ENCODER, AUTOENCODER)):
-        downs = [path for path in flatten_dict(params[group], sep="/") if path.endswith("/down")]
-        layers = LoraLayers(params[group], {path.removesuffix("/down"): 2.0 for path in downs})
-        state = write_layers(MAPS[name], recipe.frozen[on], {"": layers})
-        state = {key: value for key, value in state.items() if not key.endswith(".alpha")}  # PEFT's files have none
-        write_state(published / PUBLISHED_LORAS[group][0], state)
-    settings = config(*knobs(folder))
-    model = load_model(published, settings)
-    jax.tree.map(np.testing.assert_array_equal, model.params, {name: params[name] for name in (STUDENT, ENCODER)})
-    half = load_model(published, config(*knobs(folder), "recipe.tsd_sr.lora_scale=2.0"))
-    np.testing.assert_array_equal(
-        half.params[STUDENT]["tokens"]["embed"]["up"], params[STUDENT]["tokens"]["embed"]["up"] / 2
-    )
-    start, digest = starting_weights(recipe, settings["recipe"], str(published))
-    jax.tree.map(np.testing.assert_array_equal, start, model.params)
-    assert len(digest) == 2 * 64 + 1
-    with pytest.raises(ValueError, match=r"tsdsr does not fit this model; .* \(16, 2\) instead of \(16, 3\)"):
-        load_model(published, config(*knobs(folder), "recipe.tsd_sr.lora_rank=3"))
-    with pytest.raises(ValueError, match=r"vae\.safetensors is no LoRA of mmdit"):
-        load_model(published / "vae.safetensors", config(*knobs(folder), "recipe.tsd_sr.encoder_lora="))
-
-
 def test_blocks_in_one_program_are_the_same_blocks(recipe, student, params, folder):
     changes = ("recipe.tsd_sr.perceptual_weight=0.0", "recipe.denoiser.mmdit.scan=True")
     scanned = recipe_of(*knobs(folder), *changes)
@@ -348,65 +264,3 @@ def test_latents_without_the_shift(folder):
     ]
     own, none = (jax.jit(space.encode)(space.frozen, image) for space in spaces)
     np.testing.assert_allclose(none - own, np.full_like(own, 0.1 * 1.5), atol=1e-5)
-
-
-def test_photographs_come_with_the_embeddings_of_their_captions(folder, tmp_path):
-    settings = (
-        *knobs(folder),
-        f"data.train={folder}/photos",
-        "recipe.text.condition=captions",
-        "training.stop_after=1",
-    )
-    sizes = text_settings(config(*settings)["recipe"]["text"])
-    encoders = {name: encoder(name, sizes) for name in ("clip_l", "clip_g", "t5")}
-    captions = {f"photo_{index}.png": Caption(f"photo_{index}.png", "", f"Number {index}.") for index in range(3)}
-    embed_captions(captions, encoders, tmp_path / "embeddings", Work(3, 2), sizes)
-    write_text(tmp_path / "null.safetensors", "", encoders, sizes)
-    settings += (f"recipe.text.null={tmp_path}/null.safetensors", f"data.embeddings={tmp_path}/embeddings")
-    source = open_training(config(*settings, "data.null_ratio=0.0"))
-    preset = preset_by_name("bicubic", 4)
-    raw = next(make_batches(source, 32, preset, 4, 0, num_threads=0))
-    stored = RecordFiles(tmp_path / "embeddings")
-    for record, prompt in zip(raw["record"], raw["prompt"], strict=True):
-        np.testing.assert_array_equal(prompt, stored[int(record)]["prompt"])
-    prepared = make_prepare(preset)(raw)
-    assert prepared.keys() == {"hr", "lr", "prompt", "pooled"}
-    assert {leaf.dtype for leaf in prepared.values()} == {jnp.dtype("float32")}
-    without = next(
-        make_batches(open_training(config(*settings, "data.null_ratio=1.0")), 32, preset, 4, 0, num_threads=0)
-    )
-    np.testing.assert_array_equal(without["hr"], raw["hr"])
-    assert len({prompt.tobytes() for prompt in without["prompt"]}) == 1
-    assert open_training(config(*settings)).names != source.names  # a run notices
-    with pytest.raises(ConfigError, match=r"holds records, and recipe\.name tsd_sr needs photographs"):
-        open_training(config(*settings, f"data.train={tmp_path}/embeddings"))
-
-
-def test_it_trains_resumes_exactly_and_upscales(folder, tmp_path, capsys):
-    data = [f"data.{part}={folder}/photos" for part in ("train", "validation")]
-    settings = (*knobs(folder), *data, "framer.reading=paper", "training.best_metric=sample/psnr-y")
-    whole = train_from_config(config(*settings), tmp_path / "whole")
-    assert whole.step == 2
-    assert all(np.isfinite(whole.scalars[f"{name}/loss"]) for name in ("student", "regulariser"))
-    train_from_config(config(*settings, "training.stop_after=1"), tmp_path / "parts")
-    train_from_config(config(*settings), tmp_path / "parts")
-    first, second = (load_weights(tmp_path / name / "weights.safetensors") for name in ("whole", "parts"))
-    jax.tree.map(np.testing.assert_array_equal, first[0], second[0])
-    assert first[0].keys() == {STUDENT, ENCODER}
-    assert first[1]["weights"].keys() == {
-        "recipe.space.weights",
-        "recipe.tsd_sr.base",
-        "recipe.tsd_sr.teacher_lora",
-        "recipe.lpips.weights",
-        "recipe.text.null",
-        "recipe.text.wanted",
-    }
-    for name in ("vae", "base", "null", "wanted"):  # what upscaling needs, and no teacher
-        (tmp_path / "whole" / f"{name}.safetensors").write_bytes((folder / f"{name}.safetensors").read_bytes())
-    model = load_model(tmp_path / "whole")
-    assert model.params.keys() == expected_params(model.recipe).keys() == {STUDENT, ENCODER}
-    words = ["upscale", str(folder / "photos" / "photo_0.png"), str(tmp_path / "large.png"), "--tile", "16"]
-    assert cli.main([*words, "--overlap", "4", "--weights", str(tmp_path / "whole")]) == 0
-    assert (tmp_path / "large.png").is_file()
-    lines = (tmp_path / "whole" / "metrics.jsonl").read_text()
-    assert "student/lpips" in lines and "student/framer_term" in lines and "regulariser/latent_mse" in lines

@@ -1,4 +1,4 @@
-"""What a training run on precomputed latents tells its denoiser: captions, the empty text, or zeros."""
+"""What a training run tells its denoiser: captions, the empty text, or zeros."""
 
 from __future__ import annotations
 
@@ -51,13 +51,16 @@ class TextCondition:
             if name not in needed and getattr(self, name):
                 raise ConfigError(f"the text condition {self.condition!r} takes no {name} embeddings: leave them out")
 
-    def __str__(self) -> str:
-        """One line for logs and model cards."""
-        return {
-            "captions": f"captions, the null text for {self.null_ratio:.0%} of the examples",
-            "null": "the null text for every example",
-            "zero": "zeros for every example: no text encoder was used, and the model does not know any text",
-        }[self.condition]
+    def told(self, recipe: str) -> str:
+        """One line for logs and model cards, of a recipe by its name."""
+        if self.condition == "zero":
+            return "zeros for every example: no text encoder was used, and the model does not know any text"
+        if recipe == "tsd_sr":
+            others = "its caption, or by chance the null text" if self.condition == "captions" else "the same"
+            return f"the student one prompt (recipe.text.wanted); its teacher, of an example, {others}"
+        if self.condition == "null":
+            return "the null text for every example"
+        return f"captions, the null text for {self.null_ratio:.0%} of the examples"
 
 
 def open_latents(folder: str | os.PathLike[str], config: dict[str, Any], vae: str, text: TextCondition) -> LatentFiles:

@@ -26,7 +26,7 @@ from framer_jax.porting.weights import check_same_structure
 from framer_jax.recipes.base import Params, Recipe, expected_params
 from framer_jax.recipes.stable_diffusion import read_student
 from framer_jax.recipes.table import add_framer, build_recipe
-from framer_jax.recipes.weights_by_path import digests, is_published_student, read_groups
+from framer_jax.recipes.weights_by_path import digest_of, digests, is_published_student, read_groups
 from framer_jax.training.logging import default_writer
 from framer_jax.training.loop import TrainResult, train
 from framer_jax.training.settings import TrainingSettings
@@ -112,7 +112,7 @@ def train_from_config(config: dict[str, Any], workdir: str | Path, init: str | N
         raise ConfigError(f"training: {error}") from error
     preset = preset_by_name(data["degradation"], base.scale)
     source = open_training(config)
-    told = {"text": str(condition)} if (condition := text_condition(config)) else {}
+    told = {"text": condition.told(config["recipe"]["name"])} if (condition := text_condition(config)) else {}
     start, digest = starting_weights(base, config["recipe"], init) if init else (base.starting, None)
     # What was started from and what stays frozen is a part of what a run is.
     identity = {"init": digest, "weights": digests(config["recipe"])}
@@ -171,9 +171,7 @@ def starting_weights(recipe: Recipe, config: dict[str, Any], init: str) -> tuple
       ValueError, FileNotFoundError, ImportError: it cannot be read, or does not fit; one line that names it.
     """
     if init != "starter" and is_published_student(init, config):
-        path = weights_file(init, folders=True)
-        files = sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
-        return read_student(path, config, recipe), "+".join(map(sha256_of, files))
+        return read_student(init, config, recipe), digest_of(init)
     path = weights_file(None if init == "starter" else init)
     params = read_groups(path, config, same_process=False).params
     check_same_structure(params, expected_params(recipe), source=str(path))

@@ -49,6 +49,11 @@ def open_training(config: dict[str, Any]) -> ImageFiles | CaptionedPhotos | Reco
     if name in NEED_PHOTOS:
         raise ConfigError(f"data.train {folder} holds records, and recipe.name {name} needs photographs: give a folder")
     if text:
+        if config["recipe"]["space"].get("shift") is not None:
+            raise ConfigError(
+                "recipe.space.shift is for latents that are made while training; precomputed ones have the "
+                "autoencoder's own: leave it out"
+            )
         return open_latents_of(config, text)
     found = RecordFiles(folder)
     check_records(found.manifest, config, folder)

@@ -34,8 +34,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--protocol",
         default=UpscaleSettings.protocol,
         choices=tuple(PROTOCOLS),
-        help="tiles and noise: ours; that of ResShift's released code (then --tile is 512, 256 or 64); or DiT4SR's, "
-        "with tiles within the sampler's steps and AdaIN",
+        help="tiles and noise: ours; that of ResShift's released code (then --tile is 512, 256 or 64); or those of "
+        "DiT4SR's and TSD-SR's, with tiles within the sampler's steps and a colour fix",
     )
     changes = parser.add_argument_group("the sampler", "instead of what the model's configuration says")
     changes.add_argument("--steps", type=int, metavar="N", help="steps of the sampler")
@@ -47,10 +47,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--mode", default="sample", choices=("sample", "mean"), help="full sampler, or one-step mean")
     parser.add_argument("--seed", type=int, default=0, help="of the noise canvas")
     parser.add_argument("--tile", type=int, help="side of a tile, LR pixels; bounds the memory; default: 128, or less")
-    parser.add_argument("--overlap", type=int, help="LR pixels shared by neighbouring tiles; default: 16 (dit4sr: 48)")
+    parser.add_argument(
+        "--overlap", type=int, help="LR pixels shared by neighbouring tiles; default: 16 (dit4sr: 48, tsd_sr: 16)"
+    )
     parser.add_argument("--tile-batch", type=int, default=4, help="tiles computed at a time")
     parser.add_argument(
-        "--color-fix", choices=("none", "adain", "wavelet"), help="on the whole image; default: none (dit4sr: adain)"
+        "--color-fix",
+        choices=("none", "adain", "wavelet"),
+        help="on the whole image; default: none (dit4sr: adain, tsd_sr: wavelet)",
     )
     parser.add_argument("--color-strength", type=float, default=1.0, help="0 to 1")
     parser.add_argument("--recursive", action="store_true", help="search folders below the input")

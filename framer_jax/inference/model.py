@@ -15,7 +15,7 @@ from framer_jax.porting.weights import save_weights
 from framer_jax.recipes.base import Params, Recipe
 from framer_jax.recipes.sampling import UNCHANGED, Sampling, changed
 from framer_jax.recipes.table import GLOBAL_DENOISERS, open_recipe
-from framer_jax.recipes.weights_by_path import STUDENT_FILE, network_of
+from framer_jax.recipes.weights_by_path import STUDENT_FILES, network_of
 from framer_jax.version import __version__
 
 STARTER = Path(__file__).parents[1] / "weights" / "starter.safetensors"
@@ -89,14 +89,13 @@ def weights_file(path: str | os.PathLike[str] | None, folders: bool = False) -> 
         return path
     if (path / LAST).is_file():
         return path / LAST
-    if folders and (path / STUDENT_FILE).is_file():
-        return path
-    if not (model_folder(path, "transformer") / CONFIG).is_file():
+    student = (path / STUDENT_FILES[0]).is_file()
+    if not student and not (model_folder(path, "transformer") / CONFIG).is_file():
         raise FileNotFoundError(f"{path} holds no {LAST}: give a weights file or the directory of a training run")
     if not folders:
         raise ValueError(
             f"{path} holds published weights, which carry no configuration: name one with --recipe, such as "
-            "configs/dit4sr_sd35.py; training starts from them as recipe.dit4sr.base"
+            + ("configs/tsd_sr_sd3.py" if student else "configs/dit4sr_sd35.py; training starts from them as its base")
         )
     return path
 

@@ -16,7 +16,7 @@ class UpscaleSettings:
       mode: 'sample' for the full sampler, 'mean' for the one-call estimate.
       tile: side of a tile in LR pixels; a multiple of the recipe's lr_multiple.
       overlap: LR pixels that neighbouring tiles share at least.
-      tile_batch: tiles computed at a time; with protocol 'dit4sr', of one picture's latents in each step.
+      tile_batch: tiles computed at a time; with protocols 'dit4sr' and 'tsd_sr', of one picture's latents in each step.
       color_fix: 'none', 'adain' or 'wavelet', on the whole picture; '' for what the protocol has.
       color_strength: 0 to 1, how much of the colour fix is applied.
       seed: of the noise canvas.

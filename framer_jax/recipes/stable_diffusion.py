@@ -31,14 +31,14 @@ from framer_jax.recipes.dit4sr import BASE
 from framer_jax.recipes.latent_space import AUTOENCODER
 from framer_jax.recipes.pretrained import load_pretrained, read
 from framer_jax.recipes.tsd_sr import ENCODER, STUDENT
-from framer_jax.recipes.weights_by_path import STUDENT_FILE
+from framer_jax.recipes.weights_by_path import STUDENT_FILES
 
 FREE = ("compatibility", "reading", "strength", "attention", "remat", "scan", "taps", "dtype", "channels")
 """Arguments of the denoiser that a base's weights do not decide."""
 
 PUBLISHED_LORAS = {
-    STUDENT: (STUDENT_FILE, "mmdit", BASE),
-    ENCODER: ("vae.safetensors", "kl_autoencoder", AUTOENCODER),
+    STUDENT: (STUDENT_FILES[0], "mmdit", BASE),
+    ENCODER: (STUDENT_FILES[1], "kl_autoencoder", AUTOENCODER),
 }
 """Group of TSD-SR → the file in its authors' folder, the weight map of what it lies on, and where that is frozen."""
 

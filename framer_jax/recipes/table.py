@@ -140,6 +140,12 @@ def _tsd_sr(config: Config, denoiser: nn.Module, space: LatentSpace, purpose: st
     arguments = {**config["denoiser"]["mmdit"], **text_widths(config["text"])}
     base = read_transformer("recipe.tsd_sr.base", path, arguments)
     teacher = None
+    prompted = config["text"][WANTED] or config["text"]["condition"] == "captions"
+    if purpose == "training" and settings.guidance != 1 and not prompted:
+        raise ValueError(
+            f"recipe.tsd_sr.guidance {settings.guidance} leads from the null text to a prompt, and there is none: set "
+            "recipe.text.wanted or recipe.text.condition=captions, or recipe.tsd_sr.guidance=1"
+        )
     if purpose == "training" and (path := config["tsd_sr"]["teacher_lora"]):
         teacher = arranged(read_lora("recipe.tsd_sr.teacher_lora", path, "mmdit", base), denoiser)  # type: ignore[arg-type]
     base = arranged(base, denoiser)  # type: ignore[arg-type]

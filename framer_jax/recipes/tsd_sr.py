@@ -7,11 +7,13 @@ regulariser). All three lie on one copy of the transformer, whose own weights ne
 
 Differences from the released trainer, which are faults there: the distillation has a gradient; each example's network
 is told the time that the example was noised to, not that of the first one; the regulariser's loss is not multiplied by
-random numbers. The encoder gives its mean, not a draw.
+random numbers (whose mean is a half). The encoder gives its mean, not a draw; the sub-steps' bias is drawn for each
+example; gradients are clipped by the norm of both of the student's sets.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -118,6 +120,13 @@ class TsdSrSettings:
             raise ValueError(f"recipe.tsd_sr.base_dtype is {self.base_dtype!r}: choose one of {', '.join(BASE_DTYPES)}")
         if not 1 <= self.substeps <= 4:
             raise ValueError(f"recipe.tsd_sr.substeps is {self.substeps}: choose 1 to 4")
+        if self.substep_size < 1:
+            raise ValueError(f"recipe.tsd_sr.substep_size is {self.substep_size}: choose 1 or more")
+        if not (math.isfinite(self.lora_scale) and self.lora_scale > 0):
+            raise ValueError(f"recipe.tsd_sr.lora_scale is {self.lora_scale}: choose a number above 0")
+        for name in ("guidance", "distillation_weight", "latent_weight", "perceptual_weight"):
+            if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
+                raise ValueError(f"recipe.tsd_sr.{name} is {getattr(self, name)}: choose a number from 0 on")
         if not 0 <= self.variational_share <= 1:
             raise ValueError(f"recipe.tsd_sr.variational_share is {self.variational_share}: choose 0 to 1")
         for name in ("lora", "encoder_lora", "regulariser_lora"):

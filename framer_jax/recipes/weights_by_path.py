@@ -234,8 +234,8 @@ def is_published_transformer(path: str | os.PathLike[str], config: Config) -> bo
     return config.get("name") == "dit4sr" and Path(path).exists() and not is_trained(path)
 
 
-STUDENT_FILE = "transformer.safetensors"
-"""The transformer's LoRA in the folder that TSD-SR's authors publish."""
+STUDENT_FILES = ("transformer.safetensors", "vae.safetensors")
+"""LoRAs of the transformer and of the autoencoder in the folder that TSD-SR's authors publish."""
 
 
 def is_published_student(path: str | os.PathLike[str], config: Config) -> bool:
@@ -243,7 +243,7 @@ def is_published_student(path: str | os.PathLike[str], config: Config) -> bool:
     path = Path(path)
     if config.get("name") != "tsd_sr":
         return False
-    return (path / STUDENT_FILE).is_file() if path.is_dir() else path.is_file() and not is_ours(path)
+    return (path / STUDENT_FILES[0]).is_file() if path.is_dir() else path.is_file() and not is_ours(path)
 
 
 def _check_same(found: Mapping[str, Any], wanted: Mapping[str, Any], source: str) -> None:
@@ -306,8 +306,10 @@ def digest_of(path: str | os.PathLike[str], part: str = "") -> str:
     """SHA-256 of a file; of a ported one, that of the file it was made of, so that both count as the same.
 
     Of a folder in Diffusers' layout, of its configuration and weights together; `part` is the one that is meant of a
-    whole pipeline's.
+    whole pipeline's. Of the folder of TSD-SR's LoRAs, of these.
     """
+    if (Path(path) / STUDENT_FILES[0]).is_file():
+        return "+".join(sha256_of(file) for name in STUDENT_FILES if (file := Path(path) / name).is_file())
     if Path(path).is_dir():
         return "+".join(sha256_of(file) for file in model_files(model_folder(path, part)))
     files = read_metadata(path).get("source", {}).get("files", ())

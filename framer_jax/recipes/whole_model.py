@@ -54,7 +54,7 @@ def read_run(path: str | os.PathLike[str], model: str) -> WholeModel:
     """Put a trained run together, with weights in the types in which it was trained.
 
     Args:
-      path: its weights file. The base is beside it or where it was, and checked to be the same.
+      path: its weights file. The base lies beside it, and is checked to be the same.
       model: the weight map's name: of dit4sr 'dit4sr', or 'mmdit' if control layers have no effect; of tsd_sr 'mmdit'
         or 'kl_autoencoder'.
 
