@@ -157,7 +157,7 @@ def filled(tree: Any, seed: int | None, spread: float = SPREAD) -> Any:
     """A described tree on its devices: normal numbers, or zeros where `seed` is None."""
     leaves, structure = jax.tree.flatten(tree)
     made = [
-        _maker(leaf.shape, leaf.dtype, leaf.sharding, 0.0 if seed is None else spread)((seed or 0) * 10_000 + number)
+        _maker(leaf.shape, leaf.dtype, leaf.sharding, 0.0 if seed is None else spread)((seed or 0) * 1009 + 97 * number)
         for number, leaf in enumerate(leaves)
     ]
     return jax.tree.unflatten(structure, made)
@@ -165,16 +165,22 @@ def filled(tree: Any, seed: int | None, spread: float = SPREAD) -> Any:
 
 @lru_cache
 def _maker(shape: tuple[int, ...], dtype: Any, sharding: Any, spread: float) -> Callable[[int], jax.Array]:
-    """One program for all leaves of a kind."""
+    """One program for all leaves of a kind. Large leaves repeat a pool of numbers: to draw all of them takes longer."""
 
     def make(number: jax.Array) -> jax.Array:
         if jnp.issubdtype(dtype, jax.dtypes.prng_key):
             return jax.random.key(0)
         if not spread or not jnp.issubdtype(dtype, jnp.floating):
             return jnp.zeros(shape, dtype)
-        return (spread * jax.random.normal(jax.random.key(number), shape, jnp.float32)).astype(dtype)
+        return (spread * jnp.resize(jnp.roll(_pool(), number), shape)).astype(dtype)
 
     return jax.jit(make, out_shardings=sharding)
+
+
+@lru_cache
+def _pool() -> np.ndarray:
+    """Normal numbers, as many as do not repeat along the rows of a matrix."""
+    return np.random.default_rng(0).standard_normal(99_991, np.float32)
 
 
 def planned(compiled: Any) -> int:
