@@ -97,10 +97,8 @@ def tsd_sr(
     if settings.encoder_lora and AUTOENCODER not in space.frozen:
         raise ValueError("recipe.tsd_sr.encoder_lora needs an autoencoder: use recipe.space.name=kl, or leave it empty")
     task = LatentTask(space, settings.scale, residual=False)
-    if base is None:
-        inputs = denoiser_shapes(denoiser, space.channels, text, latents=1)
-        base = jax.eval_shape(denoiser.init, jax.random.key(0), *inputs)["params"]
-    kept = jax.tree.map(lambda leaf: kept_as(leaf, settings.base_dtype), base)
+    kept = base or _shapes(denoiser, space, text)
+    kept = jax.tree.map(lambda leaf: kept_as(leaf, settings.base_dtype), kept)
     network = _network(denoiser)
     exported = (STUDENT, ENCODER) if settings.encoder_lora else (STUDENT,)
     frozen: Frozen = {**space.frozen, TEXTS: dict(texts), BASE: kept}
@@ -125,6 +123,11 @@ def tsd_sr(
         exported=exported,
         frozen=frozen,
     )
+
+
+def _shapes(denoiser: nn.Module, space: LatentSpace, text: TextSettings) -> Params:
+    inputs = denoiser_shapes(denoiser, space.channels, text, latents=1)
+    return jax.eval_shape(denoiser.init, jax.random.key(0), *inputs)["params"]
 
 
 def _init(settings: TsdSrSettings, frozen: Frozen) -> Callable[[jax.Array, Batch], Params]:
