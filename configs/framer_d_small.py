@@ -3,8 +3,8 @@
 Command:  framer-jax train --config configs/framer_d_small.py --workdir runs/framer_d_small --set data.train=PHOTOS
           (--set framer.reading=none for DiT4SR alone)
 Hardware: 2 CPU cores. Expected time: 8 minutes (35 examples a second).
-Expected: not trained to its end. After 120 steps the loss is .87 (1.17 after 20) and samples are at 14.5 dB PSNR-Y, far
-          below bicubic's 24.7: it exercises FRAMER_D's training from nothing, and is no comparison.
+Expected: samples at 17.4 dB PSNR-Y (16.9 after half of the steps), far below bicubic's 24.7 on the same images: whole
+          latents from noise, without a base. It exercises FRAMER_D's training from nothing, and is no comparison.
 """
 
 from ml_collections import ConfigDict

@@ -22,7 +22,8 @@ from framer_jax.recipes.framer import framer
 from framer_jax.recipes.latent_space import AUTOENCODER, LatentTask, enlarge, from_model_range
 from framer_jax.recipes.table import DENOISERS, SPACES, build_recipe
 from framer_jax.recipes.text import TEXTS
-from framer_jax.recipes.tsd_sr import ENCODER, MADE, REGULARISER, STUDENT, TEACHER, TsdSrSettings, guided, with_lora
+from framer_jax.recipes.tsd_sr import ENCODER, MADE, REGULARISER, STUDENT, TEACHER, guided, with_lora
+from framer_jax.recipes.tsd_sr_settings import TsdSrSettings
 
 STEP = jnp.int32(0)
 

@@ -18,7 +18,7 @@ from framer_jax.data.photos import HELD_OUT
 from framer_jax.data.pipeline import images_of_records, make_batches, make_prepare
 from framer_jax.data.records import RecordFiles
 from framer_jax.data.whole_photos import validation_pairs
-from framer_jax.degradations.presets import preset_by_name
+from framer_jax.degradations.presets import DegradationPreset, preset_by_name
 from framer_jax.evaluation.validation import make_validation
 from framer_jax.inference.model import BEST, LAST, save_model, weights_file
 from framer_jax.porting.files import sha256_of
@@ -126,17 +126,7 @@ def train_from_config(config: dict[str, Any], workdir: str | Path, init: str | N
                 save_model(workdir / name, base, params, metadata)
             write_card(workdir, recipe.name, {group: params[group] for group in base.exported}, metadata)
 
-    batches = make_batches(
-        source,
-        data["crop"],
-        preset,
-        settings.global_batch,
-        settings.seed,
-        framing=data["framing"],
-        turns=data["turns"],
-        num_threads=data["threads"],
-        num_workers=data["workers"],
-    )
+    batches = _batches(source, data, preset, settings)
     try:
         result = train(
             recipe,
@@ -156,6 +146,20 @@ def train_from_config(config: dict[str, Any], workdir: str | Path, init: str | N
         batches.close()  # ends the worker processes
     parts = (result.message, source.damage(), held_out.damage())
     return replace(result, message="; ".join(dict.fromkeys(part for part in parts if part)))
+
+
+def _batches(source: Any, data: dict[str, Any], preset: DegradationPreset, settings: TrainingSettings) -> Any:
+    return make_batches(
+        source,
+        data["crop"],
+        preset,
+        settings.global_batch,
+        settings.seed,
+        framing=data["framing"],
+        turns=data["turns"],
+        num_threads=data["threads"],
+        num_workers=data["workers"],
+    )
 
 
 def starting_weights(recipe: Recipe, config: dict[str, Any], init: str) -> tuple[Params, str]:

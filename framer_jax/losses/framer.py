@@ -252,7 +252,8 @@ def _cosines(first: _Vectors, second: _Vectors) -> jax.Array:
     if second.vectors.shape[0] == 1:  # one product for all layers, whose axis stays apart from that of the examples
         dots = jnp.einsum("lad,bd->lab", first.vectors, second.vectors[0], precision=jax.lax.Precision.HIGHEST)
     else:
-        dots = similarities(first.vectors, second.vectors)
+        # Layer by layer: on a mesh each gathers the vectors of all images, which are many megabytes.
+        dots = jax.lax.map(lambda pair: similarities(*pair), (first.vectors, second.vectors))
     return dots * first.inverse[:, :, None] * second.inverse[:, None, :]
 
 

@@ -28,7 +28,11 @@ from framer_jax.models.layers import attention
 from framer_jax.models.mmdit import Grid, JointTransformer, Maker, Taps
 
 COMPATIBILITIES = ("correct", "released")
-"""Without the released code's faults, or with them, as its weights need it."""
+"""Without the released code's faults, or with them, as its weights need it.
+
+Weights of the authors' later `dit4sr_r1`, whose code norms the LR keys themselves, have the same names and shapes as
+those of 'released': they cannot be told apart, and are not known here.
+"""
 
 READINGS = ("auto", "joint", "added")
 """How the other tokens attend to the LR tokens: in one softmax over all, as published; or in one of its own, whose

@@ -35,7 +35,8 @@ from framer_jax.recipes.stable_diffusion import read_base, read_lora, read_stude
 from framer_jax.recipes.swinir import swinir
 from framer_jax.recipes.teacher import Teacher
 from framer_jax.recipes.text import AVOIDED, NULL, WANTED, read_texts, text_settings, text_widths
-from framer_jax.recipes.tsd_sr import TsdSrSettings, tsd_sr
+from framer_jax.recipes.tsd_sr import tsd_sr
+from framer_jax.recipes.tsd_sr_settings import TsdSrSettings
 from framer_jax.recipes.weights_by_path import (
     BESIDE,
     Place,

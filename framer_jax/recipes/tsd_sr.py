@@ -13,10 +13,8 @@ example; gradients are clipped by the norm of both of the student's sets.
 
 from __future__ import annotations
 
-import math
-import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import flax.linen as nn
@@ -43,7 +41,7 @@ from framer_jax.recipes.base import (
     Tiling,
     Update,
 )
-from framer_jax.recipes.dit4sr import BASE, BASE_DTYPES, kept_as
+from framer_jax.recipes.dit4sr import BASE, kept_as
 from framer_jax.recipes.latent_space import (
     AUTOENCODER,
     AUTOENCODER_LORA,
@@ -54,6 +52,7 @@ from framer_jax.recipes.latent_space import (
 )
 from framer_jax.recipes.perceptual import Perceptual
 from framer_jax.recipes.text import NULL, TEXTS, WANTED, denoiser_shapes, text_of_all, text_of_batch
+from framer_jax.recipes.tsd_sr_settings import TsdSrSettings
 
 STUDENT, ENCODER, REGULARISER = "lora", "encoder_lora", "regulariser_lora"
 """The groups: factors of the student's LoRA, of that on the encoder, and of the one that follows the student."""
@@ -63,84 +62,6 @@ TEACHER = "teacher_lora"
 
 MADE = "student_latent"
 """The entry of the batch that the student hands on to the regulariser."""
-
-SUBSTEP_WEIGHT = 0.3
-"""Of each sub-step but the first, whose weight is 1."""
-
-
-@dataclass(frozen=True)
-class TsdSrSettings:
-    """The objective, and what is trained.
-
-    Attributes:
-      scale: enlargement.
-      shift: time shift of the process.
-      lora: a regex of the transformer's modules that get the student's LoRA.
-      lora_rank: of that LoRA.
-      encoder_lora: a regex of the autoencoder's modules that get one; '' leaves the autoencoder as it is.
-      encoder_rank: of that LoRA.
-      regulariser_lora: a regex of the transformer's modules that get the regulariser's.
-      regulariser_rank: of that LoRA.
-      lora_scale: alpha / rank of the three.
-      guidance: factor of classifier-free guidance of teacher and regulariser, from the empty text to the prompt.
-      distillation_weight: of target-score distillation.
-      variational_share: of its two directions, the first's part; the paper's lambda.
-      substeps: along the trajectories, 1 to 4; more than one is the paper's distribution-aware sampling.
-      substep_size: in entries of the table of 1000 sigmas.
-      substep_bias: whether the trajectories' end is moved by chance.
-      latent_weight: of the mean square error of the latent.
-      perceptual_weight: of LPIPS of the decoded picture.
-      base_dtype: one of framer_jax.recipes.dit4sr.BASE_DTYPES, in which the transformer's weights are kept.
-
-    Raises:
-      ValueError: a value outside its range, or no regex.
-    """
-
-    scale: int = 4
-    shift: float = 3.0
-    lora: str = ""
-    lora_rank: int = 64
-    encoder_lora: str = ""
-    encoder_rank: int = 64
-    regulariser_lora: str = ""
-    regulariser_rank: int = 64
-    lora_scale: float = 1.0
-    guidance: float = 7.5
-    distillation_weight: float = 1.0
-    variational_share: float = 0.7
-    substeps: int = 1
-    substep_size: int = 50
-    substep_bias: bool = True
-    latent_weight: float = 1.0
-    perceptual_weight: float = 1.0
-    base_dtype: str = "float32"
-
-    def __post_init__(self) -> None:
-        if self.base_dtype not in BASE_DTYPES:
-            raise ValueError(f"recipe.tsd_sr.base_dtype is {self.base_dtype!r}: choose one of {', '.join(BASE_DTYPES)}")
-        if not 1 <= self.substeps <= 4:
-            raise ValueError(f"recipe.tsd_sr.substeps is {self.substeps}: choose 1 to 4")
-        if self.substep_size < 1:
-            raise ValueError(f"recipe.tsd_sr.substep_size is {self.substep_size}: choose 1 or more")
-        if not (math.isfinite(self.lora_scale) and self.lora_scale > 0):
-            raise ValueError(f"recipe.tsd_sr.lora_scale is {self.lora_scale}: choose a number above 0")
-        for name in ("guidance", "distillation_weight", "latent_weight", "perceptual_weight"):
-            if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
-                raise ValueError(f"recipe.tsd_sr.{name} is {getattr(self, name)}: choose a number from 0 on")
-        if not 0 <= self.variational_share <= 1:
-            raise ValueError(f"recipe.tsd_sr.variational_share is {self.variational_share}: choose 0 to 1")
-        for name in ("lora", "encoder_lora", "regulariser_lora"):
-            try:
-                re.compile(getattr(self, name))
-            except re.error as error:
-                raise ValueError(f"recipe.tsd_sr.{name} is no regular expression ({error})") from error
-        if not self.lora or not self.regulariser_lora:
-            raise ValueError("recipe.tsd_sr.lora and regulariser_lora name the modules of two LoRAs: neither is empty")
-
-    @property
-    def substep_weights(self) -> tuple[float, ...]:
-        """Of the sub-steps."""
-        return (1.0, *(SUBSTEP_WEIGHT for _ in range(self.substeps - 1)))
 
 
 def tsd_sr(
@@ -161,7 +82,7 @@ def tsd_sr(
     Args:
       denoiser: (x [B, h, w, C], 1000 sigma [B], context, pooled) → (velocity, taps).
       space: the latents; of an autoencoder whose weights are at hand if its encoder gets a LoRA.
-      settings: see TsdSrSettings.
+      settings: see framer_jax.recipes.tsd_sr_settings.
       text: sizes of the texts.
       texts: name → text, at least the empty one.
       base: the transformer's parameters, host arrays. Without, the recipe holds shapes in their place and can only be
@@ -176,10 +97,8 @@ def tsd_sr(
     if settings.encoder_lora and AUTOENCODER not in space.frozen:
         raise ValueError("recipe.tsd_sr.encoder_lora needs an autoencoder: use recipe.space.name=kl, or leave it empty")
     task = LatentTask(space, settings.scale, residual=False)
-    if base is None:
-        inputs = denoiser_shapes(denoiser, space.channels, text, latents=1)
-        base = jax.eval_shape(denoiser.init, jax.random.key(0), *inputs)["params"]
-    kept = jax.tree.map(lambda leaf: kept_as(leaf, settings.base_dtype), base)
+    kept = base or _shapes(denoiser, space, text)
+    kept = jax.tree.map(lambda leaf: kept_as(leaf, settings.base_dtype), kept)
     network = _network(denoiser)
     exported = (STUDENT, ENCODER) if settings.encoder_lora else (STUDENT,)
     frozen: Frozen = {**space.frozen, TEXTS: dict(texts), BASE: kept}
@@ -204,6 +123,11 @@ def tsd_sr(
         exported=exported,
         frozen=frozen,
     )
+
+
+def _shapes(denoiser: nn.Module, space: LatentSpace, text: TextSettings) -> Params:
+    inputs = denoiser_shapes(denoiser, space.channels, text, latents=1)
+    return jax.eval_shape(denoiser.init, jax.random.key(0), *inputs)["params"]
 
 
 def _init(settings: TsdSrSettings, frozen: Frozen) -> Callable[[jax.Array, Batch], Params]:
