@@ -271,7 +271,7 @@ def test_heads_map_to_the_teachers_shape():
     ("changes", "message"),
     [
         ({"name": "ddpm"}, "flow, resshift, sinsr"),
-        ({"denoiser__name": "mlp"}, "dit, dit4sr, resshift_unet, unet"),
+        ({"denoiser__name": "mlp"}, "dit, dit4sr, mmdit, resshift_unet, unet"),
         ({"space__name": "vae"}, "vq_f4, wavelet"),
         ({"space__statistics": "none"}, "image, residual"),
         ({"dtype": "int8"}, "bfloat16"),
