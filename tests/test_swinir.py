@@ -129,7 +129,7 @@ def test_without_a_key_nothing_is_dropped_and_with_one_the_draw_decides(tree):
     np.testing.assert_array_equal(one, again)
     assert np.abs(one - still).max() > 1e-3 and np.abs(one - other).max() > 1e-3
     never = jax.jit(TINY.clone(drop_path=0.0).apply)(tree, image, jax.random.key(0))[0]
-    np.testing.assert_allclose(never, still, atol=2e-4)  # of numbers up to 10
+    np.testing.assert_allclose(never, still, atol=1e-5 * np.abs(still).max())  # another program
 
 
 def test_survivors_have_mean_one_and_the_later_blocks_fewer():
