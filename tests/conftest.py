@@ -5,8 +5,8 @@ from importlib.metadata import version
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 # Programs that run once on tiny shapes need no optimised machine code: compiling them takes half the time, and with
-# XLA's older emitter of fused loops, which jaxlib 0.11 has no more and would end the process for, less than half of
-# that. What the caller's XLA_FLAGS say comes last and wins, e.g. --xla_backend_optimization_level=3.
+# XLA's older emitter of fused loops less than half of that (jaxlib 0.12 ends the process at this flag; 0.11 was not
+# tried). What the caller's XLA_FLAGS say comes last and wins, e.g. --xla_backend_optimization_level=3.
 os.environ["XLA_FLAGS"] = " ".join(
     [
         "--xla_force_host_platform_device_count=8",
