@@ -128,8 +128,12 @@ def test_without_a_key_nothing_is_dropped_and_with_one_the_draw_decides(tree):
     np.testing.assert_array_equal(still, compiled(tree, image)[0])
     np.testing.assert_array_equal(one, again)
     assert np.abs(one - still).max() > 1e-3 and np.abs(one - other).max() > 1e-3
-    never = jax.jit(TINY.clone(drop_path=0.0).apply)(tree, image, jax.random.key(0))[0]
-    np.testing.assert_allclose(never, still, atol=1e-5 * np.abs(still).max())  # another program
+    with jax.disable_jit():  # the same operations, whatever a compiler would fuse
+        still, never = (
+            np.asarray(made.apply(tree, image, key)[0])
+            for made, key in ((model, None), (TINY.clone(drop_path=0.0), jax.random.key(0)))
+        )
+    np.testing.assert_allclose(never, still, atol=1e-6)
 
 
 def test_survivors_have_mean_one_and_the_later_blocks_fewer():

@@ -203,6 +203,8 @@ def named_weights(folder: Path, config_path: Path) -> tuple[str, ...]:
         changes.append(f"recipe.{recipe.name}.base={ported(folder / 'base.safetensors', 'mmdit')}")
         changes += [f"recipe.text.null={text(folder / 'null.safetensors')}", "recipe.text.condition=null"]
     if recipe.name == "tsd_sr":
+        # JAX's own attention, which the autoencoder asks, mixes dtypes in its gradient: a strict session refuses that
+        changes.append("recipe.dtype=float32")
         changes.append(f"recipe.text.wanted={text(folder / 'wanted.safetensors', seed=1)}")
     if recipe.resshift.perceptual_weight or recipe.name == "tsd_sr":
         changes.append(f"recipe.lpips.weights={ported(folder / 'lpips.safetensors', 'lpips_alex')}")

@@ -45,13 +45,12 @@ class PositionAttention(nn.Module):
             project(dtype=self.dtype, name=name)(h).reshape(batch, tokens, 1, channels)
             for name in ("query", "key", "value")
         )
-        # Written out: one head this wide is beyond fused kernels, and products of two bytes then have a gradient too.
         if tokens * tokens <= LARGEST_SCORES:
-            h = attention(query, key, value, "manual")
+            h = attention(query, key, value)
         else:
 
             def one(query: jax.Array) -> jax.Array:  # one position of every image: [B, 1, C]
-                return attention(query[:, None], key, value, "manual")[:, 0]
+                return attention(query[:, None], key, value)[:, 0]
 
             h = jax.lax.map(jax.checkpoint(one), query.swapaxes(0, 1), batch_size=max(1, LARGEST_SCORES // tokens))
             h = h.swapaxes(0, 1)
