@@ -7,13 +7,14 @@ import re
 import numpy as np
 import pytest
 from PIL import Image
-from tiny import CONFIGS, MODEL, RUN, config, photo, photos, weights
 
 from framer_jax import cli
 from framer_jax.inference.model import BEST, LAST
 from framer_jax.porting.weights import load_weights, save_weights
 from framer_jax.training.logging import read_json_lines
 from framer_jax.version import __version__
+from tests.support.paths import CONFIGS
+from tests.support.tiny import MODEL, RUN, config, photo, photos, weights
 
 DEFAULT, FRAMED = (str(CONFIGS / f"{name}.py") for name in ("default", "quickstart_framer"))
 UPSCALE = ("--mode", "mean", "--tile", "16", "--overlap", "4", "--tile-batch", "2")

@@ -3,10 +3,10 @@ import re
 
 import pytest
 from ml_collections import ConfigDict
-from tiny import CONFIGS
 
 from framer_jax.config import ConfigError, load_config, to_dict
 from framer_jax.training.settings import TrainingSettings
+from tests.support.paths import CONFIGS
 
 DEFAULT = CONFIGS / "default.py"
 

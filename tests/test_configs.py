@@ -3,7 +3,6 @@ import math
 import jax
 import jax.numpy as jnp
 import pytest
-from tiny import CONFIGS, MODEL, RUN, named_weights, photos, ported
 
 from configs import dtkd_ablations
 from framer_jax.commands.train import train_from_config
@@ -16,6 +15,8 @@ from framer_jax.recipes.table import add_framer, build_recipe
 from framer_jax.recipes.weights_by_path import network_of
 from framer_jax.training.logging import read_json_lines
 from framer_jax.training.settings import TrainingSettings
+from tests.support.paths import CONFIGS
+from tests.support.tiny import MODEL, RUN, named_weights, photos, ported
 
 FILES = sorted(path for path in CONFIGS.glob("*.py") if path.stem != "__init__")
 SAME_PROGRAM = {"resshift_v2": "resshift_v1", "resshift_bicubic": "resshift_v3"}

@@ -1,11 +1,10 @@
 import ast
 import subprocess
 import sys
-from pathlib import Path
 
 import framer_jax
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "framer_jax"
 
 OPTIONAL = (

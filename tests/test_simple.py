@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
 from PIL import Image
-from tiny import photo, weights
 
 import framer_jax
 from framer_jax.inference import model as models
 from framer_jax.inference.images import Picture
+from tests.support.tiny import photo, weights
 
 SETTINGS = {"mode": "mean", "tile": 16, "overlap": 4, "tile_batch": 2}
 

@@ -1,0 +1,74 @@
+"""What a run says of itself in its log, its weights and its card; the training itself is left out."""
+
+import pytest
+
+from framer_jax import cli
+from framer_jax.commands import train as command
+from framer_jax.commands.model_card import CARD
+from framer_jax.commands.train import train_from_config
+from framer_jax.porting.weights import load_weights
+from framer_jax.recipes.base import expected_params
+from framer_jax.training.loop import TrainResult
+from tests.support.drawn import drawn
+from tests.support.tiny import config, photos, text
+
+ALONE = (
+    "recipe.name=dit4sr",
+    "recipe.denoiser.name=dit4sr",
+    "recipe.text.condition=zero",
+    "recipe.dit4sr.trainable=",
+    "recipe.space.statistics=image",
+)
+"""DiT4SR without any file."""
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """Trains nothing: (changes) → what the loop is given, after it has saved once."""
+    data = photos(tmp_path / "photos")
+
+    def started(*changes):
+        given = {}
+
+        def train(recipe, batches, prepare, settings, workdir, **named):
+            given.update(named)
+            named["export"](drawn(lambda: expected_params(recipe)), 1, True)
+            return TrainResult(None, 1, False, "", {})
+
+        monkeypatch.setattr(command, "train", train)
+        data_ = [f"data.{part}={data}" for part in ("train", "validation")]
+        train_from_config(config(*data_, *changes), tmp_path / "run")
+        return given
+
+    return started
+
+
+def test_without_a_text_encoder_log_weights_and_card_say_so(run, tmp_path, capsys):
+    given = run(*ALONE, "framer.reading=paper")
+    said = "zeros for every example: no text encoder was used, and the model does not know any text"
+    assert given["remarks"] == {"text": said}
+    for name in ("weights", "best"):
+        assert load_weights(tmp_path / "run" / f"{name}.safetensors")[1]["text"] == said
+    card = (tmp_path / "run" / CARD).read_text(encoding="utf-8").splitlines()
+    assert card[0] == "# dit4sr+framer"
+    assert f"| text | {said} |" in card
+    assert "| FRAMER | in the reading 'paper', in training only |" in card
+    assert "| data | photos, crops of 32 pixels, degradation `light_one_stage` |" in card
+    assert cli.main(["info", str(tmp_path / "run")]) == 0
+    assert said in capsys.readouterr().out
+
+
+def test_the_null_text_is_named_with_its_digest(run, tmp_path):
+    null = text(tmp_path / "null.safetensors")
+    changes = ("recipe.text.condition=null", f"recipe.text.null={null}")
+    assert run(*ALONE, *changes)["remarks"] == {"text": "the null text for every example"}
+    digest = load_weights(tmp_path / "run" / "weights.safetensors")[1]["weights"]["recipe.text.null"]
+    card = (tmp_path / "run" / CARD).read_text(encoding="utf-8")
+    assert f"| needs | `recipe.text.null`: null.safetensors (SHA-256 {digest[:12]}…) |" in card
+    assert str(tmp_path) not in card
+
+
+def test_a_recipe_that_is_told_nothing_says_nothing_of_texts(run, tmp_path):
+    assert run()["remarks"] == {}
+    assert "text" not in load_weights(tmp_path / "run" / "weights.safetensors")[1]
+    assert "| text |" not in (tmp_path / "run" / CARD).read_text(encoding="utf-8")

@@ -1,0 +1,155 @@
+"""`framer-jax precompute embeddings` with encoders of plain Python, and how their features are joined."""
+
+import sys
+
+import numpy as np
+import pytest
+
+from framer_jax.cli import main
+from framer_jax.commands.precompute.embeddings import embed, embed_captions, stored, write_text
+from framer_jax.commands.precompute.text_encoders import encoder_folders
+from framer_jax.commands.precompute.work import Work
+from framer_jax.commands.text_condition import read_text
+from framer_jax.data.captions import Caption, line_of
+from framer_jax.data.records import RecordFiles, read_names
+from framer_jax.data.text import Encoded, Text, TextSettings, check_text, join_encoders, zero_text
+from tests.support.texts import SETTINGS, encoder, encoders
+
+NAMES = ("b.png", "a.png", "c/d.png")
+CAPTIONS = {name: Caption(name, "", f"This is {name}.") for name in NAMES}
+
+
+def test_where_features_go():
+    assert TextSettings().shapes == {"prompt": (154, 4096), "pooled": (2048,)}
+    every = encoders()
+    left, right, t5 = (every[name].encode(["x", "y"]) for name in every)
+    prompt, pooled = embed(["x", "y"], every, SETTINGS)
+    assert prompt.shape == (2, 5, 12) and pooled.shape == (2, 9) and prompt.dtype == pooled.dtype == np.float32
+    np.testing.assert_array_equal(prompt[:, :3], np.concatenate([left[0], right[0], np.zeros((2, 3, 3))], axis=2))
+    np.testing.assert_array_equal(prompt[:, 3:], t5.tokens)
+    np.testing.assert_array_equal(pooled, np.concatenate([left[1], right[1]], axis=1))
+
+
+@pytest.mark.parametrize("missing", ["clip_l", "clip_g", "t5"])
+def test_zeros_stand_for_an_encoder(missing):
+    whole, without = (embed(["x"], some, SETTINGS) for some in (encoders(), encoders(*{*encoders()} - {missing})))
+    places = {
+        "clip_l": (np.s_[:, :3, :4], np.s_[:, :4]),
+        "clip_g": (np.s_[:, :3, 4:9], np.s_[:, 4:]),
+        "t5": (np.s_[:, 3:], np.s_[:, :0]),
+    }
+    for value, place in zip(whole, places[missing], strict=True):
+        value[place] = 0
+    for value, other in zip(whole, without, strict=True):
+        np.testing.assert_array_equal(value, other)
+
+
+def test_encoders_of_other_sizes_are_named():
+    with pytest.raises(ValueError, match=r"clip_l gives 3 tokens of 5 features, not 3 of 4: .*each other's place"):
+        embed(["x"], {"clip_l": encoder("clip_l", width=5)}, SETTINGS)
+    with pytest.raises(ValueError, match="clip_g gives a pooled embedding of none, not 5"):
+        join_encoders({"clip_g": Encoded(np.zeros((1, 3, 5)))}, 1, SETTINGS)
+    with pytest.raises(ValueError, match="do not fit into 8"):
+        TextSettings(clip_widths=(4, 5), width=8)
+    with pytest.raises(ValueError, match="must be at least 1"):
+        TextSettings(t5_length=0)
+    with pytest.raises(ValueError, match=r"mine has prompt embeddings of shape \(5, 12\), this run has \(154, 4096\)"):
+        check_text(SETTINGS.shapes, TextSettings(), "mine")
+
+
+@pytest.mark.parametrize("storage", ["float16", "float32"])
+def test_records_are_the_captions_in_the_order_of_names(tmp_path, storage):
+    work = Work(samples=3, per_file=2, batch=8)
+    arguments = (CAPTIONS, encoders("clip_l", "clip_g"), tmp_path)
+    assert embed_captions(*arguments, work._replace(shard=(1, 2)), SETTINGS, storage) == (1, 0)
+    assert embed_captions(*arguments, work, SETTINGS, storage) == (1, 1)
+    records = RecordFiles(tmp_path)
+    assert read_names(tmp_path) == sorted(NAMES)
+    assert records.manifest["text"]["encoders"] == {
+        "clip_l": "digest of clip_l",
+        "clip_g": "digest of clip_g",
+        "t5": "zeros",
+    }
+    assert len(records) == len(NAMES)
+    for number, name in enumerate(sorted(NAMES)):
+        record = records[number]
+        wanted = embed([CAPTIONS[name].caption], encoders("clip_l", "clip_g"), SETTINGS)
+        for value, other in zip(wanted, (record["prompt"], record["pooled"]), strict=True):
+            assert other.dtype == storage
+            np.testing.assert_array_equal(value[0].astype(storage), other)
+
+
+def test_other_captions_or_encoders_do_not_mix(tmp_path):
+    work = Work(samples=3, per_file=2)
+    embed_captions(CAPTIONS, encoders(), tmp_path, work, SETTINGS)
+    other = CAPTIONS | {"a.png": Caption("a.png", "", "Another.")}
+    with pytest.raises(ValueError, match=r"made otherwise \(captions\)"):
+        embed_captions(other, encoders(), tmp_path, work, SETTINGS)
+    with pytest.raises(ValueError, match=r"made otherwise \(text\)"):
+        embed_captions(CAPTIONS, encoders("t5"), tmp_path, work, SETTINGS)
+    renamed = {name.upper(): caption for name, caption in CAPTIONS.items()}
+    with pytest.raises(ValueError, match=r"made otherwise \(names\)"):
+        embed_captions(renamed, encoders(), tmp_path, work, SETTINGS)
+    assert embed_captions(renamed, encoders(), tmp_path, work, SETTINGS, overwrite=True) == (2, 0)
+    assert read_names(tmp_path) == sorted(renamed)
+    (tmp_path / "names.json").write_text("[]\n")
+    with pytest.raises(ValueError, match=r"names\.json is missing or damaged: .* once more"):
+        read_names(tmp_path)
+    with pytest.raises(ValueError, match="no caption to embed"):
+        embed_captions({}, encoders(), tmp_path, work, SETTINGS)
+
+
+def test_one_text_is_one_file(tmp_path):
+    path = tmp_path / "null.safetensors"
+    write_text(path, "", encoders("clip_l", "clip_g"), SETTINGS)
+    text, digests = read_text(path)
+    assert digests["t5"] == "zeros" and digests["clip_g"] == "digest of clip_g"
+    for value, other in zip(text, embed([""], encoders("clip_l", "clip_g"), SETTINGS), strict=True):
+        np.testing.assert_array_equal(value, other[0].astype(np.float16))
+    assert np.any(text.prompt != zero_text(SETTINGS).prompt)
+    with pytest.raises(FileExistsError, match="add --overwrite"):
+        write_text(path, "", encoders(), SETTINGS)
+    with pytest.raises(ValueError, match="condition 'zero'"):
+        write_text(path, "", {}, SETTINGS, overwrite=True)
+    with pytest.raises(ValueError, match=r"name the file of one text \*\.safetensors"):
+        write_text(tmp_path / "null.npz", "", encoders(), SETTINGS)
+
+
+def test_what_overflows_is_refused():
+    with pytest.raises(ValueError, match="not finite in float16: use --storage float32"):
+        stored(Text(np.full((1, 1), 1e6, np.float32), np.zeros(1, np.float32)), "float16")
+
+
+def test_every_encoder_is_given_or_said_to_be_zeros(tmp_path):
+    for name in ("text_encoder", "text_encoder_2"):
+        (tmp_path / name).mkdir()
+    with pytest.raises(ValueError, match="has no text_encoder_3/: give --t5 FOLDER, or --zeros t5"):
+        encoder_folders(str(tmp_path), {}, [])
+    assert encoder_folders(str(tmp_path), {}, ["t5"]) == {
+        "clip_l": tmp_path / "text_encoder",
+        "clip_g": tmp_path / "text_encoder_2",
+    }
+    assert encoder_folders("", {"t5": str(tmp_path)}, ["clip_l", "clip_g"]) == {"t5": tmp_path}
+    with pytest.raises(ValueError, match="there is no --clip-l: give --clip-l FOLDER, or --zeros clip_l"):
+        encoder_folders("", {"t5": str(tmp_path)}, [])
+    with pytest.raises(ValueError, match="--t5 and --zeros t5 contradict each other"):
+        encoder_folders(str(tmp_path), {"t5": str(tmp_path)}, ["t5"])
+
+
+def test_bad_input_is_one_line(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    captions = tmp_path / "captions.jsonl"
+    captions.write_text("".join(line_of(caption) for caption in CAPTIONS.values()))
+    model = ("--model", str(tmp_path), "--zeros", "t5", "clip_g")
+    (tmp_path / "text_encoder").mkdir()
+    for words, message in (
+        (("--null",), "there is no --clip-l: give --clip-l FOLDER"),
+        (("--null", "--clip-length", "0"), "must be at least 1"),
+        (("--captions", str(captions), "--batch", "0", *model), "--batch must be at least 1"),
+        (("--captions", str(tmp_path / "none.jsonl"), *model), "no such file: make it with"),
+        (("--captions", str(captions), *model), "pip install 'framer_jax[torch]'"),
+        (("--null", *model), "pip install 'framer_jax[torch]'"),
+    ):
+        assert main(["precompute", "embeddings", "--output", str(tmp_path / "null.safetensors"), *words]) == 2
+        error = capsys.readouterr().err
+        assert message in error and error.count("\n") == 1

@@ -1,0 +1,287 @@
+"""`framer-jax precompute latents`, and batches of latents joined with texts."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from framer_jax.cli import main
+from framer_jax.commands.precompute.embeddings import embed_captions, write_text
+from framer_jax.commands.precompute.latents import precompute_latents
+from framer_jax.commands.precompute.work import Work
+from framer_jax.commands.text_condition import TextCondition, open_latents
+from framer_jax.config import ConfigError
+from framer_jax.data.captions import Caption, line_of, read_captions
+from framer_jax.data.latents import LatentFiles
+from framer_jax.data.pipeline import images_of_records, make_batches, make_prepare, record_dataset
+from framer_jax.data.records import MANIFEST, RecordFiles, read_names
+from framer_jax.data.sources import folder_source
+from framer_jax.data.text import zero_text
+from framer_jax.degradations.presets import LIGHT_ONE_STAGE
+from framer_jax.models.kl_autoencoder import KLAutoencoder
+from framer_jax.porting.kl_autoencoder import write_autoencoder
+from framer_jax.porting.weights import save_weights
+from framer_jax.recipes.latent_space import enlarge
+from framer_jax.recipes.stable_diffusion import read_kl_autoencoder
+from tests.support.drawn import drawn
+from tests.support.texts import SETTINGS as SIZES
+from tests.support.texts import encoders
+from tests.support.tiny import RUN, config, photos
+
+ARGUMENTS = {
+    "channels": 8,
+    "multipliers": (1, 2),
+    "blocks": 1,
+    "groups": 4,
+    "latent_channels": 4,
+    "quantisation_convs": False,
+    "scaling": 1.5,
+    "shift": 0.1,
+}
+VAE = KLAutoencoder(**ARGUMENTS)
+SAMPLES = 10
+
+
+def autoencoder(folder, gain=1.0):
+    params = drawn(VAE.init, jax.random.key(0), jnp.zeros((1, 8, 8, 3)))["params"]
+    write_autoencoder(folder, jax.tree.map(lambda leaf: leaf * np.float32(gain), params), ARGUMENTS)
+
+
+def latents(place, output, *words, changes=(), vae="vae"):
+    knobs = (*RUN, f"data.train={place}/photos", *changes)
+    options = ("--output", str(place / output), "--vae", str(place / vae), "--samples", str(SAMPLES), "--per-file", "4")
+    settings = [word for knob in knobs for word in ("--set", knob)]
+    return main(["precompute", "latents", "--config", "configs/default.py", *settings, *options, *words])
+
+
+def make_texts(place):
+    names = folder_source(place / "photos").names
+    captions = {name: Caption(name, "", f"This is {name}.") for name in names}
+    (place / "captions.jsonl").write_text("".join(map(line_of, captions.values())))
+    embed_captions(captions, encoders(), place / "embeddings", Work(len(captions), 2), SIZES)
+    write_text(place / "null.safetensors", "", encoders(), SIZES)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """Photographs, an autoencoder, latents (one draw each), captions and embeddings."""
+    place = tmp_path_factory.mktemp("latents")
+    photos(place / "photos", count=5)
+    photos(place / "photos" / "more", count=1)
+    autoencoder(place / "vae")
+    make_texts(place)
+    checked = ("--captions", str(place / "captions.jsonl"), "--embeddings", str(place / "embeddings"))
+    assert latents(place, "records", *checked) == 0
+    return place
+
+
+def condition(place, **changes):
+    named = {"embeddings": str(place / "embeddings"), "null": str(place / "null.safetensors"), "sizes": SIZES}
+    return TextCondition(**{**named, **changes})
+
+
+def settings(place, *changes):
+    return config(f"data.train={place}/photos", *changes)
+
+
+def opened(place, text=None, folder="records"):
+    digest = read_kl_autoencoder(place / "vae").digest
+    return open_latents(place / folder, settings(place), digest, text or condition(place))
+
+
+def test_records_are_latents_of_crops_and_their_enlarged_degradations(place):
+    assert latents(place, "modes", "--draw", "mode", "--storage", "float32") == 0
+    records = RecordFiles(place / "modes")
+    source = folder_source(place / "photos", crop=32)
+    assert read_names(place / "modes") == source.names
+    dataset = record_dataset(source, 32, LIGHT_ONE_STAGE, 0)
+    params = read_kl_autoencoder(place / "vae").params
+    for number in (0, 7):
+        raw = jax.tree.map(lambda leaf: np.asarray(leaf)[None], dataset[number])
+        ready = make_prepare(LIGHT_ONE_STAGE)(raw)
+        big = jnp.round(jnp.clip(enlarge(ready["lr"], 4), 0, 1) * 255) / 255
+        for name, image in (("hr_latent", ready["hr"]), ("lr_latent", big)):
+            mean = VAE.apply({"params": params}, image * 2 - 1, method="encode").mean
+            assert records[number][name].dtype == np.float32 and records[number][name].shape == (16, 16, 4)
+            # A level of 255 may round either way: allow a few positions around it to differ.
+            close = np.isclose(records[number][name], (mean[0] - 0.1) * 1.5, rtol=1e-4, atol=1e-4)
+            assert close.mean() > 0.9, name
+        assert records[number]["image"] == raw["record"][0]
+
+
+def test_a_draw_depends_on_the_records_number_only(place):
+    for shard in ("0/2", "1/2"):
+        assert latents(place, "sharded", "--shard", shard, "--batch", "16") == 0
+    one, other, modes = (RecordFiles(place / name) for name in ("records", "sharded", "modes"))
+    assert len(one) == SAMPLES
+    for number in range(SAMPLES):
+        assert one[number]["hr_latent"].dtype == np.float16
+        for name, value in one[number].items():
+            np.testing.assert_allclose(other[number][name], value, rtol=2e-3, atol=2e-3, err_msg=name)
+    noise = [one[number]["hr_latent"] - modes[number]["hr_latent"] for number in range(SAMPLES)]
+    assert len({value.tobytes() for value in noise}) == SAMPLES and np.std(noise) > 0.1
+
+
+def test_it_goes_on_where_it_stopped(place, capsys):
+    assert latents(place, "records") == 0
+    assert "0 files of latents written, 3 were there" in capsys.readouterr().out
+
+
+def test_the_digest_is_that_of_weights_scaling_and_shift(place, tmp_path):
+    found = read_kl_autoencoder(place / "vae")
+    assert found.module == VAE
+    save_weights(tmp_path / "vae.safetensors", found.params, {"model": "kl_autoencoder", "arguments": ARGUMENTS})
+    (tmp_path / "pipeline").mkdir()
+    write_autoencoder(tmp_path / "pipeline" / "vae", found.params, ARGUMENTS)
+    for path in ("vae.safetensors", "pipeline"):
+        assert read_kl_autoencoder(tmp_path / path).digest == found.digest
+    write_autoencoder(tmp_path / "scaled", found.params, ARGUMENTS | {"scaling": 1.0})
+    autoencoder(tmp_path / "other", gain=1.1)
+    assert len({found.digest, *(read_kl_autoencoder(tmp_path / name).digest for name in ("scaled", "other"))}) == 3
+
+
+def test_batches_join_latents_and_texts(place):
+    source = opened(place)
+    embeddings, captions = RecordFiles(place / "embeddings"), read_captions([place / "captions.jsonl"])
+    null = condition(place).null
+    assert null and len(source) == SAMPLES
+    rows = read_names(place / "embeddings")
+    names = read_names(place / "records")
+    batches = make_batches(source, 32, LIGHT_ONE_STAGE, 5, 0, epochs=8)
+    seen = list(batches)
+    assert {name: (value.shape, value.dtype.name) for name, value in seen[0].items()} == {
+        "hr_latent": ((5, 16, 16, 4), "float16"),
+        "lr_latent": ((5, 16, 16, 4), "float16"),
+        "prompt": ((5, 5, 12), "float16"),
+        "pooled": ((5, 9), "float16"),
+        "image": ((5,), "int32"),
+        "record": ((5,), "int32"),
+    }
+    nulls = 0
+    for batch in seen:
+        for image, prompt, pooled in zip(batch["image"], batch["prompt"], batch["pooled"], strict=True):
+            assert names[image] in captions
+            wanted = embeddings[rows.index(names[image])]
+            if np.array_equal(prompt, wanted["prompt"]) and np.array_equal(pooled, wanted["pooled"]):
+                continue
+            assert np.array_equal(prompt, source.with_text({"image": 0}, FirstDraw(0.0))["prompt"])
+            nulls += 1
+    assert 0.05 < nulls / 80 < 0.4
+    ready = images_of_records(seen[0])
+    assert {value.dtype for name, value in ready.items() if name != "image"} == {jnp.dtype("float32")}
+    assert "record" not in ready
+
+
+class FirstDraw:
+    """A generator of one number."""
+
+    def __init__(self, value):
+        self.value = value
+
+    def random(self):
+        return self.value
+
+
+def test_the_null_text_is_by_the_records_own_generator(place):
+    def texts(threads):
+        batches = make_batches(opened(place), 32, LIGHT_ONE_STAGE, 5, 3, epochs=2, num_threads=threads)
+        return [batch["pooled"] for batch in batches]
+
+    np.testing.assert_array_equal(texts(0), texts(3))
+    record = RecordFiles(place / "records")[0]
+    source = opened(place)
+    assert np.any(
+        source.with_text(record, FirstDraw(0.21))["pooled"] != source.with_text(record, FirstDraw(0.19))["pooled"]
+    )
+
+
+def test_conditions_without_captions(place):
+    record = RecordFiles(place / "records")[0]
+    generator = np.random.default_rng(0)
+    zero = opened(place, TextCondition("zero", sizes=SIZES)).with_text(record, generator)
+    assert not zero["prompt"].any() and zero["prompt"].shape == (5, 12)
+    null = opened(place, TextCondition("null", null=str(place / "null.safetensors"), sizes=SIZES))
+    assert null.with_text(record, generator)["prompt"].any()
+    assert null.names != opened(place).names  # a resumed run notices another text
+    assert "no text encoder was used" in TextCondition("zero").told("dit4sr")
+    assert "20%" in condition(place).told("dit4sr")
+
+
+def test_texts_that_do_not_go_together(place, tmp_path):
+    for changes, message in (
+        ({"embeddings": ""}, "needs the embeddings text embeddings: .* --captions`; without any text encoder, say"),
+        ({"null": ""}, "needs the null text embeddings: .* --null`"),
+        ({"condition": "null"}, "takes no embeddings embeddings: leave them out"),
+        ({"condition": "none"}, "'none' must be one of captions, null, zero"),
+        ({"condition": "zero"}, "takes no embeddings embeddings"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            condition(place, **changes)
+    longer = SIZES.__class__(3, 4, (4, 5), 12)
+    with pytest.raises(ValueError, match=r"null\.safetensors has prompt .* \(5, 12\), this run has \(7, 12\)"):
+        opened(place, condition(place, sizes=longer))
+    captions = read_captions([place / "captions.jsonl"])
+    embed_captions(captions, encoders("clip_l", "t5"), tmp_path / "other", Work(len(captions)), SIZES)
+    with pytest.raises(ConfigError, match=r"its encoder clip_g is 'digest of cl', that of .* is 'zeros': make both"):
+        opened(place, condition(place, embeddings=str(tmp_path / "other")))
+    some = dict(list(captions.items())[1:])
+    embed_captions(some, encoders(), tmp_path / "some", Work(len(some)), SIZES)
+    with pytest.raises(ValueError, match=r"some lacks 1 of 6 photographs, such as more/photo_0\.png: caption the same"):
+        opened(place, condition(place, embeddings=str(tmp_path / "some")))
+    with pytest.raises(ValueError, match="holds records of 'latents', not 'embeddings'"):
+        opened(place, condition(place, embeddings=str(place / "records")))
+    with pytest.raises(FileNotFoundError, match="holds no records: make them with `framer-jax precompute embeddings`"):
+        opened(place, condition(place, embeddings=str(tmp_path)))
+    save_weights(tmp_path / "other.safetensors", {"x": np.zeros(1, np.float32)}, {"kind": "model"})
+    with pytest.raises(ValueError, match="no embedding of a text: make it with"):
+        opened(place, condition(place, null=str(tmp_path / "other.safetensors")))
+    for ratio, null in ((1.5, zero_text(SIZES)), (0.2, zero_text(longer))):
+        with pytest.raises(ValueError, match=r"must lie in 0 to 1|make both with the same text lengths"):
+            LatentFiles(place / "records", null, place / "embeddings", ratio)
+
+
+def test_latents_of_another_run_are_refused(place):
+    text, digest = condition(place), read_kl_autoencoder(place / "vae").digest
+    for changes, vae, message in (
+        ((), "f00", r"latents are of the autoencoder '\w+', this run has 'f00': make them again"),
+        (("data.crop=64",), digest, r"made with data\.crop 32, this run has 64"),
+        (("data.degradation=bicubic",), digest, r"data\.degradation 'light_one_stage', this run has 'bicubic'"),
+        (("recipe.scale=2",), digest, r"recipe\.scale 4, this run has 2"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            open_latents(place / "records", settings(place, *changes), vae, text)
+    with pytest.raises(ValueError, match="holds records of 'embeddings', not 'latents'"):
+        open_latents(place / "embeddings", settings(place), digest, text)
+    with pytest.raises(FileNotFoundError, match="holds no records"):
+        open_latents(place / "photos", settings(place), digest, text)
+
+
+def test_what_cannot_be_precomputed(place, capsys):
+    before = (place / "records" / MANIFEST).read_bytes()
+    autoencoder(place / "other", gain=1.1)
+    (place / "few.jsonl").write_text(line_of(Caption("photo_0.png", "", "")))
+    for words, changes, message in (
+        ((), ("training.seed=1",), r"made otherwise \(seed\)"),
+        (("--draw", "mode"), (), r"made otherwise \(draw\)"),
+        (("--vae", str(place / "other")), (), r"made otherwise \(vae\): name another folder, or use --overwrite"),
+        (("--vae", str(place / "none")), (), "none: no such"),
+        (("--vae", str(place / "photos")), (), "photos: lacks config.json"),
+        (("--vae", str(place / "null.safetensors")), (), "holds a trained recipe, not kl_autoencoder"),
+        (("--batch", "3"), (), "--batch 3 must be a multiple of the 8 devices"),
+        (
+            ("--captions", str(place / "few.jsonl")),
+            (),
+            r"--captions lacks 5 of 6 photographs, such as more/photo_0\.png",
+        ),
+        (("--embeddings", str(place / "records" / "x")), (), r"names\.json is missing"),
+        ((), (f"data.train={place}/records",), "holds records already"),
+    ):
+        assert latents(place, "records", *words, changes=changes) == 2
+        error = capsys.readouterr().err
+        assert re.search(message, error) and error.count("\n") == 1, error
+    assert (place / "records" / MANIFEST).read_bytes() == before
+    wide = read_kl_autoencoder(place / "vae")._replace(module=KLAutoencoder())
+    with pytest.raises(ConfigError, match=r"data\.crop 36 must be a multiple of the 8 pixels"):
+        precompute_latents(settings(place, "data.crop=36"), wide, place / "never", Work(1))

@@ -1,0 +1,250 @@
+"""Low-rank additions: properties on a toy of a dense layer and two convolutions."""
+
+import flax.linen as nn
+import hypothesis
+import hypothesis.strategies as st
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from framer_jax.models.lora import (
+    Lora,
+    apply_lora,
+    branches,
+    init_lora,
+    low_rank_kernel,
+    make_lora,
+    merge,
+    unmerge,
+    with_branches,
+)
+from tests.support.drawn import drawn
+
+KEY = jax.random.key(0)
+X = jax.random.normal(KEY, (2, 6, 5, 3))
+
+
+class Toy(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        x = nn.Conv(8, (3, 3), (2, 2), name="conv_in")(x)
+        x = x + nn.silu(Inner(name="block")(x))
+        return nn.Conv(4, (1, 1), use_bias=False, name="conv_out")(x)
+
+
+class Inner(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(8, name="query")(nn.LayerNorm(name="norm")(x))
+
+
+def params():
+    return drawn(Toy().init, KEY, X)["params"]
+
+
+def trained(pattern=".", rank=2, alpha=4.0, seed=1):
+    """A set none of whose numbers is zero."""
+    lora = init_lora(KEY, params(), pattern, rank, alpha)
+    rng = np.random.default_rng(seed)
+    return lora.replace(
+        factors=jax.tree.map(lambda leaf: rng.standard_normal(leaf.shape).astype(np.float32), lora.factors)
+    )
+
+
+def leaves(tree):
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in jax.tree.leaves_with_path(tree)
+    }
+
+
+def close(mine, reference, **tolerance):
+    assert leaves(mine).keys() == leaves(reference).keys()
+    for name, leaf in leaves(mine).items():
+        np.testing.assert_allclose(leaf, leaves(reference)[name], err_msg=name, **tolerance)
+
+
+def test_a_new_set_changes_nothing_and_has_the_named_kernels():
+    lora = init_lora(KEY, params(), ("conv_in", r"query$"), 2, 4.0)
+    assert lora.alphas == (("block/query", 4.0), ("conv_in", 4.0))
+    assert {name: leaf.shape for name, leaf in leaves(lora.factors).items()} == {
+        "block/query/down": (8, 2),
+        "block/query/up": (2, 8),
+        "conv_in/down": (3, 3, 3, 2),
+        "conv_in/up": (1, 1, 2, 8),
+    }
+    close(apply_lora(params(), {"new": lora}), params(), rtol=0)
+    wide = init_lora(KEY, {"layer": {"kernel": np.zeros((100, 200))}}, "layer", 16, 16.0)
+    assert np.std(wide.factors["layer"]["down"]) == pytest.approx(1 / 16, rel=0.05)
+
+
+def test_a_module_draws_the_same_whatever_its_neighbours():
+    alone, together = (init_lora(KEY, params(), pattern, 2, 4.0) for pattern in ("query", "."))
+    np.testing.assert_array_equal(alone.factors["block"]["query"]["down"], together.factors["block"]["query"]["down"])
+
+
+@hypothesis.given(rank=st.integers(1, 6), alpha=st.floats(0.5, 64), scale=st.floats(-2, 2))
+@hypothesis.settings(deadline=None, max_examples=15)
+def test_merging_can_be_undone_and_equals_applying(rank, alpha, scale):
+    loras = {"a": trained(rank=rank, alpha=alpha), "b": trained("query", rank=3, seed=2)}
+    scales = {"a": scale, "b": 0.5}
+    merged = merge(params(), loras, scales)
+    close(apply_lora(params(), loras, scales), merged, rtol=0)
+    largest = max(np.abs(leaf).max() for leaf in jax.tree.leaves(merged))
+    close(unmerge(merged, loras, scales), params(), atol=4e-7 * largest)
+    factors, kernel = loras["a"].factors["conv_in"], params()["conv_in"]["kernel"]
+    one = np.einsum("hwir,ro->hwio", factors["down"], factors["up"][0, 0])
+    np.testing.assert_allclose(merged["conv_in"]["kernel"], kernel + scale * alpha / rank * one, atol=1e-6 * largest)
+
+
+@hypothesis.given(count=st.integers(1, 4), rank=st.integers(1, 5), seed=st.integers(0, 99))
+@hypothesis.settings(deadline=None, max_examples=15)
+def test_a_stack_of_factors_is_the_factors_of_a_stack(count, rank, seed):
+    """Matrices and convolutions of blocks that a scan stacks: as if each block were by itself."""
+    rng = np.random.default_rng(seed)
+
+    def block():
+        shapes = {"query": (8, 5), "conv": (3, 3, 4, 6)}
+        return {name: {"kernel": rng.standard_normal(shape).astype(np.float32)} for name, shape in shapes.items()}
+
+    blocks = [block() for _ in range(count)]
+    loras = [init_lora(jax.random.key(place), blocks[0], ".", rank, 3.0) for place in range(count)]
+    loras = [
+        lora.replace(
+            factors=jax.tree.map(lambda leaf: rng.standard_normal(leaf.shape).astype(np.float32), lora.factors)
+        )
+        for lora in loras
+    ]
+    alone = [merge(tree, {"a": lora}) for tree, lora in zip(blocks, loras, strict=True)]
+    whole, factors = (
+        jax.tree.map(lambda *parts: np.stack(parts), *trees) for trees in (blocks, [x.factors for x in loras])
+    )
+    fresh = init_lora(KEY, whole, ".", rank, 3.0)
+    assert jax.tree.map(jnp.shape, fresh.factors) == jax.tree.map(jnp.shape, factors)
+    close(merge(whole, {"a": fresh}), whole, rtol=0)
+    downs = [leaf for name, leaf in leaves(fresh.factors).items() if name.endswith("down")]
+    assert all(np.abs(down[0] - other).max() > 0 for down in downs for other in down[1:])
+    merged = merge(whole, {"a": make_lora(factors, 3.0)})
+    close(merged, jax.tree.map(lambda *parts: np.stack(parts), *alone), rtol=1e-5, atol=1e-5)
+    close(unmerge(merged, {"a": make_lora(factors, 3.0)}), whole, atol=2e-5)
+
+
+def test_sets_add_up_and_scales_are_linear():
+    loras = {"a": trained(), "b": trained("conv", rank=1, seed=3)}
+    both = merge(params(), loras, {"a": 0.5, "b": 2.0})
+    close(merge(merge(params(), {"a": loras["a"]}, {"a": 0.5}), {"b": loras["b"]}, {"b": 2.0}), both, atol=1e-5)
+    close(merge(params(), loras, {"a": 0.0, "b": 0.0}), params(), rtol=0)
+
+
+def test_the_convolution_of_the_sum_is_the_sum_of_the_convolutions():
+    lora, tree = trained("conv_in", rank=3, alpha=6.0), params()["conv_in"]
+    factors = lora.factors["conv_in"]
+
+    def conv(x, kernel, stride):
+        numbers = ("NHWC", "HWIO", "NHWC")
+        return jax.lax.conv_general_dilated(x, kernel, (stride, stride), "SAME", dimension_numbers=numbers)
+
+    way = conv(conv(X, factors["down"], 2), factors["up"], 1)
+    whole = conv(X, merge({"conv_in": tree}, {"a": lora})["conv_in"]["kernel"], 2)
+    np.testing.assert_allclose(whole, conv(X, tree["kernel"], 2) + 2.0 * way, atol=2e-5)
+    assert low_rank_kernel(factors["down"], factors["up"]).shape == (3, 3, 3, 8)
+
+
+def test_gradients_reach_the_factors_alone():
+    lora = trained()
+
+    @jax.jit
+    def gradients(tree, lora, scale):
+        def loss(tree, lora, scale):
+            return jnp.square(Toy().apply({"params": apply_lora(tree, {"a": lora}, {"a": scale})}, X)).mean()
+
+        return jax.grad(loss, argnums=(0, 1, 2))(tree, lora, scale)
+
+    of_params, of_lora, of_scale = gradients(params(), lora, jnp.float32(0.7))
+    assert not any(leaf.any() for leaf in jax.tree.leaves(of_params))
+    assert isinstance(of_lora, Lora) and len(jax.tree.leaves(of_lora)) == 6
+    assert all(leaf.any() for leaf in jax.tree.leaves(of_lora)) and of_scale != 0
+    of_new = gradients(params(), init_lora(KEY, params(), ".", 2, 4.0), jnp.float32(1))[1].factors["conv_in"]
+    assert not of_new["down"].any() and of_new["up"].any()  # as at any start of a LoRA
+
+
+def test_parameters_keep_their_type_and_others_their_value():
+    half = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), params())
+    merged = merge(half, {"a": trained("query")})
+    assert all(leaf.dtype == jnp.bfloat16 for leaf in jax.tree.leaves(merged))
+    np.testing.assert_array_equal(merged["block"]["norm"]["scale"], half["block"]["norm"]["scale"])
+    assert (merged["block"]["query"]["kernel"] != half["block"]["query"]["kernel"]).any()
+
+
+def test_wrong_sets_are_errors():
+    lora = trained("query")
+    with pytest.raises(ValueError, match="'attn' finds no kernel"):
+        init_lora(KEY, params(), ("conv", "attn"), 2, 4.0)
+    with pytest.raises(ValueError, match="rank of at least 1"):
+        init_lora(KEY, params(), "conv", 0, 4.0)
+    for shape in ((3,), (2, 3, 3, 3, 4, 5)):
+        with pytest.raises(ValueError, match=r"\): LoRA takes matrices, 2-D convolutions, and stacks"):
+            init_lora(KEY, {"heads": {"kernel": np.zeros(shape)}}, "heads", 2, 4.0)
+    with pytest.raises(ValueError, match=r"sets \['a'\] and scales \['b'\] differ"):
+        merge(params(), {"a": lora}, {"b": 1.0})
+    with pytest.raises(ValueError, match=r"kernel \(8, 8\) at 'block/query', but there is no kernel"):
+        merge({"other": params()}, {"a": lora})
+    with pytest.raises(ValueError, match=r"there is one of shape \(8, 9\)"):
+        merge({"block": {"query": {"kernel": np.zeros((8, 9), np.float32)}}}, {"a": lora})
+    with pytest.raises(ValueError, match="needs the factors"):
+        make_lora({"layer": {"down": np.zeros((3, 2))}}, 1.0)
+    for down, up in (
+        ((3, 2), (3, 4)),
+        ((5, 3, 2), (4, 2, 4)),
+        ((5, 3, 2), (2, 4)),
+        ((3, 3, 3, 2), (2, 4)),
+        ((2,), (2,)),
+    ):
+        with pytest.raises(ValueError, match="which make no kernel"):
+            make_lora({"layer": {"down": np.zeros(down), "up": np.zeros(up)}}, 1.0)
+    with pytest.raises(ValueError, match="'block/query' has no alpha"):
+        make_lora(lora.factors, {"other": 1.0})
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.5])
+def test_branches_compute_what_merged_weights_do(scale):
+    sets = {"first": trained(rank=2), "second": trained("query|conv_out", rank=3, alpha=1.0, seed=2)}
+    scales = {"first": scale, "second": -2.0}
+
+    def branched(sets, x):
+        with branches():
+            return Toy().apply(with_branches(params(), sets, scales), x)
+
+    def merged(sets, x):
+        return Toy().apply({"params": merge(params(), sets, scales)}, x)
+
+    close(jax.jit(branched)(sets, X), jax.jit(merged)(sets, X), rtol=1e-4, atol=1e-3)
+    mine, theirs = (jax.jit(jax.grad(lambda sets, call=call: call(sets, X).sum()))(sets) for call in (branched, merged))
+    close(mine, theirs, rtol=1e-3, atol=1e-2)
+    with branches():  # without sets they are the module
+        plain = Toy().apply(with_branches(params(), {}), X)
+    close(plain, Toy().apply({"params": params()}, X))
+    with pytest.raises(ValueError, match="'first' wants a kernel"):
+        with_branches({"conv_in": params()["conv_in"]}, sets)
+
+
+def test_a_small_addition_is_not_lost_beside_weights_of_two_bytes():
+    """As it would be where their sum is rounded to the weights' grid."""
+    rng = np.random.default_rng(0)
+    weights = {"query": {"kernel": jnp.asarray(rng.standard_normal((64, 64)), jnp.bfloat16)}}
+    lora = make_lora({"query": {"down": rng.standard_normal((64, 4)), "up": 1e-4 * rng.standard_normal((4, 64))}}, 4.0)
+    lora = lora.replace(factors=jax.tree.map(lambda leaf: leaf.astype(np.float32), lora.factors))
+    x = jnp.asarray(rng.standard_normal((8, 64)), jnp.float32)
+
+    class Layer(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return nn.Dense(64, use_bias=False, dtype=jnp.float32, name="query")(x)
+
+    plain = Layer().apply({"params": weights}, x)
+    effect = np.asarray(x) @ np.asarray(lora.factors["query"]["down"] @ lora.factors["query"]["up"])
+    with branches():
+        beside = Layer().apply(with_branches(weights, {"": lora}), x) - plain
+    within = Layer().apply({"params": merge(weights, {"": lora})}, x) - plain
+    spread = np.std(effect)
+    assert np.std(beside - effect) < 0.02 * spread < 0.5 * spread < np.std(within - effect)

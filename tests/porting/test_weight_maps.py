@@ -1,0 +1,137 @@
+"""Weight maps: the published names and shapes, and exact round trips."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from framer_jax.models.resshift_unet import SwinUNet
+from framer_jax.models.swinir import SwinIR
+from framer_jax.models.vq_autoencoder import VQAutoencoder
+from framer_jax.porting.maps import to_flax, to_torch
+from framer_jax.porting.table import MAPS
+from framer_jax.porting.weights import check_same_structure, flatten_names
+from framer_jax.recipes.pretrained import KINDS, build, expected_params
+from tests.support.checkpoints import FIXTURES, small_states
+
+
+@pytest.fixture(scope="module")
+def states(fixtures):
+    return small_states(fixtures)
+
+
+def published(fixtures, name):
+    """The published keys and shapes, with arrays that take no memory."""
+    rows = [str(row).split("\t") for row in np.load(fixtures / "published_keys.npz")[name]]
+    shapes = {key: tuple(int(side) for side in shape.split(",")) for key, shape, _ in rows}
+    return {key: np.broadcast_to(np.float32(0), shape) for key, shape in shapes.items()}
+
+
+def test_every_map_has_a_module():
+    assert MAPS.keys() == KINDS.keys()
+
+
+@pytest.mark.parametrize(
+    ("name", "count", "module"),
+    [
+        ("resshift_unet", 118_593_583, SwinUNet()),
+        ("vq_f4", 55_322_782, VQAutoencoder()),
+        ("lpips_vgg", 14_714_688 + 1_472, None),
+    ],
+)
+def test_published_checkpoints_fill_the_published_configuration(fixtures, name, count, module):
+    params, arguments, dropped = to_flax(MAPS[name], published(fixtures, name), name)
+    built = build(name, arguments)
+    assert module is None or built == module
+    check_same_structure(params, expected_params(name, built), name)
+    assert sum(leaf.size for leaf in flatten_names(params)[0].values()) == count
+    assert not dropped
+
+
+def test_the_original_gets_back_the_564_entries_that_it_asks_for(fixtures):
+    state = published(fixtures, "resshift_unet")
+    weights = MAPS["resshift_unet"]
+    buffers = weights.buffers(state, weights.arguments(state))
+    assert len(state | buffers) == 564
+    assert buffers["input_blocks.1.1.blocks.1.attn_mask"].shape == (64, 64, 64)
+    assert buffers["output_blocks.6.1.blocks.1.attn_mask"].shape == (16, 64, 64)
+    assert "middle_block.1.blocks.1.attn_mask" not in buffers
+    _, arguments, dropped = to_flax(weights, state | buffers, "whole")
+    assert set(dropped) == set(buffers)
+    assert build("resshift_unet", arguments) == SwinUNet()
+
+
+@pytest.mark.parametrize("name", FIXTURES)
+def test_round_trips_are_exact_both_ways(states, name):
+    weights, state = MAPS[name], states[name]
+    params, arguments, _ = to_flax(weights, state, name)
+    back = to_torch(weights, params, name, arguments)
+    assert back.keys() >= state.keys()
+    for key, value in state.items():
+        assert back[key].dtype == np.float32
+        np.testing.assert_array_equal(back[key], value)
+    again, told, _ = to_flax(weights, back, name)
+    assert told == arguments
+    leaves, expected = flatten_names(again)[0], flatten_names(params)[0]
+    assert leaves.keys() == expected.keys()
+    for leaf_name, leaf in leaves.items():
+        np.testing.assert_array_equal(leaf, expected[leaf_name])
+
+
+SMALL, DEEP = {"channels": 8, "heads": 2, "depths": (2, 1)}, {"heads": 6, "channels": 180, "depths": (6,) * 6}
+JPEG = {"window": 7, "image_size": 126, "value_range": 255.0}
+
+
+@pytest.mark.parametrize(
+    ("model", "name"),
+    [
+        (
+            SwinIR(**DEEP, head="pixelshuffle", scale=3),
+            "SwinIR classical (SwinIR-M), x3 (head pixelshuffle, 180",
+        ),
+        (SwinIR(head="pixelshuffledirect", scale=2), "SwinIR lightweight (SwinIR-S), x2 ("),
+        (SwinIR(**DEEP, scale=2), "SwinIR real-world M, x2 (head nearest+conv"),
+        (SwinIR(channels=240, depths=(6,) * 9, heads=8, residual="3conv"), "SwinIR real-world L, x4 ("),
+        (SwinIR(**DEEP, head="none", scale=1, image_size=128, colours=1), "SwinIR grey denoising, x1 ("),
+        (SwinIR(**DEEP, **JPEG, head="none", scale=1), "SwinIR colour JPEG, x1 (head none, 180 channels"),
+        (SwinIR(), "SwinIR small real-world, x4 ("),
+        (
+            SwinIR(**SMALL, image_size=8),
+            "SwinIR, x4 (head nearest+conv, 8 channels, 2+1 blocks",
+        ),
+        (SwinIR(**SMALL, head="pixelshuffle", scale=8, image_size=48), "SwinIR, x8 (head pixelshuffle, 8"),
+    ],
+    ids=lambda value: value.split("(")[0] if isinstance(value, str) else "",
+)
+def test_a_swinir_file_tells_its_variant(model, name):
+    """From the shapes alone, with the constants that the original registers."""
+    weights = MAPS["swinir"]
+    shapes = expected_params("swinir", model)
+    params = jax.tree.map(lambda leaf: np.broadcast_to(np.float32(0), leaf.shape), shapes)
+    state = to_torch(weights, params, "ours", dataclasses.asdict(model))
+    _, arguments, dropped = to_flax(weights, state, "theirs")
+    assert build("swinir", arguments) == model
+    assert weights.describe(arguments).startswith(name)
+    blocks = sum(model.depths)
+    shifted = sum(depth // 2 for depth in model.depths) if model.image_size > model.window else 0
+    assert len(dropped) == blocks + shifted
+    masks = {value.shape for key, value in state.items() if key.endswith("attn_mask")}
+    assert masks <= {((model.image_size // model.window) ** 2, model.window**2, model.window**2)}
+
+
+def test_published_swinir_files_without_constants_get_the_published_side():
+    weights = MAPS["swinir"]
+    for model in (SwinIR(**SMALL), SwinIR(**SMALL, **JPEG, head="none", scale=1)):
+        params = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), expected_params("swinir", model))
+        state = to_torch(weights, params, "ours", dataclasses.asdict(model))
+        assert build("swinir", weights.arguments({k: v for k, v in state.items() if v.dtype == np.float32})) == model
+        bare = {key: value for key, value in state.items() if not key.endswith(("attn_mask", "position_index"))}
+        assert build("swinir", weights.arguments(bare)) == model
+
+
+def test_a_registered_mask_tells_the_nominal_side(states):
+    weights, state = MAPS["resshift_unet"], states["resshift_unet"]
+    assert weights.arguments(state)["image_size"] == 32
+    mask = {"input_blocks.1.1.blocks.1.attn_mask": np.zeros((64, 64, 64), np.float32)}
+    assert weights.arguments(state | mask)["image_size"] == 64

@@ -1,0 +1,1 @@
+"""What tests share: places, drawn weights, tiny photographs, configurations, models and checkpoints."""

@@ -1,0 +1,284 @@
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from framer_jax.training import checkpoint
+from framer_jax.training.checkpoint import Checkpoints, Notes, data_identity
+from framer_jax.training.optimizer import make_optimizers
+from framer_jax.training.sharding import make_mesh
+from framer_jax.training.state import abstract_state
+from tests.support import training_toys as toys
+from tests.support.paths import ROOT
+from tests.training.test_step import setup
+
+RECIPE = toys.recipe(init_carry=lambda: {"count": jnp.float32(2.5)})
+CONFIG = {"model": {"width": 8}, "training": {"steps": 6, "mesh": {"data": 1}}}
+NOTES = Notes(CONFIG, data_identity(toys.names()), {"loss": (0.1, 3)}, {"step": 2, "value": 0.5})
+
+
+def abstract(settings, recipe=RECIPE):
+    shapes = jax.eval_shape(toys.prepare, toys.batch())
+    return abstract_state(recipe, make_optimizers(recipe, settings), settings, make_mesh(settings), shapes)
+
+
+def saved(folder, settings=None, steps=1, metrics=None, notes=NOTES):
+    """Train and save after each step; gives the last state and the batch that comes next."""
+    settings = settings or toys.settings(ema_decay=0.9)
+    iterator = toys.batches()
+    state, step, frozen, batch = setup(RECIPE, settings)
+    checkpoints = Checkpoints(folder, settings)
+    for index in range(steps):
+        next(iterator)
+        state, _ = step(state, frozen, batch)
+        jax.block_until_ready(state)
+        checkpoints.save(state, iterator, notes, metrics and {"psnr-y": metrics[index]})
+    checkpoints.close()
+    return state, next(iterator)
+
+
+def restored(folder, settings=None, config=CONFIG, data=None, step=1, iterator=None, like=None):
+    settings = settings or toys.settings(ema_decay=0.9)
+    checkpoints = Checkpoints(folder, settings)
+    iterator = iterator or toys.batches()
+    try:
+        state, notes = checkpoints.restore(
+            step, like or abstract(settings), iterator, config, data or data_identity(toys.names())
+        )
+    finally:
+        checkpoints.close()
+    return state, notes, iterator
+
+
+def test_everything_comes_back(tmp_path):
+    state, following = saved(tmp_path)
+    back, notes, iterator = restored(tmp_path)
+    assert toys.same(state, back)
+    assert jax.tree.structure(state) == jax.tree.structure(back)
+    assert jnp.issubdtype(back.key.dtype, jax.dtypes.prng_key)
+    assert float(back.carry["count"]) == 3.5
+    assert notes == NOTES
+    assert toys.same(following, next(iterator))
+
+
+def test_onto_another_topology(tmp_path):
+    settings = toys.settings(ema_decay=0.9, mesh={"data": 2, "fsdp": 4})
+    state, _ = saved(tmp_path, settings)
+    other = toys.settings(ema_decay=0.9, mesh={"data": 1, "fsdp": 2})
+    back, *_ = restored(tmp_path, other)
+    assert toys.same(state, back)
+    assert back.params["denoiser"]["out"]["kernel"].addressable_shards[0].data.shape == (4, 3)
+
+
+def test_donation_does_not_reach_into_a_save(tmp_path):
+    """The files hold the state of the save, though later steps reuse its buffers while they are written."""
+    settings = toys.settings()
+    state, step, frozen, batch = setup(RECIPE, settings)
+    iterator, checkpoints = toys.batches(), Checkpoints(tmp_path, settings)
+    state, _ = step(state, frozen, batch)
+    want = jax.tree.map(np.array, state.params)
+    checkpoints.save(state, iterator, NOTES)
+    for _ in range(20):
+        state, _ = step(state, frozen, batch)
+    checkpoints.close()
+    back, *_ = restored(tmp_path, settings)
+    assert toys.same(want, back.params)
+
+
+def test_last_and_best_are_kept(tmp_path):
+    settings = toys.settings(ema_decay=0.9, keep_last=2, best_metric="psnr-y")
+    saved(tmp_path, settings, steps=5, metrics=[20.0, 25.0, float("nan"), 22.0, 21.0])
+    checkpoints = Checkpoints(tmp_path, settings)
+    assert checkpoints.steps() == [2, 4, 5]
+    assert checkpoints.latest() == 5
+    checkpoints.close()
+    settings = toys.settings(ema_decay=0.9, keep_last=1, best_metric="psnr-y", best_mode="min")
+    saved(tmp_path / "min", settings, steps=4, metrics=[20.0, 18.0, 30.0, 25.0])
+    checkpoints = Checkpoints(tmp_path / "min", settings)
+    assert checkpoints.steps() == [2, 4]
+    checkpoints.close()
+
+
+def test_saving_twice_is_saving_once(tmp_path):
+    settings = toys.settings()
+    state, *_ = setup(RECIPE, settings)
+    checkpoints = Checkpoints(tmp_path, settings)
+    checkpoints.save(state, toys.batches(), NOTES)
+    checkpoints.save(state, toys.batches(), NOTES)
+    assert checkpoints.steps() == [0]
+    checkpoints.close()
+
+
+def test_missing(tmp_path):
+    saved(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"no checkpoint .*/7: steps there are 1"):
+        restored(tmp_path, step=7)
+
+
+@pytest.mark.parametrize("item", ["state", "data", "about"])
+def test_half_written(tmp_path, item):
+    saved(tmp_path)
+    shutil.rmtree(tmp_path / "1" / item)
+    with pytest.raises(ValueError, match=f"incomplete or foreign, it lacks {item}: delete .*/1 to resume") as caught:
+        restored(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_damaged_arrays(tmp_path):
+    saved(tmp_path)
+    for file in (tmp_path / "1" / "state").rglob("*"):
+        if file.is_file():
+            file.write_bytes(b"")
+    with pytest.raises(ValueError, match=r"cannot be read .* delete .*/1") as caught:
+        restored(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_other_configuration(tmp_path):
+    saved(tmp_path)
+    free = {"model": {"width": 8}, "training": {"steps": 12, "mesh": {"data": 8}}}
+    restored(tmp_path, config=free)
+    other = {"model": {"width": 16, "depth": 2}, "training": free["training"]}
+    with pytest.raises(ValueError, match=r"model.depth 'absent' then, 2 now; model.width 8 then, 16 now"):
+        restored(tmp_path, config=other)
+
+
+def test_only_whole_paths_are_exempt(tmp_path):
+    config = {
+        "recipe": {"resshift": {"steps": 4}},
+        "data": {"train": "here", "validation": "here", "validation_count": 3, "threads": 2, "workers": 0},
+        "training": {"steps": 6, "stop_after": 3, "mesh": {"data": 1}, "seed": 0},
+        "logging": {"tensorboard": False},
+    }
+    saved(tmp_path, notes=NOTES._replace(config=config))
+
+    def other(**sections):
+        return {**config, **{name: {**config[name], **values} for name, values in sections.items()}}
+
+    free = {"train": "there", "validation": "there", "validation_count": 1, "threads": 0}
+    run = {"steps": 9, "stop_after": None, "mesh": {"data": 2, "fsdp": 4}}
+    restored(tmp_path, config=other(data=free, training=run, logging={"tensorboard": True}))
+    for changes, message in (
+        ({"recipe": {"resshift": {"steps": 15}}}, "recipe.resshift.steps 4 then, 15 now"),
+        ({"data": {"workers": 1}}, "data.workers 0 then, 1 now"),
+        ({"training": {"seed": 1}}, "training.seed 0 then, 1 now"),
+        ({"training": {"steps_of_warmup": 1}}, "training.steps_of_warmup 'absent' then, 1 now"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            restored(tmp_path, config=other(**changes))
+
+
+def test_an_entry_that_is_off_may_be_absent(tmp_path):
+    saved(tmp_path, notes=NOTES._replace(config={**CONFIG, "old": {"off": 0, "word": "", "kept": 2}}))
+    restored(tmp_path, config={**CONFIG, "old": {"kept": 2}, "new": {"off": False, "unset": None}})
+    with pytest.raises(ValueError, match=r"new 'absent' then, 0\.5 now"):
+        restored(tmp_path, config={**CONFIG, "old": {"kept": 2}, "new": 0.5})
+    with pytest.raises(ValueError, match=r"old\.kept 2 then, 'absent' now"):
+        restored(tmp_path, config=CONFIG)
+
+
+def test_other_model(tmp_path):
+    saved(tmp_path)
+    like = abstract(toys.settings(ema_decay=0.9))
+    like.params["denoiser"]["out"]["kernel"] = jax.ShapeDtypeStruct((9, 3), jnp.float32)
+    like.params["denoiser"]["new"] = jax.ShapeDtypeStruct((2,), jnp.float32)
+    with pytest.raises(ValueError, match=r"new missing; .*out/kernel float32\[8, 3\] not float32\[9, 3\]"):
+        restored(tmp_path, like=like)
+    with pytest.raises(ValueError, match="ema/critic/kernel unexpected"):
+        restored(tmp_path, toys.settings(), like=abstract(toys.settings()))
+
+
+def test_other_records(tmp_path):
+    saved(tmp_path)
+    with pytest.raises(ValueError, match=r"other records \(24 then, 23 now"):
+        restored(tmp_path, data=data_identity(toys.names(23)))
+
+
+class FakeWorkers:
+    """Positions in the form of Grain's worker processes."""
+
+    def __init__(self, count):
+        self.state = {"next": 0, "states": [{"next_index": 0}] * count, "future": {}}
+
+    def __next__(self):
+        return toys.batch()
+
+    def get_state(self):
+        return self.state
+
+    def set_state(self, state):
+        self.state = state
+
+
+@pytest.mark.parametrize("other", [FakeWorkers(1), FakeWorkers(3), toys.batches()])
+def test_other_number_of_workers(tmp_path, other):
+    settings = toys.settings()
+    state, *_ = setup(RECIPE, settings)
+    checkpoints = Checkpoints(tmp_path, settings)
+    checkpoints.save(state, FakeWorkers(2), NOTES)
+    checkpoints.close()
+    restored(tmp_path, settings, step=0, iterator=FakeWorkers(2))
+    with pytest.raises(ValueError, match="use the same number of worker processes"):
+        restored(tmp_path, settings, step=0, iterator=other)
+
+
+KILLED = """
+import os, signal, sys
+import tests.conftest
+from orbax.checkpoint._src.path import async_path
+from tests.training import test_checkpoint as here
+from tests.support import training_toys as toys
+
+folder = sys.argv[1]
+rename = async_path.rename
+
+async def die(source, target):
+    if str(target) == os.path.join(folder, "2"):
+        os.kill(os.getpid(), signal.SIGKILL)  # all files of the second save are written, none is committed
+    return await rename(source, target)
+
+async_path.rename = die
+here.saved(folder, toys.settings(ema_decay=0.9, keep_last=1), steps=3)
+"""
+
+
+def test_kill_in_the_middle_of_a_save(tmp_path):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, str(tmp_path)], env=environment, capture_output=True, check=False
+    )
+    assert done.returncode == -signal.SIGKILL, done.stderr.decode()[-2000:]
+    assert len(list(tmp_path.iterdir())) == 2  # the complete one and what the kill left
+    settings = toys.settings(ema_decay=0.9, keep_last=1)
+    checkpoints = Checkpoints(tmp_path, settings)
+    assert checkpoints.steps() == [1]
+    checkpoints.close()
+    assert [entry.name for entry in tmp_path.iterdir()] == ["1"]  # cleaned up
+    back, _, iterator = restored(tmp_path, settings)
+    state, following = saved(tmp_path / "again", settings)
+    assert toys.same(state, back)
+    assert toys.same(following, next(iterator))
+    saved(tmp_path, settings, steps=2)  # the interrupted save again, over what the kill left
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["2", "again"]
+
+
+def test_about_is_readable(tmp_path):
+    saved(tmp_path)
+    about = json.loads(next((tmp_path / "1" / "about").iterdir()).read_text())
+    assert about["config"] == CONFIG
+    assert about["leaves"]["params/denoiser/out/kernel"] == "float32[8, 3]"
+
+
+def test_frozen_weights_are_compared_by_content_and_not_by_path(tmp_path):
+    begun = {"recipe": {"sinsr": {"teacher": "a/t.safetensors"}}, "weights": {"recipe.sinsr.teacher": "12"}}
+    moved = {"recipe": {"sinsr": {"teacher": "b/t.safetensors"}}, "weights": {"recipe.sinsr.teacher": "12"}}
+    checkpoint._check_config(tmp_path, begun, moved)
+    with pytest.raises(ValueError, match=r"weights\.recipe\.sinsr\.teacher '12' then, '34' now"):
+        checkpoint._check_config(tmp_path, begun, {**moved, "weights": {"recipe.sinsr.teacher": "34"}})

@@ -1,0 +1,351 @@
+import io
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from framer_jax.recipes.base import Loss
+from framer_jax.training.logging import JsonLinesWriter, TensorBoardWriter, default_writer, read_json_lines
+from framer_jax.training.loop import NonFiniteError, train
+from tests.support import training_toys as toys
+from tests.support.paths import ROOT
+
+
+def run(workdir, settings, **arguments):
+    arguments.setdefault("recipe", toys.recipe(init_carry=lambda: {"count": jnp.float32(0)}))
+    arguments.setdefault("batches", toys.batches())
+    arguments.setdefault("prepare", toys.prepare)
+    arguments.setdefault("writer", JsonLinesWriter(Path(workdir) / "metrics.jsonl"))
+    return train(settings=settings, workdir=workdir, **arguments)
+
+
+def losses(workdir):
+    timing = ("images_per_second",)
+    return [
+        {name: value for name, value in entry.items() if name not in timing}
+        for entry in read_json_lines(Path(workdir) / "metrics.jsonl")
+    ]
+
+
+def test_stop_and_resume_is_exact(tmp_path):
+    changes = {"steps": 7, "ema_decay": 0.9, "warmup_steps": 2, "schedule": "cosine", "clip_norm": 0.5}
+    whole = run(tmp_path / "whole", toys.settings(**changes))
+    assert not whole.stopped
+    assert whole.step == 7
+    part = run(tmp_path / "parts", toys.settings(**changes, stop_after=3))
+    assert part.stopped
+    assert part.step == 3
+    rest = run(tmp_path / "parts", toys.settings(**changes))
+    assert rest.step == 7
+    assert toys.same(whole.state, rest.state)
+    assert losses(tmp_path / "whole") == losses(tmp_path / "parts")
+    again = run(tmp_path / "parts", toys.settings(**changes))
+    assert "already complete" in again.message
+    assert toys.same(whole.state, again.state)
+
+
+def test_same_run_on_eight_devices(tmp_path):
+    alone = run(tmp_path / "one", toys.settings())
+    spread = run(tmp_path / "eight", toys.settings(mesh={"data": 4, "fsdp": 2}))
+    for one, other in zip(losses(tmp_path / "one"), losses(tmp_path / "eight"), strict=True):
+        assert one["loss"] == pytest.approx(other["loss"], rel=1e-5)
+    kernels = [np.asarray(result.state.params["denoiser"]["out"]["kernel"]) for result in (alone, spread)]
+    np.testing.assert_allclose(*kernels, rtol=1e-4)
+
+
+def test_resume_on_another_mesh(tmp_path):
+    whole = run(tmp_path / "whole", toys.settings())
+    run(tmp_path / "parts", toys.settings(stop_after=3, mesh={"data": 2, "fsdp": 2}))
+    rest = run(tmp_path / "parts", toys.settings())
+    kernels = [np.asarray(result.state.params["denoiser"]["out"]["kernel"]) for result in (whole, rest)]
+    np.testing.assert_allclose(*kernels, rtol=1e-4)
+
+
+def test_log_checkpoint_validate_and_export(tmp_path):
+    seen = []
+
+    def validate(params, frozen, step):
+        assert set(params) == {"denoiser", "critic"}
+        return {"psnr-y": {2: 20.0, 4: 30.0, 6: 25.0, 7: 28.0}[step]}, {"first": np.full((4, 4, 3), 0.5)}
+
+    def export(params, step, best):
+        assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(params))
+        seen.append((step, best))
+
+    settings = toys.settings(
+        steps=7, log_every=3, validate_every=2, checkpoint_every=2, keep_last=1, best_metric="psnr-y", ema_decay=0.9
+    )
+    lines = []
+    writer = Recording(lines)
+    result = run(tmp_path, settings, validate=validate, export=export, writer=writer)
+    assert seen == [(2, True), (4, True), (6, False), (7, False)]
+    assert sorted(int(path.name) for path in (tmp_path / "checkpoints").iterdir()) == [4, 7]
+    assert [step for kind, step, _ in lines if kind == "scalars" and "loss" in _] == [3, 6, 7]
+    assert [step for kind, step, _ in lines if kind == "images"] == [2, 4, 6, 7]
+    assert result.scalars["images_per_second"] > 0
+    texts = [text for kind, _, text in lines if kind == "text"]
+    assert any("denoiser/conv/kernel" in text for text in texts)  # the parameter overview
+    assert any("first step, with compilation, took" in text for text in texts)
+    assert "complete: 7 steps" in texts[-1]
+
+
+class Recording:
+    """A writer that keeps what it is told."""
+
+    def __init__(self, lines):
+        self.lines = lines
+
+    def resume(self, step):
+        self.lines.append(("resume", step, None))
+
+    def write_scalars(self, step, scalars):
+        self.lines.append(("scalars", step, dict(scalars)))
+
+    def write_images(self, step, images):
+        self.lines.append(("images", step, dict(images)))
+
+    def write_text(self, step, name, text):
+        self.lines.append(("text", step, text))
+
+    def close(self):
+        self.lines.append(("close", None, None))
+
+
+def test_resumed_run_keeps_the_best(tmp_path):
+    seen = []
+    scores = {2: 30.0, 4: 20.0, 6: 31.0}
+
+    def validate(params, frozen, step):
+        return {"psnr-y": scores[step]}, {}
+
+    def export(params, step, best):
+        seen.append((step, best))
+
+    for stop in (2, None):
+        settings = toys.settings(validate_every=2, checkpoint_every=2, best_metric="psnr-y", stop_after=stop)
+        run(tmp_path, settings, validate=validate, export=export)
+    assert seen == [(2, True), (4, False), (6, True)]
+
+
+def test_unknown_best_metric(tmp_path):
+    """It is found at the first validation, and what was trained until then is saved."""
+    changes = {"validate_every": 2, "checkpoint_every": 4}
+    wrong = toys.settings(**changes, best_metric="psnr")
+    with pytest.raises(ValueError, match="'psnr' is not among what validation gives: psnr-y; step 2 is saved: correct"):
+        run(tmp_path, wrong, validate=lambda *_: ({"psnr-y": 1.0}, {}))
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["2"]
+    result = run(
+        tmp_path,
+        toys.settings(**changes, best_metric=None),
+        validate=lambda *_: ({"psnr-y": 1.0}, {}),
+    )
+    assert (result.step, result.stopped) == (6, False)
+
+
+def bad_loss(params, frozen, carry, batch, key, step):
+    good = toys.noisy_loss(params, frozen, carry, batch, key, step)
+    return Loss(good.values / jnp.where(step == 3, jnp.float32(0), jnp.float32(1)), {}, (), good.carry)
+
+
+def test_nan_names_step_records_and_checkpoint(tmp_path):
+    order = toys.batches()
+    records = [next(order)["record"] for _ in range(4)][3]
+    settings = toys.settings(steps=20, log_every=10, checkpoint_every=2)
+    with pytest.raises(NonFiniteError) as caught:
+        run(tmp_path, settings, recipe=toys.recipe(bad_loss), record_names=toys.names())
+    line = str(caught.value)
+    assert "loss is NaN or infinite at step 4" in line
+    assert ", ".join(f"photo_{index:02d}.png" for index in records) in line
+    assert f"last checkpoint {tmp_path / 'checkpoints' / '2'}" in line
+    assert "\n" not in line
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["2"]
+
+
+def test_bad_data(tmp_path):
+    with pytest.raises(ValueError, match="the data gives no batch"):
+        run(tmp_path, toys.settings(), batches=iter([]))
+    with pytest.raises(ValueError, match="batches hold 4 examples per host: global_batch 8 needs 8"):
+        run(tmp_path, toys.settings(), batches=toys.batches(size=4))
+    with pytest.raises(ValueError, match="10 is not divisible by 8 devices x 1 microbatches: use 8 or 16"):
+        run(tmp_path, toys.settings(global_batch=10, mesh={"data": 8}))
+    short = toys.dataset()[:2].to_iter_dataset()
+    with pytest.raises(ValueError, match="the data ended after step 2 of 6: repeat the dataset"):
+        run(tmp_path, toys.settings(), batches=iter(short))
+
+
+def test_foreign_checkpoint(tmp_path):
+    run(tmp_path, toys.settings(stop_after=2), config_json='{"model": "small"}')
+    with pytest.raises(ValueError, match="another configuration: model 'small' then, 'large' now"):
+        run(tmp_path, toys.settings(), config_json='{"model": "large"}')
+    both = toys.recipe(updates=(toys.Update("main", ("denoiser", "critic"), toys.noisy_loss),))
+    with pytest.raises(ValueError, match="opt_state/main/0/mu/critic/kernel"):
+        run(tmp_path, toys.settings(), recipe=both, config_json='{"model": "small"}')
+
+
+SIGNALLED = """
+import os, signal, sys, threading
+import tests.conftest
+from pathlib import Path
+from tests.training import test_loop as here
+from tests.support import training_toys as toys
+from PIL import Image
+
+settings = toys.settings(steps=int(sys.argv[2]))
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs start with it ignored
+numbers = [signal.SIGTERM] if sys.argv[3] == "once" else [signal.SIGTERM, signal.SIGINT]
+
+class Signalling:
+    def __init__(self, batches):
+        self.batches, self.count = batches, 0
+        self.get_state, self.set_state = batches.get_state, batches.set_state
+
+    def __next__(self):
+        self.count += 1
+        if self.count == 3:
+            for number in numbers:
+                os.kill(os.getpid(), number)
+        return next(self.batches)
+
+result = here.run(sys.argv[1], settings, batches=Signalling(toys.batches()))
+print(result.message)
+"""
+
+
+def signalled(workdir, steps, how):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", SIGNALLED, str(workdir), str(steps), how]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_sigterm_saves_and_the_rest_is_exact(tmp_path):
+    done = signalled(tmp_path / "parts", 6, "once")
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "stopped at step 3 of 6, saved in" in done.stdout
+    assert "finishing this step, then saving" in done.stderr
+    assert [path.name for path in (tmp_path / "parts" / "checkpoints").iterdir()] == ["3"]
+    whole = run(tmp_path / "whole", toys.settings())
+    rest = run(tmp_path / "parts", toys.settings())
+    assert toys.same(whole.state, rest.state)
+    assert losses(tmp_path / "whole") == losses(tmp_path / "parts")
+
+
+def test_second_signal_stops_at_once(tmp_path):
+    done = signalled(tmp_path, 1000, "twice")
+    assert done.returncode != 0
+    assert "KeyboardInterrupt" in done.stderr
+    assert not list((tmp_path / "checkpoints").iterdir())
+
+
+def test_signal_handlers_are_restored(tmp_path):
+    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    run(tmp_path, toys.settings(steps=1))
+    assert before == (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT))
+
+
+def test_json_lines_forget_what_lies_beyond(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    writer = JsonLinesWriter(path)
+    for step in (2, 4, 6):
+        writer.write_scalars(step, {"loss": step / 2})
+    writer.write_text(4, "run", "words")
+    with path.open("a") as file:
+        file.write('{"step": 8, "lo')  # a killed run
+    writer.resume(4)
+    writer.write_scalars(6, {"loss": 9.0})
+    assert [(entry["step"], entry["loss"]) for entry in read_json_lines(path)] == [(2, 1.0), (4, 2.0), (6, 9.0)]
+    assert len(path.read_text().splitlines()) == 4
+
+
+def test_default_writer(tmp_path, capsys):
+    folder = tmp_path / "not" / "yet"
+    assert not (default_writer(folder) and folder.exists())  # a run that is refused leaves nothing behind
+    writer = default_writer(tmp_path)
+    writer.resume(0)
+    writer.write_scalars(3, {"loss": 0.12349, "images_per_second": 10.0})
+    writer.write_images(3, {"validation/first": np.full((4, 5, 3), 0.5)})
+    writer.write_text(3, "run", "stopped")
+    writer.close()
+    assert capsys.readouterr().err.splitlines() == ["step 3  loss 0.1235  images_per_second 10", "run: stopped"]
+    assert json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[0])["loss"] == 0.12349
+    with Image.open(tmp_path / "images" / "validation_first_0000003.png") as image:
+        assert image.size == (5, 4)
+        assert image.getpixel((0, 0)) == (128, 128, 128)
+
+
+def test_tensorboard_writer(tmp_path):
+    pytest.importorskip("tensorboardX")
+    writer = TensorBoardWriter(tmp_path)
+    writer.resume(2)
+    writer.write_scalars(3, {"loss": 1.0})
+    writer.write_images(3, {"first": np.zeros((4, 4, 3))})
+    writer.write_text(3, "run", "words")
+    writer.close()
+    assert len(list(tmp_path.glob("events.*"))) == 1
+
+
+def test_progress_bar_on_a_terminal(tmp_path, monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    run(tmp_path, toys.settings())
+    assert "6/6" in terminal.getvalue()
+    assert "images/s" in terminal.getvalue()
+
+
+HOSTS = """
+import sys
+import jax
+
+index, count, port, folder = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4]
+jax.distributed.initialize(f"127.0.0.1:{port}", num_processes=count, process_id=index)
+import numpy as np
+from tests.training import test_loop as here
+from tests.support import training_toys as toys
+
+class Part:
+    \"\"\"This host's half of the same global batches.\"\"\"
+
+    def __init__(self, batches):
+        self.batches, self.get_state, self.set_state = batches, batches.get_state, batches.set_state
+
+    def __next__(self):
+        return {name: np.split(value, count)[index] for name, value in next(self.batches).items()}
+
+def export(params, step, best):
+    np.save(folder + "/kernel.npy", params["denoiser"]["out"]["kernel"])
+
+for stop in (3, None):
+    settings = toys.settings(mesh={"data": 1, "fsdp": 2}, stop_after=stop)
+    here.run(folder, settings, batches=Part(toys.batches()), export=export)
+jax.distributed.shutdown()
+"""
+
+
+@pytest.mark.slow
+def test_two_hosts(tmp_path):
+    whole = run(tmp_path / "one", toys.settings())
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "XLA_FLAGS": ""}
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    (tmp_path / "two").mkdir()
+    commands = [[sys.executable, "-c", HOSTS, str(i), "2", port, str(tmp_path / "two")] for i in range(2)]
+    hosts = [subprocess.Popen(c, env=environment, stderr=subprocess.PIPE, text=True) for c in commands]
+    errors = [host.communicate(timeout=300)[1] for host in hosts]
+    assert [host.returncode for host in hosts] == [0, 0], errors
+    for one, other in zip(losses(tmp_path / "one"), losses(tmp_path / "two"), strict=True):
+        assert one["loss"] == pytest.approx(other["loss"], rel=1e-5)
+    kernel = np.asarray(whole.state.params["denoiser"]["out"]["kernel"])
+    np.testing.assert_allclose(np.load(tmp_path / "two" / "kernel.npy"), kernel, rtol=1e-4)

@@ -1,0 +1,128 @@
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import settings as budget
+from hypothesis import strategies as st
+from jax.sharding import PartitionSpec as P
+
+from framer_jax.training.sharding import (
+    batch_sharding,
+    check_rules,
+    examples_stay,
+    leaf_spec,
+    make_mesh,
+    place_batch,
+    place_tree,
+    to_host,
+    tree_shardings,
+)
+from tests.support import training_toys as toys
+
+
+def mesh_settings(data, fsdp, **changes):
+    settings = toys.settings(mesh={"data": data, "fsdp": fsdp}, **changes)
+    return make_mesh(settings), settings
+
+
+def test_mesh_fills_the_free_axis():
+    assert dict(make_mesh(toys.settings(mesh={"data": -1, "fsdp": 4})).shape) == {"data": 2, "fsdp": 4}
+    assert dict(make_mesh(toys.settings(mesh={})).shape) == {"data": 8, "fsdp": 1}
+    assert make_mesh(toys.settings(mesh={"data": 2})).size == 2
+
+
+@pytest.mark.parametrize(
+    ("mesh", "line"),
+    [
+        ({"data": 16}, "does not fit 8 devices"),
+        ({"data": -1, "fsdp": 3}, "does not fit 8 devices"),
+        ({"data": -1, "fsdp": -1}, "one of them may be -1"),
+        ({"data": 0}, "must be at least 1"),
+        ({"model": 2}, "unknown axis model: it may hold data, fsdp"),
+    ],
+)
+def test_bad_mesh(mesh, line):
+    with pytest.raises(ValueError, match=line):
+        make_mesh(toys.settings(mesh=mesh))
+
+
+@given(st.lists(st.integers(1, 32), max_size=4).map(tuple), st.sampled_from([1, 2, 4, 8]), st.integers(0, 200))
+@budget(deadline=None, max_examples=40)
+def test_default_rule(shape, parts, smallest):
+    mesh, settings = mesh_settings(8 // parts, parts, fsdp_min_size=smallest)
+    spec = leaf_spec("params/x", shape, mesh, settings)
+    split = [size for size, axis in zip(shape, spec, strict=False) if axis == "fsdp"]
+    fitting = [size for size in shape if size % parts == 0]
+    if parts > 1 and fitting and np.prod(shape) >= smallest:
+        assert split == [max(fitting)]
+    else:
+        assert spec == P()
+
+
+def test_rules_come_first_and_reach_the_optimiser_state():
+    mesh, settings = mesh_settings(2, 4, sharding_rules=[("denoiser/.*kernel", [None, "fsdp"]), ("critic", [])])
+    tree = {
+        "params": {"denoiser": {"kernel": jnp.zeros((8, 4))}, "critic": {"kernel": jnp.zeros((8, 8))}},
+        "opt_state": {"main": {"mu": {"denoiser": {"kernel": jnp.zeros((8, 4))}}, "count": jnp.int32(0)}},
+        "key": jax.random.key(0),
+    }
+    found = jax.tree.map(lambda sharding: sharding.spec, tree_shardings(tree, mesh, settings))
+    assert found["params"]["denoiser"]["kernel"] == P(None, "fsdp")
+    assert found["opt_state"]["main"]["mu"]["denoiser"]["kernel"] == P(None, "fsdp")
+    assert found["params"]["critic"]["kernel"] == P()
+    assert found["opt_state"]["main"]["count"] == P()
+    assert found["key"] == P()
+
+
+@pytest.mark.parametrize(
+    ("rule", "line"),
+    [
+        (("kernel", ["model"]), "names axis 'model': the mesh has data, fsdp"),
+        (("kernel", [None, "fsdp"]), "splits a dimension of 3 in params/kernel over 4 devices"),
+    ],
+)
+def test_bad_rules(rule, line):
+    mesh, settings = mesh_settings(2, 4, sharding_rules=[rule])
+    with pytest.raises(ValueError, match=line):
+        leaf_spec("params/kernel", (8, 3), mesh, settings)
+
+
+def test_rule_that_fits_nothing():
+    params = {"denoiser": {"kernel": jnp.zeros((8, 3))}}
+    check_rules(params, toys.settings(sharding_rules=[("kernel$", ["fsdp"])]))
+    with pytest.raises(ValueError, match="'kernle' with 1 axes fits no parameter: paths look like 'denoiser/kernel'"):
+        check_rules(params, toys.settings(sharding_rules=[("kernle", ["fsdp"])]))
+
+
+def test_batches_and_trees_are_placed_whole():
+    mesh, settings = mesh_settings(2, 4)
+    placed = place_batch(toys.batch(), mesh)
+    assert placed["hr"].sharding == batch_sharding(mesh)
+    assert placed["hr"].addressable_shards[0].data.shape == (1, 4, 4, 3)
+    assert toys.same(toys.batch(), to_host(placed))
+    tree = {"kernel": np.arange(24, dtype=np.float32).reshape(8, 3)}
+    weights = place_tree(tree, mesh, settings)
+    assert weights["kernel"].addressable_shards[0].data.shape == (2, 3)
+    assert toys.same(tree, to_host(weights))
+
+
+@pytest.mark.parametrize(("fsdp", "examples", "constraints"), [(4, 8, 3), (4, 6, 0), (1, 8, 0)])
+def test_results_of_linear_layers_stay_split_by_examples(fsdp, examples, constraints):
+    class Network(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            x = nn.remat(nn.Dense)(8)(x)
+            return nn.Dense(4)(nn.LayerNorm()(nn.Conv(8, (3,))(x)))
+
+    mesh, _ = mesh_settings(8 // fsdp, fsdp)
+    network, x = Network(), jnp.ones((examples, 4, 8))
+    params = network.init(jax.random.key(0), x)
+
+    def constrained(params, x):
+        with examples_stay(mesh):
+            return network.apply(params, x)
+
+    assert str(jax.make_jaxpr(constrained)(params, x)).count("sharding_constraint[") == constraints
+    np.testing.assert_allclose(jax.jit(constrained)(params, x), network.apply(params, x), rtol=1e-5)
