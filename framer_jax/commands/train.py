@@ -113,7 +113,7 @@ def train_from_config(config: dict[str, Any], workdir: str | Path, init: str | N
     preset = preset_by_name(data["degradation"], base.scale)
     source = open_training(config)
     told = {"text": condition.told(config["recipe"]["name"])} if (condition := text_condition(config)) else {}
-    start, digest = starting_weights(base, config["recipe"], init) if init else (base.starting, None)
+    start, digest = starting_weights(base, config["recipe"], init) if init else (base.initial_params, None)
     # What was started from and what stays frozen is a part of what a run is.
     identity = {"init": digest, "weights": digests(config["recipe"])}
     held_out = open_source(data["validation"], HELD_OUT, 1)

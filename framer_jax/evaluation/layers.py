@@ -117,7 +117,7 @@ def mapped_taps(recipe: Recipe, params: Params, fit: Batch, measure: Batch, key:
 
     @jax.jit
     def taps(params: Params, frozen: Frozen, batch: Batch, key: jax.Array) -> tuple[jax.Array, ...]:
-        found = recipe.updates[0].loss(params, frozen, recipe.init_carry(), batch, key, jnp.int32(0)).taps
+        found = recipe.updates[0].loss(params, frozen, recipe.init_state(), batch, key, jnp.int32(0)).taps
         return tuple(tap.astype(jnp.float32) for tap in found)
 
     measured = taps(params, recipe.frozen, measure, jax.random.fold_in(key, 1))

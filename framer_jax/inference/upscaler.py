@@ -216,7 +216,7 @@ def check_settings(recipe: Recipe, settings: UpscaleSettings) -> None:
     if PROTOCOLS[settings.protocol].sizes is not None:
         if settings.mode != "sample":
             raise ValueError(f"protocol {settings.protocol!r} samples in many steps: use mode 'sample'")
-        if recipe.restore is None:
+        if recipe.sample_tiled is None:
             raise ValueError(
                 f"protocol {settings.protocol!r} has tiles within the steps of a sampler, which recipe {recipe.name!r} "
                 "does not know: use protocol 'framer_jax'"
@@ -226,11 +226,11 @@ def check_settings(recipe: Recipe, settings: UpscaleSettings) -> None:
 
 def _program(recipe: Recipe, settings: UpscaleSettings) -> Any:
     protocol = PROTOCOLS[settings.protocol]
-    samplers: dict[str, Any] = {"sample": recipe.sample, "mean": recipe.mean, "restore": recipe.restore}
+    samplers: dict[str, Any] = {"sample": recipe.sample, "mean": recipe.mean, "tiled": recipe.sample_tiled}
     if protocol.sizes is None:
         return _jitted(samplers[settings.mode])
     side, overlap = settings.tile * recipe.scale, settings.overlap * recipe.scale
-    return _jitted(samplers["restore"], Tiling(side, overlap, settings.tile_batch, *protocol.autoencoder))
+    return _jitted(samplers["tiled"], Tiling(side, overlap, settings.tile_batch, *protocol.autoencoder))
 
 
 @lru_cache(maxsize=16)  # a sampler's programs outlive the upscaler; a sampler is a pure function, so they stay true

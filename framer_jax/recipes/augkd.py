@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from framer_jax.diffusion.noise import NoiseField, noise_field
-from framer_jax.recipes.base import Batch, Carry, Frozen, Loss, LossFunction, Params, Precompute, Recipe
+from framer_jax.recipes.base import Batch, Frozen, Loss, LossFunction, Params, Precompute, Recipe, State
 from framer_jax.recipes.swinir import pixel_error, predictor
 from framer_jax.recipes.teacher import TEACHER, Teacher, pictures, taught, taught_student
 
@@ -182,7 +182,7 @@ def _loss(student: nn.Module, scale: int, settings: AugKdSettings, teacher: Teac
     predict = predictor(student)
     transforms = settings.transforms
 
-    def loss(params: Params, frozen: Frozen, carry: Carry, batch: Batch, key: jax.Array, step: jax.Array) -> Loss:
+    def loss(params: Params, frozen: Frozen, state: State, batch: Batch, key: jax.Array, step: jax.Array) -> Loss:
         count = batch["lr"].shape[0]
         prediction, taps = predict(params, batch["lr"], key)  # [B, sH, sW, 3]
         values, metrics = pixel_error(prediction, batch["hr"])
@@ -200,6 +200,6 @@ def _loss(student: nn.Module, scale: int, settings: AugKdSettings, teacher: Teac
             distance = jnp.abs(picture[:, None] - found).mean(axis=(1, 2, 3, 4))  # [B]
             metrics[f"teacher_{view}"] = distance
             values = values + jnp.float32(settings.weight_of(view)) * distance
-        return Loss(values, metrics, taps, carry)
+        return Loss(values, metrics, taps, state)
 
     return loss

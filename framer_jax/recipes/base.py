@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -17,53 +18,66 @@ import jax.numpy as jnp
 from framer_jax.diffusion.noise import NoiseField
 
 Params = dict[str, Any]
-"""Trainable parameters: group name ('denoiser', 'framer_heads', 'critic', ...) to a tree of float32 arrays."""
+"""Trainable parameters: group name ('denoiser', 'framer_heads', 'discriminator', …) to a tree of float32 arrays."""
 
 Frozen = dict[str, Any]
 """Weights that are never updated (autoencoder, teacher, feature extractors); an argument, never closed over."""
 
-Carry = dict[str, Any]
-"""What changes without a gradient (batch-norm statistics, a discriminator's moving accuracy). Usually empty."""
+State = dict[str, Any]
+"""Mutable state: what changes without a gradient (batch statistics, a discriminator's moving accuracy). Usually {}."""
 
 Batch = Mapping[str, jax.Array]
-"""'hr': [B, sH, sW, 3] and 'lr': [B, H, W, 3], float32 in [0, 1]; a recipe may ask for more entries."""
+"""'hr': [B, sH, sW, 3] and 'lr': [B, H, W, 3], float32 in [0, 1], and the further entries that a recipe declares."""
+
+NO_OUTPUTS: Mapping[str, jax.Array] = MappingProxyType({})
+
+PIXELS = ("hr", "lr")
+"""The batch entries of training on images."""
 
 
 class Loss(NamedTuple):
-    """What one loss function gives back.
+    """What one loss function returns.
 
     Attributes:
-      values: [B] float32, one value per example; weight, mask and the mean over the global batch are the step's work.
+      values: [B] float32, one value per example; the step applies weight, mask and the mean over the global batch.
       metrics: name to a scalar or a [B] array (averaged before it is written).
-      taps: the denoiser's per-block feature maps, each [B, H_i, W_i, C_i], in order of depth, the last one the
-        teacher of FRAMER. Unused taps cost nothing under jit.
-      carry: the carry after this loss.
-      onward: further entries of the batch, [B, ...] each, that the later updates of the same step find and take no
-        gradient through, so that they need not be made twice; None for none. The update must run in every step.
+      taps: the denoiser's per-block feature maps, each [B, H_i, W_i, C_i], in order of depth, the last one FRAMER's
+        teacher. Unused taps cost nothing under jit.
+      state: the mutable state after this loss.
+      outputs: further batch entries, [B, ...] each, for the later updates of the same step, which take no gradient
+        through them; so that a generated image, say, is not computed twice. The update must run in every step.
     """
 
     values: jax.Array
     metrics: dict[str, jax.Array]
     taps: tuple[jax.Array, ...]
-    carry: Carry
-    onward: Mapping[str, jax.Array] | None = None
+    state: State
+    outputs: Mapping[str, jax.Array] = NO_OUTPUTS
 
 
 class LossFunction(Protocol):
-    """(params, frozen, carry, batch, key, step) → Loss; `step` is the int32 number of steps already made."""
+    """(params, frozen, state, batch, key, step) → Loss; `step` is the int32 number of steps already made."""
 
     def __call__(
-        self, params: Params, frozen: Frozen, carry: Carry, batch: Batch, key: jax.Array, step: jax.Array
+        self, params: Params, frozen: Frozen, state: State, batch: Batch, key: jax.Array, step: jax.Array
     ) -> Loss:
-        """Evaluate the loss on a batch in model range."""
+        """Evaluate the loss on a batch."""
         ...
+
+
+def with_outputs(batch: Batch, loss_outputs: Mapping[str, jax.Array]) -> Batch:
+    """The batch as the later updates of a step see it: with the outputs of an earlier update, without gradient."""
+    return {**batch, **jax.lax.stop_gradient(dict(loss_outputs))}
 
 
 @dataclass(frozen=True)
 class Update:
     """One optimiser update: which groups it trains, with which loss, and when.
 
-    It runs in steps `step >= start` with `(step - offset) % every == 0`.
+    It runs in steps `start <= step < stop` with `(step - offset) % every == 0`; `stop` None is the end of training.
+
+    Raises:
+      ValueError: a period below one, or a stop that is not after the start.
     """
 
     name: str
@@ -72,6 +86,13 @@ class Update:
     every: int = 1
     offset: int = 0
     start: int = 0
+    stop: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.every < 1:
+            raise ValueError(f"update {self.name!r}: every is {self.every}, it must be at least 1")
+        if self.stop is not None and self.stop <= max(self.start, 0):
+            raise ValueError(f"update {self.name!r}: stop {self.stop} must be after start {self.start}")
 
 
 class Sampler(Protocol):
@@ -86,14 +107,14 @@ class Sampler(Protocol):
 
 
 class Tiling(NamedTuple):
-    """How a picture that is restored as one is computed in parts; sides in pixels of the picture, 0 for no parts.
+    """How `sample_tiled` splits an image; sides in pixels of that image, 0 for no tiles.
 
     Attributes:
-      side: of the denoiser's tiles.
-      overlap: that they share at least.
-      batch: how many of them are computed at a time.
+      side: side of the denoiser's tiles.
+      overlap: pixels that neighbouring tiles share at least.
+      batch: number of tiles computed at a time.
       encoder: side of the tiles that an autoencoder encodes.
-      decoder: side of those that it decodes to.
+      decoder: side of the tiles that it decodes to.
     """
 
     side: int = 0
@@ -103,8 +124,8 @@ class Tiling(NamedTuple):
     decoder: int = 0
 
 
-class Restorer(Protocol):
-    """(params, frozen, image, noise, tiling) → image: a `Sampler` of pictures that are enlarged already.
+class TiledSampler(Protocol):
+    """(params, frozen, image, noise, tiling) → image: a `Sampler` for images that are already upsampled.
 
     Both images are [B, H, W, 3] float32 near [0, 1]. The tiling must not be traced.
     """
@@ -112,7 +133,7 @@ class Restorer(Protocol):
     def __call__(
         self, params: Params, frozen: Frozen, image: jax.Array, noise: NoiseField, tiling: Tiling
     ) -> jax.Array:
-        """Restore a batch."""
+        """Super-resolve a batch of bicubically upsampled images."""
         ...
 
 
@@ -125,24 +146,64 @@ class Precompute(Protocol):
 
 
 @dataclass(frozen=True)
+class AuxiliaryLoss:
+    """A further term of a loss on images, computed by a frozen network: LPIPS, VGG or DINOv2 features, an INN.
+
+    Attributes:
+      name: of the term in the logs, and of its entry in `frozen`.
+      weight: factor of the term.
+      function: (the network's weights, image, reference), images [B, H, W, 3] float32 in [-1, 1] → [B] float32; the
+        gradient reaches the first image only.
+      frozen: the network's weights.
+    """
+
+    name: str
+    weight: float
+    function: Callable[[Params, jax.Array, jax.Array], jax.Array]
+    frozen: Params = field(repr=False)
+
+
+def auxiliary_frozen(terms: tuple[AuxiliaryLoss, ...]) -> Frozen:
+    """The entries of `frozen` that auxiliary losses need."""
+    return {term.name: term.frozen for term in terms}
+
+
+def add_auxiliary(
+    terms: tuple[AuxiliaryLoss, ...],
+    frozen: Frozen,
+    values: jax.Array,
+    metrics: dict[str, jax.Array],
+    image: jax.Array,
+    reference: jax.Array,
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Loss values [B] and metrics with auxiliary terms added; images [B, H, W, 3] in [-1, 1]."""
+    for term in terms:
+        distance = term.function(frozen[term.name], image, reference)
+        values = values + jnp.float32(term.weight) * distance
+        metrics = {**metrics, term.name: distance}
+    return values, metrics
+
+
+@dataclass(frozen=True)
 class Recipe:
     """One published way to train a super-resolver, as pure functions.
 
     Attributes:
       name: for logs and file names.
-      scale: the enlargement factor s.
+      scale: the upsampling factor s.
       init: (key, batch) → params; only the shapes of `batch` matter.
       updates: at least one; a GAN or score-distillation recipe has two.
       sample: the full sampler.
       mean: the one-network-call estimate of E[hr | lr], or None if the method has none.
-      restore: `sample` behind the enlargement, with tiles within its steps; None if the method has none.
+      sample_tiled: `sample` on upsampled images, with tiles within its steps; None if the method has none.
       lr_multiple: sides of the LR input of `sample` must be multiples of this; the upscaler pads and crops.
-      tap_kind: what the taps are: 'hidden' (feature maps) or 'prediction' (each block's guess of the clean latent).
-      exported: the groups that `sample` and `mean` use; a weights file holds these and no others.
+      tap_kind: what the taps are: 'hidden' (feature maps) or 'prediction' (each block's estimate of the clean latent).
+      exported: the groups that `sample` and `mean` use; weights files and the EMA hold these and no others.
       frozen: weights passed to every loss and sampler, never in the optimiser, never in the checkpoint.
-      init_carry: the carry before step 0.
+      init_state: the mutable state before step 0.
+      batch_entries: the entries that a prepared batch must have.
       precompute: what `framer-jax precompute teacher` writes to disk once; None if no loss would read it.
-      starting: groups whose training starts from these weights (a student from its teacher) and not from `init`'s.
+      initial_params: groups whose training starts from these weights (a student from its teacher) and not from `init`.
     """
 
     name: str
@@ -151,14 +212,15 @@ class Recipe:
     updates: tuple[Update, ...]
     sample: Sampler
     mean: Sampler | None = None
-    restore: Restorer | None = None
+    sample_tiled: TiledSampler | None = None
     lr_multiple: int = 1
     tap_kind: str = "hidden"
     exported: tuple[str, ...] = ("denoiser",)
     frozen: Frozen = field(default_factory=dict)
-    init_carry: Callable[[], Carry] = dict
-    starting: Params = field(default_factory=dict)
+    init_state: Callable[[], State] = dict
+    batch_entries: tuple[str, ...] = PIXELS
     precompute: Precompute | None = None
+    initial_params: Params = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.updates:

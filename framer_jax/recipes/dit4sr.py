@@ -28,14 +28,14 @@ from framer_jax.models.lora import branches, init_lora, make_lora, merge, with_b
 from framer_jax.porting.weights import check_same_structure
 from framer_jax.recipes.base import (
     Batch,
-    Carry,
     Frozen,
     Loss,
     LossFunction,
     Params,
     Recipe,
-    Restorer,
     Sampler,
+    State,
+    TiledSampler,
     Tiling,
     Update,
 )
@@ -145,7 +145,7 @@ def dit4sr(
         tap_kind=denoiser.taps,  # type: ignore[attr-defined]
         exported=groups,
         frozen={**space.frozen, TEXTS: dict(texts), **({BASE: kept} if kept else {})},
-        starting={DENOISER: own} if own else {},
+        initial_params={DENOISER: own} if own else {},
     )
 
 
@@ -234,7 +234,7 @@ def _latents(task: LatentTask, frozen: Frozen, batch: Batch) -> tuple[jax.Array,
 
 
 def _loss(task: LatentTask, settings: Dit4srSettings, predict: Predict, tap_kind: str) -> LossFunction:
-    def loss(params: Params, frozen: Frozen, carry: Carry, batch: Batch, key: jax.Array, step: jax.Array) -> Loss:
+    def loss(params: Params, frozen: Frozen, state: State, batch: Batch, key: jax.Array, step: jax.Array) -> Loss:
         z_hr, z_lr = _latents(task, frozen, batch)  # [B, h, w, C] each
         key_sigma, key_noise = jax.random.split(key)
         sigma = process.draw_sigma(key_sigma, z_hr.shape[0], settings.density, settings.shift)
@@ -246,7 +246,7 @@ def _loss(task: LatentTask, settings: Dit4srSettings, predict: Predict, tap_kind
         if tap_kind == "prediction":  # what the blocks say of the clean latent
             taps = tuple(process.clean(x, tap, sigma) for tap in taps)
         values = process.loss_weight(sigma, settings.weighting) * error
-        return Loss(values, {"latent_mse": error}, taps, carry)
+        return Loss(values, {"latent_mse": error}, taps, state)
 
     return loss
 
@@ -256,7 +256,7 @@ class Samplers(NamedTuple):
 
     sample: Sampler
     mean: Sampler
-    restore: Restorer
+    sample_tiled: TiledSampler
 
 
 def _samplers(task: LatentTask, settings: Dit4srSettings, predict: Predict) -> Samplers:
@@ -288,7 +288,7 @@ def _samplers(task: LatentTask, settings: Dit4srSettings, predict: Predict) -> S
         z_lr, _ = task.enlarged(frozen, lr)
         return task.picture(frozen, from_latent(params, frozen, z_lr, noise, Tiling()), z_lr)
 
-    def restore(params: Params, frozen: Frozen, image: jax.Array, noise: NoiseField, tiling: Tiling) -> jax.Array:
+    def sample_tiled(params: Params, frozen: Frozen, image: jax.Array, noise: NoiseField, tiling: Tiling) -> jax.Array:
         inside = replace(task, space=in_tiles(task.space, tiling.encoder, tiling.decoder))
         z_lr = inside.space.encode(frozen, to_model_range(image))
         return inside.picture(frozen, from_latent(params, frozen, z_lr, noise, tiling), z_lr)
@@ -299,4 +299,4 @@ def _samplers(task: LatentTask, settings: Dit4srSettings, predict: Predict) -> S
         text = text_of_all(frozen, WANTED, lr.shape[0])
         return task.picture(frozen, process.clean(x, predict(params, frozen, x, sigma, text, z_lr)[0], sigma), z_lr)
 
-    return Samplers(sample, mean, restore)
+    return Samplers(sample, mean, sample_tiled)

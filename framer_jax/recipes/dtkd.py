@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from framer_jax.diffusion.noise import NoiseField, noise_field
 from framer_jax.losses.wavelet_kd import WaveletKdSettings, wavelet_kd
-from framer_jax.recipes.base import Batch, Carry, Frozen, Loss, LossFunction, Params, Precompute, Recipe
+from framer_jax.recipes.base import Batch, Frozen, Loss, LossFunction, Params, Precompute, Recipe, State
 from framer_jax.recipes.swinir import pixel_error, predictor
 from framer_jax.recipes.teacher import TEACHER, Teacher, pictures, taught, taught_student
 
@@ -82,11 +82,11 @@ def _precompute(teacher: Teacher) -> Precompute:
 def _loss(student: nn.Module, rise: Rise, settings: WaveletKdSettings, teacher: Teacher | None) -> LossFunction:
     predict = predictor(student)
 
-    def loss(params: Params, frozen: Frozen, carry: Carry, batch: Batch, key: jax.Array, step: jax.Array) -> Loss:
+    def loss(params: Params, frozen: Frozen, state: State, batch: Batch, key: jax.Array, step: jax.Array) -> Loss:
         prediction, taps = predict(params, batch["lr"], key)  # [B, sH, sW, 3]
         values, metrics = pixel_error(prediction, batch["hr"])
         if not rise.weight:
-            return Loss(values, metrics, taps, carry)
+            return Loss(values, metrics, taps, state)
         key_noise, key_sample = jax.random.split(jax.random.fold_in(key, _KEY))
         noise = noise_field(key_noise, prediction.shape[0])
         found = taught(teacher, frozen, batch, batch["lr"], noise, key_sample)  # [B, K, sH, sW, 3]
@@ -94,6 +94,6 @@ def _loss(student: nn.Module, rise: Rise, settings: WaveletKdSettings, teacher: 
         weight = weight_at(step, rise)
         groups = {f"teacher_{name}": value.mean(axis=0) for name, value in distance.groups.items()}
         metrics |= {**groups, "teacher_weight": weight, "teacher_term": weight * distance.values.mean(axis=0)}
-        return Loss(values + metrics["teacher_term"], metrics, taps, carry)
+        return Loss(values + metrics["teacher_term"], metrics, taps, state)
 
     return loss

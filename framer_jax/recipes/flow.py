@@ -19,13 +19,13 @@ from framer_jax.diffusion.noise import NoiseField
 from framer_jax.diffusion.samplers import flow_euler
 from framer_jax.recipes.base import (
     Batch,
-    Carry,
     Frozen,
     Loss,
     LossFunction,
     Params,
     Recipe,
     Sampler,
+    State,
     Update,
 )
 from framer_jax.recipes.latent_space import LatentSpace, LatentTask
@@ -90,7 +90,7 @@ def flow(denoiser: nn.Module, space: LatentSpace, settings: FlowSettings) -> Rec
 
 
 def _loss(task: LatentTask, settings: FlowSettings, predict: Predict, tap_kind: str) -> LossFunction:
-    def loss(params: Params, frozen: Frozen, carry: Carry, batch: Batch, key: jax.Array, step: jax.Array) -> Loss:
+    def loss(params: Params, frozen: Frozen, state: State, batch: Batch, key: jax.Array, step: jax.Array) -> Loss:
         x0, _, condition = task.training_pair(frozen, batch)  # [B, h, w, C], [B, H, W, 3]
         key_start, key_sigma, key_noise = jax.random.split(key, 3)
         count = x0.shape[0]
@@ -104,7 +104,7 @@ def _loss(task: LatentTask, settings: FlowSettings, predict: Predict, tap_kind: 
         if tap_kind == "prediction":  # compare what the blocks say of the clean latent, not of the noise they share
             taps = tuple(process.clean(x, tap, sigma) for tap in taps)
         values = process.loss_weight(sigma, settings.weighting) * error
-        return Loss(values, {"velocity_mse": error}, taps, carry)
+        return Loss(values, {"velocity_mse": error}, taps, state)
 
     return loss
 

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from framer_jax.losses.framer import FramerSettings, draw_negatives, framer_loss, teacher_index, weight_at
-from framer_jax.recipes.base import Batch, Carry, Frozen, Loss, LossFunction, Params, Recipe
+from framer_jax.recipes.base import Batch, Frozen, Loss, LossFunction, Params, Recipe, State
 
 HEADS = "framer_heads"
 """The parameter group of the training-only heads; no exported model has it."""
@@ -73,8 +73,8 @@ def framer(recipe: Recipe, settings: FramerSettings, update: str | None = None) 
 def _longer_loss(inner: LossFunction, settings: FramerSettings) -> LossFunction:
     """The loss with FRAMER's term, lambda and diagnostics."""
 
-    def loss(params: Params, frozen: Frozen, carry: Carry, batch: Batch, key: jax.Array, step: jax.Array) -> Loss:
-        base = inner(params, frozen, carry, batch, key, step)
+    def loss(params: Params, frozen: Frozen, state: State, batch: Batch, key: jax.Array, step: jax.Array) -> Loss:
+        base = inner(params, frozen, state, batch, key, step)
         taps = apply_heads(params[HEADS], base.taps, teacher_index(settings, len(base.taps)))
         if settings.last_is_student:
             taps = (*taps, taps[-1])
@@ -97,7 +97,7 @@ def _tap_shapes(recipe: Recipe, loss: LossFunction, params: Params, batch: Batch
     """Shapes of the taps, without computing anything."""
 
     def taps(params: Params, frozen: Frozen, batch: Batch) -> tuple[jax.Array, ...]:
-        return loss(params, frozen, recipe.init_carry(), batch, jax.random.key(0), jnp.int32(0)).taps
+        return loss(params, frozen, recipe.init_state(), batch, jax.random.key(0), jnp.int32(0)).taps
 
     return tuple(tap.shape for tap in jax.eval_shape(taps, params, recipe.frozen, batch))
 

@@ -21,13 +21,13 @@ from framer_jax.diffusion.noise import NoiseField
 from framer_jax.diffusion.samplers import resshift_ancestral
 from framer_jax.recipes.base import (
     Batch,
-    Carry,
     Frozen,
     Loss,
     LossFunction,
     Params,
     Recipe,
     Sampler,
+    State,
     Update,
 )
 from framer_jax.recipes.latent_space import LatentSpace, LatentTask, to_model_range
@@ -136,7 +136,7 @@ def _loss(
     schedule = schedule_of(settings)
     weights = channel_weights(task.space, settings.channel_weight_power)
 
-    def loss(params: Params, frozen: Frozen, carry: Carry, batch: Batch, key: jax.Array, step: jax.Array) -> Loss:
+    def loss(params: Params, frozen: Frozen, state: State, batch: Batch, key: jax.Array, step: jax.Array) -> Loss:
         x0, y, condition = task.training_pair(frozen, batch)  # [B, h, w, C] twice, [B, H, W, 3]
         key_last, key_index, key_noise = jax.random.split(key, 3)
         key_centre = jax.random.fold_in(key_last, 1)
@@ -160,7 +160,7 @@ def _loss(
             distance = perceptual.distance(frozen, to_model_range(picture), to_model_range(batch["hr"]))
             values = values + jnp.float32(settings.perceptual_weight) * distance
             metrics["perceptual"] = distance
-        return Loss(values, metrics, taps, carry)
+        return Loss(values, metrics, taps, state)
 
     return loss
 

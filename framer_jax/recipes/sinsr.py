@@ -23,13 +23,13 @@ from framer_jax.diffusion.noise import NoiseField
 from framer_jax.diffusion.samplers import resshift_deterministic
 from framer_jax.recipes.base import (
     Batch,
-    Carry,
     Frozen,
     Loss,
     LossFunction,
     Params,
     Precompute,
     Recipe,
+    State,
     Update,
 )
 from framer_jax.recipes.latent_space import LatentSpace, LatentTask
@@ -161,7 +161,7 @@ def sinsr(
         lr_multiple=task.lr_multiple(denoiser),
         tap_kind=getattr(denoiser, "taps", "hidden"),
         frozen={**space.frozen, **({TEACHER: teacher} if teacher else {})},
-        starting=teacher or {},
+        initial_params=teacher or {},
         precompute=_precompute(task, schedule, predict),
     )
 
@@ -192,7 +192,7 @@ def _loss(task: LatentTask, chain: ResShiftSettings, settings: SinSRSettings, pr
     fixed = student_schedule(schedule)
     weights = channel_weights(task.space, chain.channel_weight_power)
 
-    def loss(params: Params, frozen: Frozen, carry: Carry, batch: Batch, key: jax.Array, step: jax.Array) -> Loss:
+    def loss(params: Params, frozen: Frozen, state: State, batch: Batch, key: jax.Array, step: jax.Array) -> Loss:
         clean, y, condition = task.training_pair(frozen, batch)  # [B, h, w, C] twice, [B, H, W, 3]
 
         def student(x: jax.Array, index: jax.Array) -> tuple[jax.Array, tuple[jax.Array, ...]]:
@@ -210,6 +210,6 @@ def _loss(task: LatentTask, chain: ResShiftSettings, settings: SinSRSettings, pr
             + jnp.float32(settings.consistency_weight) * terms.consistency
         )
         names = ("distillation", "inverse", "consistency")
-        return Loss(values, {name: getattr(terms, name) for name in names}, terms.taps, carry)
+        return Loss(values, {name: getattr(terms, name) for name in names}, terms.taps, state)
 
     return loss

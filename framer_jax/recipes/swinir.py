@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from framer_jax.diffusion.noise import NoiseField
-from framer_jax.recipes.base import Batch, Carry, Frozen, Loss, LossFunction, Params, Recipe, Sampler, Update
+from framer_jax.recipes.base import Batch, Frozen, Loss, LossFunction, Params, Recipe, Sampler, State, Update
 
 STUDENT = "student"
 """The group of a one-pass network that maps LR images to HR images."""
@@ -76,9 +76,9 @@ def swinir(student: nn.Module, scale: int) -> Recipe:
 def _loss(student: nn.Module) -> LossFunction:
     predict = predictor(student)
 
-    def loss(params: Params, frozen: Frozen, carry: Carry, batch: Batch, key: jax.Array, step: jax.Array) -> Loss:
+    def loss(params: Params, frozen: Frozen, state: State, batch: Batch, key: jax.Array, step: jax.Array) -> Loss:
         prediction, taps = predict(params, batch["lr"], key)
         values, metrics = pixel_error(prediction, batch["hr"])
-        return Loss(values, metrics, taps, carry)
+        return Loss(values, metrics, taps, state)
 
     return loss

@@ -367,5 +367,9 @@ def _open_transformer(path: Path, config: Config, purpose: str, sampling: Sampli
     except (ValueError, FileNotFoundError) as error:  # it is no base here
         raise type(error)(str(error).replace("recipe.dit4sr.base", "weights")) from error
     return Trained(
-        recipe, dict(recipe.starting), {}, digests(changed(wanted, {("dit4sr", "base"): ""}), "inference"), changes
+        recipe,
+        dict(recipe.initial_params),
+        {},
+        digests(changed(wanted, {("dit4sr", "base"): ""}), "inference"),
+        changes,
     )

@@ -30,14 +30,14 @@ from framer_jax.losses import target_score
 from framer_jax.models.lora import COLLECTION, Lora, branches, init_lora, make_lora, merge, with_branches
 from framer_jax.recipes.base import (
     Batch,
-    Carry,
     Frozen,
     Loss,
     LossFunction,
     Params,
     Recipe,
-    Restorer,
     Sampler,
+    State,
+    TiledSampler,
     Tiling,
     Update,
 )
@@ -106,7 +106,7 @@ def tsd_sr(
         frozen[TEACHER] = teacher
     if perceptual is not None:
         frozen |= perceptual.frozen
-    sample, restore = _samplers(task, settings, network)
+    sample, sample_tiled = _samplers(task, settings, network)
     student_loss = _student_loss(task, settings, network, denoiser.taps, perceptual)  # type: ignore[attr-defined]
     return Recipe(
         name="tsd_sr",
@@ -117,7 +117,7 @@ def tsd_sr(
             Update("regulariser", (REGULARISER,), _regulariser_loss(settings, network)),
         ),
         sample=sample,
-        restore=restore,
+        sample_tiled=sample_tiled,
         lr_multiple=task.lr_multiple(denoiser),
         tap_kind=denoiser.taps,  # type: ignore[attr-defined]
         exported=exported,
@@ -230,7 +230,7 @@ def _student(settings: TsdSrSettings, network: Network, params: Params, frozen: 
 def _student_loss(
     task: LatentTask, settings: TsdSrSettings, network: Network, tap_kind: str, perceptual: Perceptual | None
 ) -> LossFunction:
-    def loss(params: Params, frozen: Frozen, carry: Carry, batch: Batch, key: jax.Array, step: jax.Array) -> Loss:
+    def loss(params: Params, frozen: Frozen, state: State, batch: Batch, key: jax.Array, step: jax.Array) -> Loss:
         hr = to_model_range(batch["hr"])  # [B, H, W, 3]
         z_hr = jax.lax.stop_gradient(task.space.encode(frozen, hr))  # [B, h, w, C]
         encoder, velocity = _student(settings, network, params, frozen)
@@ -251,7 +251,7 @@ def _student_loss(
             picture = jnp.clip(task.space.decode(frozen, z), -1, 1)
             metrics["lpips"] = perceptual.distance(frozen, picture, hr)
             values += settings.perceptual_weight * metrics["lpips"]
-        return Loss(values, metrics, taps, carry, {MADE: z})
+        return Loss(values, metrics, taps, state, {MADE: z})
 
     return loss
 
@@ -294,7 +294,7 @@ def text_of_teacher(frozen: Frozen, batch: Batch, count: int) -> Text:
 def _regulariser_loss(settings: TsdSrSettings, network: Network) -> LossFunction:
     """The flow's error of the clean latent, on what the student made."""
 
-    def loss(params: Params, frozen: Frozen, carry: Carry, batch: Batch, key: jax.Array, step: jax.Array) -> Loss:
+    def loss(params: Params, frozen: Frozen, state: State, batch: Batch, key: jax.Array, step: jax.Array) -> Loss:
         z = batch[MADE]  # [B, h, w, C]
         count = z.shape[0]
         key_sigma, key_noise = jax.random.split(key)
@@ -303,18 +303,18 @@ def _regulariser_loss(settings: TsdSrSettings, network: Network) -> LossFunction
         variables = with_branches(frozen[BASE], _sets(params[REGULARISER], settings.lora_scale))
         prediction, _ = network(variables, x, sigma, text_of_teacher(frozen, batch, count))
         error = process.preconditioned_error(x, prediction, z, sigma)  # [B]
-        return Loss(0.5 * error, {"latent_mse": error}, (), carry)
+        return Loss(0.5 * error, {"latent_mse": error}, (), state)
 
     return loss
 
 
-def _samplers(task: LatentTask, settings: TsdSrSettings, network: Network) -> tuple[Sampler, Restorer]:
+def _samplers(task: LatentTask, settings: TsdSrSettings, network: Network) -> tuple[Sampler, TiledSampler]:
     def sample(params: Params, frozen: Frozen, lr: jax.Array, noise: NoiseField) -> jax.Array:
         encoder, velocity = _student(settings, network, params, frozen)
         z_lr, _ = task.enlarged(encoder, lr)
         return task.picture(frozen, z_lr - velocity(z_lr)[0], z_lr)
 
-    def restore(params: Params, frozen: Frozen, image: jax.Array, noise: NoiseField, tiling: Tiling) -> jax.Array:
+    def sample_tiled(params: Params, frozen: Frozen, image: jax.Array, noise: NoiseField, tiling: Tiling) -> jax.Array:
         encoder, velocity = _student(settings, network, params, frozen)
         space = in_tiles(task.space, tiling.encoder, tiling.decoder)
         z_lr = space.encode(encoder, to_model_range(image))
@@ -323,4 +323,4 @@ def _samplers(task: LatentTask, settings: TsdSrSettings, network: Network) -> tu
         found = over_tiles(lambda tile: velocity(tile)[0], grid, z_lr, batch=tiling.batch)
         return replace(task, space=space).picture(frozen, z_lr - found, z_lr)
 
-    return sample, restore
+    return sample, sample_tiled

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from framer_jax.recipes.base import Carry, Frozen, Params, Recipe
+from framer_jax.recipes.base import Frozen, Params, Recipe, State
 from framer_jax.recipes.tracing import leaves_read
 from framer_jax.training.optimizer import Optimizer
 from framer_jax.training.settings import TrainingSettings
@@ -37,7 +37,7 @@ class TrainState:
     params: Params
     opt_state: dict[str, Any]
     ema: Params
-    carry: Carry
+    carry: State
     key: jax.Array
 
 
@@ -108,12 +108,12 @@ def place_frozen(recipe: Recipe, settings: TrainingSettings, mesh: Mesh, prepare
     if not recipe.frozen:
         return {}
 
-    def results(params: Params, frozen: Frozen, carry: Carry, batch: Any, key: jax.Array, step: jax.Array) -> Any:
+    def results(params: Params, frozen: Frozen, carry: State, batch: Any, key: jax.Array, step: jax.Array) -> Any:
         found = []
         for update in recipe.updates:
             loss = update.loss(params, frozen, carry, batch, key, step)
-            batch = {**batch, **(loss.onward or {})}
-            found.append((loss.values, loss.metrics, loss.carry))
+            batch = {**batch, **(loss.outputs or {})}
+            found.append((loss.values, loss.metrics, loss.state))
         return found
 
     arguments = (like.params, recipe.frozen, like.carry, prepared, like.key, like.step)
@@ -143,7 +143,7 @@ def _builder(
                 for update in recipe.updates
             },
             ema=jax.tree.map(jnp.copy, params) if settings.ema_decay else {},
-            carry=recipe.init_carry(),
+            carry=recipe.init_state(),
             key=key,
         )
 

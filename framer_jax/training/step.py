@@ -11,7 +11,7 @@ import optax
 from clu.metrics import Average
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from framer_jax.recipes.base import Batch, Carry, Frozen, Params, Recipe, Update
+from framer_jax.recipes.base import Batch, Frozen, Params, Recipe, State, Update
 from framer_jax.training.optimizer import Optimizer, clip_by_norm
 from framer_jax.training.settings import TrainingSettings
 from framer_jax.training.sharding import batch_sharding, examples_stay, tree_shardings
@@ -39,11 +39,11 @@ class StepMetrics(NamedTuple):
 class _Result(NamedTuple):
     params: Params
     opt_state: Any
-    carry: Carry
+    carry: State
     loss: jax.Array
     grad_norm: jax.Array
     metrics: dict[str, jax.Array]
-    onward: dict[str, jax.Array]
+    outputs: dict[str, jax.Array]
 
 
 Step = Callable[[TrainState, Frozen, Any], tuple[TrainState, StepMetrics]]
@@ -83,11 +83,11 @@ def make_step(
             rate = optimizer.learning_rate(state.step)
             run = _make_update(update, optimizer, rate, frozen, ready, key, state.step, settings.accumulate, mesh)
             result = _run_if(due, run, params, opt_state[update.name], carry)
-            if result.onward and due is not None:
+            if result.outputs and due is not None:
                 raise ValueError(
-                    f"update {update.name!r} hands {', '.join(result.onward)} on: let it run in every step"
+                    f"update {update.name!r} hands {', '.join(result.outputs)} on: let it run in every step"
                 )
-            ready = {**ready, **result.onward}
+            ready = {**ready, **result.outputs}
             params.update(result.params)
             opt_state[update.name], carry = result.opt_state, result.carry
             losses[update.name] = result.loss
@@ -117,14 +117,14 @@ def _is_due(update: Update, step: jax.Array) -> jax.Array | None:
 
 
 def _run_if(
-    due: jax.Array | None, run: Callable[..., _Result], params: Params, opt_state: Any, carry: Carry
+    due: jax.Array | None, run: Callable[..., _Result], params: Params, opt_state: Any, carry: State
 ) -> _Result:
     if due is None:
         return run(params, opt_state, carry)
     shapes = jax.eval_shape(run, params, opt_state, carry)
     groups = tuple(shapes.params)
 
-    def skip(params: Params, opt_state: Any, carry: Carry) -> _Result:
+    def skip(params: Params, opt_state: Any, carry: State) -> _Result:
         zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
         return zeros._replace(params=trained(params, groups), opt_state=opt_state, carry=carry)
 
@@ -141,10 +141,10 @@ def _make_update(
     step: jax.Array,
     accumulate: int,
     mesh: Mesh,
-) -> Callable[[Params, Any, Carry], _Result]:
+) -> Callable[[Params, Any, State], _Result]:
     """(params, opt_state, carry) → result of one update on the prepared batch."""
 
-    def objective(own: Params, params: Params, carry: Carry, part: Batch, key: jax.Array) -> tuple[jax.Array, Any]:
+    def objective(own: Params, params: Params, carry: State, part: Batch, key: jax.Array) -> tuple[jax.Array, Any]:
         # Only `own` is differentiated: the other groups get no gradient by construction.
         with examples_stay(mesh):
             loss = update.loss({**params, **own}, frozen, carry, part, key, step)
@@ -154,24 +154,24 @@ def _make_update(
                 f"loss of update {update.name!r} gives values of shape {loss.values.shape}: "
                 f"it must give one per example, ({examples},)"
             )
-        onward = jax.lax.stop_gradient(dict(loss.onward or {}))
-        return jnp.mean(loss.values.astype(jnp.float32)), (loss.metrics, loss.carry, onward)
+        outputs = jax.lax.stop_gradient(dict(loss.outputs or {}))
+        return jnp.mean(loss.values.astype(jnp.float32)), (loss.metrics, loss.state, outputs)
 
     gradient_of = jax.value_and_grad(objective, has_aux=True)
 
-    def run(params: Params, opt_state: Any, carry: Carry) -> _Result:
+    def run(params: Params, opt_state: Any, carry: State) -> _Result:
         own = trained(params, update.groups)
         if accumulate == 1:
-            (loss, (metrics, carry, onward)), gradient = gradient_of(own, params, carry, batch, key)
+            (loss, (metrics, carry, outputs)), gradient = gradient_of(own, params, carry, batch, key)
         else:
-            loss, (metrics, carry, onward), gradient = _accumulated(
+            loss, (metrics, carry, outputs), gradient = _accumulated(
                 gradient_of, own, params, carry, batch, key, accumulate, mesh
             )
         norm = optax.tree.norm(gradient)
         gradient = clip_by_norm(gradient, norm, optimizer.clip_norm)
         change, opt_state = optimizer.transform.update(gradient, opt_state, own)
         own = jax.tree.map(lambda leaf, delta: leaf - rate * delta, own, change)
-        return _Result(own, opt_state, carry, loss, norm, metrics, onward)
+        return _Result(own, opt_state, carry, loss, norm, metrics, outputs)
 
     return run
 
@@ -180,12 +180,12 @@ def _accumulated(
     gradient_of: Callable[..., Any],
     own: Params,
     params: Params,
-    carry: Carry,
+    carry: State,
     batch: Batch,
     key: jax.Array,
     count: int,
     mesh: Mesh,
-) -> tuple[jax.Array, tuple[dict[str, jax.Array], Carry, dict[str, jax.Array]], Params]:
+) -> tuple[jax.Array, tuple[dict[str, jax.Array], State, dict[str, jax.Array]], Params]:
     """Mean loss and gradient over `count` microbatches, one after the other."""
 
     def split(leaf: jax.Array) -> jax.Array:  # [B, ...] → [count, B / count, ...], each device keeping its examples
@@ -196,19 +196,19 @@ def _accumulated(
         leaf = parts.swapaxes(0, 1).reshape(-1, *parts.shape[2:])
         return jax.lax.with_sharding_constraint(leaf, batch_sharding(mesh))
 
-    def one(state: tuple[Params, Carry], part: tuple[jax.Array, Batch]) -> Any:
+    def one(state: tuple[Params, State], part: tuple[jax.Array, Batch]) -> Any:
         total, carry = state
         index, microbatch = part
-        (loss, (metrics, carry, onward)), gradient = gradient_of(
+        (loss, (metrics, carry, outputs)), gradient = gradient_of(
             own, params, carry, microbatch, jax.random.fold_in(key, index)
         )
-        return (jax.tree.map(jnp.add, total, gradient), carry), (loss, metrics, onward)
+        return (jax.tree.map(jnp.add, total, gradient), carry), (loss, metrics, outputs)
 
     start = (jax.tree.map(jnp.zeros_like, own), carry)
     parts = jnp.arange(count), jax.tree.map(split, dict(batch))
-    (total, carry), (losses, metrics, onward) = jax.lax.scan(one, start, parts)
+    (total, carry), (losses, metrics, outputs) = jax.lax.scan(one, start, parts)
     gradient = jax.tree.map(lambda leaf: leaf / count, total)
-    return jnp.mean(losses), (metrics, carry, jax.tree.map(joined, onward)), gradient
+    return jnp.mean(losses), (metrics, carry, jax.tree.map(joined, outputs)), gradient
 
 
 def _average(values: jax.Array, due: jax.Array | None) -> Average:

@@ -161,14 +161,14 @@ def test_sinsr_starts_from_its_teacher_and_samples_in_one_step(tmp_path):
     settings = sinsr_config(tmp_path)
     recipe, data = build_recipe(settings["recipe"]), batch()
     assert recipe.mean is None
-    assert recipe.starting is recipe.frozen[TEACHER]
-    loss, gradient = loss_and_gradient(recipe, recipe.starting, data)
+    assert recipe.initial_params is recipe.frozen[TEACHER]
+    loss, gradient = loss_and_gradient(recipe, recipe.initial_params, data)
     total = sum(loss.metrics[name] for name in ("distillation", "inverse", "consistency"))
     np.testing.assert_allclose(loss.values, total, rtol=1e-5)
     assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(gradient))
     lighter = sinsr_config(tmp_path, "recipe.sinsr.inverse_weight=0.0", "recipe.sinsr.distillation_weight=2.0")
     weighed = jax.jit(build_recipe(lighter["recipe"]).updates[0].loss)(
-        recipe.starting, recipe.frozen, {}, data, jax.random.key(3), STEP
+        recipe.initial_params, recipe.frozen, {}, data, jax.random.key(3), STEP
     )
     expected = 2 * loss.metrics["distillation"] + loss.metrics["consistency"]
     np.testing.assert_allclose(weighed.values, expected, rtol=1e-4)
@@ -176,7 +176,7 @@ def test_sinsr_starts_from_its_teacher_and_samples_in_one_step(tmp_path):
     teacher = build_recipe({**settings["recipe"], "name": "resshift"})
     noise = noise_field(jax.random.key(4), 2)
     student_sr, teacher_mean = (
-        jax.jit(sampler)(recipe.starting, {}, data["lr"], noise) for sampler in (recipe.sample, teacher.mean)
+        jax.jit(sampler)(recipe.initial_params, {}, data["lr"], noise) for sampler in (recipe.sample, teacher.mean)
     )
     np.testing.assert_allclose(student_sr, teacher_mean, atol=1e-5)
 
@@ -184,7 +184,7 @@ def test_sinsr_starts_from_its_teacher_and_samples_in_one_step(tmp_path):
 def test_the_loss_of_sinsr_without_its_teacher_is_one_line(tmp_path):
     settings = sinsr_config(tmp_path)
     recipe = build_recipe(settings["recipe"], "inference")
-    params = build_recipe(settings["recipe"]).starting
+    params = build_recipe(settings["recipe"]).initial_params
     with pytest.raises(ValueError, match=r"from a teacher.*recipe\.sinsr\.teacher"):
         recipe.updates[0].loss(params, recipe.frozen, {}, batch(), jax.random.key(0), STEP)
 
@@ -194,7 +194,7 @@ def test_framer_needs_no_line_of_their_own(folder, tmp_path):
         base = build_recipe(settings["recipe"])
         framed = framer(base, paper())
         assert framed.sample is base.sample
-        assert framed.starting is base.starting
+        assert framed.initial_params is base.initial_params
         params = jax.eval_shape(framed.init, jax.random.key(0), batch())
         assert set(params) == {"denoiser", HEADS}
         loss = jax.eval_shape(framed.updates[0].loss, params, framed.frozen, {}, batch(), jax.random.key(0), STEP)

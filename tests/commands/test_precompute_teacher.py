@@ -92,11 +92,11 @@ def test_training_reads_them_and_needs_no_chain(place):
     batch = {name: np.stack([record[name] for record in records]) for name in ("hr", "lr", *ENDS)}
     batch |= {name: batch[name].astype(np.float32) / 255 for name in ("hr", "lr")}
     arguments = ({}, batch, jax.random.key(0), np.int32(0))
-    loss = bare.updates[0].loss(trained.starting, bare.frozen, *arguments)  # without the teacher's weights
+    loss = bare.updates[0].loss(trained.initial_params, bare.frozen, *arguments)  # without the teacher's weights
     # the chain of the same start, made by hand
     noise = noise_field(jax.random.key(1), 2)
     chain = trained.precompute(trained.frozen, batch, noise)
-    other = trained.updates[0].loss(trained.starting, trained.frozen, {}, {**batch, **chain}, *arguments[2:])
+    other = trained.updates[0].loss(trained.initial_params, trained.frozen, {}, {**batch, **chain}, *arguments[2:])
     np.testing.assert_allclose(loss.metrics["consistency"], other.metrics["consistency"], rtol=1e-5)
     assert np.all(np.abs(loss.metrics["distillation"] - other.metrics["distillation"]) > 0)
     run = place / "run"

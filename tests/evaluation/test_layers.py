@@ -23,9 +23,9 @@ KEY = jax.random.key(0)
 def recipe(taps):
     """A recipe whose taps are a function of the batch's 'lr' and its parameters' 'gain'."""
 
-    def loss(params, frozen, carry, batch, key, step):
+    def loss(params, frozen, state, batch, key, step):
         found = taps(batch["lr"] * params["gain"])
-        return Loss(jnp.zeros(batch["lr"].shape[0]), {}, tuple(found), carry)
+        return Loss(jnp.zeros(batch["lr"].shape[0]), {}, tuple(found), state)
 
     def sample(params, frozen, lr, noise):
         return lr

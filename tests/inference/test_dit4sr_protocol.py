@@ -112,14 +112,14 @@ def test_sizes_are_those_of_the_released_code(size):
 def test_an_enlarged_picture_is_restored_as_one_and_comes_out_at_four_times_its_size():
     seen = []
 
-    def restore(params, frozen, image, noise, tiling):
+    def sample_tiled(params, frozen, image, noise, tiling):
         seen.append((image.shape, tiling))
         return jnp.flip(image, -1) * 0.5 + 0.3 + 0 * window(noise, 0, image.shape[1:])
 
     image = pixels_of(11, 13)
     asked = UpscaleSettings(tile=256, overlap=96, tile_batch=2, protocol="dit4sr")
     assert asked.color_fix == "adain"
-    recipe = toy(restore=restore)
+    recipe = toy(sample_tiled=sample_tiled)
     large = upscale(recipe, PARAMS, image, asked)
     assert large.shape == (22, 26, 3)
     assert seen == [((1, 512, 600, 3), Tiling(512, 192, 2, 1024, 1792))]
@@ -148,7 +148,7 @@ def test_tiles_within_the_steps_are_those_of_a_loop_in_numpy(place):
     recipe = build_recipe(settings["recipe"], "inference")
     params = drawn(lambda: expected_params(recipe))
     image, noise = jnp.asarray(photo(48, 44)[None] / np.float32(255)), noise_field(jax.random.key(5), 1)
-    found = jax.jit(recipe.restore, static_argnums=4)(params, recipe.frozen, image, noise, Tiling(32, 12, 3))
+    found = jax.jit(recipe.sample_tiled, static_argnums=4)(params, recipe.frozen, image, noise, Tiling(32, 12, 3))
     assert found.shape == image.shape
 
     denoiser = DENOISERS["dit4sr"](
@@ -184,7 +184,7 @@ def test_one_tile_is_what_the_sampler_makes():
     lr, noise = jnp.asarray(photo(8, 8)[None] / np.float32(255)), noise_field(jax.random.key(5), 1)
     sampled = jax.jit(recipe.sample)(params, recipe.frozen, lr, noise)
     large = jax.image.resize(lr, (1, 32, 32, 3), "cubic-pytorch", antialias=False)
-    restored = jax.jit(recipe.restore, static_argnums=4)(params, recipe.frozen, large, noise, Tiling(32, 12))
+    restored = jax.jit(recipe.sample_tiled, static_argnums=4)(params, recipe.frozen, large, noise, Tiling(32, 12))
     np.testing.assert_allclose(restored, sampled, atol=1e-4)
 
 
@@ -196,7 +196,7 @@ def test_what_does_not_go_with_the_protocol(place):
     ):
         with pytest.raises(ValueError, match=message):
             UpscaleSettings(**good, **changes)
-    recipe = toy(restore=lambda *arguments: None, mean=lambda *arguments: None)
+    recipe = toy(sample_tiled=lambda *arguments: None, mean=lambda *arguments: None)
     for changes, message in (
         ({"mode": "mean"}, "protocol 'dit4sr' samples in many steps: use mode 'sample'"),
         ({"overlap": 10}, "overlap 10 is no multiple of the recipe's lr_multiple 4: use 8 or 12"),

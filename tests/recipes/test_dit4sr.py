@@ -71,7 +71,7 @@ def batch(count=2, side=8):
 
 def started(recipe, data):
     """Parameters as training starts with them."""
-    return {**drawn(recipe.init, jax.random.key(1), data), **recipe.starting}
+    return {**drawn(recipe.init, jax.random.key(1), data), **recipe.initial_params}
 
 
 def run(recipe, params, data, key=3):
@@ -301,6 +301,6 @@ def test_a_scanned_base_is_kept_in_two_bytes(folder):
         first = one.frozen[BASE][f"block_{index}"]["attention"]["query"]["kernel"]
         np.testing.assert_allclose(kernel[0].astype(np.float32), first, rtol=1e-2)
     assert set(two.frozen[BASE]) & {"blocks_dual", "blocks_single"}
-    assert {leaf.dtype for leaf in jax.tree.leaves(two.starting)} == {np.dtype("float32")}
+    assert {leaf.dtype for leaf in jax.tree.leaves(two.initial_params)} == {np.dtype("float32")}
     with pytest.raises(ValueError, match=r"base_dtype is 'float16': choose one of float32, bfloat16"):
         Dit4srSettings(base_dtype="float16")

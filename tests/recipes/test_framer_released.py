@@ -146,7 +146,7 @@ def test_on_the_features_that_the_original_decodes(fixtures, monkeypatch):
     }
     recipe = framer(base, reading)
     loss = jax.jit(recipe.updates[0].loss)(
-        {**base.starting, HEADS: {}}, base.frozen, {}, batch, jax.random.key(0), jnp.int32(0)
+        {**base.initial_params, HEADS: {}}, base.frozen, {}, batch, jax.random.key(0), jnp.int32(0)
     )
     velocities = [case.arrays[f"out/decoded_{index}"] for index in range(denoiser.depth + 1)]
     expected = by_the_specification(velocities, case.arrays["in/x"], sigma, negatives, reading.quantile)

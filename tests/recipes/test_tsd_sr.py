@@ -112,16 +112,16 @@ def test_the_student_makes_its_latent_in_one_step(recipe, student, params, netwo
     assert np.abs(z_lr - plain).max() > 1e-3
     student = with_lora(recipe.frozen[BASE], params[STUDENT], 1.0)
     velocity, taps = network({"params": student}, z_lr, jnp.ones((2,), jnp.float32), told(recipe, "wanted"))
-    np.testing.assert_allclose(found.onward[MADE], z_lr - velocity, atol=1e-4)
+    np.testing.assert_allclose(found.outputs[MADE], z_lr - velocity, atol=1e-4)
     assert len(found.taps) == 2
     np.testing.assert_allclose(found.taps[0], z_lr - taps[0], atol=1e-4)
-    np.testing.assert_allclose(found.taps[-1], found.onward[MADE], atol=1e-4)
+    np.testing.assert_allclose(found.taps[-1], found.outputs[MADE], atol=1e-4)
     sr = jax.jit(recipe.sample)(params, recipe.frozen, data["lr"], noise_field(jax.random.key(7), 2))
-    picture = jax.jit(space.decode)(recipe.frozen, found.onward[MADE])
+    picture = jax.jit(space.decode)(recipe.frozen, found.outputs[MADE])
     np.testing.assert_allclose(sr, from_model_range(picture), atol=1e-4)
     z_hr = jax.jit(space.encode)(recipe.frozen, data["hr"] * 2 - 1)
     np.testing.assert_allclose(
-        found.metrics["latent_mse"], np.square(found.onward[MADE] - z_hr).mean((1, 2, 3)), rtol=1e-4
+        found.metrics["latent_mse"], np.square(found.outputs[MADE] - z_hr).mean((1, 2, 3)), rtol=1e-4
     )
     names = ("latent_mse", "distillation")
     np.testing.assert_allclose(found.values, sum(found.metrics[name] for name in names), rtol=1e-5)
@@ -178,7 +178,7 @@ def test_the_texts_of_examples_are_for_the_teacher(student, params):
     data = batch()
     texts = {"prompt": jnp.ones((2, 3, 16), jnp.float32), "pooled": jnp.ones((2, 12), jnp.float32)}
     plain, other = student(params, data), student(params, {**data, **texts})
-    np.testing.assert_array_equal(plain.onward[MADE], other.onward[MADE])
+    np.testing.assert_array_equal(plain.outputs[MADE], other.outputs[MADE])
     assert np.all(plain.metrics["distillation"] != other.metrics["distillation"])
 
 
@@ -193,7 +193,7 @@ def test_blocks_in_one_program_are_the_same_blocks(recipe, student, params, fold
     found = jax.jit(scanned.updates[0].loss)(own, scanned.frozen, {}, batch(), jax.random.key(3), STEP)
     plain = student(params, batch())
     np.testing.assert_allclose(found.values, plain.values, rtol=1e-4)
-    np.testing.assert_allclose(found.onward[MADE], plain.onward[MADE], atol=1e-4)
+    np.testing.assert_allclose(found.outputs[MADE], plain.outputs[MADE], atol=1e-4)
 
 
 def test_a_picture_that_is_restored_as_one(recipe, params):
@@ -201,10 +201,10 @@ def test_a_picture_that_is_restored_as_one(recipe, params):
     lr, noise = batch()["lr"], noise_field(jax.random.key(7), 2)
     sr = jax.jit(recipe.sample)(params, recipe.frozen, lr, noise)
     image = enlarge(lr, 4)
-    restore = jax.jit(recipe.restore, static_argnums=4)
-    one = restore(params, recipe.frozen, image, noise, Tiling(side=64, overlap=8))
+    sample_tiled = jax.jit(recipe.sample_tiled, static_argnums=4)
+    one = sample_tiled(params, recipe.frozen, image, noise, Tiling(side=64, overlap=8))
     np.testing.assert_allclose(one, sr, atol=1e-4)
-    parts = restore(params, recipe.frozen, image, noise, Tiling(side=16, overlap=0))
+    parts = sample_tiled(params, recipe.frozen, image, noise, Tiling(side=16, overlap=0))
     assert parts.shape == one.shape and np.abs(parts - one).max() > 1e-5
     assert settings_for_protocol("tsd_sr").overlap == 16 and settings_for_protocol("tsd_sr").color_fix == "wavelet"
 
@@ -222,7 +222,7 @@ def test_framer_on_the_student(recipe, student, params):
     loss = jax.jit(longer.updates[0].loss)(own, recipe.frozen, {}, batch(), jax.random.key(3), STEP)
     plain = student(params, batch())
     np.testing.assert_allclose(loss.values, plain.values + loss.metrics["framer_term"], rtol=1e-5)
-    np.testing.assert_array_equal(loss.onward[MADE], plain.onward[MADE])
+    np.testing.assert_array_equal(loss.outputs[MADE], plain.outputs[MADE])
     assert longer.sample is recipe.sample
 
 

@@ -47,21 +47,21 @@ def denoise(params, images):  # [B, H, W, 3] → [B, H, W, 3]
     return jnp.einsum("bhwd,dc->bhwc", hidden, params["out"]["kernel"])
 
 
-def noisy_loss(params, frozen, carry, batch, key, step):
+def noisy_loss(params, frozen, state, batch, key, step):
     noise = jax.random.normal(key, batch["hr"].shape, jnp.float32)
-    return clean_loss(params, frozen, carry, {**batch, "lr": batch["lr"] + 0.1 * noise}, key, step)
+    return clean_loss(params, frozen, state, {**batch, "lr": batch["lr"] + 0.1 * noise}, key, step)
 
 
-def clean_loss(params, frozen, carry, batch, key, step):
+def clean_loss(params, frozen, state, batch, key, step):
     out = denoise(params["denoiser"], batch["lr"]) * frozen.get("gain", jnp.float32(1))
     values = jnp.mean((out - batch["hr"]) ** 2, axis=(1, 2, 3))
-    carry = {name: value + 1 for name, value in carry.items()}
-    return Loss(values, {"error": jnp.mean(jnp.abs(out - batch["hr"]), axis=(1, 2, 3))}, (), carry)
+    state = {name: value + 1 for name, value in state.items()}
+    return Loss(values, {"error": jnp.mean(jnp.abs(out - batch["hr"]), axis=(1, 2, 3))}, (), state)
 
 
-def critic_loss(params, frozen, carry, batch, key, step):
+def critic_loss(params, frozen, state, batch, key, step):
     scores = jnp.einsum("bhwc,cd->bhwd", denoise(params["denoiser"], batch["lr"]), params["critic"]["kernel"])
-    return Loss(jnp.mean((scores - 1.0) ** 2, axis=(1, 2, 3)), {}, (), carry)
+    return Loss(jnp.mean((scores - 1.0) ** 2, axis=(1, 2, 3)), {}, (), state)
 
 
 def recipe(loss=noisy_loss, updates=None, **changes) -> Recipe:

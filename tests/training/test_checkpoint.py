@@ -19,7 +19,7 @@ from tests.support import training_toys as toys
 from tests.support.paths import ROOT
 from tests.training.test_step import setup
 
-RECIPE = toys.recipe(init_carry=lambda: {"count": jnp.float32(2.5)})
+RECIPE = toys.recipe(init_state=lambda: {"count": jnp.float32(2.5)})
 CONFIG = {"model": {"width": 8}, "training": {"steps": 6, "mesh": {"data": 1}}}
 NOTES = Notes(CONFIG, data_identity(toys.names()), {"loss": (0.1, 3)}, {"step": 2, "value": 0.5})
 
@@ -63,7 +63,7 @@ def test_everything_comes_back(tmp_path):
     assert toys.same(state, back)
     assert jax.tree.structure(state) == jax.tree.structure(back)
     assert jnp.issubdtype(back.key.dtype, jax.dtypes.prng_key)
-    assert float(back.carry["count"]) == 3.5
+    assert float(back.state["count"]) == 3.5
     assert notes == NOTES
     assert toys.same(following, next(iterator))
 

@@ -21,7 +21,7 @@ from tests.support.paths import ROOT
 
 
 def run(workdir, settings, **arguments):
-    arguments.setdefault("recipe", toys.recipe(init_carry=lambda: {"count": jnp.float32(0)}))
+    arguments.setdefault("recipe", toys.recipe(init_state=lambda: {"count": jnp.float32(0)}))
     arguments.setdefault("batches", toys.batches())
     arguments.setdefault("prepare", toys.prepare)
     arguments.setdefault("writer", JsonLinesWriter(Path(workdir) / "metrics.jsonl"))
@@ -151,9 +151,9 @@ def test_unknown_best_metric(tmp_path):
     assert (result.step, result.stopped) == (6, False)
 
 
-def bad_loss(params, frozen, carry, batch, key, step):
-    good = toys.noisy_loss(params, frozen, carry, batch, key, step)
-    return Loss(good.values / jnp.where(step == 3, jnp.float32(0), jnp.float32(1)), {}, (), good.carry)
+def bad_loss(params, frozen, state, batch, key, step):
+    good = toys.noisy_loss(params, frozen, state, batch, key, step)
+    return Loss(good.values / jnp.where(step == 3, jnp.float32(0), jnp.float32(1)), {}, (), good.state)
 
 
 def test_nan_names_step_records_and_checkpoint(tmp_path):

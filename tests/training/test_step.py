@@ -127,9 +127,9 @@ def test_microbatches_give_the_full_batch():
 
 
 def test_carry_is_threaded_through_microbatches():
-    recipe = toys.recipe(toys.clean_loss, init_carry=lambda: {"calls": jnp.float32(0)})
+    recipe = toys.recipe(toys.clean_loss, init_state=lambda: {"calls": jnp.float32(0)})
     state, _ = run(recipe, toys.settings(accumulate=4))
-    assert float(state.carry["calls"]) == 12
+    assert float(state.state["calls"]) == 12
 
 
 def test_cadence_of_updates():
@@ -137,7 +137,7 @@ def test_cadence_of_updates():
         Update("main", ("denoiser",), toys.clean_loss),
         Update("critic", ("critic",), toys.critic_loss, every=2, offset=1, start=2),
     )
-    recipe = toys.recipe(updates=updates, init_carry=lambda: {"calls": jnp.float32(0)})
+    recipe = toys.recipe(updates=updates, init_state=lambda: {"calls": jnp.float32(0)})
     state, step, frozen, batch = setup(recipe, toys.settings(updates={"critic": {"learning_rate": 0.5}}))
     changed, window = [], None
     for _ in range(6):
@@ -153,8 +153,8 @@ def test_cadence_of_updates():
 
 
 def test_later_update_sees_the_earlier_one():
-    def spy(params, frozen, carry, batch, key, step):
-        return Loss(jnp.sum(params["denoiser"]["conv"]["bias"]) * jnp.ones(8, jnp.float32), {}, (), carry)
+    def spy(params, frozen, state, batch, key, step):
+        return Loss(jnp.sum(params["denoiser"]["conv"]["bias"]) * jnp.ones(8, jnp.float32), {}, (), state)
 
     updates = (Update("main", ("denoiser",), toys.clean_loss), Update("critic", ("critic",), spy))
     state, step, frozen, batch = setup(toys.recipe(updates=updates), toys.settings())
@@ -166,14 +166,14 @@ def test_later_update_sees_the_earlier_one():
 def test_what_an_update_makes_a_later_one_finds(accumulate):
     """Example by example in their order, from before the first update, and without a gradient."""
 
-    def first(params, frozen, carry, batch, key, step):
+    def first(params, frozen, state, batch, key, step):
         out = toys.denoise(params["denoiser"], batch["lr"])
-        return toys.clean_loss(params, frozen, carry, batch, key, step)._replace(onward={"out": out})
+        return toys.clean_loss(params, frozen, state, batch, key, step)._replace(outputs={"out": out})
 
-    def second(params, frozen, carry, batch, key, step):
+    def second(params, frozen, state, batch, key, step):
         scores = jnp.einsum("bhwc,cd->bhwd", batch["out"], params["critic"]["kernel"])
         marks = (batch["out"] - batch["lr"]).mean(axis=(1, 2, 3))  # which example is which
-        return Loss(jnp.mean((scores - 1.0) ** 2, axis=(1, 2, 3)), {"marks": marks}, (), carry)
+        return Loss(jnp.mean((scores - 1.0) ** 2, axis=(1, 2, 3)), {"marks": marks}, (), state)
 
     updates = (Update("main", ("denoiser",), first), Update("critic", ("critic",), second))
     settings = toys.settings(accumulate=accumulate, mesh={"data": 2, "fsdp": 1})
@@ -192,8 +192,8 @@ def test_what_an_update_makes_a_later_one_finds(accumulate):
 
 
 def test_clip_limits_the_gradient():
-    def loss(params, frozen, carry, batch, key, step):
-        return Loss(jnp.sum(params["critic"]["kernel"]) * jnp.ones(8, jnp.float32), {}, (), carry)
+    def loss(params, frozen, state, batch, key, step):
+        return Loss(jnp.sum(params["critic"]["kernel"]) * jnp.ones(8, jnp.float32), {}, (), state)
 
     recipe = toys.recipe(updates=(Update("main", ("critic",), loss),))
     settings = toys.settings(clip_norm=0.1, b1=0.0)
@@ -223,9 +223,9 @@ def test_no_ema_keeps_no_copy():
 
 
 def test_finite_flag():
-    def loss(params, frozen, carry, batch, key, step):
+    def loss(params, frozen, state, batch, key, step):
         bad = jnp.where(step == 1, jnp.float32(jnp.nan), jnp.float32(1))
-        return Loss(bad * jnp.sum(params["critic"]["kernel"]) * jnp.ones(8, jnp.float32), {}, (), carry)
+        return Loss(bad * jnp.sum(params["critic"]["kernel"]) * jnp.ones(8, jnp.float32), {}, (), state)
 
     _, history = run(toys.recipe(updates=(Update("main", ("critic",), loss),)), toys.settings())
     assert [bool(m.finite) for m in history] == [True, False, False]
@@ -247,8 +247,8 @@ def test_initial_weights_and_errors():
 
 
 def test_loss_must_be_per_example():
-    def loss(params, frozen, carry, batch, key, step):
-        return Loss(jnp.sum(params["critic"]["kernel"]), {}, (), carry)
+    def loss(params, frozen, state, batch, key, step):
+        return Loss(jnp.sum(params["critic"]["kernel"]), {}, (), state)
 
     with pytest.raises(ValueError, match=r"one per example, \(8,\)"):
         run(toys.recipe(updates=(Update("main", ("critic",), loss),)), toys.settings())

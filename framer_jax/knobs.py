@@ -1,0 +1,186 @@
+"""Knobs: fields of settings classes that state their type, default, unit, legal values and meaning in one place.
+
+A settings class is a frozen dataclass (or a flax module, which is one too) whose configurable fields are made by
+`knob`. Configurations, `framer-jax info METHOD --knobs`, the documentation and the checks are all derived from it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+MISSING = dataclasses.MISSING
+
+_METADATA_KEY = "framer_jax.knob"
+
+
+@dataclasses.dataclass(frozen=True)
+class Knob:
+    """One configurable value.
+
+    Attributes:
+      name: of the field.
+      type: `int`, `float`, `str`, `bool` or `tuple`.
+      optional: whether None is a legal value.
+      default: the default; `MISSING` where a value must be given.
+      meaning: one sentence of documentation.
+      unit: unit of a number, '' where it has none.
+      choices: the legal values, () where a range decides.
+      at_least, above, at_most, below: the range of a number, None where it is open.
+      follows: configuration path of the knob whose value this one takes when it is None.
+      execution: the knob decides how the same numbers are computed, so trained weights do not depend on it.
+    """
+
+    name: str
+    type: type
+    optional: bool
+    default: Any
+    meaning: str
+    unit: str = ""
+    choices: tuple[Any, ...] = ()
+    at_least: float | None = None
+    above: float | None = None
+    at_most: float | None = None
+    below: float | None = None
+    follows: str = ""
+    execution: bool = False
+
+
+def knob(
+    default: Any,
+    meaning: str,
+    *,
+    unit: str = "",
+    choices: Iterable[Any] = (),
+    at_least: float | None = None,
+    above: float | None = None,
+    at_most: float | None = None,
+    below: float | None = None,
+    follows: str = "",
+    execution: bool = False,
+) -> Any:
+    """A dataclass field with documentation; see `Knob` for the arguments."""
+    facts = {
+        "meaning": meaning,
+        "unit": unit,
+        "choices": tuple(choices),
+        "at_least": at_least,
+        "above": above,
+        "at_most": at_most,
+        "below": below,
+        "follows": follows,
+        "execution": execution,
+    }
+    return dataclasses.field(default=default, metadata={_METADATA_KEY: facts})
+
+
+def knobs_of(settings: type) -> tuple[Knob, ...]:
+    """The knobs of a settings class or flax module, in the order of its fields."""
+    annotations = typing.get_type_hints(settings)
+    found = []
+    for field in dataclasses.fields(settings):
+        if _METADATA_KEY in field.metadata:
+            plain, optional = _plain_type(annotations[field.name])
+            found.append(Knob(field.name, plain, optional, field.default, **field.metadata[_METADATA_KEY]))
+    return tuple(found)
+
+
+def legal_values(knob: Knob) -> str:
+    """The legal values in words, such as 'one of sum, mean' or 'a number from 0 to 1'."""
+    if knob.choices:
+        words = f"one of {', '.join(map(_shown, knob.choices))}"
+    elif knob.type in (int, float):
+        kind = "a whole number" if knob.type is int else "a number"
+        low = f"from {knob.at_least:g}" if knob.at_least is not None else ""
+        low = f"above {knob.above:g}" if knob.above is not None else low
+        high = f"to {knob.at_most:g}" if knob.at_most is not None else ""
+        high = f"below {knob.below:g}" if knob.below is not None else high
+        if low.startswith("from") and not high:
+            low = f"of at least {knob.at_least:g}"
+        words = " ".join(part for part in (kind, low, high) if part)
+    else:
+        words = {str: "a text", bool: "True or False", tuple: "a list of values"}[knob.type]
+    return f"{words}, or None" if knob.optional else words
+
+
+def check_knobs(settings: Any) -> None:
+    """Check every knob of a settings object; its `__post_init__` calls this.
+
+    Raises:
+      ValueError: a value of another type, outside its range or not among its choices, in one line that starts with the
+        name of the knob.
+    """
+    for knob in knobs_of(type(settings)):
+        value = getattr(settings, knob.name)
+        if not _is_legal(knob, value):
+            raise ValueError(f"{knob.name} is {value!r}: it must be {legal_values(knob)}")
+
+
+def settings_from(settings: type, values: Mapping[str, Any], section: str) -> Any:
+    """A settings object from a section of a configuration, where lists (from JSON) become tuples.
+
+    Args:
+      settings: the settings class.
+      values: the section.
+      section: its configuration path, such as 'recipe.space', which starts every error message.
+
+    Raises:
+      ValueError: an unknown knob (the message names the nearest known one), or a value that the class refuses.
+    """
+    known = [field.name for field in dataclasses.fields(settings) if field.init]
+    for name in values:
+        if name not in known:
+            raise ValueError(f"unknown knob {section}.{name}{nearest(name, known)}")
+    try:
+        return settings(**{name: as_tuple(value) for name, value in values.items()})
+    except ValueError as error:
+        raise ValueError(f"{section}.{error}") from error
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """': did you mean X?' for the known name nearest to `name`, or ': known are …' where none is near."""
+    known = sorted(known)
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f": did you mean {close[0]!r}?" if close else f": known are {', '.join(known) or 'none'}"
+
+
+def as_tuple(value: Any) -> Any:
+    """Lists become tuples, at every depth; anything else stays as it is."""
+    return tuple(map(as_tuple, value)) if isinstance(value, list | tuple) else value
+
+
+def _plain_type(annotation: Any) -> tuple[type, bool]:
+    """(the plain type, whether None is allowed) of an annotation such as `int | None` or `tuple[int, ...]`."""
+    optional = False
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        inner = [part for part in typing.get_args(annotation) if part is not type(None)]
+        optional = len(inner) < len(typing.get_args(annotation))
+        annotation = inner[0]
+    return typing.get_origin(annotation) or annotation, optional
+
+
+def _is_legal(knob: Knob, value: Any) -> bool:
+    if value is None:
+        return knob.optional
+    if knob.choices:
+        return value in knob.choices
+    if knob.type in (int, float):
+        if isinstance(value, bool) or not isinstance(value, int if knob.type is int else int | float):
+            return False
+        return (
+            math.isfinite(value)
+            and (knob.at_least is None or value >= knob.at_least)
+            and (knob.above is None or value > knob.above)
+            and (knob.at_most is None or value <= knob.at_most)
+            and (knob.below is None or value < knob.below)
+        )
+    return isinstance(value, list | tuple) if knob.type is tuple else isinstance(value, knob.type)
+
+
+def _shown(choice: Any) -> str:
+    return choice if isinstance(choice, str) and choice else repr(choice)
