@@ -1,1 +1,1 @@
-"""Configurations: default.py documents every knob; every other file is an overlay of it."""
+"""Shipped configurations: each file changes some knobs of a method's defaults (framer_jax.config.default)."""

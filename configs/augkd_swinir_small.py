@@ -1,7 +1,7 @@
 """AugKD: SwinIR-small taught by classical SwinIR, with auxiliary images and label consistency.
 
-Command:  framer-jax train --config configs/augkd_swinir_small.py --workdir runs/augkd --set data.train=PHOTOS
-              --set recipe.teacher.weights=001_classicalSR_DF2K_s64w8_SwinIR-M_x4.pth
+Command:  framer-jax train --config augkd_swinir_small --workdir runs/augkd --set data.train=PHOTOS
+              --set recipe.teacher.checkpoint=001_classicalSR_DF2K_s64w8_SwinIR-M_x4.pth
           (or the weights of any model trained here, such as a ResShift)
 Hardware: 1 GPU with 80 GB. Expected time: not measured yet.
 Expected: not measured yet. The sources at hand print neither weights nor transforms (framer_jax.recipes.augkd); batch,
@@ -10,14 +10,13 @@ Expected: not measured yet. The sources at hand print neither weights nor transf
 
 from ml_collections import ConfigDict
 
-from configs import swinir_small
+from framer_jax.config import shipped, with_method
 
 
 def get_config() -> ConfigDict:
     """SwinIR-small and its teacher."""
-    config = swinir_small.get_config()
-    config.recipe.name = "augkd"
-    published = swinir_small.get_config().recipe
+    config = with_method(shipped("swinir_small"), "augkd")
+    published = shipped("swinir_small").recipe
     published.student.swinir.head = "pixelshuffle"
     published.student.swinir.channels = 180
     published.student.swinir.depths = (6, 6, 6, 6, 6, 6)

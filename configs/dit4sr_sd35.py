@@ -1,29 +1,28 @@
 """DiT4SR at its published size: the LR stream on Stable Diffusion 3.5 medium, on precomputed latents and embeddings.
 
-Command:  framer-jax train --config configs/dit4sr_sd35.py --workdir runs/dit4sr --set data.train=LATENTS
-              --set data.embeddings=EMBEDDINGS --set recipe.text.null=null.safetensors
-              --set recipe.space.weights=SD35/vae --set recipe.dit4sr.base=SD35/transformer
+Command:  framer-jax train --config dit4sr_sd35 --workdir runs/dit4sr --set data.train=LATENTS
+              --set data.embeddings=EMBEDDINGS --set recipe.text.null_embedding=null.safetensors
+              --set recipe.space.checkpoint=SD35/vae --set recipe.dit4sr.base_checkpoint=SD35/transformer
           (framer-jax precompute latents, captions and embeddings make these)
           Published weights: framer-jax upscale IN OUT --recipe configs/dit4sr_sd35.py --weights DIT4SR/transformer
               --protocol dit4sr, with the same autoencoder and text, and for the released weights
-              --set recipe.denoiser.dit4sr.compatibility=released
+              --set recipe.denoiser.dit4sr_transformer.compatibility=released
 Hardware: 8 GPUs with 80 GB, or a TPU v5e pod with training.mesh.fsdp. Expected time: not measured yet.
 Expected: not measured. The released trainer uses batch 8 on each of 8 GPUs and prints no number of steps.
 """
 
 from ml_collections import ConfigDict
 
-from configs import default
+from framer_jax.config import default
 
 
 def get_config() -> ConfigDict:
     """DiT4SR."""
-    config = default.get_config()
-    config.recipe.name = "dit4sr"
+    config = default("dit4sr")
     config.recipe.dtype = "bfloat16"
     config.recipe.space.name = "kl"
-    config.recipe.denoiser.name = "dit4sr"
-    config.recipe.denoiser.dit4sr.remat = "attention"
+    config.recipe.denoiser.name = "dit4sr_transformer"
+    config.recipe.denoiser.dit4sr_transformer.remat = "attention"
     config.recipe.dit4sr.guidance = 8.0
     config.data.degradation = "framer_paper"
     config.data.crop = 512

@@ -1,7 +1,7 @@
 """The ablations of DTKD's Tables 4 to 7, one variant each: dtkd_swinir_small.py with one thing changed.
 
-Command:  framer-jax train --config configs/dtkd_ablations.py:fourier --workdir runs/dtkd_fourier
-              --set data.train=PHOTOS --set recipe.teacher.weights=… (as for configs/dtkd_swinir_small.py)
+Command:  framer-jax train --config dtkd_ablations:fourier --workdir runs/dtkd_fourier
+              --set data.train=PHOTOS --set recipe.teacher.checkpoint=… (as for configs/dtkd_swinir_small.py)
           (without a variant: the defaults, which are the paper's choice in every table)
 Hardware: 1 GPU with 80 GB. Expected time: not measured yet.
 Expected: the paper's text prints differences only: two levels against one +0.02 dB and +4.386 MUSIQ; linear against
@@ -10,7 +10,8 @@ Expected: the paper's text prints differences only: two levels against one +0.02
 
 from ml_collections import ConfigDict
 
-from configs import dtkd_swinir_small
+from framer_jax.config import shipped
+
 
 VARIANTS = {
     "default": {},
@@ -42,6 +43,6 @@ def get_config(variant: str = "default") -> ConfigDict:
     """One variant."""
     if variant not in VARIANTS:
         raise ValueError(f"there is no variant {variant!r}: choose one of {', '.join(VARIANTS)}")
-    config = dtkd_swinir_small.get_config()
+    config = shipped("dtkd_swinir_small")
     config.recipe.dtkd.update(VARIANTS[variant])
     return config

@@ -1,7 +1,7 @@
 """A narrow SwinIR taught by the narrow ResShift, for one CPU core: the learning experiment's student.
 
-Command:  framer-jax train --config configs/dtkd_narrow.py --workdir runs/dtkd_narrow --set data.train=PHOTOS
-              --set recipe.teacher.weights=runs/resshift_narrow/weights.safetensors
+Command:  framer-jax train --config dtkd_narrow --workdir runs/dtkd_narrow --set data.train=PHOTOS
+              --set recipe.teacher.checkpoint=runs/resshift_narrow/weights.safetensors
           (--set recipe.dtkd.weight=0 is the student with L1 alone, --set recipe.dtkd.transform=pixel distils pixels)
 Hardware: 1 CPU core. Expected time: 2.5 minutes on precomputed records (1600 steps).
 Expected: docs/results/dtkd.md.
@@ -9,13 +9,12 @@ Expected: docs/results/dtkd.md.
 
 from ml_collections import ConfigDict
 
-from configs import default
+from framer_jax.config import default
 
 
 def get_config() -> ConfigDict:
     """A narrow student."""
-    config = default.get_config()
-    config.recipe.name = "dtkd"
+    config = default("dtkd")
     student = config.recipe.student.swinir
     student.head = "pixelshuffledirect"  # convolutions on LR pixels only: most steps per minute
     student.channels = 32

@@ -1,6 +1,6 @@
 """Rectified flow on the small transformer with FRAMER as released: prediction taps, magnitude bands, lambda 0.1.
 
-Command:  framer-jax train --config configs/flow_dit_released.py --workdir runs/released --set data.train=PHOTOS
+Command:  framer-jax train --config flow_dit_released --workdir runs/released --set data.train=PHOTOS
 Hardware: 2 CPU cores, or one GPU. Expected time: about 3 s per step on one busy CPU core (batch 16 of 128 pixels).
 Expected: not measured beyond its first steps. The released trainer itself cannot run as published (see
           framer_jax.losses.framer.released).
@@ -8,12 +8,12 @@ Expected: not measured beyond its first steps. The released trainer itself canno
 
 from ml_collections import ConfigDict
 
-from configs import flow_dit
+from framer_jax.config import shipped
 
 
 def get_config() -> ConfigDict:
     """Rectified flow on the small DiT with FRAMER in the released reading."""
-    config = flow_dit.get_config()
+    config = shipped("flow_dit")
     config.recipe.denoiser.dit.taps = "prediction"
-    config.framer.reading = "released"
+    config.framer.variant = "released"
     return config

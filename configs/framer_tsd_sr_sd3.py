@@ -1,6 +1,6 @@
 """TSD-SR with FRAMER, in the paper's reading: the blocks' guesses of the student's latent against its last one.
 
-Command:  framer-jax train --config configs/framer_tsd_sr_sd3.py --workdir runs/framer_tsd_sr … as for
+Command:  framer-jax train --config framer_tsd_sr_sd3 --workdir runs/framer_tsd_sr … as for
               configs/tsd_sr_sd3.py (`framer_tsd_sr_sd3.py:released`: as there)
 Hardware: 8 GPUs with 80 GB. Expected time: not measured yet.
 Expected: Table 7 of the paper: RealSR 24.46 dB PSNR, LPIPS .345, NIQE 4.295, MUSIQ 73.63 (TSD-SR: 23.45, .383, 5.163,
@@ -9,12 +9,12 @@ Expected: Table 7 of the paper: RealSR 24.46 dB PSNR, LPIPS .345, NIQE 4.295, MU
 
 from ml_collections import ConfigDict
 
-from configs import tsd_sr_sd3
+from framer_jax.config import shipped
 
 
 def get_config(latents: str = "correct") -> ConfigDict:
     """TSD-SR with FRAMER."""
-    config = tsd_sr_sd3.get_config(latents)
+    config = shipped("tsd_sr_sd3", latents)
     config.recipe.denoiser.mmdit.taps = "prediction"
-    config.framer.reading = "paper"
+    config.framer.variant = "paper"
     return config

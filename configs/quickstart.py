@@ -1,6 +1,6 @@
 """A few more steps from the starter model on the built-in photographs: what tools/quickstart.sh runs.
 
-Command:  framer-jax train --config configs/quickstart.py --init starter --workdir quickstart/base
+Command:  framer-jax train --config quickstart --init starter --workdir quickstart/base
           (the same with configs/quickstart_framer.py adds FRAMER)
 Hardware: 2 CPU cores. Expected time: 2 minutes.
 Expected: the table in README.md.
@@ -8,12 +8,12 @@ Expected: the table in README.md.
 
 from ml_collections import ConfigDict
 
-from configs import starter
+from framer_jax.config import shipped
 
 
 def get_config() -> ConfigDict:
     """The quickstart's configuration."""
-    config = starter.get_config()
+    config = shipped("starter")
     config.data.degradation = "framer_paper"  # heavier than what the starter was trained with
     config.training.steps = 120
     config.training.warmup_steps = 20

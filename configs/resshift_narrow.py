@@ -1,19 +1,19 @@
 """ResShift's Swin U-Net, narrow and on wavelet latents, for one CPU core: the learning experiment's teacher.
 
-Command:  framer-jax train --config configs/resshift_narrow.py --workdir runs/resshift_narrow --set data.train=PHOTOS
-          (add --set framer.reading=paper --set framer.weight=0.1 for FRAMER)
+Command:  framer-jax train --config resshift_narrow --workdir runs/resshift_narrow --set data.train=PHOTOS
+          (add --set framer.variant=paper --set framer.weight=0.1 for FRAMER)
 Hardware: 1 CPU core. Expected time: 8 minutes (1000 steps of 0.42 s, compilation, validation).
 Expected: docs/results/resshift.md.
 """
 
 from ml_collections import ConfigDict
 
-from configs import default
+from framer_jax.config import default
 
 
 def get_config() -> ConfigDict:
     """A narrow ResShift."""
-    config = default.get_config()
+    config = default()
     config.recipe.denoiser.name = "resshift_unet"
     swin = config.recipe.denoiser.resshift_unet
     swin.channels = 64  # two channels per group of a norm: with one, a norm would hide every channel's contrast

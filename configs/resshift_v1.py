@@ -1,7 +1,7 @@
 """ResShift as published at NeurIPS 2023 (realsrx4_s15_v1): 15 steps, Swin U-Net of 119 M parameters, VQ-f4 latents.
 
-Command:  framer-jax train --config configs/resshift_v1.py --workdir runs/resshift_v1 --set data.train=PHOTOS
-              --set recipe.space.weights=AUTOENCODER
+Command:  framer-jax train --config resshift_v1 --workdir runs/resshift_v1 --set data.train=PHOTOS
+              --set recipe.space.checkpoint=AUTOENCODER
           (AUTOENCODER: autoencoder_vq_f4.pth, or what framer-jax port makes of it; --init WEIGHTS fine-tunes the
           published denoiser, resshift_realsrx4_s15_v1.pth)
 Hardware: 8 GPUs in the publication (8 examples each at a time). Expected time: not measured; 300,000 steps.
@@ -11,12 +11,12 @@ Expected: the published model; this run itself has not been made. What differs: 
 
 from ml_collections import ConfigDict
 
-from configs import default
+from framer_jax.config import default
 
 
 def get_config() -> ConfigDict:
     """ResShift v1."""
-    config = default.get_config()
+    config = default()
     config.recipe.space.name = "vq_f4"
     config.recipe.denoiser.name = "resshift_unet"
     chain = config.recipe.resshift
@@ -28,7 +28,7 @@ def get_config() -> ConfigDict:
     chain.centred_mean = False
     chain.channel_weight_power = 0.0
     config.data.crop = 256
-    config.data.framing = "square"  # whole scenes of 256 pixels, as the authors cut them from ImageNet
+    config.data.crop_mode = "square"  # whole scenes of 256 pixels, as the authors cut them from ImageNet
     config.data.degradation = "resshift"
     training = config.training
     training.steps = 300_000

@@ -1,7 +1,7 @@
 """ResShift v1 fine-tuned with FRAMER in the paper's reading.
 
-Command:  framer-jax train --config configs/resshift_v1_framer.py --init WEIGHTS --workdir runs/resshift_v1_framer
-              --set data.train=PHOTOS --set recipe.space.weights=AUTOENCODER
+Command:  framer-jax train --config resshift_v1_framer --init WEIGHTS --workdir runs/resshift_v1_framer
+              --set data.train=PHOTOS --set recipe.space.checkpoint=AUTOENCODER
           (WEIGHTS: resshift_realsrx4_s15_v1.pth, or what framer-jax port makes of it)
 Hardware: 8 GPUs at the batch of the publication. Expected time: not measured; 30,000 steps.
 Expected: not measured. Neither this base nor a number of steps is in FRAMER's paper; lambda is the quickstart's.
@@ -9,13 +9,13 @@ Expected: not measured. Neither this base nor a number of steps is in FRAMER's p
 
 from ml_collections import ConfigDict
 
-from configs import resshift_v1
+from framer_jax.config import shipped
 
 
 def get_config() -> ConfigDict:
     """ResShift v1 with FRAMER."""
-    config = resshift_v1.get_config()
-    config.framer.reading = "paper"
+    config = shipped("resshift_v1")
+    config.framer.variant = "paper"
     config.framer.weight = 0.1
     config.training.steps = 30_000
     config.training.checkpoint_every = 2000

@@ -1,7 +1,7 @@
 """ResShift realsrx4_s4_v3, the journal's model: 4 steps, and LPIPS on decoded estimates beside the latent error.
 
-Command:  framer-jax train --config configs/resshift_v3.py --workdir runs/resshift_v3 --set data.train=PHOTOS
-              --set recipe.space.weights=AUTOENCODER --set recipe.lpips.weights=LPIPS
+Command:  framer-jax train --config resshift_v3 --workdir runs/resshift_v3 --set data.train=PHOTOS
+              --set recipe.space.checkpoint=AUTOENCODER --set recipe.lpips.checkpoint=LPIPS
           (LPIPS: framer-jax port vgg16.pth lpips_vgg_v0.1.pth LPIPS.safetensors --model lpips_vgg)
 Hardware: 8 GPUs in the publication (12 examples each at a time). Expected time: not measured; 400,000 steps.
 Expected: the published model; this run itself has not been made. A distance that is NaN stops the run, with the step
@@ -10,12 +10,12 @@ Expected: the published model; this run itself has not been made. A distance tha
 
 from ml_collections import ConfigDict
 
-from configs import resshift_v1
+from framer_jax.config import shipped
 
 
 def get_config() -> ConfigDict:
     """ResShift v3."""
-    config = resshift_v1.get_config()
+    config = shipped("resshift_v1")
     config.recipe.resshift.steps = 4
     config.recipe.resshift.min_noise_level = 0.2
     config.recipe.resshift.perceptual_weight = 1.0

@@ -1,7 +1,7 @@
 """SinSR (CVPR 2024): ResShift v1 distilled into one step.
 
-Command:  framer-jax train --config configs/sinsr.py --workdir runs/sinsr --set data.train=PHOTOS
-              --set recipe.space.weights=AUTOENCODER --set recipe.sinsr.teacher=TEACHER
+Command:  framer-jax train --config sinsr --workdir runs/sinsr --set data.train=PHOTOS
+              --set recipe.space.checkpoint=AUTOENCODER --set recipe.sinsr.teacher_checkpoint=TEACHER
           (TEACHER: resshift_realsrx4_s15_v1.pth or v2, ported or not, or weights of a run of configs/resshift_v1.py)
 Hardware: not stated by the authors. Expected time: not measured; 30,000 steps of a limit of 500,000 in the released
           configuration, whose README saw convergence within a few thousand and stopped early.
@@ -11,13 +11,12 @@ Expected: the published model; this run itself has not been made. (With a teache
 
 from ml_collections import ConfigDict
 
-from configs import resshift_v1
+from framer_jax.config import shipped, with_method
 
 
 def get_config() -> ConfigDict:
     """SinSR."""
-    config = resshift_v1.get_config()
-    config.recipe.name = "sinsr"
+    config = with_method(shipped("resshift_v1"), "sinsr")
     config.training.steps = 30_000
     config.training.checkpoint_every = 2000
     config.training.validate_every = 2000

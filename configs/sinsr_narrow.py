@@ -1,7 +1,7 @@
 """SinSR from the narrow ResShift, for one CPU core.
 
-Command:  framer-jax train --config configs/sinsr_narrow.py --workdir runs/sinsr_narrow --set data.train=PHOTOS
-              --set recipe.sinsr.teacher=runs/resshift_narrow/weights.safetensors
+Command:  framer-jax train --config sinsr_narrow --workdir runs/sinsr_narrow --set data.train=PHOTOS
+              --set recipe.sinsr.teacher_checkpoint=runs/resshift_narrow/weights.safetensors
 Hardware: 1 CPU core. Expected time: about 6 minutes (200 steps of 1.6 s: four calls of the student, three of them with
           gradients, and the four steps of the teacher).
 Expected: docs/results/resshift.md.
@@ -9,13 +9,12 @@ Expected: docs/results/resshift.md.
 
 from ml_collections import ConfigDict
 
-from configs import resshift_narrow
+from framer_jax.config import shipped, with_method
 
 
 def get_config() -> ConfigDict:
     """A narrow SinSR."""
-    config = resshift_narrow.get_config()
-    config.recipe.name = "sinsr"
+    config = with_method(shipped("resshift_narrow"), "sinsr")
     config.training.learning_rate = 2e-4
     config.training.steps = 200
     config.training.warmup_steps = 20

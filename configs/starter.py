@@ -1,6 +1,6 @@
 """The starter model that ships in framer_jax/weights: a small ResShift super-resolver for laptops.
 
-Command:  framer-jax train --config configs/starter.py --workdir runs/starter --set data.train=PHOTOS
+Command:  framer-jax train --config starter --workdir runs/starter --set data.train=PHOTOS
           (PHOTOS: a folder of photographs; the shipped weights were trained on BSDS500 train + test and General-100)
 Hardware: 2 CPU cores. Expected time: 60 to 90 minutes (0.6 to 0.8 s per step of 16 crops of 128 pixels).
 Expected: one-step mean +0.58 dB PSNR-Y over bicubic on BSD100; see the card, framer_jax/weights/starter.md.
@@ -8,12 +8,12 @@ Expected: one-step mean +0.58 dB PSNR-Y over bicubic on BSD100; see the card, fr
 
 from ml_collections import ConfigDict
 
-from configs import default
+from framer_jax.config import default
 
 
 def get_config() -> ConfigDict:
     """The starter's configuration."""
-    config = default.get_config()
+    config = default()
     config.training.steps = 6200
     config.training.warmup_steps = 200
     config.training.learning_rate = 2e-3

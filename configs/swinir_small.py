@@ -1,6 +1,6 @@
 """SwinIR-small (60 channels, 4 groups of 6 blocks, nearest+conv, 1,050,799 parameters) with the L1 loss alone.
 
-Command:  framer-jax train --config configs/swinir_small.py --workdir runs/swinir_small --set data.train=PHOTOS
+Command:  framer-jax train --config swinir_small --workdir runs/swinir_small --set data.train=PHOTOS
 Hardware: 1 GPU with 80 GB. Expected time: not measured yet.
 Expected: not measured yet. The paper of DTKD states no iterations, batch or learning rate; those here are of KAIR's
           training of the lightweight SwinIR.
@@ -8,13 +8,12 @@ Expected: not measured yet. The paper of DTKD states no iterations, batch or lea
 
 from ml_collections import ConfigDict
 
-from configs import default
+from framer_jax.config import default
 
 
 def get_config() -> ConfigDict:
     """The student of DTKD without its teacher."""
-    config = default.get_config()
-    config.recipe.name = "swinir"
+    config = default("supervised_l1")
     config.data.degradation = "resshift_testing"
     config.data.crop = 256  # 64 LR pixels
     config.training.steps = 500_000

@@ -1,9 +1,9 @@
 """TSD-SR at its published size: Stable Diffusion 3 medium as a one-step super-resolver, by target-score distillation.
 
-Command:  framer-jax train --config configs/tsd_sr_sd3.py --workdir runs/tsd_sr --set data.train=PHOTOS
-              --set recipe.tsd_sr.base=SD3/transformer --set recipe.space.weights=SD3/vae
-              --set recipe.tsd_sr.teacher_lora=teacher.safetensors --set recipe.lpips.weights=lpips_alex.safetensors
-              --set recipe.text.null=null.safetensors --set recipe.text.wanted=wanted.safetensors
+Command:  framer-jax train --config tsd_sr_sd3 --workdir runs/tsd_sr --set data.train=PHOTOS
+              --set recipe.tsd_sr.base_checkpoint=SD3/transformer --set recipe.space.checkpoint=SD3/vae
+              --set recipe.tsd_sr.teacher_lora_checkpoint=teacher.safetensors --set recipe.lpips.checkpoint=lpips_alex.safetensors
+              --set recipe.text.null_embedding=null.safetensors --set recipe.text.prompt_embedding=wanted.safetensors
               --set data.embeddings=EMBEDDINGS
           (texts from `framer-jax precompute embeddings --t5-length 256` with `--null`, `--text` and `--captions`; the
           LoRA is TSD-SR's; recipe.text.condition=null to do without captions: the teacher is then told what the student
@@ -14,7 +14,8 @@ Expected: not measured. FRAMER's Table 7 has TSD-SR at 23.45 dB PSNR, LPIPS .383
 
 from ml_collections import ConfigDict
 
-from configs import default
+from framer_jax.config import default
+
 
 VARIANTS = ("correct", "released")
 
@@ -23,8 +24,7 @@ def get_config(latents: str = "correct") -> ConfigDict:
     """TSD-SR, on latents with the autoencoder's shift or without."""
     if latents not in VARIANTS:
         raise ValueError(f"there is no variant {latents!r}: choose one of {', '.join(VARIANTS)}")
-    config = default.get_config()
-    config.recipe.name = "tsd_sr"
+    config = default("tsd_sr")
     config.recipe.dtype = "bfloat16"
     config.recipe.space.name = "kl"
     config.recipe.space.shift = 0.0 if latents == "released" else None
@@ -32,7 +32,7 @@ def get_config(latents: str = "correct") -> ConfigDict:
     config.recipe.denoiser.mmdit.remat = "attention"
     config.recipe.lpips.net = "alex"
     config.recipe.text.t5_length = 256
-    config.data.null_ratio = 0.0
+    config.data.caption_dropout = 0.0
     config.data.degradation = "framer_paper"
     config.data.crop = 512
     config.training.steps = 200_000

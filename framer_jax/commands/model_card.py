@@ -1,4 +1,4 @@
-"""The card of a training run's weights: what a person should know of them, in a page that lies beside them."""
+"""The model card of a training run's weights: a page next to them with what a user should know."""
 
 from __future__ import annotations
 
@@ -12,37 +12,38 @@ import numpy as np
 from framer_jax.commands.provenance import portable
 from framer_jax.porting.files import replacing
 from framer_jax.recipes.base import Params
-from framer_jax.recipes.weights_by_path import network_of, path_at
+from framer_jax.recipes.components.networks import network_section
+from framer_jax.recipes.method import value_at
 from framer_jax.version import __version__
 
 CARD = "card.md"
-"""Its name in a run's work directory."""
+"""File name of the card in a run's work directory."""
 
 
 def write_card(workdir: Path, name: str, params: Params, metadata: Mapping[str, Any]) -> None:
-    """Write the card, or write it again after further steps.
+    """Write the card, or update it after further steps.
 
     Args:
-      workdir: of the run.
-      name: of the recipe.
+      workdir: work directory of the run.
+      name: name of the recipe.
       params: the exported groups.
-      metadata: of the weights: 'config', 'step', 'weights', 'init' and, of a recipe that is told texts, 'text'.
+      metadata: metadata of the weights: 'config', 'step', 'weights', 'init' and, of a text-conditioned recipe, 'text'.
     """
     with replacing(workdir / CARD) as temporary:
         temporary.write_text(card(name, params, metadata), encoding="utf-8")
 
 
 def card(name: str, params: Params, metadata: Mapping[str, Any]) -> str:
-    """The card's Markdown; arguments as of `write_card`."""
+    """The card as Markdown; arguments as of `write_card`."""
     config = portable(metadata["config"])
     recipe, data, training = config["recipe"], config["data"], config["training"]
-    section, network = network_of(recipe)
+    section, network = network_section(recipe)
     count = sum(int(np.size(leaf)) for leaf in jax.tree.leaves(params))
-    reading = config["framer"]["reading"]
+    variant = config["framer"]["variant"]
     rows = {
         "recipe": f"{name}, x{recipe['scale']}",
         section: f"{network}, {count:,} parameters in these weights",
-        "FRAMER": "not used" if reading == "none" else f"in the reading '{reading}', in training only",
+        "FRAMER": "not used" if variant == "none" else f"variant '{variant}', in training only",
         "text": metadata.get("text"),
         "needs": "; ".join(_needed(recipe, metadata["weights"])),
         "started from": metadata["init"] and f"the weights with SHA-256 {metadata['init']}",
@@ -58,5 +59,5 @@ def card(name: str, params: Params, metadata: Mapping[str, Any]) -> str:
 
 def _needed(recipe: Mapping[str, Any], digests: Mapping[str, str]) -> list[str]:
     """The frozen weights that the run computed with."""
-    places = {knob: path_at(recipe, tuple(knob.split(".")[1:])) for knob in digests}
-    return [f"`{knob}`: {places[knob]} (SHA-256 {digest[:12]}…)" for knob, digest in digests.items()]
+    paths = {knob: value_at(recipe, tuple(knob.split(".")[1:])) for knob in digests}
+    return [f"`{knob}`: {paths[knob]} (SHA-256 {digest[:12]}…)" for knob, digest in digests.items()]

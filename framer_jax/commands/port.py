@@ -1,4 +1,4 @@
-"""`framer-jax port`: weights of PyTorch in our format, and ours in PyTorch's: a file, a folder, a LoRA."""
+"""`framer-jax port`: PyTorch weights to our format, and ours to PyTorch's: a file, a Diffusers folder, a LoRA."""
 
 from __future__ import annotations
 
@@ -9,7 +9,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from framer_jax.checkpoints.groups import present_metadata
+from framer_jax.checkpoints.merge import is_mergeable_run, merge_run
+from framer_jax.checkpoints.networks import build_network, network_shapes, read_network
 from framer_jax.commands.port_check import INSTALLED, check
+from framer_jax.commands.port_originals import control_differences
 from framer_jax.porting.diffusers_folder import write_folder
 from framer_jax.porting.files import sha256_of
 from framer_jax.porting.lora import LoraLayers, write_layers
@@ -17,24 +21,24 @@ from framer_jax.porting.maps import to_torch
 from framer_jax.porting.resshift import RELEASED
 from framer_jax.porting.table import MAPS, Ported, arguments_in, map_named
 from framer_jax.porting.torch_files import write_state
-from framer_jax.porting.weights import check_same_structure, flatten_names, load_weights, save_weights
-from framer_jax.recipes.pretrained import build, expected_params, read
-from framer_jax.recipes.weights_by_path import PUBLISHED, network_of
-from framer_jax.recipes.whole_model import departures, is_run, read_run
+from framer_jax.porting.weights import load_weights, save_weights
+from framer_jax.recipes.components.networks import network_section
+from framer_jax.recipes.table import method_of
+from framer_jax.trees import check_same_structure, flatten_names
 from framer_jax.version import __version__
 
 FORMS = ("jax", "torch", "diffusers", "lora")
 
 
 class Ours(NamedTuple):
-    """A model of ours that shall go to PyTorch.
+    """A model of framer_jax that is ported to PyTorch.
 
     Attributes:
       params: nested dict of arrays, without a group around them.
-      arguments: constructor arguments of its module, those that are told beside the tensors.
-      files: what it was read from, 'file' and 'sha256' each.
-      metadata: of the file.
-      lora: what a run trained as a LoRA, None if nothing.
+      arguments: constructor arguments of its module that the tensors do not determine.
+      files: the files it was read from, 'file' and 'sha256' each.
+      metadata: metadata of the file.
+      lora: the LoRA that a run trained, None if it trained none.
     """
 
     params: dict[str, Any]
@@ -52,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="OUT",
         help="to write: *.safetensors; --to torch: also *.pth; --to diffusers: a folder",
     )
-    parser.add_argument("--model", required=True, choices=list(MAPS), help="what the checkpoint is")
+    parser.add_argument("--model", required=True, metavar="MODEL", help=f"what the checkpoint is: {', '.join(MAPS)}")
     parser.add_argument(
         "--to",
         choices=FORMS,
@@ -74,11 +78,11 @@ def run(arguments: argparse.Namespace) -> int:
     output = Path(arguments.output)
     if output.exists() and not arguments.overwrite:
         raise ValueError(f"{output} exists: name another file, or use --overwrite")
-    inputs = [Path(path) for path in arguments.inputs]
+    inputs, model = [Path(path) for path in arguments.inputs], map_named(arguments.model).name
     if arguments.to == "jax":
-        facts = port_to_jax(arguments.model, inputs, output, arguments.check)
+        facts = port_to_jax(model, inputs, output, arguments.check)
     else:
-        facts = port_to_torch(arguments.model, inputs, output, arguments.to, arguments.check)
+        facts = port_to_torch(model, inputs, output, arguments.to, arguments.check)
     for name, value in facts.items():
         print(f"{name:<12} {value}")
     return 0
@@ -91,25 +95,25 @@ def port_to_jax(model: str, inputs: list[Path], output: Path, original: str | No
       ValueError, FileNotFoundError, ImportError: as framer_jax.recipes.pretrained.read, `read_ours`, `check` and
         `save_weights`.
     """
-    if len(inputs) == 1 and is_run(inputs[0]):
+    if len(inputs) == 1 and is_mergeable_run(inputs[0]):
         ours = read_ours(model, inputs[0])
-        found = Ported(ours.params, ours.arguments, {"files": ours.files})
+        ported = Ported(ours.params, ours.arguments, {"files": ours.files})
     else:
-        found = read(model, *inputs)
-    checked = _checked(model, found.params, found.arguments, original)
-    parameters = _count(flatten_names(found.params)[0])
+        ported = read_network(model, *inputs)
+    checked = _checked(model, ported.params, ported.arguments, original)
+    parameters = _count(flatten_names(ported.params)[0])
     metadata = {
         "framer_jax_version": __version__,
         "model": model,
-        "arguments": found.arguments,
+        "arguments": ported.arguments,
         "parameters": parameters,
-        "source": found.source,
+        "source": ported.source,
     }
-    save_weights(output, found.params, metadata)
-    facts = _facts(output, model, parameters) | {"arguments": json.dumps(found.arguments)}
-    if variant := map_named(model).describe(found.arguments):
+    save_weights(output, ported.params, metadata)
+    facts = _facts(output, model, parameters) | {"arguments": json.dumps(ported.arguments)}
+    if variant := map_named(model).describe(ported.arguments):
         facts["variant"] = variant
-    return facts | checked | _described(found.source)
+    return facts | checked | _described(ported.source)
 
 
 def port_to_torch(
@@ -158,20 +162,21 @@ def read_ours(model: str, path: Path) -> Ours:
         framer_jax.recipes.whole_model.read_run.
     """
     weights = map_named(model)
-    if is_run(path):
-        run = read_run(path, model)
+    if is_mergeable_run(path):
+        run = merge_run(path, model)
         ours = Ours(run.params, run.arguments, run.files, {}, run.lora)
     else:
         params, metadata = load_weights(path)
-        if metadata.get("model", model) != model:
-            raise ValueError(f"{path}: holds {metadata['model']}, not {model}")
-        _refuse_departures(model, metadata, path)
+        metadata = present_metadata(metadata)
+        if (stated := metadata.get("model")) and map_named(stated).name != model:
+            raise ValueError(f"{path} holds {stated}, not {model}: use --model {stated}")
+        _refuse_release_differences(model, metadata, path)
         if weights.group and set(params) == {weights.group}:
             params = params[weights.group]
         files = [{"file": path.name, "sha256": sha256_of(path)}]
-        ours = Ours(params, _given_arguments(model, metadata), files, metadata)
+        ours = Ours(params, _known_arguments(model, metadata), files, metadata)
     arguments = weights.arguments(to_torch(weights, ours.params, str(path))) | ours.arguments
-    check_same_structure(ours.params, expected_params(model, build(model, arguments)), path.name)
+    check_same_structure(ours.params, network_shapes(model, build_network(model, arguments)), path.name)
     return ours._replace(arguments=arguments)
 
 
@@ -179,7 +184,7 @@ def _port_lora(model: str, ours: Ours, path: Path, output: Path) -> dict[str, An
     """Write the LoRA of a run by itself."""
     if ours.lora is None:
         raise ValueError(
-            f"{path}: no LoRA was trained in it: --to lora takes a run of one, such as with recipe.dit4sr.lora"
+            f"{path}: no LoRA was trained in it: --to lora takes a run of one, such as one with lora_modules"
         )
     weights = map_named(model)
     state = write_layers(weights, ours.params, {"": ours.lora}, prefix=weights.folder, alphas=False)
@@ -190,45 +195,43 @@ def _port_lora(model: str, ours: Ours, path: Path, output: Path) -> dict[str, An
 
 
 def _network_notes(model: str, arguments: dict[str, Any]) -> dict[str, str]:
-    """What the released code would compute otherwise."""
-    if model != "dit4sr" or not (found := departures(arguments)):
+    """In what the released code would compute something else."""
+    if model != "dit4sr_transformer" or not (differences := control_differences(arguments)):
         return {}
-    return {"note": f"{found}: DiT4SR's released code computes otherwise, framer_jax reads it"}
+    return {"note": f"{differences}: DiT4SR's released code computes something else, framer_jax reads it"}
 
 
-def _refuse_departures(model: str, metadata: dict[str, Any], path: Path) -> None:
-    """What the original code cannot do must not become a file of it, which would give other pictures there."""
+def _refuse_release_differences(model: str, metadata: dict[str, Any], path: Path) -> None:
+    """What the original code cannot compute must not become a file of it, which would give other images there."""
     trained = metadata.get("config", {}).get("recipe", {}).get("denoiser", {}).get(model, {})
     for name, released in RELEASED.items() if model == "resshift_unet" else ():
         if (value := trained.get(name, released)) != released:
             raise ValueError(
                 f"{path}: trained with recipe.denoiser.{model}.{name} {value!r}, which the PyTorch code does not have: "
-                f"only models trained with {released!r} can be carried over"
+                f"only models trained with {released!r} can be ported to it"
             )
 
 
-def _given_arguments(model: str, metadata: dict[str, Any]) -> dict[str, Any]:
-    """What a file says of its constructor arguments: tensors do not tell them all, such as the nominal side."""
+def _known_arguments(model: str, metadata: dict[str, Any]) -> dict[str, Any]:
+    """The constructor arguments that a file states: tensors do not determine them all, such as the nominal side."""
     if "arguments" in metadata:
         return arguments_in(metadata)
     recipe = metadata.get("config", {}).get("recipe", {})
-    section, name = network_of(recipe)
+    section, name = network_section(recipe)
     return arguments_in({"arguments": recipe[section][name]}) if name == model else {}
 
 
 def _pipeline_notes(metadata: dict[str, Any]) -> dict[str, str]:
-    """What the released samplers, which expect a ResShift chain on VQ-f4 latents, would not do with a trained model."""
-    recipe = metadata.get("config", {}).get("recipe", {})
-    departures = []
-    if recipe.get("name") not in (None, *PUBLISHED):
-        departures.append(f"its recipe is {recipe['name']}")
-    if recipe.get("space", {}).get("name", "vq_f4") != "vq_f4":
-        departures.append(f"its latents are of {recipe['space']['name']}")
-    if recipe.get("resshift", {}).get("residual"):
-        departures.append("its chain is residual")
-    if not departures:
+    """In what a trained model differs from what the released samplers run: a ResShift chain on VQ-f4 latents."""
+    recipe = metadata.get("config", {}).get("recipe")
+    if recipe is None:
         return {}
-    return {"note": f"{', '.join(departures)}: the released samplers do not run such a model, only its network"}
+    method = method_of(recipe)
+    differences = [] if method.published_network else [f"its method is {method.name}"]
+    differences += method.release_differences(recipe)
+    if not differences:
+        return {}
+    return {"note": f"{', '.join(differences)}: the released samplers do not run such a model, only its network"}
 
 
 def _checked(model: str, params: dict[str, Any], arguments: dict[str, Any], original: str | None) -> dict[str, Any]:

@@ -17,10 +17,10 @@ from typing import Any, NamedTuple, cast
 import jax
 import numpy as np
 
+from framer_jax.checkpoints.networks import KINDS, build_network
 from framer_jax.commands.port_originals import ORIGINALS
 from framer_jax.porting.maps import State, layer_pairs, to_torch
 from framer_jax.porting.table import map_named
-from framer_jax.recipes.pretrained import KINDS, build
 
 LARGEST_DIFFERENCE = 1e-4
 """Of a layer's output, relative to its largest value, in float32; measured differences are near 2e-6."""
@@ -56,18 +56,18 @@ def check(name: str, params: Mapping[str, Any], arguments: Mapping[str, Any], fo
     if name not in ORIGINALS:
         raise ValueError(f"--check knows no original of {name}; it knows those of {', '.join(ORIGINALS)}")
     state = to_torch(map_named(name), params, name, arguments)
-    module = build(name, arguments)
+    module = build_network(name, arguments)
     rng = np.random.default_rng(0)
-    inputs = [rng.uniform(-1, 1, shape.shape).astype(np.float32) for shape in KINDS[name].inputs(module)]
+    inputs = [_random_input(rng, shapes) for shapes in KINDS[name].inputs(module)]
     theirs, output = _run_original(name, state, arguments, inputs, folder)
     ours, result = _run_ours(name, module, params, inputs)
     pairs = layer_pairs(map_named(name), state)
     original = ORIGINALS[name]
-    pairs = {layer: path for layer, path in pairs.items() if not re.search(original.idle, layer)}
+    pairs = {layer: path for layer, path in pairs.items() if not re.search(original.unused, layer)}
     if silent := [layer for layer, path in pairs.items() if layer not in theirs or path not in ours]:
         raise ValueError(f"--check {folder}: {len(silent)} layers gave no output to compare, such as {silent[0]}")
     differences = [
-        Difference(layer, _difference(*original.beside(layer, ours[path], theirs[layer])))
+        Difference(layer, _difference(*original.match(layer, ours[path], theirs[layer])))
         for layer, path in pairs.items()
     ]
     differences.append(Difference("output", _difference(result, output)))
@@ -81,8 +81,15 @@ def check(name: str, params: Mapping[str, Any], arguments: Mapping[str, Any], fo
     return differences
 
 
+def _random_input(rng: np.random.Generator, shapes: Any) -> Any:
+    """An array, or a condition of arrays, in the order of its entries."""
+    if isinstance(shapes, Mapping):
+        return {name: _random_input(rng, shape) for name, shape in shapes.items()}
+    return rng.uniform(-1, 1, shapes.shape).astype(np.float32)
+
+
 def _run_original(
-    name: str, state: State, arguments: Mapping[str, Any], inputs: list[np.ndarray], folder: str
+    name: str, state: State, arguments: Mapping[str, Any], inputs: list[Any], folder: str
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """Outputs of the original's layers by name, in the order of their first call, and of the whole."""
     if folder != INSTALLED and not Path(folder).is_dir():
@@ -112,7 +119,8 @@ def _run_original(
 
     for layer, part in module.named_modules():
         part.register_forward_hook(keep(layer))
-    tensors = [torch.from_numpy(np.ascontiguousarray(_channels_first(value))) for value in inputs]
+    arrays = [array for value in inputs for array in (value.values() if isinstance(value, Mapping) else (value,))]
+    tensors = [torch.from_numpy(np.ascontiguousarray(_channels_first(array))) for array in arrays]
     with torch.no_grad():
         output = ORIGINALS[name].call(module.eval(), *tensors)
     return outputs, output.numpy()
@@ -131,11 +139,11 @@ def _importing_from(folder: str) -> Iterator[None]:
 
 
 def _run_ours(
-    name: str, module: Any, params: Mapping[str, Any], inputs: list[np.ndarray]
+    name: str, module: Any, params: Mapping[str, Any], inputs: list[Any]
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """Outputs of our layers by path, and of the whole."""
 
-    def run(params: Any, *inputs: jax.Array) -> Any:
+    def run(params: Any, *inputs: Any) -> Any:
         return module.apply({"params": params}, *inputs, method=ORIGINALS[name].ours, capture_intermediates=True)
 
     with jax.default_matmul_precision("highest"):

@@ -1,6 +1,6 @@
-"""The originals that `framer-jax port --check` compares with: how each is built, called, and laid beside ours.
+"""The original networks that `framer-jax port --check` compares with: how each is built, called, and matched to ours.
 
-A clone's code is imported from the folder that the user names; that of diffusers also from what is installed.
+A clone's code is imported from the folder that the user names; diffusers also from the installed package.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from framer_jax.models.dit4sr_transformer import lr_attention_of
 from framer_jax.porting.diffusers_folder import write_folder
 from framer_jax.porting.maps import State
 from framer_jax.porting.table import map_named
-from framer_jax.recipes.whole_model import departures
 
 Arguments = Mapping[str, Any]
 
 Pair = tuple[np.ndarray, np.ndarray]
-"""One layer's output, ours and theirs."""
+"""One layer's output: ours and the original's."""
 
 
-def as_they_are(layer: str, ours: np.ndarray, theirs: np.ndarray) -> Pair:
-    """For originals whose layers give what ours give, but for channels that come first."""
+def same_layout(layer: str, ours: np.ndarray, theirs: np.ndarray) -> Pair:
+    """For originals whose layers return what ours return, except that channels come first."""
     return ours, theirs
 
 
@@ -40,15 +40,15 @@ class Original(NamedTuple):
         from the user's folder. A RuntimeError says that it does not take them.
       call: (module, inputs as tensors, images channels first) → its output.
       ours: (our module, inputs) → the same output of ours.
-      beside: (the original's layer, our output, its output) → both with their numbers in one order.
-      idle: a regex of layers that it holds and never runs.
+      match: (the original's layer, our output, its output) → both with their numbers in one order.
+      unused: regex of layers that the original holds and never runs.
     """
 
     make: Callable[[Arguments, State], Any]
     call: Callable[..., Any]
     ours: Callable[..., jax.Array]
-    beside: Callable[[str, np.ndarray, np.ndarray], Pair] = as_they_are
-    idle: str = "$^"
+    match: Callable[[str, np.ndarray, np.ndarray], Pair] = same_layout
+    unused: str = "$^"
 
 
 def _filled(make: Callable[[Arguments], Any]) -> Callable[[Arguments, State], Any]:
@@ -112,7 +112,7 @@ def _make_swinir(arguments: Arguments) -> Any:
     groups, head = len(arguments["depths"]), arguments["head"]
     return importlib.import_module("models.network_swinir").SwinIR(
         img_size=arguments["image_size"],
-        in_chans=arguments["colours"],
+        in_chans=arguments["image_channels"],
         embed_dim=arguments["channels"],
         depths=list(arguments["depths"]),
         num_heads=[arguments["heads"]] * groups,
@@ -150,10 +150,18 @@ def _opened(name: str, module: str, network: str) -> Callable[[Arguments, State]
     return made
 
 
-def _released_dit4sr(arguments: Arguments, state: State) -> Any:
-    if found := departures(arguments):
-        raise ValueError(f"--check: {found}: the released code of DiT4SR does not compute such a model")
-    return _opened("dit4sr", "model_dit4sr.transformer_sd3", "SD3Transformer2DModel")(arguments, state)
+def control_differences(arguments: Arguments) -> str:
+    """In which arguments a DiT4SR transformer differs from what its released code computes, '' if in none."""
+    released = {"variant": "released", "lr_attention": "joint", "control_scale": 1.2}
+    values = {"variant": "correct", "lr_attention": "auto", **arguments}
+    values["lr_attention"] = lr_attention_of(values["lr_attention"], values["variant"])
+    return ", ".join(f"{name} {values[name]!r}" for name, value in released.items() if values.get(name, value) != value)
+
+
+def _released_control_transformer(arguments: Arguments, state: State) -> Any:
+    if differences := control_differences(arguments):
+        raise ValueError(f"--check: {differences}: the released code of DiT4SR does not compute such a model")
+    return _opened("dit4sr_transformer", "model_dit4sr.transformer_sd3", "SD3Transformer2DModel")(arguments, state)
 
 
 def _heads_second(layer: str, ours: np.ndarray, theirs: np.ndarray) -> Pair:
@@ -188,7 +196,7 @@ ORIGINALS: Mapping[str, Original] = {
     "resshift_unet": Original(
         _filled(_make_unet),
         lambda module, x, t, lq: module(x, t, lq=lq),
-        lambda module, x, t, lq: module(x, t, lq)[0],
+        lambda module, x, t, condition: module(x, t, condition)[0],
     ),
     # Without codes: a latent near a tie may rightly fall on either side.
     "vq_f4": Original(
@@ -213,12 +221,12 @@ ORIGINALS: Mapping[str, Original] = {
         lambda module, *inputs: module(*inputs)[0],
         _heads_second,
     ),
-    "dit4sr": Original(
-        _released_dit4sr,
+    "dit4sr_transformer": Original(
+        _released_control_transformer,
         _call_transformer,
         lambda module, *inputs: module(*inputs)[0],
         _noise_alone,
-        idle=r"\.attn2\.(add_[qkv]_proj|to_add_out|norm_added_[qk])$",
+        unused=r"\.attn2\.(add_[qkv]_proj|to_add_out|norm_added_[qk])$",
     ),
 }
 """Name of a weight map → its original, of the repositories of ResShift, SinSR, SwinIR and DiT4SR, and of diffusers."""

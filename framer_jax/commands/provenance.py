@@ -1,41 +1,45 @@
-"""What files say of the configuration that they come from, and whether it is the one at hand."""
+"""What files say of the configuration that they come from, and whether it is the present one."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
 from copy import deepcopy
-from functools import reduce
-from operator import getitem
 from pathlib import Path
 from typing import Any
 
+from framer_jax.checkpoints.identity import records_identity
+from framer_jax.checkpoints.migration import present_knobs
+from framer_jax.checkpoints.paths import digests, is_trained, weight_path
 from framer_jax.config import ConfigError
 from framer_jax.data.records import MANIFEST
-from framer_jax.recipes.weights_by_path import PATHS, digests, is_trained, outputs_of, path_at, without_teacher
+from framer_jax.recipes.method import value_at, with_values
+from framer_jax.recipes.table import method_of
 from framer_jax.version import __version__
 
-DATA = ("crop", "framing", "turns", "degradation")
-"""The data's knobs that decide records, beside the photographs."""
+DATA = {"crop": "crop", "framing": "crop_mode", "turns": "flip_and_rotate", "degradation": "degradation"}
+"""The data's knobs that decide records, besides the photographs: name in a manifest → knob."""
 
 
 def portable(config: dict[str, Any]) -> dict[str, Any]:
     """The configuration without the folders above data and weights: a weights file may travel, paths need not."""
     config = deepcopy(config)
-    named = [(config["data"], key) for key in ("train", "validation", "embeddings")]
-    for *sections, key in (place for place in PATHS if path_at(config["recipe"], place)):
-        named.append((reduce(getitem, sections, config["recipe"]), key))
-    for section, key in named:
-        section[key] = Path(section[key]).name if section[key] else section[key]
+    for key in ("train", "validation", "embeddings"):
+        if config["data"][key]:
+            config["data"][key] = Path(config["data"][key]).name
+    recipe = config["recipe"]
+    files = [file for file in method_of(recipe).weight_files if weight_path(recipe, file)]
+    config["recipe"] = with_values(recipe, {file.path: Path(weight_path(recipe, file)).name for file in files})
     return config
 
 
 def manifest_of(config: dict[str, Any], samples: int, per_file: int, photographs: int) -> dict[str, Any]:
-    """What a folder of records is made of."""
+    """The manifest of a folder of a teacher's outputs."""
     plain = portable(config)
-    teacher = plain["recipe"].get("teacher", {})
-    if (path := config["recipe"].get("teacher", {}).get("weights")) and is_trained(path):
-        teacher["published"] = {}  # of no effect
+    recipe = plain["recipe"]
+    teacher = value_at(config["recipe"], ("teacher", "checkpoint"))
+    if teacher and is_trained(teacher):
+        recipe = with_values(recipe, {("teacher", "published"): {}})  # which then has no effect
     return {
         "kind": "teacher",
         "framer_jax_version": __version__,
@@ -43,8 +47,8 @@ def manifest_of(config: dict[str, Any], samples: int, per_file: int, photographs
         "per_file": per_file,
         "photographs": photographs,
         "seed": config["training"]["seed"],
-        "outputs": outputs_of(plain["recipe"]),
-        "data": {name: plain["data"][name] for name in ("train", *DATA)},
+        "outputs": records_identity(recipe),
+        "data": _data_of(plain),
         "weights": digests(config["recipe"], "teacher"),
     }
 
@@ -52,8 +56,7 @@ def manifest_of(config: dict[str, Any], samples: int, per_file: int, photographs
 def latents_manifest(
     config: dict[str, Any], samples: int, per_file: int, vae: str, draw: str, storage: str
 ) -> dict[str, Any]:
-    """What a folder of latents is made of; `vae` is the autoencoder's digest."""
-    data = portable(config)["data"]
+    """The manifest of a folder of latents; `vae` is the autoencoder's digest."""
     return {
         "kind": "latents",
         "framer_jax_version": __version__,
@@ -61,7 +64,7 @@ def latents_manifest(
         "per_file": per_file,
         "seed": config["training"]["seed"],
         "scale": config["recipe"]["scale"],
-        "data": {name: data[name] for name in ("train", *DATA)},
+        "data": _data_of(portable(config)),
         "vae": vae,
         "draw": draw,
         "storage": storage,
@@ -72,10 +75,10 @@ def check_latents(manifest: Mapping[str, Any], config: dict[str, Any], vae: str,
     """Refuse latents that do not belong to a training run.
 
     Args:
-      manifest: of the latents.
+      manifest: manifest of the latents.
       config: plain dict of a whole configuration.
       vae: digest of the run's autoencoder.
-      folder: of the latents, for the message.
+      folder: folder of the latents, for the message.
 
     Raises:
       ConfigError: they are of another autoencoder, or a knob that decides them differs; the message names it.
@@ -85,14 +88,8 @@ def check_latents(manifest: Mapping[str, Any], config: dict[str, Any], vae: str,
             f"data.train {folder}: its latents are of the autoencoder {_short(manifest.get('vae'))}, this run has "
             f"{_short(vae)}: make them again with this run's, or train with theirs"
         )
-    sides = [
-        {"recipe.scale": scale, **{f"data.{name}": data.get(name) for name in DATA}}
-        for scale, data in (
-            (manifest.get("scale"), manifest.get("data", {})),
-            (config["recipe"]["scale"], config["data"]),
-        )
-    ]
-    _check_same(sides[0], sides[1], folder)
+    stored = {"recipe.scale": manifest.get("scale"), **_data_knobs(manifest.get("data", {}))}
+    _check_same(stored, {"recipe.scale": config["recipe"]["scale"], **_data_knobs(_data_of(config))}, folder)
 
 
 def check_records(manifest: Mapping[str, Any], config: dict[str, Any], folder: str) -> None:
@@ -103,29 +100,39 @@ def check_records(manifest: Mapping[str, Any], config: dict[str, Any], folder: s
     """
     if manifest.get("kind") != "teacher":
         raise ConfigError(
-            f"data.train {folder}: {MANIFEST} speaks of {manifest.get('kind')!r}, not of a teacher's outputs"
+            f"data.train {folder}: {MANIFEST} says that it holds {manifest.get('kind')!r}, not a teacher's outputs: "
+            "name a folder that `framer-jax precompute teacher` wrote"
         )
     if missing := [name for name in ("data", "outputs", "weights") if name not in manifest]:
         raise ConfigError(f"data.train {folder}: {MANIFEST} lacks {', '.join(missing)}: make the records again")
-    own = json.loads(json.dumps(manifest_of(config, 0, 0, 0)))
-    sides = [
-        {f"data.{name}": side["data"].get(name) for name in DATA}
-        | side["outputs"]
-        | {f"the file of {name}": digest for name, digest in side["weights"].items()}
-        for side in (manifest, own)
-    ]
-    if without_teacher(config["recipe"]):
-        pairs = {"recipe.scale", *(f"data.{name}" for name in DATA)}
-        sides = [{name: value for name, value in side.items() if name in pairs} for side in sides]
-    _check_same(sides[0], sides[1], folder)
+    present = json.loads(json.dumps(manifest_of(config, 0, 0, 0)))
+    stored, needed = _record_knobs(manifest), _record_knobs(present)
+    if present["outputs"] is None:  # no teacher is asked: any records of these images will do
+        images = {"recipe.scale", *(f"data.{knob}" for knob in DATA.values())}
+        stored = {name: value for name, value in stored.items() if name in images}
+        needed = {"recipe.scale": config["recipe"]["scale"], **_data_knobs(present["data"])}
+    _check_same(stored, needed, folder)
 
 
-def _check_same(found: Mapping[str, Any], wanted: Mapping[str, Any], folder: str) -> None:
-    for name in sorted({*found, *wanted}):
-        if found.get(name) != wanted.get(name):
+def _data_of(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {"train": config["data"]["train"], **{name: config["data"][knob] for name, knob in DATA.items()}}
+
+
+def _data_knobs(data: Mapping[str, Any]) -> dict[str, Any]:
+    return {f"data.{knob}": data.get(name) for name, knob in DATA.items()}
+
+
+def _record_knobs(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    weights = {f"the file of {knob}": digest for knob, digest in present_knobs(manifest["weights"]).items()}
+    return _data_knobs(manifest["data"]) | present_knobs(manifest["outputs"] or {}) | weights
+
+
+def _check_same(stored: Mapping[str, Any], needed: Mapping[str, Any], folder: str) -> None:
+    for name in sorted({*stored, *needed}):
+        if stored.get(name) != needed.get(name):
             raise ConfigError(
-                f"data.train {folder}: its records were made with {name} {_short(found.get(name))}, this run has "
-                f"{_short(wanted.get(name))}: make them again, or use the configuration that belongs to them"
+                f"data.train {folder}: its records were made with {name} {_short(stored.get(name))}, this run has "
+                f"{_short(needed.get(name))}: make them again, or use the configuration that belongs to them"
             )
 
 

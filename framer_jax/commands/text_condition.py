@@ -1,4 +1,4 @@
-"""What a training run tells its denoiser: captions, the empty text, or zeros."""
+"""The text that conditions a denoiser in training: captions, the null text, or zeros."""
 
 from __future__ import annotations
 
@@ -12,77 +12,68 @@ from framer_jax.data.embeddings import CaptionedPhotos, check_manifest_text
 from framer_jax.data.latents import LatentFiles
 from framer_jax.data.records import check_kind, is_records, read_manifest
 from framer_jax.data.sources import ImageFiles
-from framer_jax.data.text import ENCODERS, Text, TextSettings, check_text, zero_text
-from framer_jax.recipes.text import CONDITIONS, read_text, shapes_of
+from framer_jax.data.text import ENCODERS, TextEmbedding, TextSettings, check_text, zero_text
+from framer_jax.recipes.components.text import CONDITIONS, read_text
 
 
 @dataclass(frozen=True)
 class TextCondition:
-    """What a denoiser is told.
+    """The text that conditions a denoiser.
 
     Attributes:
-      condition: of framer_jax.recipes.text.CONDITIONS; zeros are never taken unless 'zero' is said.
+      condition: one of framer_jax.recipes.components.text.CONDITIONS; zeros are used only if 'zero' is stated.
       embeddings: folder that `framer-jax precompute embeddings --captions` wrote, for 'captions'.
       null: file that `framer-jax precompute embeddings --null` wrote, for 'captions' and 'null'.
-      null_ratio: share of examples with the null text instead of their caption's, for 'captions'.
-      sizes: that the denoiser wants.
+      caption_dropout: fraction of examples with the null text instead of their caption, for 'captions'.
+      sizes: sizes of the embeddings that the denoiser takes.
 
     Raises:
-      ConfigError: what is given does not go together.
+      ConfigError: the values do not fit together.
     """
 
     condition: str = "captions"
     embeddings: str = ""
     null: str = ""
-    null_ratio: float = 0.2
+    caption_dropout: float = 0.2
     sizes: TextSettings = field(default_factory=TextSettings)
 
     def __post_init__(self) -> None:
         if self.condition not in CONDITIONS:
-            raise ConfigError(f"the text condition {self.condition!r} must be one of {', '.join(CONDITIONS)}")
+            raise ConfigError(f"recipe.text.condition {self.condition!r} must be one of {', '.join(CONDITIONS)}")
         needed = {"captions": ("embeddings", "null"), "null": ("null",), "zero": ()}[self.condition]
-        for name in ("embeddings", "null"):
+        knobs = {"embeddings": "data.embeddings", "null": "recipe.text.null_embedding"}
+        for name, knob in knobs.items():
             if name in needed and not getattr(self, name):
                 option = "--captions" if name == "embeddings" else "--null"
                 raise ConfigError(
-                    f"the text condition {self.condition!r} needs the {name} text embeddings: make them with "
-                    f"`framer-jax precompute embeddings {option}`; without any text encoder, say condition 'zero'"
+                    f"recipe.text.condition {self.condition!r} needs {knob}: write the embeddings with "
+                    f"`framer-jax precompute embeddings {option}`; without any text encoder, set "
+                    "recipe.text.condition=zero"
                 )
             if name not in needed and getattr(self, name):
-                raise ConfigError(f"the text condition {self.condition!r} takes no {name} embeddings: leave them out")
-
-    def told(self, recipe: str) -> str:
-        """One line for logs and model cards, of a recipe by its name."""
-        if self.condition == "zero":
-            return "zeros for every example: no text encoder was used, and the model does not know any text"
-        if recipe == "tsd_sr":
-            others = "its caption, or by chance the null text" if self.condition == "captions" else "the same"
-            return f"the student one prompt (recipe.text.wanted); its teacher, of an example, {others}"
-        if self.condition == "null":
-            return "the null text for every example"
-        return f"captions, the null text for {self.null_ratio:.0%} of the examples"
+                raise ConfigError(f"recipe.text.condition {self.condition!r} takes no {knob}: leave it empty")
 
 
 def open_latents(folder: str | os.PathLike[str], config: dict[str, Any], vae: str, text: TextCondition) -> LatentFiles:
     """Precomputed latents joined with texts, as framer_jax.data.pipeline.make_batches takes them.
 
     Args:
-      folder: that `framer-jax precompute latents` wrote.
+      folder: folder that `framer-jax precompute latents` wrote.
       config: plain dict of the run's configuration.
-      vae: digest of the run's autoencoder (framer_jax.commands.precompute.latents.read_kl_autoencoder).
-      text: what the denoiser is told.
+      vae: digest of the run's autoencoder (framer_jax.checkpoints.autoencoder.read_kl_autoencoder).
+      text: the text that conditions the denoiser.
 
     Raises:
       ConfigError, ValueError, FileNotFoundError: latents of another run or autoencoder, texts of other sizes or
         encoders, or a photograph without an embedding; one line each.
     """
     if not is_records(folder):
-        raise FileNotFoundError(f"{folder} holds no records: make them with `framer-jax precompute latents`")
+        raise FileNotFoundError(f"{folder} holds no records: write them with `framer-jax precompute latents`")
     manifest = read_manifest(folder)
     check_kind(manifest, "latents", folder)
     check_latents(manifest, config, vae, str(folder))
     null, embeddings = _texts(text)
-    return LatentFiles(folder, null, embeddings or None, text.null_ratio if embeddings else 1.0)
+    return LatentFiles(folder, null, embeddings or None, text.caption_dropout if embeddings else 1.0)
 
 
 def captioned(photos: ImageFiles, text: TextCondition) -> CaptionedPhotos:
@@ -90,33 +81,33 @@ def captioned(photos: ImageFiles, text: TextCondition) -> CaptionedPhotos:
 
     Args:
       photos: the photographs.
-      text: of condition 'captions'.
+      text: with condition 'captions'.
 
     Raises:
       ConfigError, ValueError, FileNotFoundError: texts of other sizes or encoders, or a photograph without an
         embedding; one line each.
     """
     null, folder = _texts(text)
-    return CaptionedPhotos(photos, null, folder, text.null_ratio)
+    return CaptionedPhotos(photos, null, folder, text.caption_dropout)
 
 
-def _texts(text: TextCondition) -> tuple[Text, str]:
-    """(the null text, the folder of embeddings; empty where there are no captions), checked against each other."""
+def _texts(text: TextCondition) -> tuple[TextEmbedding, str]:
+    """(the null text, the folder of embeddings; '' where there are no captions), checked against each other."""
     null, encoders = (zero_text(text.sizes), {}) if text.condition == "zero" else read_text(text.null)
-    check_text(shapes_of(null), text.sizes, text.null)
+    check_text(null.shapes, text.sizes, text.null)
     if text.condition != "captions":
         return null, ""
     if not is_records(text.embeddings):
         raise FileNotFoundError(
-            f"{text.embeddings} holds no records: make them with `framer-jax precompute embeddings`"
+            f"{text.embeddings} holds no records: write them with `framer-jax precompute embeddings`"
         )
-    found = read_manifest(text.embeddings)
-    check_kind(found, "embeddings", text.embeddings)
-    check_manifest_text(found["text"], text.sizes, text.embeddings)
+    manifest = read_manifest(text.embeddings)
+    check_kind(manifest, "embeddings", text.embeddings)
+    check_manifest_text(manifest["text"], text.sizes, text.embeddings)
     for name in ENCODERS:
-        if found["text"]["encoders"][name] != encoders.get(name):
+        if manifest["text"]["encoders"][name] != encoders.get(name):
             raise ConfigError(
                 f"{text.null}: its encoder {name} is {str(encoders.get(name))[:12]!r}, that of {text.embeddings} is "
-                f"{found['text']['encoders'][name][:12]!r}: make both with the same text encoders"
+                f"{manifest['text']['encoders'][name][:12]!r}: make both with the same text encoders"
             )
     return null, text.embeddings

@@ -10,35 +10,38 @@ from typing import Any
 
 import jax
 
+from framer_jax.checkpoints.groups import read_groups
+from framer_jax.checkpoints.migration import migrate
+from framer_jax.checkpoints.open import READER, build_recipe
+from framer_jax.checkpoints.paths import digest_of, digests
 from framer_jax.commands.model_card import write_card
 from framer_jax.commands.provenance import portable
 from framer_jax.commands.training_data import open_source, open_training, text_condition
-from framer_jax.config import ConfigError, load_config, to_dict
+from framer_jax.config import ConfigError, knob_table, load_config, to_dict
 from framer_jax.data.photos import HELD_OUT
-from framer_jax.data.pipeline import images_of_records, make_batches, make_prepare
-from framer_jax.data.records import RecordFiles
+from framer_jax.data.pipeline import make_batches, prepare_for
 from framer_jax.data.whole_photos import validation_pairs
 from framer_jax.degradations.presets import DegradationPreset, preset_by_name
 from framer_jax.evaluation.validation import make_validation
 from framer_jax.inference.model import BEST, LAST, save_model, weights_file
+from framer_jax.knobs import settings_from
 from framer_jax.porting.files import sha256_of
-from framer_jax.porting.weights import check_same_structure
 from framer_jax.recipes.base import Params, Recipe, expected_params
-from framer_jax.recipes.stable_diffusion import read_student
-from framer_jax.recipes.table import add_framer, build_recipe
-from framer_jax.recipes.weights_by_path import digest_of, digests, is_published_student, read_groups
+from framer_jax.recipes.framer import add_framer
+from framer_jax.recipes.table import method_of
 from framer_jax.training.logging import default_writer
 from framer_jax.training.loop import TrainResult, train
 from framer_jax.training.settings import TrainingSettings
+from framer_jax.trees import check_same_structure
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    parser.add_argument("--config", required=True, help="configuration file, such as configs/starter.py")
+    parser.add_argument("--config", required=True, help="a shipped configuration by name, such as starter, or a Python file")
     parser.add_argument("--workdir", required=True, help="for checkpoints, weights and logs; resumed if it has any")
     parser.add_argument("--init", metavar="WEIGHTS", help="start from this file; 'starter' is the shipped model")
     parser.add_argument(
-        "--set", dest="changes", action="append", default=[], metavar="KEY=VALUE", help="change one knob; repeatable"
+        "--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE", help="override one knob; repeatable"
     )
     hosts = parser.add_argument_group("several hosts", "start the same command on each host, in a shared --workdir")
     hosts.add_argument("--distributed", action="store_true", help="SLURM, MPI and TPU pods need nothing else")
@@ -49,19 +52,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Train and report."""
-    config = to_dict(load_config(arguments.config, arguments.changes))
-    join_hosts(arguments.distributed, arguments.coordinator, arguments.processes, arguments.process)
+    config = to_dict(load_config(arguments.config, arguments.overrides))
+    initialize_distributed(arguments.distributed, arguments.coordinator, arguments.processes, arguments.process)
     result = train_from_config(config, arguments.workdir, init=arguments.init)
     if jax.process_index() == 0:
         print(result.message)
     return 0
 
 
-def join_hosts(distributed: bool, coordinator: str | None, processes: int | None, process: int | None) -> None:
-    """Make one program of the processes on all hosts; nothing to do for one host. Before any computation.
+def initialize_distributed(distributed: bool, coordinator: str | None, processes: int | None, process: int | None) -> None:
+    """Connect the processes of all hosts, before any computation; nothing to do for one host.
 
     Raises:
-      ConfigError: what is given does not go together, or the processes do not find each other.
+      ConfigError: the arguments do not fit together, or the processes do not find each other.
     """
     given = {"--coordinator": coordinator, "--processes": processes, "--process": process}
     missing = [name for name, value in given.items() if value is None]
@@ -85,11 +88,12 @@ def join_hosts(distributed: bool, coordinator: str | None, processes: int | None
 
 
 def train_from_config(config: dict[str, Any], workdir: str | Path, init: str | None = None) -> TrainResult:
-    """Put a run together and let it go.
+    """Set up a run and train.
 
     Args:
       config: plain dict of a whole configuration (framer_jax.config.to_dict).
-      workdir: of the run; afterwards holds `weights.safetensors` (newest), `best.safetensors` and their `card.md`.
+      workdir: work directory of the run; afterwards it holds `weights.safetensors` (newest), `best.safetensors` and
+        their `card.md`.
       init: a weights file to start from, or 'starter'; a run is resumed with the one that it was begun with.
 
     Returns:
@@ -97,31 +101,27 @@ def train_from_config(config: dict[str, Any], workdir: str | Path, init: str | N
       images, or one, may be damaged: more are an error).
 
     Raises:
-      ConfigError, ValueError, FileNotFoundError: whatever of it cannot be used, in one line.
+      ConfigError, ValueError, FileNotFoundError: an input that cannot be used, in one line.
     """
-    workdir = Path(workdir)
-    base = build_recipe(config["recipe"])
+    workdir, data = Path(workdir), config["data"]
+    source = open_training(config)
+    base = build_recipe(config["recipe"], data=source.kind)
     recipe = add_framer(base, config["framer"])
-    data = config["data"]
     multiple = base.scale * base.lr_multiple
     if data["crop"] % multiple:
         raise ConfigError(f"data.crop {data['crop']} must be a multiple of {multiple} for this recipe")
-    try:
-        settings = TrainingSettings(**config["training"])
-    except TypeError as error:
-        raise ConfigError(f"training: {error}") from error
+    settings: TrainingSettings = settings_from(TrainingSettings, config["training"], "training")
     preset = preset_by_name(data["degradation"], base.scale)
-    source = open_training(config)
-    told = {"text": condition.told(config["recipe"]["name"])} if (condition := text_condition(config)) else {}
-    start, digest = starting_weights(base, config["recipe"], init) if init else (base.initial_params, None)
-    # What was started from and what stays frozen is a part of what a run is.
+    text = text_info(config)
+    initial, digest = initial_weights(base, config["recipe"], init) if init else (base.initial_params, None)
+    # The weights that a run started from and its frozen weights are part of its identity.
     identity = {"init": digest, "weights": digests(config["recipe"])}
     held_out = open_source(data["validation"], HELD_OUT, 1)
     pairs = validation_pairs(held_out, preset, multiple=multiple, limit=data["validation_count"])
 
     def export(params: Params, step: int, best: bool) -> None:
         if jax.process_index() == 0:
-            metadata = {"config": portable(config), "step": step, **identity, **told}
+            metadata = {"config": portable(config), "step": step, **identity, **text}
             for name in (LAST, BEST) if best else (LAST,):
                 save_model(workdir / name, base, params, metadata)
             write_card(workdir, recipe.name, {group: params[group] for group in base.exported}, metadata)
@@ -131,21 +131,41 @@ def train_from_config(config: dict[str, Any], workdir: str | Path, init: str | N
         result = train(
             recipe,
             batches,
-            images_of_records if isinstance(source, RecordFiles) else make_prepare(preset),
+            prepare_for(source, preset),
             settings,
             workdir,
             config_json=json.dumps({**config, **identity}),
-            remarks=told,
+            may_change=paths_that_may_change(config),
+            migrate=migrate,
+            run_info=text,
             record_names=source.names,
             validate=make_validation(base, pairs) if pairs else None,
             export=export,
             writer=default_writer(workdir, tensorboard=config["logging"]["tensorboard"]),
-            initial_params=start or None,
+            initial_params=initial or None,
         )
     finally:
         batches.close()  # ends the worker processes
     parts = (result.message, source.damage(), held_out.damage())
     return replace(result, message="; ".join(dict.fromkeys(part for part in parts if part)))
+
+
+def text_info(config: dict[str, Any]) -> dict[str, str]:
+    """A line about the text that conditions the denoiser, for logs and metadata; {} for methods without text."""
+    method, condition = method_of(config["recipe"]), text_condition(config)
+    if condition is None or method.text_summary is None:
+        return {}
+    return {"text": method.text_summary(condition.condition, condition.caption_dropout)}
+
+
+def paths_that_may_change(config: dict[str, Any]) -> tuple[str, ...]:
+    """Knobs that may differ between a checkpoint and the run that resumes it, besides those of training and data.
+
+    Paths of weights, whose digests are compared instead; and knobs that follow another one.
+    """
+    recipe = config["recipe"]
+    files = [file.knob for file in method_of(recipe).weight_files]
+    return (*files, *(name for name, knob in knob_table(recipe["name"]) if knob.follows))
 
 
 def _batches(source: Any, data: dict[str, Any], preset: DegradationPreset, settings: TrainingSettings) -> Any:
@@ -155,27 +175,28 @@ def _batches(source: Any, data: dict[str, Any], preset: DegradationPreset, setti
         preset,
         settings.global_batch,
         settings.seed,
-        framing=data["framing"],
-        turns=data["turns"],
+        crop_mode=data["crop_mode"],
+        flip_and_rotate=data["flip_and_rotate"],
         num_threads=data["threads"],
         num_workers=data["workers"],
     )
 
 
-def starting_weights(recipe: Recipe, config: dict[str, Any], init: str) -> tuple[Params, str]:
+def initial_weights(recipe: Recipe, config: dict[str, Any], init: str) -> tuple[Params, str]:
     """The groups of a weights file to start from, and its digest.
 
     Args:
-      recipe: what is trained.
-      config: its entry of the configuration.
-      init: a weights file or a training directory of ours, a published denoiser, the folder of TSD-SR's LoRAs, or
-        'starter', the shipped one.
+      recipe: the recipe that is trained.
+      config: the configuration's `recipe` section.
+      init: a weights file or a training directory, a published network, a folder that the method's authors publish, or
+        'starter', the shipped model.
 
     Raises:
       ValueError, FileNotFoundError, ImportError: it cannot be read, or does not fit; one line that names it.
     """
-    if init != "starter" and is_published_student(init, config):
-        return read_student(init, config, recipe), digest_of(init)
+    published = method_of(config).published
+    if init != "starter" and published and published.initialize and published.matches(Path(init), config):
+        return published.initialize(Path(init), config, recipe, READER), digest_of(init)
     path = weights_file(None if init == "starter" else init)
     params = read_groups(path, config, same_process=False).params
     check_same_structure(params, expected_params(recipe), source=str(path))

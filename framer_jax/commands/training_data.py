@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from framer_jax.checkpoints.autoencoder import read_kl_autoencoder
+from framer_jax.checkpoints.paths import required_path
 from framer_jax.commands.provenance import check_records
 from framer_jax.commands.text_condition import TextCondition, captioned, open_latents
 from framer_jax.config import ConfigError
@@ -13,16 +15,13 @@ from framer_jax.data.photos import TRAINING, photo_source
 from framer_jax.data.records import RecordFiles, is_records
 from framer_jax.data.sources import ImageFiles, folder_source
 from framer_jax.porting.kl_autoencoder import KL_AUTOENCODER
-from framer_jax.recipes.stable_diffusion import read_kl_autoencoder
-from framer_jax.recipes.table import TOLD
-from framer_jax.recipes.text import text_settings
-from framer_jax.recipes.weights_by_path import required
+from framer_jax.recipes.components.spaces import WEIGHT_FILE as AUTOENCODER_FILE
+from framer_jax.recipes.components.text import text_sizes
+from framer_jax.recipes.method import LATENTS, TEACHER_OUTPUTS, value_at
+from framer_jax.recipes.table import method_of
 
 BUILTIN = "builtin"
 """The name of the built-in photographs in a data entry; a folder of this name is written ./builtin."""
-
-NEED_PHOTOS = ("tsd_sr",)
-"""Recipes that are told texts and whose losses look at pictures; the others of the kind take latents too."""
 
 
 def open_source(name: str, split: tuple[str, ...], crop: int) -> ImageFiles:
@@ -32,7 +31,7 @@ def open_source(name: str, split: tuple[str, ...], crop: int) -> ImageFiles:
 
 def least_side(data: dict[str, Any]) -> int:
     """The smallest photograph that a data entry can train on: smaller ones are padded for squares only."""
-    return 2 if data["framing"] == "square" else int(data["crop"])
+    return 2 if data["crop_mode"] == "square" else int(data["crop"])
 
 
 def open_training(config: dict[str, Any]) -> ImageFiles | CaptionedPhotos | RecordFiles:
@@ -41,44 +40,49 @@ def open_training(config: dict[str, Any]) -> ImageFiles | CaptionedPhotos | Reco
     Raises:
       ConfigError, ValueError, FileNotFoundError: it cannot be used, or its records belong to another configuration.
     """
-    folder, name = config["data"]["train"], config["recipe"]["name"]
-    text = text_condition(config)
+    folder, recipe = config["data"]["train"], config["recipe"]
+    method, text = method_of(recipe), text_condition(config)
     if not is_records(folder):
         photos = open_source(folder, TRAINING, least_side(config["data"]))
         return captioned(photos, text) if text and text.condition == "captions" else photos
-    if name in NEED_PHOTOS:
-        raise ConfigError(f"data.train {folder} holds records, and recipe.name {name} needs photographs: give a folder")
-    if text:
-        if config["recipe"]["space"].get("shift") is not None:
-            raise ConfigError(
-                "recipe.space.shift is for latents that are made while training; precomputed ones have the "
-                "autoencoder's own: leave it out"
-            )
-        return open_latents_of(config, text)
-    found = RecordFiles(folder)
-    check_records(found.manifest, config, folder)
-    return found
+    kind = LATENTS if text else TEACHER_OUTPUTS
+    try:
+        method.batch_entries(recipe, kind)
+    except ValueError as error:
+        raise ConfigError(f"data.train {folder} holds records: {error}") from error
+    if not text:
+        records = RecordFiles(folder)
+        check_records(records.manifest, config, folder)
+        return records
+    if recipe["space"].get("shift") is not None:
+        raise ConfigError(
+            "recipe.space.shift is for latents that are encoded during training; precomputed ones have the "
+            "autoencoder's own shift: leave it at None"
+        )
+    return open_latents_of(config, text)
 
 
 def open_latents_of(config: dict[str, Any], text: TextCondition) -> LatentFiles:
     """The precomputed latents that a configuration names, joined with its texts.
 
     Raises:
-      ConfigError, ValueError, FileNotFoundError: as framer_jax.commands.text_condition.open_latents.
+      ConfigError, ValueError, FileNotFoundError: as of framer_jax.commands.text_condition.open_latents.
     """
-    weights = config["recipe"]["space"]["weights"]
-    path = required(weights, "recipe.space.weights", "the autoencoder", KL_AUTOENCODER.name, True)
+    path = value_at(config["recipe"], AUTOENCODER_FILE.path)
+    path = required_path(path, AUTOENCODER_FILE.knob, "the autoencoder", KL_AUTOENCODER.name, True)
     return open_latents(config["data"]["train"], config, read_kl_autoencoder(path).digest, text)
 
 
 def text_condition(config: dict[str, Any]) -> TextCondition | None:
-    """What a configuration tells its denoiser; None of a recipe that is told nothing.
+    """The text that conditions a configuration's denoiser; None for methods without text.
 
     Raises:
-      ConfigError: as TextCondition.
+      ConfigError: as of TextCondition.
     """
     data, recipe = config["data"], config["recipe"]
-    if recipe["name"] not in TOLD:
+    if method_of(recipe).conditioning != "text":
         return None
     text = recipe["text"]
-    return TextCondition(text["condition"], data["embeddings"], text["null"], data["null_ratio"], text_settings(text))
+    return TextCondition(
+        text["condition"], data["embeddings"], text["null_embedding"], data["caption_dropout"], text_sizes(recipe)
+    )

@@ -8,33 +8,34 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+from framer_jax.checkpoints.open import open_recipe
+from framer_jax.checkpoints.sampling import UNCHANGED, Sampling, knob_names
 from framer_jax.inference.protocols import PROTOCOLS
 from framer_jax.inference.upscaler import UpscaleSettings
-from framer_jax.porting.diffusers_folder import CONFIG, model_folder
 from framer_jax.porting.weights import save_weights
 from framer_jax.recipes.base import Params, Recipe
-from framer_jax.recipes.sampling import UNCHANGED, Sampling, changed
-from framer_jax.recipes.table import GLOBAL_DENOISERS, open_recipe
-from framer_jax.recipes.weights_by_path import STUDENT_FILES, network_of
+from framer_jax.recipes.components.networks import NETWORKS, network_section
+from framer_jax.recipes.method import with_values
+from framer_jax.recipes.table import METHODS
 from framer_jax.version import __version__
 
 STARTER = Path(__file__).parents[1] / "weights" / "starter.safetensors"
-"""The model that ships with the package; its card lies beside it."""
+"""The model that ships with the package; its card lies next to it."""
 
 LAST, BEST = "weights.safetensors", "best.safetensors"
-"""What a training run leaves in its work directory."""
+"""The weights files that a training run writes into its work directory."""
 
 
 class Model(NamedTuple):
     """A recipe and its parameters.
 
     Attributes:
-      recipe: the method.
+      recipe: the recipe.
       params: the groups of `recipe.exported`.
-      metadata: of the file; 'config' is the configuration it was trained with, 'step' its number of steps.
+      metadata: metadata of the file; 'config' is the configuration it was trained with, 'step' its number of steps.
       path: where it was read from.
       frozen_weights: digests of what else the recipe computes with, such as the autoencoder, by their knobs.
-      changes: what of 'config' was changed when the file was read: knob → value.
+      overrides: knobs of 'config' that were overridden when the file was read → their values.
     """
 
     recipe: Recipe
@@ -42,7 +43,7 @@ class Model(NamedTuple):
     metadata: dict[str, Any]
     path: Path
     frozen_weights: Mapping[str, str] = MappingProxyType({})
-    changes: Mapping[str, Any] = MappingProxyType({})
+    overrides: Mapping[str, Any] = MappingProxyType({})
 
 
 def load_model(
@@ -54,77 +55,78 @@ def load_model(
     """Read a model.
 
     Args:
-      path: a weights file of ours, or a training run's directory (its newest weights), or with a `config` published
-        weights, ported or not, of a transformer also its folder in Diffusers' layout, of TSD-SR the folder of its
-        LoRAs; None is the starter model.
+      path: a weights file of framer_jax, or a training run's directory (its newest weights), or with a `config`
+        published weights, ported or not, also a folder that a method's authors publish; None is the starter model.
       config: a whole configuration to use instead of the one in the file, which it must not contradict.
-      purpose: of framer_jax.recipes.table.PURPOSES.
-      sampling: what to change of the sampler that the configuration describes.
+      purpose: one of framer_jax.recipes.method.PURPOSES.
+      sampling: overrides of the sampler that the configuration describes.
 
     Raises:
-      FileNotFoundError: nothing there, or not the autoencoder that the recipe needs.
+      FileNotFoundError: there is nothing, or not the autoencoder that the recipe needs.
       ValueError: not such a file, or one that does not fit the recipe that its configuration describes.
     """
     path = weights_file(path, folders=config is not None)
-    found = open_recipe(path, config["recipe"] if config else None, purpose, sampling)
-    whole = dict(config or found.metadata["config"])
-    metadata = {**found.metadata, "config": {**whole, "recipe": changed(whole["recipe"], found.changes)}}
-    changes = {".".join(("recipe", *place)): value for place, value in found.changes.items()}
-    return Model(found.recipe, found.params, metadata, path, found.frozen_weights, changes)
+    opened = open_recipe(path, config["recipe"] if config else None, purpose, sampling)
+    whole = dict(config or opened.metadata["config"])
+    recipe_section = with_values(whole["recipe"], opened.overrides)
+    metadata = {**opened.metadata, "config": {**whole, "recipe": recipe_section}}
+    overrides = knob_names(opened.overrides)
+    return Model(opened.recipe, opened.params, metadata, path, opened.frozen_weights, overrides)
 
 
 def weights_file(path: str | os.PathLike[str] | None, folders: bool = False) -> Path:
-    """The file that is meant: of a training run's directory its newest weights, of None the starter model.
+    """The file that is meant: the newest weights of a training run's directory, the starter model for None.
 
     Args:
-      path: of the file or the directory.
-      folders: whether a transformer's folder in Diffusers' layout, or its pipeline's, or one of TSD-SR's LoRAs may be
-        meant; it comes back.
+      path: the file or the directory.
+      folders: whether a folder of published weights may be meant; it is returned as it is.
 
     Raises:
-      FileNotFoundError: a directory without weights. ValueError: it is of Diffusers, and may not be.
+      FileNotFoundError: a directory without weights.
+      ValueError: a folder of published weights, which may not be meant.
     """
     path = STARTER if path is None else Path(path)
     if not path.is_dir():
         return path
     if (path / LAST).is_file():
         return path / LAST
-    student = (path / STUDENT_FILES[0]).is_file()
-    if not student and not (model_folder(path, "transformer") / CONFIG).is_file():
+    examples = [method.published.example for method in METHODS if method.published and method.published.in_folder(path)]
+    if not examples:
         raise FileNotFoundError(f"{path} holds no {LAST}: give a weights file or the directory of a training run")
     if not folders:
         raise ValueError(
             f"{path} holds published weights, which carry no configuration: name one with --recipe, such as "
-            + ("configs/tsd_sr_sd3.py" if student else "configs/dit4sr_sd35.py; training starts from them as its base")
+            f"{' or '.join(examples)}; training starts from a whole transformer as the base_checkpoint of its method"
         )
     return path
 
 
-def settings_for(model: Model, **given: Any) -> UpscaleSettings:
+def settings_for(model: Model, **settings: Any) -> UpscaleSettings:
     """Upscaling settings with defaults that suit a model.
 
     Args:
       model: a denoiser with global attention gets tiles of its training crop's size, any other the usual ones.
-      given: fields of UpscaleSettings; None stands for the default. The default overlap fits the tile.
+      settings: fields of UpscaleSettings; None stands for the default. The default overlap fits the tile.
 
     Raises:
-      ValueError, TypeError: as UpscaleSettings.
+      ValueError, TypeError: as of UpscaleSettings.
     """
-    given = {name: value for name, value in given.items() if value is not None}
+    settings = {name: value for name, value in settings.items() if value is not None}
     config = model.metadata["config"]
-    protocol = PROTOCOLS.get(given.get("protocol", UpscaleSettings.protocol))
+    protocol = PROTOCOLS.get(settings.get("protocol", UpscaleSettings.protocol))
     tile = (protocol.tile(model.recipe.scale) if protocol else None) or UpscaleSettings.tile
-    if network_of(config["recipe"])[1] in GLOBAL_DENOISERS and not (protocol and protocol.fixed):
+    network = NETWORKS[network_section(config["recipe"])[1]]
+    if network.global_attention and not (protocol and protocol.fixed):
         tile = config["data"]["crop"] // model.recipe.scale
-    tile = given.setdefault("tile", tile)
-    if isinstance(tile, int) and protocol:  # else UpscaleSettings says so
-        most = tile if protocol.fixed else tile - model.recipe.lr_multiple
-        given.setdefault("overlap", max(0, min(protocol.overlap(tile), tile // 2, most)))
-    return UpscaleSettings(**given)
+    tile = settings.setdefault("tile", tile)
+    if isinstance(tile, int) and protocol:  # UpscaleSettings refuses others
+        largest = tile if protocol.fixed else tile - model.recipe.lr_multiple
+        settings.setdefault("overlap", max(0, min(protocol.overlap(tile), tile // 2, largest)))
+    return UpscaleSettings(**settings)
 
 
 def save_model(path: str | os.PathLike[str], recipe: Recipe, params: Params, metadata: dict[str, Any]) -> None:
-    """Write the exported groups of `params`; nothing that only training needs (FRAMER's heads, critics) goes along."""
+    """Write the exported groups of `params`; what only training needs (FRAMER's heads, discriminators) is left out."""
     save_weights(
         path, {name: params[name] for name in recipe.exported}, {"framer_jax_version": __version__, **metadata}
     )

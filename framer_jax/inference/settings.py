@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from framer_jax.inference.color_fix import COLOR_FIXES
-from framer_jax.inference.protocols import PROTOCOLS
+from framer_jax.inference.protocols import DEFAULT_PROTOCOL, PROTOCOLS
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class UpscaleSettings:
     color_fix: str = ""
     color_strength: float = 1.0
     seed: int = 0
-    protocol: str = "framer_jax"
+    protocol: str = DEFAULT_PROTOCOL
 
     def __post_init__(self) -> None:
         if self.mode not in ("sample", "mean"):

@@ -203,6 +203,7 @@ class Recipe:
       init_state: the mutable state before step 0.
       batch_entries: the entries that a prepared batch must have.
       precompute: what `framer-jax precompute teacher` writes to disk once; None if no loss would read it.
+      precomputed_images: the entries of it that are images in [0, 1], stored as such.
       initial_params: groups whose training starts from these weights (a student from its teacher) and not from `init`.
     """
 
@@ -220,6 +221,7 @@ class Recipe:
     init_state: Callable[[], State] = dict
     batch_entries: tuple[str, ...] = PIXELS
     precompute: Precompute | None = None
+    precomputed_images: tuple[str, ...] = ()
     initial_params: Params = field(default_factory=dict)
 
     def __post_init__(self) -> None:

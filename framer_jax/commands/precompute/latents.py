@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from framer_jax.checkpoints.autoencoder import Autoencoder, read_kl_autoencoder
 from framer_jax.commands.precompute import work as shared
 from framer_jax.commands.precompute.work import Work
 from framer_jax.commands.provenance import latents_manifest
@@ -23,8 +24,7 @@ from framer_jax.data.latents import HR_LATENT, IMAGE, LR_LATENT
 from framer_jax.data.records import read_names, write_names
 from framer_jax.models.kl_autoencoder import KLAutoencoder
 from framer_jax.recipes.base import Frozen
-from framer_jax.recipes.latent_space import AUTOENCODER, enlarge, to_model_range
-from framer_jax.recipes.stable_diffusion import Autoencoder, read_kl_autoencoder
+from framer_jax.recipes.components.latent_space import AUTOENCODER, to_model_range, upsample_bicubic
 
 DRAWS = ("sample", "mode")
 """What of an encoder's Gaussian is stored: one draw, as the authors do, or its mean."""
@@ -119,7 +119,7 @@ def precompute_latents(
 
 def _entries(module: KLAutoencoder, scale: int, settings: LatentSettings) -> shared.Entries:
     def entries(frozen: Frozen, ready: dict[str, jax.Array], keys: jax.Array) -> dict[str, jax.Array]:
-        pictures = jnp.stack([ready["hr"], enlarge(ready["lr"], scale)], axis=1)  # [B, 2, H, W, 3]
+        pictures = jnp.stack([ready["hr"], upsample_bicubic(ready["lr"], scale)], axis=1)  # [B, 2, H, W, 3]
         pictures = jnp.round(jnp.clip(pictures, 0.0, 1.0) * 255.0) / 255.0
         images = to_model_range(pictures).reshape(-1, *pictures.shape[2:])
         gaussian: Any = module.apply({"params": frozen[AUTOENCODER]}, images, method="encode")

@@ -1,7 +1,7 @@
 """`framer-jax precompute teacher`: crops, their degraded images, and the outputs of the recipe's teacher.
 
-Training then reads them instead of running the teacher. A record depends on the configuration, the seed and its number
-only: not on batch, shards or a stop.
+Training then reads them instead of running the teacher. A record depends only on the configuration,
+the seed and its number, not on batch size, shards or interruptions.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from framer_jax.checkpoints.open import build_recipe
 from framer_jax.commands.precompute import work as shared
 from framer_jax.commands.precompute.work import Work
 from framer_jax.commands.provenance import manifest_of
@@ -20,14 +21,8 @@ from framer_jax.config import ConfigError, load_config, to_dict
 from framer_jax.data.pipeline import as_stored
 from framer_jax.data.records import write_manifest
 from framer_jax.diffusion.noise import NoiseField
-from framer_jax.recipes.augkd import ENTRIES
-from framer_jax.recipes.base import Frozen, Recipe
-from framer_jax.recipes.table import build_recipe
+from framer_jax.recipes.base import PIXELS, Frozen, Recipe
 from framer_jax.training.state import TEACHER
-
-IMAGES = ("hr", "lr", *ENTRIES.values())
-"""Entries that are pictures in [0, 1]."""
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
@@ -48,27 +43,28 @@ def precompute_teacher(config: dict[str, Any], folder: Path, work: Work, overwri
     """Write the records of a configuration's training set.
 
     Args:
-      config: plain dict of a whole configuration; its seed is that of crops, degradations and the teacher's noise.
-      folder: of the records.
-      work: how many, and in what portions.
+      config: plain dict of a whole configuration; its seed determines crops, degradations and the teacher's noise.
+      folder: folder of the records.
+      work: number of records, and in what portions.
       overwrite: replace records of another configuration.
 
     Returns:
-      numbers of files written, and found written already.
+      number of files written, number of files that existed already.
 
     Raises:
-      ConfigError, ValueError, FileNotFoundError, ImportError: what cannot be used, in one line.
+      ConfigError, ValueError, FileNotFoundError, ImportError: an input that cannot be used, in one line.
     """
     recipe, seed = build_recipe(config["recipe"]), config["training"]["seed"]
     if recipe.precompute is None:
-        raise ConfigError(f"the recipe {recipe.name!r} has no teacher to precompute: use one that distils")
+        raise ConfigError(f"the recipe {recipe.name!r} has no teacher whose outputs could be precomputed: use a configuration that distills")
     crops = shared.open_crops(config, folder)
     sharding = shared.devices_of(work.batch)
     write_manifest(folder, manifest_of(config, work.samples, work.per_file, len(crops.source)), overwrite)
     key = jax.random.fold_in(jax.random.key(seed), TEACHER)
     compute = shared.compute_on(sharding, crops.preset, recipe.frozen, _entries(recipe), key)
+    images = (*PIXELS, *recipe.precomputed_images)
     records_of = shared.computed(
-        crops.dataset, compute, work.batch, lambda name, value: as_stored(value) if name in IMAGES else value
+        crops.dataset, compute, work.batch, lambda name, value: as_stored(value) if name in images else value
     )
     return shared.write_files(folder, work, records_of)
 

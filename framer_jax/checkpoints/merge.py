@@ -1,0 +1,80 @@
+"""A training run as one whole network: what was trained merged into the base that was not."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from framer_jax.checkpoints.groups import present_metadata, read_groups
+from framer_jax.checkpoints.open import READER
+from framer_jax.checkpoints.paths import with_dependencies
+from framer_jax.porting.files import sha256_of
+from framer_jax.porting.lora import LoraLayers
+from framer_jax.porting.weights import read_metadata
+from framer_jax.recipes.base import Params
+from framer_jax.recipes.method import KnobPath, Method, TrainedRun, value_at
+from framer_jax.recipes.table import method_of
+from framer_jax.trees import flatten_names
+
+
+class MergedCheckpoint(NamedTuple):
+    """One whole network of a run.
+
+    Attributes:
+      params: all layers, unstacked, with the LoRA merged; nested dict of float32 NumPy arrays.
+      arguments: constructor arguments of the module that the run's configuration determines.
+      lora: the LoRA alone, unstacked; None if none was trained.
+      files: the run's and the base's: 'file' and its 'sha256' each.
+    """
+
+    params: Params
+    arguments: dict[str, Any]
+    lora: LoraLayers | None
+    files: list[dict[str, str]]
+
+
+def is_mergeable_run(path: str | os.PathLike[str]) -> bool:
+    """Whether a file is a training run that holds only what was trained, so that `merge_run` is needed."""
+    method = _method(read_metadata(path))
+    return method is not None and bool(method.merge)
+
+
+def merge_run(path: str | os.PathLike[str], model: str) -> MergedCheckpoint:
+    """Merge a training run with its base, with weights in the dtypes in which it was trained.
+
+    Args:
+      path: its weights file. The base lies next to it, and is checked to be the same.
+      model: the weight map of the network that is wanted.
+
+    Raises:
+      FileNotFoundError, ImportError: the base cannot be read.
+      ValueError: the run has no such network; the base is another one; or the file is damaged.
+    """
+    path = Path(path)
+    groups, metadata = read_groups(path, None)
+    method = _method(metadata)
+    if method is None or model not in method.merge:
+        known = " or ".join(method.merge) if method else "no network"
+        raise ValueError(f"{path}: a run of {method and method.name} becomes {known}, not {model}")
+    config = metadata["config"]["recipe"]
+    files = {file.path: file for file in method.weight_files}
+
+    def dependency(knob: KnobPath) -> Path:
+        found = with_dependencies(config, path, metadata.get("weights", {}), [files[knob]])
+        return Path(value_at(found, knob))
+
+    network = method.merge[model](TrainedRun(path, config, groups, dependency, READER))
+    sources = [{"file": file.name, "sha256": sha256_of(file)} for file in (path, *network.dependencies)]
+    leaves = flatten_names(network.lora_factors)[0]
+    downs = {name.removesuffix("/down"): leaf for name, leaf in leaves.items() if name.endswith("/down")}
+    alphas = {module: network.lora_alpha(down.shape[-1]) for module, down in downs.items()}
+    lora = LoraLayers(dict(network.lora_factors), alphas) if alphas else None
+    return MergedCheckpoint(network.params, network.arguments, lora, sources)
+
+
+def _method(metadata: Mapping[str, Any]) -> Method | None:
+    if "config" not in metadata:
+        return None
+    return method_of(present_metadata(metadata)["config"]["recipe"])

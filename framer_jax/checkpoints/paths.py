@@ -1,0 +1,131 @@
+"""Weights that a configuration names by path: present, next to a run's file, and compared by their digests."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from framer_jax.porting.diffusers_folder import model_files, model_folder
+from framer_jax.porting.files import sha256_of
+from framer_jax.porting.weights import read_metadata
+from framer_jax.recipes.method import Config, WeightFile, value_at, with_values
+from framer_jax.recipes.table import METHODS, method_of
+
+NEEDS = ("training", "teacher", "inference")
+"""What may need a weight file: training, a teacher's precomputed outputs, upscaling."""
+
+
+def required_path(path: str, knob: str, what: str, model: str, folder: bool = False) -> str:
+    """The path, if something is there.
+
+    Args:
+      path: the value of the knob.
+      knob: its name.
+      what: what the path is of, in words.
+      model: weight map for `framer-jax port`.
+      folder: whether it may be a folder.
+
+    Raises:
+      ValueError: the path is empty.
+      FileNotFoundError: nothing is there.
+    """
+    if not path:
+        raise ValueError(
+            f"{knob} is empty: set it to the path of {what}, as published or as "
+            f"`framer-jax port IN OUT.safetensors --model {model}` writes it"
+        )
+    if not (Path(path).is_file() or (folder and Path(path).is_dir())):
+        raise FileNotFoundError(f"{knob}: there is no file {path!r} ({what}): correct the path")
+    return path
+
+
+def is_trained(path: str | os.PathLike[str]) -> bool:
+    """Whether a file is a trained model of framer_jax, which holds its own configuration."""
+    return "config" in read_metadata(path)
+
+
+def weight_path(config: Config, file: WeightFile) -> str:
+    """The path that a weight-file knob holds; '' where it is not set."""
+    return str(value_at(config, file.path) or "")
+
+
+def named_files(config: Config, need: str = "training") -> list[WeightFile]:
+    """The weight files that a configuration names and that something needs.
+
+    Args:
+      config: the `recipe` section.
+      need: one of `NEEDS`.
+    """
+    files = []
+    for file in method_of(config).weight_files:
+        if not weight_path(config, file):
+            continue
+        if (need == "inference" and not file.inference) or (need == "teacher" and file.training_only):
+            continue
+        if file.unless_trained and is_trained(str(value_at(config, file.unless_trained) or "")):
+            continue  # a trained teacher brings its own configuration
+        files.append(file)
+    return files
+
+
+def digest_of(path: str | os.PathLike[str], part: str = "") -> str:
+    """SHA-256 of a file; of a ported one, that of the file it was made of, so that both count as the same.
+
+    Of a folder in Diffusers' layout, the digest of its configuration and weights together. Of a folder that a method's
+    authors publish, that of the files that identify it.
+
+    Args:
+      path: file or folder.
+      part: the part that is meant of a whole pipeline's folder.
+    """
+    for method in METHODS:
+        published = method.published
+        if published and published.files and Path(path).is_dir() and published.in_folder(Path(path)):
+            return "+".join(sha256_of(file) for name in published.files if (file := Path(path) / name).is_file())
+    if Path(path).is_dir():
+        return "+".join(sha256_of(file) for file in model_files(model_folder(path, part)))
+    files = read_metadata(path).get("source", {}).get("files", ())
+    if files and all(file.get("sha256") for file in files):
+        return "+".join(file["sha256"] for file in files)
+    return sha256_of(path)
+
+
+def digests(config: Config, need: str = "training") -> dict[str, str]:
+    """Full knob name → digest of every weight file that `need` of `named_files` reads."""
+    return {file.knob: digest_of(weight_path(config, file), file.part) for file in named_files(config, need)}
+
+
+def with_dependencies(
+    config: Config, path: Path, recorded: Mapping[str, str], files: Iterable[WeightFile]
+) -> dict[str, Any]:
+    """A trained model's configuration with the frozen weights that it was trained with: next to its file, or as named.
+
+    Args:
+      config: the `recipe` section.
+      path: the weights file.
+      recorded: digests of what the run was trained with, by knob; {} if the file does not say.
+      files: the weight files that are needed.
+
+    Raises:
+      FileNotFoundError: an autoencoder, say, is in neither place.
+      ValueError: a file there is another one than the model was trained with.
+    """
+    changes = {}
+    for file in files:
+        name = weight_path(config, file)
+        if not name:
+            continue
+        candidates = [place for place in (path.parent / Path(name).name, Path(name)) if place.exists()]
+        if not candidates:
+            raise FileNotFoundError(
+                f"{path} needs the {file.role} {name!r} ({file.knob}), which is missing: put it next to the weights"
+            )
+        fitting = [place for place in candidates if recorded.get(file.knob) in (None, digest_of(place, file.part))]
+        if not fitting:
+            raise ValueError(
+                f"{candidates[0]} is not the {file.role} that {path} was trained with: put that one next to it"
+            )
+        changes[file.path] = str(fitting[0])
+    return with_values(config, changes)

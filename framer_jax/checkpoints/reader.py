@@ -1,0 +1,85 @@
+"""How recipes read the weights that their configuration names: the parts of `WeightReader` that need no recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from framer_jax.checkpoints.groups import read_groups
+from framer_jax.checkpoints.networks import load_network, read_network
+from framer_jax.checkpoints.paths import required_path
+from framer_jax.porting.lora import read_layers
+from framer_jax.porting.table import Ported, map_named
+from framer_jax.porting.torch_files import read_state
+from framer_jax.porting.weights import is_ours, read_metadata
+from framer_jax.recipes.base import Params, Recipe, expected_params
+from framer_jax.recipes.components.networks import network_section
+from framer_jax.recipes.method import Config, Pretrained
+from framer_jax.trees import check_same_structure, flatten_names, nest_names
+
+
+class NetworkReader:
+    """Reads networks, groups and LoRAs; see framer_jax.recipes.method.WeightReader for every function."""
+
+    def network(
+        self, knob_name: str, path: str, model: str, what: str, dtype: Any = None, **demands: Any
+    ) -> Pretrained:
+        """The published network at `path`."""
+        path = required_path(path, knob_name, what, model, folder=bool(map_named(model).folder))
+        return load_network(model, path, dtype=dtype or jnp.float32, **demands)
+
+    def transformer(self, knob_name: str, path: str, models: tuple[str, ...], what: str) -> tuple[str, Pretrained]:
+        """The published network at `path` and its weight map, the first of `models` that the file is of."""
+        path = required_path(path, knob_name, what, models[0], folder=True)
+        with _naming(knob_name):
+            model, ported = _read_first(path, models)
+        return model, Pretrained(None, ported.params, ported.source, ported.arguments)
+
+    def trained(self, knob_name: str, path: str, what: str, config: Config, recipe: Recipe) -> Params:
+        """The exported groups of a trained or published model that fits `recipe`."""
+        path = required_path(path, knob_name, what, network_section(config)[1])
+        params = read_groups(path, config).params
+        check_same_structure(params, expected_params(recipe), f"{knob_name} {path}")
+        return params
+
+    def lora(self, knob_name: str, path: str, model: str, params: Params) -> Params:
+        """The factors of a LoRA in a file of PEFT, diffusers or kohya's scripts, scaled so that alphas equal ranks."""
+        if not Path(path).exists():
+            raise FileNotFoundError(f"{knob_name}: there is no file {path!r} (a LoRA): correct the path")
+        with _naming(knob_name):
+            state, _ = read_state(path)
+            (layers,) = read_layers(map_named(model), params, state, str(path), set_of=lambda adapter: "").values()
+        leaves = flatten_names(layers.factors)[0]
+        for module, alpha in layers.alphas.items():
+            up = leaves[f"{module}/up"]
+            leaves[f"{module}/up"] = up * np.float32(alpha / up.shape[-2])
+        return nest_names(leaves)
+
+
+def _read_first(path: str, models: tuple[str, ...]) -> tuple[str, Ported]:
+    """(weight map, network) of a file: the map that a ported file states, else the first that takes its tensors."""
+    if Path(path).is_file() and is_ours(path):
+        stated = read_metadata(path).get("model")
+        model = next((model for model in models if stated and map_named(stated).name == model), models[0])
+        return model, read_network(model, path)
+    for model in models[:-1]:
+        try:
+            return model, read_network(model, path)
+        except ValueError as error:
+            if "control" not in str(error):  # a file with control layers is of another map
+                raise
+    return models[-1], read_network(models[-1], path)
+
+
+@contextmanager
+def _naming(knob: str) -> Iterator[None]:
+    """Errors begin with the knob's name."""
+    try:
+        yield
+    except (ValueError, FileNotFoundError, ImportError) as error:
+        raise type(error)(f"{knob}: {error}") from error

@@ -1,0 +1,139 @@
+"""A pretrained transformer as the frozen base of a method: which parameters are trained, and how the others are kept."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from framer_jax.data.text import TextSettings
+from framer_jax.models.denoiser import LR_LATENT, Condition, Denoiser
+from framer_jax.recipes.base import Params
+from framer_jax.recipes.components.latent_space import LatentSpace
+from framer_jax.recipes.components.text import text_shapes
+from framer_jax.recipes.method import WeightFile
+
+BASE = "base"
+"""The entry of `frozen` with the parameters that are not trained."""
+
+BASE_DTYPES = ("float32", "bfloat16")
+"""Dtypes in which frozen parameters may be kept; Stable Diffusion 3.5's are published in two bytes each."""
+
+FREE_ARGUMENTS = (
+    "variant",
+    "lr_attention",
+    "control_scale",
+    "attention",
+    "remat",
+    "scan",
+    "taps",
+    "dtype",
+    "channels",
+    "positions",
+    "position_base",
+)
+"""Constructor arguments of the transformers that a base's weights do not determine, or that no knob has."""
+
+
+def base_file(section: str) -> WeightFile:
+    """The knob `base_checkpoint` of a method's section."""
+    return WeightFile((section, "base_checkpoint"), "base model", inference=True, part="transformer")
+
+
+def split_params(params: Mapping[str, Any], pattern: str) -> tuple[Params, Params]:
+    """(parameters in whose path, such as 'block_0/attention/out/kernel', a regex is found; the other parameters)."""
+    leaves = flatten_dict(params, sep="/")
+    matching = {path: leaf for path, leaf in leaves.items() if re.search(pattern, path)}
+    others = {path: leaf for path, leaf in leaves.items() if path not in matching}
+    return unflatten_dict(matching, sep="/"), unflatten_dict(others, sep="/")
+
+
+def join_params(*parts: Mapping[str, Any]) -> Params:
+    """The inverse of `split_params`; of a parameter in several parts, the last one counts."""
+    leaves: dict[str, Any] = {}
+    for part in parts:
+        leaves |= flatten_dict(part, sep="/")
+    return unflatten_dict(leaves, sep="/")
+
+
+def cast_frozen(params: Params, dtype: str) -> Params:
+    """Weights, or their shapes, in the dtype in which frozen parameters are kept."""
+
+    def cast(leaf: Any) -> Any:
+        if isinstance(leaf, jax.ShapeDtypeStruct):
+            return jax.ShapeDtypeStruct(leaf.shape, dtype)
+        return leaf.astype(dtype, copy=False)
+
+    return jax.tree.map(cast, params)
+
+
+def transformer_inputs(
+    denoiser: Denoiser, space: LatentSpace, text: TextSettings, lr_latent: bool
+) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct, dict[str, jax.ShapeDtypeStruct]]:
+    """The smallest inputs of a text-conditioned transformer: latent, time, condition."""
+    side = denoiser.size_multiple
+    latent = jax.ShapeDtypeStruct((1, side, side, space.channels), jnp.float32)
+    condition = text_shapes(text)
+    if lr_latent:
+        condition[LR_LATENT] = latent
+    return latent, jax.ShapeDtypeStruct((1,), jnp.float32), condition
+
+
+def transformer_shapes(denoiser: Denoiser, space: LatentSpace, text: TextSettings, lr_latent: bool) -> Params:
+    """Names and shapes of a transformer's parameters."""
+    inputs = transformer_inputs(denoiser, space, text, lr_latent)
+    shapes: Params = jax.eval_shape(denoiser.init, jax.random.key(0), *inputs)["params"]
+    return shapes
+
+
+def zeros_like_inputs(
+    inputs: tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct, Mapping[str, jax.ShapeDtypeStruct]],
+) -> tuple[jax.Array, jax.Array, Condition]:
+    """Zeros of the shapes of `transformer_inputs`."""
+    latent, time, condition = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), inputs)
+    return latent, time, condition
+
+
+def check_same_size(
+    read: Mapping[str, Any], configured: Mapping[str, Any], section: str, source: str, also: tuple[str, ...] = ()
+) -> None:
+    """Check that weights are of the size that the configuration's network section describes.
+
+    Args:
+      read: constructor arguments that the weights determine.
+      configured: the configured ones.
+      section: of the configuration, for the message.
+      source: what the error calls the weights.
+      also: arguments of `FREE_ARGUMENTS` that must agree too.
+
+    Raises:
+      ValueError: they differ; one line that names the knobs.
+    """
+    differing = [
+        f"{section}.{name} {value!r}, not {configured[name]!r}"
+        for name, value in read.items()
+        if (name not in FREE_ARGUMENTS or name in also) and name in configured and not _same(configured[name], value)
+    ]
+    if differing:
+        raise ValueError(f"{source} was made with {'; '.join(differing[:4])}: use the configuration that belongs to it")
+
+
+def checked_regex(name: str, pattern: str) -> None:
+    """Raise ValueError if a knob's value is not a regular expression."""
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"{name} is {pattern!r}, which is not a regular expression ({error})") from error
+
+
+def _same(first: Any, second: Any) -> bool:
+    def plain(value: Any) -> Any:
+        return list(value) if isinstance(value, tuple) else value
+
+    return bool(plain(first) == plain(second))
+
+

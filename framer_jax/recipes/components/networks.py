@@ -1,0 +1,110 @@
+"""The networks that methods train: name → flax module, whose knobs are the network's section of a configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from framer_jax.knobs import Knob, as_tuple, check_values, knobs_of, nearest
+from framer_jax.models.denoiser import Denoiser, OnePassNetwork
+from framer_jax.models.dit import DiffusionTransformer
+from framer_jax.models.dit4sr_transformer import DiT4SRTransformer
+from framer_jax.models.mmdit import MMDiT
+from framer_jax.models.resshift_unet import SwinUNet
+from framer_jax.models.swinir import SwinIR
+from framer_jax.models.unet import UNet
+from framer_jax.recipes.components.latent_space import LatentSpace
+from framer_jax.recipes.method import Config
+
+
+class Network(NamedTuple):
+    """One network.
+
+    Attributes:
+      module: its flax module.
+      channels: the argument that takes the number of latent channels, '' for networks on images.
+      global_attention: every position sees every other, so it works best on inputs as large as its training crops.
+      text: it is conditioned on text.
+      former_name: name that old configurations have for it.
+      renamed_knobs: former knob → present knob.
+    """
+
+    module: Callable[..., nn.Module]
+    channels: str = "out_channels"
+    global_attention: bool = False
+    text: bool = False
+    former_name: str = ""
+    renamed_knobs: Mapping[str, str] = {}
+
+
+NETWORKS: Mapping[str, Network] = {
+    "unet": Network(UNet),
+    "dit": Network(DiffusionTransformer, global_attention=True),
+    "resshift_unet": Network(SwinUNet, renamed_knobs={"mask": "variant"}),
+    "dit4sr_transformer": Network(
+        DiT4SRTransformer,
+        "channels",
+        global_attention=True,
+        text=True,
+        former_name="dit4sr",
+        renamed_knobs={"compatibility": "variant", "reading": "lr_attention", "strength": "control_scale"},
+    ),
+    "mmdit": Network(MMDiT, "channels", global_attention=True, text=True),
+    "swinir": Network(SwinIR, "", renamed_knobs={"colours": "image_channels"}),
+}
+
+
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+"""Compute dtypes by their names in configurations."""
+
+
+def network_section(config: Config) -> tuple[str, str]:
+    """(the section that describes a recipe's network, which is its group's name too; the network's name)."""
+    section = "student" if "student" in config else "denoiser"
+    return section, str(config.get(section, {}).get("name"))
+
+
+def network_knobs(name: str) -> tuple[Knob, ...]:
+    """The knobs of a network."""
+    return knobs_of(NETWORKS[name].module)  # type: ignore[arg-type]  # every entry is a class
+
+
+def execution_knobs(name: str) -> frozenset[str]:
+    """The knobs that say how the same numbers are computed; weights do not depend on them."""
+    return frozenset(knob.name for knob in network_knobs(name) if knob.execution)
+
+
+def build_denoiser(config: Config, space: LatentSpace, **arguments: Any) -> Denoiser:
+    """The denoiser that a configuration describes.
+
+    Args:
+      config: the `recipe` section.
+      space: the latents that it denoises.
+      arguments: further constructor arguments, such as the widths of the text.
+
+    Raises:
+      ValueError: an unknown network or knob, or a value that the network refuses; the message names the knob.
+    """
+    name = config["denoiser"]["name"]
+    arguments = {NETWORKS[name].channels: space.channels, **arguments} if name in NETWORKS else arguments
+    return _build(config, "denoiser", **arguments)
+
+
+def build_student(config: Config) -> OnePassNetwork:
+    """The one-pass network that a configuration describes; errors as of `build_denoiser`."""
+    return _build(config, "student", scale=config["scale"])
+
+
+def _build(config: Config, section: str, **arguments: Any) -> Any:
+    name = config[section]["name"]
+    if name not in NETWORKS:
+        raise ValueError(f"unknown network recipe.{section}.name {name!r}{nearest(name, NETWORKS)}")
+    values = {key: as_tuple(value) for key, value in config[section][name].items()}
+    check_values(network_knobs(name), values, f"recipe.{section}.{name}")
+    try:
+        return NETWORKS[name].module(**values, **arguments, dtype=DTYPES[config["dtype"]])
+    except ValueError as error:
+        raise ValueError(f"recipe.{section}.{name}: {error}") from error

@@ -1,0 +1,200 @@
+"""Text conditioning: embeddings from files or records or, stated explicitly, zeros.
+
+No encoder runs here: `framer-jax precompute embeddings` writes a text's embedding once.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from framer_jax.data.text import (
+    POOLED_TEXT,
+    STORED_NAMES,
+    TEXT,
+    TextEmbedding,
+    TextSettings,
+    check_text,
+    zero_text,
+)
+from framer_jax.knobs import check_knobs, knob
+from framer_jax.models.denoiser import Condition
+from framer_jax.porting.weights import load_weights
+from framer_jax.recipes.base import Batch, Frozen
+from framer_jax.recipes.method import CAPTIONED_PHOTOS, LATENTS, PHOTOS, Config, WeightFile
+
+TEXTS = "texts"
+"""The entry of `frozen` with text embeddings by their names."""
+
+NULL, PROMPT, NEGATIVE = "null", "prompt", "negative"
+"""The empty text; the prompt for every image; the negative prompt, which guidance leads away from. The null text stands
+in for the other two where they are not set."""
+
+TEXT_ENTRIES = (TEXT, POOLED_TEXT)
+
+CONDITIONS = ("captions", "null", "zero")
+
+WEIGHT_FILES = tuple(
+    WeightFile(("text", f"{name}_embedding"), "text embedding", inference=True) for name in (NULL, PROMPT, NEGATIVE)
+)
+
+SAMPLING_OVERRIDES = {f"{name}_embedding": ("text", f"{name}_embedding") for name in (PROMPT, NEGATIVE)}
+
+
+_SIZES = TextSettings()
+
+
+@dataclass(frozen=True)
+class TextConditioning:
+    """The section `recipe.text`: what text conditions the denoiser, and the sizes of its embeddings."""
+
+    condition: str = knob(
+        "captions",
+        "captions: embeddings of captions, replaced by the null text with data.caption_dropout; null: always the null "
+        "text; zero: zeros, for runs without any text encoder, which the base model does not know as a text.",
+        choices=CONDITIONS,
+    )
+    null_embedding: str = knob("", "Path of the null text's embedding (`framer-jax precompute embeddings --null`).")
+    prompt_embedding: str = knob("", "Path of the prompt's embedding, one for all images; '': the null text.")
+    negative_embedding: str = knob(
+        "", "Path of the negative prompt's embedding, as long as the prompt's; '': the null text."
+    )
+    clip_length: int = knob(_SIZES.clip_length, "Tokens of the CLIP encoders.", at_least=1)
+    t5_length: int = knob(
+        _SIZES.t5_length, "Tokens of T5 in training; prompts for sampling may have others.", at_least=1
+    )
+    clip_widths: tuple[int, int] = knob(_SIZES.clip_widths, "Features of CLIP-L and CLIP-G.")
+    width: int = knob(_SIZES.width, "Features of T5, and of the denoiser's text tokens.", at_least=1)
+
+    def __post_init__(self) -> None:
+        check_knobs(self)
+
+
+RENAMED_KNOBS = {
+    "text.null": "text.null_embedding",
+    "text.wanted": "text.prompt_embedding",
+    "text.avoided": "text.negative_embedding",
+}
+
+
+def batch_entries_with_text(config: Config, data: str, image_entries: tuple[str, ...]) -> tuple[str, ...]:
+    """Batch entries of a text-conditioned method; the text is in the batch where the data is joined with captions."""
+    return (*image_entries, *TEXT_ENTRIES) if data in (CAPTIONED_PHOTOS, LATENTS) else image_entries
+
+
+def broadcast_text(frozen: Frozen, name: str, count: int) -> Condition:
+    """One text of `frozen` for each of `count` examples; the null text where there is none of that name."""
+    texts = frozen[TEXTS]
+    embedding: TextEmbedding = texts.get(name, texts[NULL])
+    return {
+        entry: jnp.broadcast_to(jnp.asarray(value), (count, *value.shape))
+        for entry, value in embedding.as_condition().items()
+    }
+
+
+def batch_text(frozen: Frozen, batch: Batch, count: int, in_batch: bool, default: str = NULL) -> Condition:
+    """The text of each example: 'text' [B, T, W] and 'pooled_text' [B, P] of the batch, or one text for all.
+
+    Args:
+      frozen: has `TEXTS`.
+      batch: the batch.
+      count: B.
+      in_batch: whether the batch has texts (`Recipe.batch_entries`).
+      default: name of the text for all.
+    """
+    if not in_batch:
+        return broadcast_text(frozen, default, count)
+    return {entry: batch[entry].astype(jnp.float32) for entry in TEXT_ENTRIES}
+
+
+def read_texts(config: Config, any_length: Collection[str] = ()) -> dict[str, TextEmbedding]:
+    """The texts that a configuration's `recipe.text` names, float32.
+
+    A denoiser takes texts of any length, but all texts of one call have the same length (DiT4SR trains with 154 tokens
+    and samples with 333).
+
+    Args:
+      config: the `recipe` section.
+      any_length: names of texts whose lengths may differ from the configured ones.
+
+    Raises:
+      ValueError: no null text although zeros are not asked for, or an embedding of other sizes.
+      FileNotFoundError: a file is missing.
+    """
+    section, sizes = config["text"], text_sizes(config)
+    named = [name for name in (NULL, PROMPT, NEGATIVE) if section[f"{name}_embedding"]]
+    if section["condition"] == "zero":
+        if named:
+            knob = f"recipe.text.{named[0]}_embedding"
+            raise ValueError(f"recipe.text.condition 'zero' takes no embeddings: leave {knob} empty")
+        return {NULL: zero_text(sizes)}
+    if not section["null_embedding"]:
+        raise ValueError(
+            "recipe.text.null_embedding is empty: set it to the file that `framer-jax precompute embeddings --null` "
+            "writes; without any text encoder, set recipe.text.condition=zero"
+        )
+    texts = {}
+    for name in named:
+        path = section[f"{name}_embedding"]
+        embedding, _ = read_text(path, f"recipe.text.{name}_embedding")
+        check_text(embedding.shapes, sizes, path, name in any_length)
+        texts[name] = TextEmbedding(*(np.asarray(part, np.float32) for part in embedding))
+    return texts
+
+
+def read_text(path: str | os.PathLike[str], knob: str = "") -> tuple[TextEmbedding, dict[str, str]]:
+    """One text's embedding from a file, and the digests of its encoders.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      ValueError: the file holds something else, or is damaged.
+    """
+    source = f"{knob}: {path}" if knob else str(path)
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{source}: there is no such file; `framer-jax precompute embeddings` writes them")
+    arrays, metadata = load_weights(path)
+    if metadata.get("kind") != "text" or not set(STORED_NAMES.values()) <= arrays.keys():
+        raise ValueError(f"{source}: not the embedding of a text: make one with `framer-jax precompute embeddings`")
+    return TextEmbedding.from_record(arrays), dict(metadata["text"]["encoders"])
+
+
+def text_sizes(config: Config) -> TextSettings:
+    """The sizes of text embeddings that a configuration's `recipe.text` describes."""
+    section = config["text"]
+    left, right = section["clip_widths"]
+    return TextSettings(section["clip_length"], section["t5_length"], (left, right), section["width"])
+
+
+def text_widths(config: Config) -> dict[str, int]:
+    """The denoiser's constructor arguments that depend on the text embeddings."""
+    section = config["text"]
+    return {"context_width": section["width"], "pooled_width": sum(section["clip_widths"])}
+
+
+def text_shapes(sizes: TextSettings) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes of the condition entries of one example, [1, ...] each."""
+    return {name: jax.ShapeDtypeStruct((1, *shape), jnp.float32) for name, shape in sizes.shapes.items()}
+
+
+def describe_text(condition: str, caption_dropout: float) -> str:
+    """One line for logs and model cards about the text that conditions the denoiser."""
+    if condition == "zero":
+        return "zeros for every example: no text encoder was used, and the model does not know any text"
+    if condition == "null":
+        return "the null text for every example"
+    return f"captions, the null text for {caption_dropout:.0%} of the examples"
+
+
+def check_photos_have_no_records(config: Config, data: str) -> None:
+    """Raise ValueError for training data other than photographs, with or without captions."""
+    if data not in (PHOTOS, CAPTIONED_PHOTOS):
+        raise ValueError(f"recipe.name {config['name']} needs photographs, not {data}: set data.train to a folder of them")
+
+

@@ -1,0 +1,53 @@
+"""The knobs of ResShift."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from framer_jax.knobs import check_knobs, knob
+
+
+@dataclass(frozen=True)
+class ResShiftSettings:
+    """The section `recipe.resshift`: the diffusion chain and the objective.
+
+    The defaults are those of the small models that ship; configs/resshift_v1.py has the paper's 15-step chain.
+    """
+
+    steps: int = knob(4, "Length T of the chain.", at_least=1, unit="steps")
+    kappa: float = knob(1.0, "Noise level of the chain.", above=0, unit="standard deviations of the latent")
+    min_noise_level: float = knob(
+        0.2, "Noise level of the first index.", above=0, unit="standard deviations of the latent"
+    )
+    etas_end: float = knob(0.99, "Square root of eta at the last index.", above=0, at_most=1)
+    power: float = knob(0.3, "Exponent of the schedule's time warp.", above=0)
+    sampling_steps: int | None = knob(None, "Respaced steps of the sampler; None: all of them.", at_least=1, unit="steps")
+    residual: bool = knob(
+        True, "Run the chain on z_hr - z_lr, so that small networks need not learn to copy the LR image."
+    )
+    last_step_probability: float = knob(
+        0.5,
+        "Fraction of training examples at index T-1, which decides the one-step mean; the others are uniform.",
+        at_least=0,
+        at_most=1,
+    )
+    centred_probability: float = knob(
+        0.0,
+        "Fraction of the examples at index T-1 that start from the prior's mean, x_T = y, as the one-step mean does.",
+        at_least=0,
+        at_most=1,
+    )
+    centred_mean: bool = knob(
+        True, "The one-step mean starts from the prior's mean and so does not depend on the seed."
+    )
+    channel_weight_power: float = knob(
+        1.0,
+        "Squared errors of latent channel c are weighted by channel_scale[c] to this power: 0 is the paper's latent MSE, "
+        "2 the pixel MSE of an orthonormal codec.",
+    )
+    perceptual_weight: float = knob(
+        0.0, "Weight of LPIPS between the decoded estimate and the HR image (journal version: 1).", at_least=0
+    )
+
+    def __post_init__(self) -> None:
+        check_knobs(self)

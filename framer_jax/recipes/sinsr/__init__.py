@@ -1,0 +1,75 @@
+"""SinSR: a ResShift chain distilled into one step."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from framer_jax.knobs import settings_from
+from framer_jax.recipes.base import Recipe
+from framer_jax.recipes.components import spaces
+from framer_jax.recipes.components.networks import build_denoiser
+from framer_jax.recipes.components.teacher import distilled_batch_entries
+from framer_jax.recipes.method import (
+    TEACHER_OUTPUTS,
+    Config,
+    Method,
+    Networks,
+    WeightFile,
+    WeightReader,
+)
+from framer_jax.recipes.resshift import (
+    CHAIN_KNOBS,
+    RENAMED_KNOBS,
+    SAMPLER_KNOBS,
+    check_file_name,
+    release_differences,
+)
+from framer_jax.recipes.resshift.recipe import resshift
+from framer_jax.recipes.resshift.settings import ResShiftSettings
+from framer_jax.recipes.sinsr.recipe import TRAJECTORY_ENTRIES, sinsr
+from framer_jax.recipes.sinsr.settings import SinSRSettings
+
+TEACHER_FILE = WeightFile(("sinsr", "teacher_checkpoint"), "teacher")
+
+
+def _build(config: Config, purpose: str, data: str, reader: WeightReader) -> Recipe:
+    chain = settings_from(ResShiftSettings, config["resshift"], "recipe.resshift")
+    settings = settings_from(SinSRSettings, config["sinsr"], "recipe.sinsr")
+    space = spaces.build_space(config, purpose, reader)
+    denoiser = build_denoiser(config, space)
+    spaces.check_grid(config, space, denoiser.downsampling)
+    teacher = None
+    if purpose == "training":
+        what = "the trained ResShift denoiser (a file, not a folder)"
+        of_teacher = {**config, "name": "resshift"}
+        expected = resshift(denoiser, space, config["scale"], chain)
+        teacher = reader.trained(TEACHER_FILE.knob, settings.teacher_checkpoint, what, of_teacher, expected)
+    return sinsr(denoiser, space, config["scale"], chain, settings, teacher, data == TEACHER_OUTPUTS)
+
+
+def _batch_entries(config: Config, data: str) -> tuple[str, ...]:
+    return distilled_batch_entries(config, data, TRAJECTORY_ENTRIES)
+
+
+def _records_identity(config: Config) -> dict[str, Any]:
+    return {}  # the chain's and the sampler's knobs are all
+
+
+METHOD = Method(
+    name="sinsr",
+    paper="Wang et al., SinSR: Diffusion-Based Image Super-Resolution in a Single Step, CVPR 2024",
+    summary="A ResShift model distilled into one network call.",
+    networks=Networks("denoiser", ("unet", "dit", "resshift_unet")),
+    sections={"space": spaces.SpaceSettings, "resshift": ResShiftSettings, "sinsr": SinSRSettings},
+    build=_build,
+    weight_files=(spaces.WEIGHT_FILE, TEACHER_FILE),
+    batch_entries=_batch_entries,
+    identity=(("name",), ("space",), *CHAIN_KNOBS),
+    sampler_knobs=SAMPLER_KNOBS,
+    records_identity=_records_identity,
+    published_network=True,
+    check_file_name=check_file_name,
+    release_differences=release_differences,
+    tiny=("recipe.resshift.steps=2",),
+    renamed_knobs={**RENAMED_KNOBS, "sinsr.teacher": "sinsr.teacher_checkpoint"},
+)

@@ -1,0 +1,336 @@
+"""TSD-SR: Stable Diffusion 3 as a one-step super-resolver, by target-score distillation.
+
+Dong et al., "TSD-SR: One-Step Diffusion with Target Score Distillation for Real-World Image Super-Resolution" (CVPR
+2025). The student is the transformer with a LoRA, and the autoencoder's encoder with another; its teacher is the same
+transformer with a LoRA that was fine-tuned on HR images; a third LoRA, the regulariser, follows the student's output
+distribution. All three lie on one copy of the transformer, whose own weights never change.
+
+Differences from the released trainer, which are faults there: the distillation has a gradient; the network gets the time
+of each example, not that of the first one; the regulariser's loss is not multiplied by random numbers (whose mean is a
+half). The encoder returns its mean, not a draw; the sub-steps' bias is drawn for each example; gradients are clipped by
+the joint norm of the student's two LoRAs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+from flax.traverse_util import flatten_dict
+
+from framer_jax.data.text import TextEmbedding, TextSettings
+from framer_jax.diffusion import flow as process
+from framer_jax.diffusion.guidance import deinterleave, guided_prediction, interleave
+from framer_jax.diffusion.noise import NoiseField
+from framer_jax.diffusion.tiles import map_tiles, tile_grid
+from framer_jax.losses import target_score
+from framer_jax.losses.flow_matching import preconditioned_error, prediction_taps_to_clean
+from framer_jax.losses.latent import latent_mse
+from framer_jax.models.denoiser import Condition, Denoiser, Variables, denoise_with
+from framer_jax.models.lora import COLLECTION, Lora, active_adapters, init_lora, make_lora, merge, with_adapters
+from framer_jax.recipes.base import (
+    PIXELS,
+    AuxiliaryLoss,
+    Batch,
+    Frozen,
+    Loss,
+    LossFunction,
+    Params,
+    Recipe,
+    Sampler,
+    State,
+    TiledSampler,
+    Tiling,
+    Update,
+    add_auxiliary,
+    auxiliary_frozen,
+)
+from framer_jax.recipes.components.base_model import BASE, cast_frozen, transformer_shapes
+from framer_jax.recipes.components.latent_space import (
+    AUTOENCODER,
+    AUTOENCODER_LORA,
+    LatentSpace,
+    LatentTask,
+    to_model_range,
+    with_tiles,
+)
+from framer_jax.recipes.components.text import NULL, PROMPT, TEXT_ENTRIES, TEXTS, batch_text, broadcast_text
+from framer_jax.recipes.tsd_sr.settings import TsdSrSettings
+
+STUDENT, ENCODER, REGULARISER = "lora", "encoder_lora", "regulariser_lora"
+"""The groups: factors of the student's LoRA, of the encoder's, and of the one that follows the student."""
+
+TEACHER = "teacher_lora"
+"""The entry of `frozen` with the teacher's LoRA."""
+
+STUDENT_LATENT = "student_latent"
+"""The output of the student's update that the regulariser's update reads."""
+
+
+def tsd_sr(
+    denoiser: Denoiser,
+    space: LatentSpace,
+    scale: int,
+    settings: TsdSrSettings,
+    text: TextSettings,
+    texts: Mapping[str, TextEmbedding],
+    base: Params | None = None,
+    teacher: Params | None = None,
+    auxiliary: tuple[AuxiliaryLoss, ...] = (),
+    batch_entries: tuple[str, ...] = PIXELS,
+) -> Recipe:
+    """The recipe. Its `sample` is one network call, and draws no noise.
+
+    The student gets the prompt for every image; teacher and regulariser get the text of the batch, or that prompt too,
+    and are guided away from the null text.
+
+    Args:
+      denoiser: (x [B, h, w, C], 1000 sigma [B], {'text', 'pooled_text'}) → (velocity, taps).
+      space: the latents; of an autoencoder whose weights are available if its encoder gets a LoRA.
+      scale: upsampling factor.
+      settings: see TsdSrSettings.
+      text: sizes of the text embeddings.
+      texts: name → text, at least the null text.
+      base: the transformer's parameters, host arrays. Without them the recipe holds shapes in their place and can only
+        be described.
+      teacher: factors of the LoRA that makes the transformer the teacher, alphas equal to ranks; None: the transformer
+        itself is the teacher.
+      auxiliary: terms on the decoded image: LPIPS.
+      batch_entries: images, with or without texts.
+
+    Raises:
+      ValueError: a LoRA for an encoder without weights.
+    """
+    if settings.encoder_lora_modules and AUTOENCODER not in space.frozen:
+        raise ValueError(
+            "recipe.tsd_sr.encoder_lora_modules needs an autoencoder: use recipe.space.name=kl, or leave it empty"
+        )
+    task = LatentTask(space, scale, residual=False)
+    kept = cast_frozen(base or transformer_shapes(denoiser, space, text, lr_latent=False), settings.base_dtype)
+    network = _network(denoiser)
+    exported = (STUDENT, ENCODER) if settings.encoder_lora_modules else (STUDENT,)
+    frozen: Frozen = {**space.frozen, TEXTS: dict(texts), BASE: kept}
+    if teacher is not None:
+        frozen[TEACHER] = teacher
+    frozen |= auxiliary_frozen(auxiliary)
+    sample, sample_tiled = _samplers(task, settings, network)
+    text_in_batch = TEXT_ENTRIES[0] in batch_entries
+    student_loss = _student_loss(task, settings, network, denoiser.taps, auxiliary, text_in_batch)
+    return Recipe(
+        name="tsd_sr",
+        scale=scale,
+        init=_init(settings, frozen),
+        updates=(
+            Update("student", exported, student_loss),
+            Update("regulariser", (REGULARISER,), _regulariser_loss(settings, network, text_in_batch)),
+        ),
+        sample=sample,
+        sample_tiled=sample_tiled,
+        lr_multiple=task.lr_multiple(denoiser),
+        tap_kind=denoiser.taps,
+        exported=exported,
+        frozen=frozen,
+        batch_entries=batch_entries,
+    )
+
+
+def _init(settings: TsdSrSettings, frozen: Frozen) -> Callable[[jax.Array, Batch], Params]:
+    """LoRA factors that change nothing yet, drawn for the weights that they lie on."""
+
+    def init(key: jax.Array, batch: Batch) -> Params:
+        def factors(number: int, on: str, pattern: str, rank: int) -> Params:
+            drawn = init_lora(jax.random.fold_in(key, number), frozen[on], pattern, rank, rank)
+            return dict(drawn.factors)
+
+        params = {
+            STUDENT: factors(0, BASE, settings.lora_modules, settings.lora_rank),
+            REGULARISER: factors(1, BASE, settings.regulariser_lora_modules, settings.regulariser_lora_rank),
+        }
+        if settings.encoder_lora_modules:
+            params[ENCODER] = factors(2, AUTOENCODER, settings.encoder_lora_modules, settings.encoder_lora_rank)
+        return params
+
+    return init
+
+
+def merge_params(weights: Params, factors: Params, scale: float) -> Params:
+    """Weights with a trained LoRA merged; `scale` is alpha / rank.
+
+    Raises:
+      ValueError: the factors are of another model.
+    """
+    return merge(weights, _loras(factors, scale))
+
+
+def _loras(factors: Params, scale: float) -> dict[str, Lora]:
+    leaves = flatten_dict(factors, sep="/")
+    ranks = {path.removesuffix("/down"): leaf.shape[-1] for path, leaf in leaves.items() if path.endswith("/down")}
+    return {"": make_lora(factors, {path: scale * rank for path, rank in ranks.items()})}
+
+
+Network = Callable[[Variables, jax.Array, jax.Array, Condition], tuple[jax.Array, tuple[jax.Array, ...]]]
+"""(the transformer's variables, with a LoRA, x, sigma [B], text) → (velocity, taps)."""
+
+
+def _network(denoiser: Denoiser) -> Network:
+    def network(
+        variables: Variables, x: jax.Array, sigma: jax.Array, text: Condition
+    ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+        with active_adapters():
+            return denoise_with(denoiser, variables, x, sigma * process.TRAINING_STEPS, text)
+
+    return network
+
+
+def guided_velocities(
+    network: Network,
+    variables: Variables,
+    latents: tuple[jax.Array, ...],
+    sigma: jax.Array,
+    prompt: Condition,
+    negative: Condition,
+    scale: float,
+) -> tuple[jax.Array, ...]:
+    """The guided velocities of several latents of each example, in one call.
+
+    Args:
+      network: the network.
+      variables: its variables.
+      latents: [B, h, w, C] float32 each.
+      sigma: [B] float32.
+      prompt: the text of each example.
+      negative: the text that guidance leads away from, of each example.
+      scale: scale of classifier-free guidance.
+    """
+    count = len(latents)
+
+    def predict(x: jax.Array, sigma: jax.Array, text: Condition) -> jax.Array:
+        return network(variables, x, sigma, text)[0]
+
+    def repeated(text: Condition) -> Condition:
+        return {name: interleave(*[value] * count) for name, value in text.items()}
+
+    # An example's inputs are next to each other, so that a batch that is split over devices stays where it is.
+    inputs = interleave(*latents), jnp.repeat(sigma, count)
+    velocities = guided_prediction(predict, inputs, repeated(prompt), repeated(negative), scale, interleaved=True)
+    return deinterleave(velocities, count)
+
+
+Student = Callable[[jax.Array], tuple[jax.Array, tuple[jax.Array, ...]]]
+"""LR latent [B, h, w, C], which the flow takes at σ = 1 → (velocity, taps)."""
+
+
+def _student(settings: TsdSrSettings, network: Network, params: Params, frozen: Frozen) -> tuple[Frozen, Student]:
+    """(`frozen` with the student's encoder, the student)."""
+    if settings.encoder_lora_modules:
+        encoder = with_adapters(frozen[AUTOENCODER], _loras(params[ENCODER], settings.lora_scale))
+        frozen = {**frozen, AUTOENCODER_LORA: encoder[COLLECTION]}
+    transformer = with_adapters(frozen[BASE], _loras(params[STUDENT], settings.lora_scale))
+
+    def velocity(z_lr: jax.Array) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+        count = z_lr.shape[0]
+        return network(transformer, z_lr, jnp.ones((count,), jnp.float32), broadcast_text(frozen, PROMPT, count))
+
+    return frozen, velocity
+
+
+def _student_loss(
+    task: LatentTask,
+    settings: TsdSrSettings,
+    network: Network,
+    tap_kind: str,
+    auxiliary: tuple[AuxiliaryLoss, ...],
+    text_in_batch: bool,
+) -> LossFunction:
+    def loss(params: Params, frozen: Frozen, state: State, batch: Batch, key: jax.Array, step: jax.Array) -> Loss:
+        hr = to_model_range(batch["hr"])  # [B, H, W, 3]
+        z_hr = jax.lax.stop_gradient(task.space.encode(frozen, hr))  # [B, h, w, C]
+        encoder, student = _student(settings, network, params, frozen)
+        z_lr, _ = task.encode_lr(encoder, batch["lr"])
+        velocity, taps = student(z_lr)
+        z = z_lr - velocity
+        taps = prediction_taps_to_clean(taps, z_lr, jnp.ones((z_lr.shape[0],), jnp.float32), tap_kind)
+        error = latent_mse(z, z_hr)  # [B]
+        values = settings.latent_weight * error
+        metrics = {"latent_mse": error}
+        if settings.distillation_weight:
+            text = batch_text(frozen, batch, z.shape[0], text_in_batch, default=PROMPT)
+            directions = _directions(settings, network, params, frozen, (z, z_hr), text, key)
+            metrics |= {name: jnp.square(part).mean(axis=(1, 2, 3)) for name, part in directions._asdict().items()}
+            metrics["distillation"] = target_score.tsd_error(z, directions.combined(settings.vsd_weight))
+            values += settings.distillation_weight * metrics["distillation"]
+        if auxiliary:
+            image = jnp.clip(task.space.decode(frozen, z), -1, 1)
+            values, metrics = add_auxiliary(auxiliary, frozen, values, metrics, image, hr)
+        return Loss(values, metrics, taps, state, {STUDENT_LATENT: z})
+
+    return loss
+
+
+def _directions(
+    settings: TsdSrSettings,
+    network: Network,
+    params: Params,
+    frozen: Frozen,
+    latents: tuple[jax.Array, jax.Array],
+    text: Condition,
+    key: jax.Array,
+) -> target_score.Directions:
+    """The directions that teacher and regulariser give for the student's latent and the real one."""
+    z, z_hr = latents
+    count = z.shape[0]
+    key_sigma, key_noise = jax.random.split(key)
+    sigmas = target_score.draw_sigmas(
+        key_sigma, count, settings.substeps, settings.substep_size, settings.substep_bias, settings.shift
+    )
+    noise = jax.random.normal(key_noise, z.shape, jnp.float32)
+    null = broadcast_text(frozen, NULL, count)
+    teacher = with_adapters(frozen[BASE], _loras(frozen[TEACHER], 1.0) if TEACHER in frozen else {})
+    regulariser = with_adapters(frozen[BASE], _loras(params[REGULARISER], settings.lora_scale))
+
+    def networks(x: jax.Array, x_hr: jax.Array, sigma: jax.Array) -> target_score.Velocities:
+        guidance = text, null, settings.guidance
+        return target_score.Velocities(
+            *guided_velocities(network, teacher, (x, x_hr), sigma, *guidance),
+            *guided_velocities(network, regulariser, (x,), sigma, *guidance),
+        )
+
+    return target_score.directions(z, z_hr, noise, sigmas, networks, settings.substep_weights)
+
+
+def _regulariser_loss(settings: TsdSrSettings, network: Network, text_in_batch: bool) -> LossFunction:
+    """The flow's error of the clean latent, on the student's latents."""
+
+    def loss(params: Params, frozen: Frozen, state: State, batch: Batch, key: jax.Array, step: jax.Array) -> Loss:
+        z = batch[STUDENT_LATENT]  # [B, h, w, C]
+        count = z.shape[0]
+        key_sigma, key_noise = jax.random.split(key)
+        sigma = target_score.draw_sigmas(key_sigma, count, shift=settings.shift)[:, 0]
+        x = process.forward(z, sigma, jax.random.normal(key_noise, z.shape, jnp.float32))
+        variables = with_adapters(frozen[BASE], _loras(params[REGULARISER], settings.lora_scale))
+        text = batch_text(frozen, batch, count, text_in_batch, default=PROMPT)
+        prediction, _ = network(variables, x, sigma, text)
+        error = preconditioned_error(x, prediction, z, sigma)  # [B]
+        return Loss(0.5 * error, {"latent_mse": error}, (), state)
+
+    return loss
+
+
+def _samplers(task: LatentTask, settings: TsdSrSettings, network: Network) -> tuple[Sampler, TiledSampler]:
+    def sample(params: Params, frozen: Frozen, lr: jax.Array, noise: NoiseField) -> jax.Array:
+        encoder, velocity = _student(settings, network, params, frozen)
+        z_lr, _ = task.encode_lr(encoder, lr)
+        return task.decode(frozen, z_lr - velocity(z_lr)[0], z_lr)
+
+    def sample_tiled(params: Params, frozen: Frozen, image: jax.Array, noise: NoiseField, tiling: Tiling) -> jax.Array:
+        encoder, velocity = _student(settings, network, params, frozen)
+        space = with_tiles(task.space, tiling.encoder, tiling.decoder)
+        z_lr = space.encode(encoder, to_model_range(image))
+        side, overlap = (pixels // space.image_pixels_per_latent for pixels in tiling[:2])
+        grid = tile_grid((z_lr.shape[1], z_lr.shape[2]), side, overlap)
+        velocities = map_tiles(lambda tile: velocity(tile)[0], grid, z_lr, batch=tiling.batch)
+        return replace(task, space=space).decode(frozen, z_lr - velocities, z_lr)
+
+    return sample, sample_tiled
