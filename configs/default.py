@@ -225,12 +225,14 @@ def get_config() -> ConfigDict:
     # `framer-jax precompute`
     data.train = "builtin"
     data.embeddings = ""  # with precomputed latents: folder from `framer-jax precompute embeddings --captions`
-    data.null_ratio = 0.2  # share of examples with the empty text instead of their caption's
+    data.caption_dropout = 0.2  # share of examples with the empty text instead of their caption's
     data.validation = "builtin"  # builtin (the held-out ones) | a folder
     data.validation_count = 3  # at most this many validation images
     data.crop = 128  # side of a training crop, HR pixels
-    data.framing = "crop"  # crop (of the photograph's pixels) | square (its largest square, reduced to the crop's side)
-    data.turns = False  # beside left to right, also flip crops upside down and transpose them, each by chance
+    data.crop_mode = (
+        "crop"  # crop (of the photograph's pixels) | square (its largest square, reduced to the crop's side)
+    )
+    data.flip_and_rotate = False  # beside left to right, also flip crops upside down and transpose them, each by chance
     data.threads = 2  # decoding threads of this process
     data.workers = 0  # decoding processes; a checkpoint resumes only with the same number
     # bicubic | light_one_stage | framer_paper | framer_released | real_esrgan | resshift | resshift_testing: see

@@ -15,5 +15,5 @@ def get_config() -> ConfigDict:
     """ResShift for bicubic reduction."""
     config = resshift_v3.get_config()
     config.data.degradation = "bicubic"
-    config.data.turns = True
+    config.data.flip_and_rotate = True
     return config

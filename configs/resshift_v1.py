@@ -28,7 +28,7 @@ def get_config() -> ConfigDict:
     chain.centred_mean = False
     chain.channel_weight_power = 0.0
     config.data.crop = 256
-    config.data.framing = "square"  # whole scenes of 256 pixels, as the authors cut them from ImageNet
+    config.data.crop_mode = "square"  # whole scenes of 256 pixels, as the authors cut them from ImageNet
     config.data.degradation = "resshift"
     training = config.training
     training.steps = 300_000

@@ -15,7 +15,7 @@ from framer_jax.data.records import MANIFEST
 from framer_jax.recipes.weights_by_path import PATHS, digests, is_trained, outputs_of, path_at, without_teacher
 from framer_jax.version import __version__
 
-DATA = ("crop", "framing", "turns", "degradation")
+DATA = ("crop", "crop_mode", "flip_and_rotate", "degradation")
 """The data's knobs that decide records, beside the photographs."""
 
 

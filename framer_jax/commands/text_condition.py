@@ -12,7 +12,7 @@ from framer_jax.data.embeddings import CaptionedPhotos, check_manifest_text
 from framer_jax.data.latents import LatentFiles
 from framer_jax.data.records import check_kind, is_records, read_manifest
 from framer_jax.data.sources import ImageFiles
-from framer_jax.data.text import ENCODERS, Text, TextSettings, check_text, zero_text
+from framer_jax.data.text import ENCODERS, TextEmbedding, TextSettings, check_text, zero_text
 from framer_jax.recipes.text import CONDITIONS, read_text, shapes_of
 
 
@@ -34,7 +34,7 @@ class TextCondition:
     condition: str = "captions"
     embeddings: str = ""
     null: str = ""
-    null_ratio: float = 0.2
+    caption_dropout: float = 0.2
     sizes: TextSettings = field(default_factory=TextSettings)
 
     def __post_init__(self) -> None:
@@ -60,7 +60,7 @@ class TextCondition:
             return f"the student one prompt (recipe.text.wanted); its teacher, of an example, {others}"
         if self.condition == "null":
             return "the null text for every example"
-        return f"captions, the null text for {self.null_ratio:.0%} of the examples"
+        return f"captions, the null text for {self.caption_dropout:.0%} of the examples"
 
 
 def open_latents(folder: str | os.PathLike[str], config: dict[str, Any], vae: str, text: TextCondition) -> LatentFiles:
@@ -82,7 +82,7 @@ def open_latents(folder: str | os.PathLike[str], config: dict[str, Any], vae: st
     check_kind(manifest, "latents", folder)
     check_latents(manifest, config, vae, str(folder))
     null, embeddings = _texts(text)
-    return LatentFiles(folder, null, embeddings or None, text.null_ratio if embeddings else 1.0)
+    return LatentFiles(folder, null, embeddings or None, text.caption_dropout if embeddings else 1.0)
 
 
 def captioned(photos: ImageFiles, text: TextCondition) -> CaptionedPhotos:
@@ -97,10 +97,10 @@ def captioned(photos: ImageFiles, text: TextCondition) -> CaptionedPhotos:
         embedding; one line each.
     """
     null, folder = _texts(text)
-    return CaptionedPhotos(photos, null, folder, text.null_ratio)
+    return CaptionedPhotos(photos, null, folder, text.caption_dropout)
 
 
-def _texts(text: TextCondition) -> tuple[Text, str]:
+def _texts(text: TextCondition) -> tuple[TextEmbedding, str]:
     """(the null text, the folder of embeddings; empty where there are no captions), checked against each other."""
     null, encoders = (zero_text(text.sizes), {}) if text.condition == "zero" else read_text(text.null)
     check_text(shapes_of(null), text.sizes, text.null)

@@ -15,8 +15,7 @@ from framer_jax.commands.provenance import portable
 from framer_jax.commands.training_data import open_source, open_training, text_condition
 from framer_jax.config import ConfigError, load_config, to_dict
 from framer_jax.data.photos import HELD_OUT
-from framer_jax.data.pipeline import images_of_records, make_batches, make_prepare
-from framer_jax.data.records import RecordFiles
+from framer_jax.data.pipeline import make_batches, prepare_for
 from framer_jax.data.whole_photos import validation_pairs
 from framer_jax.degradations.presets import DegradationPreset, preset_by_name
 from framer_jax.evaluation.validation import make_validation
@@ -131,7 +130,7 @@ def train_from_config(config: dict[str, Any], workdir: str | Path, init: str | N
         result = train(
             recipe,
             batches,
-            images_of_records if isinstance(source, RecordFiles) else make_prepare(preset),
+            prepare_for(source, preset),
             settings,
             workdir,
             config_json=json.dumps({**config, **identity}),
@@ -155,8 +154,8 @@ def _batches(source: Any, data: dict[str, Any], preset: DegradationPreset, setti
         preset,
         settings.global_batch,
         settings.seed,
-        framing=data["framing"],
-        turns=data["turns"],
+        crop_mode=data["crop_mode"],
+        flip_and_rotate=data["flip_and_rotate"],
         num_threads=data["threads"],
         num_workers=data["workers"],
     )

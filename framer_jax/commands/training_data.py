@@ -32,7 +32,7 @@ def open_source(name: str, split: tuple[str, ...], crop: int) -> ImageFiles:
 
 def least_side(data: dict[str, Any]) -> int:
     """The smallest photograph that a data entry can train on: smaller ones are padded for squares only."""
-    return 2 if data["framing"] == "square" else int(data["crop"])
+    return 2 if data["crop_mode"] == "square" else int(data["crop"])
 
 
 def open_training(config: dict[str, Any]) -> ImageFiles | CaptionedPhotos | RecordFiles:
@@ -81,4 +81,6 @@ def text_condition(config: dict[str, Any]) -> TextCondition | None:
     if recipe["name"] not in TOLD:
         return None
     text = recipe["text"]
-    return TextCondition(text["condition"], data["embeddings"], text["null"], data["null_ratio"], text_settings(text))
+    return TextCondition(
+        text["condition"], data["embeddings"], text["null"], data["caption_dropout"], text_settings(text)
+    )

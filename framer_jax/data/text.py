@@ -167,8 +167,8 @@ def _check_sizes(name: str, encoded: Encoded, expected: tuple[int, int, int]) ->
     shape = encoded.tokens.shape
     if shape != expected:
         raise ValueError(
-            f"the encoder {name} gives {shape[1]} tokens of {shape[2]} features, not {length} of {width}: check "
-            "whether it is another model (such as CLIP-L in place of CLIP-G), and the lengths and --widths"
+            f"the encoder {name} gives {shape[1]} tokens of {shape[2]} features, not {length} of {width}: use "
+            "the encoders that the text lengths and --widths belong to (are CLIP-L and CLIP-G swapped?)"
         )
     pooled = encoded.pooled
     if name != "t5" and (pooled is None or pooled.shape != (batch, width)):

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from framer_jax.data.latents import HR_LATENT, LR_LATENT
-from framer_jax.data.text import Text, TextSettings
+from framer_jax.data.text import TextEmbedding, TextSettings
 from framer_jax.diffusion import flow as process
 from framer_jax.diffusion.noise import NoiseField
 from framer_jax.diffusion.samplers import flow_euler
@@ -101,7 +101,7 @@ def dit4sr(
     space: LatentSpace,
     settings: Dit4srSettings,
     text: TextSettings,
-    texts: Mapping[str, Text],
+    texts: Mapping[str, TextEmbedding],
     base: Params | None = None,
 ) -> Recipe:
     """The recipe.
@@ -157,9 +157,9 @@ def split(params: Mapping[str, Any], pattern: str) -> tuple[Params, Params]:
     return unflatten_dict(found, sep="/"), unflatten_dict(others, sep="/")
 
 
-def _check_lengths(texts: Mapping[str, Text]) -> None:
+def _check_lengths(texts: Mapping[str, TextEmbedding]) -> None:
     """Guidance calls the network with both texts at once."""
-    wanted, avoided = (texts.get(name, texts[NULL]).prompt.shape[0] for name in (WANTED, AVOIDED))
+    wanted, avoided = (texts.get(name, texts[NULL]).tokens.shape[0] for name in (WANTED, AVOIDED))
     if wanted != avoided:
         empty = " (the empty text, as it is not set)"
         names = [f"recipe.text.{name}{'' if name in texts else empty}" for name in (WANTED, AVOIDED)]
@@ -210,13 +210,15 @@ def _init(
     return init
 
 
-Predict = Callable[[Params, Frozen, jax.Array, jax.Array, Text, jax.Array], tuple[jax.Array, tuple[jax.Array, ...]]]
+Predict = Callable[
+    [Params, Frozen, jax.Array, jax.Array, TextEmbedding, jax.Array], tuple[jax.Array, tuple[jax.Array, ...]]
+]
 """(params, frozen, x, sigma [B], text, z_lr) → (velocity, taps)."""
 
 
 def _predictor(denoiser: nn.Module, settings: Dit4srSettings) -> Predict:
     def predict(
-        params: Params, frozen: Frozen, x: jax.Array, sigma: jax.Array, text: Text, z_lr: jax.Array
+        params: Params, frozen: Frozen, x: jax.Array, sigma: jax.Array, text: TextEmbedding, z_lr: jax.Array
     ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
         loras = {LORA: make_lora(params[LORA], settings.lora_alpha)} if settings.lora else {}
         variables = with_branches(_own(params, frozen), loras)
@@ -266,7 +268,7 @@ def _samplers(task: LatentTask, settings: Dit4srSettings, predict: Predict) -> S
         """Guided, of any number of latents."""
         names = (WANTED,) if settings.guidance == 1 else (AVOIDED, WANTED)
         told = (text_of_all(frozen, name, x.shape[0]) for name in names)
-        text = Text(*map(jnp.concatenate, zip(*told, strict=True)))  # type: ignore[arg-type]
+        text = TextEmbedding(*map(jnp.concatenate, zip(*told, strict=True)))  # type: ignore[arg-type]
         x, z_lr = (jnp.concatenate([each] * len(names)) for each in (x, z_lr))
         found = predict(params, frozen, x, jnp.full((x.shape[0],), sigma), text, z_lr)[0]
         if len(names) == 1:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax.numpy as jnp
 
-from framer_jax.data.text import Text, TextSettings, zero_text
+from framer_jax.data.text import TextEmbedding, TextSettings, zero_text
 from framer_jax.losses.framer import paper, released
 from framer_jax.losses.wavelet_kd import WaveletKdSettings
 from framer_jax.models.dit import DiffusionTransformer
@@ -154,7 +154,9 @@ def _tsd_sr(config: Config, denoiser: nn.Module, space: LatentSpace, purpose: st
     return tsd_sr(denoiser, space, settings, text, texts, base, teacher, _perceptual(config, purpose))
 
 
-def _texts(config: Config, sizes: TextSettings, purpose: str, any_length: tuple[str, ...] = ()) -> dict[str, Text]:
+def _texts(
+    config: Config, sizes: TextSettings, purpose: str, any_length: tuple[str, ...] = ()
+) -> dict[str, TextEmbedding]:
     """The texts that a recipe needs; those of training have the lengths of its captions, but for `any_length`."""
     return read_texts(config["text"], sizes, any_length if purpose == "training" else (NULL, WANTED, AVOIDED))
 

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from framer_jax.data.text import POOLED, PROMPT, Text, TextSettings, check_text, zero_text
+from framer_jax.data.text import POOLED_TEXT, STORED_NAMES, TEXT, TextEmbedding, TextSettings, check_text, zero_text
 from framer_jax.porting.weights import load_weights
 from framer_jax.recipes.base import Batch, Frozen
 
@@ -29,22 +29,24 @@ CONDITIONS = ("captions", "null", "zero")
 which the base does not know as nothing."""
 
 
-def text_of_all(frozen: Frozen, name: str, count: int) -> Text:
+def text_of_all(frozen: Frozen, name: str, count: int) -> TextEmbedding:
     """One text of `frozen` for each of `count` examples; the empty one where there is none of that name."""
     texts = frozen[TEXTS]
     found = texts.get(name, texts[NULL])
-    return Text(*(jnp.broadcast_to(part, (count, *part.shape)) for part in found))  # type: ignore[arg-type]
+    return TextEmbedding(*(jnp.broadcast_to(part, (count, *part.shape)) for part in found))  # type: ignore[arg-type]
 
 
-def text_of_batch(frozen: Frozen, batch: Batch, count: int) -> Text:
-    """The text of each example: what the batch brings ('prompt' [B, L, W] and 'pooled' [B, P]), or the empty one."""
-    if PROMPT not in batch:
+def text_of_batch(frozen: Frozen, batch: Batch, count: int) -> TextEmbedding:
+    """The text of each example: what the batch brings ('text' [B, L, W] and 'pooled_text' [B, P]), or the empty one."""
+    if TEXT not in batch:
         return text_of_all(frozen, NULL, count)
-    parts: tuple[jax.Array, jax.Array] = batch[PROMPT], batch[POOLED]
-    return Text(*(part.astype(jnp.float32) for part in parts))  # type: ignore[arg-type]
+    parts: tuple[jax.Array, jax.Array] = batch[TEXT], batch[POOLED_TEXT]
+    return TextEmbedding(*(part.astype(jnp.float32) for part in parts))  # type: ignore[arg-type]
 
 
-def read_texts(config: Mapping[str, Any], settings: TextSettings, any_length: Collection[str] = ()) -> dict[str, Text]:
+def read_texts(
+    config: Mapping[str, Any], settings: TextSettings, any_length: Collection[str] = ()
+) -> dict[str, TextEmbedding]:
     """The texts that a configuration's `recipe.text` names, float32.
 
     A denoiser takes texts of any length, but those of one call have one (DiT4SR trains with 154 tokens and samples
@@ -76,11 +78,11 @@ def read_texts(config: Mapping[str, Any], settings: TextSettings, any_length: Co
     for name in named:
         found, _ = read_text(config[name], f"recipe.text.{name}")
         check_text(shapes_of(found), settings, config[name], name in any_length)
-        texts[name] = Text(*(np.asarray(part, np.float32) for part in found))
+        texts[name] = TextEmbedding(*(np.asarray(part, np.float32) for part in found))
     return texts
 
 
-def read_text(path: str | os.PathLike[str], knob: str = "") -> tuple[Text, dict[str, str]]:
+def read_text(path: str | os.PathLike[str], knob: str = "") -> tuple[TextEmbedding, dict[str, str]]:
     """One text from a file, and the digests of its encoders.
 
     Raises:
@@ -90,14 +92,14 @@ def read_text(path: str | os.PathLike[str], knob: str = "") -> tuple[Text, dict[
     if not Path(path).is_file():
         raise FileNotFoundError(f"{source}: there is no such file; `framer-jax precompute embeddings` writes them")
     arrays, metadata = load_weights(path)
-    if metadata.get("kind") != "text" or not {PROMPT, POOLED} <= arrays.keys():
+    if metadata.get("kind") != "text" or not set(STORED_NAMES.values()) <= arrays.keys():
         raise ValueError(f"{source}: no embedding of a text: make it with `framer-jax precompute embeddings --null`")
-    return Text(arrays[PROMPT], arrays[POOLED]), dict(metadata["text"]["encoders"])
+    return TextEmbedding.from_record(arrays), dict(metadata["text"]["encoders"])
 
 
-def shapes_of(text: Text) -> dict[str, tuple[int, ...]]:
+def shapes_of(text: TextEmbedding) -> dict[str, tuple[int, ...]]:
     """Of the entries of one text, by their names."""
-    return {PROMPT: np.shape(text.prompt), POOLED: np.shape(text.pooled)}
+    return text.shapes
 
 
 def text_settings(config: Mapping[str, Any]) -> TextSettings:
@@ -125,5 +127,5 @@ def denoiser_shapes(denoiser: Any, channels: int, text: TextSettings, latents: i
         return jax.ShapeDtypeStruct(shape, jnp.float32)
 
     latent = floats(1, denoiser.multiple, denoiser.multiple, channels)
-    told = (floats(1, *text.shapes[name]) for name in (PROMPT, POOLED))
+    told = (floats(1, *text.shapes[name]) for name in (TEXT, POOLED_TEXT))
     return latent, floats(1), *told, *(latent for _ in range(latents - 1))

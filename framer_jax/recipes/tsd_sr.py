@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 from flax.traverse_util import flatten_dict
 
-from framer_jax.data.text import PROMPT, Text, TextSettings
+from framer_jax.data.text import TEXT, TextEmbedding, TextSettings
 from framer_jax.diffusion import flow as process
 from framer_jax.diffusion.noise import NoiseField
 from framer_jax.diffusion.tiles import lay, over_tiles
@@ -69,7 +69,7 @@ def tsd_sr(
     space: LatentSpace,
     settings: TsdSrSettings,
     text: TextSettings,
-    texts: Mapping[str, Text],
+    texts: Mapping[str, TextEmbedding],
     base: Params | None = None,
     teacher: Params | None = None,
     perceptual: Perceptual | None = None,
@@ -167,12 +167,12 @@ def _sets(factors: Params, scale: float) -> dict[str, Lora]:
 Variables = Mapping[str, Any]
 """Of the transformer: its parameters, and the branches of a LoRA beside them."""
 
-Network = Callable[[Variables, jax.Array, jax.Array, Text], tuple[jax.Array, tuple[jax.Array, ...]]]
+Network = Callable[[Variables, jax.Array, jax.Array, TextEmbedding], tuple[jax.Array, tuple[jax.Array, ...]]]
 """(variables, x, sigma [B], text) → (velocity, taps)."""
 
 
 def _network(denoiser: nn.Module) -> Network:
-    def network(variables: Variables, x: jax.Array, sigma: jax.Array, text: Text) -> Any:
+    def network(variables: Variables, x: jax.Array, sigma: jax.Array, text: TextEmbedding) -> Any:
         with branches():
             return denoiser.apply(variables, x, sigma * process.TRAINING_STEPS, *text)
 
@@ -184,8 +184,8 @@ def guided(
     variables: Variables,
     latents: tuple[jax.Array, ...],
     sigma: jax.Array,
-    asked: Text,
-    avoided: Text,
+    asked: TextEmbedding,
+    avoided: TextEmbedding,
     factor: float,
 ) -> tuple[jax.Array, ...]:
     """The guided velocities of several latents of each example, in one call.
@@ -203,7 +203,7 @@ def guided(
     # An example's inputs side by side, so that a batch split over devices stays where it is.
     x = jnp.stack([latent for latent in latents for _ in range(2)], axis=1)  # [B, 2 count, h, w, C]
     told = (jnp.stack(count * parts, axis=1) for parts in zip(avoided, asked, strict=True))
-    text = Text(*(part.reshape(-1, *part.shape[2:]) for part in told))  # type: ignore[arg-type]
+    text = TextEmbedding(*(part.reshape(-1, *part.shape[2:]) for part in told))  # type: ignore[arg-type]
     found, _ = network(variables, x.reshape(-1, *x.shape[2:]), jnp.repeat(sigma, 2 * count), text)
     found = found.reshape(x.shape)
     return tuple(process.guide(found[:, 2 * i], found[:, 2 * i + 1], factor) for i in range(count))
@@ -286,9 +286,9 @@ def _directions(
     return target_score.directions(z, z_hr, noise, sigmas, networks, settings.substep_weights)
 
 
-def text_of_teacher(frozen: Frozen, batch: Batch, count: int) -> Text:
+def text_of_teacher(frozen: Frozen, batch: Batch, count: int) -> TextEmbedding:
     """What teacher and regulariser are told of each example: its own text, or that which the student is told."""
-    return text_of_batch(frozen, batch, count) if PROMPT in batch else text_of_all(frozen, WANTED, count)
+    return text_of_batch(frozen, batch, count) if TEXT in batch else text_of_all(frozen, WANTED, count)
 
 
 def _regulariser_loss(settings: TsdSrSettings, network: Network) -> LossFunction:
