@@ -33,7 +33,7 @@ from framer_jax.degradations.presets import preset_by_name
 from framer_jax.diffusion.noise import noise_field
 from framer_jax.evaluation.metrics import score
 from framer_jax.evaluation.niqe import load_niqe_model
-from framer_jax.evaluation.validation import central_crops
+from framer_jax.evaluation.validation import center_crops
 from framer_jax.frequency.wavelets import haar_decompose
 from framer_jax.inference.model import Model, load_model
 from framer_jax.inference.resample import upsample_bicubic
@@ -169,7 +169,7 @@ def distance_to_teacher(student: Model, teacher: Model, pairs: Sequence[Validati
     space = SPACES[config["space"]["name"]](config["space"], jnp.float32, "inference")
     task = LatentTask(space, recipe.scale, config["resshift"]["residual"])
     frozen = {**recipe.frozen, TEACHER: teacher.params}
-    _, crops = central_crops(pairs, recipe.scale, recipe.lr_multiple)
+    _, crops = center_crops(pairs, recipe.scale, recipe.lr_multiple)
     lr = jnp.asarray(crops)
     noise = noise_field(jax.random.key(0), lr.shape[0])
     assert recipe.precompute is not None

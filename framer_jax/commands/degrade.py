@@ -17,7 +17,7 @@ from rich.progress import track
 
 from framer_jax.data.files import image_paths
 from framer_jax.data.sources import Pixels, read_header, read_image
-from framer_jax.data.whole_photos import canvas_of, degrade_photos, photo_generator
+from framer_jax.data.whole_photos import canvas_size, degrade_photos, photo_generator
 from framer_jax.degradations.draw import DegradationParameters, draw
 from framer_jax.degradations.manifest import to_json
 from framer_jax.degradations.presets import PRESETS, SCALES, DegradationPreset, preset_by_name
@@ -189,7 +189,7 @@ def batches(jobs: Sequence[Job], scale: int, batch: int) -> Iterator[list[Job]]:
     """Jobs of one canvas together, at most `batch` of them."""
 
     def canvas(job: Job) -> tuple[int, int]:
-        return canvas_of(job.height, job.width, scale)
+        return canvas_size(job.height, job.width, scale)
 
     for _, same in groupby(sorted(jobs, key=canvas), canvas):
         group = list(same)

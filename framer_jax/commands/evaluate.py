@@ -1,4 +1,4 @@
-"""`framer-jax evaluate`: score a folder of pictures, with bootstrap intervals, as a table, CSV and JSON."""
+"""`framer-jax evaluate`: score a folder of images and report means with bootstrap intervals as a table, CSV or JSON."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     known = "; ".join(f"{name}: {metric.description}" for name, metric in METRICS.items())
     parser.epilog = f"Metrics. {known}".replace("%", "%%")
-    parser.add_argument("sr", metavar="SR_DIR", help="pictures to score, searched recursively")
+    parser.add_argument("sr", metavar="SR_DIR", help="images to score, searched recursively")
     parser.add_argument("--reference", metavar="GT_DIR", help="references of the same names and sizes")
     parser.add_argument("--metrics", default="psnr-y,ssim-y,niqe-framer", help=f"comma-separated: {', '.join(METRICS)}")
     parser.add_argument("--niqe-model", metavar="NPZ", help="pristine-model parameters of niqe and niqe-pyiqa")
-    parser.add_argument("--crop-border", type=int, default=0, help="pixels left out on every side")
-    parser.add_argument("--allow-unmatched", action="store_true", help="leave out pictures without a partner")
+    parser.add_argument("--crop-border", type=int, default=0, help="pixels ignored on every side")
+    parser.add_argument("--allow-unmatched", action="store_true", help="skip images without a partner")
     parser.add_argument("--csv", help="write per-image scores here")
     parser.add_argument("--json", help="write per-image scores, summary and metadata here")
     parser.add_argument("--overwrite", action="store_true", help="replace existing --csv and --json files")
-    parser.add_argument("--seed", type=int, default=0, help="of the bootstrap")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the bootstrap")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Score and print."""
+    """Score the images and print the table."""
     evaluate(
         arguments.sr,
         arguments.reference,

@@ -1,4 +1,4 @@
-"""`framer-jax fit-niqe`: pristine-image parameters for NIQE from a folder of clean photographs."""
+"""`framer-jax fit-niqe`: fit the pristine-image model of NIQE to a folder of clean photographs."""
 
 from __future__ import annotations
 
@@ -11,13 +11,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.add_argument("folder", help="clean photographs, searched recursively")
     parser.add_argument("output", metavar="OUT.npz", help="file to write; use it with evaluate --niqe-model")
-    parser.add_argument("--threshold", type=float, default=0.75, help="of sharpness, fraction of a photo's largest")
-    parser.add_argument("--source", help="a sentence about the photographs, kept in the file")
+    parser.add_argument(
+        "--threshold",
+        type=float,
+        default=0.75,
+        help="smallest sharpness of a block, as a fraction of the largest in its photograph",
+    )
+    parser.add_argument("--source", help="description of the photographs, stored in the file")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Fit and write."""
+    """Fit the model and write it."""
     metadata = fit_niqe(
         arguments.folder,
         arguments.output,

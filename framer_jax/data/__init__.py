@@ -1,1 +1,1 @@
-"""Photographs to training batches: sources, the built-in photographs, Grain pipelines, validation pairs."""
+"""From photographs to training batches: sources, built-in photographs, captions, Grain pipelines, validation pairs."""

@@ -1,4 +1,4 @@
-"""Precomputed latents with the embeddings of their photographs' captions, as training batches want them."""
+"""Precomputed latents joined with the embeddings of their photographs' captions, as training batches need them."""
 
 from __future__ import annotations
 
@@ -7,45 +7,52 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from framer_jax.data.embeddings import Embeddings
+from framer_jax.data.embeddings import CaptionEmbeddings
 from framer_jax.data.records import RecordFiles, check_kind, read_names
-from framer_jax.data.text import Text
+from framer_jax.data.text import POOLED_TEXT, TEXT, TextEmbedding
 
-HR_LATENT, LR_LATENT, IMAGE = "hr_latent", "lr_latent", "image"
-"""Entries of records of latents: normalised, [h, w, C]; the photograph's number in the list of names."""
+HR_LATENT, LR_LATENT, PHOTO_INDEX = "hr_latent", "lr_latent", "image"
+"""Entries of records of latents: two normalised latents [h, w, C], and the index into the list of photograph names."""
 
 
 class LatentFiles(RecordFiles):
-    """A folder of latents by number; `with_text` joins a record with a text.
+    """A folder of latents by number; `with_text` adds the photograph's text to a record.
 
     Attributes:
-      manifest: what the latents were made of.
-      names: what to call them in logs; they change with the texts, so that a run notices other ones.
+      manifest: what the latents were computed from.
+      names: names for logs; they change with the texts, so that a resumed run notices other texts.
+      kind: 'latents'.
+      batch_entries: the entries of prepared batches.
     """
 
     def __init__(
         self,
         folder: str | os.PathLike[str],
-        null: Text,
+        null: TextEmbedding,
         embeddings: str | os.PathLike[str] | None = None,
-        null_ratio: float = 0.2,
+        caption_dropout: float = 0.2,
     ) -> None:
         """Open the files.
 
         Args:
-          folder: that `framer-jax precompute latents` wrote.
-          null: see framer_jax.data.embeddings.Embeddings.
-          embeddings: its folder.
-          null_ratio: see there.
+          folder: written by `framer-jax precompute latents`.
+          null: see `CaptionEmbeddings`.
+          embeddings: folder of the embeddings, see `CaptionEmbeddings`.
+          caption_dropout: see `CaptionEmbeddings`.
 
         Raises:
-          ValueError: a folder is incomplete, damaged, or of another kind; or as Embeddings.
+          ValueError: a folder is incomplete, damaged or of another kind; or as `CaptionEmbeddings`.
         """
         super().__init__(folder)
         check_kind(self.manifest, "latents", folder)
-        self._texts = Embeddings(read_names(folder), null, embeddings, null_ratio)
+        self._texts = CaptionEmbeddings(read_names(folder), null, embeddings, caption_dropout)
         self.names = [f"{name} with {self._texts.digest()}" for name in self.names]
 
+    @property
+    def batch_entries(self) -> tuple[str, ...]:
+        """The entries of prepared batches."""
+        return (HR_LATENT, LR_LATENT, TEXT, POOLED_TEXT)
+
     def with_text(self, record: Mapping[str, np.ndarray], rng: np.random.Generator) -> dict[str, np.ndarray]:
-        """A record of latents with 'prompt' and 'pooled', see Embeddings.text_of."""
-        return {**record, **self._texts.text_of(int(record[IMAGE]), rng)}
+        """Add 'text' and 'pooled_text' (`CaptionEmbeddings.draw`) to a record of latents."""
+        return {**record, **self._texts.draw(int(record[PHOTO_INDEX]), rng)}

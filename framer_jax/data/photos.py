@@ -1,6 +1,6 @@
-"""Real photographs that are on every machine with the extra `photos`: scikit-image and scikit-learn carry them.
+"""Photographs that scikit-image and scikit-learn contain, available wherever the extra `photos` is installed.
 
-They are found inside the installed packages without importing those, and nothing is downloaded.
+They are located inside the installed packages without importing these, and nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ PHOTOS: dict[str, tuple[tuple[str, str], str]] = {
     "retina": (_SCIKIT_IMAGE, "retina.jpg"),
     "rocket": (_SCIKIT_IMAGE, "rocket.jpg"),
 }
-"""Name → ((package, folder in it), file). Motorcycle is the left of a stereo pair; brick, grass, gravel are gray."""
+"""Name → ((package, subfolder), file). Motorcycle is the left image of a stereo pair; brick, grass, gravel are gray."""
 
 HELD_OUT = ("chelsea", "china", "coffee")
-"""Never trained on: a cat, a temple, a cup."""
+"""Validation images, never trained on: a cat, a temple, a cup."""
 
 TRAINING = tuple(name for name in PHOTOS if name not in HELD_OUT)
 
 
 def photo_path(name: str) -> Path:
-    """Where a built-in photograph lies.
+    """The path of a built-in photograph.
 
     Raises:
-      ValueError: there is none of this name.
-      FileNotFoundError: the package that carries it is not installed, or carries it no longer.
+      ValueError: unknown name.
+      FileNotFoundError: its package is not installed, or no longer contains it.
     """
     if name not in PHOTOS:
         raise ValueError(f"there is no built-in photograph {name!r}; choose from {', '.join(PHOTOS)}")
@@ -50,14 +50,14 @@ def photo_path(name: str) -> Path:
         raise FileNotFoundError(f"the built-in photographs need {package}: pip install 'framer_jax[photos]'")
     path = Path(spec.origin).parent / folder / file
     if not path.is_file():
-        raise FileNotFoundError(f"{package} does not carry {file} here: pip install --upgrade 'framer_jax[photos]'")
+        raise FileNotFoundError(f"the installed {package} lacks {file}: pip install --upgrade 'framer_jax[photos]'")
     return path
 
 
 def photo_source(names: tuple[str, ...] = TRAINING, crop: int = 1, cache_bytes: int = CACHE_BYTES) -> ImageFiles:
-    """Built-in photographs as a source; by default those for training.
+    """Built-in photographs as a source; by default the training photographs.
 
     Raises:
-      ValueError, FileNotFoundError: as `photo_path` and `ImageFiles`.
+      ValueError, FileNotFoundError: see `photo_path` and `ImageFiles`.
     """
     return ImageFiles([photo_path(name) for name in names], names, crop, cache_bytes, source="the built-in photographs")

@@ -1,7 +1,7 @@
-"""Records that were computed beforehand: ArrayRecord files with a manifest, written whole and read as a Grain source.
+"""Precomputed records: ArrayRecord files with a manifest, written atomically and read as a Grain source.
 
-A record is a flat dict of arrays, packed by flax's msgpack. The manifest says what the records were made of; a training
-run compares it with its own configuration.
+A record is a flat dict of arrays, serialised with flax's msgpack. The manifest states what the records were computed
+from; a training run compares it with its own configuration.
 """
 
 from __future__ import annotations
@@ -19,10 +19,13 @@ from flax import serialization
 from framer_jax.porting.files import replacing, sha256_of
 
 MANIFEST = "records.json"
-"""Name of the manifest in a folder of records."""
+"""File name of the manifest in a folder of records."""
 
 NAMES = "names.json"
-"""Name of the list that records point into, beside the manifest, where there is one."""
+"""File name of the optional list of names that records refer to by index, next to the manifest."""
+
+RECORD = "record"
+"""Entry of loaded records and batches: the record's number."""
 
 Record = Mapping[str, np.ndarray]
 
@@ -33,30 +36,29 @@ def is_records(folder: str | os.PathLike[str]) -> bool:
 
 
 def file_name(number: int) -> str:
-    """Name of file `number` of a folder of records."""
+    """Name of the file with this number in a folder of records."""
     return f"records-{number:05d}.array_record"
 
 
 def write_manifest(folder: str | os.PathLike[str], manifest: Mapping[str, Any], overwrite: bool = False) -> None:
-    """Say what a folder's records are made of, before the first of them is written.
+    """Write what a folder's records are computed from, before the first record is written.
 
     Args:
-      folder: made where it is missing.
-      manifest: plain JSON; 'samples' and 'per_file' are the numbers of records in all, and in a file.
-      overwrite: remove the records of another manifest, if there are any.
+      folder: created if it is missing.
+      manifest: plain JSON; 'samples' is the total number of records, 'per_file' the number in a file.
+      overwrite: remove existing records of another manifest.
 
     Raises:
-      ValueError: the folder holds records of another manifest; the message names the first entry that differs.
+      ValueError: the folder holds records of another manifest; the message names the entries that differ.
     """
     folder = Path(folder)
     text = json.dumps(manifest, indent=1, sort_keys=True) + "\n"
     if is_records(folder):
-        found = read_manifest(folder)
-        if found == json.loads(text):
+        existing, new = read_manifest(folder), json.loads(text)
+        if existing == new:
             return
         if not overwrite:
-            plain = json.loads(text)
-            differing = sorted(name for name in {*found, *plain} if found.get(name) != plain.get(name))
+            differing = sorted(name for name in {*existing, *new} if existing.get(name) != new.get(name))
             raise ValueError(
                 f"{folder} holds records that were made otherwise ({', '.join(differing)}): name another folder, or "
                 "use --overwrite"
@@ -70,10 +72,10 @@ def write_manifest(folder: str | os.PathLike[str], manifest: Mapping[str, Any], 
 def write_names(
     folder: str | os.PathLike[str], manifest: Mapping[str, Any], names: Sequence[str], overwrite: bool = False
 ) -> None:
-    """As `write_manifest`, with a list of names (of photographs) beside it; the manifest has its digest.
+    """Write a manifest with the digest of a list of photograph names, and the list next to it.
 
     Raises:
-      ValueError: as `write_manifest`.
+      ValueError: see `write_manifest`.
     """
     text = json.dumps(list(names), indent=0, ensure_ascii=False) + "\n"
     digest = hashlib.sha256(text.encode()).hexdigest()
@@ -83,35 +85,35 @@ def write_names(
 
 
 def read_names(folder: str | os.PathLike[str]) -> list[str]:
-    """The list that `write_names` wrote.
+    """Read the list that `write_names` wrote.
 
     Raises:
-      ValueError: it is missing, or not that of the manifest.
+      ValueError: the list is missing or does not match the manifest.
     """
     path = Path(folder) / NAMES
     if not path.is_file() or sha256_of(path) != read_manifest(folder).get("names"):
-        raise ValueError(f"{path} is missing or damaged: give the `framer-jax precompute` that made it once more")
+        raise ValueError(f"{path} is missing or damaged: run its `framer-jax precompute` command once more")
     return list(json.loads(path.read_text(encoding="utf-8")))
 
 
 def read_manifest(folder: str | os.PathLike[str]) -> dict[str, Any]:
-    """What `write_manifest` wrote.
+    """Read the manifest that `write_manifest` wrote.
 
     Raises:
-      ValueError: it is damaged.
+      ValueError: the manifest is damaged.
     """
     path = Path(folder) / MANIFEST
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
         if min(manifest["samples"], manifest["per_file"]) < 1:
-            raise ValueError("its numbers of records make no sense")
+            raise ValueError("samples and per_file must be at least 1")
         return dict(manifest)
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is damaged ({error}): make the records again") from error
 
 
 def write_records(path: str | os.PathLike[str], records: Iterable[Record]) -> None:
-    """One file of records, which appears whole or not at all.
+    """Write one file of records; the file appears complete or not at all.
 
     Raises:
       ImportError: array_record has no build for this platform.
@@ -121,8 +123,8 @@ def write_records(path: str | os.PathLike[str], records: Iterable[Record]) -> No
         writer = module.ArrayRecordWriter(str(temporary), "group_size:1")
         try:
             for record in records:
-                plain = {name: np.asarray(value) for name, value in record.items()}
-                writer.write(serialization.msgpack_serialize(plain))
+                arrays = {name: np.asarray(value) for name, value in record.items()}
+                writer.write(serialization.msgpack_serialize(arrays))
         finally:
             writer.close()
 
@@ -131,16 +133,16 @@ def _array_record() -> Any:
     try:
         from array_record.python import array_record_module
     except ImportError as error:
-        text = f"precomputed records need the package array_record ({error}): pip install array_record"
-        raise ImportError(text) from error
+        message = f"precomputed records need the package array_record ({error}): pip install array_record"
+        raise ImportError(message) from error
     return array_record_module
 
 
 def check_kind(manifest: Mapping[str, Any], kind: str, folder: str | os.PathLike[str]) -> None:
-    """Refuse records of another kind.
+    """Check that records are of the given kind.
 
     Raises:
-      ValueError: as said.
+      ValueError: they are of another kind.
     """
     if manifest.get("kind") != kind:
         raise ValueError(
@@ -150,18 +152,20 @@ def check_kind(manifest: Mapping[str, Any], kind: str, folder: str | os.PathLike
 
 
 class RecordFiles:
-    """A folder of records by number, as Grain's random-access protocol wants it.
+    """A folder of records by number, with Grain's random-access protocol.
 
     Attributes:
-      manifest: what the records were made of.
-      names: what to call them in logs.
+      manifest: what the records were computed from.
+      names: names of the records in logs.
+      kind: the kind of records that the manifest states, such as 'teacher'.
+      batch_entries: the entries of prepared batches, which are those of the records.
     """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         """Open the files.
 
         Raises:
-          ValueError: some are missing (the message says how many), or are damaged.
+          ValueError: files are missing (the message says how many) or damaged.
           ImportError: array_record has no build for this platform.
         """
         _array_record()
@@ -169,21 +173,22 @@ class RecordFiles:
 
         folder = Path(folder)
         self.manifest = read_manifest(folder)
+        self.kind = str(self.manifest.get("kind", ""))
         samples, per_file = self.manifest["samples"], self.manifest["per_file"]
         paths = [folder / file_name(number) for number in range(-(-samples // per_file))]
         missing = [path.name for path in paths if not path.is_file()]
         if missing:
             raise ValueError(
-                f"{folder} lacks {len(missing)} of {len(paths)} files of records ({missing[0]}, …): give the "
-                "`framer-jax precompute` that makes them once more; it goes on where it stopped"
+                f"{folder} lacks {len(missing)} of {len(paths)} files of records ({missing[0]}, …): run the "
+                "`framer-jax precompute` command that makes them once more; it continues where it stopped"
             )
         try:
             self._source = grain.sources.ArrayRecordDataSource([str(path) for path in paths])
-            found = len(self._source)
+            count = len(self._source)
         except (RuntimeError, ValueError) as error:
             raise ValueError(f"the records in {folder} are damaged ({error}): make them again") from error
-        if found != samples:
-            raise ValueError(f"{folder} holds {found} records, not the {samples} of its manifest: make them again")
+        if count != samples:
+            raise ValueError(f"{folder} holds {count} records, not the {samples} of its manifest: make them again")
         digest = sha256_of(folder / MANIFEST)[:12]
         self.names = [f"record {number} of {digest}" for number in range(samples)]
 
@@ -192,11 +197,16 @@ class RecordFiles:
 
     def __getitem__(self, index: SupportsIndex) -> dict[str, np.ndarray]:
         record = serialization.msgpack_restore(self._source[int(index)])
-        return {**record, "record": np.int32(int(index))}
+        return {**record, RECORD: np.int32(int(index))}
 
     def __repr__(self) -> str:
         return f"RecordFiles({len(self)} records)"
 
+    @property
+    def batch_entries(self) -> tuple[str, ...]:
+        """The entries of prepared batches."""
+        return tuple(name for name in self[0] if name != RECORD)
+
     def damage(self) -> str:
-        """As of framer_jax.data.sources.ImageFiles; damaged records are an error, not skipped."""
+        """Always empty: damaged records raise an error, whereas `ImageFiles` skips damaged images."""
         return ""

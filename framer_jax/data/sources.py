@@ -1,4 +1,4 @@
-"""Image files as a Grain random-access source: headers checked first, pixels decoded when asked for, kept if few."""
+"""Image files as a Grain random-access source: headers are checked first, pixels decoded on demand and cached."""
 
 from __future__ import annotations
 
@@ -22,16 +22,19 @@ logger = logging.getLogger(__name__)
 Pixels = npt.NDArray[np.uint8]
 
 CACHE_BYTES = 2 * 2**30
-"""Decoded photographs are kept in memory if all of them together take at most this."""
+"""Decoded photographs are cached in memory if all of them together take at most this many bytes."""
 
 _UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
 
 
 def to_rgb(image: Image.Image) -> Pixels:
-    """Any Pillow image as uint8 [H, W, 3]: gray repeated, palettes expanded, 16 bits scaled to 8, alpha dropped."""
+    """Convert any Pillow image to uint8 [H, W, 3].
+
+    Gray is repeated in three channels, palettes are expanded, 16 bits are scaled to 8, and alpha is dropped.
+    """
     if image.mode.startswith("I") or image.mode == "F":
         values = np.asarray(image).astype(np.float64)
-        # Pillow gives 16-bit files as I;16 or, from some formats, as I; floats are taken as already in 0 … 255.
+        # Pillow reads 16-bit files as I;16 or, from some formats, as I; floats are assumed to lie in 0 … 255.
         values = np.round(values if image.mode == "F" else values / 257.0)
         gray = np.clip(values, 0, 255).astype(np.uint8)
         return np.repeat(gray[:, :, None], 3, axis=2)
@@ -40,8 +43,8 @@ def to_rgb(image: Image.Image) -> Pixels:
     return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
 
 
-def _opened(path: Path) -> Image.Image:
-    """Open, decode fully and turn upright; raises one of `_UNREADABLE` for a damaged file."""
+def _decode(path: Path) -> Image.Image:
+    """Open, decode completely and rotate upright; a damaged file raises one of `_UNREADABLE`."""
     with Image.open(path) as image:
         image.load()
         return ImageOps.exif_transpose(image)
@@ -54,17 +57,17 @@ def read_image(path: str | Path) -> Pixels:
       ValueError: the file is damaged or not an image.
     """
     try:
-        return to_rgb(_opened(Path(path)))
+        return to_rgb(_decode(Path(path)))
     except _UNREADABLE as error:
         raise ValueError(f"{path} cannot be read as an image ({error}): repair or remove it") from error
 
 
 class Header(NamedTuple):
-    """What a file says of its image before the pixels are decoded.
+    """Properties of an image file that are known before its pixels are decoded.
 
     Attributes:
-      height, width: upright, in pixels.
-      loss: what `read_image` will change or leave out, in a few words; empty for 8-bit RGB.
+      height, width: size of the upright image in pixels.
+      loss: what `read_image` changes or drops, in a few words; empty for 8-bit RGB.
     """
 
     height: int
@@ -73,7 +76,7 @@ class Header(NamedTuple):
 
 
 def read_header(path: str | Path) -> Header:
-    """Size and kind of an image file.
+    """Read the size of an image file and what its conversion to RGB loses.
 
     Raises:
       ValueError: the file is damaged or not an image.
@@ -81,9 +84,9 @@ def read_header(path: str | Path) -> Header:
     try:
         with Image.open(path) as image:
             width, height = image.size
-            # Asked for EXIF data, Pillow decodes a PNG to its end, where they might stand (they should not).
-            early = image.format != "PNG" or "exif" in image.info
-            if early and image.getexif().get(ExifTags.Base.Orientation, 1) >= 5:  # lies on its side
+            # Pillow decodes a PNG completely to search it for EXIF data, which normally precede the pixels.
+            has_early_exif = image.format != "PNG" or "exif" in image.info
+            if has_early_exif and image.getexif().get(ExifTags.Base.Orientation, 1) >= 5:  # rotated by 90°
                 width, height = height, width
             return Header(height, width, _loss(image))
     except _UNREADABLE as error:
@@ -100,11 +103,11 @@ def _loss(image: Image.Image) -> str:
 
 
 class Photo(NamedTuple):
-    """One decoded photograph, either as pixels or, outside the cache, still as Pillow has it.
+    """One decoded photograph, as an array or, if it is not cached, as a Pillow image.
 
     Attributes:
       image: uint8 [H, W, 3] or a loaded Pillow image.
-      record: its place in the source; differs from the place asked for if that file is damaged.
+      record: its number in the source; differs from the requested number if that file is damaged.
     """
 
     image: Pixels | Image.Image
@@ -125,15 +128,20 @@ class Photo(NamedTuple):
 
 
 class ImageFiles:
-    """Image files by number, as Grain's random-access protocol wants it.
+    """Image files by number, with Grain's random-access protocol.
 
-    A damaged file is named once in the log, counted, and replaced by the next readable one, so that the same number
-    always gives the same photograph. More damaged files than 1 % of all (at least one is allowed) are an error.
+    A damaged file is logged once, counted, and replaced by the next readable one, so that the same number always gives
+    the same photograph. It is an error if more than 1 % of all files (and more than one file) are damaged.
 
     Attributes:
       paths: the files, in the order of their numbers.
-      names: what to call them in logs and tables.
+      names: their names in logs and tables.
+      kind: the kind of training data.
+      batch_entries: the entries of prepared batches.
     """
+
+    kind = "photos"
+    batch_entries = ("hr", "lr")
 
     def __init__(
         self,
@@ -143,24 +151,24 @@ class ImageFiles:
         cache_bytes: int = CACHE_BYTES,
         source: str = "",
     ):
-        """Check every header (a small thread pool).
+        """Check every header in a small thread pool.
 
         Args:
           paths: image files, at least one.
-          names: one for each path.
-          crop: least size of either side in pixels.
-          cache_bytes: see `CACHE_BYTES`; 0 keeps nothing.
-          source: what to call the collection in errors, such as its folder.
+          names: one name for each path.
+          crop: smallest allowed side in pixels.
+          cache_bytes: see `CACHE_BYTES`; 0 disables the cache.
+          source: name of the collection in error messages, such as its folder.
 
         Raises:
-          ValueError: no readable image, too many damaged ones, or an image smaller than the crop.
+          ValueError: no readable image, too many damaged images, or an image smaller than the crop.
         """
         self._source = source or "the given files"
         self._lock = threading.Lock()
         self._cache: dict[int, Pixels] = {}
         self._damaged: dict[str, str] = {}
-        self._given = len(paths)
-        self._allowed = max(1, len(paths) // 100)
+        self._total = len(paths)
+        self._max_damaged = max(1, len(paths) // 100)
         with ThreadPoolExecutor(4) as pool:
             sizes = list(pool.map(_header_size, paths))
         readable = []
@@ -183,17 +191,17 @@ class ImageFiles:
             )
         self.paths = [path for path, _, _ in readable]
         self.names = [name for _, name, _ in readable]
-        self._keep = sum(3 * width * height for _, _, (width, height) in readable) <= cache_bytes
+        self._use_cache = sum(3 * width * height for _, _, (width, height) in readable) <= cache_bytes
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, index: SupportsIndex) -> Photo:
-        place = int(index)
-        if not 0 <= place < len(self.paths):
-            raise IndexError(f"{self._source} has {len(self.paths)} images; there is no number {place}")
+        number = int(index)
+        if not 0 <= number < len(self.paths):
+            raise IndexError(f"{self._source} has {len(self.paths)} images; there is no number {number}")
         for offset in range(len(self.paths)):
-            record = (place + offset) % len(self.paths)
+            record = (number + offset) % len(self.paths)
             image = self._load(record)
             if image is not None:
                 return Photo(image, record)
@@ -210,17 +218,17 @@ class ImageFiles:
 
     @property
     def damaged(self) -> tuple[str, ...]:
-        """Names of the damaged files met so far in this process."""
+        """Names of the damaged files that this process has met so far."""
         with self._lock:
             return tuple(sorted(self._damaged))
 
     def damage(self) -> str:
-        """'1 of 200 images are damaged and were skipped: a.png', or nothing: what this process has met so far.
+        """A report such as '1 of 200 images are damaged and were skipped: a.png'; empty if there are none.
 
-        Worker processes and other hosts each meet, log and count their own.
+        It covers this process; worker processes and other hosts count and log the files that they read.
         """
         names = self.damaged
-        return f"{len(names)} of {self._given} images are damaged and were skipped: {', '.join(names)}" if names else ""
+        return f"{len(names)} of {self._total} images are damaged and were skipped: {', '.join(names)}" if names else ""
 
     def _load(self, record: int) -> Pixels | Image.Image | None:
         """The photograph, or None if it is damaged."""
@@ -230,15 +238,15 @@ class ImageFiles:
         if name in self._damaged:
             return None
         try:
-            image = _opened(self.paths[record])
-            if not self._keep:
+            image = _decode(self.paths[record])
+            if not self._use_cache:
                 return image
             pixels = to_rgb(image)
         except _UNREADABLE as error:
             with self._lock:
-                known = name in self._damaged
+                already_logged = name in self._damaged
                 self._damaged[name] = str(error)
-            if not known:
+            if not already_logged:
                 logger.warning("skipping the damaged image %s (%s)", name, error)
             self._check_damaged()
             return None
@@ -247,13 +255,13 @@ class ImageFiles:
             return self._cache.setdefault(record, pixels)
 
     def _check_damaged(self) -> None:
-        if len(self._damaged) > self._allowed:
+        if len(self._damaged) > self._max_damaged:
             names = ", ".join(sorted(self._damaged))
             raise ValueError(f"{self._source}: more than 1 % of the images are damaged, repair or remove them: {names}")
 
 
 def _header_size(path: Path) -> tuple[int, int] | str:
-    """(width, height) from the header alone, or why it cannot be read."""
+    """(width, height) from the header, or the reason why it cannot be read."""
     try:
         with Image.open(path) as image:
             return image.size
@@ -262,11 +270,11 @@ def _header_size(path: Path) -> tuple[int, int] | str:
 
 
 def folder_source(folder: str | Path, crop: int = 1, cache_bytes: int = CACHE_BYTES) -> ImageFiles:
-    """All images of a folder and the folders in it (`image_paths`), named by their path within it.
+    """All images of a folder and its subfolders (`image_paths`), named by their path within the folder.
 
     Raises:
       FileNotFoundError: no such folder.
-      ValueError: no image in it, or as `ImageFiles`.
+      ValueError: no image in it, or see `ImageFiles`.
     """
     if not Path(folder).is_dir():
         raise FileNotFoundError(f"there is no folder {folder}: give a folder of photographs")

@@ -1,1 +1,1 @@
-"""Scores, benchmark tables and the statistics behind them."""
+"""Metrics, benchmark tables with confidence intervals, layer analysis and inference cost."""

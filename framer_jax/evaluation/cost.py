@@ -1,7 +1,7 @@
-"""What a picture costs: parameters, MACs by module, FLOPs, memory and latency of a recipe's sampler.
+"""Inference cost: parameters, MACs by module, FLOPs, memory and latency of a recipe's sampler.
 
-MACs are counted in the traced program (framer_jax.evaluation.macs), FLOPs and memory are what XLA says of the compiled
-one. Numbers do not depend on the values of weights, so what is not at hand is drawn at random.
+MACs are counted in the traced program (framer_jax.evaluation.macs); FLOPs and memory are XLA's analysis of the compiled
+program. They do not depend on the values of weights, so random numbers replace weights that are not available.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from framer_jax.diffusion.noise import noise_field
-from framer_jax.evaluation.macs import Product, by_kind, by_module, products
+from framer_jax.evaluation.macs import Product, macs_by_kind, macs_by_module, products
 from framer_jax.recipes import pretrained
 from framer_jax.recipes.base import Frozen, Params, Recipe, Sampler
 from framer_jax.recipes.latent_space import AUTOENCODER
@@ -26,27 +26,27 @@ from framer_jax.recipes.weights_by_path import network_of
 MODES = ("sample", "mean")
 
 AUTOENCODERS = {"vq_f4": "vq_f4", "kl": "kl_autoencoder"}
-"""Latent space → its weight map."""
+"""Latent space → weight map of its autoencoder."""
 
 WARM_UP = 2
-"""Runs that are not timed."""
+"""Number of calls before the timed ones."""
 
-MOST_ROWS = 60
-"""Modules in a text."""
+MAX_ROWS = 60
+"""Largest number of modules in the text report."""
 
-SPREAD = 0.02
-"""Standard deviation of stand-ins for weights."""
+RANDOM_WEIGHT_STD = 0.02
+"""Standard deviation of the random numbers that replace weights."""
 
 
 @dataclass(frozen=True)
 class CostSettings:
-    """What is measured.
+    """Settings of a measurement.
 
     Attributes:
-      height, width: of the LR picture, in pixels.
-      batch: pictures at a time.
-      runs: timed calls.
-      mode: 'sample', the whole sampler with all its steps, or 'mean', the one-step estimate.
+      height, width: size of the LR image in pixels.
+      batch: number of images per call.
+      runs: number of timed calls.
+      mode: 'sample' for the sampler with all its steps, 'mean' for the one-step estimate.
     """
 
     height: int = 64
@@ -65,23 +65,23 @@ class CostSettings:
 
 @dataclass(frozen=True)
 class Cost:
-    """The figures; MACs and FLOPs are per picture, memory and time per call.
+    """The measured cost; MACs and FLOPs are per image, memory and time per call.
 
     Attributes:
       recipe, scale, settings: what was measured.
       device: kind of the device.
-      parameters: exported group → how many.
-      frozen_parameters: module that `sample` uses and training never updates → how many.
-      macs: all that are counted.
+      parameters: exported group → number of parameters.
+      frozen_parameters: frozen module that `sample` uses → number of parameters.
+      macs: total number of MACs.
       macs_by_kind: see framer_jax.evaluation.macs.KINDS.
       macs_by_module: path of the flax module → MACs, '' outside of modules.
-      unbounded_macs: those in loops of unknown length, counted once; 0 means that `macs` is exact.
-      xla_flops: XLA's count of the compiled program, which has additions, norms and activations too, leaves out
-        products with places outside the picture, and counts the body of a loop ONCE; None if XLA gives none.
-      temporary_bytes, argument_bytes, output_bytes: memory that XLA plans: for activations; for weights, picture and
-        noise keys; for the result. None if XLA gives none.
-      compile_seconds: of XLA; less where JAX's compilation cache had the program.
-      seconds: median and quartiles of the timed calls: (25 %, 50 %, 75 %).
+      unbounded_macs: MACs in loops of unknown length, counted once; 0 means that `macs` is exact.
+      xla_flops: XLA's count for the compiled program, which includes additions, norms and activations, excludes
+        products with zero padding, and counts the body of a loop ONCE; None if XLA provides no count.
+      temporary_bytes, argument_bytes, output_bytes: memory that XLA plans for activations; for weights, image and
+        noise keys; for the result. None if XLA provides no analysis.
+      compile_seconds: compilation time; shorter if JAX's compilation cache had the program.
+      seconds: quartiles of the timed calls: (25 %, 50 %, 75 %).
     """
 
     recipe: str
@@ -103,15 +103,15 @@ class Cost:
 
     @property
     def flops(self) -> float:
-        """Two for each MAC."""
+        """Floating-point operations, two for each MAC."""
         return 2 * self.macs
 
 
 def frozen_shapes(config: Mapping[str, Any]) -> Frozen:
-    """Names and shapes of the autoencoder that a recipe's `sample` uses, without reading any.
+    """Names and shapes of the autoencoder that a recipe's `sample` uses, without reading its weights.
 
     Args:
-      config: the recipe's entry of a configuration.
+      config: the recipe section of a configuration.
     """
     name = AUTOENCODERS.get(config["space"]["name"])
     if network_of(config)[0] == "student" or name is None:
@@ -120,16 +120,16 @@ def frozen_shapes(config: Mapping[str, Any]) -> Frozen:
 
 
 def trace(recipe: Recipe, params: Params, frozen: Frozen, settings: CostSettings) -> jax.stages.Traced:
-    """The sampler's program, of shapes alone.
+    """Trace the sampler with abstract arrays.
 
     Args:
-      recipe: the method.
+      recipe: the recipe.
       params: the exported groups, arrays or shapes.
-      frozen: what `sample` needs beside them, likewise.
+      frozen: the frozen weights that `sample` needs, arrays or shapes.
       settings: batch, size and mode.
 
     Raises:
-      ValueError: a size that the recipe does not take, or a mode that it does not have.
+      ValueError: a size that the recipe does not accept, or a mode that it does not have.
     """
     multiple = recipe.lr_multiple
     if settings.height % multiple or settings.width % multiple:
@@ -146,19 +146,19 @@ def trace(recipe: Recipe, params: Params, frozen: Frozen, settings: CostSettings
 
 
 def measure(recipe: Recipe, params: Params, frozen: Frozen, settings: CostSettings) -> Cost:
-    """Count, compile and time.
+    """Count MACs, compile the sampler and time it.
 
     Args:
-      recipe: the method.
+      recipe: the recipe.
       params: its exported groups, arrays or shapes.
-      frozen: what `sample` needs beside them, arrays or shapes, see `frozen_shapes`.
-      settings: what to measure.
+      frozen: the frozen weights that `sample` needs, arrays or shapes, see `frozen_shapes`.
+      settings: settings of the measurement.
 
     Raises:
-      ValueError: as `trace`.
+      ValueError: see `trace`.
     """
     traced = trace(recipe, params, frozen, settings)
-    found = list(products(traced.jaxpr))
+    counted = list(products(traced.jaxpr))
     lowered = traced.lower()
     started = time.perf_counter()
     compiled = lowered.compile()
@@ -174,7 +174,7 @@ def measure(recipe: Recipe, params: Params, frozen: Frozen, settings: CostSettin
         device=f"{device.platform}: {device.device_kind}",
         parameters={name: _count(group) for name, group in params.items()},
         frozen_parameters={name: _count(group) for name, group in frozen.items()},
-        **_macs(found, settings.batch),
+        **_macs(counted, settings.batch),
         xla_flops=None if flops is None else flops / settings.batch,
         temporary_bytes=None if memory is None else memory.temp_size_in_bytes,
         argument_bytes=None if memory is None else memory.argument_size_in_bytes,
@@ -188,85 +188,87 @@ def _count(tree: Any) -> int:
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
 
 
-def _macs(found: list[Product], batch: int) -> dict[str, Any]:
+def _macs(counted: list[Product], batch: int) -> dict[str, Any]:
     return {
-        "macs": sum(product.macs for product in found) / batch,
-        "macs_by_kind": {name: macs / batch for name, macs in by_kind(found).items()},
-        "macs_by_module": {name: macs / batch for name, macs in by_module(found).items()},
-        "unbounded_macs": sum(product.macs for product in found if not product.bounded) / batch,
+        "macs": sum(product.macs for product in counted) / batch,
+        "macs_by_kind": {name: macs / batch for name, macs in macs_by_kind(counted).items()},
+        "macs_by_module": {name: macs / batch for name, macs in macs_by_module(counted).items()},
+        "unbounded_macs": sum(product.macs for product in counted if not product.bounded) / batch,
     }
 
 
 def _time(
     compiled: jax.stages.Compiled, weights: tuple[Params, Frozen], settings: CostSettings
 ) -> tuple[float, float, float]:
-    """Quartiles of the seconds of a call."""
+    """Quartiles of the time of a call in seconds."""
     rng = np.random.default_rng(0)
 
-    def at_hand(leaf: Any) -> Any:
+    def random_if_missing(leaf: Any) -> Any:
         if isinstance(leaf, jax.ShapeDtypeStruct):
-            return rng.standard_normal(leaf.shape, np.float32).astype(leaf.dtype) * SPREAD
+            return rng.standard_normal(leaf.shape, np.float32).astype(leaf.dtype) * RANDOM_WEIGHT_STD
         return leaf
 
     lr = rng.random((settings.batch, settings.height, settings.width, 3), np.float32)
     noise = noise_field(jax.random.key(0), settings.batch)
-    inputs = jax.device_put((*jax.tree.map(at_hand, weights), lr, noise))
+    inputs = jax.device_put((*jax.tree.map(random_if_missing, weights), lr, noise))
     seconds = []
-    for number in range(WARM_UP + settings.runs):
+    for call in range(WARM_UP + settings.runs):
         started = time.perf_counter()
         jax.block_until_ready(compiled(*inputs))
-        if number >= WARM_UP:
+        if call >= WARM_UP:
             seconds.append(time.perf_counter() - started)
-    low, middle, high = (float(value) for value in np.quantile(seconds, (0.25, 0.5, 0.75)))
-    return low, middle, high
+    lower, median, upper = (float(value) for value in np.quantile(seconds, (0.25, 0.5, 0.75)))
+    return lower, median, upper
 
 
 def as_json(cost: Cost) -> dict[str, Any]:
-    """Plain numbers, lists and strings."""
-    low, middle, high = cost.seconds
-    latency = {"median": middle, "quartiles": [low, high], "runs": cost.settings.runs, "warm_up": WARM_UP}
+    """The cost as JSON: plain numbers, lists and strings."""
+    lower, median, upper = cost.seconds
+    latency = {"median": median, "quartiles": [lower, upper], "runs": cost.settings.runs, "warm_up": WARM_UP}
     return asdict(cost) | {"flops": cost.flops, "seconds": latency}
 
 
 def as_text(cost: Cost) -> list[str]:
-    """Lines for a person; parts of modules are added up where there are more than `MOST_ROWS`."""
-    settings, (low, middle, high) = cost.settings, (second * 1e3 for second in cost.seconds)
+    """The cost as lines of text; submodules are summed up if there are more than `MAX_ROWS`."""
+    settings, (lower, median, upper) = cost.settings, (seconds * 1e3 for seconds in cost.seconds)
     kinds = ", ".join(f"{kind} {_giga(macs)}" for kind, macs in cost.macs_by_kind.items())
     rows = {
         "recipe": f"{cost.recipe}, x{cost.scale}, {settings.mode}",
-        "LR picture": f"{settings.height} x {settings.width}, batch {settings.batch}",
+        "LR image": f"{settings.height} x {settings.width}, batch {settings.batch}",
         "device": cost.device,
         **{f"parameters: {name}": f"{count:,}" for name, count in cost.parameters.items()},
         **{f"frozen parameters: {name}": f"{count:,}" for name, count in cost.frozen_parameters.items()},
-        "GMACs per picture": f"{_giga(cost.macs)} ({kinds})",
-        "GFLOPs per picture": f"{_giga(cost.flops)} (2 x MACs); XLA counts {_giga(cost.xla_flops)}, with additions, "
-        "norms and activations, the body of a loop once",
+        "GMACs per image": f"{_giga(cost.macs)} ({kinds})",
+        "GFLOPs per image": f"{_giga(cost.flops)} (2 x MACs); XLA counts {_giga(cost.xla_flops)}, with additions, "
+        "norms and activations, but the body of a loop only once",
         "memory": f"temporaries {_mebi(cost.temporary_bytes)}, arguments {_mebi(cost.argument_bytes)}, "
         f"output {_mebi(cost.output_bytes)}",
-        "latency": f"median {middle:.1f} ms (quartiles {low:.1f} .. {high:.1f}) of {settings.runs} calls",
-        "compilation": f"{cost.compile_seconds:.2f} s, or the cache's time where it had the program",
+        "latency": f"median {median:.1f} ms (quartiles {lower:.1f} .. {upper:.1f}) of {settings.runs} calls",
+        "compilation": f"{cost.compile_seconds:.2f} s, including reads from the compilation cache",
     }
     if cost.unbounded_macs:
         rows["in loops of unknown length"] = f"{_giga(cost.unbounded_macs)} GMACs, counted once"
-    rows |= {f"  {name}": f"{_giga(macs)} GMACs, {macs / cost.macs:.1%}" for name, macs in _short(cost).items()}
+    rows |= {
+        f"  {name}": f"{_giga(macs)} GMACs, {macs / cost.macs:.1%}" for name, macs in _summed_modules(cost).items()
+    }
     return [f"{name:<40} {value}" for name, value in rows.items()]
 
 
-def _short(cost: Cost) -> dict[str, float]:
-    """MACs by module, as deep as fits."""
+def _summed_modules(cost: Cost) -> dict[str, float]:
+    """MACs by module, as deep as `MAX_ROWS` allows."""
     totals: dict[str, float] = {}
     for depth in (3, 2, 1):
         totals = {}
         for path, macs in cost.macs_by_module.items():
-            short = "/".join(path.split("/")[:depth]) or "(outside of modules)"
-            totals[short] = totals.get(short, 0.0) + macs
-        if len(totals) <= MOST_ROWS:
+            prefix = "/".join(path.split("/")[:depth]) or "(outside of modules)"
+            totals[prefix] = totals.get(prefix, 0.0) + macs
+        if len(totals) <= MAX_ROWS:
             break
     return totals
 
 
 def _giga(number: float | None) -> str:
-    return "nothing" if number is None else f"{number / 1e9:.3f}"
+    return "unknown" if number is None else f"{number / 1e9:.3f}"
 
 
 def _mebi(number: int | None) -> str:

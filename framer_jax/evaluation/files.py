@@ -11,15 +11,15 @@ from PIL import Image, UnidentifiedImageError
 from framer_jax.data.files import image_paths
 from framer_jax.inference.images import read_picture
 
-_ORIENTATION = 0x0112  # the EXIF tag; values 5..8 lie on their side
+_ORIENTATION = 0x0112  # EXIF tag; its values 5..8 mean a rotation by 90°
 
 
 def image_files(folder: str | Path) -> list[Path]:
-    """Every image under a folder, recursively, in the order of their names (`image_paths`).
+    """List the images of a folder recursively, sorted by name (`image_paths`).
 
     Raises:
       FileNotFoundError: no such folder.
-      ValueError: no image in it.
+      ValueError: the folder holds no image.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -31,22 +31,22 @@ def image_files(folder: str | Path) -> list[Path]:
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """(height, width) of an upright image, from its header.
+    """(height, width) of the upright image, from its header.
 
     Raises:
       ValueError: not an image.
     """
     try:
-        with Image.open(path) as opened:
-            width, height = opened.size
-            sideways = opened.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
+        with Image.open(path) as image:
+            width, height = image.size
+            rotated = image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(f"{path}: cannot be read as an image ({error})") from error
-    return (width, height) if sideways else (height, width)
+    return (width, height) if rotated else (height, width)
 
 
 def read_pixels(path: Path) -> npt.NDArray[np.float32]:
-    """Colours of an image file, [H, W, 3] float32 in [0, 1]; transparency is ignored.
+    """Read the colors of an image file, [H, W, 3] float32 in [0, 1]; transparency is ignored.
 
     Raises:
       ValueError: not an image, or damaged.

@@ -1,8 +1,8 @@
-"""Multiply-accumulates of a traced program, by the flax module that asks for them. Nothing is computed.
+"""Multiply-accumulates (MACs) of a traced program by flax module, counted without running it.
 
-Convolutions and matrix products are counted, as the tools that publications cite do (ptflops, fvcore, THOP); products
-with a place outside the picture count too, also as there. One MAC is two FLOPs. Additions of biases, norms, activations
-and softmax are no MACs: XLA's own count of FLOPs has them (framer_jax.evaluation.cost).
+Convolutions and matrix products are counted as in the tools that publications cite (ptflops, fvcore, THOP), including
+products with the zero padding of convolutions. One MAC is two FLOPs. Additions of biases, norms, activations and
+softmax are not MACs; XLA's own count of FLOPs includes them (framer_jax.evaluation.cost).
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from typing import Any, NamedTuple
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn
 
 KINDS = ("convolution", "matrix", "batched matrix")
-"""Products counted. A batched one multiplies as many matrices as there are windows or heads: attention."""
+"""Kinds of products. Batched matrix products are those of attention, over windows and heads."""
 
 NAME = re.compile(r"([A-Za-z_]\w*)(\.\w+)?")
-"""A flax module in a stack of names, perhaps with the method that was called; formulas of einsum are none."""
+"""A flax module in a name stack, optionally with the called method; does not match the formulas of einsum."""
 
 
 class Product(NamedTuple):
-    """What one equation multiplies.
+    """The products of one equation of a program.
 
     Attributes:
-      module: path of the flax module, 'SwinIR/group_0/conv'; '' outside of all.
+      module: path of the flax module, such as 'SwinIR/group_0/conv'; '' outside of modules.
       kind: one of `KINDS`.
-      macs: multiply-accumulates, for the whole batch and all rounds of the loops around it.
-      bounded: False in a loop whose number of rounds is only known at run time: counted as one round.
+      macs: multiply-accumulates of the whole batch over all iterations of the enclosing loops.
+      bounded: False in a loop whose number of iterations is only known at run time; it is counted as one iteration.
     """
 
     module: str
@@ -37,50 +37,51 @@ class Product(NamedTuple):
     bounded: bool = True
 
 
-def products(jaxpr: ClosedJaxpr | Jaxpr, module: str = "", rounds: int = 1) -> Iterator[Product]:
-    """Every product of a program.
+def products(jaxpr: ClosedJaxpr | Jaxpr, module: str = "", iterations: int = 1) -> Iterator[Product]:
+    """List the products of a program.
 
     Args:
-      jaxpr: of jax.make_jaxpr, or of jax.jit(…).trace(…).
-      module: the path around it.
-      rounds: how often it runs.
+      jaxpr: the program, from jax.make_jaxpr or jax.jit(…).trace(…).
+      module: path of the enclosing module.
+      iterations: how often the program runs.
 
     Yields:
-      in order of the program; of the branches of a condition only those of the costliest.
+      the products in program order; for a condition only those of the branch with the most MACs.
     """
     inner = jaxpr.jaxpr if isinstance(jaxpr, ClosedJaxpr) else jaxpr
     for equation in inner.eqns:
-        yield from _of_equation(equation, _joined(module, str(equation.source_info.name_stack)), rounds)
+        yield from _equation_products(equation, _join_path(module, str(equation.source_info.name_stack)), iterations)
 
 
-def _joined(module: str, stack: str) -> str:
-    """The path around a program and the stack of names in it, such as 'SwinIR/SwinIR._groups/group_0/ij,jk->ik'."""
+def _join_path(module: str, stack: str) -> str:
+    """Join a module path and a name stack within it, such as 'SwinIR/SwinIR._groups/group_0/ij,jk->ik'."""
     path = module.split("/") if module else []
-    for part in re.sub(r"\w+\(|\)", "", stack).split("/"):  # vmap(…) and the like stand around names
-        found = NAME.fullmatch(part)
-        if found and not (found[2] and path and path[-1] == found[1]):  # a module's other method is no further module
-            path.append(found[1])
+    for part in re.sub(r"\w+\(|\)", "", stack).split("/"):  # names may be wrapped in vmap(…) and the like
+        match = NAME.fullmatch(part)
+        if match and not (match[2] and path and path[-1] == match[1]):  # another method of the same module
+            path.append(match[1])
     return "/".join(path)
 
 
-def _of_equation(equation: JaxprEqn, path: str, rounds: int) -> Iterator[Product]:
+def _equation_products(equation: JaxprEqn, path: str, iterations: int) -> Iterator[Product]:
     name, parameters = equation.primitive.name, equation.params
     if name == "dot_general":
         batched = bool(parameters["dimension_numbers"][1][0])
-        yield Product(path, KINDS[2] if batched else KINDS[1], rounds * _matrix_macs(equation))
+        yield Product(path, KINDS[2] if batched else KINDS[1], iterations * _matrix_macs(equation))
     elif name == "conv_general_dilated":
-        yield Product(path, KINDS[0], rounds * _convolution_macs(equation))
+        yield Product(path, KINDS[0], iterations * _convolution_macs(equation))
     elif name == "scan":
-        yield from products(parameters["jaxpr"], path, rounds * parameters["length"])
+        yield from products(parameters["jaxpr"], path, iterations * parameters["length"])
     elif name == "while":
         for part in ("cond_jaxpr", "body_jaxpr"):
-            yield from (found._replace(bounded=False) for found in products(parameters[part], path, rounds))
+            for product in products(parameters[part], path, iterations):
+                yield product._replace(bounded=False)
     elif name == "cond":
-        branches = [list(products(branch, path, rounds)) for branch in parameters["branches"]]
-        yield from max(branches, key=lambda found: sum(product.macs for product in found))
-    else:  # jit, custom derivatives, checkpoints: whatever holds a program, runs it once
+        branches = [list(products(branch, path, iterations)) for branch in parameters["branches"]]
+        yield from max(branches, key=lambda branch: sum(product.macs for product in branch))
+    else:  # jit, custom derivatives, checkpoint: other equations run the programs in their parameters once
         for program in _programs(parameters.values()):
-            yield from products(program, path, rounds)
+            yield from products(program, path, iterations)
 
 
 def _programs(values: Iterable[Any]) -> Iterator[ClosedJaxpr | Jaxpr]:
@@ -100,7 +101,7 @@ def _matrix_macs(equation: JaxprEqn) -> int:
 def _convolution_macs(equation: JaxprEqn) -> int:
     kernel, layout = _shape(equation.invars[1]), equation.params["dimension_numbers"]
     taps = math.prod(kernel) // kernel[layout.rhs_spec[0]]
-    # The zeros that a transposed convolution puts between its inputs are not multiplied.
+    # The zeros that a transposed convolution inserts between its inputs are not counted.
     return math.prod(_shape(equation.outvars[0])) * taps // math.prod(equation.params["lhs_dilation"])
 
 
@@ -108,17 +109,17 @@ def _shape(variable: Any) -> tuple[int, ...]:
     return tuple(variable.aval.shape)
 
 
-def by_kind(found: Iterable[Product]) -> dict[str, int]:
-    """Kind → MACs, all of `KINDS`."""
+def macs_by_kind(counted: Iterable[Product]) -> dict[str, int]:
+    """Kind → MACs, for all `KINDS`."""
     totals = dict.fromkeys(KINDS, 0)
-    for product in found:
+    for product in counted:
         totals[product.kind] += product.macs
     return totals
 
 
-def by_module(found: Iterable[Product]) -> dict[str, int]:
-    """Module → MACs, in order of the program."""
+def macs_by_module(counted: Iterable[Product]) -> dict[str, int]:
+    """Module → MACs, in program order."""
     totals: dict[str, int] = {}
-    for product in found:
+    for product in counted:
         totals[product.module] = totals.get(product.module, 0) + product.macs
     return totals

@@ -1,7 +1,7 @@
-"""The metrics, each under an id that names its variant, and one table of them: `METRICS`.
+"""Image quality metrics, each with an id that names its variant, collected in the table `METRICS`.
 
-Published numbers are only comparable within one variant (colour space, rounding, weights), so there is no bare `psnr`
-or `niqe`-like default: `score` and the command line refuse unknown ids and list these.
+Published numbers are only comparable within one variant (color space, rounding, weights), so there is no default
+variant of a metric such as `psnr`: `score` and the command line refuse unknown ids and list the known ones.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from framer_jax.evaluation.niqe import BLOCK, Luma, NiqeModel, niqe, shipped_niq
 Images = jax.Array | npt.NDArray[np.float32]
 
 
-def _inner(images: jax.Array, crop_border: int) -> jax.Array:
+def _crop(images: jax.Array, crop_border: int) -> jax.Array:
     height, width = images.shape[1:3]
     return images[:, crop_border : height - crop_border, crop_border : width - crop_border]
 
 
 def luma_studio(images: jax.Array) -> jax.Array:
-    """Luma of ITU-R BT.601 in studio range (16..235), not rounded: [B, H, W, 3] in [0, 1] to [B, H, W] float32."""
+    """Unrounded luma of ITU-R BT.601 in studio range (16..235), [B, H, W, 3] in [0, 1] to [B, H, W] float32."""
     red, green, blue = (images[..., channel].astype(jnp.float32) for channel in range(3))
     return 65.481 * red + 128.553 * green + 24.966 * blue + 16.0
 
 
 def _decibel(squared_error: jax.Array) -> jax.Array:
-    """[B, ...] squared errors on the scale [0, 1] to [B] dB; the 1e-8 (pyiqa's) makes equal images 80 dB."""
+    """PSNR [B] in dB of squared errors [B, ...] for a peak of 1; the 1e-8 (from pyiqa) gives equal images 80 dB."""
     mean = squared_error.mean(axis=tuple(range(1, squared_error.ndim)))
     return -10.0 * jnp.log10(mean + 1e-8)
 
@@ -45,26 +45,26 @@ def psnr_rgb(sr: jax.Array, reference: jax.Array, crop_border: int = 0) -> jax.A
     Args:
       sr: [B, H, W, 3] in [0, 1].
       reference: the same shape.
-      crop_border: pixels left out on every side.
+      crop_border: pixels ignored on every side.
 
     Returns:
-      [B] float32 dB; equal images give 80.
+      [B] float32 in dB; 80 for equal images.
     """
-    difference = _inner(sr, crop_border).astype(jnp.float32) - _inner(reference, crop_border).astype(jnp.float32)
+    difference = _crop(sr, crop_border).astype(jnp.float32) - _crop(reference, crop_border).astype(jnp.float32)
     return _decibel(difference * difference)
 
 
 @partial(jax.jit, static_argnames="crop_border")
 def psnr_y(sr: jax.Array, reference: jax.Array, crop_border: int = 0) -> jax.Array:
-    """Peak signal-to-noise ratio of unrounded BT.601 studio luma with peak 255; arguments as `psnr_rgb`."""
-    difference = (luma_studio(_inner(sr, crop_border)) - luma_studio(_inner(reference, crop_border))) / 255.0
+    """Peak signal-to-noise ratio of unrounded BT.601 studio luma with peak 255; arguments as for `psnr_rgb`."""
+    difference = (luma_studio(_crop(sr, crop_border)) - luma_studio(_crop(reference, crop_border))) / 255.0
     return _decibel(difference * difference)
 
 
 def structural_similarity(first: jax.Array, second: jax.Array, peak: float = 255.0) -> jax.Array:
     """SSIM of single-channel images (Wang, Bovik, Sheikh, Simoncelli 2004, eq. 13).
 
-    Gaussian window 11x11 of standard deviation 1.5, only where it fits whole; contrast-structure clipped at 0.
+    Gaussian window 11x11 with standard deviation 1.5, without padding; the contrast-structure term is clipped at 0.
 
     Args:
       first: [B, H, W] float32 in [0, peak].
@@ -82,7 +82,7 @@ def structural_similarity(first: jax.Array, second: jax.Array, peak: float = 255
         raise ValueError(f"SSIM needs images of at least 11x11 pixels; got {height}x{width}")
     taps = np.exp(-(np.arange(-5, 6) ** 2) / (2 * 1.5**2))
     taps /= taps.sum()
-    # Moments about mid-range: the same variances, with a quarter of the float32 cancellation.
+    # Moments about mid-range give the same variances with a quarter of the float32 cancellation.
     first, second = first - peak / 2, second - peak / 2
     stack = jnp.stack([first, second, first * first, second * second, first * second])  # [5, B, H, W]
     rows = [float(tap) * stack[:, :, row : row + height - 10] for row, tap in enumerate(taps)]
@@ -101,17 +101,17 @@ def structural_similarity(first: jax.Array, second: jax.Array, peak: float = 255
 
 @partial(jax.jit, static_argnames="crop_border")
 def ssim_y(sr: jax.Array, reference: jax.Array, crop_border: int = 0) -> jax.Array:
-    """SSIM of BT.601 studio luma rounded to whole levels (as published tables have it); arguments as `psnr_rgb`.
+    """SSIM of BT.601 studio luma rounded to integers, as in published tables; arguments as for `psnr_rgb`.
 
     Returns:
-      [B] float32; equal images give 1.
+      [B] float32; 1 for equal images.
     """
-    levels = [jnp.round(luma_studio(_inner(images, crop_border))) for images in (sr, reference)]
+    levels = [jnp.round(luma_studio(_crop(images, crop_border))) for images in (sr, reference)]
     return structural_similarity(levels[0], levels[1])
 
 
 class Options(NamedTuple):
-    """What a metric may need besides the images: the border left out, and the pristine model of `niqe*`."""
+    """Options of metrics: the ignored border in pixels, and the pristine model of `niqe` and `niqe-pyiqa`."""
 
     crop_border: int = 0
     niqe_model: NiqeModel | None = None
@@ -121,12 +121,12 @@ class Metric(NamedTuple):
     """One row of `METRICS`.
 
     Attributes:
-      function: (sr [B, H, W, 3], reference of that shape or None, options) to [B].
-      needs_reference: whether it compares with a reference.
-      higher_is_better: the direction.
+      function: (sr [B, H, W, 3], reference of the same shape or None, options) → scores [B].
+      needs_reference: whether the metric compares with a reference.
+      higher_is_better: whether higher scores are better.
       description: the variant in words.
-      needs_niqe_model: whether a pristine model has to be given.
-      fits: whether an image of this (height, width) is large enough.
+      needs_niqe_model: whether a pristine model must be given.
+      fits: (height, width) → whether an image of this size is large enough.
     """
 
     function: Callable[[Images, Images | None, Options], Images]
@@ -137,7 +137,7 @@ class Metric(NamedTuple):
     fits: Callable[[int, int], bool] = lambda height, width: True
 
 
-def _paired(function: Callable[..., jax.Array]) -> Callable[[Images, Images | None, Options], Images]:
+def _full_reference(function: Callable[..., jax.Array]) -> Callable[[Images, Images | None, Options], Images]:
     return lambda sr, reference, options: function(sr, reference, crop_border=options.crop_border)
 
 
@@ -162,10 +162,10 @@ def _fits_blocks(height: int, width: int) -> bool:
 
 
 METRICS: dict[str, Metric] = {
-    "psnr-rgb": Metric(_paired(psnr_rgb), True, True, "PSNR over RGB, dB"),
-    "psnr-y": Metric(_paired(psnr_y), True, True, "PSNR on BT.601 studio luma, not rounded, peak 255, dB"),
+    "psnr-rgb": Metric(_full_reference(psnr_rgb), True, True, "PSNR over RGB, dB"),
+    "psnr-y": Metric(_full_reference(psnr_y), True, True, "PSNR on BT.601 studio luma, not rounded, peak 255, dB"),
     "ssim-y": Metric(
-        _paired(ssim_y),
+        _full_reference(ssim_y),
         True,
         True,
         "SSIM on BT.601 studio luma rounded to 8 bits, 11x11 window",
@@ -199,10 +199,10 @@ METRICS: dict[str, Metric] = {
 
 
 def check_metric_ids(ids: Sequence[str]) -> list[str]:
-    """The ids as a list, in order, each once.
+    """The ids as a list in the given order, without duplicates.
 
     Raises:
-      ValueError: none, or one that `METRICS` does not hold; the message lists those it does.
+      ValueError: no id, or an unknown one; the message lists the keys of `METRICS`.
     """
     valid = ", ".join(METRICS)
     if not ids:
@@ -217,15 +217,17 @@ def check_metric_ids(ids: Sequence[str]) -> list[str]:
 
 
 def check_metric_inputs(ids: Sequence[str], has_reference: bool, niqe_model: NiqeModel | None) -> list[str]:
-    """Check ids together with what they need; see `check_metric_ids`.
+    """Check ids (`check_metric_ids`) and that the inputs of their metrics are given.
 
     Raises:
-      ValueError: a metric needs a reference or a pristine model that is not there.
+      ValueError: a metric needs a reference or a pristine model that is missing.
     """
     ids = check_metric_ids(ids)
     for name in ids:
         if METRICS[name].needs_reference and not has_reference:
-            raise ValueError(f"the metric {name} compares with a reference; give one (--reference), or leave it out")
+            raise ValueError(
+                f"the metric {name} compares with a reference: give one (--reference), or leave the metric out"
+            )
         if METRICS[name].needs_niqe_model and niqe_model is None:
             raise ValueError(
                 f"the metric {name} needs a pristine model: give its path (--niqe-model), or use niqe-framer"
@@ -247,13 +249,13 @@ def score(
       reference: the same shape, or None for metrics that need none.
       ids: keys of `METRICS`.
       niqe_model: pristine model of `niqe` and `niqe-pyiqa`.
-      crop_border: pixels left out on every side.
+      crop_border: pixels ignored on every side.
 
     Returns:
-      id to [B] float32 on the host.
+      id to scores [B] float32 on the host.
 
     Raises:
-      ValueError: unknown ids, shapes that differ, a missing reference or model, images too small for a metric.
+      ValueError: unknown ids, different shapes, a missing reference or model, images too small for a metric.
     """
     ids = check_metric_inputs(ids, reference is not None, niqe_model)
     if np.ndim(sr) != 4 or np.shape(sr)[-1] != 3:
@@ -263,7 +265,6 @@ def score(
     if crop_border < 0 or 2 * crop_border >= min(np.shape(sr)[1:3]):
         raise ValueError(f"a crop border of {crop_border} does not fit images of {np.shape(sr)[1]}x{np.shape(sr)[2]}")
     options = Options(crop_border, niqe_model)
-    results = {
-        name: METRICS[name].function(sr, reference, options) for name in ids
-    }  # dispatched before any is waited for
+    # All metrics are dispatched before the first result is waited for.
+    results = {name: METRICS[name].function(sr, reference, options) for name in ids}
     return {name: np.asarray(values) for name, values in results.items()}

@@ -1,16 +1,16 @@
-"""NIQE, the natural image quality evaluator: how far an image's local statistics are from those of clean photographs.
+"""NIQE, the natural image quality evaluator: the distance of local image statistics from those of clean photographs.
 
 Source: Mittal, Soundararajan, Bovik, "Making a 'completely blind' image quality analyzer", IEEE SPL 2013. The score is
 the distance (eq. 10) between two multivariate Gaussians of 36 features per 96x96 block: one of the image, one of
 pristine photographs (the model). The maps run in jnp under jit, the 36-vectors in NumPy float64 on the host.
 
-Two readings of the paper are in use and differ in the second decimal:
+Two variants are in use, whose scores differ in the second decimal:
 
 * `studio` (BasicSR): luma of BT.601 studio range (16..235);
-* `full` (pyiqa as benchmark papers ran it, on a GPU): full-range luma. Its float32 steps decide what flat areas and
-  half-way luma values count as, so they are followed step by step: this is what reproduces published digits.
+* `full` (pyiqa on a GPU, as in benchmark papers): full-range luma. Its float32 rounding decides on flat areas and on
+  half-way luma values, so every rounding step is reproduced, which gives the published digits.
 
-Levels are rounded to 8 bits first: an array scores as the file that it would be saved to.
+Levels are rounded to 8 bits first, so an array has the score of the file that it would be saved to.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ class NiqeModel(NamedTuple):
     Attributes:
       mean: [36] float64.
       covariance: [36, 36] float64.
-      name: file name, for reports.
-      sha256: hash of the file, for reports.
+      name: name of the file.
+      sha256: hash of the file.
     """
 
     mean: Floats
@@ -56,11 +56,11 @@ class NiqeModel(NamedTuple):
 
 
 def load_niqe_model(path: str | Path) -> NiqeModel:
-    """Read a pristine model: an .npz with `mu_pris_param` [1, 36] and `cov_pris_param` [36, 36] (BasicSR's layout).
+    """Read a pristine model in BasicSR's layout, .npz with `mu_pris_param` [1, 36] and `cov_pris_param` [36, 36].
 
     Raises:
-      FileNotFoundError: there is no such file.
-      ValueError: it is not such a model.
+      FileNotFoundError: no such file.
+      ValueError: the file is not a pristine model.
     """
     path = Path(path)
     if not path.is_file():
@@ -77,26 +77,27 @@ def load_niqe_model(path: str | Path) -> NiqeModel:
 
 @lru_cache(maxsize=1)
 def shipped_niqe_model() -> NiqeModel:
-    """The pristine model that comes with framer_jax, fitted by `fit_niqe`; the metric `niqe-framer` uses it."""
+    """The pristine model of the metric `niqe-framer`, which framer_jax contains; it was fitted by `fit_niqe`."""
     with resources.as_file(resources.files("framer_jax") / "weights" / "niqe_framer.npz") as path:
         return load_niqe_model(path)
 
 
 def gaussian_window() -> Floats:
-    """The window of local means and deviations, [7, 7] with sum 1: a Gaussian of standard deviation 7/6."""
+    """The window of local means and standard deviations: a Gaussian [7, 7] with sum 1 and standard deviation 7/6."""
     position = np.arange(-3, 4)
     window = np.exp(-(position[:, None] ** 2 + position[None, :] ** 2) / (2 * (7 / 6) ** 2))
     return window / window.sum()
 
 
 def luma_levels(images: npt.ArrayLike, luma: Luma) -> npt.NDArray[np.float32]:
-    """Rounded luma, [B, H, W] float32 of whole numbers, of images [B, H, W, 3] in [0, 1]; on the host, exact."""
+    """Luma of images [B, H, W, 3] in [0, 1], rounded to integers, [B, H, W] float32; exact, on the host."""
     levels = np.rint(np.clip(np.asarray(images, np.float32), 0.0, 1.0) * np.float32(255.0))
     if luma == "studio":
         plane = levels.astype(np.float64) @ np.array([65.481, 128.553, 24.966]) / 255.0 + 16.0
         return np.rint(plane).astype(np.float32)
-    # One value in a thousand lies half-way between two levels. The published side of it comes from float32 products
-    # with 1/255 and fused multiply-adds in the order R, G, B; float64 holds each product exactly, so it can follow.
+    # One value in a thousand lies half-way between two levels. The published scores round it after float32 products
+    # with 1/255 and fused multiply-adds in the order R, G, B; float64 represents each product exactly, so it reproduces
+    # them.
     scaled = (levels * (np.float32(1.0) / np.float32(255.0))).astype(np.float64)
     weights = np.array([0.299, 0.587, 0.114], np.float32).astype(np.float64)
     total = (scaled[..., 0] * weights[0]).astype(np.float32)
@@ -106,11 +107,11 @@ def luma_levels(images: npt.ArrayLike, luma: Luma) -> npt.NDArray[np.float32]:
 
 
 def _normalised(plane: jax.Array, gain: float, single_window: bool) -> tuple[jax.Array, jax.Array]:
-    """Mean-subtracted contrast-normalised map (eq. 1-3) of `gain * plane` [B, H, W], and the local deviation.
+    """Mean-subtracted contrast-normalised map (eq. 1-3) of `gain * plane` [B, H, W], and the local standard deviation.
 
-    Sums run over differences to the centre pixel, so that float32 loses nothing to cancellation and a flat area is
-    exactly zero. With `single_window` the window is rounded to float32 and its sum is off one by 1e-8, which puts flat
-    areas on one side of zero; that is part of the published scores.
+    Sums run over differences to the center pixel, which avoids cancellation in float32 and makes flat areas exactly
+    zero. With `single_window` the window is rounded to float32 and its sum differs from one by 1e-8, so that flat areas
+    get a definite sign; the published scores depend on that.
     """
     window = gaussian_window()
     excess = 0.0
@@ -121,7 +122,7 @@ def _normalised(plane: jax.Array, gain: float, single_window: bool) -> tuple[jax
     padded = jnp.pad(plane, ((0, 0), (3, 3), (3, 3)), mode="edge")
 
     def add_row(sums: tuple[jax.Array, jax.Array], row: tuple[jax.Array, jax.Array]) -> tuple[Any, None]:
-        first, second = sums
+        first, second = sums  # first and second moment of the differences
         offset, weights = row
         strip = jax.lax.dynamic_slice_in_dim(padded, offset, height, axis=1)  # [B, H, W + 6]
         for column in range(7):
@@ -140,14 +141,14 @@ def _normalised(plane: jax.Array, gain: float, single_window: bool) -> tuple[jax
 
 
 def _blocks(plane: jax.Array, side: int) -> jax.Array:
-    """[B, H, W] to [B, blocks, side, side], down the first column of blocks, then the next."""
+    """Split [B, H, W] into [B, blocks, side, side], in column-major order of the blocks."""
     batch, height, width = plane.shape
     grid = plane.reshape(batch, height // side, side, width // side, side)
     return grid.transpose(0, 3, 1, 2, 4).reshape(batch, -1, side, side)
 
 
 def _row_sums(blocks: jax.Array) -> jax.Array:
-    """Sums over rows [B, blocks, 5 maps, 5 sums, side] of the blocks and of their products with four neighbours."""
+    """Row sums [B, blocks, 5 maps, 5 sums, side] of the blocks and of their products with four neighbours."""
     products = [blocks * jnp.roll(blocks, shift, axis=(2, 3)) for shift in _SHIFTS]
     maps = jnp.stack([blocks, *products], axis=2)  # [B, blocks, 5, side, side]
     negative, positive = maps < 0, maps > 0
@@ -166,8 +167,8 @@ def _row_sums(blocks: jax.Array) -> jax.Array:
 def _half_size_single(plane: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     """Half-size luma in [0, 1] with the float32 rounding of the published scores: [B, H, W] to [B, H/2, W/2].
 
-    Rounding noise decides the sign of flat areas here, so the products are rounded one by one and added in four
-    interleaved sums, as a GPU's reduction does. On the host, where no compiler fuses them.
+    Rounding errors decide the sign of flat areas here, so the products are rounded one by one and added in four
+    interleaved sums, like a reduction on a GPU. This runs on the host, where no compiler fuses the operations.
     """
     weights = bicubic_matrix(64, 32, 0.5)[16, 28:38]  # ten taps, the outer two zero
     half = (plane.astype(np.float64) / 255.0).astype(np.float32)
@@ -183,11 +184,11 @@ def _half_size_single(plane: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]
 
 @partial(jax.jit, static_argnames="luma")
 def _block_sums(plane: jax.Array, half: jax.Array | None, luma: Luma) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Row sums at both scales and the mean local deviation [B, blocks] of whole-number luma [B, H, W]."""
+    """Row sums at both scales and the mean local standard deviation [B, blocks] of integer-valued luma [B, H, W]."""
     single = luma == "full"
     normalised, deviation = _normalised(plane, 1.0, single)
     if half is None:
-        half = matlab_bicubic(plane[..., None], scale=0.5)[..., 0]  # exact in flat areas: the weights are dyadic
+        half = matlab_bicubic(plane[..., None], scale=0.5)[..., 0]  # exact in flat areas, since the weights are dyadic
     half_normalised, _ = _normalised(half, 255.0 if single else 1.0, single)
     sharpness = _blocks(deviation, BLOCK).mean(axis=(2, 3))
     return _row_sums(_blocks(normalised, BLOCK)), _row_sums(_blocks(half_normalised, BLOCK // 2)), sharpness
@@ -195,16 +196,16 @@ def _block_sums(plane: jax.Array, half: jax.Array | None, luma: Luma) -> tuple[j
 
 @lru_cache(maxsize=1)
 def _shape_table() -> tuple[Floats, Floats]:
-    """Shapes alpha and, between neighbours, the moment ratios (eq. 5's inverse) at which the nearest one changes."""
+    """Shape parameters alpha, and the moment ratios (inverse of eq. 5) at which the nearest alpha changes."""
     shapes = np.arange(0.2, 10.001, 0.001)
     ratio = gamma(2 / shapes) ** 2 / (gamma(1 / shapes) * gamma(3 / shapes))
     return shapes, (ratio[1:] + ratio[:-1]) / 2
 
 
 def _features_from_sums(row_sums: npt.NDArray[np.float32]) -> Floats:
-    """[B, blocks, 5, 5, side] to the 18 features [B, blocks, 18] of one scale: fitted asymmetric Gaussians (eq. 4-8).
+    """Row sums [B, blocks, 5, 5, side] to features [B, blocks, 18] of one scale: fitted asymmetric Gaussians (eq. 4-8).
 
-    A block without negative or without positive values (a flat one) has no fit: its features are NaN.
+    A flat block, without negative or without positive values, cannot be fitted; its features are NaN.
     """
     side = row_sums.shape[-1]
     sums = row_sums.astype(np.float64).sum(axis=-1)
@@ -221,24 +222,24 @@ def _features_from_sums(row_sums: npt.NDArray[np.float32]) -> Floats:
         left, right = left * factor, right * factor
         mean = (right - left) * gamma(2 / shape) / gamma(1 / shape)
     pairs = np.stack([shape, mean, left, right], axis=-1)[..., 1:, :]  # [B, blocks, 4, 4]
-    own = np.stack([shape[..., 0], (left[..., 0] + right[..., 0]) / 2], axis=-1)
-    return np.concatenate([own, pairs.reshape(*pairs.shape[:2], 16)], axis=-1)
+    single = np.stack([shape[..., 0], (left[..., 0] + right[..., 0]) / 2], axis=-1)
+    return np.concatenate([single, pairs.reshape(*pairs.shape[:2], 16)], axis=-1)
 
 
 def niqe_features(plane: npt.ArrayLike, luma: Luma = "studio") -> tuple[Floats, Floats]:
-    """Features of every whole 96x96 block.
+    """Features of every complete 96x96 block.
 
     Args:
-      plane: [B, H, W] float32 luma in whole numbers of 0..255 (`luma_levels`); rows and columns that do not fill a
-        block are left out.
-      luma: the reading, see the module's docstring.
+      plane: [B, H, W] float32 luma, integers in 0..255 (`luma_levels`); rows and columns that do not fill a block are
+        ignored.
+      luma: the variant, see the module's docstring.
 
     Returns:
-      features [B, blocks, 36] float64 (18 at full and 18 at half size; NaN where a block is flat), blocks down the
-      first column, then the next; and each block's sharpness [B, blocks], its mean local deviation.
+      features [B, blocks, 36] float64 (18 at full and 18 at half size; NaN if a block is flat), in column-major order
+      of the blocks; and the sharpness [B, blocks] of each block, its mean local standard deviation.
 
     Raises:
-      ValueError: the image holds no whole block.
+      ValueError: the image contains no complete block.
     """
     plane = np.asarray(plane, np.float32)
     height, width = (size // BLOCK * BLOCK for size in plane.shape[1:])
@@ -252,19 +253,19 @@ def niqe_features(plane: npt.ArrayLike, luma: Luma = "studio") -> tuple[Floats, 
 
 
 def gaussian_distance(features: Floats, model: NiqeModel) -> float:
-    """Distance (eq. 10) between the Gaussian of features [blocks, 36] and the model's; flat (NaN) blocks left out.
+    """Distance (eq. 10) between the Gaussian of features [blocks, 36] and the model's, without flat (NaN) blocks.
 
     Raises:
-      ValueError: fewer than two blocks are left, so that there is no covariance.
+      ValueError: fewer than two blocks are not flat, so that the covariance is undefined.
     """
-    whole = features[~np.isnan(features).any(axis=1)]
-    if len(whole) < 2:
+    valid = features[~np.isnan(features).any(axis=1)]
+    if len(valid) < 2:
         raise ValueError(
-            f"NIQE needs at least two blocks of {BLOCK}x{BLOCK} pixels that are not flat; this image has {len(whole)}"
+            f"NIQE needs at least two blocks of {BLOCK}x{BLOCK} pixels that are not flat; this image has {len(valid)}"
         )
-    # As in the references, the mean keeps the numbers of partly undefined blocks; the covariance does not.
+    # As in the reference implementations, the mean includes partly undefined blocks; the covariance does not.
     difference = model.mean - np.nanmean(features, axis=0)
-    covariance = (model.covariance + np.cov(whole, rowvar=False)) / 2
+    covariance = (model.covariance + np.cov(valid, rowvar=False)) / 2
     return float(np.sqrt(difference @ np.linalg.pinv(covariance) @ difference))
 
 
@@ -273,20 +274,20 @@ def niqe(images: npt.ArrayLike, model: NiqeModel, crop_border: int = 0, luma: Lu
 
     Args:
       images: [B, H, W, 3] in [0, 1].
-      model: of pristine photographs, see `load_niqe_model` and `shipped_niqe_model`.
-      crop_border: pixels left out on every side.
-      luma: which reading of the paper, see the module's docstring.
+      model: the pristine model, see `load_niqe_model` and `shipped_niqe_model`.
+      crop_border: pixels ignored on every side.
+      luma: the variant, see the module's docstring.
 
     Returns:
       [B] float64.
 
     Raises:
-      ValueError: an image holds fewer than two 96x96 blocks that are not flat.
+      ValueError: an image contains fewer than two 96x96 blocks that are not flat.
     """
     height, width = np.shape(images)[1:3]
     inner = np.asarray(images)[:, crop_border : height - crop_border, crop_border : width - crop_border]
     features, _ = niqe_features(luma_levels(inner, luma), luma)
-    if luma == "full":  # the published scores read the model in float32
+    if luma == "full":  # the published scores use the model in float32
         mean, covariance = (array.astype(np.float32).astype(np.float64) for array in (model.mean, model.covariance))
         model = model._replace(mean=mean, covariance=covariance)
     return np.array([gaussian_distance(entry, model) for entry in features])

@@ -1,4 +1,4 @@
-"""Fitting NIQE's pristine model on one's own clean photographs (section II-D of the NIQE paper)."""
+"""Fitting NIQE's pristine model to clean photographs (section II-D of the NIQE paper)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from framer_jax.version import __version__
 
 
 class PristineFit(NamedTuple):
-    """A fitted model: mean [36], covariance [36, 36], and how many blocks it rests on."""
+    """A fitted model: mean [36], covariance [36, 36], and the number of blocks it was fitted to."""
 
     mean: Floats
     covariance: Floats
@@ -28,16 +28,16 @@ def fit_gaussian(photos: Iterable[tuple[Floats, Floats]], threshold: float = 0.7
     """Mean and covariance of the sharp blocks of clean photos.
 
     Args:
-      photos: per photo its features [blocks, 36] and sharpness [blocks], from `niqe_features`.
-      threshold: a block counts if its sharpness exceeds this fraction of its photo's largest.
+      photos: features [blocks, 36] and sharpness [blocks] of each photo, from `niqe_features`.
+      threshold: a block is used if its sharpness exceeds this fraction of the largest in its photo.
 
     Raises:
       ValueError: fewer than 37 blocks, from which no full covariance can be estimated, or a threshold not in [0, 1).
     """
     if not 0 <= threshold < 1:
-        raise ValueError(f"the sharpness threshold must lie in [0, 1); got {threshold}")
-    chosen = [features[sharpness > threshold * sharpness.max()] for features, sharpness in photos]
-    blocks = np.concatenate([np.empty((0, 36)), *chosen])
+        raise ValueError(f"threshold is {threshold}: it must lie in [0, 1)")
+    sharp = [features[sharpness > threshold * sharpness.max()] for features, sharpness in photos]
+    blocks = np.concatenate([np.empty((0, 36)), *sharp])
     blocks = blocks[~np.isnan(blocks).any(axis=1)]
     if len(blocks) <= 36:
         raise ValueError(f"a NIQE model needs more than 36 sharp blocks; these photos give {len(blocks)}: add photos")
@@ -53,23 +53,23 @@ def fit_niqe(
     overwrite: bool = False,
     progress: bool = True,
 ) -> dict[str, Any]:
-    """Fit a pristine model on every clean photo under a folder and write it (BasicSR's .npz layout).
+    """Fit a pristine model to all clean photos of a folder and write it in BasicSR's .npz layout.
 
-    Photos without a whole 96x96 block are counted and left out.
+    Photos without a complete 96x96 block are counted and skipped.
 
     Args:
-      folder: searched recursively.
-      out: the .npz to write; `metadata` in it is a JSON string (source, counts, settings, version).
+      folder: folder of photos, searched recursively.
+      out: the .npz file to write; its `metadata` is a JSON string (source, counts, settings, version).
       threshold: see `fit_gaussian`.
-      source: what the photos are, for the metadata; by default the folder's name.
-      overwrite: allow `out` to be replaced.
+      source: description of the photos for the metadata; by default the folder's name.
+      overwrite: replace an existing file.
       progress: show a progress bar.
 
     Returns:
       the metadata.
 
     Raises:
-      FileExistsError: `out` is there and `overwrite` is False.
+      FileExistsError: `out` exists and `overwrite` is False.
       FileNotFoundError: no such folder.
       ValueError: no images, a damaged image, too few blocks, or an `out` that does not end in .npz.
     """

@@ -1,4 +1,4 @@
-"""How sure a mean over images is."""
+"""Confidence intervals of means over images."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ def bootstrap_interval(
 ) -> tuple[float, float]:
     """Percentile bootstrap interval of a mean (Efron 1979).
 
-    The same seed draws the same images for every metric.
+    The same seed resamples the same images for every metric.
 
     Args:
       values: [N], one number per image.
-      seed: of the draws, or the generator to draw from.
-      resamples: how many means are drawn.
-      level: probability mass of the interval.
+      seed: seed of the resampling, or a random generator.
+      resamples: number of bootstrap resamples.
+      level: confidence level.
 
     Returns:
-      (low, high); both NaN for a single value, about whose spread nothing is known.
+      (low, high); both NaN for a single value, whose spread is unknown.
 
     Raises:
       ValueError: no values, values that are not finite, or settings out of range.
@@ -33,7 +33,7 @@ def bootstrap_interval(
     if values.size == 1:
         return float("nan"), float("nan")
     generator = np.random.default_rng(seed)
-    # One draw at a time keeps memory flat, whatever the number of images.
+    # One resample at a time, so that memory does not grow with the number of images.
     means = [values[generator.integers(0, values.size, values.size)].mean() for _ in range(resamples)]
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)

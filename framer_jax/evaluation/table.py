@@ -1,4 +1,4 @@
-"""Scores of a folder of images: pairing, scoring by size, and the table on the screen, in CSV and in JSON."""
+"""Scores of a folder of images: pairing with references, scoring by size, and tables as text, CSV and JSON."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _BATCH_PIXELS = 4_000_000
 
 
 class Pair(NamedTuple):
-    """An image to score and its reference, if there is one; `name` is unique among the pairs."""
+    """An image to score and its optional reference; `name` is unique among the pairs."""
 
     name: str
     image: Path
@@ -36,7 +36,7 @@ class Pair(NamedTuple):
 
 
 class Summary(NamedTuple):
-    """Mean of a metric over images with its bootstrap interval."""
+    """Mean of a metric over images, and the bounds of its bootstrap interval."""
 
     mean: float
     low: float
@@ -47,10 +47,10 @@ class Evaluation(NamedTuple):
     """The scores of a folder.
 
     Attributes:
-      pairs: what was scored, in order of name.
-      values: metric id to [N] float32, in that order.
+      pairs: the scored images, sorted by name.
+      values: metric id to the scores of the pairs, [N] float32.
       summary: metric id to its mean and interval.
-      metadata: what a reader needs to compare the numbers: version, variants, border, model hashes, settings.
+      metadata: what is needed to compare the numbers: version, metric variants, border, model hashes, settings.
     """
 
     pairs: tuple[Pair, ...]
@@ -64,12 +64,12 @@ def _examples(names: Sequence[str]) -> str:
 
 
 def _by_name(folder: Path, files: Sequence[Path], whole_path: bool) -> dict[str, Path]:
-    """Name to file; the name is the stem, or the path inside the folder without its suffix."""
+    """Name to file; the name is the stem, or the path within the folder without its suffix."""
     named: dict[str, Path] = {}
     for path in files:
         name = path.relative_to(folder).with_suffix("").as_posix() if whole_path else path.stem
         if name in named:
-            raise ValueError(f"{named[name]} and {path} have the same name; which one to score is not clear")
+            raise ValueError(f"{named[name]} and {path} have the same name: rename or remove one of them")
         named[name] = path
     return named
 
@@ -79,19 +79,19 @@ def pair_files(
 ) -> tuple[tuple[Pair, ...], tuple[str, ...]]:
     """Pair the images of two folders (searched recursively) by stem, whatever their suffixes.
 
-    Where a stem occurs twice in a folder, the path inside the folder takes its place.
+    If a stem occurs twice in a folder, paths within the folders are compared in place of stems.
 
     Args:
       sr_dir: the images to score.
       reference_dir: their references, or None.
-      allow_unmatched: leave out images without a partner instead of raising.
+      allow_unmatched: skip images without a partner instead of raising an error.
 
     Returns:
-      the pairs in order of name, and the names that were left out.
+      the pairs sorted by name, and the names that were skipped.
 
     Raises:
       FileNotFoundError: no such folder.
-      ValueError: no images, two files of one name, or images without a partner.
+      ValueError: no images, two files with the same name, or images without a partner.
     """
     folders = [Path(folder) for folder in (sr_dir, reference_dir) if folder is not None]
     listed = [image_files(folder) for folder in folders]
@@ -109,30 +109,36 @@ def pair_files(
             f"({_examples(sorted(images))} against {_examples(sorted(references))})"
         )
     if left_out and not allow_unmatched:
-        alone = sorted(images.keys() - references.keys())
-        missing = sorted(references.keys() - images.keys())
-        parts = [f"{len(alone)} of {sr_dir} without a reference ({_examples(alone)})"] if alone else []
-        parts += [f"{len(missing)} of {reference_dir} without a result ({_examples(missing)})"] if missing else []
+        without_reference = sorted(images.keys() - references.keys())
+        without_result = sorted(references.keys() - images.keys())
+        parts = [
+            f"{len(names)} of {folder} without a {partner} ({_examples(names)})"
+            for names, folder, partner in (
+                (without_reference, sr_dir, "reference"),
+                (without_result, reference_dir, "result"),
+            )
+            if names
+        ]
         raise ValueError(f"images without a partner: {'; '.join(parts)}; --allow-unmatched scores the others")
     return tuple(Pair(name, images[name], references[name]) for name in common), tuple(left_out)
 
 
 def _sizes(pairs: Sequence[Pair]) -> list[tuple[int, int]]:
-    """The size of each pair; raises ValueError where image and reference differ."""
+    """The size of each pair; raises a ValueError if image and reference differ in size."""
     sizes = [image_size(pair.image) for pair in pairs]
-    wrong = []
+    differing = []
     for pair, size in zip(pairs, sizes, strict=True):
         if pair.reference is not None and (other := image_size(pair.reference)) != size:
-            wrong.append(f"{pair.name} {size[1]}x{size[0]} against {other[1]}x{other[0]}")
-    if wrong:
+            differing.append(f"{pair.name} {size[1]}x{size[0]} against {other[1]}x{other[0]}")
+    if differing:
         raise ValueError(
-            f"{len(wrong)} image(s) differ in size (width x height) from their reference: {_examples(wrong)}"
+            f"{len(differing)} image(s) differ in size (width x height) from their reference: {_examples(differing)}"
         )
     return sizes
 
 
 def _check_sizes(pairs: Sequence[Pair], sizes: Sequence[tuple[int, int]], ids: Sequence[str], crop_border: int) -> None:
-    """Find images too small for a metric before any time is spent on the others."""
+    """Raise a ValueError if images are too small for a metric, before any image is scored."""
     for name in ids:
         inner = [(height - 2 * crop_border, width - 2 * crop_border) for height, width in sizes]
         small = [pair.name for pair, size in zip(pairs, inner, strict=True) if not METRICS[name].fits(*size)]
@@ -144,7 +150,7 @@ def _check_sizes(pairs: Sequence[Pair], sizes: Sequence[tuple[int, int]], ids: S
 
 
 def _batches(sizes: Sequence[tuple[int, int]]) -> Iterator[tuple[list[int], int]]:
-    """Indices of equal size in batches, each with the batch size to compile for: one program per size."""
+    """Batches of indices of images with equal size, each with the batch size of the compiled program for that size."""
     groups: dict[tuple[int, int], list[int]] = {}
     for index, size in enumerate(sizes):
         groups.setdefault(size, []).append(index)
@@ -157,7 +163,7 @@ def _batches(sizes: Sequence[tuple[int, int]]) -> Iterator[tuple[list[int], int]
 def _score_files(
     pairs: Sequence[Pair], ids: Sequence[str], model: NiqeModel | None, crop_border: int, batch: int
 ) -> dict[str, npt.NDArray[np.float32]]:
-    """Scores of equally large pairs, filled up to `batch` by repeating the last; an error names the image."""
+    """Score pairs of equal size in a batch padded to `batch` by repeating the last pair; an error names the image."""
 
     def stack(paths: list[Path]) -> npt.NDArray[np.float32]:
         pixels = [read_pixels(path) for path in paths]
@@ -171,7 +177,8 @@ def _score_files(
     except ValueError as error:
         if len(pairs) == 1:
             raise ValueError(f"{pairs[0].image}: {error}") from error
-        single = [_score_files([pair], ids, model, crop_border, 1) for pair in pairs]  # raises at the one to blame
+        # One by one, so that the image that causes the error raises it with its name.
+        single = [_score_files([pair], ids, model, crop_border, 1) for pair in pairs]
         scores = {name: np.concatenate([entry[name] for entry in single]) for name in ids}
     return {name: values[: len(pairs)] for name, values in scores.items()}
 
@@ -196,14 +203,14 @@ def _metadata(
     }
 
 
-def how_made(images: Sequence[Path]) -> dict[str, Any]:
-    """What the records beside pictures, which `framer-jax upscale` writes, say of how these were made.
+def upscale_settings(images: Sequence[Path]) -> dict[str, Any]:
+    """Summarise the records that `framer-jax upscale` writes next to its images.
 
     Returns:
-      'recorded': how many of the pictures have a record; and if any has, the values that occur in them of 'recipe',
-      'checkpoint' (its digest), 'protocol', 'mode', 'color_fix' and 'changes' of the sampler, a list each.
+      'recorded': the number of images that have a record; and if there are any, lists of the distinct values of
+      'recipe', 'checkpoint' (its digest), 'protocol', 'mode', 'color_fix' and 'changes' (of the sampler's knobs).
     """
-    made: dict[str, Any] = {"recorded": 0}
+    summary: dict[str, Any] = {"recorded": 0}
     for image in images:
         try:
             record = json.loads(sidecar_of(image).read_text(encoding="utf-8"))
@@ -211,13 +218,13 @@ def how_made(images: Sequence[Path]) -> dict[str, Any]:
             facts = {name: settings[name] for name in ("protocol", "mode", "color_fix")}
             facts |= {"recipe": record["recipe"], "changes": record.get("changes", {})}
             facts["checkpoint"] = (record["checkpoint"] or {}).get("sha256")
-        except (OSError, ValueError, KeyError, TypeError):  # none, or another program's
+        except (OSError, ValueError, KeyError, TypeError):  # no record, or one of another program
             continue
-        made["recorded"] += 1
+        summary["recorded"] += 1
         for name, value in facts.items():
-            if value not in (seen := made.setdefault(name, [])):
-                seen.append(value)
-    return made
+            if value not in (values := summary.setdefault(name, [])):
+                values.append(value)
+    return summary
 
 
 def evaluate(
@@ -235,25 +242,25 @@ def evaluate(
     resamples: int = 2000,
     console: Console | None = None,
 ) -> Evaluation:
-    """Score the images of a folder, against references where metrics need them; print and write the table.
+    """Score the images of a folder, with references if metrics need them; print and write the table.
 
     Args:
       sr_dir: the images to score, searched recursively.
       reference_dir: references of the same names and sizes, or None.
       metric_ids: keys of `METRICS`.
       niqe_model: path of the pristine model of `niqe` and `niqe-pyiqa`.
-      crop_border: pixels left out on every side.
-      allow_unmatched: leave out images without a partner.
-      csv_path: per-image scores, one row each.
-      json_path: per-image scores, summary and metadata.
-      overwrite: allow these two files to be replaced.
-      seed: of the bootstrap.
-      resamples: of the bootstrap.
-      console: where progress and table go; None is silent.
+      crop_border: pixels ignored on every side.
+      allow_unmatched: skip images without a partner.
+      csv_path: file for the scores, one row per image.
+      json_path: file for the scores of each image, summary and metadata.
+      overwrite: replace these two files if they exist.
+      seed: seed of the bootstrap.
+      resamples: number of bootstrap resamples.
+      console: where progress and table are printed; None for no output.
 
     Raises:
-      FileExistsError: an output file is there and `overwrite` is False.
-      FileNotFoundError: a folder or the model is not there.
+      FileExistsError: an output file exists and `overwrite` is False.
+      FileNotFoundError: a folder or the model does not exist.
       ValueError: unknown metrics, missing references, images that are damaged, of the wrong size or too small.
     """
     outputs = [Path(path) for path in (csv_path, json_path) if path is not None]
@@ -263,7 +270,7 @@ def evaluate(
     model = None if niqe_model is None else load_niqe_model(niqe_model)
     ids = check_metric_inputs(metric_ids, reference_dir is not None, model)
     if not any(METRICS[name].needs_reference for name in ids):
-        reference_dir = None  # not used: neither paired nor compared in size
+        reference_dir = None  # no metric uses references, so they are not paired
     pairs, left_out = pair_files(sr_dir, reference_dir, allow_unmatched)
     sizes = _sizes(pairs)
     _check_sizes(pairs, sizes, ids, crop_border)
@@ -277,7 +284,7 @@ def evaluate(
             progress.advance(task, len(members))
     summary = {name: summarise(scores, seed, resamples) for name, scores in values.items()}
     metadata = _metadata(ids, model, crop_border, len(pairs), left_out)
-    metadata["made"] = how_made([pair.image for pair in pairs])
+    metadata["made"] = upscale_settings([pair.image for pair in pairs])
     metadata["bootstrap"] = {"seed": seed, "resamples": resamples, "level": 0.95}
     evaluation = Evaluation(pairs, values, summary, metadata)
     if csv_path is not None:
@@ -287,17 +294,17 @@ def evaluate(
     if console is not None:
         console.print(summary_table(evaluation.summary, len(pairs)))
         if left_out:
-            console.print(f"{len(left_out)} without a partner left out: {_examples(left_out)}")
+            console.print(f"{len(left_out)} without a partner skipped: {_examples(left_out)}")
     return evaluation
 
 
 def summarise(values: npt.ArrayLike, seed: int = 0, resamples: int = 2000) -> Summary:
-    """Mean over images with its 95 % bootstrap interval; see `bootstrap_interval` for the errors raised."""
+    """Mean over images with its 95 % bootstrap interval; errors as in `bootstrap_interval`."""
     return Summary(float(np.mean(np.asarray(values, np.float64))), *bootstrap_interval(values, seed, resamples))
 
 
 def summary_table(summary: Mapping[str, Summary], images: int) -> Table:
-    """The table that is printed: one row per metric."""
+    """The printed table, with one row per metric."""
     table = Table(title=f"{images} image{'s' if images != 1 else ''}", title_justify="left")
     for heading in ("metric", "mean", "95 % interval"):
         table.add_column(heading, justify="left" if heading == "metric" else "right")
@@ -310,7 +317,7 @@ def summary_table(summary: Mapping[str, Summary], images: int) -> Table:
 
 
 def write_csv(evaluation: Evaluation, path: str | Path) -> None:
-    """Write one row per image: its name and one column per metric, six decimals."""
+    """Write one row per image with its name and one column per metric, to six decimals."""
     with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["image", *evaluation.values])
@@ -319,7 +326,7 @@ def write_csv(evaluation: Evaluation, path: str | Path) -> None:
 
 
 def write_json(evaluation: Evaluation, path: str | Path) -> None:
-    """Write metadata, summary and per-image scores; a missing interval is null."""
+    """Write metadata, summary and the scores of each image; an undefined interval is null."""
     summary = {
         name: {key: None if np.isnan(value) else value for key, value in entry._asdict().items()}
         for name, entry in evaluation.summary.items()

@@ -1,4 +1,4 @@
-"""Scores and pictures of a recipe under training: the middle of a few held-out photographs, enlarged in every way."""
+"""Validation during training: scores and images of center crops of held-out photographs."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from framer_jax.evaluation.metrics import METRICS, score
 from framer_jax.recipes.base import Frozen, Params, Recipe
 from framer_jax.recipes.latent_space import enlarge
 
-Pictures = Mapping[str, np.ndarray]
-"""Name to [H, W, 3] float32 in [0, 1]."""
+Images = Mapping[str, np.ndarray]
+"""Name → image [H, W, 3] float32 in [0, 1]."""
 
 
-def central_crops(pairs: Sequence[ValidationPair], scale: int, multiple: int, largest: int = 256) -> tuple[Any, Any]:
-    """One batch of equal squares from the middle of every photograph.
+def center_crops(pairs: Sequence[ValidationPair], scale: int, multiple: int, max_side: int = 256) -> tuple[Any, Any]:
+    """One batch with a square center crop of every photograph, all of the same size.
 
     Args:
       pairs: photographs and their degradations, at least one.
-      scale: s.
-      multiple: the squares of the LR images have a side that is a multiple of this.
-      largest: side of the HR squares, at most.
+      scale: upsampling factor s.
+      multiple: the side of the LR crops is a multiple of this.
+      max_side: largest side of the HR crops in pixels.
 
     Returns:
       hr [N, s c, s c, 3] and lr [N, c, c, 3], float32 in [0, 1].
     """
-    side = min(largest, *(min(pair.hr.shape[:2]) for pair in pairs)) // (scale * multiple) * multiple  # LR pixels
+    side = min(max_side, *(min(pair.hr.shape[:2]) for pair in pairs)) // (scale * multiple) * multiple  # LR pixels
     hr, lr = [], []
     for pair in pairs:
         top, left = ((length - side) // 2 for length in pair.lr.shape[:2])
@@ -47,43 +47,45 @@ def make_validation(
     recipe: Recipe,
     pairs: Sequence[ValidationPair],
     ids: Sequence[str] = ("psnr-y", "ssim-y", "niqe-framer"),
-) -> Callable[[Params, Frozen, int], tuple[dict[str, float], Pictures]]:
-    """What a training run calls to see how it is doing.
+) -> Callable[[Params, Frozen, int], tuple[dict[str, float], Images]]:
+    """Make the validation function of a training run.
 
     Args:
-      recipe: its `sample`, and `mean` if it has one, are scored; bicubic enlargement beside them.
+      recipe: its `sample` and, if it has one, its `mean` are scored, and bicubic upsampling for comparison.
       pairs: photographs and their degradations, at least one.
-      ids: metrics; those that the crops are too small for are left out.
+      ids: metrics; those that the crops are too small for are skipped.
 
     Returns:
-      (params, frozen, step) → scores 'sample/psnr-y', 'mean/psnr-y', 'bicubic/psnr-y', … and one picture for each
-      photograph: LR enlarged | mean | sample | HR. The noise is the same each time. Parameters on a mesh, of one host
-      or several, give the whole results on each host; frozen weights that are still on the host are there for a call.
+      (params, frozen, step) → scores 'sample/psnr-y', 'mean/psnr-y', 'bicubic/psnr-y', … and one image per photograph,
+      with upsampled LR | mean | sample | HR side by side. The noise is the same in every call. With parameters on a
+      mesh of one or several hosts, every host gets the complete results; frozen weights in host memory are transferred
+      for each call.
     """
-    hr, lr = central_crops(pairs, recipe.scale, recipe.lr_multiple)
+    hr, lr = center_crops(pairs, recipe.scale, recipe.lr_multiple)
     ids = [name for name in ids if METRICS[name].fits(*hr.shape[1:3])]
     noise = noise_field(jax.random.key(0), len(pairs))
     samplers = {"mean": recipe.mean} if recipe.mean else {}
-    if recipe.sample is not recipe.mean:  # a network of one pass has but one picture
+    if recipe.sample is not recipe.mean:  # the two are the same for a one-step network
         samplers["sample"] = recipe.sample
 
     @lru_cache
     def compiled(name: str, sharding: NamedSharding | None) -> Callable[..., jax.Array]:
         return jax.jit(samplers[name], out_shardings=sharding)
 
-    enlarged = np.clip(np.asarray(enlarge(jnp.asarray(lr), recipe.scale)), 0.0, 1.0)
-    reference = mean_scores(enlarged, hr, ids)
+    bicubic = np.clip(np.asarray(enlarge(jnp.asarray(lr), recipe.scale)), 0.0, 1.0)
+    bicubic_scores = mean_scores(bicubic, hr, ids)
 
-    def validate(params: Params, frozen: Frozen, step: int) -> tuple[dict[str, float], Pictures]:
-        whole = _replicated(params)
+    def validate(params: Params, frozen: Frozen, step: int) -> tuple[dict[str, float], Images]:
+        sharding = _replicated_sharding(params)
         results = {
-            name: np.clip(np.asarray(compiled(name, whole)(params, frozen, lr, noise)), 0.0, 1.0) for name in samplers
+            name: np.clip(np.asarray(compiled(name, sharding)(params, frozen, lr, noise)), 0.0, 1.0)
+            for name in samplers
         }
-        scalars = {f"bicubic/{name}": value for name, value in reference.items()}
+        scalars = {f"bicubic/{name}": value for name, value in bicubic_scores.items()}
         for name, images in results.items():
             scalars.update({f"{name}/{metric}": value for metric, value in mean_scores(images, hr, ids).items()})
-        strip = np.concatenate([enlarged, *(results[name] for name in sorted(results)), hr], axis=2)
-        return scalars, {pair.name.replace("/", "_"): picture for pair, picture in zip(pairs, strip, strict=True)}
+        strip = np.concatenate([bicubic, *(results[name] for name in sorted(results)), hr], axis=2)
+        return scalars, {pair.name.replace("/", "_"): image for pair, image in zip(pairs, strip, strict=True)}
 
     return validate
 
@@ -91,37 +93,37 @@ def make_validation(
 def mean_scores(images: np.ndarray, hr: np.ndarray, ids: Sequence[str]) -> dict[str, float]:
     """Mean of each metric over the images that it can score.
 
-    NIQE has no value for an image that is flat but for one block: a dull photograph must not end a training run.
+    NIQE is undefined for an image with fewer than two blocks that are not flat; such an image must not end training.
 
     Args:
       images: [N, H, W, 3] in [0, 1].
-      hr: the same shape.
+      hr: HR images of the same shape.
       ids: metrics.
 
     Returns:
-      id to mean; an id that can score none of the images is missing.
+      id to mean, without the ids that can score none of the images.
     """
     means = {}
     for name in ids:
         if METRICS[name].needs_reference:
             values = score(images, hr, [name])[name]
         else:
-            values = np.array([_alone(image, name) for image in images])
+            values = np.array([_score_or_nan(image, name) for image in images])
         scored = values[~np.isnan(values)]
         if len(scored):
             means[name] = float(scored.mean())
     return means
 
 
-def _alone(image: np.ndarray, name: str) -> float:
+def _score_or_nan(image: np.ndarray, name: str) -> float:
     try:
         return float(score(image[None], None, [name])[name][0])
-    except ValueError:  # too flat to score
+    except ValueError:  # too many flat blocks
         return float("nan")
 
 
-def _replicated(params: Params) -> NamedSharding | None:
-    """The sharding that puts a whole result on every device of the mesh of `params`; None if they are on none."""
+def _replicated_sharding(params: Params) -> NamedSharding | None:
+    """The sharding that replicates results over the mesh of `params`; None if these are not on a mesh."""
     for leaf in jax.tree.leaves(params):
         if isinstance(leaf, jax.Array) and isinstance(leaf.sharding, NamedSharding):
             return NamedSharding(leaf.sharding.mesh, PartitionSpec())

@@ -9,8 +9,8 @@ from framer_jax import cli
 from framer_jax.commands.precompute.embeddings import embed_captions, write_text
 from framer_jax.commands.precompute.work import Work
 from framer_jax.commands.provenance import latents_manifest
-from framer_jax.data.captions import Caption, line_of
-from framer_jax.data.latents import HR_LATENT, IMAGE, LR_LATENT
+from framer_jax.data.captions import Caption, caption_line
+from framer_jax.data.latents import HR_LATENT, LR_LATENT, PHOTO_INDEX
 from framer_jax.data.records import file_name, write_names, write_records
 from framer_jax.data.text import ENCODERS
 from framer_jax.porting.diffusers_folder import INDEX, STEMS, SUFFIXES, write_folder
@@ -84,7 +84,7 @@ def place(tmp_path_factory):
     settings = config(*KIND, f"data.train={place}/photos")
     write_names(place / "latents", latents_manifest(settings, 8, 8, digest, "mode", "float32"), NAMES)
     latent = np.zeros((4, 4, 4), np.float32)
-    records = [{HR_LATENT: latent, LR_LATENT: latent, IMAGE: np.int32(number % 3)} for number in range(8)]
+    records = [{HR_LATENT: latent, LR_LATENT: latent, PHOTO_INDEX: np.int32(number % 3)} for number in range(8)]
     write_records(place / "latents" / file_name(0), records)
     return place
 
@@ -161,7 +161,7 @@ def test_a_photograph_without_a_caption_is_named(place, capsys, tmp_path):
     line = refused(place, capsys, f"data.embeddings={other}")
     assert "fewer lacks 1 of 3 photographs, such as photo_1.png" in line
     captions = tmp_path / "captions.jsonl"
-    captions.write_text("".join(line_of(Caption(name, "", "Said.")) for name in NAMES[:2]))
+    captions.write_text("".join(caption_line(Caption(name, "", "Said.")) for name in NAMES[:2]))
     sets = [word for change in (*RUN, f"data.train={place}/photos") for word in ("--set", change)]
     words = ["--config", str(CONFIGS / "default.py"), *sets, "--vae", str(place / "vae.safetensors")]
     words += ["--captions", str(captions), "--output", str(tmp_path / "none"), "--samples", "8"]

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from framer_jax.cli import main
-from framer_jax.commands.precompute.captioner import CaptionSettings, question
-from framer_jax.commands.precompute.captions import Done, caption_photos, shard_file
-from framer_jax.data.captions import Caption, check_captions, clean_caption, line_of, read_captions
+from framer_jax.commands.precompute.captioner import CaptionSettings, format_prompt
+from framer_jax.commands.precompute.captions import CaptionCounts, caption_photos, shard_file
+from framer_jax.data.captions import Caption, caption_line, check_captions, clean_caption, read_captions
 from framer_jax.data.sources import folder_source
 from tests.support.tiny import photos
 
@@ -49,7 +49,7 @@ def test_the_clean_up(text, wanted):
 
 
 def test_a_caption_depends_on_its_photograph_and_name_only(place):
-    assert caption(place) == Done(5, 0, 0)
+    assert caption(place) == CaptionCounts(5, 0, 0)
     lines = [json.loads(line) for line in (place / "captions.jsonl").read_text().splitlines()]
     assert [line["image"] for line in lines] == ["more/photo_0.png", *(f"photo_{i}.png" for i in range(4))]
     assert lines[0]["raw"].endswith("The background is blurred.")
@@ -57,7 +57,7 @@ def test_a_caption_depends_on_its_photograph_and_name_only(place):
     assert lines[0]["raw"] != lines[1]["raw"]  # the same pixels, another name
     whole = read_captions([place / "captions.jsonl"])
     files = [shard_file(place / "parts.jsonl", (i, 2)) for i in range(2)]
-    assert [caption(place, file, shard=(i, 2)).made for i, file in enumerate(files)] == [3, 2]
+    assert [caption(place, file, shard=(i, 2)).captioned for i, file in enumerate(files)] == [3, 2]
     assert [file.name for file in files] == ["parts-0-of-2.jsonl", "parts-1-of-2.jsonl"]
     assert read_captions(files) == whole
     caption(place, "other.jsonl", settings=CaptionSettings(seed=1))
@@ -77,20 +77,20 @@ def test_it_goes_on_where_it_stopped(place):
         caption(place, captioner=stops)
     with open(place / "captions.jsonl", "a") as file:
         file.write('{"image": "photo_3.p')  # as a killed process leaves it
-    assert caption(place) == Done(3, 2, 0)
-    assert caption(place) == Done(0, 5, 0)
+    assert caption(place) == CaptionCounts(3, 2, 0)
+    assert caption(place) == CaptionCounts(0, 5, 0)
     caption(place, "whole.jsonl")
     assert (place / "captions.jsonl").read_bytes() == (place / "whole.jsonl").read_bytes()
 
 
 def test_other_settings_do_not_mix(place):
-    caption(place, facts={"captioner": "a"})
+    caption(place, model={"captioner": "a"})
     with pytest.raises(
         ValueError, match=r"made otherwise \(captioner, temperature\): name another file, or use --over"
     ):
-        caption(place, settings=CaptionSettings(temperature=0.0), facts={"captioner": "b"})
-    assert caption(place, settings=CaptionSettings(temperature=0.0), overwrite=True).made == 5
-    assert caption(place, settings=CaptionSettings(temperature=0.0), overwrite=True).kept == 5
+        caption(place, settings=CaptionSettings(temperature=0.0), model={"captioner": "b"})
+    assert caption(place, settings=CaptionSettings(temperature=0.0), overwrite=True).captioned == 5
+    assert caption(place, settings=CaptionSettings(temperature=0.0), overwrite=True).existing == 5
     (place / "captions.json").unlink()
     with pytest.raises(ValueError, match=r"captions\.json is missing"):
         caption(place)
@@ -99,22 +99,22 @@ def test_other_settings_do_not_mix(place):
 def test_damaged_photographs_are_named(place, caplog):
     path = place / "photos" / "photo_1.png"
     path.write_bytes(path.read_bytes()[:-400])  # found when its pixels are decoded
-    assert caption(place) == Done(4, 0, 1)
+    assert caption(place) == CaptionCounts(4, 0, 1)
     assert "photo_1.png" in caplog.text
     assert read_captions([place / "captions.jsonl"])["photo_1.png"] == Caption("photo_1.png", "", "", True)
-    assert caption(place) == Done(0, 5, 0)
+    assert caption(place) == CaptionCounts(0, 5, 0)
 
 
 def test_files_of_captions_are_checked(tmp_path):
     path = tmp_path / "captions.jsonl"
     with pytest.raises(FileNotFoundError, match=r"captions\.jsonl: no such file: make it with"):
         read_captions([path])
-    good = line_of(Caption("a.png", "A.", "A."))
+    good = caption_line(Caption("a.png", "A.", "A."))
     for lines, message in (
-        (good + "{", "line 2: no caption"),
-        (good + '{"image": "b.png"}\n', "line 2: no caption"),
+        (good + "{", "line 2: not a caption"),
+        (good + '{"image": "b.png"}\n', "line 2: not a caption"),
         (good + '{"image": "b.png", "raw": 1, "caption": ""}\n', "line 2: image, raw and caption must be strings"),
-        (good + good.replace("A.", "B."), r"line 2: another caption of a\.png"),
+        (good + good.replace("A.", "B."), r"line 2: a\.png already has another caption"),
     ):
         path.write_text(lines)
         with pytest.raises(ValueError, match=message):
@@ -125,12 +125,12 @@ def test_files_of_captions_are_checked(tmp_path):
         check_captions(read_captions([path]), ["a.png", "b.png", "c.png"], "mine")
 
 
-def test_what_is_asked():
+def test_format_of_the_prompt():
     class Processor:
         image_token = "<image>"
 
-    assert question(Processor(), "What is it?") == "USER: <image>\nWhat is it? ASSISTANT:"
-    assert question(object(), "a photo of") == "a photo of"
+    assert format_prompt(Processor(), "What is it?") == "USER: <image>\nWhat is it? ASSISTANT:"
+    assert format_prompt(object(), "a photo of") == "a photo of"
 
 
 def test_bad_input_is_one_line(place, capsys, monkeypatch):

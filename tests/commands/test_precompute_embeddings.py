@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 from framer_jax.cli import main
-from framer_jax.commands.precompute.embeddings import embed, embed_captions, stored, write_text
+from framer_jax.commands.precompute.embeddings import cast_to_storage, embed_captions, embed_texts, write_text
 from framer_jax.commands.precompute.text_encoders import encoder_folders
 from framer_jax.commands.precompute.work import Work
 from framer_jax.commands.text_condition import read_text
-from framer_jax.data.captions import Caption, line_of
+from framer_jax.data.captions import Caption, caption_line
 from framer_jax.data.records import RecordFiles, read_names
-from framer_jax.data.text import Encoded, Text, TextSettings, check_text, join_encoders, zero_text
+from framer_jax.data.text import Encoded, TextEmbedding, TextSettings, check_text, join_encoders, zero_text
 from tests.support.texts import SETTINGS, encoder, encoders
 
 NAMES = ("b.png", "a.png", "c/d.png")
@@ -20,10 +20,10 @@ CAPTIONS = {name: Caption(name, "", f"This is {name}.") for name in NAMES}
 
 
 def test_where_features_go():
-    assert TextSettings().shapes == {"prompt": (154, 4096), "pooled": (2048,)}
+    assert TextSettings().shapes == {"text": (154, 4096), "pooled_text": (2048,)}
     every = encoders()
     left, right, t5 = (every[name].encode(["x", "y"]) for name in every)
-    prompt, pooled = embed(["x", "y"], every, SETTINGS)
+    prompt, pooled = embed_texts(["x", "y"], every, SETTINGS)
     assert prompt.shape == (2, 5, 12) and pooled.shape == (2, 9) and prompt.dtype == pooled.dtype == np.float32
     np.testing.assert_array_equal(prompt[:, :3], np.concatenate([left[0], right[0], np.zeros((2, 3, 3))], axis=2))
     np.testing.assert_array_equal(prompt[:, 3:], t5.tokens)
@@ -32,7 +32,7 @@ def test_where_features_go():
 
 @pytest.mark.parametrize("missing", ["clip_l", "clip_g", "t5"])
 def test_zeros_stand_for_an_encoder(missing):
-    whole, without = (embed(["x"], some, SETTINGS) for some in (encoders(), encoders(*{*encoders()} - {missing})))
+    whole, without = (embed_texts(["x"], some, SETTINGS) for some in (encoders(), encoders(*{*encoders()} - {missing})))
     places = {
         "clip_l": (np.s_[:, :3, :4], np.s_[:, :4]),
         "clip_g": (np.s_[:, :3, 4:9], np.s_[:, 4:]),
@@ -45,15 +45,15 @@ def test_zeros_stand_for_an_encoder(missing):
 
 
 def test_encoders_of_other_sizes_are_named():
-    with pytest.raises(ValueError, match=r"clip_l gives 3 tokens of 5 features, not 3 of 4: .*each other's place"):
-        embed(["x"], {"clip_l": encoder("clip_l", width=5)}, SETTINGS)
+    with pytest.raises(ValueError, match=r"clip_l gives 3 tokens of 5 features, not 3 of 4: .*CLIP-L and CLIP-G swapped"):
+        embed_texts(["x"], {"clip_l": encoder("clip_l", width=5)}, SETTINGS)
     with pytest.raises(ValueError, match="clip_g gives a pooled embedding of none, not 5"):
         join_encoders({"clip_g": Encoded(np.zeros((1, 3, 5)))}, 1, SETTINGS)
     with pytest.raises(ValueError, match="do not fit into 8"):
         TextSettings(clip_widths=(4, 5), width=8)
     with pytest.raises(ValueError, match="must be at least 1"):
         TextSettings(t5_length=0)
-    with pytest.raises(ValueError, match=r"mine has prompt embeddings of shape \(5, 12\), this run has \(154, 4096\)"):
+    with pytest.raises(ValueError, match=r"mine has text embeddings of shape \(5, 12\), this run has \(154, 4096\)"):
         check_text(SETTINGS.shapes, TextSettings(), "mine")
 
 
@@ -73,7 +73,7 @@ def test_records_are_the_captions_in_the_order_of_names(tmp_path, storage):
     assert len(records) == len(NAMES)
     for number, name in enumerate(sorted(NAMES)):
         record = records[number]
-        wanted = embed([CAPTIONS[name].caption], encoders("clip_l", "clip_g"), SETTINGS)
+        wanted = embed_texts([CAPTIONS[name].caption], encoders("clip_l", "clip_g"), SETTINGS)
         for value, other in zip(wanted, (record["prompt"], record["pooled"]), strict=True):
             assert other.dtype == storage
             np.testing.assert_array_equal(value[0].astype(storage), other)
@@ -104,9 +104,9 @@ def test_one_text_is_one_file(tmp_path):
     write_text(path, "", encoders("clip_l", "clip_g"), SETTINGS)
     text, digests = read_text(path)
     assert digests["t5"] == "zeros" and digests["clip_g"] == "digest of clip_g"
-    for value, other in zip(text, embed([""], encoders("clip_l", "clip_g"), SETTINGS), strict=True):
+    for value, other in zip(text, embed_texts([""], encoders("clip_l", "clip_g"), SETTINGS), strict=True):
         np.testing.assert_array_equal(value, other[0].astype(np.float16))
-    assert np.any(text.prompt != zero_text(SETTINGS).prompt)
+    assert np.any(text.tokens != zero_text(SETTINGS).tokens)
     with pytest.raises(FileExistsError, match="add --overwrite"):
         write_text(path, "", encoders(), SETTINGS)
     with pytest.raises(ValueError, match="condition 'zero'"):
@@ -117,7 +117,7 @@ def test_one_text_is_one_file(tmp_path):
 
 def test_what_overflows_is_refused():
     with pytest.raises(ValueError, match="not finite in float16: use --storage float32"):
-        stored(Text(np.full((1, 1), 1e6, np.float32), np.zeros(1, np.float32)), "float16")
+        cast_to_storage(TextEmbedding(np.full((1, 1), 1e6, np.float32), np.zeros(1, np.float32)), "float16")
 
 
 def test_every_encoder_is_given_or_said_to_be_zeros(tmp_path):
@@ -139,7 +139,7 @@ def test_every_encoder_is_given_or_said_to_be_zeros(tmp_path):
 def test_bad_input_is_one_line(tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", None)
     captions = tmp_path / "captions.jsonl"
-    captions.write_text("".join(line_of(caption) for caption in CAPTIONS.values()))
+    captions.write_text("".join(caption_line(caption) for caption in CAPTIONS.values()))
     model = ("--model", str(tmp_path), "--zeros", "t5", "clip_g")
     (tmp_path / "text_encoder").mkdir()
     for words, message in (

@@ -13,9 +13,9 @@ from framer_jax.commands.precompute.latents import precompute_latents
 from framer_jax.commands.precompute.work import Work
 from framer_jax.commands.text_condition import TextCondition, open_latents
 from framer_jax.config import ConfigError
-from framer_jax.data.captions import Caption, line_of, read_captions
+from framer_jax.data.captions import Caption, caption_line, read_captions
 from framer_jax.data.latents import LatentFiles
-from framer_jax.data.pipeline import images_of_records, make_batches, make_prepare, record_dataset
+from framer_jax.data.pipeline import make_batches, make_prepare, prepare_for, record_dataset
 from framer_jax.data.records import MANIFEST, RecordFiles, read_names
 from framer_jax.data.sources import folder_source
 from framer_jax.data.text import zero_text
@@ -59,7 +59,7 @@ def latents(place, output, *words, changes=(), vae="vae"):
 def make_texts(place):
     names = folder_source(place / "photos").names
     captions = {name: Caption(name, "", f"This is {name}.") for name in names}
-    (place / "captions.jsonl").write_text("".join(map(line_of, captions.values())))
+    (place / "captions.jsonl").write_text("".join(map(caption_line, captions.values())))
     embed_captions(captions, encoders(), place / "embeddings", Work(len(captions), 2), SIZES)
     write_text(place / "null.safetensors", "", encoders(), SIZES)
 
@@ -154,22 +154,22 @@ def test_batches_join_latents_and_texts(place):
     assert {name: (value.shape, value.dtype.name) for name, value in seen[0].items()} == {
         "hr_latent": ((5, 16, 16, 4), "float16"),
         "lr_latent": ((5, 16, 16, 4), "float16"),
-        "prompt": ((5, 5, 12), "float16"),
-        "pooled": ((5, 9), "float16"),
+        "text": ((5, 5, 12), "float16"),
+        "pooled_text": ((5, 9), "float16"),
         "image": ((5,), "int32"),
         "record": ((5,), "int32"),
     }
     nulls = 0
     for batch in seen:
-        for image, prompt, pooled in zip(batch["image"], batch["prompt"], batch["pooled"], strict=True):
+        for image, prompt, pooled in zip(batch["image"], batch["text"], batch["pooled_text"], strict=True):
             assert names[image] in captions
             wanted = embeddings[rows.index(names[image])]
             if np.array_equal(prompt, wanted["prompt"]) and np.array_equal(pooled, wanted["pooled"]):
                 continue
-            assert np.array_equal(prompt, source.with_text({"image": 0}, FirstDraw(0.0))["prompt"])
+            assert np.array_equal(prompt, source.with_text({"image": 0}, FirstDraw(0.0))["text"])
             nulls += 1
     assert 0.05 < nulls / 80 < 0.4
-    ready = images_of_records(seen[0])
+    ready = prepare_for(source, LIGHT_ONE_STAGE)(seen[0])
     assert {value.dtype for name, value in ready.items() if name != "image"} == {jnp.dtype("float32")}
     assert "record" not in ready
 
@@ -187,13 +187,14 @@ class FirstDraw:
 def test_the_null_text_is_by_the_records_own_generator(place):
     def texts(threads):
         batches = make_batches(opened(place), 32, LIGHT_ONE_STAGE, 5, 3, epochs=2, num_threads=threads)
-        return [batch["pooled"] for batch in batches]
+        return [batch["pooled_text"] for batch in batches]
 
     np.testing.assert_array_equal(texts(0), texts(3))
     record = RecordFiles(place / "records")[0]
     source = opened(place)
     assert np.any(
-        source.with_text(record, FirstDraw(0.21))["pooled"] != source.with_text(record, FirstDraw(0.19))["pooled"]
+        source.with_text(record, FirstDraw(0.21))["pooled_text"]
+        != source.with_text(record, FirstDraw(0.19))["pooled_text"]
     )
 
 
@@ -201,9 +202,9 @@ def test_conditions_without_captions(place):
     record = RecordFiles(place / "records")[0]
     generator = np.random.default_rng(0)
     zero = opened(place, TextCondition("zero", sizes=SIZES)).with_text(record, generator)
-    assert not zero["prompt"].any() and zero["prompt"].shape == (5, 12)
+    assert not zero["text"].any() and zero["text"].shape == (5, 12)
     null = opened(place, TextCondition("null", null=str(place / "null.safetensors"), sizes=SIZES))
-    assert null.with_text(record, generator)["prompt"].any()
+    assert null.with_text(record, generator)["text"].any()
     assert null.names != opened(place).names  # a resumed run notices another text
     assert "no text encoder was used" in TextCondition("zero").told("dit4sr")
     assert "20%" in condition(place).told("dit4sr")
@@ -220,7 +221,7 @@ def test_texts_that_do_not_go_together(place, tmp_path):
         with pytest.raises(ConfigError, match=message):
             condition(place, **changes)
     longer = SIZES.__class__(3, 4, (4, 5), 12)
-    with pytest.raises(ValueError, match=r"null\.safetensors has prompt .* \(5, 12\), this run has \(7, 12\)"):
+    with pytest.raises(ValueError, match=r"null\.safetensors has text .* \(5, 12\), this run has \(7, 12\)"):
         opened(place, condition(place, sizes=longer))
     captions = read_captions([place / "captions.jsonl"])
     embed_captions(captions, encoders("clip_l", "t5"), tmp_path / "other", Work(len(captions)), SIZES)
@@ -261,7 +262,7 @@ def test_latents_of_another_run_are_refused(place):
 def test_what_cannot_be_precomputed(place, capsys):
     before = (place / "records" / MANIFEST).read_bytes()
     autoencoder(place / "other", gain=1.1)
-    (place / "few.jsonl").write_text(line_of(Caption("photo_0.png", "", "")))
+    (place / "few.jsonl").write_text(caption_line(Caption("photo_0.png", "", "")))
     for words, changes, message in (
         ((), ("training.seed=1",), r"made otherwise \(seed\)"),
         (("--draw", "mode"), (), r"made otherwise \(draw\)"),

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 
 from framer_jax.cli import main
-from framer_jax.commands.precompute.captioner import CaptionSettings, transformers_captioner
-from framer_jax.commands.precompute.embeddings import embed
+from framer_jax.commands.precompute.captioner import CaptionSettings, load_captioner
+from framer_jax.commands.precompute.embeddings import embed_texts
 from framer_jax.commands.precompute.local_models import local_folder
 from framer_jax.commands.precompute.text_encoders import (
     clip_features,
     encoder_folders,
+    load_text_encoder,
     t5_features,
-    transformers_encoder,
 )
 from framer_jax.commands.text_condition import read_text
 from framer_jax.data.captions import read_captions
@@ -92,21 +92,21 @@ def test_parity_of_what_is_taken(shared, name):
 
 def test_a_text_does_not_depend_on_its_neighbours(pipeline):
     folders = encoder_folders(str(pipeline), {}, [])
-    encoders = {name: transformers_encoder(name, folder, SIZES) for name, folder in folders.items()}
-    both, one = embed(["a bird is red", "a"], encoders, SIZES), embed(["a"], encoders, SIZES)
-    assert both.prompt.shape == (2, 14, 48) and both.pooled.shape == (2, 40)
+    encoders = {name: load_text_encoder(name, folder, SIZES) for name, folder in folders.items()}
+    both, one = embed_texts(["a bird is red", "a"], encoders, SIZES), embed_texts(["a"], encoders, SIZES)
+    assert both.tokens.shape == (2, 14, 48) and both.pooled.shape == (2, 40)
     for value, other in zip(both, one, strict=True):
         np.testing.assert_allclose(value[1:], other, rtol=1e-4, atol=1e-5)
         assert np.abs(value[0] - value[1]).max() > 1e-3
     # The very numbers that the models give, in their places.
     ids = torch.tensor([[1, 5, 2, 0, 0, 0, 0, 0]])
     left = clip(16, 0)(ids, output_hidden_states=True)
-    np.testing.assert_allclose(one.prompt[:, :8, :16], left.hidden_states[-2].detach(), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(one.tokens[:, :8, :16], left.hidden_states[-2].detach(), rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(one.pooled[:, :16], left.text_embeds.detach(), rtol=1e-4, atol=1e-5)
     right = t5(48)(torch.tensor([[5, 2, 0, 0, 0, 0]])).last_hidden_state
-    np.testing.assert_allclose(one.prompt[:, 8:], right.detach(), rtol=1e-4, atol=1e-5)
-    long = embed(["a " * 50], encoders, SIZES)
-    assert long.prompt.shape == (1, 14, 48)
+    np.testing.assert_allclose(one.tokens[:, 8:], right.detach(), rtol=1e-4, atol=1e-5)
+    long = embed_texts(["a " * 50], encoders, SIZES)
+    assert long.tokens.shape == (1, 14, 48)
 
 
 def test_the_commands_end_to_end(pipeline, tmp_path, capsys):
@@ -120,13 +120,13 @@ def test_the_commands_end_to_end(pipeline, tmp_path, capsys):
     assert main([*command, "--null", "--output", str(null)]) == 0
     records, (text, digests) = RecordFiles(tmp_path / "rows"), read_text(null)
     assert records.manifest["text"]["encoders"] == digests
-    assert records[0]["prompt"].shape == text.prompt.shape == (14, 48)
+    assert records[0]["prompt"].shape == text.tokens.shape == (14, 48)
     assert main([*command, "--zeros", "t5", "--null", "--output", str(tmp_path / "zeros.safetensors")]) == 0
     assert "zeros for t5" in capsys.readouterr().out
-    assert not read_text(tmp_path / "zeros.safetensors")[0].prompt[8:].any()
+    assert not read_text(tmp_path / "zeros.safetensors")[0].tokens[8:].any()
     for words, message in (
         (("--clip-l", str(pipeline / "text_encoder_2")), "clip_l gives 8 tokens of 24 features, not 8 of 16"),
-        (("--t5", "nobody/nothing"), "no model of that name in the local cache; nothing is fetched at run time"),
+        (("--t5", "nobody/nothing"), "no model of that name in the local cache"),
         (("--t5", str(tmp_path)), "has no tokenizer in it"),
         (("--clip-length", "9"), "takes at most 8 tokens, not 9: set --clip-length 8"),
     ):
@@ -169,7 +169,7 @@ def test_a_captioner_end_to_end(tmp_path, capsys):
         assert main([*command, *options, "--output", str(tmp_path / "parts.jsonl"), "--shard", shard]) == 0
     assert read_captions(tmp_path.glob("parts-*.jsonl")) == found
     before = torch.random.get_rng_state()
-    captioner = transformers_captioner(model, CaptionSettings(max_tokens=3, temperature=0.0))
+    captioner = load_captioner(model, CaptionSettings(max_tokens=3, temperature=0.0))
     image = np.zeros((20, 30, 3), np.uint8)
     assert captioner(image, 0) == captioner(image, 1)
     assert torch.equal(torch.random.get_rng_state(), before)

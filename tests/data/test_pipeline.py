@@ -62,7 +62,7 @@ def test_the_largest_square_is_reduced_to_the_crop(tmp_path):
     """ResShift's way to cut ImageNet: the record is the mean of areas of a square as wide as the shorter side."""
     noise = np.random.default_rng(0).integers(0, 256, (48, 60, 3), np.uint8)
     Image.fromarray(noise).save(tmp_path / "a.png")
-    (batch,) = take(make(sources.folder_source(tmp_path, crop=24), framing="square", global_batch=1), 1)
+    (batch,) = take(make(sources.folder_source(tmp_path, crop=24), crop_mode="square", global_batch=1), 1)
     found = batch["hr"][0].astype(np.float64)
     halves = [noise[:, left : left + 48].reshape(24, 2, 24, 2, 3).mean(axis=(1, 3)) for left in range(13)]
     fits = [min(np.abs(found - half).max(), np.abs(found[:, ::-1] - half).max()) for half in halves]
@@ -70,20 +70,22 @@ def test_the_largest_square_is_reduced_to_the_crop(tmp_path):
     small = tmp_path / "small"
     small.mkdir()
     Image.fromarray(noise[:20, :30]).save(small / "a.png")
-    (batch,) = take(make(sources.folder_source(small), framing="square", global_batch=1), 1)
+    (batch,) = take(make(sources.folder_source(small), crop_mode="square", global_batch=1), 1)
     assert batch["hr"].shape == (1, 24, 24, 3)  # 24 of 30 columns, 20 rows and 4 of them again
     rows = batch["hr"][0]
     np.testing.assert_array_equal(rows[20:], rows[15:19][::-1])
-    with pytest.raises(ValueError, match=r"data\.framing must be one of crop, square"):
-        make(sources.folder_source(small), framing="whole", global_batch=1)
+    with pytest.raises(ValueError, match=r"crop_mode is .*: choose one of crop, square"):
+        make(sources.folder_source(small), crop_mode="whole", global_batch=1)
 
 
 def test_turns_give_all_eight_ways_to_lay_a_crop(tmp_path):
     pixels = np.zeros((24, 24, 3), np.uint8)
     pixels[0, :, 0], pixels[:, 0, 1] = 255, 128
     Image.fromarray(pixels).save(tmp_path / "a.png")
-    for turns, count in ((False, 2), (True, 8)):
-        batches = take(make(sources.folder_source(tmp_path, crop=24), turns=turns, global_batch=1), 60)
+    for flip_and_rotate, count in ((False, 2), (True, 8)):
+        batches = take(
+            make(sources.folder_source(tmp_path, crop=24), flip_and_rotate=flip_and_rotate, global_batch=1), 60
+        )
         assert len({batch["hr"].tobytes() for batch in batches}) == count
 
 

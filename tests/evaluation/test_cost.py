@@ -11,7 +11,7 @@ import pytest
 from framer_jax import cli
 from framer_jax.config import load_config, to_dict
 from framer_jax.evaluation.cost import CostSettings, frozen_shapes, trace
-from framer_jax.evaluation.macs import by_kind, by_module, products
+from framer_jax.evaluation.macs import macs_by_kind, macs_by_module, products
 from framer_jax.inference.model import load_model
 from framer_jax.models.layers import attention
 from framer_jax.models.swin import WindowAttention
@@ -67,7 +67,7 @@ def test_modules_have_their_paths():
     channels, side, window = 6, 8, 4
     found = of_module(WindowAttention(heads=2, window=window, shift=2, mask="correct"), floats(1, side, side, channels))
     pixels = side * side
-    assert by_module(found) == {
+    assert macs_by_module(found) == {
         "WindowAttention/qkv": pixels * channels * 3 * channels,
         "WindowAttention": 2 * pixels * window**2 * channels,
         "WindowAttention/project": pixels * channels * channels,
@@ -131,7 +131,9 @@ def test_paths_through_loops_and_transformations():
         return jax.lax.scan(lambda y, _: (jax.vmap(lambda z: module.apply(params, z))(y[None])[0], None), x, None, 4)[0]
 
     # einsum has no path of its own, nor has a method
-    assert by_module(counted(steps, params, EIGHT)) == dict.fromkeys(("Inner/first", "Inner", "Inner/second"), 4 * 8**3)
+    assert macs_by_module(counted(steps, params, EIGHT)) == dict.fromkeys(
+        ("Inner/first", "Inner", "Inner/second"), 4 * 8**3
+    )
 
 
 # --- published figures ------------------------------------------------------------------------------------------------
@@ -156,7 +158,7 @@ def test_published_swinir(arguments, gmacs):
 def test_swinir_small_is_the_published_10_087_giga():
     """DTKD prints 10.087 GFLOPs; they are ptflops' "MACs" (0.7.5: 9.333194752 G) and the products of attention."""
     found = of_module(SwinIR(), floats(1, 64, 64, 3))
-    kinds = by_kind(found)
+    kinds = macs_by_kind(found)
     pixels, blocks, width = 64 * 64, 24, 60
     dense = (3 + 1 + 2 + 2) * width * width
     assert kinds["matrix"] == blocks * pixels * dense
@@ -238,9 +240,9 @@ def test_cost_of_a_model(folder, capsys):
     cost = json.loads(capsys.readouterr().out)
     model = load_model(folder)
     found = list(products(trace(model.recipe, model.params, {}, CostSettings(16, 8)).jaxpr))
-    assert cost["macs"] == sum(product.macs for product in found)  # per picture, whatever the batch
-    assert cost["macs_by_module"] == by_module(found)
-    assert cost["macs_by_kind"] == by_kind(found)
+    assert cost["macs"] == sum(product.macs for product in found)  # per image, whatever the batch
+    assert cost["macs_by_module"] == macs_by_module(found)
+    assert cost["macs_by_kind"] == macs_by_kind(found)
     assert cost["flops"] == 2 * cost["macs"]
     assert 0.5 * cost["flops"] < cost["xla_flops"] < 2 * cost["flops"]
     assert cost["unbounded_macs"] == 0
@@ -256,7 +258,7 @@ def test_cost_of_a_model(folder, capsys):
     assert (seconds["runs"], cost["device"]) == (3, "cpu: cpu")
     assert cli.main(words) == 0
     text = capsys.readouterr().out
-    assert re.search(rf"^GMACs per picture +{cost['macs'] / 1e9:.3f} \(convolution ", text, re.MULTILINE)
+    assert re.search(rf"^GMACs per image +{cost['macs'] / 1e9:.3f} \(convolution ", text, re.MULTILINE)
     assert re.search(r"^  SwinIR/group_0/block_0 +\d", text, re.MULTILINE)
     assert re.search(r"^latency +median .* of 3 calls$", text, re.MULTILINE)
 
@@ -270,7 +272,7 @@ def test_cost_of_a_configuration_without_any_weights(tmp_path, capsys):
     assert cli.main(["info", str(path), "--cost", "--size", "16", "--runs", "1", "--json"]) == 0
     modules = json.loads(capsys.readouterr().out)["macs_by_module"]
     recipe = build_recipe(settings["recipe"])
-    once = by_module(products(trace(recipe, expected_params(recipe), {}, CostSettings(16, 16, mode="mean")).jaxpr))
+    once = macs_by_module(products(trace(recipe, expected_params(recipe), {}, CostSettings(16, 16, mode="mean")).jaxpr))
     assert {name: macs for name, macs in modules.items() if name} == {
         name: 4 * macs for name, macs in once.items() if name
     }

@@ -64,11 +64,11 @@ def test_cosines_of_known_maps(analysis):
 
 
 def test_factors_are_those_of_the_loss(analysis):
-    weight, gate, factor = analysis.factors
+    weight, alignment, factor = analysis.factors
     for band in (weight.low, weight.high):
         np.testing.assert_allclose(band, [1, 1, 1, 1 / 3], rtol=1e-5)  # 3 x has a relative difference of 2
-    np.testing.assert_allclose(gate.low, [1, 0, 0, 1], atol=1e-5)
-    np.testing.assert_allclose(gate.high, [1, 0, 1, 1], atol=1e-5)
+    np.testing.assert_allclose(alignment.low, [1, 0, 0, 1], atol=1e-5)
+    np.testing.assert_allclose(alignment.high, [1, 0, 1, 1], atol=1e-5)
     np.testing.assert_allclose(factor.high, [1, 0, 1, 1 / 3], atol=1e-5)
 
 

@@ -14,7 +14,7 @@ from rich.console import Console
 from framer_jax.evaluation.files import image_size
 from framer_jax.evaluation.metrics import score
 from framer_jax.evaluation.statistics import bootstrap_interval
-from framer_jax.evaluation.table import evaluate, how_made, pair_files, summarise
+from framer_jax.evaluation.table import evaluate, pair_files, summarise, upscale_settings
 from framer_jax.version import __version__
 
 IDS = ["psnr-y", "ssim-y"]
@@ -200,7 +200,7 @@ def test_scores_say_how_pictures_were_made(tmp_path):
     older = {"settings": {**settings_, "protocol": "framer_jax"}, "recipe": "dit4sr", "checkpoint": {"sha256": "12"}}
     (tmp_path / "b.png.json").write_text(json.dumps(older))
     (tmp_path / "c.png.json").write_text("[]")
-    assert how_made([tmp_path / f"{name}.png" for name in "abcd"]) == {
+    assert upscale_settings([tmp_path / f"{name}.png" for name in "abcd"]) == {
         "recorded": 2,
         "protocol": ["dit4sr", "framer_jax"],
         "mode": ["sample"],
@@ -209,4 +209,4 @@ def test_scores_say_how_pictures_were_made(tmp_path):
         "changes": [{"recipe.dit4sr.guidance": 4.0}, {}],
         "checkpoint": [None, "12"],
     }
-    assert how_made([]) == {"recorded": 0}
+    assert upscale_settings([]) == {"recorded": 0}

@@ -7,7 +7,7 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from framer_jax.data.whole_photos import ValidationPair
-from framer_jax.evaluation.validation import central_crops, make_validation, mean_scores
+from framer_jax.evaluation.validation import center_crops, make_validation, mean_scores
 from framer_jax.recipes.base import Recipe, Update
 from framer_jax.training.sharding import make_mesh
 from tests.support import training_toys as toys
@@ -33,11 +33,11 @@ PARAMS = {"denoiser": {"gain": jnp.ones((8,), jnp.float32)}}
 
 
 def test_crops_of_both_cover_the_same_square():
-    hr, lr = central_crops([pair("a", 40, 64), pair("bb", 56, 48)], scale=4, multiple=2)
+    hr, lr = center_crops([pair("a", 40, 64), pair("bb", 56, 48)], scale=4, multiple=2)
     assert (hr.shape, lr.shape) == ((2, 40, 40, 3), (2, 10, 10, 3))
     np.testing.assert_array_equal(hr[:, ::4, ::4], lr)
     np.testing.assert_array_equal(hr[0], pair("a", 40, 64).hr[:, 12:52])
-    hr, lr = central_crops([pair("a", 80, 80)], scale=4, multiple=4, largest=40)
+    hr, lr = center_crops([pair("a", 80, 80)], scale=4, multiple=4, max_side=40)
     assert (hr.shape, lr.shape) == ((1, 32, 32, 3), (1, 8, 8, 3))
 
 

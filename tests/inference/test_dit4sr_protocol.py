@@ -343,7 +343,7 @@ def test_texts_of_sampling_may_have_a_length_of_their_own(place):
     longer = [f"recipe.text.{name}={place}/longer.safetensors" for name in ("wanted", "avoided")]
     for purpose in ("training", "inference"):
         recipe = build_recipe(config(*knobs(place), *longer, "recipe.dit4sr.guidance=2.0")["recipe"], purpose)
-        assert recipe.frozen[TEXTS]["wanted"].prompt.shape == (5, 16)
+        assert recipe.frozen[TEXTS]["wanted"].tokens.shape == (5, 16)
     null = f"recipe.text.null={place}/longer.safetensors"
     assert build_recipe(config(*knobs(place), null)["recipe"], "inference")
     with pytest.raises(ValueError, match=r"longer.safetensors has prompt embeddings of shape \(5, 16\), this run has"):

@@ -132,7 +132,7 @@ def test_the_loss_is_the_error_of_the_clean_latent():
         "hr_latent": jax.random.normal(jax.random.key(5), (2, 8, 8, 48), jnp.float32),
         "lr_latent": jax.random.normal(jax.random.key(6), (2, 8, 8, 48), jnp.float32),
     }
-    told = {"prompt": jnp.ones((2, 3, 16), jnp.float16), "pooled": jnp.ones((2, 12), jnp.float16)}
+    told = {"text": jnp.ones((2, 3, 16), jnp.float16), "pooled_text": jnp.ones((2, 12), jnp.float16)}
     precomputed = run(recipe, params, {**latents, **told})  # no pictures at all
     key_sigma, key_noise = jax.random.split(jax.random.key(3))
     sigma = flow.draw_sigma(key_sigma, 2)

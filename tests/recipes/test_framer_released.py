@@ -141,8 +141,8 @@ def test_on_the_features_that_the_original_decodes(fixtures, monkeypatch):
     batch = {
         "hr_latent": clean,
         "lr_latent": channels_last(case.arrays["in/lr"]),
-        "prompt": jnp.asarray(told),
-        "pooled": jnp.asarray(pooled),
+        "text": jnp.asarray(told),
+        "pooled_text": jnp.asarray(pooled),
     }
     recipe = framer(base, reading)
     loss = jax.jit(recipe.updates[0].loss)(

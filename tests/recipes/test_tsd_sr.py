@@ -176,7 +176,7 @@ def test_examples_keep_their_guidance_and_their_times(recipe, network):
 
 def test_the_texts_of_examples_are_for_the_teacher(student, params):
     data = batch()
-    texts = {"prompt": jnp.ones((2, 3, 16), jnp.float32), "pooled": jnp.ones((2, 12), jnp.float32)}
+    texts = {"text": jnp.ones((2, 3, 16), jnp.float32), "pooled_text": jnp.ones((2, 12), jnp.float32)}
     plain, other = student(params, data), student(params, {**data, **texts})
     np.testing.assert_array_equal(plain.outputs[MADE], other.outputs[MADE])
     assert np.all(plain.metrics["distillation"] != other.metrics["distillation"])

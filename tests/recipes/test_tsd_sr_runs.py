@@ -15,7 +15,7 @@ from framer_jax.commands.train import starting_weights, train_from_config
 from framer_jax.commands.training_data import open_training
 from framer_jax.config import ConfigError
 from framer_jax.data.captions import Caption
-from framer_jax.data.pipeline import make_batches, make_prepare
+from framer_jax.data.pipeline import make_batches, prepare_for
 from framer_jax.data.records import RecordFiles
 from framer_jax.degradations.presets import preset_by_name
 from framer_jax.inference.model import load_model
@@ -90,20 +90,20 @@ def test_photographs_come_with_the_embeddings_of_their_captions(folder, tmp_path
     embed_captions(captions, encoders, tmp_path / "embeddings", Work(3, 2), sizes)
     write_text(tmp_path / "null.safetensors", "", encoders, sizes)
     settings += (f"recipe.text.null={tmp_path}/null.safetensors", f"data.embeddings={tmp_path}/embeddings")
-    source = open_training(config(*settings, "data.null_ratio=0.0"))
+    source = open_training(config(*settings, "data.caption_dropout=0.0"))
     preset = preset_by_name("bicubic", 4)
     raw = next(make_batches(source, 32, preset, 4, 0, num_threads=0))
     stored = RecordFiles(tmp_path / "embeddings")
-    for record, prompt in zip(raw["record"], raw["prompt"], strict=True):
+    for record, prompt in zip(raw["record"], raw["text"], strict=True):
         np.testing.assert_array_equal(prompt, stored[int(record)]["prompt"])
-    prepared = make_prepare(preset)(raw)
-    assert prepared.keys() == {"hr", "lr", "prompt", "pooled"}
+    prepared = prepare_for(source, preset)(raw)
+    assert prepared.keys() == {"hr", "lr", "text", "pooled_text"}
     assert {leaf.dtype for leaf in prepared.values()} == {jnp.dtype("float32")}
     without = next(
-        make_batches(open_training(config(*settings, "data.null_ratio=1.0")), 32, preset, 4, 0, num_threads=0)
+        make_batches(open_training(config(*settings, "data.caption_dropout=1.0")), 32, preset, 4, 0, num_threads=0)
     )
     np.testing.assert_array_equal(without["hr"], raw["hr"])
-    assert len({prompt.tobytes() for prompt in without["prompt"]}) == 1
+    assert len({prompt.tobytes() for prompt in without["text"]}) == 1
     assert open_training(config(*settings)).names != source.names  # a run notices
     with pytest.raises(ConfigError, match=r"holds records, and recipe\.name tsd_sr needs photographs"):
         open_training(config(*settings, f"data.train={tmp_path}/embeddings"))

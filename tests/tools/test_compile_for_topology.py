@@ -83,8 +83,8 @@ def test_the_described_arguments_are_those_of_a_run():
     assert {name: leaf.shape for name, leaf in batch.items()} == {
         "hr_latent": (8, 4, 4, 16),
         "lr_latent": (8, 4, 4, 16),
-        "prompt": (8, 3, 16),
-        "pooled": (8, 8),
+        "text": (8, 3, 16),
+        "pooled_text": (8, 8),
     }
     assert {leaf.sharding.spec for leaf in batch.values()} == {P(("data", "fsdp"))}
     own = state.params["denoiser"]["blocks_dual"]["attention"]["query_control"]["kernel"]

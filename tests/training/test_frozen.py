@@ -99,7 +99,7 @@ def test_on_latents_dit4sr_needs_its_base_alone(tmp_path):
             name for name, tree in found.items() if any(isinstance(x, jax.Array) for x in jax.tree.leaves(tree))
         }
 
-    latents = {"hr_latent": (4, 4, 4), "lr_latent": (4, 4, 4), "prompt": (3, 16), "pooled": (12,)}
+    latents = {"hr_latent": (4, 4, 4), "lr_latent": (4, 4, 4), "text": (3, 16), "pooled_text": (12,)}
     found, names = placed(latents)
     assert names == {BASE}
     kernel = found[BASE]["block_0"]["attention"]["query"]["kernel"]

@@ -14,27 +14,27 @@ from PIL import Image
 from framer_jax.commands.precompute import local_models
 
 Captioner = Callable[[np.ndarray, int], str]
-"""(uint8 [H, W, 3], seed) → what it says."""
+"""(image uint8 [H, W, 3], seed) → caption."""
 
 PROMPT = "Describe this image and its style in a very detailed manner."
-"""Ours: the authors' own words are not published."""
+"""The prompt of this library; the authors have not published theirs."""
 
 
 @dataclass(frozen=True)
 class CaptionSettings:
-    """How a captioner is asked.
+    """Prompt and sampling settings of a captioner.
 
-    The defaults of temperature and top_p are those of FRAMER's captions.
+    The default temperature and top_p are those of FRAMER's captions.
 
     Attributes:
-      prompt: the question; '' for models that take none.
-      temperature: of sampling; 0 takes the likeliest word each time.
-      top_p: probability of the words that are sampled from.
-      max_tokens: longest answer.
-      seed: of the sampling, with each photograph's name.
+      prompt: the prompt; '' for models without one.
+      temperature: sampling temperature; 0 for greedy decoding.
+      top_p: probability mass of the tokens that are sampled from.
+      max_tokens: largest number of generated tokens.
+      seed: seed of the sampling, combined with each photograph's name.
 
     Raises:
-      ValueError: a number outside its range.
+      ValueError: a value outside its range.
     """
 
     prompt: str = PROMPT
@@ -52,27 +52,27 @@ class CaptionSettings:
             raise ValueError(f"--max-tokens must be at least 1; got {self.max_tokens}")
 
 
-def transformers_captioner(path: str | os.PathLike[str], settings: CaptionSettings, dtype: str = "auto") -> Captioner:
+def load_captioner(path: str | os.PathLike[str], settings: CaptionSettings, dtype: str = "auto") -> Captioner:
     """Load a captioner.
 
     Args:
       path: folder or cached name of any image-to-text model of transformers, such as LLaVA 1.5 or BLIP.
-      settings: how it is asked.
-      dtype: of local_models.DTYPES.
+      settings: prompt and sampling settings.
+      dtype: one of `local_models.DTYPES`.
 
     Raises:
-      ImportError, FileNotFoundError, ValueError: it cannot be loaded, in one line.
+      ImportError, FileNotFoundError, ValueError: the model cannot be loaded; a message of one line.
     """
-    folder, package = local_models.local_folder(path), local_models.transformers()
-    processor = local_models.loaded(package.AutoProcessor.from_pretrained, folder, "processor of a captioner")
-    device, kind = local_models.device_and_dtype(dtype)
+    folder, package = local_models.local_folder(path), local_models.import_transformers()
+    processor = local_models.load_pretrained(package.AutoProcessor.from_pretrained, folder, "processor of a captioner")
+    device, torch_dtype = local_models.device_and_dtype(dtype)
     load = package.AutoModelForImageTextToText.from_pretrained
-    model = local_models.loaded_model(load, folder, "image-to-text model", dtype=kind).to(device)
-    text = question(processor, settings.prompt)
+    model = local_models.load_pretrained_model(load, folder, "image-to-text model", dtype=torch_dtype).to(device)
+    prompt = format_prompt(processor, settings.prompt)
 
     def caption(image: np.ndarray, seed: int) -> str:
-        given = {"images": Image.fromarray(image), "return_tensors": "pt", **({"text": text} if text else {})}
-        inputs = processor(**given).to(device, kind)
+        text = {"text": prompt} if prompt else {}
+        inputs = processor(images=Image.fromarray(image), return_tensors="pt", **text).to(device, torch_dtype)
         sampling = {"do_sample": True, "temperature": settings.temperature, "top_p": settings.top_p}
         with _seeded(seed):
             ids = model.generate(
@@ -80,20 +80,21 @@ def transformers_captioner(path: str | os.PathLike[str], settings: CaptionSettin
                 max_new_tokens=settings.max_tokens,
                 **(sampling if settings.temperature else {"do_sample": False}),
             )
-        asked = inputs["input_ids"].shape[1] if "input_ids" in inputs else 0
-        same = asked and bool((ids[:, :asked] == inputs["input_ids"]).all())
-        answer = processor.batch_decode(ids[:, asked:] if same else ids, skip_special_tokens=True)[0]
+        prompt_length = inputs["input_ids"].shape[1] if "input_ids" in inputs else 0
+        repeats_prompt = prompt_length and bool((ids[:, :prompt_length] == inputs["input_ids"]).all())
+        answer = processor.batch_decode(ids[:, prompt_length:] if repeats_prompt else ids, skip_special_tokens=True)[0]
         return " ".join(answer.split())
 
     return caption
 
 
-def question(processor: Any, prompt: str) -> str:
-    """The prompt in the form that a model was trained on, with the place of its image.
+def format_prompt(processor: Any, prompt: str) -> str:
+    """The prompt in the format that a model was trained with, including its image token.
 
     Args:
-      processor: of the model; a chat template decides, else LLaVA's words if it has a token for images.
-      prompt: the question.
+      processor: processor of the model; its chat template is used if it has one, and LLaVA 1.5's format if it only has
+        an image token.
+      prompt: the prompt.
     """
     if getattr(processor, "chat_template", None):
         content = [{"type": "image"}, {"type": "text", "text": prompt}]
@@ -105,7 +106,7 @@ def question(processor: Any, prompt: str) -> str:
 
 @contextmanager
 def _seeded(seed: int) -> Any:
-    """PyTorch's own generators, which `generate` draws from, seeded within and as before without."""
+    """Seed PyTorch's global random generators, which `generate` draws from, and restore them afterwards."""
     import torch
 
     with torch.random.fork_rng(), torch.inference_mode():

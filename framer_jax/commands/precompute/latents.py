@@ -20,7 +20,7 @@ from framer_jax.commands.precompute.work import Work
 from framer_jax.commands.provenance import latents_manifest
 from framer_jax.config import ConfigError, load_config, to_dict
 from framer_jax.data.captions import check_captions, read_captions
-from framer_jax.data.latents import HR_LATENT, IMAGE, LR_LATENT
+from framer_jax.data.latents import HR_LATENT, LR_LATENT, PHOTO_INDEX
 from framer_jax.data.records import read_names, write_names
 from framer_jax.models.kl_autoencoder import KLAutoencoder
 from framer_jax.recipes.base import Frozen
@@ -111,7 +111,7 @@ def precompute_latents(
     encode = shared.compute_on(sharding, crops.preset, frozen, _entries(vae.module, crops.preset.scale, settings), key)
 
     def compute(batch: Any, numbers: np.ndarray) -> dict[str, jax.Array]:
-        return {**encode(batch, numbers), IMAGE: batch["record"]}
+        return {**encode(batch, numbers), PHOTO_INDEX: batch["record"]}
 
     records_of = shared.computed(crops.dataset, compute, work.batch, lambda name, value: value)
     return shared.write_files(folder, work, records_of)

@@ -1,4 +1,4 @@
-"""Models of transformers that lie on this machine: nothing is fetched, and what is missing is one line."""
+"""Loading models of the transformers library from local files; nothing is downloaded."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import os
 from pathlib import Path
 from typing import Any
 
+DTYPES = ("auto", "float32", "bfloat16", "float16")
 
-def transformers() -> Any:
-    """The package.
+
+def import_transformers() -> Any:
+    """Import the package transformers.
 
     Raises:
-      ImportError: it, or PyTorch, is not installed.
+      ImportError: transformers or PyTorch is not installed.
     """
     try:
         import torch  # noqa: F401
@@ -27,68 +29,66 @@ def local_folder(name: str | os.PathLike[str]) -> Path:
     """The folder of a model.
 
     Args:
-      name: a folder, or a name on the Hugging Face hub that was fetched before.
+      name: a folder, or the name of a model that was downloaded from the Hugging Face hub before.
 
     Raises:
-      FileNotFoundError: neither is there.
-      ImportError: a name, and transformers is not installed.
+      FileNotFoundError: neither exists.
+      ImportError: `name` is not a folder, and transformers is not installed.
     """
     if Path(name).is_dir():
         return Path(name)
-    transformers()
+    import_transformers()
     from huggingface_hub import snapshot_download
 
     try:
         return Path(snapshot_download(str(name), local_files_only=True))
     except (OSError, ValueError) as error:
         raise FileNotFoundError(
-            f"{name}: no such folder, and no model of that name in the local cache; nothing is fetched at run time: "
+            f"{name}: no such folder, and no model of that name in the local cache (models are not downloaded): "
             f"run `hf download {name}` first, or give a folder"
         ) from error
 
 
-def loaded(load: Any, folder: Path, what: str, **options: Any) -> Any:
-    """`load(folder, **options)` from local files alone.
+def load_pretrained(load: Any, folder: Path, what: str, **options: Any) -> Any:
+    """Call `load(folder, **options)` with local files only.
 
     Args:
-      load: a `from_pretrained` of transformers.
-      folder: of the model.
-      what: the error calls it.
-      options: of `load`.
+      load: a `from_pretrained` function of transformers.
+      folder: folder of the model.
+      what: what the error message calls the model.
+      options: keyword arguments of `load`.
 
     Raises:
-      ValueError: transformers cannot make one of the folder.
+      ValueError: transformers cannot load the folder.
     """
     try:
         return load(str(folder), local_files_only=True, **options)
     except (OSError, ValueError, KeyError, RuntimeError, ImportError, AttributeError, TypeError) as error:
-        text = " ".join(str(error).split())
-        raise ValueError(f"{folder}: no {what} that transformers can read ({text[:300]}): fetch it again") from error
+        reason = " ".join(str(error).split())[:300]
+        raise ValueError(f"{folder}: no {what} that transformers can read ({reason}): download it again") from error
 
 
-def loaded_model(load: Any, folder: Path, what: str, **options: Any) -> Any:
-    """As `loaded`, for a model: every weight comes from the files.
+def load_pretrained_model(load: Any, folder: Path, what: str, **options: Any) -> Any:
+    """Call `load_pretrained` for a model whose weights must all come from the files.
 
     Raises:
-      ValueError: as `loaded`; or weights are missing or of another shape, which transformers would draw at random.
+      ValueError: see `load_pretrained`; or weights are missing or have another shape, so that transformers would
+        initialise them randomly.
     """
-    model, info = loaded(load, folder, what, output_loading_info=True, **options)
-    if lacking := sorted(map(str, [*info["missing_keys"], *info["mismatched_keys"]])):
+    model, info = load_pretrained(load, folder, what, output_loading_info=True, **options)
+    if missing := sorted(map(str, [*info["missing_keys"], *info["mismatched_keys"]])):
         raise ValueError(
-            f"{folder}: lacks {len(lacking)} weights of a {what}, such as {lacking[0]}: it is of another model, or "
-            "incomplete"
+            f"{folder}: lacks {len(missing)} weights of a {what}, such as {missing[0]}: it is incomplete or another "
+            "model, download it again"
         )
     return model.eval()
 
 
 def device_and_dtype(dtype: str) -> tuple[Any, Any]:
-    """(PyTorch's device, its dtype): the GPU if there is one; 'auto' is float16 there and float32 elsewhere."""
+    """(PyTorch device, PyTorch dtype): the GPU if there is one; 'auto' is float16 on a GPU and float32 on a CPU."""
     import torch
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if dtype == "auto":
         dtype = "float16" if device.type == "cuda" else "float32"
     return device, getattr(torch, dtype)
-
-
-DTYPES = ("auto", "float32", "bfloat16", "float16")

@@ -1,7 +1,7 @@
-"""CLIP and T5 encoders of transformers as functions: texts → features, as diffusers calls them for SD 3.
+"""CLIP and T5 encoders of transformers as functions from texts to features, called as in diffusers' SD 3 pipeline.
 
-CLIP gives its penultimate hidden state and its projected pooled output; T5 its last hidden state. No attention mask is
-given: padding takes part, as in the weights' training.
+CLIP gives its penultimate hidden state and its projected pooled output; T5 its last hidden state. There is no attention
+mask: padding tokens take part, as in the training of the weights.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from framer_jax.data.text import ENCODERS, Encoded, TextSettings
 from framer_jax.porting.files import sha256_of
 
 PARTS = dict(zip(ENCODERS, ("text_encoder", "text_encoder_2", "text_encoder_3"), strict=True))
-"""Their folders in a pipeline; a tokenizer's is called so, too, with 'tokenizer' for 'text_encoder'."""
+"""Encoder → its folder in a pipeline; the folder of its tokenizer has 'tokenizer' in place of 'text_encoder'."""
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "spiece.model")
 
@@ -25,92 +25,93 @@ Encode = Callable[[Sequence[str]], Encoded]
 
 
 class TextEncoder(NamedTuple):
-    """An encoder and what it is.
+    """A text encoder and its digest.
 
     Attributes:
-      encode: see Encode.
-      digest: of its files.
+      encode: see `Encode`.
+      digest: SHA-256 of its files.
     """
 
     encode: Encode
     digest: str
 
 
-def encoder_folders(model: str, given: Mapping[str, str], zeros: Sequence[str]) -> dict[str, Path]:
-    """Where each encoder lies that is not replaced by zeros.
+def encoder_folders(model: str, folders: Mapping[str, str], zeros: Sequence[str]) -> dict[str, Path]:
+    """The folder of each encoder that is not replaced by zeros.
 
     Args:
-      model: folder or cached name of a pipeline as diffusers lays it out; '' for none.
-      given: of `ENCODERS`, a folder or cached name ('' for none); they come before the pipeline's.
-      zeros: the encoders that zeros stand for.
+      model: folder or cached name of a diffusers pipeline; '' for none.
+      folders: encoder name (of `ENCODERS`) to a folder or cached name, which takes precedence over the pipeline's; ''
+        for none.
+      zeros: the encoders that are replaced by zeros.
 
     Raises:
-      ValueError: an encoder is neither given nor among `zeros`, or both.
-      FileNotFoundError: it is not there.
+      ValueError: an encoder is neither given nor replaced by zeros, or both.
+      FileNotFoundError: a model does not exist.
     """
     pipeline = local_models.local_folder(model) if model else None
-    found = {}
+    result = {}
     for name in ENCODERS:
         option = f"--{name.replace('_', '-')}"
         if name in zeros:
-            if given.get(name):
+            if folders.get(name):
                 raise ValueError(f"{option} and --zeros {name} contradict each other: leave one out")
-        elif given.get(name):
-            found[name] = local_models.local_folder(given[name])
+        elif folders.get(name):
+            result[name] = local_models.local_folder(folders[name])
         elif pipeline is not None and (pipeline / PARTS[name]).is_dir():
-            found[name] = pipeline / PARTS[name]
+            result[name] = pipeline / PARTS[name]
         else:
-            where = f"{model} has no {PARTS[name]}/" if model else f"there is no {option}"
-            raise ValueError(f"{where}: give {option} FOLDER, or --zeros {name} for zeros in its place")
-    return found
+            problem = f"{model} has no {PARTS[name]}/" if model else f"there is no {option}"
+            raise ValueError(f"{problem}: give {option} FOLDER, or --zeros {name} for zeros in its place")
+    return result
 
 
-def transformers_encoder(
+def load_text_encoder(
     name: str, path: str | os.PathLike[str], settings: TextSettings, dtype: str = "auto", variant: str = ""
 ) -> TextEncoder:
-    """Load an encoder.
+    """Load a text encoder.
 
     Args:
-      name: of `ENCODERS`.
-      path: folder of the model, with the tokenizer in it or beside it as in a pipeline.
+      name: one of `ENCODERS`.
+      path: folder of the model; the tokenizer is in it, or next to it as in a pipeline.
       settings: text lengths.
-      dtype: of local_models.DTYPES.
-      variant: of the weights' files, such as 'fp16'; '' for the plain ones.
+      dtype: one of `local_models.DTYPES`.
+      variant: variant of the weight files, such as 'fp16'; '' for the plain ones.
 
     Raises:
-      ImportError, FileNotFoundError, ValueError: it cannot be loaded, in one line.
+      ImportError, FileNotFoundError, ValueError: the encoder cannot be loaded; a message of one line.
     """
-    package, folder = local_models.transformers(), Path(path)
-    words = tokenizer_folder(folder)
-    tokenizer = local_models.loaded(package.AutoTokenizer.from_pretrained, words, "tokenizer")
-    device, kind = local_models.device_and_dtype(dtype)
-    of_t5 = name == "t5"
-    load = (package.T5EncoderModel if of_t5 else package.CLIPTextModelWithProjection).from_pretrained
-    options = {"dtype": kind, **({"variant": variant} if variant else {})}
-    what = "T5 encoder" if of_t5 else "CLIP text encoder"
-    model = local_models.loaded_model(load, folder, what, **options).to(device)
-    length = settings.t5_length if of_t5 else settings.clip_length
+    package, folder = local_models.import_transformers(), Path(path)
+    tokenizer_path = tokenizer_folder(folder)
+    tokenizer = local_models.load_pretrained(package.AutoTokenizer.from_pretrained, tokenizer_path, "tokenizer")
+    device, torch_dtype = local_models.device_and_dtype(dtype)
+    is_t5 = name == "t5"
+    load = (package.T5EncoderModel if is_t5 else package.CLIPTextModelWithProjection).from_pretrained
+    options = {"dtype": torch_dtype, **({"variant": variant} if variant else {})}
+    what = "T5 encoder" if is_t5 else "CLIP text encoder"
+    model = local_models.load_pretrained_model(load, folder, what, **options).to(device)
+    length = settings.t5_length if is_t5 else settings.clip_length
     _check_length(name, folder, model, length)
 
     def encode(texts: Sequence[str]) -> Encoded:
         ids = tokenizer(list(texts), padding="max_length", max_length=length, truncation=True, return_tensors="pt")
-        return (t5_features if of_t5 else clip_features)(model, ids.input_ids.to(device))
+        return (t5_features if is_t5 else clip_features)(model, ids.input_ids.to(device))
 
-    digest = sha256_of(folder) if words == folder else f"{sha256_of(folder)}+{sha256_of(words)}"
+    digest = sha256_of(folder) if tokenizer_path == folder else f"{sha256_of(folder)}+{sha256_of(tokenizer_path)}"
     return TextEncoder(encode, digest)
 
 
 def clip_features(model: Any, ids: Any) -> Encoded:
-    """What a CLIPTextModelWithProjection makes of token numbers [B, L]: penultimate hidden state, projected output."""
+    """Penultimate hidden state and projected output of a CLIPTextModelWithProjection for token ids [B, L]."""
     import torch
 
     with torch.inference_mode():
-        found = model(ids, output_hidden_states=True)
-    return Encoded(*(value.float().cpu().numpy() for value in (found.hidden_states[-2], found.text_embeds)))
+        output = model(ids, output_hidden_states=True)
+    return Encoded(*(value.float().cpu().numpy() for value in (output.hidden_states[-2], output.text_embeds)))
 
 
 def t5_features(model: Any, ids: Any) -> Encoded:
-    """What a T5EncoderModel makes of token numbers [B, L]: its last hidden state."""
+    """Last hidden state of a T5EncoderModel for token ids [B, L]."""
     import torch
 
     with torch.inference_mode():
@@ -118,17 +119,18 @@ def t5_features(model: Any, ids: Any) -> Encoded:
 
 
 def tokenizer_folder(folder: Path) -> Path:
-    """Where an encoder's tokenizer lies: in its folder, or beside it as in a pipeline.
+    """The folder of an encoder's tokenizer: the encoder's own, or the one next to it as in a pipeline.
 
     Raises:
-      FileNotFoundError: in neither place.
+      FileNotFoundError: neither contains a tokenizer.
     """
-    beside = folder.with_name(folder.name.replace("text_encoder", "tokenizer"))
-    for place in (folder, beside):
-        if any((place / file).is_file() for file in TOKENIZER_FILES):
-            return place
+    sibling = folder.with_name(folder.name.replace("text_encoder", "tokenizer"))
+    for candidate in (folder, sibling):
+        if any((candidate / file).is_file() for file in TOKENIZER_FILES):
+            return candidate
     raise FileNotFoundError(
-        f"{folder}: has no tokenizer in it ({', '.join(TOKENIZER_FILES)}), nor in {beside.name}/ beside it: fetch it"
+        f"{folder}: has no tokenizer in it ({', '.join(TOKENIZER_FILES)}), nor in {sibling.name}/ next to it: "
+        "download it"
     )
 
 
