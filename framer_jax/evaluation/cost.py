@@ -18,15 +18,9 @@ import numpy as np
 
 from framer_jax.diffusion.noise import noise_field
 from framer_jax.evaluation.macs import Product, macs_by_kind, macs_by_module, products
-from framer_jax.recipes import pretrained
 from framer_jax.recipes.base import Frozen, Params, Recipe, Sampler
-from framer_jax.recipes.latent_space import AUTOENCODER
-from framer_jax.recipes.weights_by_path import network_of
 
 MODES = ("sample", "mean")
-
-AUTOENCODERS = {"vq_f4": "vq_f4", "kl": "kl_autoencoder"}
-"""Latent space → weight map of its autoencoder."""
 
 WARM_UP = 2
 """Number of calls before the timed ones."""
@@ -105,18 +99,6 @@ class Cost:
     def flops(self) -> float:
         """Floating-point operations, two for each MAC."""
         return 2 * self.macs
-
-
-def frozen_shapes(config: Mapping[str, Any]) -> Frozen:
-    """Names and shapes of the autoencoder that a recipe's `sample` uses, without reading its weights.
-
-    Args:
-      config: the recipe section of a configuration.
-    """
-    name = AUTOENCODERS.get(config["space"]["name"])
-    if network_of(config)[0] == "student" or name is None:
-        return {}
-    return {AUTOENCODER: pretrained.expected_params(name, pretrained.build(name, {}))}
 
 
 def trace(recipe: Recipe, params: Params, frozen: Frozen, settings: CostSettings) -> jax.stages.Traced:

@@ -15,7 +15,7 @@ from framer_jax.data.whole_photos import ValidationPair
 from framer_jax.diffusion.noise import noise_field
 from framer_jax.evaluation.metrics import METRICS, score
 from framer_jax.recipes.base import Frozen, Params, Recipe
-from framer_jax.recipes.latent_space import enlarge
+from framer_jax.recipes.components.latent_space import upsample_bicubic
 
 Images = Mapping[str, np.ndarray]
 """Name → image [H, W, 3] float32 in [0, 1]."""
@@ -72,7 +72,7 @@ def make_validation(
     def compiled(name: str, sharding: NamedSharding | None) -> Callable[..., jax.Array]:
         return jax.jit(samplers[name], out_shardings=sharding)
 
-    bicubic = np.clip(np.asarray(enlarge(jnp.asarray(lr), recipe.scale)), 0.0, 1.0)
+    bicubic = np.clip(np.asarray(upsample_bicubic(jnp.asarray(lr), recipe.scale)), 0.0, 1.0)
     bicubic_scores = mean_scores(bicubic, hr, ids)
 
     def validate(params: Params, frozen: Frozen, step: int) -> tuple[dict[str, float], Images]:

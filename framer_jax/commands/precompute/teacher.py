@@ -18,7 +18,7 @@ from framer_jax.commands.precompute import work as shared
 from framer_jax.commands.precompute.work import Work
 from framer_jax.commands.provenance import manifest_of
 from framer_jax.config import ConfigError, load_config, to_dict
-from framer_jax.data.pipeline import as_stored
+from framer_jax.data.pipeline import to_uint8_if_exact
 from framer_jax.data.records import write_manifest
 from framer_jax.diffusion.noise import NoiseField
 from framer_jax.recipes.base import PIXELS, Frozen, Recipe
@@ -64,7 +64,7 @@ def precompute_teacher(config: dict[str, Any], folder: Path, work: Work, overwri
     compute = shared.compute_on(sharding, crops.preset, recipe.frozen, _entries(recipe), key)
     images = (*PIXELS, *recipe.precomputed_images)
     records_of = shared.computed(
-        crops.dataset, compute, work.batch, lambda name, value: as_stored(value) if name in images else value
+        crops.dataset, compute, work.batch, lambda name, value: to_uint8_if_exact(value) if name in images else value
     )
     return shared.write_files(folder, work, records_of)
 
