@@ -10,15 +10,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from framer_jax.inference.tiler import (
-    Blending,
+    BlendWeights,
     TilePlan,
-    blending,
-    check_chop,
+    check_strided_tiles,
     check_tile,
-    plan_chops,
+    gaussian_blend_weights,
+    plan_single_tile,
+    plan_strided_tiles,
     plan_tiles,
-    plan_whole,
-    uniform_blending,
+    uniform_blend_weights,
 )
 
 Size = tuple[int, int]
@@ -48,7 +48,7 @@ class Protocol(NamedTuple):
     overlap: Callable[[int], int]
     check: Callable[[int, int, int], None]
     plan: Callable[[int, int, int, int, int], TilePlan]
-    weights: Callable[[TilePlan, int], Blending]
+    weights: Callable[[TilePlan, int], BlendWeights]
     noise: Callable[[jax.Array, np.ndarray, np.ndarray], tuple[jax.Array, np.ndarray]]
     clips: bool
     color_fixes: tuple[str, ...]
@@ -112,8 +112,8 @@ _DIT4SR = Protocol(
     tile=lambda scale: DIT4SR_TILE // scale,
     overlap=lambda tile: tile * 3 // 32 * 4,  # 24 of 64 latents
     check=check_steps,
-    plan=lambda height, width, tile, overlap, multiple: plan_whole(height, width),
-    weights=blending,
+    plan=lambda height, width, tile, overlap, multiple: plan_single_tile(height, width),
+    weights=gaussian_blend_weights,
     noise=one_canvas,
     clips=True,
     color_fixes=("adain",),
@@ -128,7 +128,7 @@ PROTOCOLS = {
         overlap=lambda tile: 16,
         check=check_tile,
         plan=plan_tiles,
-        weights=blending,
+        weights=gaussian_blend_weights,
         noise=one_canvas,
         clips=False,
         color_fixes=("none", "adain", "wavelet"),
@@ -137,9 +137,9 @@ PROTOCOLS = {
     "resshift": Protocol(
         tile=lambda scale: 512 * 4 // scale,  # their sides are of ×4, and grow for smaller scales
         overlap=lambda tile: RESSHIFT_OVERLAP.get(tile, tile // 8),
-        check=check_chop,
-        plan=plan_chops,
-        weights=uniform_blending,
+        check=check_strided_tiles,
+        plan=plan_strided_tiles,
+        weights=uniform_blend_weights,
         noise=one_canvas_per_tile,
         clips=True,
         color_fixes=("none",),

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from framer_jax.inference.images import FORMATS, Picture, enlarged, premultiplied, read_picture, write_picture
+from framer_jax.inference.images import FORMATS, ImageData, replace_pixels, premultiply_alpha, read_image, write_image
 
 RNG = np.random.default_rng(0)
 RGB = RNG.integers(0, 256, (6, 5, 3), dtype=np.uint8)
@@ -47,12 +47,12 @@ def test_round_trip(tmp_path, suffix, mode):
     }[mode]
     path = tmp_path / "a.tiff"
     Image.fromarray(values).save(path)
-    picture = read_picture(path)
+    picture = read_image(path)
     assert (picture.mode, picture.bits, picture.notes) == (mode, 8, ())
     assert picture.pixels.dtype == np.float32
     colour = RGB if mode.startswith("RGB") else np.repeat(GREY[:, :, None], 3, 2)
     np.testing.assert_array_equal(picture.pixels, np.float32(colour) / np.float32(255))
-    write_picture(tmp_path / f"b{suffix}", picture)
+    write_image(tmp_path / f"b{suffix}", picture)
     with Image.open(tmp_path / f"b{suffix}") as written:
         if suffix != ".webp":  # which is lossy and knows neither L nor LA
             assert written.mode == mode
@@ -65,7 +65,7 @@ def test_round_trip(tmp_path, suffix, mode):
 
 def test_bilevel_and_palettes(tmp_path):
     Image.fromarray(GREY > 127).save(tmp_path / "a.png")
-    picture = read_picture(tmp_path / "a.png")
+    picture = read_image(tmp_path / "a.png")
     assert picture.mode == "L"
     np.testing.assert_array_equal(picture.pixels[:, :, 0], GREY > 127)
 
@@ -75,16 +75,16 @@ def test_bilevel_and_palettes(tmp_path):
     palette.putdata(indices.ravel().tolist())
     colours = np.eye(3, dtype=np.float32)[indices]
     palette.save(tmp_path / "p.png")
-    picture = read_picture(tmp_path / "p.png")
+    picture = read_image(tmp_path / "p.png")
     assert picture.mode == "RGB"
     np.testing.assert_array_equal(picture.pixels, colours)
     palette.save(tmp_path / "q.png", transparency=bytes([0, 128, 255]))
-    picture = read_picture(tmp_path / "q.png")
+    picture = read_image(tmp_path / "q.png")
     assert picture.mode == "RGBA"
     np.testing.assert_array_equal(picture.pixels, colours)
     close(picture.alpha, np.float32([0, 128, 255])[indices] / 255)
     Image.fromarray(indices).save(tmp_path / "t.png", transparency=1)  # one transparent grey value
-    picture = read_picture(tmp_path / "t.png")
+    picture = read_image(tmp_path / "t.png")
     assert picture.mode == "LA"
     np.testing.assert_array_equal(picture.alpha, indices != 1)
 
@@ -93,35 +93,35 @@ def test_bilevel_and_palettes(tmp_path):
 def test_16_bit_grey_keeps_its_depth(tmp_path, suffix):
     values = RNG.integers(0, 65536, (6, 5), dtype=np.uint16)
     Image.fromarray(values).save(tmp_path / f"a{suffix}")
-    picture = read_picture(tmp_path / f"a{suffix}")
+    picture = read_image(tmp_path / f"a{suffix}")
     assert (picture.mode, picture.bits) == ("L", 16)
-    write_picture(tmp_path / f"b{suffix}", picture)
+    write_image(tmp_path / f"b{suffix}", picture)
     with Image.open(tmp_path / f"b{suffix}") as written:
         np.testing.assert_array_equal(np.asarray(written), values)
-    write_picture(tmp_path / "b.jpg", picture)
+    write_image(tmp_path / "b.jpg", picture)
     with Image.open(tmp_path / "b.jpg") as written:
         assert written.mode == "L"
 
 
 def test_deep_grey_of_other_kinds(tmp_path):
     Image.fromarray(np.full((2, 3), 0.25, np.float32)).save(tmp_path / "f.tiff")
-    picture = read_picture(tmp_path / "f.tiff")
+    picture = read_image(tmp_path / "f.tiff")
     assert (picture.mode, picture.bits) == ("L", 16)
     np.testing.assert_array_equal(picture.pixels, np.full((2, 3, 3), 0.25, np.float32))
     Image.fromarray(np.full((2, 3), 200.0, np.float32)).save(tmp_path / "g.tiff")
     with pytest.raises(ValueError, match=r"g.tiff.*outside 0 to 1"):
-        read_picture(tmp_path / "g.tiff")
+        read_image(tmp_path / "g.tiff")
     Image.fromarray(np.full((2, 3), 70000, np.int32)).save(tmp_path / "i.tiff")
     with pytest.raises(ValueError, match=r"i.tiff.*outside 0 to 65535"):
-        read_picture(tmp_path / "i.tiff")
+        read_image(tmp_path / "i.tiff")
     Image.fromarray(np.full((2, 3), 7, np.uint16)).save(tmp_path / "t.png", transparency=7)
-    assert read_picture(tmp_path / "t.png").mode == "LA"
+    assert read_image(tmp_path / "t.png").mode == "LA"
 
 
 @pytest.mark.parametrize("channels", [3, 4])
 def test_16_bit_colour_is_read_as_8_bit_and_says_so(tmp_path, channels):
     (tmp_path / "a.png").write_bytes(png16(np.full((3, 4, channels), 40000, np.uint16)))
-    picture = read_picture(tmp_path / "a.png")
+    picture = read_image(tmp_path / "a.png")
     assert picture.notes == ("16-bit colour was read as 8-bit",)
     assert picture.bits == 8
     close(picture.pixels, np.full((3, 4, 3), 40000 / 65535), 1 / 255)
@@ -132,7 +132,7 @@ def test_cmyk_becomes_rgb(tmp_path, with_profile):
     image = Image.fromarray(RGB).convert("CMYK")
     # an RGB profile cannot serve CMYK: as good as none
     image.save(tmp_path / "a.jpg", quality=100, **({"icc_profile": SRGB} if with_profile else {}))
-    picture = read_picture(tmp_path / "a.jpg")
+    picture = read_image(tmp_path / "a.jpg")
     assert (picture.mode, picture.icc) == ("RGB", None)
     assert picture.pixels.shape == (6, 5, 3)
     with Image.open(tmp_path / "a.jpg") as plain:
@@ -144,12 +144,12 @@ def test_exif_orientation_is_applied_and_not_written(tmp_path, orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
     Image.fromarray(RGB).save(tmp_path / "a.png", exif=exif)
-    picture = read_picture(tmp_path / "a.png")
+    picture = read_image(tmp_path / "a.png")
     turned = RGB.transpose(1, 0, 2) if orientation >= 5 else RGB
     turned = turned[:, ::-1] if orientation in (2, 3, 6, 7) else turned
     turned = turned[::-1] if orientation in (3, 4, 7, 8) else turned
     np.testing.assert_array_equal(np.rint(picture.pixels * 255), turned)
-    write_picture(tmp_path / "b.png", picture)
+    write_image(tmp_path / "b.png", picture)
     with Image.open(tmp_path / "b.png") as written:
         assert not written.getexif()
         np.testing.assert_array_equal(np.asarray(written), turned)
@@ -158,16 +158,16 @@ def test_exif_orientation_is_applied_and_not_written(tmp_path, orientation):
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".tiff"])
 def test_colour_profile_comes_back(tmp_path, suffix):
     Image.fromarray(RGB).save(tmp_path / "a.png", icc_profile=SRGB)
-    picture = read_picture(tmp_path / "a.png")
+    picture = read_image(tmp_path / "a.png")
     assert picture.icc == SRGB
-    write_picture(tmp_path / f"b{suffix}", picture)
-    assert read_picture(tmp_path / f"b{suffix}").icc == SRGB
+    write_image(tmp_path / f"b{suffix}", picture)
+    assert read_image(tmp_path / f"b{suffix}").icc == SRGB
 
 
 def test_animations_give_their_first_frame(tmp_path):
     frames = [Image.fromarray(np.full((4, 4, 3), value, np.uint8)) for value in (10, 200)]
     frames[0].save(tmp_path / "a.png", save_all=True, append_images=frames[1:])
-    picture = read_picture(tmp_path / "a.png")
+    picture = read_image(tmp_path / "a.png")
     close(picture.pixels, np.full((4, 4, 3), 10 / 255))
     assert picture.notes == ("only the first of 2 frames was read",)
 
@@ -180,7 +180,7 @@ def test_damaged_files_are_named(tmp_path, suffix):
     path = tmp_path / f"cut{suffix}"
     path.write_bytes(buffer.getvalue()[: len(buffer.getvalue()) // 2])
     with pytest.raises(ValueError, match=f"cut{suffix}") as caught:
-        read_picture(path)
+        read_image(path)
     assert "\n" not in str(caught.value)
 
 
@@ -189,50 +189,50 @@ def test_foreign_missing_and_empty_files(tmp_path):
     (tmp_path / "b.png").write_bytes(b"")
     for name in ("a.png", "b.png"):
         with pytest.raises(ValueError, match=f"{name}: not an image"):
-            read_picture(tmp_path / name)
+            read_image(tmp_path / name)
     with pytest.raises(FileNotFoundError, match="no such image"):
-        read_picture(tmp_path / "c.png")
+        read_image(tmp_path / "c.png")
     with pytest.raises(ValueError, match="folder"):
-        read_picture(tmp_path)
+        read_image(tmp_path)
 
 
 def test_writing_never_replaces_and_leaves_nothing_behind(tmp_path):
-    picture = Picture(np.float32(RGB) / 255)
+    picture = ImageData(np.float32(RGB) / 255)
     path = tmp_path / "new" / "a.png"
-    write_picture(path, picture)
+    write_image(path, picture)
     before = path.read_bytes()
     with pytest.raises(FileExistsError, match="overwriting"):
-        write_picture(path, picture._replace(pixels=picture.pixels * 0))
+        write_image(path, picture._replace(pixels=picture.pixels * 0))
     assert path.read_bytes() == before
-    write_picture(path, picture._replace(pixels=picture.pixels * 0), overwrite=True)
+    write_image(path, picture._replace(pixels=picture.pixels * 0), overwrite=True)
     assert path.read_bytes() != before
     with pytest.raises(ValueError, match=r"cannot write '.xyz'"):
-        write_picture(tmp_path / "a.xyz", picture)
-    wide = Picture(np.zeros((1, 17000, 3), np.float32))
+        write_image(tmp_path / "a.xyz", picture)
+    wide = ImageData(np.zeros((1, 17000, 3), np.float32))
     with pytest.raises(ValueError, match="WEBP cannot be written at 17000x1"):
-        write_picture(tmp_path / "new" / "a.webp", wide)
+        write_image(tmp_path / "new" / "a.webp", wide)
     assert [p.name for p in path.parent.iterdir()] == ["a.png"]
 
 
 def test_transparency_needs_a_format_that_holds_it(tmp_path):
     alpha = np.float32(ALPHA) / 255
-    picture = Picture(np.float32(RGB) / 255, alpha, "RGBA")
+    picture = ImageData(np.float32(RGB) / 255, alpha, "RGBA")
     for suffix in (".jpg", ".bmp"):
         with pytest.raises(ValueError, match="cannot hold transparency"):
-            write_picture(tmp_path / f"a{suffix}", picture)
-        write_picture(tmp_path / f"a{suffix}", picture._replace(alpha=np.ones_like(alpha)))
-        assert read_picture(tmp_path / f"a{suffix}").mode == "RGB"
+            write_image(tmp_path / f"a{suffix}", picture)
+        write_image(tmp_path / f"a{suffix}", picture._replace(alpha=np.ones_like(alpha)))
+        assert read_image(tmp_path / f"a{suffix}").mode == "RGB"
 
 
 def test_opaque_alpha_changes_nothing():
     pixels = np.float32(RGB) / 255
-    picture = Picture(pixels, np.ones((6, 5), np.float32), "RGBA")
-    assert premultiplied(picture) is pixels
+    picture = ImageData(pixels, np.ones((6, 5), np.float32), "RGBA")
+    assert premultiply_alpha(picture) is pixels
     large = RNG.random((24, 20, 3), np.float32)
-    result = enlarged(picture, large, 4)
+    result = replace_pixels(picture, large, 4)
     assert result.pixels is large
     np.testing.assert_array_equal(result.alpha, np.ones((24, 20)))
-    assert enlarged(Picture(pixels), large, 4).alpha is None
+    assert replace_pixels(ImageData(pixels), large, 4).alpha is None
 
 
 def test_hidden_colours_do_not_bleed():
@@ -242,9 +242,9 @@ def test_hidden_colours_do_not_bleed():
     pixels[:, 4:, 1] = 1
     alpha = np.zeros((8, 8), np.float32)
     alpha[:, :4] = 1
-    picture = Picture(pixels, alpha, "RGBA")
-    small = premultiplied(picture)
-    result = enlarged(picture, small.repeat(4, 0).repeat(4, 1), 4)
+    picture = ImageData(pixels, alpha, "RGBA")
+    small = premultiply_alpha(picture)
+    result = replace_pixels(picture, small.repeat(4, 0).repeat(4, 1), 4)
     assert result.pixels[:, :, 1].max() == 0
     assert result.alpha.min() >= 0
     assert result.alpha.max() <= 1
@@ -258,5 +258,5 @@ def test_a_full_disk_is_not_blamed_on_the_format(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Image.Image, "save", full)
     with pytest.raises(OSError, match=r"No space left on device: '.*a\.png'"):
-        write_picture(tmp_path / "a.png", Picture(np.zeros((2, 2, 3), np.float32)))
+        write_image(tmp_path / "a.png", ImageData(np.zeros((2, 2, 3), np.float32)))
     assert not list(tmp_path.iterdir())

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 
 from framer_jax.inference.tiler import (
     add_tile,
-    blending,
+    gaussian_blend_weights,
     pad_image,
     plan_tiles,
-    static_batch,
+    static_batch_size,
     tile_batches,
 )
 
@@ -40,7 +40,7 @@ def test_blending_an_unchanged_image_gives_it_back(layout, scale, batch, referen
     image = np.random.default_rng(0).random((height, width, 3), np.float32)
     padded_image = pad_image(image, plan)
     assert padded_image.shape[:2] == plan.padded
-    weights = blending(plan, scale, reference_midpoint)
+    weights = gaussian_blend_weights(plan, scale, reference_midpoint)
     canvas = np.zeros((height * scale, width * scale, 3), np.float32)
     seen = []
     for numbers, tiles, origins in tile_batches(padded_image, plan, batch):
@@ -55,13 +55,13 @@ def test_blending_an_unchanged_image_gives_it_back(layout, scale, batch, referen
 
 def test_a_single_tile_is_not_touched():
     plan = plan_tiles(13, 16, 16, 4, 4)
-    assert all((profile == 1).all() for profiles in blending(plan, 4) for profile in profiles)
+    assert all((profile == 1).all() for profiles in gaussian_blend_weights(plan, 4) for profile in profiles)
 
 
 def test_small_images_fall_into_few_shapes():
     shapes = {plan_tiles(h, w, 128, 16, 16).tile for h in range(1, 200, 7) for w in range(1, 200, 7)}
     assert shapes == {(h, w) for h in (32, 64, 96, 128) for w in (32, 64, 96, 128)}
-    assert {static_batch(tiles, 6) for tiles in range(1, 50)} == {1, 2, 4, 6}
+    assert {static_batch_size(tiles, 6) for tiles in range(1, 50)} == {1, 2, 4, 6}
 
 
 def test_tiles_are_as_small_as_their_number_allows():

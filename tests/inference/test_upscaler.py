@@ -11,9 +11,9 @@ from PIL import Image
 from rich.console import Console
 
 from framer_jax.diffusion.noise import window
-from framer_jax.inference.folder import Origin, plan_jobs, sidecar_of, upscale_files
-from framer_jax.inference.images import Picture, read_picture
-from framer_jax.inference.upscaler import UpscaleSettings, make_upscaler, upscale, upscale_picture
+from framer_jax.inference.folder import Origin, plan_jobs, sidecar_path, upscale_files
+from framer_jax.inference.images import ImageData, read_image
+from framer_jax.inference.upscaler import UpscaleSettings, make_upscaler, upscale, upscale_image
 from framer_jax.porting.files import sha256_of
 from framer_jax.recipes.base import Recipe, Update
 from framer_jax.version import __version__
@@ -193,9 +193,9 @@ def test_bad_recipes_are_named():
 def test_a_picture_keeps_what_it_has():
     upscaler = make_upscaler(toy(convolved), SMALL)
     pixels = photo(12, 10)
-    plain, _ = upscale_picture(upscaler, SCALE, PARAMS, Picture(pixels))
-    opaque = Picture(pixels, np.ones((12, 10), np.float32), "RGBA", b"profile", 16)
-    large, used = upscale_picture(upscaler, SCALE, PARAMS, opaque)
+    plain, _ = upscale_image(upscaler, SCALE, PARAMS, ImageData(pixels))
+    opaque = ImageData(pixels, np.ones((12, 10), np.float32), "RGBA", b"profile", 16)
+    large, used = upscale_image(upscaler, SCALE, PARAMS, opaque)
     np.testing.assert_array_equal(large.pixels, plain.pixels)
     assert (large.alpha.shape, large.mode, large.icc, large.bits, used) == ((24, 20), "RGBA", b"profile", 16, SMALL)
 
@@ -246,8 +246,8 @@ def test_a_folder_with_records(folder, tmp_path):
     assert record["input"] == {
         "name": "grey16.png", "width": 7, "height": 9, "mode": "L", "bits": 16, "notes": []
     }  # fmt: skip
-    wanted = upscale(toy(), PARAMS, read_picture(folder / "b.png").pixels, SMALL)
-    np.testing.assert_allclose(read_picture(out / "b_x2.png").pixels, wanted, atol=0.51 / 255)
+    wanted = upscale(toy(), PARAMS, read_image(folder / "b.png").pixels, SMALL)
+    np.testing.assert_allclose(read_image(out / "b_x2.png").pixels, wanted, atol=0.51 / 255)
 
 
 def test_nothing_is_overwritten_and_all_names_are_checked_first(folder, tmp_path):
@@ -289,7 +289,7 @@ def test_a_bad_picture_is_named_and_the_rest_goes_on(folder, tmp_path):
 
 def test_single_files_and_lists(folder, tmp_path):
     assert run(folder / "b.png", tmp_path / "x" / "large.webp").written == (tmp_path / "x" / "large.webp",)
-    assert sidecar_of(tmp_path / "x" / "large.webp").is_file()
+    assert sidecar_path(tmp_path / "x" / "large.webp").is_file()
     assert run(folder / "b.png", tmp_path / "y", extension="tiff").written == (tmp_path / "y" / "b.tiff",)
     jobs = plan_jobs([folder / "b.png", folder / "deep"], tmp_path / "z")
     assert [job.target for job in jobs] == [tmp_path / "z" / "b.png", tmp_path / "z" / "c.png"]
@@ -330,7 +330,7 @@ def test_smaller_tiles_stay_for_the_next_pictures_and_are_recorded(tmp_path):
         [tmp_path / "a.png", tmp_path / "b.png"], tmp_path / "o", exhausted_above(1, 16), PARAMS, SMALL
     )
     for path in summary.written:
-        record = json.loads(sidecar_of(path).read_text())
+        record = json.loads(sidecar_path(path).read_text())
         assert record["settings"]["tile_batch"] == 1
         assert record["settings_asked_for"]["tile_batch"] == 3
 
