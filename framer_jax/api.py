@@ -31,14 +31,12 @@ def _renamed_arguments(**renamed: str) -> Callable[[Function], Function]:
     def decorate(function: Function) -> Function:
         @functools.wraps(function)
         def call(*arguments: Any, **keywords: Any) -> Any:
+            moved = {}
             for old in renamed.keys() & keywords.keys():
-                new = renamed[old]
-                message = f"argument {old!r} of framer_jax.{function.__name__} is deprecated: use {new!r}"
+                message = f"argument {old!r} of framer_jax.{function.__name__} is deprecated: use {renamed[old]!r}"
                 warnings.warn(message, DeprecationWarning, stacklevel=2)
-                if new in keywords:
-                    raise TypeError(f"{function.__name__}() got both {new!r} and its old name {old!r}")
-                keywords[new] = keywords.pop(old)
-            return function(*arguments, **keywords)
+                moved[renamed[old]] = keywords.pop(old)
+            return function(*arguments, **keywords, **moved)
 
         return call  # type: ignore[return-value]
 
@@ -74,14 +72,9 @@ def load_model(
 
 
 def read_image(path: PathLike) -> ImageData:
-    """Read an image file; see framer_jax.inference.images.read_image.
+    """Read an image file with its alpha, gray mode, bit depth and color profile.
 
-    Returns:
-      The image: `.pixels` is [H, W, 3] float32 in [0, 1], next to it alpha, gray mode, bit depth and color profile.
-
-    Raises:
-      FileNotFoundError: the file does not exist.
-      ValueError: the file is not an image, or is damaged.
+    `.pixels` is [H, W, 3] float32 in [0, 1]; framer_jax.inference.images.read_image lists formats and errors.
     """
     from framer_jax.inference import images
 
@@ -104,7 +97,7 @@ def write_image(path: PathLike, image: ImageData | np.ndarray, overwrite: bool =
     """
     from framer_jax.inference import images
 
-    images.write_image(path, _as_image(image), overwrite)
+    images.write_image(path, images.as_image_data(image), overwrite)
 
 
 @_renamed_arguments(picture="image")
@@ -125,12 +118,13 @@ def upscale(image: PathLike | ImageData | np.ndarray, model: Model | None = None
     Raises:
       ValueError, FileNotFoundError: an image, a model or settings that cannot be used.
     """
-    from framer_jax.inference import upscaler
+    from framer_jax.inference.images import as_image_data
     from framer_jax.inference.model import settings_for
+    from framer_jax.inference.upscaler import make_upscaler, upscale_image
 
     model = model or _starter()
-    upscaler_of_model = upscaler.make_upscaler(model.recipe, settings_for(model, **settings))
-    return upscaler.upscale_image(upscaler_of_model, model.recipe.scale, model.params, _as_image(image))[0]
+    upscaler = make_upscaler(model.recipe, settings_for(model, **settings))
+    return upscale_image(upscaler, model.recipe.scale, model.params, as_image_data(image))[0]
 
 
 def degrade(
@@ -166,7 +160,7 @@ def degrade(
     from framer_jax.data.whole_photos import degrade_photos, photo_generator
     from framer_jax.degradations.draw import draw
     from framer_jax.degradations.presets import preset_by_name
-    from framer_jax.inference.images import ImageData
+    from framer_jax.inference.images import ImageData, as_image_data
 
     settings = preset_by_name(preset, scale)
     if seed < 0:
@@ -175,8 +169,7 @@ def degrade(
         pixels = sources.read_image(Path(image))
         name = Path(image).name if name is None else name
     else:
-        floats = _as_image(image).pixels
-        pixels = np.rint(np.clip(floats, 0, 1) * np.float32(255)).astype(np.uint8)
+        pixels = np.rint(np.clip(as_image_data(image).pixels, 0, 1) * np.float32(255)).astype(np.uint8)
     height, width = (side - side % scale for side in pixels.shape[:2])
     if not height or not width:
         raise ValueError(f"the image is {pixels.shape[0]}x{pixels.shape[1]}, smaller than the scale {scale}")
@@ -213,11 +206,9 @@ def port(
       ValueError, FileNotFoundError, ImportError: weights that cannot be converted; see framer_jax.commands.port.
     """
     from framer_jax.commands.port import FORMS, port_to_jax, port_to_torch
-    from framer_jax.porting.table import MAPS
 
-    for argument, value, choices in (("model", model, MAPS), ("to", to, FORMS)):
-        if value not in choices:
-            raise ValueError(f"{argument} is {value!r}: choose one of {', '.join(choices)}")
+    if to not in FORMS:
+        raise ValueError(f"to is {to!r}: choose one of {', '.join(FORMS)}")
     if Path(output).exists() and not overwrite:
         raise FileExistsError(f"{output} exists: choose another name or set overwrite=True")
     paths = [Path(inputs)] if isinstance(inputs, str | os.PathLike) else [Path(path) for path in inputs]
@@ -245,6 +236,8 @@ def framer_loss(taps: Sequence[jax.Array], key: jax.Array, variant: str = "paper
     Raises:
       ValueError: an unknown variant, a setting that is unknown or out of range, or taps that do not fit.
     """
+    import jax
+
     from framer_jax.losses import framer
 
     variants = {"paper": framer.paper, "released": framer.released}
@@ -253,7 +246,7 @@ def framer_loss(taps: Sequence[jax.Array], key: jax.Array, variant: str = "paper
     settings = variants[variant](**changes)
     taps = (*taps, taps[-1]) if settings.last_is_student and taps else tuple(taps)
     negatives = framer.draw_negatives(key, len(taps) - 1, settings)
-    return framer.framer_loss(taps, negatives, settings)
+    return jax.jit(framer.framer_loss, static_argnums=2)(taps, negatives, settings)
 
 
 def band_masks(height: int, width: int, radius: float = 0.2, layout: str = "half") -> tuple[np.ndarray, np.ndarray]:
@@ -282,89 +275,94 @@ def band_masks(height: int, width: int, radius: float = 0.2, layout: str = "half
     return low, ~low
 
 
-Step = Callable[["TrainState", "Batch"], "tuple[TrainState, dict[str, jax.Array]]"]
-"""(state, batch) → (state, metrics)."""
-
-
 def make_step(
     recipe: Recipe,
     settings: TrainingSettings,
     batch: Batch,
     prepare: Callable[[Any], Batch] | None = None,
     initial_params: Params | None = None,
-) -> tuple[TrainState, Step]:
+) -> tuple[TrainState, Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]]:
     """The initial state and the jitted training step of a recipe, for your own training loop:
 
         model = framer_jax.load_model()
-        recipe = framer(model.recipe, paper())  # framer_jax.recipes.framer, framer_jax.losses.framer
-        settings = TrainingSettings(steps=1000, global_batch=8)  # framer_jax.training.settings
+        recipe = framer(model.recipe, paper())  # from framer_jax.recipes.framer and framer_jax.losses.framer
+        settings = TrainingSettings(steps=1000, global_batch=8)  # from framer_jax.training.settings
         state, step = framer_jax.make_step(recipe, settings, next(batches), initial_params=model.params)
         for batch in batches:
             state, metrics = step(state, batch)
 
-    The step runs on all devices of `settings.mesh` and donates the state it is given: keep the new one only. For
-    inference, use framer_jax.training.state.inference_params(state).
+    The step donates the state that it receives: keep the new one only. For inference, use
+    framer_jax.training.state.inference_params(state).
 
     Args:
       recipe: recipe to train.
       settings: training settings; those of logging, validation and checkpoints are not used.
-      batch: example batch; only its shapes and dtypes matter. Without `prepare`, it holds 'hr' [B, sH, sW, 3] and
+      batch: example batch, of which only shapes and dtypes matter. Without `prepare`, it holds 'hr' [B, sH, sW, 3] and
         'lr' [B, H, W, 3], float32 in [0, 1] or uint8, and the recipe's further entries; B is `settings.global_batch`
         (divided by the number of hosts).
-      prepare: batch as given to the step → batch of the losses; it is compiled into the step and must treat every
-        example separately. None converts uint8 images to float32 in [0, 1].
-      initial_params: groups of parameters to start from, such as `model.params`; None for `recipe.initial_params`. The
-        other groups are initialized randomly.
+      prepare: function from a batch to the batch of the losses, compiled into the step; it must treat every example
+        separately. None converts uint8 images to float32 in [0, 1].
+      initial_params: parameter groups to start from, such as `model.params`; None for `recipe.initial_params`. Other
+        groups are initialized randomly.
 
     Returns:
-      (state, step): `step(state, batch)` gives the next state and the metrics, name → float32 scalar on the device.
-      The metrics of an update that did not run in this step are NaN.
+      (state, step): `step(state, batch)` returns the next state and the metrics, name → float32 scalar on the device,
+      NaN for an update that did not run in this step.
 
     Raises:
       ValueError: a batch, settings or initial parameters that do not fit the recipe or the devices.
     """
     import jax
 
-    from framer_jax.data.pipeline import images_of_records
     from framer_jax.training import sharding, state, step
     from framer_jax.training.optimizer import make_optimizers
-    from framer_jax.training.settings import check_batch
 
-    prepare = prepare or images_of_records
+    prepare = prepare or _uint8_to_float
     mesh = sharding.make_mesh(settings)
-    check_batch(settings, mesh.size, jax.process_count())
-    prepared = _prepared_shapes(recipe, settings, batch, prepare)
+    prepared = _prepared_shapes(recipe, settings, mesh.size, batch, prepare)
     optimizers = make_optimizers(recipe, settings)
     params = recipe.initial_params if initial_params is None else initial_params
     first = state.init_state(recipe, optimizers, settings, mesh, prepared, params)
     sharding.check_rules(first.params, settings)
     frozen = state.place_frozen(recipe, settings, mesh, prepared, first)
     program = step.make_step(recipe, prepare, optimizers, settings, mesh, first)
-    averages_to_scalars = jax.jit(lambda averages: {name: mean.total / mean.count for name, mean in averages.items()})
+
+    @jax.jit
+    def to_scalars(averages: dict[str, Any]) -> dict[str, jax.Array]:
+        return {name: average.total / average.count.astype("float32") for name, average in averages.items()}
 
     def run(current: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
         following, metrics = program(current, frozen, sharding.place_batch(dict(batch), mesh))
-        return following, averages_to_scalars(metrics.averages)
+        return following, to_scalars(metrics.averages)
 
     return first, run
 
 
-def _prepared_shapes(recipe: Recipe, settings: TrainingSettings, batch: Batch, prepare: Callable[[Any], Batch]) -> Any:
+def _uint8_to_float(batch: Batch) -> Batch:
+    import jax
+
+    return jax.tree.map(lambda leaf: leaf.astype("float32") / 255 if leaf.dtype == "uint8" else leaf, dict(batch))
+
+
+def _prepared_shapes(
+    recipe: Recipe, settings: TrainingSettings, devices: int, batch: Batch, prepare: Callable[[Any], Batch]
+) -> Any:
     """Shapes of the prepared global batch."""
     import jax
-    import numpy as np
 
-    expected = settings.global_batch // jax.process_count()
-    for path, leaf in jax.tree_util.tree_leaves_with_path(dict(batch)):
-        if np.shape(leaf)[:1] != (expected,):
+    from framer_jax.training.settings import check_batch
+
+    check_batch(settings, devices, jax.process_count())
+    count = settings.global_batch // jax.process_count()
+    shapes = jax.eval_shape(lambda tree: tree, dict(batch))
+    for path, leaf in jax.tree_util.tree_leaves_with_path(shapes):
+        if leaf.shape[:1] != (count,):
             name = jax.tree_util.keystr(path, simple=True, separator="/")
-            raise ValueError(f"batch entry {name!r} has shape {np.shape(leaf)}: its first axis must be {expected} long")
-    shapes = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct((settings.global_batch, *np.shape(leaf)[1:]), leaf.dtype), dict(batch)
-    )
-    prepared = jax.eval_shape(prepare, shapes)
+            raise ValueError(f"batch entry {name!r} has shape {leaf.shape}: it must have {count} examples")
+    whole = jax.tree.map(lambda leaf: leaf.update(shape=(settings.global_batch, *leaf.shape[1:])), shapes)
+    prepared = jax.eval_shape(prepare, whole)
     if missing := [entry for entry in recipe.batch_entries if entry not in prepared]:
-        raise ValueError(f"the batch lacks {', '.join(missing)}, which recipe {recipe.name!r} needs")
+        raise ValueError(f"the batch has no {', '.join(missing)}, which recipe {recipe.name!r} needs: add it")
     return prepared
 
 
@@ -387,21 +385,6 @@ def methods() -> tuple[MethodSummary, ...]:
     from framer_jax.recipes.table import METHODS
 
     return tuple(MethodSummary(method.name, method.paper, method.summary) for method in METHODS)
-
-
-def _as_image(image: PathLike | ImageData | np.ndarray) -> ImageData:
-    import numpy as np
-
-    from framer_jax.inference import images
-
-    if isinstance(image, str | os.PathLike):
-        return images.read_image(image)
-    if isinstance(image, images.ImageData):
-        return image
-    array = np.asarray(image)
-    if array.dtype == np.uint8:
-        return images.ImageData(array.astype(np.float32) / np.float32(255))
-    return images.ImageData(array.astype(np.float32, copy=False))
 
 
 def _starter() -> Model:

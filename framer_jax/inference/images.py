@@ -150,6 +150,17 @@ def write_image(path: str | os.PathLike[str], image: ImageData, overwrite: bool 
         raise ValueError(f"{path}: {file_format.name} cannot be written at {width}x{height} ({error})") from error
 
 
+def as_image_data(image: str | os.PathLike[str] | ImageData | np.ndarray) -> ImageData:
+    """An image file, an image or an array [H, W, 3], float32 in [0, 1] or uint8, as an `ImageData`."""
+    if isinstance(image, str | os.PathLike):
+        return read_image(image)
+    if isinstance(image, ImageData):
+        return image
+    pixels = np.asarray(image)
+    scale = np.float32(255 if pixels.dtype == np.uint8 else 1)
+    return ImageData(pixels.astype(np.float32) / scale)
+
+
 def output_format(path: str | os.PathLike[str]) -> FileFormat:
     """The format of a file name's suffix.
 
