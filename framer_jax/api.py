@@ -66,7 +66,7 @@ def load_model(
     from framer_jax.inference import model
 
     if overrides and config is None:
-        raise ValueError("overrides change the configuration named by 'config': give 'config' too")
+        raise ValueError("overrides change the configuration that 'config' names: give 'config' too")
     configuration = None if config is None else to_dict(load_config(os.fspath(config), overrides))
     return model.load_model(weights, configuration, sampling=model.Sampling(**sampling))
 

@@ -147,20 +147,23 @@ def test_degrade_writes_the_bytes_of_the_command(tmp_path):
     source = tmp_path / "hr" / "deep" / "a.png"
     source.parent.mkdir(parents=True)
     Image.fromarray(photo(50, 43)).save(source)
-    words = ["--preset", "framer_paper", "--seed", "5"]
+    words = ["--preset", "light_one_stage", "--seed", "5"]
     assert cli.main(["degrade", str(source), str(tmp_path / "file"), *words]) == 0
     assert cli.main(["degrade", str(tmp_path / "hr"), str(tmp_path / "folder"), *words]) == 0
-    lr = framer_jax.degrade(source, seed=5)
+    lr = framer_jax.degrade(source, "light_one_stage", 5)
     assert (lr.pixels.shape, lr.pixels.dtype, lr.mode) == ((12, 10, 3), np.float32, "RGB")
     framer_jax.write_image(tmp_path / "lr.png", lr)
     assert (tmp_path / "lr.png").read_bytes() == (tmp_path / "file" / "a.png").read_bytes()
-    nested = framer_jax.degrade(source, seed=5, name="deep/a.png")
+    nested = framer_jax.degrade(source, "light_one_stage", 5, name="deep/a.png")
     framer_jax.write_image(tmp_path / "nested.png", nested)
     assert (tmp_path / "nested.png").read_bytes() == (tmp_path / "folder" / "deep" / "a.png").read_bytes()
     assert np.abs(nested.pixels - lr.pixels).max() > 0.01
     for image in (photo(50, 43), photo(50, 43) / np.float32(255), framer_jax.read_image(source)):
-        np.testing.assert_array_equal(framer_jax.degrade(image, seed=5, name="a.png").pixels, lr.pixels)
-    assert np.abs(framer_jax.degrade(photo(50, 43), seed=6, name="a.png").pixels - lr.pixels).max() > 0.01
+        same = framer_jax.degrade(image, "light_one_stage", 5, name="a.png")
+        np.testing.assert_array_equal(same.pixels, lr.pixels)
+    other = framer_jax.degrade(photo(50, 43), "light_one_stage", 6, name="a.png")
+    assert np.abs(other.pixels - lr.pixels).max() > 0.01
+    assert inspect.signature(framer_jax.degrade).parameters["preset"].default == "framer_paper"
 
 
 def test_bad_degradations_are_named(tmp_path):

@@ -65,9 +65,9 @@ def test_each_tile_has_noise_of_its_own():
 
 
 def test_what_does_not_go_together():
-    with pytest.raises(ValueError, match="unknown protocol 'stablesr': use one of framer_jax, resshift"):
+    with pytest.raises(ValueError, match=r"protocol.*stablesr.*framer_jax, resshift"):
         UpscaleSettings(protocol="stablesr")
-    with pytest.raises(ValueError, match="protocol 'resshift' has no colour fix"):
+    with pytest.raises(ValueError, match="protocol 'resshift' has no"):
         UpscaleSettings(protocol="resshift", color_fix="wavelet")
     with pytest.raises(ValueError, match="tile 30 is no multiple of the recipe's lr_multiple 4"):
         check_settings(toy(), UpscaleSettings(tile=30, overlap=2, protocol="resshift"))
@@ -92,7 +92,7 @@ def test_published_weights_on_the_command_line(tmp_path, capsys):
     assert main(command) != 0
     assert "name one with --recipe" in capsys.readouterr().err
     assert main([*command, "--set", "recipe.space.weights=x"]) != 0
-    assert "give that too" in capsys.readouterr().err
+    assert "give --recipe too" in capsys.readouterr().err
     assert main([*command, "--recipe", str(recipe)]) != 0
     assert "recipe.space.weights is empty" in capsys.readouterr().err
     autoencoder = f"recipe.space.weights={tmp_path / 'vq.safetensors'}"
