@@ -1,15 +1,54 @@
 """Real-world image super-resolution with diffusion priors and FRAMER, in JAX/Flax.
 
-The three-line use:
+Upscale an image in three lines:
 
     import framer_jax
-    picture = framer_jax.upscale("photo.jpg")  # x4, with the starter model that ships
-    framer_jax.write_picture("photo_x4.png", picture)
+    image = framer_jax.upscale("photo.jpg")  # x4, with the starter model that ships with the package
+    framer_jax.write_image("photo_x4.png", image)
 
-Everything else is imported from its room: framer_jax.recipes, framer_jax.training, framer_jax.inference, ...
+Also here: `load_model` and `port` for other weights, `degrade` for LR images, `framer_loss` and `band_masks` for your
+own training code, `make_step` for your own training loop, and `methods` for the list of methods. Everything else is
+imported from its subpackage: framer_jax.recipes, framer_jax.training, framer_jax.inference, ...
 """
 
-from framer_jax.simple import load_model, read_picture, upscale, write_picture
+import warnings
+from typing import Any
+
+from framer_jax.api import (
+    band_masks,
+    degrade,
+    framer_loss,
+    load_model,
+    make_step,
+    methods,
+    port,
+    read_image,
+    upscale,
+    write_image,
+)
 from framer_jax.version import __version__
 
-__all__ = ["__version__", "load_model", "read_picture", "upscale", "write_picture"]
+__all__ = [
+    "__version__",
+    "band_masks",
+    "degrade",
+    "framer_loss",
+    "load_model",
+    "make_step",
+    "methods",
+    "port",
+    "read_image",
+    "upscale",
+    "write_image",
+]
+
+_RENAMED = {"read_picture": "read_image", "write_picture": "write_image"}
+"""Deprecated name → current name; the deprecated ones work for one version."""
+
+
+def __getattr__(name: str) -> Any:
+    if name in _RENAMED:
+        new = _RENAMED[name]
+        warnings.warn(f"framer_jax.{name} is deprecated: use framer_jax.{new}", DeprecationWarning, stacklevel=2)
+        return globals()[new]
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

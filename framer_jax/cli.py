@@ -1,4 +1,4 @@
-"""The command line: `framer-jax COMMAND …`. Each command lies in framer_jax.commands, imported when it is used."""
+"""The command line, `framer-jax COMMAND ...`. Each command is a module of framer_jax.commands, imported when needed."""
 
 from __future__ import annotations
 
@@ -13,22 +13,26 @@ from pathlib import Path
 from framer_jax.version import __version__
 
 COMMANDS = {
-    "train": "train a recipe from a configuration file, or resume it",
-    "upscale": "upscale photographs with a trained model (the shipped starter by default)",
-    "degrade": "make low-resolution photographs from a folder of good ones, every image its own degradation",
-    "evaluate": "score a folder of pictures against references, with confidence intervals",
-    "precompute": "write to disk, once, what frozen models say of the training photographs: teacher, captions, latents",
-    "port": "carry published weights over from PyTorch, or ours to PyTorch",
-    "fit-niqe": "make NIQE's pristine-image parameters from a folder of clean photographs",
-    "info": "say what is installed, which devices there are, and what a model or configuration holds",
+    "train": "train a recipe from a configuration file, or resume a run",
+    "upscale": "upscale images with a trained model (by default the starter model)",
+    "degrade": "make LR images from a folder of HR images, each with its own random degradation",
+    "evaluate": "score a folder of images, with or without references, with confidence intervals",
+    "precompute": "write the outputs of frozen models for the training images to disk: teacher, captions, latents",
+    "port": "convert published weights from PyTorch to framer_jax, or trained weights to PyTorch",
+    "fit-niqe": "fit NIQE's model of pristine images to a folder of clean photographs",
+    "info": "describe the installation and its devices, a model, a configuration or a method's knobs",
 }
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit status.
+    """Run one command.
 
-    Errors that a person can mend are one line on standard error and status 2; anything else is a bug and shows its
-    traceback.
+    Args:
+      arguments: command-line arguments; None for those of the process.
+
+    Returns:
+      The exit status. Errors that the user can correct are printed as one line on standard error, with status 2; any
+      other error is a bug and shows its traceback, as do all errors if FRAMER_JAX_TRACEBACK is set.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     parser = argparse.ArgumentParser(prog="framer-jax", description="Image super-resolution with diffusion priors.")
@@ -36,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, summary in COMMANDS.items():
         command = commands.add_parser(name, help=summary, description=summary)
-        if words[:1] == [name]:  # heavy imports only for the command that runs
+        if words[:1] == [name]:  # import only the command that runs
             importlib.import_module(_module(name)).add_arguments(command)
     parsed = parser.parse_args(words)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
@@ -46,8 +50,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, OSError, ArithmeticError, ImportError) as error:
         if os.environ.get("FRAMER_JAX_TRACEBACK"):
             raise
-        text = " ".join(line.strip() for line in str(error).splitlines())  # a library's message may have several lines
-        print(f"framer-jax {parsed.command}: {text}", file=sys.stderr)
+        message = " ".join(line.strip() for line in str(error).splitlines())  # messages of libraries may be longer
+        print(f"framer-jax {parsed.command}: {message}", file=sys.stderr)
         return 2
 
 
@@ -56,11 +60,11 @@ def _module(command: str) -> str:
 
 
 def _keep_compiled_programs() -> None:
-    """Compiled programs survive the process, unless the user (or the host program) has said where or that not."""
+    """Enable JAX's persistent compilation cache, unless the user or the calling program has configured it."""
     import jax
 
-    given = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ and not given:
+    configured = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ and not configured:
         cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "framer_jax" / "compiled"
         jax.config.update("jax_compilation_cache_dir", str(cache))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)

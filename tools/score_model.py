@@ -33,7 +33,7 @@ from framer_jax.evaluation.niqe import load_niqe_model
 from framer_jax.evaluation.statistics import bootstrap_interval
 from framer_jax.inference.model import Model, load_model, settings_for
 from framer_jax.inference.resample import upsample_bicubic
-from framer_jax.inference.upscaler import Run, make_upscaler
+from framer_jax.inference.upscaler import UpscaleFunction, make_upscaler
 from framer_jax.recipes.base import Batch
 
 MODES = ("mean", "sample")
@@ -115,7 +115,7 @@ def halves(pairs: Sequence[ValidationPair], scale: int, multiple: int = 1) -> tu
     return batch(False), batch(True)
 
 
-def upscalers(model: Model, seed: int = 0, tile: int = TILE) -> dict[str, Run]:
+def upscalers(model: Model, seed: int = 0, tile: int = TILE) -> dict[str, UpscaleFunction]:
     """The model's ways to upscale (SinSR has no mean, SwinIR nothing else), mode → run(params, image)."""
     settings = settings_for(model, tile=min(tile, settings_for(model).tile), seed=seed)
     modes = MODES if model.recipe.mean else MODES[1:]

@@ -1,4 +1,4 @@
-"""`framer-jax info`: versions and devices, what a weights file or a configuration holds, and what a picture costs."""
+"""`framer-jax info`: the installation, the content of a model or configuration, its cost, and the knobs of a method."""
 
 from __future__ import annotations
 
@@ -7,18 +7,25 @@ import importlib.metadata
 import json
 import platform
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
+from framer_jax import config as configuration
 from framer_jax.config import load_config, split_variant, to_dict
 from framer_jax.evaluation.cost import MODES, Cost, CostSettings, as_json, as_text, frozen_shapes, measure
 from framer_jax.inference.model import STARTER, load_model
+from framer_jax.knobs import MISSING, Knob, legal_values, nearest
 from framer_jax.porting.table import MAPS
 from framer_jax.porting.weights import flatten_names, read_metadata
+from framer_jax.recipes import table as recipes
 from framer_jax.recipes.base import expected_params
 from framer_jax.recipes.table import add_framer, build_recipe
 from framer_jax.version import __version__
@@ -26,22 +33,36 @@ from framer_jax.version import __version__
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 EXTRAS = {"photos": "scikit-image", "eval": "matplotlib", "tensorboard": "tensorboardX", "torch": "torch"}
 
+PIPE_WIDTH = 160
+"""Columns of the table of knobs where the output is not a terminal."""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    parser.add_argument("what", nargs="?", help="a weights file, a training directory, a configuration, or 'starter'")
+    parser.add_argument(
+        "what",
+        nargs="?",
+        help="weights file, training directory, configuration or 'starter'; with --knobs, name of a method",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
-    cost = parser.add_argument_group("cost of a picture")
+    parser.add_argument("--knobs", action="store_true", help="print every knob of a method's configuration")
+    cost = parser.add_argument_group("cost of an image")
     cost.add_argument("--cost", action="store_true", help="count parameters, MACs, FLOPs and memory, and time it")
-    cost.add_argument("--size", metavar="HxW", help="LR pixels, one number for a square (64)")
-    cost.add_argument("--batch", type=int, help="pictures at a time (1)")
-    cost.add_argument("--runs", type=int, help="timed calls (10)")
-    cost.add_argument("--mode", choices=MODES, help="all steps of the sampler, or the one-step estimate (sample)")
+    cost.add_argument("--size", metavar="HxW", help="size of the LR image in pixels; one number for a square (64)")
+    cost.add_argument("--batch", type=int, help="number of images computed at a time (1)")
+    cost.add_argument("--runs", type=int, help="number of timed calls (10)")
+    cost.add_argument("--mode", choices=MODES, help="the full sampler, or the one-step mean (sample)")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print."""
-    if settings := cost_settings(arguments):
+    """Print what was asked for."""
+    settings = cost_settings(arguments)
+    if arguments.knobs:
+        if settings:
+            raise ValueError("--knobs and --cost exclude each other: choose one")
+        _print_knobs(arguments.what, arguments.json)
+        return 0
+    if settings:
         cost = cost_of(arguments.what, settings)
         print(json.dumps(as_json(cost), indent=1) if arguments.json else "\n".join(as_text(cost)))
         return 0
@@ -55,46 +76,48 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def cost_settings(arguments: argparse.Namespace) -> CostSettings | None:
-    """What to measure, None if --cost is not given.
+    """The settings of --cost, None if it is not given.
 
     Raises:
-      ValueError: an option that needs another one, or not such a size or count.
+      ValueError: an option of --cost without it, nothing to measure, or an invalid size or count.
     """
-    given = {name: getattr(arguments, name) for name in ("size", "batch", "runs", "mode")}
-    given = {name: value for name, value in given.items() if value is not None}
+    options = {name: getattr(arguments, name) for name in ("size", "batch", "runs", "mode")}
+    options = {name: value for name, value in options.items() if value is not None}
     if not arguments.cost:
-        if given:
-            raise ValueError(f"--{next(iter(given))} belongs to --cost: add --cost, or leave it out")
+        if options:
+            raise ValueError(f"--{next(iter(options))} belongs to --cost: add --cost, or leave it out")
         return None
     if not arguments.what:
-        raise ValueError("--cost of what? Name a weights file, a training directory, a configuration, or 'starter'")
-    if (size := given.pop("size", None)) is not None:
-        found = re.fullmatch(r"(\d+)(?:x(\d+))?", size)
-        if not found:
+        raise ValueError(
+            "--cost needs a model: name a weights file, a training directory, a configuration or 'starter'"
+        )
+    if (size := options.pop("size", None)) is not None:
+        sides = re.fullmatch(r"(\d+)(?:x(\d+))?", size)
+        if not sides:
             raise ValueError(f"--size {size!r}: give LR pixels as HEIGHTxWIDTH, or one number for a square")
-        given |= {"height": int(found[1]), "width": int(found[2] or found[1])}
-    return CostSettings(**given)
+        options |= {"height": int(sides[1]), "width": int(sides[2] or sides[1])}
+    return CostSettings(**options)
 
 
 def cost_of(what: str, settings: CostSettings) -> Cost:
-    """What a picture costs; frozen weights, and all those of a configuration, are stand-ins of the same shapes.
+    """Cost of an image; frozen weights, and all weights of a configuration, are replaced by arrays of their shapes.
 
     Raises:
-      ValueError, FileNotFoundError: what is none of those, or does not take that size or mode.
+      ValueError, FileNotFoundError: `what` is no model or configuration, or does not take that size or mode.
     """
     if split_variant(what)[0].suffix == ".py":
         config = to_dict(load_config(what))["recipe"]
         recipe = build_recipe(config, "description")
         return measure(recipe, expected_params(recipe), {**recipe.frozen, **frozen_shapes(config)}, settings)
-    if (ported := read_metadata(what).get("model")) in MAPS:
-        raise ValueError(f"{what}: a ported {ported} carries no recipe: name a configuration that uses it")
+    if (network := read_metadata(what).get("model")) in MAPS:
+        raise ValueError(f"{what}: a ported {network} carries no recipe: name a configuration that uses it")
     model = load_model(None if what == "starter" else what, purpose="description")
     frozen = {**model.recipe.frozen, **frozen_shapes(model.metadata["config"]["recipe"])}
     return measure(model.recipe, model.params, frozen, settings)
 
 
 def environment() -> dict[str, Any]:
-    """What is installed, and where computation happens."""
+    """Versions of the packages, and the devices."""
     return {
         "framer_jax": __version__,
         "python": platform.python_version(),
@@ -107,19 +130,19 @@ def environment() -> dict[str, Any]:
 
 
 def describe(what: str) -> dict[str, Any]:
-    """Recipe, size and configuration of a model or of a configuration file.
+    """Recipe, number of parameters and configuration of a model or of a configuration file.
 
     Raises:
-      ValueError, FileNotFoundError: what is none of these.
+      ValueError, FileNotFoundError: `what` is none of these.
     """
     if split_variant(what)[0].suffix == ".py":
         config = to_dict(load_config(what))
         recipe = build_recipe(config["recipe"], "description")
-        framed = add_framer(recipe, config["framer"])
+        framer_recipe = add_framer(recipe, config["framer"])
         sizes = {name: int(np.prod(leaf.shape)) for name, leaf in flatten_names(expected_params(recipe))[0].items()}
-        return {"recipe": framed.name, "parameters": sum(sizes.values()), "config": config}
-    if (ported := read_metadata(what)).get("model") in MAPS:
-        return {"file": what, "bytes": Path(what).stat().st_size, **ported}
+        return {"recipe": framer_recipe.name, "parameters": sum(sizes.values()), "config": config}
+    if (metadata := read_metadata(what)).get("model") in MAPS:
+        return {"file": what, "bytes": Path(what).stat().st_size, **metadata}
     model = load_model(None if what == "starter" else what, purpose="description")
     leaves = flatten_names(model.params)[0]
     return {
@@ -130,6 +153,54 @@ def describe(what: str) -> dict[str, Any]:
         "parameters": sum(int(np.size(leaf)) for leaf in leaves.values()),
         **model.metadata,
     }
+
+
+def knob_facts(path: str, knob: Knob) -> dict[str, Any]:
+    """One knob as JSON; `default` is None if `required`, or if the knob takes the value of the knob `follows`."""
+    return {
+        "knob": path,
+        "type": knob.type.__name__,
+        "default": None if knob.default is MISSING else knob.default,
+        "required": knob.default is MISSING,
+        "follows": knob.follows,
+        "unit": knob.unit,
+        "legal_values": legal_values(knob),
+        "meaning": knob.meaning,
+    }
+
+
+def _print_knobs(name: str | None, as_json_text: bool) -> None:
+    """Print every knob of a method.
+
+    Raises:
+      ValueError: no method of that name; the message names the nearest one.
+    """
+    methods = {method.name: method for method in recipes.METHODS}
+    if name is None:
+        raise ValueError(f"--knobs needs a method: name one of {', '.join(methods)}")
+    if name not in methods:
+        raise ValueError(f"unknown method {name!r}{nearest(name, methods)}")
+    method = methods[name]
+    facts = [knob_facts(path, knob) for path, knob in configuration.knob_table(name)]
+    if as_json_text:
+        header = {"method": name, "paper": method.paper, "summary": method.summary}
+        print(json.dumps({**header, "knobs": facts}, indent=1))
+        return
+    print(f"{name}: {method.summary} ({method.paper})\n")
+    rows = Table("knob", "default", "unit", "legal values", "meaning", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    rows.columns[0].no_wrap = True
+    for fact in facts:
+        cells = (fact["knob"], _default_text(fact), fact["unit"], fact["legal_values"], fact["meaning"])
+        rows.add_row(*map(Text, cells))
+    Console(width=None if sys.stdout.isatty() else PIPE_WIDTH).print(rows)
+
+
+def _default_text(fact: dict[str, Any]) -> str:
+    if fact["required"]:
+        return "required"
+    if fact["default"] is None and fact["follows"]:
+        return f"that of {fact['follows']}"
+    return repr(fact["default"]) if isinstance(fact["default"], str) else str(fact["default"])
 
 
 def _installed(package: str) -> str:

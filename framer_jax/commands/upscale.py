@@ -1,4 +1,4 @@
-"""`framer-jax upscale`: one photograph or folders of them, ×4, with a JSON sidecar beside each result."""
+"""`framer-jax upscale`: upscale an image or a folder of images, with a JSON sidecar next to every SR image."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from framer_jax.recipes.sampling import Sampling
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.add_argument("input", help="image file or folder")
-    parser.add_argument("output", help="file name (if the input is one file) or folder")
+    parser.add_argument("output", help="file name (if the input is a file) or folder")
     parser.add_argument(
         "--weights",
-        help="weights file or training directory, or with --recipe published weights; default: the starter model",
+        help="weights file or training directory, or published weights with --recipe; default: the starter model",
     )
     parser.add_argument(
         "--recipe",
@@ -28,48 +28,65 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="configuration of published weights, ported or not, such as resshift_v1.py or dit4sr_sd35.py",
     )
     parser.add_argument(
-        "--set", dest="changes", action="append", default=[], metavar="KEY=VALUE", help="change one knob of --recipe"
+        "--set",
+        dest="overrides",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="override one knob of the configuration of --recipe; repeatable",
     )
     parser.add_argument(
         "--protocol",
         default=UpscaleSettings.protocol,
         choices=tuple(PROTOCOLS),
-        help="tiles and noise: ours; that of ResShift's released code (then --tile is 512, 256 or 64); or those of "
-        "DiT4SR's and TSD-SR's, with tiles within the sampler's steps and a colour fix",
+        help="tiling and noise: framer_jax's; that of ResShift's released code (with --tile 512, 256 or 64); or those "
+        "of DiT4SR and TSD-SR, with tiles within the sampler's steps and a color fix",
     )
-    changes = parser.add_argument_group("the sampler", "instead of what the model's configuration says")
-    changes.add_argument("--steps", type=int, metavar="N", help="steps of the sampler")
-    changes.add_argument("--guidance", type=float, metavar="G", help="factor of classifier-free guidance; 1: none")
-    changes.add_argument(
-        "--prompt-embedding", metavar="FILE", help="what is asked of every picture; `precompute embeddings` makes it"
-    )
-    changes.add_argument("--negative-embedding", metavar="FILE", help="what guidance leads away from")
-    parser.add_argument("--mode", default="sample", choices=("sample", "mean"), help="full sampler, or one-step mean")
-    parser.add_argument("--seed", type=int, default=0, help="of the noise canvas")
-    parser.add_argument("--tile", type=int, help="side of a tile, LR pixels; bounds the memory; default: 128, or less")
+    _add_sampler_arguments(parser)
     parser.add_argument(
-        "--overlap", type=int, help="LR pixels shared by neighbouring tiles; default: 16 (dit4sr: 48, tsd_sr: 16)"
+        "--mode", default="sample", choices=("sample", "mean"), help="the full sampler, or the one-step mean"
     )
-    parser.add_argument("--tile-batch", type=int, default=4, help="tiles computed at a time")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the noise (0)")
+    parser.add_argument(
+        "--tile", type=int, help="side of a tile in LR pixels, which bounds the memory; default: at most 128"
+    )
+    parser.add_argument(
+        "--overlap",
+        type=int,
+        help="LR pixels that neighboring tiles share; default: 16 (dit4sr: 48, tsd_sr: 16)",
+    )
+    parser.add_argument("--tile-batch", type=int, default=4, help="number of tiles computed at a time (4)")
     parser.add_argument(
         "--color-fix",
         choices=("none", "adain", "wavelet"),
-        help="on the whole image; default: none (dit4sr: adain, tsd_sr: wavelet)",
+        help="color fix of the whole image; default: none (dit4sr: adain, tsd_sr: wavelet)",
     )
-    parser.add_argument("--color-strength", type=float, default=1.0, help="0 to 1")
-    parser.add_argument("--recursive", action="store_true", help="search folders below the input")
-    parser.add_argument("--suffix", default="", help="added to every output's name")
-    parser.add_argument("--extension", default=".png", help="format of outputs in a folder")
+    parser.add_argument("--color-strength", type=float, default=1.0, help="strength of the color fix, 0 to 1 (1)")
+    parser.add_argument("--recursive", action="store_true", help="search subfolders of the input")
+    parser.add_argument("--suffix", default="", help="text appended to the name of every output")
+    parser.add_argument("--extension", default=".png", help="file format of the outputs in a folder (.png)")
     parser.add_argument("--overwrite", action="store_true", help="replace existing outputs")
-    parser.add_argument("--skip-existing", action="store_true", help="leave existing outputs alone")
-    parser.add_argument("--continue-on-error", action="store_true", help="name bad images and go on with the rest")
+    parser.add_argument("--skip-existing", action="store_true", help="skip images whose output exists")
+    parser.add_argument("--continue-on-error", action="store_true", help="report unreadable images and continue")
+
+
+def _add_sampler_arguments(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("sampler", "settings to use instead of those in the model's configuration")
+    group.add_argument("--steps", type=int, metavar="N", help="number of sampling steps")
+    group.add_argument("--guidance", type=float, metavar="G", help="scale of classifier-free guidance; 1 for none")
+    group.add_argument(
+        "--prompt-embedding",
+        metavar="FILE",
+        help="embedding of the prompt for all images, from `framer-jax precompute embeddings`",
+    )
+    group.add_argument("--negative-embedding", metavar="FILE", help="embedding of the negative prompt")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Upscale; status 1 if some images failed."""
-    if arguments.changes and not arguments.recipe:
-        raise ConfigError("--set changes the configuration that --recipe names: give that too")
-    config = to_dict(load_config(arguments.recipe, arguments.changes)) if arguments.recipe else None
+    """Upscale; the exit status is 1 if some images failed."""
+    if arguments.overrides and not arguments.recipe:
+        raise ConfigError("--set overrides a knob of the configuration that --recipe names: give --recipe too")
+    config = to_dict(load_config(arguments.recipe, arguments.overrides)) if arguments.recipe else None
     sampling = Sampling(arguments.steps, arguments.guidance, arguments.prompt_embedding, arguments.negative_embedding)
     model = load_model(arguments.weights, config, sampling=sampling)
     settings = settings_for(

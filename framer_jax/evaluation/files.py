@@ -9,7 +9,7 @@ import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
 from framer_jax.data.files import image_paths
-from framer_jax.inference.images import read_picture
+from framer_jax.inference.images import read_image
 
 _ORIENTATION = 0x0112  # EXIF tag; its values 5..8 mean a rotation by 90°
 
@@ -51,4 +51,4 @@ def read_pixels(path: Path) -> npt.NDArray[np.float32]:
     Raises:
       ValueError: not an image, or damaged.
     """
-    return read_picture(path).pixels.astype(np.float32, copy=False)
+    return read_image(path).pixels.astype(np.float32, copy=False)

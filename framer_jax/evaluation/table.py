@@ -19,7 +19,7 @@ from framer_jax.evaluation.files import image_files, image_size, read_pixels
 from framer_jax.evaluation.metrics import METRICS, check_metric_inputs, score
 from framer_jax.evaluation.niqe import NiqeModel, load_niqe_model, shipped_niqe_model
 from framer_jax.evaluation.statistics import bootstrap_interval
-from framer_jax.inference.folder import sidecar_of
+from framer_jax.inference.folder import sidecar_path
 from framer_jax.porting.files import replacing
 from framer_jax.version import __version__
 
@@ -213,7 +213,7 @@ def upscale_settings(images: Sequence[Path]) -> dict[str, Any]:
     summary: dict[str, Any] = {"recorded": 0}
     for image in images:
         try:
-            record = json.loads(sidecar_of(image).read_text(encoding="utf-8"))
+            record = json.loads(sidecar_path(image).read_text(encoding="utf-8"))
             settings = record["settings"]
             facts = {name: settings[name] for name in ("protocol", "mode", "color_fix")}
             facts |= {"recipe": record["recipe"], "changes": record.get("changes", {})}

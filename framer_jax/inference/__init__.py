@@ -1,1 +1,1 @@
-"""What a person does with a trained recipe: read pictures, upscale them by tiles, fix colours, write them."""
+"""Inference with a trained recipe: read images, upscale them tile by tile, fix their colors, and write them."""

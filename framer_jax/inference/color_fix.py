@@ -1,7 +1,7 @@
-"""Give a super-resolved picture the colours of its low-resolution source, over the whole picture at once.
+"""Color fixes: match the colors of an SR image to those of its LR image, over the whole image at once.
 
-Fixing each tile for itself would give neighbouring tiles different tones. Everything runs on the host, one channel at
-a time, so that the size of a picture is limited by host memory alone.
+Fixing every tile separately would give neighboring tiles different tones. Everything runs on the host, one channel at
+a time, so only host memory limits the size of an image.
 """
 
 from __future__ import annotations
@@ -13,37 +13,37 @@ import numpy as np
 from framer_jax.inference.resample import upsample_bicubic
 
 LEVELS = 5
-"""Levels of the wavelet fix: dilations 1, 2, 4, 8, 16, a low pass of about 63 pixels."""
+"""Levels of the wavelet fix: dilations 1, 2, 4, 8, 16, a low-pass filter about 63 pixels wide."""
 
 STRIP = 256
-"""Rows or columns that are blurred at a time: temporaries stay small."""
+"""Number of rows or columns blurred at a time, which keeps temporary arrays small."""
 
 
 def adain(output: np.ndarray, source: np.ndarray) -> np.ndarray:
-    """Give a channel the mean and standard deviation of another (Huang & Belongie, 2017, eq. 8).
+    """Adaptive instance normalization: match mean and standard deviation (Huang and Belongie 2017, Eq. 8).
 
     Args:
-      output: [H, W] float32, one channel.
-      source: the same of the picture with the right colours.
+      output: [H, W] float32, one channel of the SR image.
+      source: [H, W] float32, the same channel of an image with the right colors.
 
     Returns:
-      [H, W] float32; variances are unbiased, with 1e-5 added under the root.
+      [H, W] float32; variances are unbiased, with 1e-5 added before the square root.
     """
 
     def moments(channel: np.ndarray) -> tuple[float, float]:
         variance = np.var(channel, dtype=np.float64, ddof=min(1, channel.size - 1))
         return float(np.mean(channel, dtype=np.float64)), float(np.sqrt(variance + 1e-5))
 
-    (mean, deviation), (source_mean, source_deviation) = moments(output), moments(source)
-    gain = source_deviation / deviation
+    (mean, std), (source_mean, source_std) = moments(output), moments(source)
+    gain = source_std / std
     return output * np.float32(gain) + np.float32(source_mean - mean * gain)
 
 
 def low_pass(channel: np.ndarray, levels: int = LEVELS) -> np.ndarray:
-    """Blur with the 3x3 binomial kernel at dilations 1, 2, 4, ... (the 'à trous' wavelet's low band).
+    """Blur with the 3x3 binomial kernel at dilations 1, 2, 4, ... (the low band of the "à trous" wavelet transform).
 
     Args:
-      channel: [H, W] float32; borders repeat the edge pixel at every level.
+      channel: [H, W] float32; edge pixels are repeated beyond the border at every level.
       levels: number of blurs.
 
     Returns:
@@ -52,12 +52,12 @@ def low_pass(channel: np.ndarray, levels: int = LEVELS) -> np.ndarray:
     result = channel.copy()
     for level in range(levels):
         for axis in (0, 1):  # the binomial kernel is separable
-            places = np.arange(result.shape[axis])
+            indices = np.arange(result.shape[axis])
             for first in range(0, result.shape[1 - axis], STRIP):
-                chosen = slice(first, first + STRIP)
-                strip = result[:, chosen] if axis == 0 else result[chosen]  # a view; strips do not mix
-                blurred = np.take(strip, places - 2**level, axis=axis, mode="clip")
-                blurred += np.take(strip, places + 2**level, axis=axis, mode="clip")
+                window = slice(first, first + STRIP)
+                strip = result[:, window] if axis == 0 else result[window]  # a view; strips are independent
+                blurred = np.take(strip, indices - 2**level, axis=axis, mode="clip")
+                blurred += np.take(strip, indices + 2**level, axis=axis, mode="clip")
                 blurred *= np.float32(0.25)
                 blurred += np.float32(0.5) * strip
                 strip[...] = blurred
@@ -65,7 +65,7 @@ def low_pass(channel: np.ndarray, levels: int = LEVELS) -> np.ndarray:
 
 
 def wavelet(output: np.ndarray, source: np.ndarray) -> np.ndarray:
-    """Take the low band from `source` and all finer bands from `output` ([H, W] float32 both)."""
+    """Combine the low band of `source` with all finer bands of `output`; both are [H, W] float32."""
     result = output - low_pass(output)
     result += low_pass(source)
     return result
@@ -76,7 +76,7 @@ COLOR_FIXES: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray] | None] = 
     "adain": adain,
     "wavelet": wavelet,
 }
-"""Name of a fix to its function of (output channel, source channel)."""
+"""Name of a color fix → function of (output channel, source channel)."""
 
 
 def fix_color(
@@ -87,27 +87,27 @@ def fix_color(
     strength: float = 1.0,
     out: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Match the colours of a super-resolved picture to the bicubic enlargement of its source.
+    """Match the colors of an SR image to its bicubically upsampled LR image.
 
     Args:
-      output: [sH, sW, 3] float32, not clipped.
-      low_resolution: [H, W, 3] float32 in [0, 1].
-      method: a name of `COLOR_FIXES`.
-      scale: s.
-      strength: 1 for the whole fix, 0 for none, between for a blend.
-      out: where to put the result (`output` itself is allowed); a new array if None.
+      output: SR image, [sH, sW, 3] float32, not clipped.
+      low_resolution: LR image, [H, W, 3] float32 in [0, 1].
+      method: name of a color fix in `COLOR_FIXES`.
+      scale: upsampling factor s.
+      strength: interpolation between `output` (0) and the fixed image (1).
+      out: array for the result (`output` itself is allowed); None allocates one.
 
     Returns:
       [sH, sW, 3] float32, not clipped.
 
     Raises:
-      ValueError: unknown method, or shapes that do not fit.
+      ValueError: an unknown method, or shapes that do not fit.
     """
     if method not in COLOR_FIXES:
-        raise ValueError(f"unknown colour fix {method!r}: use one of {', '.join(COLOR_FIXES)}")
+        raise ValueError(f"unknown color fix {method!r}: use one of {', '.join(COLOR_FIXES)}")
     height, width, channels = low_resolution.shape
     if output.shape != (height * scale, width * scale, channels):
-        raise ValueError(f"output {output.shape} is not {scale} times the source {low_resolution.shape}")
+        raise ValueError(f"output {output.shape} is not {scale} times the LR image {low_resolution.shape}")
     function = COLOR_FIXES[method]
     if function is None or strength == 0:
         if out is None:

@@ -1,4 +1,4 @@
-"""Run a recipe's sampler over a whole picture, tile by tile."""
+"""Run a recipe's sampler over a whole image, tile by tile."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ import numpy as np
 
 from framer_jax.diffusion.noise import NoiseField
 from framer_jax.inference.color_fix import fix_color
-from framer_jax.inference.images import Picture, enlarged, premultiplied
+from framer_jax.inference.images import ImageData, premultiply_alpha, replace_pixels
 from framer_jax.inference.protocols import PROTOCOLS
 from framer_jax.inference.resample import resize_pillow
 from framer_jax.inference.settings import UpscaleSettings
-from framer_jax.inference.tiler import TilePlan, add_tile, pad_image, static_batch, tile_batches
+from framer_jax.inference.tiler import TilePlan, add_tile, pad_image, static_batch_size, tile_batches
 from framer_jax.recipes.base import Params, Recipe, Tiling
 
 LOGGER = logging.getLogger(__name__)
 
 Progress = Callable[[int, int], None]
-"""Called with (tiles done, tiles in all); may start again from 0 with smaller tiles."""
+"""Called with (tiles done, total tiles); starts again from 0 if the image is restarted with smaller tiles."""
 
 
-class Upscaled(NamedTuple):
-    """What came out, and the settings that made it (smaller than asked for if device memory ran out).
+class UpscaleResult(NamedTuple):
+    """An SR image and the settings that produced it.
 
     Attributes:
       pixels: [sH, sW, 3] float32 in [0, 1].
-      settings: the settings in effect.
+      settings: the settings in effect, with a smaller batch or tile than requested if device memory ran out.
     """
 
     pixels: np.ndarray
@@ -40,15 +40,15 @@ class Upscaled(NamedTuple):
 
 
 class MemoryEstimate(NamedTuple):
-    """Bytes that one picture needs.
+    """Memory that one image needs, in bytes.
 
     Attributes:
-      device: on the accelerator while a batch of tiles runs: weights, temporaries, input and output. None where the
-        backend does not tell.
-      host: arrays in main memory (canvas, colour fix, picture), roughly.
+      device: accelerator memory while a batch of tiles runs: weights, temporaries, input and output. None if the
+        backend does not report it.
+      host: approximate size of the arrays in main memory (canvas, color fix, image).
       tiles: number of tiles.
-      batch: how many run at a time.
-      tile: (height, width) of one, in LR pixels.
+      batch: number of tiles computed at a time.
+      tile: (height, width) of a tile, LR pixels.
     """
 
     device: int | None
@@ -65,8 +65,8 @@ class MemoryEstimate(NamedTuple):
         )
 
 
-class Run(Protocol):
-    """(params, image, progress, settings) → Upscaled; `settings` replaces those the upscaler was made with."""
+class UpscaleFunction(Protocol):
+    """(params, image, progress, settings) → UpscaleResult; `settings` replaces those of `make_upscaler`."""
 
     def __call__(
         self,
@@ -74,46 +74,44 @@ class Run(Protocol):
         image: np.ndarray,
         progress: Progress | None = None,
         settings: UpscaleSettings | None = None,
-    ) -> Upscaled:
+    ) -> UpscaleResult:
         """Upscale one image."""
         ...
 
 
-class Estimate(Protocol):
+class EstimateFunction(Protocol):
     """(params, height, width, settings) → MemoryEstimate."""
 
     def __call__(
         self, params: Params, height: int, width: int, settings: UpscaleSettings | None = None
     ) -> MemoryEstimate:
-        """Estimate the memory for an image of this size; compiles the program that `run` then uses."""
+        """Estimate the memory for an image of this size; it compiles the program that `run` then uses."""
         ...
 
 
 class Upscaler(NamedTuple):
-    """The two functions that `make_upscaler` gives; they share their compiled programs and nothing else.
+    """The two functions that `make_upscaler` returns; all they share is their compiled programs.
 
-    `run(params, image [H, W, 3] float32 in [0, 1], progress=None, settings=None)` → `Upscaled`;
-    `estimate(params, height, width, settings=None)` → `MemoryEstimate`.
+    Attributes:
+      run: (params, image [H, W, 3] float32 in [0, 1], progress=None, settings=None) → UpscaleResult.
+      estimate: (params, height, width, settings=None) → MemoryEstimate.
     """
 
-    run: Run
-    estimate: Estimate
+    run: UpscaleFunction
+    estimate: EstimateFunction
 
 
 def make_upscaler(recipe: Recipe, settings: UpscaleSettings) -> Upscaler:
-    """Prepare a recipe for upscaling any number of pictures; it compiles once for each tile shape.
+    """Prepare a recipe for upscaling any number of images; it compiles once per tile shape.
 
-    A second upscaler of the same `Recipe` object takes over the compiled programs of the first.
+    Upscalers of the same `Recipe` object share their compiled programs.
 
     Args:
-      recipe: its `sample` or `mean`, `frozen`, `scale` and `lr_multiple` are used.
-      settings: how to upscale.
-
-    Returns:
-      the functions.
+      recipe: recipe whose `sample` or `mean`, `frozen`, `scale` and `lr_multiple` are used.
+      settings: default settings of the returned functions.
 
     Raises:
-      ValueError: the recipe has no such mode, or its lr_multiple does not fit the tile and overlap.
+      ValueError: the recipe does not have the mode, or its lr_multiple does not fit the tile and overlap.
     """
     check_settings(recipe, settings)
     frozen = jax.device_put(recipe.frozen)
@@ -124,36 +122,37 @@ def make_upscaler(recipe: Recipe, settings: UpscaleSettings) -> Upscaler:
         image: np.ndarray,
         progress: Progress | None = None,
         settings: UpscaleSettings | None = None,
-    ) -> Upscaled:
+    ) -> UpscaleResult:
         current = settings or default
         check_settings(recipe, current)
         _check_image(image)
         params = jax.device_put(params)
-        source = _resized(recipe, image, current)
+        network_input = _resize(recipe, image, current)
         while True:
             try:
-                canvas = _run_tiles(recipe, params, frozen, source, current, progress)
+                canvas = _run_tiles(recipe, params, frozen, network_input, current, progress)
                 break
             except jax.errors.JaxRuntimeError as error:
-                smaller = _smaller(recipe, current) if _out_of_memory(error) else None
+                smaller = _reduced_settings(recipe, current) if _out_of_memory(error) else None
                 if smaller is None:
                     raise
             LOGGER.warning(
-                "device memory ran out with tile %d and tile_batch %d: starting this picture again with %d and %d",
+                "device memory ran out with tile %d and tile_batch %d: starting this image again with %d and %d",
                 current.tile,
                 current.tile_batch,
                 smaller.tile,
                 smaller.tile_batch,
             )
             current = smaller
-        fix_color(canvas, source, current.color_fix, _factor(recipe, current), current.color_strength, out=canvas)
+        scale = _network_scale(recipe, current)
+        fix_color(canvas, network_input, current.color_fix, scale, current.color_strength, out=canvas)
         height, width = (side * recipe.scale for side in image.shape[:2])
-        return Upscaled(resize_pillow(np.clip(canvas, 0, 1, out=canvas), (height, width)), current)
+        return UpscaleResult(resize_pillow(np.clip(canvas, 0, 1, out=canvas), (height, width)), current)
 
     def estimate(params: Params, height: int, width: int, settings: UpscaleSettings | None = None) -> MemoryEstimate:
         current = settings or default
         check_settings(recipe, current)
-        size = _sizes(recipe, (height, width), current)[-1]
+        size = _input_sizes(recipe, (height, width), current)[-1]
         return _estimate(recipe, jax.device_put(params), frozen, size, current)
 
     return Upscaler(run, estimate)
@@ -166,60 +165,60 @@ def upscale(
     settings: UpscaleSettings,
     progress: Progress | None = None,
 ) -> np.ndarray:
-    """Upscale one image; for several, `make_upscaler` puts frozen weights on the device once.
+    """Upscale one image; for several images, `make_upscaler` transfers frozen weights to the device only once.
 
     Args:
-      recipe: the method.
-      params: its parameters.
-      image: [H, W, 3] float32 in [0, 1].
-      settings: how to upscale.
-      progress: told how many tiles are done.
+      recipe: the recipe.
+      params: the recipe's parameters.
+      image: LR image, [H, W, 3] float32 in [0, 1].
+      settings: settings of the upscaling.
+      progress: callback that receives the number of finished tiles.
 
     Returns:
-      [sH, sW, 3] float32 in [0, 1].
+      The SR image, [sH, sW, 3] float32 in [0, 1].
 
     Raises:
-      ValueError: bad image, settings that do not fit the recipe, or a sampler whose result is not finite.
+      ValueError: an invalid image, settings that do not fit the recipe, or a sampler whose result is not finite.
     """
     return make_upscaler(recipe, settings).run(params, image, progress).pixels
 
 
-def upscale_picture(
+def upscale_image(
     upscaler: Upscaler,
     scale: int,
     params: Params,
-    picture: Picture,
+    image: ImageData,
     progress: Progress | None = None,
     settings: UpscaleSettings | None = None,
-) -> tuple[Picture, UpscaleSettings]:
-    """Upscale a picture with all it has: transparency, grey, depth, profile.
+) -> tuple[ImageData, UpscaleSettings]:
+    """Upscale an image and keep its transparency, gray mode, bit depth and color profile.
 
     Args:
-      upscaler: from `make_upscaler`.
-      scale: the recipe's.
+      upscaler: upscaler from `make_upscaler`.
+      scale: the recipe's upsampling factor.
       params: the recipe's parameters.
-      picture: from `read_picture`.
-      progress: told how many tiles are done.
-      settings: instead of those that the upscaler was made with.
+      image: LR image from `read_image`.
+      progress: callback that receives the number of finished tiles.
+      settings: settings to use instead of the upscaler's.
 
     Returns:
-      (the large picture, the settings in effect).
+      (the SR image, the settings in effect).
     """
-    result = upscaler.run(params, premultiplied(picture), progress, settings)
-    return enlarged(picture, result.pixels, scale), result.settings
+    result = upscaler.run(params, premultiply_alpha(image), progress, settings)
+    return replace_pixels(image, result.pixels, scale), result.settings
 
 
 def check_settings(recipe: Recipe, settings: UpscaleSettings) -> None:
-    """Raise ValueError where settings do not fit a recipe."""
+    """Raise ValueError if the settings do not fit the recipe."""
     if settings.mode == "mean" and recipe.mean is None:
-        raise ValueError(f"recipe {recipe.name!r} has no one-call mean: use mode 'sample'")
+        raise ValueError(f"recipe {recipe.name!r} has no one-step mean: use mode 'sample'")
     if PROTOCOLS[settings.protocol].sizes is not None:
         if settings.mode != "sample":
             raise ValueError(f"protocol {settings.protocol!r} samples in many steps: use mode 'sample'")
         if recipe.sample_tiled is None:
             raise ValueError(
-                f"protocol {settings.protocol!r} has tiles within the steps of a sampler, which recipe {recipe.name!r} "
-                "does not know: use protocol 'framer_jax'"
+                f"protocol {settings.protocol!r} tiles within the steps of the sampler, which recipe {recipe.name!r} "
+                "does not support: use protocol 'framer_jax'"
             )
     PROTOCOLS[settings.protocol].check(settings.tile, settings.overlap, recipe.lr_multiple)
 
@@ -233,36 +232,36 @@ def _program(recipe: Recipe, settings: UpscaleSettings) -> Any:
     return _jitted(samplers["tiled"], Tiling(side, overlap, settings.tile_batch, *protocol.autoencoder))
 
 
-@lru_cache(maxsize=16)  # a sampler's programs outlive the upscaler; a sampler is a pure function, so they stay true
+@lru_cache(maxsize=16)  # samplers are pure functions, so their programs may outlive an upscaler
 def _jitted(sampler: Any, *tiling: Tiling) -> Any:
-    """One batch of tiles of one picture, jitted: (params, frozen, tiles [B, h, w, 3], keys [B], origins [B, 2])."""
+    """The jitted sampler: (params, frozen, tiles [B, h, w, 3], keys [B], origins [B, 2]) → [B, s h, s w, 3] float32."""
 
     def run(params: Params, frozen: Params, tiles: jax.Array, keys: jax.Array, origins: jax.Array) -> jax.Array:
-        found = sampler(params, frozen, tiles, NoiseField(keys, origins), *tiling)
-        return found.astype(jnp.float32)  # [B, s h, s w, 3]
+        return sampler(params, frozen, tiles, NoiseField(keys, origins), *tiling).astype(jnp.float32)
 
     return jax.jit(run)
 
 
-def _factor(recipe: Recipe, settings: UpscaleSettings) -> int:
-    """By how much the network's picture is larger than the one that it is given."""
+def _network_scale(recipe: Recipe, settings: UpscaleSettings) -> int:
+    """Ratio of the sides of the sampler's output and input; 1 if the protocol upsamples the image first."""
     return recipe.scale if PROTOCOLS[settings.protocol].sizes is None else 1
 
 
-def _sizes(recipe: Recipe, size: tuple[int, int], settings: UpscaleSettings) -> tuple[tuple[int, int], ...]:
-    """To which a picture is resized before it comes to the network, one after the other."""
+def _input_sizes(recipe: Recipe, size: tuple[int, int], settings: UpscaleSettings) -> tuple[tuple[int, int], ...]:
+    """The sizes to which an image is resized in turn; the last one is the size of the sampler's input."""
     sizes = PROTOCOLS[settings.protocol].sizes
     return (size,) if sizes is None else sizes(*size, recipe.scale, settings.tile, recipe.lr_multiple)
 
 
-def _resized(recipe: Recipe, image: np.ndarray, settings: UpscaleSettings) -> np.ndarray:
+def _resize(recipe: Recipe, image: np.ndarray, settings: UpscaleSettings) -> np.ndarray:
     height, width, _ = image.shape
-    return reduce(resize_pillow, _sizes(recipe, (height, width), settings), image)
+    return reduce(resize_pillow, _input_sizes(recipe, (height, width), settings), image)
 
 
-def _layout(recipe: Recipe, height: int, width: int, settings: UpscaleSettings) -> tuple[TilePlan, int]:
+def _plan_batches(recipe: Recipe, height: int, width: int, settings: UpscaleSettings) -> tuple[TilePlan, int]:
+    """The tiles of an image and how many of them are computed at a time."""
     plan = PROTOCOLS[settings.protocol].plan(height, width, settings.tile, settings.overlap, recipe.lr_multiple)
-    return plan, static_batch(len(plan.rows) * len(plan.columns), settings.tile_batch)
+    return plan, static_batch_size(len(plan.rows) * len(plan.columns), settings.tile_batch)
 
 
 def _estimate(
@@ -272,7 +271,7 @@ def _estimate(
     size: tuple[int, int],
     settings: UpscaleSettings,
 ) -> MemoryEstimate:
-    plan, batch = _layout(recipe, *size, settings)
+    plan, batch = _plan_batches(recipe, *size, settings)
     tiles, origins = np.zeros((batch, *plan.tile, 3), np.float32), np.zeros((batch, 2), np.int32)
     device = None
     try:
@@ -286,10 +285,10 @@ def _estimate(
                 - memory.alias_size_in_bytes
             )
     except jax.errors.JaxRuntimeError as error:
-        if not _out_of_memory(error):  # some compilers know that a program is too large; `run` then makes it smaller
+        if not _out_of_memory(error):  # some compilers reject a program that is too large; `run` then reduces it
             raise
-    canvas = size[0] * size[1] * _factor(recipe, settings) ** 2 * 3 * 4
-    # the colour fix works on one channel: itself, its source and up to four temporaries, each a third of the canvas
+    canvas = size[0] * size[1] * _network_scale(recipe, settings) ** 2 * 3 * 4
+    # the color fix processes one channel: it, its source and up to four temporaries, each a third of the canvas
     host = canvas if settings.color_fix == "none" else canvas * 3
     return MemoryEstimate(device, host, len(plan.rows) * len(plan.columns), batch, plan.tile)
 
@@ -304,8 +303,8 @@ def _run_tiles(
 ) -> np.ndarray:
     """The blended canvas [sH, sW, 3] float32, not clipped."""
     height, width, _ = image.shape
-    plan, batch = _layout(recipe, height, width, settings)
-    scale, program = _factor(recipe, settings), _program(recipe, settings)
+    plan, batch = _plan_batches(recipe, height, width, settings)
+    scale, program = _network_scale(recipe, settings), _program(recipe, settings)
     expected = (batch, plan.tile[0] * scale, plan.tile[1] * scale, 3)
     protocol = PROTOCOLS[settings.protocol]
     weights = protocol.weights(plan, scale)
@@ -314,19 +313,19 @@ def _run_tiles(
     total = len(plan.rows) * len(plan.columns)
     if progress is not None:
         progress(0, total)
-    for numbers, tiles, origins in tile_batches(pad_image(image, plan), plan, batch):
-        filled = np.pad(numbers, (0, batch - len(numbers)), mode="edge")
+    for indices, tiles, origins in tile_batches(pad_image(image, plan), plan, batch):
+        filled = np.pad(indices, (0, batch - len(indices)), mode="edge")
         output = np.asarray(program(params, frozen, tiles, *protocol.noise(key, filled, origins)))
         if output.shape != expected:
-            raise ValueError(f"recipe {recipe.name!r} gave {output.shape} for tiles that make {expected}")
-        if not np.isfinite(output[: len(numbers)]).all():
+            raise ValueError(f"recipe {recipe.name!r} gave {output.shape} for tiles, expected {expected}")
+        if not np.isfinite(output[: len(indices)]).all():
             raise ValueError(f"recipe {recipe.name!r} gave values that are not finite: check its weights")
         if protocol.clips:
             output = np.clip(output, 0, 1)
-        for number, tile in zip(numbers.tolist(), output, strict=False):  # the rest fills the batch
-            add_tile(canvas, tile, number, plan, weights)
+        for index, tile in zip(indices.tolist(), output, strict=False):  # without the copies that fill the batch
+            add_tile(canvas, tile, index, plan, weights)
         if progress is not None:
-            progress(int(numbers[-1]) + 1, total)
+            progress(int(indices[-1]) + 1, total)
     return canvas
 
 
@@ -345,8 +344,11 @@ def _out_of_memory(error: Exception) -> bool:
     return "RESOURCE_EXHAUSTED" in text or "out of memory" in text.lower()
 
 
-def _smaller(recipe: Recipe, settings: UpscaleSettings) -> UpscaleSettings | None:
-    """Half the batch, then half the tile, as long as the overlap leaves a stride; None if nothing is left to halve."""
+def _reduced_settings(recipe: Recipe, settings: UpscaleSettings) -> UpscaleSettings | None:
+    """Settings with half the batch or, from a batch of 1, half the tile; None if neither can be halved.
+
+    A tile is halved only if the overlap still leaves a stride, and if it is not a fixed part of the protocol.
+    """
     if settings.tile_batch > 1:
         return replace(settings, tile_batch=settings.tile_batch // 2)
     if PROTOCOLS[settings.protocol].fixed:

@@ -305,8 +305,8 @@ def test_in_a_notebook_published_weights_take_a_configuration_too(folder, tmp_pa
     model = framer_jax.load_model(folder / "resshift_unet.safetensors", CONFIGS / "default.py", knobs)
     small = framer_jax.upscale(np.zeros((8, 8, 3), np.uint8), model, tile=8, overlap=0)
     assert small.pixels.shape == (32, 32, 3)
-    with pytest.raises(ValueError, match="'recipe' names: give that too"):
-        framer_jax.load_model(folder / "resshift_unet.safetensors", changes=knobs)
+    with pytest.raises(ValueError, match="'config' names: give 'config' too"):
+        framer_jax.load_model(folder / "resshift_unet.safetensors", overrides=knobs)
 
 
 def test_a_trained_model_finds_its_autoencoder_beside_it(folder, tmp_path):

@@ -1,4 +1,4 @@
-"""Every kind of picture is read, kept and written back as it came."""
+"""Every kind of image file is read, and written back in its own mode."""
 
 import errno
 import io
@@ -9,17 +9,17 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from framer_jax.inference.images import FORMATS, Picture, enlarged, premultiplied, read_picture, write_picture
+from framer_jax.inference.images import FORMATS, ImageData, premultiply_alpha, read_image, replace_pixels, write_image
 
 RNG = np.random.default_rng(0)
 RGB = RNG.integers(0, 256, (6, 5, 3), dtype=np.uint8)
-GREY = RGB[:, :, 0]
+GRAY = RGB[:, :, 0]
 ALPHA = np.repeat(np.array([[0, 60, 128, 200, 255]], np.uint8), 6, axis=0)
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 
 
 def png16(values):
-    """A 16-bit colour PNG, which Pillow cannot write."""
+    """A 16-bit color PNG, which Pillow cannot write."""
     height, width, channels = values.shape
 
     def chunk(kind, data):
@@ -40,21 +40,21 @@ def close(a, b, atol=0.5 / 255 + 1e-6):
 @pytest.mark.parametrize("mode", ["L", "LA", "RGB", "RGBA"])
 def test_round_trip(tmp_path, suffix, mode):
     values = {
-        "L": GREY,
-        "LA": np.stack([GREY, ALPHA], 2),
+        "L": GRAY,
+        "LA": np.stack([GRAY, ALPHA], 2),
         "RGB": RGB,
         "RGBA": np.concatenate([RGB, ALPHA[:, :, None]], 2),
     }[mode]
     path = tmp_path / "a.tiff"
     Image.fromarray(values).save(path)
-    picture = read_picture(path)
-    assert (picture.mode, picture.bits, picture.notes) == (mode, 8, ())
-    assert picture.pixels.dtype == np.float32
-    colour = RGB if mode.startswith("RGB") else np.repeat(GREY[:, :, None], 3, 2)
-    np.testing.assert_array_equal(picture.pixels, np.float32(colour) / np.float32(255))
-    write_picture(tmp_path / f"b{suffix}", picture)
+    image = read_image(path)
+    assert (image.mode, image.bits, image.notes) == (mode, 8, ())
+    assert image.pixels.dtype == np.float32
+    color = RGB if mode.startswith("RGB") else np.repeat(GRAY[:, :, None], 3, 2)
+    np.testing.assert_array_equal(image.pixels, np.float32(color) / np.float32(255))
+    write_image(tmp_path / f"b{suffix}", image)
     with Image.open(tmp_path / f"b{suffix}") as written:
-        if suffix != ".webp":  # which is lossy and knows neither L nor LA
+        if suffix != ".webp":  # lossy, without L and LA
             assert written.mode == mode
             np.testing.assert_array_equal(np.asarray(written), values)
         else:
@@ -64,79 +64,79 @@ def test_round_trip(tmp_path, suffix, mode):
 
 
 def test_bilevel_and_palettes(tmp_path):
-    Image.fromarray(GREY > 127).save(tmp_path / "a.png")
-    picture = read_picture(tmp_path / "a.png")
-    assert picture.mode == "L"
-    np.testing.assert_array_equal(picture.pixels[:, :, 0], GREY > 127)
+    Image.fromarray(GRAY > 127).save(tmp_path / "a.png")
+    image = read_image(tmp_path / "a.png")
+    assert image.mode == "L"
+    np.testing.assert_array_equal(image.pixels[:, :, 0], GRAY > 127)
 
     indices = np.arange(30, dtype=np.uint8).reshape(6, 5) % 3
     palette = Image.new("P", (5, 6))
     palette.putpalette([255, 0, 0, 0, 255, 0, 0, 0, 255])
     palette.putdata(indices.ravel().tolist())
-    colours = np.eye(3, dtype=np.float32)[indices]
+    colors = np.eye(3, dtype=np.float32)[indices]
     palette.save(tmp_path / "p.png")
-    picture = read_picture(tmp_path / "p.png")
-    assert picture.mode == "RGB"
-    np.testing.assert_array_equal(picture.pixels, colours)
+    image = read_image(tmp_path / "p.png")
+    assert image.mode == "RGB"
+    np.testing.assert_array_equal(image.pixels, colors)
     palette.save(tmp_path / "q.png", transparency=bytes([0, 128, 255]))
-    picture = read_picture(tmp_path / "q.png")
-    assert picture.mode == "RGBA"
-    np.testing.assert_array_equal(picture.pixels, colours)
-    close(picture.alpha, np.float32([0, 128, 255])[indices] / 255)
-    Image.fromarray(indices).save(tmp_path / "t.png", transparency=1)  # one transparent grey value
-    picture = read_picture(tmp_path / "t.png")
-    assert picture.mode == "LA"
-    np.testing.assert_array_equal(picture.alpha, indices != 1)
+    image = read_image(tmp_path / "q.png")
+    assert image.mode == "RGBA"
+    np.testing.assert_array_equal(image.pixels, colors)
+    close(image.alpha, np.float32([0, 128, 255])[indices] / 255)
+    Image.fromarray(indices).save(tmp_path / "t.png", transparency=1)  # one transparent gray value
+    image = read_image(tmp_path / "t.png")
+    assert image.mode == "LA"
+    np.testing.assert_array_equal(image.alpha, indices != 1)
 
 
 @pytest.mark.parametrize("suffix", [".png", ".tiff"])
-def test_16_bit_grey_keeps_its_depth(tmp_path, suffix):
+def test_16_bit_gray_keeps_its_depth(tmp_path, suffix):
     values = RNG.integers(0, 65536, (6, 5), dtype=np.uint16)
     Image.fromarray(values).save(tmp_path / f"a{suffix}")
-    picture = read_picture(tmp_path / f"a{suffix}")
-    assert (picture.mode, picture.bits) == ("L", 16)
-    write_picture(tmp_path / f"b{suffix}", picture)
+    image = read_image(tmp_path / f"a{suffix}")
+    assert (image.mode, image.bits) == ("L", 16)
+    write_image(tmp_path / f"b{suffix}", image)
     with Image.open(tmp_path / f"b{suffix}") as written:
         np.testing.assert_array_equal(np.asarray(written), values)
-    write_picture(tmp_path / "b.jpg", picture)
+    write_image(tmp_path / "b.jpg", image)
     with Image.open(tmp_path / "b.jpg") as written:
         assert written.mode == "L"
 
 
-def test_deep_grey_of_other_kinds(tmp_path):
+def test_deep_gray_of_other_kinds(tmp_path):
     Image.fromarray(np.full((2, 3), 0.25, np.float32)).save(tmp_path / "f.tiff")
-    picture = read_picture(tmp_path / "f.tiff")
-    assert (picture.mode, picture.bits) == ("L", 16)
-    np.testing.assert_array_equal(picture.pixels, np.full((2, 3, 3), 0.25, np.float32))
+    image = read_image(tmp_path / "f.tiff")
+    assert (image.mode, image.bits) == ("L", 16)
+    np.testing.assert_array_equal(image.pixels, np.full((2, 3, 3), 0.25, np.float32))
     Image.fromarray(np.full((2, 3), 200.0, np.float32)).save(tmp_path / "g.tiff")
     with pytest.raises(ValueError, match=r"g.tiff.*outside 0 to 1"):
-        read_picture(tmp_path / "g.tiff")
+        read_image(tmp_path / "g.tiff")
     Image.fromarray(np.full((2, 3), 70000, np.int32)).save(tmp_path / "i.tiff")
     with pytest.raises(ValueError, match=r"i.tiff.*outside 0 to 65535"):
-        read_picture(tmp_path / "i.tiff")
+        read_image(tmp_path / "i.tiff")
     Image.fromarray(np.full((2, 3), 7, np.uint16)).save(tmp_path / "t.png", transparency=7)
-    assert read_picture(tmp_path / "t.png").mode == "LA"
+    assert read_image(tmp_path / "t.png").mode == "LA"
 
 
 @pytest.mark.parametrize("channels", [3, 4])
-def test_16_bit_colour_is_read_as_8_bit_and_says_so(tmp_path, channels):
+def test_16_bit_color_is_read_as_8_bit_with_a_note(tmp_path, channels):
     (tmp_path / "a.png").write_bytes(png16(np.full((3, 4, channels), 40000, np.uint16)))
-    picture = read_picture(tmp_path / "a.png")
-    assert picture.notes == ("16-bit colour was read as 8-bit",)
-    assert picture.bits == 8
-    close(picture.pixels, np.full((3, 4, 3), 40000 / 65535), 1 / 255)
+    image = read_image(tmp_path / "a.png")
+    assert image.notes == ("16-bit color was read as 8-bit",)
+    assert image.bits == 8
+    close(image.pixels, np.full((3, 4, 3), 40000 / 65535), 1 / 255)
 
 
 @pytest.mark.parametrize("with_profile", [False, True])
 def test_cmyk_becomes_rgb(tmp_path, with_profile):
-    image = Image.fromarray(RGB).convert("CMYK")
-    # an RGB profile cannot serve CMYK: as good as none
-    image.save(tmp_path / "a.jpg", quality=100, **({"icc_profile": SRGB} if with_profile else {}))
-    picture = read_picture(tmp_path / "a.jpg")
-    assert (picture.mode, picture.icc) == ("RGB", None)
-    assert picture.pixels.shape == (6, 5, 3)
+    cmyk = Image.fromarray(RGB).convert("CMYK")
+    # an RGB profile is unusable for CMYK and treated as a missing one
+    cmyk.save(tmp_path / "a.jpg", quality=100, **({"icc_profile": SRGB} if with_profile else {}))
+    image = read_image(tmp_path / "a.jpg")
+    assert (image.mode, image.icc) == ("RGB", None)
+    assert image.pixels.shape == (6, 5, 3)
     with Image.open(tmp_path / "a.jpg") as plain:
-        np.testing.assert_array_equal(picture.pixels, np.float32(plain.convert("RGB")) / np.float32(255))
+        np.testing.assert_array_equal(image.pixels, np.float32(plain.convert("RGB")) / np.float32(255))
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -144,32 +144,32 @@ def test_exif_orientation_is_applied_and_not_written(tmp_path, orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
     Image.fromarray(RGB).save(tmp_path / "a.png", exif=exif)
-    picture = read_picture(tmp_path / "a.png")
-    turned = RGB.transpose(1, 0, 2) if orientation >= 5 else RGB
-    turned = turned[:, ::-1] if orientation in (2, 3, 6, 7) else turned
-    turned = turned[::-1] if orientation in (3, 4, 7, 8) else turned
-    np.testing.assert_array_equal(np.rint(picture.pixels * 255), turned)
-    write_picture(tmp_path / "b.png", picture)
+    image = read_image(tmp_path / "a.png")
+    oriented = RGB.transpose(1, 0, 2) if orientation >= 5 else RGB
+    oriented = oriented[:, ::-1] if orientation in (2, 3, 6, 7) else oriented
+    oriented = oriented[::-1] if orientation in (3, 4, 7, 8) else oriented
+    np.testing.assert_array_equal(np.rint(image.pixels * 255), oriented)
+    write_image(tmp_path / "b.png", image)
     with Image.open(tmp_path / "b.png") as written:
         assert not written.getexif()
-        np.testing.assert_array_equal(np.asarray(written), turned)
+        np.testing.assert_array_equal(np.asarray(written), oriented)
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".tiff"])
-def test_colour_profile_comes_back(tmp_path, suffix):
+def test_color_profiles_are_written_back(tmp_path, suffix):
     Image.fromarray(RGB).save(tmp_path / "a.png", icc_profile=SRGB)
-    picture = read_picture(tmp_path / "a.png")
-    assert picture.icc == SRGB
-    write_picture(tmp_path / f"b{suffix}", picture)
-    assert read_picture(tmp_path / f"b{suffix}").icc == SRGB
+    image = read_image(tmp_path / "a.png")
+    assert image.icc == SRGB
+    write_image(tmp_path / f"b{suffix}", image)
+    assert read_image(tmp_path / f"b{suffix}").icc == SRGB
 
 
 def test_animations_give_their_first_frame(tmp_path):
     frames = [Image.fromarray(np.full((4, 4, 3), value, np.uint8)) for value in (10, 200)]
     frames[0].save(tmp_path / "a.png", save_all=True, append_images=frames[1:])
-    picture = read_picture(tmp_path / "a.png")
-    close(picture.pixels, np.full((4, 4, 3), 10 / 255))
-    assert picture.notes == ("only the first of 2 frames was read",)
+    image = read_image(tmp_path / "a.png")
+    close(image.pixels, np.full((4, 4, 3), 10 / 255))
+    assert image.notes == ("only the first of 2 frames was read",)
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".tiff", ".bmp"])
@@ -180,71 +180,71 @@ def test_damaged_files_are_named(tmp_path, suffix):
     path = tmp_path / f"cut{suffix}"
     path.write_bytes(buffer.getvalue()[: len(buffer.getvalue()) // 2])
     with pytest.raises(ValueError, match=f"cut{suffix}") as caught:
-        read_picture(path)
+        read_image(path)
     assert "\n" not in str(caught.value)
 
 
-def test_foreign_missing_and_empty_files(tmp_path):
+def test_files_that_are_no_images(tmp_path):
     (tmp_path / "a.png").write_text("hello")
     (tmp_path / "b.png").write_bytes(b"")
     for name in ("a.png", "b.png"):
         with pytest.raises(ValueError, match=f"{name}: not an image"):
-            read_picture(tmp_path / name)
+            read_image(tmp_path / name)
     with pytest.raises(FileNotFoundError, match="no such image"):
-        read_picture(tmp_path / "c.png")
+        read_image(tmp_path / "c.png")
     with pytest.raises(ValueError, match="folder"):
-        read_picture(tmp_path)
+        read_image(tmp_path)
 
 
-def test_writing_never_replaces_and_leaves_nothing_behind(tmp_path):
-    picture = Picture(np.float32(RGB) / 255)
+def test_existing_files_are_kept_and_no_temporary_files_are_left(tmp_path):
+    image = ImageData(np.float32(RGB) / 255)
     path = tmp_path / "new" / "a.png"
-    write_picture(path, picture)
+    write_image(path, image)
     before = path.read_bytes()
     with pytest.raises(FileExistsError, match="overwriting"):
-        write_picture(path, picture._replace(pixels=picture.pixels * 0))
+        write_image(path, image._replace(pixels=image.pixels * 0))
     assert path.read_bytes() == before
-    write_picture(path, picture._replace(pixels=picture.pixels * 0), overwrite=True)
+    write_image(path, image._replace(pixels=image.pixels * 0), overwrite=True)
     assert path.read_bytes() != before
     with pytest.raises(ValueError, match=r"cannot write '.xyz'"):
-        write_picture(tmp_path / "a.xyz", picture)
-    wide = Picture(np.zeros((1, 17000, 3), np.float32))
+        write_image(tmp_path / "a.xyz", image)
+    wide = ImageData(np.zeros((1, 17000, 3), np.float32))
     with pytest.raises(ValueError, match="WEBP cannot be written at 17000x1"):
-        write_picture(tmp_path / "new" / "a.webp", wide)
+        write_image(tmp_path / "new" / "a.webp", wide)
     assert [p.name for p in path.parent.iterdir()] == ["a.png"]
 
 
-def test_transparency_needs_a_format_that_holds_it(tmp_path):
+def test_transparency_needs_a_format_with_alpha(tmp_path):
     alpha = np.float32(ALPHA) / 255
-    picture = Picture(np.float32(RGB) / 255, alpha, "RGBA")
+    image = ImageData(np.float32(RGB) / 255, alpha, "RGBA")
     for suffix in (".jpg", ".bmp"):
         with pytest.raises(ValueError, match="cannot hold transparency"):
-            write_picture(tmp_path / f"a{suffix}", picture)
-        write_picture(tmp_path / f"a{suffix}", picture._replace(alpha=np.ones_like(alpha)))
-        assert read_picture(tmp_path / f"a{suffix}").mode == "RGB"
+            write_image(tmp_path / f"a{suffix}", image)
+        write_image(tmp_path / f"a{suffix}", image._replace(alpha=np.ones_like(alpha)))
+        assert read_image(tmp_path / f"a{suffix}").mode == "RGB"
 
 
 def test_opaque_alpha_changes_nothing():
     pixels = np.float32(RGB) / 255
-    picture = Picture(pixels, np.ones((6, 5), np.float32), "RGBA")
-    assert premultiplied(picture) is pixels
-    large = RNG.random((24, 20, 3), np.float32)
-    result = enlarged(picture, large, 4)
-    assert result.pixels is large
+    image = ImageData(pixels, np.ones((6, 5), np.float32), "RGBA")
+    assert premultiply_alpha(image) is pixels
+    sr = RNG.random((24, 20, 3), np.float32)
+    result = replace_pixels(image, sr, 4)
+    assert result.pixels is sr
     np.testing.assert_array_equal(result.alpha, np.ones((24, 20)))
-    assert enlarged(Picture(pixels), large, 4).alpha is None
+    assert replace_pixels(ImageData(pixels), sr, 4).alpha is None
 
 
-def test_hidden_colours_do_not_bleed():
+def test_hidden_colors_do_not_bleed():
     # red on the left, hidden green under transparency on the right
     pixels = np.zeros((8, 8, 3), np.float32)
     pixels[:, :4, 0] = 1
     pixels[:, 4:, 1] = 1
     alpha = np.zeros((8, 8), np.float32)
     alpha[:, :4] = 1
-    picture = Picture(pixels, alpha, "RGBA")
-    small = premultiplied(picture)
-    result = enlarged(picture, small.repeat(4, 0).repeat(4, 1), 4)
+    image = ImageData(pixels, alpha, "RGBA")
+    small = premultiply_alpha(image)
+    result = replace_pixels(image, small.repeat(4, 0).repeat(4, 1), 4)
     assert result.pixels[:, :, 1].max() == 0
     assert result.alpha.min() >= 0
     assert result.alpha.max() <= 1
@@ -252,11 +252,11 @@ def test_hidden_colours_do_not_bleed():
     np.testing.assert_array_equal(result.alpha[:, 24:], 0)
 
 
-def test_a_full_disk_is_not_blamed_on_the_format(tmp_path, monkeypatch):
+def test_a_full_disk_is_reported_as_such(tmp_path, monkeypatch):
     def full(*arguments, **options):
         raise OSError(errno.ENOSPC, "No space left on device", "temporary")
 
     monkeypatch.setattr(Image.Image, "save", full)
     with pytest.raises(OSError, match=r"No space left on device: '.*a\.png'"):
-        write_picture(tmp_path / "a.png", Picture(np.zeros((2, 2, 3), np.float32)))
+        write_image(tmp_path / "a.png", ImageData(np.zeros((2, 2, 3), np.float32)))
     assert not list(tmp_path.iterdir())

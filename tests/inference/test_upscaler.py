@@ -1,4 +1,4 @@
-"""The upscaler with toy recipes: tile size does not change a result, memory follows the tile, files are safe."""
+"""The upscaler with toy recipes: results do not depend on the tile size, memory does, and files are safe."""
 
 import json
 from dataclasses import replace
@@ -11,9 +11,9 @@ from PIL import Image
 from rich.console import Console
 
 from framer_jax.diffusion.noise import window
-from framer_jax.inference.folder import Origin, plan_jobs, sidecar_of, upscale_files
-from framer_jax.inference.images import Picture, read_picture
-from framer_jax.inference.upscaler import UpscaleSettings, make_upscaler, upscale, upscale_picture
+from framer_jax.inference.folder import Origin, plan_jobs, sidecar_path, upscale_files
+from framer_jax.inference.images import ImageData, read_image
+from framer_jax.inference.upscaler import UpscaleSettings, make_upscaler, upscale, upscale_image
 from framer_jax.porting.files import sha256_of
 from framer_jax.recipes.base import Recipe, Update
 from framer_jax.version import __version__
@@ -36,7 +36,7 @@ def pixelwise(params, frozen, lr, noise):
 
 
 def convolved(params, frozen, lr, noise):
-    """Neighbours within four pixels matter, and a tile's border is wrong within them (zero padding)."""
+    """A 9x9 mean, wrong within four pixels of a tile's border (zero padding)."""
     del noise, params, frozen
     kernel = jnp.full((9, 9, 1, 1), 1 / 81, jnp.float32)
     flat = nearest(lr).transpose(0, 3, 1, 2).reshape(-1, lr.shape[1] * SCALE, lr.shape[2] * SCALE, 1)
@@ -57,16 +57,16 @@ def photo(height, width):
 @pytest.mark.parametrize("size", [(37, 50), (16, 16), (5, 61)])
 def test_tile_size_and_batch_do_not_change_a_result(size):
     image = photo(*size)
-    wanted = upscale(toy(), PARAMS, image, UpscaleSettings(tile=64, overlap=0, seed=3))
-    assert wanted.shape == (size[0] * SCALE, size[1] * SCALE, 3)
-    assert wanted.dtype == np.float32
-    assert wanted.std() > 0.05
+    expected = upscale(toy(), PARAMS, image, UpscaleSettings(tile=64, overlap=0, seed=3))
+    assert expected.shape == (size[0] * SCALE, size[1] * SCALE, 3)
+    assert expected.dtype == np.float32
+    assert expected.std() > 0.05
     for tile, overlap, batch in [(16, 4, 1), (16, 12, 4), (24, 5, 2), (32, 0, 3)]:
         settings = UpscaleSettings(tile=tile, overlap=overlap, tile_batch=batch, seed=3)
-        np.testing.assert_allclose(upscale(toy(), PARAMS, image, settings), wanted, atol=2e-6)
+        np.testing.assert_allclose(upscale(toy(), PARAMS, image, settings), expected, atol=2e-6)
     again = upscale(toy(), PARAMS, image, UpscaleSettings(tile=64, overlap=0, seed=3))
-    np.testing.assert_array_equal(again, wanted)
-    assert np.abs(upscale(toy(), PARAMS, image, UpscaleSettings(tile=64, overlap=0, seed=4)) - wanted).max() > 0.05
+    np.testing.assert_array_equal(again, expected)
+    assert np.abs(upscale(toy(), PARAMS, image, UpscaleSettings(tile=64, overlap=0, seed=4)) - expected).max() > 0.05
 
 
 def test_there_are_no_seams():
@@ -77,14 +77,14 @@ def test_there_are_no_seams():
         return upscale(recipe, PARAMS, image, settings)[8:-8, 8:-8]
 
     np.testing.assert_allclose(middle(SMALL), 0.6, atol=1e-3)
-    assert np.abs(middle(replace(SMALL, overlap=0)) - 0.6).max() > 0.1  # the test can see one
+    assert np.abs(middle(replace(SMALL, overlap=0)) - 0.6).max() > 0.1  # the test detects seams
     steps = np.abs(np.diff(upscale(recipe, PARAMS, photo(40, 40), SMALL), axis=0)).mean((1, 2))
-    borders = np.array([15, 31, 47, 63])  # the step onto the first row of a tile, or off its last row
+    borders = np.array([15, 31, 47, 63])  # differences across the first and the last row of a tile
     elsewhere = np.delete(np.arange(len(steps)), borders)[8:-8]
     assert steps[borders].mean() < 1.2 * steps[elsewhere].mean()
 
 
-def test_one_compilation_for_many_pictures_and_the_estimate(caplog):
+def test_one_compilation_for_many_images_and_the_estimate(caplog):
     traced = []
 
     def counted(params, frozen, lr, noise):
@@ -93,11 +93,11 @@ def test_one_compilation_for_many_pictures_and_the_estimate(caplog):
 
     upscaler = make_upscaler(toy(counted), SMALL)
     small, large = upscaler.estimate(PARAMS, 40, 40), upscaler.estimate(PARAMS, 400, 400)
-    assert small.device == large.device > 0  # the tile decides, not the picture
+    assert small.device == large.device > 0  # depends on the tile, not on the image
     assert large.host == 100 * small.host
     assert (large.batch, large.tile) == (3, (16, 16))
     assert "3 at a time" in str(large)
-    upscaler = make_upscaler(toy(lambda *arguments: counted(*arguments)), SMALL)  # a sampler of its own
+    upscaler = make_upscaler(toy(lambda *arguments: counted(*arguments)), SMALL)  # another sampler
     with jax.log_compiles(), caplog.at_level("WARNING"):
         upscaler.estimate(PARAMS, 40, 40)
         for size in [(40, 40), (50, 33), (17, 80)]:
@@ -122,7 +122,7 @@ def test_mean_mode_and_color_fix():
     assert np.abs(fixed.mean((0, 1)) - image.mean((0, 1))).max() < 0.01
     assert fixed.min() >= 0
     assert fixed.max() <= 1
-    with pytest.raises(ValueError, match="no one-call mean"):
+    with pytest.raises(ValueError, match="no one-step mean"):
         make_upscaler(toy(), replace(SMALL, mode="mean"))
 
 
@@ -135,7 +135,7 @@ def exhausted_above(batch, tile):
     return toy(sample)
 
 
-def test_out_of_memory_makes_batch_then_tile_smaller(caplog):
+def test_out_of_memory_reduces_the_batch_and_then_the_tile(caplog):
     image = photo(50, 50)
     settings = UpscaleSettings(tile=32, overlap=4, tile_batch=4)
     upscaler = make_upscaler(exhausted_above(1, 16), settings)
@@ -143,7 +143,7 @@ def test_out_of_memory_makes_batch_then_tile_smaller(caplog):
     result = upscaler.run(PARAMS, image)
     assert result.settings == replace(settings, tile=16, tile_batch=1)
     np.testing.assert_allclose(result.pixels, upscale(toy(), PARAMS, image, settings), atol=2e-6)
-    assert "tile 32 and tile_batch 1: starting this picture again with 16 and 1" in caplog.text
+    assert "tile 32 and tile_batch 1: starting this image again with 16 and 1" in caplog.text
     with pytest.raises(jax.errors.JaxRuntimeError, match="RESOURCE_EXHAUSTED"):
         upscale(exhausted_above(1, 2), PARAMS, image, settings)
 
@@ -186,18 +186,18 @@ def test_bad_recipes_are_named():
         make_upscaler(toy(), replace(SMALL, tile=18))
     with pytest.raises(ValueError, match="not finite"):
         upscale(toy(), {"denoiser": {"gain": np.float32("nan")}}, photo(8, 8), SMALL)
-    with pytest.raises(ValueError, match="gave"):
+    with pytest.raises(ValueError, match=r"gave .* expected"):
         upscale(toy(lambda params, frozen, lr, noise: lr), PARAMS, photo(8, 8), SMALL)
 
 
-def test_a_picture_keeps_what_it_has():
+def test_properties_of_an_image_are_kept():
     upscaler = make_upscaler(toy(convolved), SMALL)
     pixels = photo(12, 10)
-    plain, _ = upscale_picture(upscaler, SCALE, PARAMS, Picture(pixels))
-    opaque = Picture(pixels, np.ones((12, 10), np.float32), "RGBA", b"profile", 16)
-    large, used = upscale_picture(upscaler, SCALE, PARAMS, opaque)
-    np.testing.assert_array_equal(large.pixels, plain.pixels)
-    assert (large.alpha.shape, large.mode, large.icc, large.bits, used) == ((24, 20), "RGBA", b"profile", 16, SMALL)
+    plain, _ = upscale_image(upscaler, SCALE, PARAMS, ImageData(pixels))
+    opaque = ImageData(pixels, np.ones((12, 10), np.float32), "RGBA", b"profile", 16)
+    sr, used = upscale_image(upscaler, SCALE, PARAMS, opaque)
+    np.testing.assert_array_equal(sr.pixels, plain.pixels)
+    assert (sr.alpha.shape, sr.mode, sr.icc, sr.bits, used) == ((24, 20), "RGBA", b"profile", 16, SMALL)
 
 
 # Files.
@@ -205,38 +205,38 @@ def test_a_picture_keeps_what_it_has():
 
 @pytest.fixture
 def folder(tmp_path):
-    place = tmp_path / "in"
-    (place / "deep").mkdir(parents=True)
+    root = tmp_path / "in"
+    (root / "deep").mkdir(parents=True)
     for name in ("a.png", "a.jpg", "b.png", "deep/c.png", ".hidden.png"):
-        Image.fromarray(RNG.integers(0, 256, (9, 7, 3), dtype=np.uint8)).save(place / name)
-    Image.fromarray(RNG.integers(0, 65536, (9, 7), dtype=np.uint16)).save(place / "grey16.png")
-    (place / "notes.txt").write_text("no picture")
-    return place
+        Image.fromarray(RNG.integers(0, 256, (9, 7, 3), dtype=np.uint8)).save(root / name)
+    Image.fromarray(RNG.integers(0, 65536, (9, 7), dtype=np.uint16)).save(root / "gray16.png")
+    (root / "notes.txt").write_text("no image")
+    return root
 
 
-def files(place):
-    return sorted(path.relative_to(place).as_posix() for path in place.rglob("*") if path.is_file())
+def files(root):
+    return sorted(path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file())
 
 
 def run(inputs, output, **options):
     return upscale_files(inputs, output, toy(), PARAMS, SMALL, **options)
 
 
-def test_a_folder_with_records(folder, tmp_path):
+def test_a_folder_with_sidecars(folder, tmp_path):
     weights = tmp_path / "w.safetensors"
     weights.write_bytes(b"weights")
     out = tmp_path / "out"
     console = Console(file=open(tmp_path / "log", "w"), width=120)  # noqa: SIM115
     summary = run(folder, out, recursive=True, suffix="_x2", origin=Origin(weights, {"width": 8}), console=console)
     console.file.close()
-    names = ["a_jpg_x2.png", "a_png_x2.png", "b_x2.png", "deep/c_x2.png", "grey16_x2.png"]
+    names = ["a_jpg_x2.png", "a_png_x2.png", "b_x2.png", "deep/c_x2.png", "gray16_x2.png"]
     assert files(out) == sorted(names + [f"{name}.json" for name in names])
     assert (len(summary.written), summary.skipped, summary.failed, summary.exit_status) == (5, (), (), 0)
     assert "MiB" in (tmp_path / "log").read_text()
-    with Image.open(out / "grey16_x2.png") as image:
+    with Image.open(out / "gray16_x2.png") as image:
         assert image.mode == "I;16"
         assert image.size == (14, 18)
-    record = json.loads((out / "grey16_x2.png.json").read_text())
+    record = json.loads((out / "gray16_x2.png.json").read_text())
     assert record["checkpoint"] == {"path": str(weights), "sha256": sha256_of(weights)}
     assert record["config"] == {"width": 8}
     assert (record["recipe"], record["scale"]) == ("toy", SCALE)
@@ -244,36 +244,36 @@ def test_a_folder_with_records(folder, tmp_path):
     assert record["device"] == jax.devices()[0].device_kind
     assert record["settings"]["tile"] == record["settings_asked_for"]["tile"] == 16
     assert record["input"] == {
-        "name": "grey16.png", "width": 7, "height": 9, "mode": "L", "bits": 16, "notes": []
+        "name": "gray16.png", "width": 7, "height": 9, "mode": "L", "bits": 16, "notes": []
     }  # fmt: skip
-    wanted = upscale(toy(), PARAMS, read_picture(folder / "b.png").pixels, SMALL)
-    np.testing.assert_allclose(read_picture(out / "b_x2.png").pixels, wanted, atol=0.51 / 255)
+    expected = upscale(toy(), PARAMS, read_image(folder / "b.png").pixels, SMALL)
+    np.testing.assert_allclose(read_image(out / "b_x2.png").pixels, expected, atol=0.51 / 255)
 
 
 def test_nothing_is_overwritten_and_all_names_are_checked_first(folder, tmp_path):
     out = tmp_path / "out"
     out.mkdir()
-    (out / "grey16.png").write_text("precious")  # the last name in order
-    with pytest.raises(FileExistsError, match=r"grey16\.png exist"):
+    (out / "gray16.png").write_text("precious")  # the last name in order
+    with pytest.raises(FileExistsError, match=r"gray16\.png exist"):
         run(folder, out)
-    assert files(out) == ["grey16.png"]
+    assert files(out) == ["gray16.png"]
     summary = run(folder, out, skip_existing=True)
-    assert summary.skipped == (out / "grey16.png",)
-    assert (out / "grey16.png").read_text() == "precious"
+    assert summary.skipped == (out / "gray16.png",)
+    assert (out / "gray16.png").read_text() == "precious"
     assert len(summary.written) == 3
     with pytest.raises(FileExistsError, match="and 4 more exist"):
         run(folder, out)
     assert len(run(folder, out, overwrite=True).written) == 4
-    assert (out / "grey16.png").read_bytes() != b"precious"
+    assert (out / "gray16.png").read_bytes() != b"precious"
     assert not run(folder, out, skip_existing=True).written
-    (out / "b.png").unlink()  # its record alone is in the way, too
+    (out / "b.png").unlink()  # a sidecar alone is an existing output, too
     with pytest.raises(FileExistsError, match=r"b.png.json exist"):
         run(folder, out, skip_existing=True)
     with pytest.raises(ValueError, match="choose one"):
         run(folder, out, skip_existing=True, overwrite=True)
 
 
-def test_a_bad_picture_is_named_and_the_rest_goes_on(folder, tmp_path):
+def test_a_bad_image_is_named_and_the_others_are_upscaled(folder, tmp_path):
     data = (folder / "b.png").read_bytes()
     (folder / "b.png").write_bytes(data[: len(data) // 2])
     with pytest.raises(ValueError, match=r"b\.png: cannot be read"):
@@ -289,18 +289,18 @@ def test_a_bad_picture_is_named_and_the_rest_goes_on(folder, tmp_path):
 
 def test_single_files_and_lists(folder, tmp_path):
     assert run(folder / "b.png", tmp_path / "x" / "large.webp").written == (tmp_path / "x" / "large.webp",)
-    assert sidecar_of(tmp_path / "x" / "large.webp").is_file()
+    assert sidecar_path(tmp_path / "x" / "large.webp").is_file()
     assert run(folder / "b.png", tmp_path / "y", extension="tiff").written == (tmp_path / "y" / "b.tiff",)
     jobs = plan_jobs([folder / "b.png", folder / "deep"], tmp_path / "z")
     assert [job.target for job in jobs] == [tmp_path / "z" / "b.png", tmp_path / "z" / "c.png"]
 
 
-def test_outputs_below_the_input_are_no_inputs(folder):
+def test_outputs_in_a_subfolder_of_the_input_are_not_inputs(folder):
     run(folder, folder / "large", recursive=True)
     again = plan_jobs(folder, folder / "large", recursive=True)
     assert len(again) == 5
-    beside = plan_jobs(folder, folder, suffix="_x2")
-    assert len(beside) == 4
+    same_folder = plan_jobs(folder, folder, suffix="_x2")
+    assert len(same_folder) == 4
 
 
 def test_bad_names_are_refused(folder, tmp_path):
@@ -323,19 +323,19 @@ def test_bad_names_are_refused(folder, tmp_path):
     assert not (tmp_path / "o").exists()
 
 
-def test_smaller_tiles_stay_for_the_next_pictures_and_are_recorded(tmp_path):
+def test_reduced_settings_are_kept_for_the_next_images_and_recorded(tmp_path):
     for name in ("a.png", "b.png"):
         Image.fromarray(RNG.integers(0, 256, (20, 20, 3), dtype=np.uint8)).save(tmp_path / name)
     summary = upscale_files(
         [tmp_path / "a.png", tmp_path / "b.png"], tmp_path / "o", exhausted_above(1, 16), PARAMS, SMALL
     )
     for path in summary.written:
-        record = json.loads(sidecar_of(path).read_text())
+        record = json.loads(sidecar_path(path).read_text())
         assert record["settings"]["tile_batch"] == 1
         assert record["settings_asked_for"]["tile_batch"] == 3
 
 
-def test_a_place_that_cannot_be_written_to_is_found_before_computing(folder, tmp_path):
+def test_a_folder_that_cannot_be_written_to_is_found_before_computing(folder, tmp_path):
     (tmp_path / "file").write_text("no folder")
     calls = []
     never = toy(lambda *arguments: calls.append(arguments))
