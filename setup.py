@@ -28,7 +28,7 @@ CORE = [
 EVALUATION = ["matplotlib>=3.9", "scikit-image>=0.25", "scikit-learn>=1.5"]
 TENSORBOARD = ["tensorboardX>=2.6.5"]
 TORCH = ["torch>=2.6", "transformers>=4.50"]
-DOCUMENTATION = ["mkdocs>=1.6,<2", "mkdocs-material>=9.6,<10", "mkdocstrings[python]>=0.30"]
+DOCUMENTATION = ["mkdocs>=1.6,<2", "mkdocs-material>=9.6,<10", "mkdocstrings[python]>=0.30", "latex2mathml>=3.77"]
 DEVELOPMENT = [
     "pytest>=8",
     "pytest-timeout>=2.3",
