@@ -28,6 +28,7 @@ CORE = [
 EVALUATION = ["matplotlib>=3.9", "scikit-image>=0.25", "scikit-learn>=1.5"]
 TENSORBOARD = ["tensorboardX>=2.6.5"]
 TORCH = ["torch>=2.6", "transformers>=4.50"]
+DOCUMENTATION = ["mkdocs>=1.6,<2", "mkdocs-material>=9.6,<10", "mkdocstrings[python]>=0.30", "latex2mathml>=3.77"]
 DEVELOPMENT = [
     "pytest>=8",
     "pytest-timeout>=2.3",
@@ -45,7 +46,8 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11",
-    packages=find_packages(include=["framer_jax", "framer_jax.*"]),
+    packages=[*find_packages(include=["framer_jax", "framer_jax.*"]), "framer_jax.configs"],
+    package_dir={"framer_jax.configs": "configs"},  # so that `--config NAME` works without a clone
     package_data={"framer_jax.weights": ["*.safetensors", "*.npz", "*.md"]},
     install_requires=CORE,
     extras_require={
@@ -55,7 +57,8 @@ setup(
         "torch": TORCH,
         "cuda12": ["jax[cuda12]>=0.10,<0.13"],
         "tpu": ["jax[tpu]>=0.10,<0.13"],
-        "dev": DEVELOPMENT + EVALUATION + TENSORBOARD,
+        "docs": DOCUMENTATION,
+        "dev": DEVELOPMENT + DOCUMENTATION + EVALUATION + TENSORBOARD,
     },
     entry_points={"console_scripts": ["framer-jax=framer_jax.cli:main"]},
 )

@@ -1,5 +1,5 @@
-# Sourced by the other scripts: a virtual environment in .venv with everything that development needs.
-# PYTHON chooses the interpreter (3.11 or newer); VENV the folder.
+# Sourced by the other scripts: creates a virtual environment in .venv with all development requirements.
+# PYTHON selects the interpreter (3.11 or newer), VENV the folder.
 PYTHON="${PYTHON:-python3}"
 VENV="${VENV:-.venv}"
 export PIP_DISABLE_PIP_VERSION_CHECK=1

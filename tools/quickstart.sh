@@ -8,7 +8,7 @@ out=quickstart
 echo "== installed after $((SECONDS - started)) s; upscaling held-out photographs with the starter model"
 python tools/quickstart.py prepare "$out"
 framer-jax upscale "$out/lr" "$out/starter" --skip-existing
-echo "== $((SECONDS - started)) s: training on, twice from the same weights and seed: base, then base + FRAMER"
+echo "== $((SECONDS - started)) s: further training, twice from the same weights and seed: base, then base + FRAMER"
 framer-jax train --config configs/quickstart.py --init starter --workdir "$out/base"
 framer-jax train --config configs/quickstart_framer.py --init starter --workdir "$out/framer"
 echo "== $((SECONDS - started)) s: measuring"

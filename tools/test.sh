@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The whole test suite in its own environment, in two processes, file by file; arguments go to pytest (-m slow: the slow
-# checks; -n 0: in one process).
+# Run the whole test suite in two processes, distributed by file. Arguments go to pytest (-m slow: the slow checks;
+# -n 0: a single process).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . tools/environment.sh
