@@ -19,15 +19,18 @@ from rich.table import Table
 from rich.text import Text
 
 from framer_jax import config as configuration
-from framer_jax.config import load_config, split_variant, to_dict
-from framer_jax.evaluation.cost import MODES, Cost, CostSettings, as_json, as_text, frozen_shapes, measure
+from framer_jax.checkpoints.networks import autoencoder_shapes
+from framer_jax.checkpoints.open import build_recipe
+from framer_jax.config import is_config, load_config, to_dict
+from framer_jax.evaluation.cost import MODES, Cost, CostSettings, as_json, as_text, measure
 from framer_jax.inference.model import STARTER, load_model
 from framer_jax.knobs import MISSING, Knob, legal_values, nearest
-from framer_jax.porting.table import MAPS
-from framer_jax.porting.weights import flatten_names, read_metadata
+from framer_jax.checkpoints.groups import is_network
+from framer_jax.porting.weights import read_metadata
+from framer_jax.trees import flatten_names
 from framer_jax.recipes import table as recipes
 from framer_jax.recipes.base import expected_params
-from framer_jax.recipes.table import add_framer, build_recipe
+from framer_jax.recipes.framer import add_framer
 from framer_jax.version import __version__
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
@@ -105,14 +108,14 @@ def cost_of(what: str, settings: CostSettings) -> Cost:
     Raises:
       ValueError, FileNotFoundError: `what` is no model or configuration, or does not take that size or mode.
     """
-    if split_variant(what)[0].suffix == ".py":
+    if is_config(what):
         config = to_dict(load_config(what))["recipe"]
         recipe = build_recipe(config, "description")
-        return measure(recipe, expected_params(recipe), {**recipe.frozen, **frozen_shapes(config)}, settings)
-    if (network := read_metadata(what).get("model")) in MAPS:
-        raise ValueError(f"{what}: a ported {network} carries no recipe: name a configuration that uses it")
+        return measure(recipe, expected_params(recipe), {**recipe.frozen, **autoencoder_shapes(config)}, settings)
+    if is_network(metadata := read_metadata(what)):
+        raise ValueError(f"{what}: a ported {metadata['model']} carries no recipe: name a configuration that uses it")
     model = load_model(None if what == "starter" else what, purpose="description")
-    frozen = {**model.recipe.frozen, **frozen_shapes(model.metadata["config"]["recipe"])}
+    frozen = {**model.recipe.frozen, **autoencoder_shapes(model.metadata["config"]["recipe"])}
     return measure(model.recipe, model.params, frozen, settings)
 
 
@@ -135,13 +138,13 @@ def describe(what: str) -> dict[str, Any]:
     Raises:
       ValueError, FileNotFoundError: `what` is none of these.
     """
-    if split_variant(what)[0].suffix == ".py":
+    if is_config(what):
         config = to_dict(load_config(what))
         recipe = build_recipe(config["recipe"], "description")
         framer_recipe = add_framer(recipe, config["framer"])
         sizes = {name: int(np.prod(leaf.shape)) for name, leaf in flatten_names(expected_params(recipe))[0].items()}
         return {"recipe": framer_recipe.name, "parameters": sum(sizes.values()), "config": config}
-    if (metadata := read_metadata(what)).get("model") in MAPS:
+    if is_network(metadata := read_metadata(what)):
         return {"file": what, "bytes": Path(what).stat().st_size, **metadata}
     model = load_model(None if what == "starter" else what, purpose="description")
     leaves = flatten_names(model.params)[0]

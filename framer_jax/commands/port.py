@@ -92,7 +92,7 @@ def port_to_jax(model: str, inputs: list[Path], output: Path, original: str | No
     """Write a checkpoint in our format, checked against the code in folder `original` if given; the facts to print.
 
     Raises:
-      ValueError, FileNotFoundError, ImportError: as framer_jax.recipes.pretrained.read, `read_ours`, `check` and
+      ValueError, FileNotFoundError, ImportError: as framer_jax.checkpoints.networks.read_network, `read_ours`, `check` and
         `save_weights`.
     """
     if len(inputs) == 1 and is_mergeable_run(inputs[0]):
@@ -159,7 +159,7 @@ def read_ours(model: str, path: Path) -> Ours:
 
     Raises:
       ValueError, FileNotFoundError, ImportError: it is not of this model, is not whole, or as
-        framer_jax.recipes.whole_model.read_run.
+        framer_jax.checkpoints.merge.merge_run.
     """
     weights = map_named(model)
     if is_mergeable_run(path):

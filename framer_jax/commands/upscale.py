@@ -11,7 +11,7 @@ from framer_jax.inference.folder import Origin, upscale_files
 from framer_jax.inference.model import load_model, settings_for
 from framer_jax.inference.protocols import PROTOCOLS
 from framer_jax.inference.settings import UpscaleSettings
-from framer_jax.recipes.sampling import Sampling
+from framer_jax.checkpoints.sampling import Sampling
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--recipe",
         metavar="CONFIG",
-        help="configuration of published weights, ported or not, such as resshift_v1.py or dit4sr_sd35.py",
+        help="configuration of published weights, ported or not, such as resshift_v1",
     )
     parser.add_argument(
         "--set",
@@ -39,8 +39,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--protocol",
         default=UpscaleSettings.protocol,
         choices=tuple(PROTOCOLS),
-        help="tiling and noise: framer_jax's; that of ResShift's released code (with --tile 512, 256 or 64); or those "
-        "of DiT4SR and TSD-SR, with tiles within the sampler's steps and a color fix",
+        help="tiling and noise, framer_jax's or those of a method's released code: "
+        + "; ".join(f"{name}: {protocol.summary}" for name, protocol in PROTOCOLS.items()),
     )
     _add_sampler_arguments(parser)
     parser.add_argument(
@@ -53,13 +53,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--overlap",
         type=int,
-        help="LR pixels that neighboring tiles share; default: 16 (dit4sr: 48, tsd_sr: 16)",
+        help="LR pixels that neighboring tiles share; default: the protocol's",
     )
     parser.add_argument("--tile-batch", type=int, default=4, help="number of tiles computed at a time (4)")
     parser.add_argument(
         "--color-fix",
         choices=("none", "adain", "wavelet"),
-        help="color fix of the whole image; default: none (dit4sr: adain, tsd_sr: wavelet)",
+        help="color fix of the whole image; default: the first of "
+        + "; ".join(f"{name}: {', '.join(protocol.color_fixes)}" for name, protocol in PROTOCOLS.items()),
     )
     parser.add_argument("--color-strength", type=float, default=1.0, help="strength of the color fix, 0 to 1 (1)")
     parser.add_argument("--recursive", action="store_true", help="search subfolders of the input")
@@ -106,7 +107,7 @@ def run(arguments: argparse.Namespace) -> int:
         model.recipe,
         model.params,
         settings,
-        origin=Origin(model.path, model.metadata["config"], model.frozen_weights, model.changes),
+        origin=Origin(model.path, model.metadata["config"], model.frozen_weights, model.overrides),
         recursive=arguments.recursive,
         suffix=arguments.suffix,
         extension=arguments.extension,

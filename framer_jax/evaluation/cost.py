@@ -133,7 +133,7 @@ def measure(recipe: Recipe, params: Params, frozen: Frozen, settings: CostSettin
     Args:
       recipe: the recipe.
       params: its exported groups, arrays or shapes.
-      frozen: the frozen weights that `sample` needs, arrays or shapes, see `frozen_shapes`.
+      frozen: the frozen weights that `sample` needs, arrays or shapes.
       settings: settings of the measurement.
 
     Raises:

@@ -24,7 +24,7 @@ from framer_jax.inference.settings import UpscaleSettings
 from framer_jax.inference.upscaler import Upscaler, make_upscaler, upscale_image
 from framer_jax.porting.files import replacing, sha256_of
 from framer_jax.recipes.base import Params, Recipe
-from framer_jax.recipes.weights_by_path import digest_of
+from framer_jax.checkpoints.paths import digest_of
 from framer_jax.version import __version__
 
 PathLike = str | os.PathLike[str]

@@ -14,15 +14,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from framer_jax.inference.tiler import (
-    Blending,
+    BlendWeights,
     TilePlan,
-    blending,
-    check_chop,
+    gaussian_blend_weights,
+    check_strided_tiles,
     check_tile,
-    plan_chops,
+    plan_strided_tiles,
     plan_tiles,
-    plan_whole,
-    uniform_blending,
+    plan_single_tile,
+    uniform_blend_weights,
 )
 from framer_jax.recipes.method import UpscaleProtocol
 from framer_jax.recipes.table import upscale_protocols
@@ -58,7 +58,7 @@ class Protocol(NamedTuple):
     overlap: Callable[[int], int]
     check: Callable[[int, int, int], None]
     plan: Callable[[int, int, int, int, int], TilePlan]
-    weights: Callable[[TilePlan, int], Blending]
+    weights: Callable[[TilePlan, int], BlendWeights]
     noise: Callable[[jax.Array, np.ndarray, np.ndarray], tuple[jax.Array, np.ndarray]]
     clips: bool
     color_fixes: tuple[str, ...]
@@ -118,9 +118,9 @@ def _strided(protocol: UpscaleProtocol) -> Protocol:
     return Protocol(
         tile=lambda scale: protocol.tile // scale,
         overlap=protocol.overlap,
-        check=check_chop,
-        plan=plan_chops,
-        weights=uniform_blending,
+        check=check_strided_tiles,
+        plan=plan_strided_tiles,
+        weights=uniform_blend_weights,
         noise=one_canvas_per_tile,
         clips=True,
         color_fixes=protocol.color_fixes,
@@ -134,8 +134,8 @@ def _latent(protocol: UpscaleProtocol) -> Protocol:
         tile=lambda scale: protocol.tile // scale,
         overlap=protocol.overlap,
         check=check_latent_tile,
-        plan=lambda height, width, tile, overlap, multiple: plan_whole(height, width),
-        weights=blending,
+        plan=lambda height, width, tile, overlap, multiple: plan_single_tile(height, width),
+        weights=gaussian_blend_weights,
         noise=one_canvas,
         clips=True,
         color_fixes=protocol.color_fixes,
@@ -156,7 +156,7 @@ PROTOCOLS: Mapping[str, Protocol] = {
         overlap=lambda tile: 16,
         check=check_tile,
         plan=plan_tiles,
-        weights=blending,
+        weights=gaussian_blend_weights,
         noise=one_canvas,
         clips=False,
         color_fixes=("none", "adain", "wavelet"),

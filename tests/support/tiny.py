@@ -1,64 +1,25 @@
 """Tiny photographs, configurations and weights, shared by the tests of the command line and of what lies behind it."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from framer_jax.checkpoints.networks import build_network, network_shapes
+from framer_jax.checkpoints.open import build_recipe
 from framer_jax.config import load_config, to_dict
 from framer_jax.inference.model import save_model
-from framer_jax.porting.weights import flatten_names, nest_names, save_weights
-from framer_jax.recipes import pretrained
+from framer_jax.porting.weights import save_weights
 from framer_jax.recipes.base import expected_params
-from framer_jax.recipes.table import build_recipe
+from framer_jax.recipes.components.networks import NETWORKS
+from framer_jax.recipes.components.spaces import AUTOENCODER_MAPS
+from framer_jax.recipes.table import method_named, method_of
+from framer_jax.trees import flatten_names, nest_names
 from tests.support.paths import CONFIGS
 
-MODEL = (
-    "recipe.denoiser.unet.channels=(8, 8)",
-    "recipe.denoiser.unet.blocks=1",
-    "recipe.denoiser.unet.condition_blocks=0",
-    "recipe.denoiser.unet.time_width=8",
-    "recipe.denoiser.dit.width=8",
-    "recipe.denoiser.dit.depth=2",
-    "recipe.denoiser.dit.heads=1",
-    "recipe.denoiser.resshift_unet.channels=32",
-    "recipe.denoiser.resshift_unet.multipliers=(1,)",
-    "recipe.denoiser.resshift_unet.blocks=(1,)",
-    "recipe.denoiser.resshift_unet.swin_blocks=1",
-    "recipe.denoiser.resshift_unet.swin_channels=32",
-    "recipe.denoiser.resshift_unet.head_channels=16",
-    "recipe.denoiser.resshift_unet.image_size=8",
-    "recipe.denoiser.resshift_unet.condition_size=8",
-    "recipe.denoiser.dit4sr.depth=2",
-    "recipe.denoiser.dit4sr.heads=2",
-    "recipe.denoiser.dit4sr.head_width=8",
-    "recipe.denoiser.dit4sr.dual_blocks=1",
-    "recipe.denoiser.dit4sr.position_grid=32",
-    "recipe.denoiser.dit4sr.attention=manual",  # JAX's own mixes dtypes in its gradient, which a strict session refuses
-    "recipe.denoiser.mmdit.depth=2",
-    "recipe.denoiser.mmdit.heads=2",
-    "recipe.denoiser.mmdit.head_width=8",
-    "recipe.denoiser.mmdit.dual_blocks=1",
-    "recipe.denoiser.mmdit.qk_norm=True",
-    "recipe.denoiser.mmdit.position_grid=32",
-    "recipe.denoiser.mmdit.attention=manual",
-    "recipe.dit4sr.sampling_steps=2",
-    "recipe.tsd_sr.lora_rank=2",
-    "recipe.tsd_sr.encoder_rank=2",
-    "recipe.tsd_sr.regulariser_rank=2",
-    "recipe.text.clip_length=1",
-    "recipe.text.t5_length=2",
-    "recipe.text.clip_widths=(4, 8)",
-    "recipe.text.width=16",
-    "recipe.student.swinir.channels=8",
-    "recipe.student.swinir.depths=(1, 1)",
-    "recipe.student.swinir.heads=2",
-    "recipe.lpips.net=alex",
-    "recipe.resshift.steps=2",
-    "recipe.flow.sampling_steps=2",
-)
-"""Shrinks any configuration's model."""
+DEFAULT = CONFIGS / "default.py"
 
 RUN = (
     "data.crop=32",
@@ -67,7 +28,7 @@ RUN = (
     "training.steps=2",
     "training.global_batch=8",
     "training.mesh.data=1",  # compiled much faster than for the session's eight devices
-    "training.accumulate=1",
+    "training.gradient_accumulation_steps=1",
     "training.seed=0",
     "training.log_every=1",
     "training.checkpoint_every=1",
@@ -99,12 +60,25 @@ def photos(folder: Path, count: int = 3, size: tuple[int, int] = (40, 48)) -> Pa
     return folder
 
 
-def config(*changes: str, base: Path = CONFIGS / "default.py") -> dict[str, Any]:
-    """The default (or another) configuration with a tiny model and run."""
-    return to_dict(load_config(base, (*MODEL, *RUN, *changes)))
+def overrides(*changes: str, base: Path = DEFAULT) -> tuple[str, ...]:
+    """Overrides that give a configuration a tiny network and a tiny run, then `changes`."""
+    names = [change for change in changes if change.startswith("recipe.name=")]
+    method = method_named(load_config(base, names).recipe.name)
+    section = method.networks.section
+    networks = [
+        f"recipe.{section}.{name}.{knob}={value}"
+        for name in method.networks.names
+        for knob, value in NETWORKS[name].tiny.items()
+    ]
+    return (*networks, *method.tiny, *RUN, *changes)
 
 
-def weights(path: Path, *changes: str, fill: float | None = None, base: Path = CONFIGS / "default.py") -> Path:
+def config(*changes: str, base: Path = DEFAULT) -> dict[str, Any]:
+    """The default (or another) configuration with a tiny network and run."""
+    return to_dict(load_config(base, overrides(*changes, base=base)))
+
+
+def weights(path: Path, *changes: str, fill: float | None = None, base: Path = DEFAULT) -> Path:
     """A weights file of a tiny model: random (or all `fill`), nothing is compiled."""
     settings = config(*changes, base=base)
     recipe = build_recipe(settings["recipe"], "description")
@@ -139,7 +113,7 @@ TINY = {
         "shift": 0.1,
     },
     "mmdit": TRANSFORMER,
-    "dit4sr": TRANSFORMER,
+    "dit4sr_transformer": TRANSFORMER,
     "lpips_alex": {"net": "alex"},
     "resshift_unet": {
         "channels": 32,
@@ -150,7 +124,7 @@ TINY = {
         "head_channels": 16,
         "image_size": 8,
         "condition_size": 8,
-        "mask": "released",
+        "variant": "released",
     },
     "swinir": {
         "scale": 4,
@@ -161,12 +135,12 @@ TINY = {
         "window": 8,
         "mlp_ratio": 2,
         "residual": "1conv",
-        "colours": 3,
+        "image_channels": 3,
         "value_range": 1.0,
         "image_size": 64,
     },
 }
-"""Weight map → arguments of a small model; denoiser and student are those of `MODEL`."""
+"""Weight map → arguments of a small model; denoiser and student are those of `NETWORKS[...].tiny`."""
 
 
 def ported(path: Path, name: str, file: str = "original.pth", fill: float | None = None, **changes: Any) -> Path:
@@ -175,14 +149,14 @@ def ported(path: Path, name: str, file: str = "original.pth", fill: float | None
     `file`: what it was made of; `changes`: of its arguments.
     """
     arguments = {**TINY[name], **changes}
-    params = random_weights(pretrained.expected_params(name, pretrained.build(name, arguments)), fill)
+    params = random_weights(network_shapes(name, build_network(name, arguments)), fill)
     source = {"files": [{"file": file, "sha256": ""}]}
     save_weights(path, params, {"model": name, "arguments": arguments, "source": source})
     return path
 
 
 def text(path: Path, length: int = 3, seed: int = 0) -> Path:
-    """A text's embedding, as `framer-jax precompute embeddings --null` writes it, for the denoiser of `MODEL`."""
+    """A text's embedding, as `framer-jax precompute embeddings --null` writes it, for a tiny denoiser."""
     rng = np.random.default_rng(seed)
     arrays = {"prompt": rng.standard_normal((length, 16)), "pooled": rng.standard_normal(12)}
     zeros = dict.fromkeys(("clip_l", "clip_g", "t5"), "zeros")
@@ -192,27 +166,35 @@ def text(path: Path, length: int = 3, seed: int = 0) -> Path:
 
 
 def named_weights(folder: Path, config_path: Path) -> tuple[str, ...]:
-    """Changes that name small weights, made in `folder`, for all that training with a configuration needs."""
+    """Overrides that name small weights, made in `folder`, for all that training with a configuration needs."""
     recipe = load_config(config_path).recipe
-    changes = []
-    if recipe.space.name == "vq_f4":
-        changes.append(f"recipe.space.weights={ported(folder / 'autoencoder.safetensors', 'vq_f4')}")
-    if recipe.space.name == "kl":
-        changes.append(f"recipe.space.weights={ported(folder / 'autoencoder.safetensors', 'kl_autoencoder')}")
-        changes.append(f"recipe.{recipe.name}.base={ported(folder / 'base.safetensors', 'mmdit')}")
-        changes += [f"recipe.text.null={text(folder / 'null.safetensors')}", "recipe.text.condition=null"]
-    if recipe.name == "tsd_sr":
-        # JAX's own attention, which the autoencoder asks, mixes dtypes in its gradient: a strict session refuses that
+    method = method_of(recipe)
+    knobs = {file.path: file.knob for file in method.weight_files}
+    makers: dict[str, Callable[[], Path]] = {
+        "base_checkpoint": lambda: ported(folder / "base.safetensors", "mmdit"),
+        "null_embedding": lambda: text(folder / "null.safetensors"),
+        "prompt_embedding": lambda: text(folder / "prompt.safetensors", seed=1),
+        "teacher_checkpoint": lambda: weights(folder / "teacher.safetensors", "recipe.name=resshift", base=config_path),
+    }
+    changes = [f"{knob}={makers[path[-1]]()}" for path, knob in knobs.items() if path[-1] in makers and needs(recipe)]
+    if ("lpips", "checkpoint") in knobs and recipe[method.name].perceptual_weight:
+        changes.append(f"recipe.lpips.checkpoint={ported(folder / 'lpips.safetensors', 'lpips_alex')}")
+    if ("teacher", "checkpoint") in knobs:
+        changes.append(f"recipe.teacher.checkpoint={weights(folder / 'teacher.safetensors')}")
+    if "space" in recipe and recipe.space.name in AUTOENCODER_MAPS:
+        autoencoder = ported(folder / "autoencoder.safetensors", AUTOENCODER_MAPS[recipe.space.name])
+        changes.append(f"recipe.space.checkpoint={autoencoder}")
+    if "text" in recipe and needs(recipe):
+        changes.append("recipe.text.condition=null")
+    if "encoder_lora_modules" in recipe.get(method.name, {}):
+        # JAX's own attention, which the autoencoder uses, mixes dtypes in its gradient: a strict session refuses that
         changes.append("recipe.dtype=float32")
-        changes.append(f"recipe.text.wanted={text(folder / 'wanted.safetensors', seed=1)}")
-    if recipe.resshift.perceptual_weight or recipe.name == "tsd_sr":
-        changes.append(f"recipe.lpips.weights={ported(folder / 'lpips.safetensors', 'lpips_alex')}")
-    if recipe.name == "sinsr":
-        teacher = weights(folder / "teacher.safetensors", "recipe.name=resshift", base=config_path)
-        changes.append(f"recipe.sinsr.teacher={teacher}")
-    if recipe.name in ("dtkd", "augkd"):
-        changes.append(f"recipe.teacher.weights={weights(folder / 'teacher.safetensors')}")
     return tuple(changes)
+
+
+def needs(recipe: Any) -> bool:
+    """Whether a configuration trains on a frozen base with text, and not everything from nothing without any."""
+    return "text" not in recipe or recipe.text.condition != "zero"
 
 
 def random_weights(shapes: dict[str, Any], fill: float | None = None) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -30,6 +31,7 @@ class Network(NamedTuple):
       text: it is conditioned on text.
       former_name: name that old configurations have for it.
       renamed_knobs: former knob → present knob.
+      tiny: knobs with which a test trains it for a step.
     """
 
     module: Callable[..., nn.Module]
@@ -37,13 +39,37 @@ class Network(NamedTuple):
     global_attention: bool = False
     text: bool = False
     former_name: str = ""
-    renamed_knobs: Mapping[str, str] = {}
+    renamed_knobs: Mapping[str, str] = MappingProxyType({})
+    tiny: Mapping[str, Any] = MappingProxyType({})
 
+
+_TINY_TRANSFORMER = {
+    "depth": 2,
+    "heads": 2,
+    "head_width": 8,
+    "dual_blocks": 1,
+    "qk_norm": True,
+    "position_grid": 32,
+    "attention": "manual",  # JAX's own mixes dtypes in its gradient, which a strict session refuses
+}
 
 NETWORKS: Mapping[str, Network] = {
-    "unet": Network(UNet),
-    "dit": Network(DiffusionTransformer, global_attention=True),
-    "resshift_unet": Network(SwinUNet, renamed_knobs={"mask": "variant"}),
+    "unet": Network(UNet, tiny={"channels": (8, 8), "blocks": 1, "condition_blocks": 0, "time_width": 8}),
+    "dit": Network(DiffusionTransformer, global_attention=True, tiny={"width": 8, "depth": 2, "heads": 1}),
+    "resshift_unet": Network(
+        SwinUNet,
+        renamed_knobs={"mask": "variant"},
+        tiny={
+            "channels": 32,
+            "multipliers": (1,),
+            "blocks": (1,),
+            "swin_blocks": 1,
+            "swin_channels": 32,
+            "head_channels": 16,
+            "image_size": 8,
+            "condition_size": 8,
+        },
+    ),
     "dit4sr_transformer": Network(
         DiT4SRTransformer,
         "channels",
@@ -51,9 +77,12 @@ NETWORKS: Mapping[str, Network] = {
         text=True,
         former_name="dit4sr",
         renamed_knobs={"compatibility": "variant", "reading": "lr_attention", "strength": "control_scale"},
+        tiny=_TINY_TRANSFORMER,
     ),
-    "mmdit": Network(MMDiT, "channels", global_attention=True, text=True),
-    "swinir": Network(SwinIR, "", renamed_knobs={"colours": "image_channels"}),
+    "mmdit": Network(MMDiT, "channels", global_attention=True, text=True, tiny=_TINY_TRANSFORMER),
+    "swinir": Network(
+        SwinIR, "", renamed_knobs={"colours": "image_channels"}, tiny={"channels": 8, "depths": (1, 1), "heads": 2}
+    ),
 }
 
 

@@ -77,6 +77,14 @@ class TextConditioning:
         check_knobs(self)
 
 
+TINY = (
+    "recipe.text.clip_length=1",
+    "recipe.text.t5_length=2",
+    "recipe.text.clip_widths=(4, 8)",
+    "recipe.text.width=16",
+)
+"""Overrides with which a test trains a text-conditioned method for a step."""
+
 RENAMED_KNOBS = {
     "text.null": "text.null_embedding",
     "text.wanted": "text.prompt_embedding",

@@ -89,7 +89,7 @@ METHOD = Method(
     published=published_by(_build),
     merge={NETWORK: partial(merge, model=NETWORK), BASE_NETWORK: partial(merge, model=BASE_NETWORK)},
     protocols={"dit4sr": PROTOCOL},
-    tiny=("recipe.dit4sr.sampling_steps=2",),
+    tiny=("recipe.dit4sr.sampling_steps=2", *texts.TINY),
     renamed_knobs={
         "space.weights": "space.checkpoint",
         "dit4sr.base": "dit4sr.base_checkpoint",

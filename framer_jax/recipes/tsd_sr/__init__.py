@@ -118,6 +118,7 @@ METHOD = Method(
         "recipe.tsd_sr.encoder_lora_rank=2",
         "recipe.tsd_sr.regulariser_lora_rank=2",
         "recipe.lpips.net=alex",
+        *texts.TINY,
     ),
     renamed_knobs={
         "space.weights": "space.checkpoint",
