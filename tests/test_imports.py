@@ -15,45 +15,49 @@ OPTIONAL = (
 GROUND = ("frequency", "diffusion", "degradations")
 FIRST = ("models", "losses", "data", "porting")
 
-ROOMS = {
-    # ground floor
+LAYERS = {
+    # pure jnp, no flax, no configuration
     "frequency": (),
     "diffusion": (),
     "degradations": (),
-    # first floor: these do not import each other
+    # these do not import each other
     "models": GROUND,
     "losses": GROUND,
     "data": (*GROUND, "porting.files"),  # files that appear whole or not at all
     "porting": GROUND,
-    # second floor
     "recipes": (*GROUND, *FIRST),
-    # third floor: neither imports the other
+    "checkpoints": (*GROUND, *FIRST, "recipes"),
+    # neither of these imports the other
     "training": ("recipes.base", "recipes.tracing"),  # the types of a recipe, what one reads, and the name of no method
-    "inference": (*GROUND, "data.files", "porting", "recipes"),
-    # fourth floor
-    "evaluation": (*GROUND, *FIRST, "recipes", "inference"),
-    # roof
-    "commands": (*GROUND, *FIRST, "recipes", "training", "inference", "evaluation", "config"),
+    "inference": (*GROUND, "data.files", "porting", "recipes", "checkpoints"),
+    "evaluation": (*GROUND, *FIRST, "recipes", "checkpoints", "inference"),
+    # configurations are generated from the settings of every layer
+    "config": (*GROUND, *FIRST, "recipes", "checkpoints", "training"),
+    "commands": (*GROUND, *FIRST, "recipes", "checkpoints", "training", "inference", "evaluation", "config"),
     "cli": ("commands",),
-    # files beside the rooms
-    "config": (),
-    "api": (*GROUND, *FIRST, "recipes", "training", "inference", "config", "commands"),
-    "weights": (),
-    "version": (),
+    "api": (*GROUND, *FIRST, "recipes", "checkpoints", "training", "inference", "config", "commands"),
     "__init__": ("api",),
+    # files that every layer may import
+    "knobs": (),
+    "trees": (),
+    "version": (),
+    "weights": (),
 }
-"""Room → the rooms (or single files of one) that it may import, beside itself and `version`."""
+"""Layer → the layers (or single files of one) that it may import, besides itself and `EVERYWHERE`."""
+
+EVERYWHERE = ("knobs", "trees", "version")
 
 FORBIDDEN = {
     **dict.fromkeys(GROUND, ("flax", "optax", "orbax", "grain", "clu", "ml_collections")),
     "models": ("optax", "orbax", "grain", "clu", "ml_collections"),
     "losses": ("flax", "optax", "orbax", "grain", "clu", "ml_collections"),
     "recipes": ("optax", "orbax", "grain", "clu", "ml_collections"),
+    "checkpoints": ("optax", "orbax", "grain", "clu", "ml_collections"),
     "training": ("ml_collections",),
     "inference": ("torch", "optax", "orbax", "grain", "clu", "ml_collections"),
     "evaluation": ("optax", "orbax", "grain", "clu", "ml_collections"),
 }
-"""Room → packages that it must not know."""
+"""Layer → packages that it must not import."""
 
 
 def imports(path):
@@ -67,37 +71,37 @@ def imports(path):
 
 
 def files():
-    """(room, path) of every file of the package."""
+    """(layer, path) of every file of the package."""
     for path in sorted(PACKAGE.rglob("*.py")):
         parts = path.relative_to(PACKAGE).parts
         yield (parts[0] if len(parts) > 1 else path.stem), path
 
 
-def allowed(room, name):
+def allowed(layer, name):
     first, *rest = name.split(".")
     if first != "framer_jax":
-        return first not in FORBIDDEN.get(room, ())
+        return first not in FORBIDDEN.get(layer, ())
     inner = ".".join(rest) + "."
-    return inner == "." or any(inner.startswith(f"{other}.") for other in (room, "version", *ROOMS[room]))
+    return inner == "." or any(inner.startswith(f"{other}.") for other in (layer, *EVERYWHERE, *LAYERS[layer]))
 
 
-def test_rooms_import_only_from_the_floors_below():
+def test_layers_import_only_from_the_layers_below():
     wrong = []
-    for room, path in files():
-        assert room in ROOMS, f"{room} is on no floor: add it to the table"
-        wrong += [f"{path.relative_to(ROOT)} imports {name}" for name in imports(path) if not allowed(room, name)]
+    for layer, path in files():
+        assert layer in LAYERS, f"{layer} is in no layer: add it to the table"
+        wrong += [f"{path.relative_to(ROOT)} imports {name}" for name in imports(path) if not allowed(layer, name)]
     assert not wrong, "\n".join(wrong)
 
 
-def test_the_table_of_rooms_has_no_cycle():
-    def above(room, seen=()):
-        assert room not in seen, f"cycle: {seen}"
-        for below in ROOMS[room]:
-            above(below.split(".")[0], (*seen, room))
+def test_the_table_of_layers_has_no_cycle():
+    def above(layer, seen=()):
+        assert layer not in seen, f"cycle: {seen}"
+        for below in LAYERS[layer]:
+            above(below.split(".")[0], (*seen, layer))
 
-    for room in ROOMS:
-        above(room)
-    assert not set(FIRST) & {below for room in FIRST for below in ROOMS[room]}
+    for layer in LAYERS:
+        above(layer)
+    assert not set(FIRST) & {below for layer in FIRST for below in LAYERS[layer]}
 
 
 def test_optional_packages_are_imported_inside_functions_only():
@@ -131,7 +135,7 @@ def test_everything_imports_without_the_optional_packages():
     assert done.returncode == 0, done.stderr
 
 
-def test_every_room_says_what_it_is():
+def test_every_layer_says_what_it_is():
     for folder in [PACKAGE, *(path for path in PACKAGE.iterdir() if path.is_dir() and path.name != "__pycache__")]:
         assert ast.get_docstring(ast.parse((folder / "__init__.py").read_text(encoding="utf-8"))), folder
 
