@@ -1,1 +1,1 @@
-"""Real-world degradations: kernels, blur, resize, noise, JPEG; drawn in NumPy, applied under jit."""
+"""Real-world degradations (blur, resize, noise, JPEG): parameters are drawn in NumPy and applied under jit."""

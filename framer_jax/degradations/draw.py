@@ -1,4 +1,4 @@
-"""Drawing one record's degradation from a preset: NumPy, in the data worker, from the record's own generator."""
+"""Draw the degradation parameters of one record from a preset, in NumPy, in the data worker."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ from framer_jax.degradations.presets import (
 from framer_jax.degradations.resize import MODES
 
 NOISE_KINDS = ("none", "gaussian", "poisson")
-"""A kind's number in `StageParameters.noise_kind` is its place here."""
+"""`StageParameters.noise_kind` is an index into this tuple."""
 
 
 class StageParameters(NamedTuple):
-    """What was drawn for one stage; a part that the preset leaves out, or the draw skips, is neutral.
+    """The parameters of one stage; those of a step that the preset omits, or that the draw skips, are neutral.
 
     Attributes:
-      blurs: bool; if not, the kernel is a delta.
-      kernel: [21, 21] float32.
-      scale: float32: new pixels per pixel (first stage), or per pixel of the LR image to come (second stage).
-      resize_mode: int32, place in `resize.MODES`.
-      noise_kind: int32, place in `NOISE_KINDS`.
-      noise_level: float32: Gaussian standard deviation for images in [0, 1], or Poisson scale.
-      noise_gray: bool, whether the channels share one noise pattern.
-      noise_seed: [2] uint32.
-      jpeg_quality: float32, 1 to 100; 0 where there is no JPEG.
+      blurs: whether the stage blurs, bool; otherwise the kernel is a delta.
+      kernel: blur kernel, [21, 21] float32.
+      scale: output pixels per input pixel (first stage), or per pixel of the final LR image (second stage), float32.
+      resize_mode: index into `resize.MODES`, int32.
+      noise_kind: index into `NOISE_KINDS`, int32.
+      noise_level: Gaussian standard deviation for images in [0, 1], or Poisson scale, float32.
+      noise_gray: whether the channels share one noise pattern, bool.
+      noise_seed: seed of the noise, [2] uint32.
+      jpeg_quality: 1 to 100, float32; 0 without JPEG.
     """
 
     blurs: Any
@@ -51,15 +51,15 @@ class StageParameters(NamedTuple):
 
 
 class DegradationParameters(NamedTuple):
-    """All that was drawn for one record (NumPy), or for a batch of them with a leading [B].
+    """The parameters of one record (NumPy), or of a batch of records with a leading axis B.
 
     Attributes:
-      first, second: the stages.
-      has_second: bool; without it the second stage's JPEG alone takes place.
-      last_resize_mode: int32, of the reduction to the LR size.
-      low_pass_first: bool: reduction and last filter come before the last JPEG.
-      low_passes: bool; if not, the last filter is a delta.
-      low_pass: [21, 21] float32, the last filter.
+      first, second: the two stages.
+      has_second: whether the second stage takes place, bool; otherwise only its JPEG does.
+      last_resize_mode: index into `resize.MODES` for the resizing to the LR size, int32.
+      low_pass_first: whether that resizing and the final low-pass filter precede the last JPEG, bool.
+      low_passes: whether there is a final low-pass filter, bool; otherwise it is a delta.
+      low_pass: kernel of the final low-pass filter, [21, 21] float32.
     """
 
     first: StageParameters
@@ -72,11 +72,11 @@ class DegradationParameters(NamedTuple):
 
 
 def draw(rng: np.random.Generator, preset: DegradationPreset) -> DegradationParameters:
-    """Draw one record's degradation.
+    """Draw the degradation parameters of one record.
 
     Args:
-      rng: the record's own generator; the same state gives the same parameters.
-      preset: what to draw from.
+      rng: the record's generator; the same state gives the same parameters.
+      preset: the distributions.
 
     Returns:
       NumPy scalars and arrays without a batch axis.
@@ -97,7 +97,7 @@ def draw(rng: np.random.Generator, preset: DegradationPreset) -> DegradationPara
 
 
 def draw_stage(rng: np.random.Generator, preset: StagePreset | None) -> StageParameters:
-    """Draw one stage; a neutral one where there is no preset."""
+    """Draw the parameters of one stage, neutral ones without a preset."""
     if preset is None:
         preset = StagePreset(None, ResizePreset(0.0, 0.0, 1.0, (1.0, 1.0)), None, None)
     blurs = preset.blur is not None and rng.uniform() < preset.blur.probability
@@ -121,19 +121,19 @@ def draw_kernel(rng: np.random.Generator, preset: BlurPreset) -> kernels.Kernel:
     if preset.low_pass > 0.0 and rng.uniform() < preset.low_pass:
         cutoff = rng.uniform(*(preset.low_pass_cutoff_small if size < 13 else preset.low_pass_cutoff_large))
         return kernels.on_canvas(kernels.circular_low_pass(size, cutoff))
-    # By the cumulative sum: Generator.choice is ten times slower for one draw.
-    place = int(np.searchsorted(np.cumsum([p for _, p in preset.kinds]), rng.uniform(), side="right"))
-    form, shape = preset.kinds[min(place, len(preset.kinds) - 1)][0].split("_", 1)
+    # Inversion of the cumulative distribution: Generator.choice is ten times slower for one draw.
+    index = int(np.searchsorted(np.cumsum([p for _, p in preset.kinds]), rng.uniform(), side="right"))
+    isotropy, shape = preset.kinds[min(index, len(preset.kinds) - 1)][0].split("_", 1)
     sigma, angle = rng.uniform(*preset.sigma), 0.0
     sigmas = (sigma, sigma)
-    if form == "anisotropic":
+    if isotropy == "anisotropic":
         sigmas, angle = (sigma, rng.uniform(*preset.sigma)), rng.uniform(-math.pi, math.pi)
     if shape == "gaussian":
         return kernels.on_canvas(kernels.gaussian(size, sigmas, angle))
     lower, upper = preset.generalized_beta if shape == "generalized_gaussian" else preset.plateau_beta
     beta = rng.uniform(lower, 1.0) if rng.uniform() < 0.5 else rng.uniform(1.0, upper)
-    make = {"generalized_gaussian": kernels.generalized_gaussian, "plateau": kernels.plateau}[shape]
-    return kernels.on_canvas(make(size, sigmas, angle, beta))
+    make_kernel = {"generalized_gaussian": kernels.generalized_gaussian, "plateau": kernels.plateau}[shape]
+    return kernels.on_canvas(make_kernel(size, sigmas, angle, beta))
 
 
 def _draw_low_pass(rng: np.random.Generator, preset: LowPassPreset | None) -> tuple[bool, kernels.Kernel]:
@@ -160,7 +160,7 @@ def _draw_scale(rng: np.random.Generator, preset: ResizePreset) -> float:
 
 
 def _draw_noise(rng: np.random.Generator, preset: NoisePreset) -> tuple[int, float, bool]:
-    """Kind (place in `NOISE_KINDS`), level, gray."""
+    """(kind as an index into `NOISE_KINDS`, level, gray)."""
     gray = bool(rng.uniform() < preset.gray)
     if rng.uniform() < preset.gaussian:
         return NOISE_KINDS.index("gaussian"), rng.uniform(*preset.sigma) / 255.0, gray
@@ -168,5 +168,5 @@ def _draw_noise(rng: np.random.Generator, preset: NoisePreset) -> tuple[int, flo
 
 
 def stack(parameters: Sequence[DegradationParameters]) -> DegradationParameters:
-    """Join records' parameters to a batch."""
+    """Stack the parameters of records into those of a batch."""
     return jax.tree.map(lambda *leaves: np.stack(leaves), *parameters)

@@ -1,4 +1,4 @@
-"""Drawn parameters as JSON and back: what a data set's manifest holds, enough to make every LR image again."""
+"""Degradation parameters as JSON and back: a data set's manifest holds enough to reproduce every LR image."""
 
 from __future__ import annotations
 
@@ -20,58 +20,59 @@ _KERNELS = ("kernel", "low_pass")
 
 
 def to_json(parameters: DegradationParameters) -> dict[str, Any]:
-    """One record's parameters as plain JSON types, without loss.
+    """The parameters of one record as plain JSON types, lossless.
 
-    Modes and kinds are given by name, kernels as rows of the smallest square that holds them (null for a delta).
+    Modes and kinds are stored by name, kernels as the rows of their smallest nonzero square (null for a delta).
     """
 
-    def fields(named: StageParameters | DegradationParameters) -> dict[str, Any]:
-        return {name: value(name, entry) for name, entry in named._asdict().items()}
+    def entries(group: StageParameters | DegradationParameters) -> dict[str, Any]:
+        return {name: to_plain(name, value) for name, value in group._asdict().items()}
 
-    def value(name: str, entry: Any) -> Any:
-        if isinstance(entry, StageParameters):
-            return fields(entry)
+    def to_plain(name: str, value: Any) -> Any:
+        if isinstance(value, StageParameters):
+            return entries(value)
         if name in _KERNELS:
-            return _cropped(entry)
-        return _NAMES[name][int(entry)] if name in _NAMES else np.asarray(entry).tolist()
+            return _cropped_rows(value)
+        return _NAMES[name][int(value)] if name in _NAMES else np.asarray(value).tolist()
 
-    return fields(parameters)
+    return entries(parameters)
 
 
 def from_json(record: Mapping[str, Any]) -> DegradationParameters:
     """The inverse of `to_json`.
 
     Raises:
-      ValueError: entries are missing or unknown; the message names them.
+      ValueError: missing or unknown entries; the message names them.
     """
-    first, second = (_read(StageParameters, record.get(name, {}), {}) for name in ("first", "second"))
-    return _read(DegradationParameters, record, {"first": first, "second": second})
+    first, second = (_parse(StageParameters, record.get(name, {}), {}) for name in ("first", "second"))
+    return _parse(DegradationParameters, record, {"first": first, "second": second})
 
 
-def _read(kind: type, record: Mapping[str, Any], known: Mapping[str, Any]) -> Any:
-    wrong = sorted(set(kind._fields) ^ {*record, *known})  # type: ignore[attr-defined]
-    if wrong:
-        raise ValueError(f"a record of degradation parameters has missing or unknown entries: {', '.join(wrong)}")
+def _parse(group: type, record: Mapping[str, Any], stages: Mapping[str, StageParameters]) -> Any:
+    """A NamedTuple of type `group` from its JSON record and its stages, which are parsed already."""
+    mismatched = sorted(set(group._fields) ^ {*record, *stages})  # type: ignore[attr-defined]
+    if mismatched:
+        raise ValueError(f"degradation parameters have missing or unknown entries: {', '.join(mismatched)}")
 
-    def value(name: str) -> Any:
-        if name in known:
-            return known[name]
-        entry = record[name]
+    def from_plain(name: str) -> Any:
+        if name in stages:
+            return stages[name]
+        value = record[name]
         if name in _KERNELS:
-            return kernels.delta() if entry is None else kernels.on_canvas(np.asarray(entry, np.float32))
+            return kernels.delta() if value is None else kernels.on_canvas(np.asarray(value, np.float32))
         if name in _NAMES:
-            return np.int32(_NAMES[name].index(entry))
-        return np.asarray(entry, np.uint32) if name == "noise_seed" else _DTYPES[name](entry)
+            return np.int32(_NAMES[name].index(value))
+        return np.asarray(value, np.uint32) if name == "noise_seed" else _DTYPES[name](value)
 
-    return kind(**{name: value(name) for name in kind._fields})  # type: ignore[attr-defined]
+    return group(**{name: from_plain(name) for name in group._fields})  # type: ignore[attr-defined]
 
 
-def _cropped(kernel: np.ndarray) -> list[list[float]] | None:
-    """Rows of the smallest centred square with all that is not zero; None for a delta."""
-    middle = kernel.shape[0] // 2
+def _cropped_rows(kernel: np.ndarray) -> list[list[float]] | None:
+    """Rows of the smallest centered square that holds all nonzero values; None for a delta."""
+    center = kernel.shape[0] // 2
     rows, columns = np.nonzero(kernel)
-    reach = int(max(np.abs(rows - middle).max(), np.abs(columns - middle).max()))
+    reach = int(max(np.abs(rows - center).max(), np.abs(columns - center).max()))
     if reach == 0:
         return None
-    part = slice(middle - reach, middle + reach + 1)
-    return kernel[part, part].tolist()
+    extent = slice(center - reach, center + reach + 1)
+    return kernel[extent, extent].tolist()

@@ -1,12 +1,12 @@
-"""Applying drawn degradations to a batch of images, under jit: two stages of blur, resize, noise and JPEG.
+"""Apply degradation parameters to a batch of images under jit: two stages of blur, resize, noise and JPEG.
 
 All randomness is in the parameters: the noise of an image comes from the seed words drawn for its record, so a record
-gives the same LR image at any place of any batch, on any number of devices. Source: Wang et al., Real-ESRGAN (2021).
+gives the same LR image at any position of any batch, on any number of devices. Source: Wang et al., Real-ESRGAN (2021).
 
-Inside, an image is three planes [3, H, W] in the upper left corner of a static canvas, with a valid size that may be
-known at run time only. There are two forms of the same function. On a CPU images follow one another and each takes only
-its own branches, on the smallest of a few canvases that its first resizing fits on; on an accelerator all images go
-through all branches at once, on one canvas.
+Internally, an image is three planes [3, H, W] in the upper left corner of a static canvas, with a valid size that may
+be known only at run time. The same function can be executed in two ways. On a CPU, images are processed one after
+another; each takes only its own branches, on the smallest of a few canvases that holds the result of its first
+resizing. On an accelerator, all images take all branches at once, on one canvas.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from framer_jax.degradations.blur import Size, blur, blur_either_way, centre, valid_pixels
+from framer_jax.degradations.blur import Size, blur, blur_separably_if_possible, crop_kernel, valid_pixels
 from framer_jax.degradations.draw import DegradationParameters, StageParameters
 from framer_jax.degradations.jpeg import jpeg
-from framer_jax.degradations.matlab_bicubic import reduce_eight_bit
+from framer_jax.degradations.matlab_bicubic import downsample_eight_bit
 from framer_jax.degradations.noise import (
     gaussian_noise,
     grayscale,
@@ -31,38 +31,39 @@ from framer_jax.degradations.noise import (
     standard_normal,
 )
 from framer_jax.degradations.presets import DegradationPreset, NoisePreset, StagePreset
-from framer_jax.degradations.random_words import folded, pixel_words
+from framer_jax.degradations.random_words import fold_seed, pixel_words
 from framer_jax.degradations.resize import resize
 from framer_jax.degradations.usm import sharpen
 
-Form = Literal["one_by_one", "together"]
+Execution = Literal["sequential", "batched"]
+"""One image after another, or all at once; see the head of this file."""
 
 CANVAS_SCALES = (0.25, 0.375, 0.5, 0.75, 1.0, 1.25)
-"""Where images are degraded one by one: the largest first scales of the canvases below the preset's own largest."""
+"""Sequential execution: the largest scales of the first stage's canvases, below the largest scale of the preset."""
 
 JPEG_BLOCK = 16
-"""Canvases have sides that are multiples of this, so that JPEG needs no copy."""
+"""Canvas sides are multiples of this, so that JPEG needs no padding."""
 
 
-class _Job(NamedTuple):
-    """What every part of one image's degradation needs.
+class _Image(NamedTuple):
+    """The inputs that all steps of one image's degradation share.
 
     Attributes:
-      drawn: the image's parameters.
-      preset: what they were drawn from.
-      key_words: [2] uint32 folded into noise seeds, or None.
+      parameters: the image's degradation parameters.
+      preset: the preset that they were drawn from.
+      key_words: words [2] uint32 that are folded into the noise seeds, or None.
       shape, size: canvas and valid (height, width) of the HR image.
-      exact: the valid size is the whole canvas.
-      form: see `apply`.
+      exact: whether the valid size is the whole canvas.
+      execution: see `apply`.
     """
 
-    drawn: DegradationParameters
+    parameters: DegradationParameters
     preset: DegradationPreset
     key_words: jax.Array | None
     shape: tuple[int, int]
     size: Size
     exact: bool
-    form: Form
+    execution: Execution
 
     @property
     def lr_shape(self) -> tuple[int, int]:
@@ -73,7 +74,7 @@ class _Job(NamedTuple):
         return self.size[0] // self.preset.scale, self.size[1] // self.preset.scale
 
     def smallest_ratio(self, old: tuple[int, int], new: tuple[int, int]) -> float:
-        """Static bound of new over old sizes, given those of the largest images; a floor may halve it below."""
+        """Static lower bound of new over old valid sizes, given those of a full canvas; a floor may halve the ratio."""
         ratio = min(max(n, 1) / o for o, n in zip(old, new, strict=True))
         return ratio if self.exact or ratio >= 1.0 else ratio / 2
 
@@ -84,214 +85,228 @@ def apply(
     preset: DegradationPreset,
     key: jax.Array | None = None,
     size: jax.Array | None = None,
-    form: Form | None = None,
+    execution: Execution | None = None,
 ) -> jax.Array:
-    """Degrade a batch, each image by its own parameters. Pure, with static shapes: for use under jit.
+    """Degrade a batch, each image with its own parameters. Pure, with static shapes, for use under jit.
 
     Args:
-      parameters: with a leading [B].
+      parameters: degradation parameters with a leading axis B.
       hr: [B, H, W, 3] float32 in [0, 1]; H and W multiples of the preset's scale.
-      preset: static; what `parameters` were drawn from: its ranges bound the canvases, and parts that it leaves out
-        are not computed.
-      key: None: the noise is the record's own. A key is folded into every record's seed: other noise, all else equal.
-      size: [B, 2] int32, valid (height, width) of each image, multiples of the scale, if smaller than H and W; nothing
-        outside of it is read.
-      form: 'one_by_one' or 'together' (see the head of this file); None: as the backend wants it. They differ by
-        float32 rounding, which may turn a JPEG coefficient that lies half-way between two levels.
+      preset: the preset that `parameters` were drawn from, static: its ranges bound the canvases, and steps that it
+        omits are not computed.
+      key: folded into every record's noise seed, which changes the noise and nothing else; None for the record's noise.
+      size: valid (height, width) of each image, [B, 2] int32, multiples of the scale, if smaller than H and W; pixels
+        outside of it are not read.
+      execution: 'sequential' or 'batched' (see the head of this file); None for that of the backend. They differ by
+        float32 rounding, which may change a JPEG coefficient half-way between two levels.
 
     Returns:
-      [B, H / scale, W / scale, 3] float32 in [0, 1], multiples of 1 / 255. Of an image with a `size`, what lies
-      outside of its 1 / scale is 0.
+      [B, H / scale, W / scale, 3] float32 in [0, 1], multiples of 1 / 255; 0 outside of `size` / scale.
 
     Raises:
       ValueError: sides that are not multiples of the scale, or images without three channels.
     """
     _, height, width, channels = hr.shape
     if height % preset.scale or width % preset.scale:
-        raise ValueError(f"degrading by {preset.scale} needs sides that are multiples of it; got {height} x {width}")
+        raise ValueError(
+            f"images of {height} x {width} cannot be degraded by {preset.scale}: crop them to multiples of it"
+        )
     if channels != 3:
-        raise ValueError(f"degrading takes RGB images [B, H, W, 3]; got {hr.shape}")
+        raise ValueError(f"degradations need RGB images [B, H, W, 3], got shape {hr.shape}")
     words = None if key is None else jax.random.bits(key, (2,), jnp.uint32)
 
-    def one(inputs: tuple[DegradationParameters, jax.Array, jax.Array | None]) -> jax.Array:
-        drawn, image, valid = inputs
-        whole: Size = (height, width)
-        own: Size = whole if valid is None else (valid[0], valid[1])
-        job = _Job(drawn, preset, words, (height, width), own, valid is None, _form(form))
-        return _degrade(job, jnp.transpose(image, (2, 0, 1)))
+    def degrade_one(inputs: tuple[DegradationParameters, jax.Array, jax.Array | None]) -> jax.Array:
+        image_parameters, pixels, valid = inputs
+        valid_size: Size = (height, width) if valid is None else (valid[0], valid[1])
+        image = _Image(
+            image_parameters, preset, words, (height, width), valid_size, valid is None, _execution(execution)
+        )
+        return _degrade(image, jnp.transpose(pixels, (2, 0, 1)))
 
-    return _over_images(one, (jax.tree.map(jnp.asarray, parameters), hr, size), form)
+    return _map_images(degrade_one, (jax.tree.map(jnp.asarray, parameters), hr, size), execution)
 
 
 def training_target(
-    hr: jax.Array, preset: DegradationPreset, size: jax.Array | None = None, form: Form | None = None
+    hr: jax.Array, preset: DegradationPreset, size: jax.Array | None = None, execution: Execution | None = None
 ) -> jax.Array:
-    """What a preset degrades and what a model shall restore: the HR images, sharpened where the preset says so.
+    """The training targets, which are also the inputs of `apply`: the HR images, sharpened if the preset says so.
 
     Args:
       hr: [B, H, W, 3] float32 in [0, 1].
-      preset: as in `apply`.
-      size: as in `apply`.
-      form: as in `apply`.
+      preset: see `apply`.
+      size: see `apply`.
+      execution: see `apply`.
 
     Returns:
-      [B, H, W, 3] float32 in [0, 1]; outside of a `size` it means nothing.
+      [B, H, W, 3] float32 in [0, 1]; values outside of `size` are unspecified.
     """
     if not preset.sharpen_target:
         return hr
 
-    def one(inputs: tuple[jax.Array, jax.Array | None]) -> jax.Array:
-        image, valid = inputs
-        return sharpen(jnp.transpose(image, (2, 0, 1)), None if valid is None else (valid[0], valid[1]))
+    def sharpen_one(inputs: tuple[jax.Array, jax.Array | None]) -> jax.Array:
+        pixels, valid = inputs
+        return sharpen(jnp.transpose(pixels, (2, 0, 1)), None if valid is None else (valid[0], valid[1]))
 
-    return _over_images(one, (hr, size), form)
-
-
-def _over_images(one: Callable[[Any], jax.Array], inputs: Any, form: Form | None) -> jax.Array:
-    """[B, h, w, 3] of a function from one image's inputs to planes [3, h, w]."""
-    planes = jax.lax.map(one, inputs) if _form(form) == "one_by_one" else jax.vmap(one)(inputs)
-    return jnp.transpose(planes, (0, 2, 3, 1))  # not within the loop, where it would be fused with, and slow, the rest
+    return _map_images(sharpen_one, (hr, size), execution)
 
 
-def _form(form: Form | None) -> Form:
-    return form or ("one_by_one" if jax.default_backend() == "cpu" else "together")
+def _map_images(function: Callable[[Any], jax.Array], inputs: Any, execution: Execution | None) -> jax.Array:
+    """Apply a function from one image's inputs to planes [3, h, w] to a batch: [B, h, w, 3]."""
+    sequential = _execution(execution) == "sequential"
+    planes = jax.lax.map(function, inputs) if sequential else jax.vmap(function)(inputs)
+    return jnp.transpose(
+        planes, (0, 2, 3, 1)
+    )  # outside the loop, where its fusion would slow down the other operations
 
 
-def _degrade(job: _Job, planes: jax.Array) -> jax.Array:
-    """One image, [3, H, W] → [3, H / scale, W / scale]."""
-    first, second = job.preset.first, job.preset.second
+def _execution(execution: Execution | None) -> Execution:
+    return execution or ("sequential" if jax.default_backend() == "cpu" else "batched")
+
+
+def _degrade(image: _Image, planes: jax.Array) -> jax.Array:
+    """Degrade one image: [3, H, W] → [3, H / scale, W / scale]."""
+    first, second = image.preset.first, image.preset.second
     if second is None:
-        lr = reduce_eight_bit(planes, job.preset.scale, job.size)
+        lr = downsample_eight_bit(planes, image.preset.scale, image.size)
     elif first is None:
-        ratio = 1.0 / job.preset.scale  # of valid sizes, which are multiples of the scale
-        lr = _end(job, second, _reduced(job, second, planes, job.size, ratio))
+        ratio = 1.0 / image.preset.scale  # exact, because valid sizes are multiples of the scale
+        lr = _finish(image, second, _second_resize(image, second, planes, image.size, ratio))
     else:
-        blurred = _blurred(job, job.drawn.first, first, planes, None if job.exact else job.size)
-        lr = _end(job, second, _through_first(job, first, second, blurred))
+        blurred = _blur_stage(image, image.parameters.first, first, planes, None if image.exact else image.size)
+        lr = _finish(image, second, _first_stage(image, first, second, blurred))
     lr = jnp.round(jnp.clip(lr, 0.0, 1.0) * 255.0) / 255.0
-    return lr if job.exact else jnp.where(valid_pixels(*job.lr_shape, job.lr_size)[None], lr, jnp.float32(0))
+    return lr if image.exact else jnp.where(valid_pixels(*image.lr_shape, image.lr_size)[None], lr, jnp.float32(0))
 
 
-def _through_first(job: _Job, first: StagePreset, second: StagePreset, planes: jax.Array) -> jax.Array:
-    """First stage after its blur, and the second up to its resizing, on the smallest canvas that is large enough."""
+def _first_stage(image: _Image, first: StagePreset, second: StagePreset, planes: jax.Array) -> jax.Array:
+    """The first stage after its blur, and the second up to its resizing, on the smallest canvas that suffices."""
     low, high = first.resize.range
     high = max(high, 1.0)
-    below = [scale for scale in CANVAS_SCALES if low < scale < high] if job.form == "one_by_one" else []
-    # The largest scale of each different canvas: those of small images coincide.
-    uppers = list({_canvas(job.shape, scale): scale for scale in (*below, high)}.values())
-    bounds = list(zip([low, *uppers], uppers, strict=False))  # scales on one canvas are in (lower, upper]
-    size = _scaled(job.size, job.drawn.first.scale, _canvas(job.shape, high))
+    smaller = [scale for scale in CANVAS_SCALES if low < scale < high] if image.execution == "sequential" else []
+    # The largest scale of each distinct canvas: the canvases of small images coincide.
+    uppers = list({_canvas(image.shape, scale): scale for scale in (*smaller, high)}.values())
+    bounds = list(zip([low, *uppers], uppers, strict=False))  # a canvas holds the scales in (lower, upper]
+    size = _scaled_size(image.size, image.parameters.first.scale, _canvas(image.shape, high))
 
     def branch(lower: float, upper: float) -> Callable[[jax.Array], jax.Array]:
         def run(planes: jax.Array) -> jax.Array:
-            canvas = _canvas(job.shape, upper)
-            smallest = job.smallest_ratio(job.shape, _floor(job.shape, lower))
-            stage = job.drawn.first
-            small = resize(planes, stage.resize_mode, canvas, job.size, size, 1.0 / stage.scale, smallest)
-            small = _noisy(job, stage, first.noise, small, size)
+            canvas = _canvas(image.shape, upper)
+            smallest = image.smallest_ratio(image.shape, _floored(image.shape, lower))
+            stage = image.parameters.first
+            small = resize(planes, stage.resize_mode, canvas, image.size, size, 1.0 / stage.scale, smallest)
+            small = _add_noise(image, stage, first.noise, small, size)
             if first.jpeg_quality is not None:
                 small = jpeg(small, stage.jpeg_quality, size)
-            ratio = job.smallest_ratio(canvas, _floor(job.lr_shape, second.resize.range[0]))
-            return _reduced(job, second, small, size, ratio)
+            ratio = image.smallest_ratio(canvas, _floored(image.lr_shape, second.resize.range[0]))
+            return _second_resize(image, second, small, size, ratio)
 
         return run
 
-    canvases = [_canvas(job.shape, upper) for _, upper in bounds]
+    canvases = [_canvas(image.shape, upper) for _, upper in bounds]
     fits = jnp.stack([(size[0] <= height) & (size[1] <= width) for height, width in canvases])
     return jax.lax.switch(jnp.argmax(fits), [branch(*pair) for pair in bounds], planes)
 
 
-def _reduced(job: _Job, second: StagePreset, planes: jax.Array, size: Size, smallest_ratio: float) -> jax.Array:
-    """The second stage up to its resizing, or without a second stage what stands before the last filter.
+def _second_resize(
+    image: _Image, second: StagePreset, planes: jax.Array, size: Size, smallest_ratio: float
+) -> jax.Array:
+    """The second stage up to its resizing; without a second stage, the steps before the final filter.
 
-    From [3, h, w] valid in `size` to [3, *_second_canvas] valid in the second stage's size, or in the LR size without a
-    second stage; `smallest_ratio` is a static bound of the former over `size`.
+    From [3, h, w] valid in `size` to [3, *_second_canvas] valid in the second stage's size, or without a second stage,
+    in the LR size; `smallest_ratio` is a static lower bound of the second stage's size over `size`.
     """
-    drawn, canvas = job.drawn, _second_canvas(job, second)
+    parameters, canvas = image.parameters, _second_canvas(image, second)
 
     def with_second(planes: jax.Array) -> jax.Array:
-        stage = drawn.second
-        blurred = _blurred(job, stage, second, planes, size)
-        new_size = _second_size(job, second)
+        stage = parameters.second
+        blurred = _blur_stage(image, stage, second, planes, size)
+        new_size = _second_size(image, second)
         return resize(blurred, stage.resize_mode, canvas, size, new_size, smallest_scale=smallest_ratio)
 
-    def without(planes: jax.Array) -> jax.Array:
+    def without_second(planes: jax.Array) -> jax.Array:
         if second.jpeg_quality is not None:
 
             def compressed(planes: jax.Array) -> jax.Array:
-                return jpeg(jnp.clip(planes, 0.0, 1.0), drawn.second.jpeg_quality, size)
+                return jpeg(jnp.clip(planes, 0.0, 1.0), parameters.second.jpeg_quality, size)
 
-            planes = jax.lax.cond(drawn.low_pass_first, lambda planes: planes, compressed, planes)
+            planes = jax.lax.cond(parameters.low_pass_first, lambda planes: planes, compressed, planes)
         smallest = smallest_ratio / max(second.resize.range[0], 1e-3)
-        return resize(planes, drawn.last_resize_mode, canvas, size, job.lr_size, smallest_scale=smallest)
+        return resize(planes, parameters.last_resize_mode, canvas, size, image.lr_size, smallest_scale=smallest)
 
-    if job.preset.second_probability == 1.0:
+    if image.preset.second_probability == 1.0:
         return with_second(planes)
-    if job.preset.second_probability == 0.0:
-        return without(planes)
-    return jax.lax.cond(drawn.has_second, with_second, without, planes)
+    if image.preset.second_probability == 0.0:
+        return without_second(planes)
+    return jax.lax.cond(parameters.has_second, with_second, without_second, planes)
 
 
-def _end(job: _Job, second: StagePreset, planes: jax.Array) -> jax.Array:
-    """From the second stage's resizing to the LR image [3, H / scale, W / scale], not yet rounded or clipped."""
-    drawn, canvas = job.drawn, _second_canvas(job, second)
-    lr_size = None if job.exact else job.lr_size
+def _finish(image: _Image, second: StagePreset, planes: jax.Array) -> jax.Array:
+    """The steps after the second stage's resizing: the LR image [3, H / scale, W / scale], not rounded or clipped."""
+    parameters, canvas = image.parameters, _second_canvas(image, second)
+    lr_size = None if image.exact else image.lr_size
 
     def compressed(planes: jax.Array, size: Size | None) -> jax.Array:
         if second.jpeg_quality is None:
             return planes
-        return jpeg(jnp.clip(planes, 0.0, 1.0), drawn.second.jpeg_quality, size)
+        return jpeg(jnp.clip(planes, 0.0, 1.0), parameters.second.jpeg_quality, size)
 
     def with_second(planes: jax.Array) -> jax.Array:
-        size = _second_size(job, second)
-        planes = _noisy(job, drawn.second, second.noise, planes, size)
+        size = _second_size(image, second)
+        planes = _add_noise(image, parameters.second, second.noise, planes, size)
         planes = jax.lax.cond(
-            drawn.low_pass_first, lambda planes: planes, lambda planes: compressed(planes, size), planes
+            parameters.low_pass_first, lambda planes: planes, lambda planes: compressed(planes, size), planes
         )
-        smallest = job.smallest_ratio(canvas, job.lr_shape)
-        return resize(planes, drawn.last_resize_mode, job.lr_shape, size, job.lr_size, smallest_scale=smallest)
+        smallest = image.smallest_ratio(canvas, image.lr_shape)
+        return resize(planes, parameters.last_resize_mode, image.lr_shape, size, image.lr_size, smallest_scale=smallest)
 
-    def without(planes: jax.Array) -> jax.Array:
-        return planes[:, : job.lr_shape[0], : job.lr_shape[1]]
+    def without_second(planes: jax.Array) -> jax.Array:
+        return planes[:, : image.lr_shape[0], : image.lr_shape[1]]
 
-    probability = job.preset.second_probability
+    probability = image.preset.second_probability
     if probability in (0.0, 1.0):
-        lr = with_second(planes) if probability else without(planes)
+        lr = with_second(planes) if probability else without_second(planes)
     else:
-        lr = jax.lax.cond(drawn.has_second, with_second, without, planes)
-    if job.preset.low_pass is not None:
-        reach = max(job.preset.low_pass.sizes) // 2
+        lr = jax.lax.cond(parameters.has_second, with_second, without_second, planes)
+    if image.preset.low_pass is not None:
+        reach = max(image.preset.low_pass.sizes) // 2
         lr = jax.lax.cond(
-            drawn.low_passes, lambda lr: blur(lr, centre(drawn.low_pass, reach), lr_size), lambda lr: lr, lr
+            parameters.low_passes,
+            lambda lr: blur(lr, crop_kernel(parameters.low_pass, reach), lr_size),
+            lambda lr: lr,
+            lr,
         )
-    return jax.lax.cond(drawn.low_pass_first, lambda lr: compressed(lr, lr_size), lambda lr: lr, lr)
+    return jax.lax.cond(parameters.low_pass_first, lambda lr: compressed(lr, lr_size), lambda lr: lr, lr)
 
 
-def _blurred(job: _Job, stage: StageParameters, preset: StagePreset, planes: jax.Array, size: Size | None) -> jax.Array:
+def _blur_stage(
+    image: _Image, stage: StageParameters, preset: StagePreset, planes: jax.Array, size: Size | None
+) -> jax.Array:
     if preset.blur is None:
         return planes
     reach = max(preset.blur.sizes) // 2
 
     def run(planes: jax.Array) -> jax.Array:
-        if job.form == "one_by_one":
-            return blur_either_way(planes, stage.kernel, size, reach)
-        return blur(planes, centre(stage.kernel, reach), size)
+        if image.execution == "sequential":
+            return blur_separably_if_possible(planes, stage.kernel, size, reach)
+        return blur(planes, crop_kernel(stage.kernel, reach), size)
 
     if preset.blur.probability == 1.0:
         return run(planes)
     return jax.lax.cond(stage.blurs, run, lambda planes: planes, planes)
 
 
-def _noisy(job: _Job, stage: StageParameters, preset: NoisePreset | None, planes: jax.Array, size: Size) -> jax.Array:
-    """Image plus its noise, clipped to [0, 1]."""
+def _add_noise(
+    image: _Image, stage: StageParameters, preset: NoisePreset | None, planes: jax.Array, size: Size
+) -> jax.Array:
+    """The image plus its noise, clipped to [0, 1]."""
     if preset is None:
         return jnp.clip(planes, 0.0, 1.0)
     _, height, width = planes.shape
-    seed = stage.noise_seed if job.key_words is None else folded(stage.noise_seed, job.key_words)
+    seed = stage.noise_seed if image.key_words is None else fold_seed(stage.noise_seed, image.key_words)
 
     def words() -> jax.Array:
-        numbers = jnp.where(stage.noise_gray, jnp.uint32(0), jnp.arange(3, dtype=jnp.uint32))
-        return pixel_words(seed, numbers, height, width)  # [3, h, w]
+        plane_numbers = jnp.where(stage.noise_gray, jnp.uint32(0), jnp.arange(3, dtype=jnp.uint32))
+        return pixel_words(seed, plane_numbers, height, width)  # [3, h, w]
 
     def none(planes: jax.Array) -> jax.Array:
         return planes
@@ -300,7 +315,7 @@ def _noisy(job: _Job, stage: StageParameters, preset: NoisePreset | None, planes
         return planes + gaussian_noise(standard_normal(words()), stage.noise_level)
 
     def poisson(planes: jax.Array) -> jax.Array:
-        # A gray record counts photons of its luma, once for the three channels.
+        # Gray noise counts the photons of the luma, once for all three channels.
         source = jnp.where(stage.noise_gray, grayscale(planes), planes)
         rate = poisson_rate(source, valid_pixels(height, width, size))
         return planes + poisson_noise(rate, poisson_counts(rate, words()), stage.noise_level)
@@ -309,27 +324,27 @@ def _noisy(job: _Job, stage: StageParameters, preset: NoisePreset | None, planes
 
 
 def _canvas(shape: tuple[int, int], scale: float) -> tuple[int, int]:
-    """Sides that hold an image of `shape` after scaling."""
+    """The canvas (height, width) for an image of `shape` after scaling."""
     height, width = (math.ceil(side * scale / JPEG_BLOCK - 1e-6) * JPEG_BLOCK for side in shape)
     return height, width
 
 
-def _floor(shape: tuple[int, int], scale: float) -> tuple[int, int]:
+def _floored(shape: tuple[int, int], scale: float) -> tuple[int, int]:
     return int(shape[0] * scale), int(shape[1] * scale)
 
 
-def _scaled(size: Size, scale: jax.Array, most: tuple[int, int]) -> Size:
-    """floor(size · scale), at least 1 and at most the canvas."""
+def _scaled_size(size: Size, scale: jax.Array, canvas: tuple[int, int]) -> Size:
+    """floor(size · scale), clipped to at least 1 and at most the canvas."""
     height, width = (
         jnp.clip(jnp.floor(jnp.float32(side) * scale).astype(jnp.int32), 1, limit)
-        for side, limit in zip(size, most, strict=True)
+        for side, limit in zip(size, canvas, strict=True)
     )
     return height, width
 
 
-def _second_canvas(job: _Job, second: StagePreset) -> tuple[int, int]:
-    return _canvas(job.lr_shape, max(second.resize.range[1], 1.0))
+def _second_canvas(image: _Image, second: StagePreset) -> tuple[int, int]:
+    return _canvas(image.lr_shape, max(second.resize.range[1], 1.0))
 
 
-def _second_size(job: _Job, second: StagePreset) -> Size:
-    return _scaled(job.lr_size, job.drawn.second.scale, _second_canvas(job, second))
+def _second_size(image: _Image, second: StagePreset) -> Size:
+    return _scaled_size(image.lr_size, image.parameters.second.scale, _second_canvas(image, second))

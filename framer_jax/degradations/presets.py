@@ -1,4 +1,4 @@
-"""The degradation presets: data, every number with its source."""
+"""The degradation presets as data, with the source of every number."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 from math import pi
 
 Range = tuple[float, float]
-"""Lower and upper end of a uniform draw."""
+"""Lower and upper end of a uniform distribution."""
 
-KINDS = (
+KERNEL_KINDS = (
     ("isotropic_gaussian", 0.45),
     ("anisotropic_gaussian", 0.25),
     ("isotropic_generalized_gaussian", 0.12),
@@ -16,31 +16,32 @@ KINDS = (
     ("isotropic_plateau", 0.12),
     ("anisotropic_plateau", 0.03),
 )
-"""The mixture of Real-ESRGAN, in both stages."""
+"""Real-ESRGAN's mixture of kernel kinds, in both stages."""
 
 
 def odd_sizes(smallest: int, largest: int) -> tuple[int, ...]:
-    """Kernel sides smallest, smallest + 2, … largest."""
+    """Kernel sizes smallest, smallest + 2, … largest."""
     return tuple(range(smallest, largest + 1, 2))
 
 
 @dataclass(frozen=True)
 class BlurPreset:
-    """How a blur kernel is drawn.
+    """Distribution of a blur kernel.
 
     Attributes:
-      sizes: kernel sides in pixels, one drawn uniformly.
-      kinds: (kind, probability) pairs of the mixture; kinds as `kernels.py` names them with 'isotropic_' or
-        'anisotropic_' before: gaussian, generalized_gaussian, plateau.
+      sizes: kernel sizes in pixels, of which one is drawn uniformly.
+      kinds: (kind, probability) pairs of the mixture; a kind is 'isotropic_' or 'anisotropic_' followed by a kernel of
+        `kernels.py`: gaussian, generalized_gaussian or plateau.
       sigma: range of the standard deviations in pixels.
-      generalized_beta, plateau_beta: (lower, upper): with equal odds U(lower, 1) or U(1, upper).
-      low_pass: probability that a circular low-pass (sinc) replaces the mixture.
-      low_pass_cutoff_small, low_pass_cutoff_large: ranges in radians per pixel, for sizes below 13 and from 13 on.
-      probability: that the stage blurs at all.
+      generalized_beta, plateau_beta: (lower, upper); β is U(lower, 1) or U(1, upper) with equal probability.
+      low_pass: probability that a circular low-pass (sinc) kernel replaces the mixture.
+      low_pass_cutoff_small, low_pass_cutoff_large: ranges of its cutoff in radians per pixel, for kernel sizes below
+        13 and from 13 on.
+      probability: probability that the stage blurs at all.
     """
 
     sizes: tuple[int, ...] = odd_sizes(7, 21)
-    kinds: tuple[tuple[str, float], ...] = KINDS
+    kinds: tuple[tuple[str, float], ...] = KERNEL_KINDS
     sigma: Range = (0.2, 3.0)
     generalized_beta: Range = (0.5, 4.0)
     plateau_beta: Range = (1.0, 2.0)
@@ -52,12 +53,12 @@ class BlurPreset:
 
 @dataclass(frozen=True)
 class LowPassPreset:
-    """How the last sinc filter is drawn.
+    """Distribution of the final sinc filter.
 
     Attributes:
-      sizes: kernel sides in pixels, one drawn uniformly.
-      probability: that there is one.
-      cutoff: range in radians per pixel.
+      sizes: kernel sizes in pixels, of which one is drawn uniformly.
+      probability: probability that there is a final filter.
+      cutoff: range of the cutoff in radians per pixel.
     """
 
     sizes: tuple[int, ...] = odd_sizes(7, 21)
@@ -67,12 +68,13 @@ class LowPassPreset:
 
 @dataclass(frozen=True)
 class ResizePreset:
-    """How a resizing is drawn.
+    """Distribution of a resizing.
 
     Attributes:
-      up, down, keep: probabilities of U(1, range's upper end), U(range's lower end, 1) and 1; they sum to 1.
-      range: the extreme scales.
-      modes: one drawn uniformly, from `resize.MODES`.
+      up, down, keep: probabilities of a scale from U(1, range's upper end), from U(range's lower end, 1), and of 1;
+        they sum to 1.
+      range: smallest and largest scale.
+      modes: entries of `resize.MODES`, of which one is drawn uniformly.
     """
 
     up: float = 0.2
@@ -84,13 +86,13 @@ class ResizePreset:
 
 @dataclass(frozen=True)
 class NoisePreset:
-    """How noise is drawn.
+    """Distribution of the noise.
 
     Attributes:
-      gaussian: probability of Gaussian noise; otherwise it is Poisson noise.
-      sigma: range of the Gaussian standard deviation in 8-bit steps (of 255).
+      gaussian: probability of Gaussian noise; otherwise the noise is Poisson.
+      sigma: range of the Gaussian standard deviation in 8-bit levels (of 255).
       poisson_scale: range of the factor on Poisson noise.
-      gray: probability that the channels share one pattern.
+      gray: probability that the channels share one noise pattern.
     """
 
     gaussian: float = 0.5
@@ -101,12 +103,13 @@ class NoisePreset:
 
 @dataclass(frozen=True)
 class StagePreset:
-    """Blur, resize, noise, JPEG, in this order; None leaves a part out.
+    """One stage: blur, resize, noise and JPEG, in this order; None omits a step.
 
     Attributes:
-      blur, noise: as they say.
-      resize: in the first stage relative to the HR image, in the second to the LR image that shall come out.
-      jpeg_quality: range of the quality. The second stage's JPEG and the last sinc filter stand in either order.
+      blur, noise: distributions of the blur kernel and of the noise.
+      resize: distribution of the scale, relative to the HR image in the first stage and to the final LR image in the
+        second.
+      jpeg_quality: range of the quality. The second stage's JPEG may precede or follow the final sinc filter.
     """
 
     blur: BlurPreset | None = BlurPreset()
@@ -117,19 +120,21 @@ class StagePreset:
 
 @dataclass(frozen=True)
 class DegradationPreset:
-    """A degradation HR → LR at 1 / scale, and what is rounded to 8 bits at its end.
+    """A degradation from HR to LR images at 1 / scale; the result is rounded to 8 bits.
 
     Attributes:
       name: key in `PRESETS`.
-      source: where the numbers come from.
+      source: source of the numbers.
       scale: HR pixels per LR pixel.
-      first: the first stage; None starts with the second.
-      second: the second stage, which ends at the size of the LR image; None (with `first` None): MATLAB's bicubic
-        reduction of 8-bit images and nothing else, as the classical test sets are made.
-      second_probability: that the second stage's blur, resize and noise take place; its JPEG and the end always do.
-      low_pass: the last sinc filter; None leaves it out.
-      low_pass_first: probability that the reduction to the LR size and the last filter come before the last JPEG.
-      sharpen_target: HR images are sharpened (USM) before they are degraded, and are then the training target.
+      first: the first stage; None to start with the second.
+      second: the second stage, which ends at the size of the LR image; None (with `first` None) for MATLAB's bicubic
+        downsampling of 8-bit images alone, as in the classical test sets.
+      second_probability: probability of the second stage's blur, resize and noise; its JPEG, the resizing to the LR
+        size and the final filter take place in any case.
+      low_pass: the final sinc filter; None omits it.
+      low_pass_first: probability that the resizing to the LR size and the final filter precede the last JPEG.
+      sharpen_target: whether HR images are sharpened (USM) before they are degraded; the sharpened images are also the
+        training targets.
     """
 
     name: str
@@ -149,7 +154,7 @@ _NO_RESIZE = ResizePreset(up=0.0, down=0.0, keep=1.0, range=(1.0, 1.0))
 
 REAL_ESRGAN = DegradationPreset(
     name="real_esrgan",
-    source="Real-ESRGAN (Wang et al. 2021), options of x4plus; HR sharpened, and the sharpened HR is the target",
+    source="Real-ESRGAN (Wang et al. 2021), options of x4plus; the HR images are sharpened and are then the targets",
     second=StagePreset(
         blur=BlurPreset(sigma=(0.2, 1.5), probability=0.8),
         resize=_SECOND_RESIZE,
@@ -160,7 +165,7 @@ REAL_ESRGAN = DegradationPreset(
 
 RESSHIFT = DegradationPreset(
     name="resshift",
-    source="ResShift v1 to v3 (Yue et al. 2023), also SinSR and HF-Diff: smaller kernels, half of the second stages",
+    source="ResShift v1 to v3 (Yue et al. 2023), also SinSR and HF-Diff: smaller kernels, half as many second stages",
     first=StagePreset(blur=BlurPreset(sizes=odd_sizes(3, 19))),
     second=StagePreset(
         blur=BlurPreset(sizes=odd_sizes(3, 13), sigma=(0.2, 1.5), probability=0.8),
@@ -174,7 +179,7 @@ RESSHIFT = DegradationPreset(
 _TESTING_KINDS = (("isotropic_gaussian", 0.6), ("anisotropic_gaussian", 0.4))
 RESSHIFT_TESTING = DegradationPreset(
     name="resshift_testing",
-    source="ResShift's degradation_testing_realesrgan.yaml: how ImageNet-Test was made; never a second stage",
+    source="ResShift's degradation_testing_realesrgan.yaml, which made ImageNet-Test; there is never a second stage",
     first=StagePreset(
         blur=BlurPreset(
             sizes=odd_sizes(3, 11),
@@ -203,9 +208,10 @@ RESSHIFT_TESTING = DegradationPreset(
 
 FRAMER_PAPER = DegradationPreset(
     name="framer_paper",
-    source="FRAMER (CVPR 2026), supplement, Table 6; what it does not state is Real-ESRGAN's: the kernels' mixture and "
-    "sizes (second 7 to 11: its canvas is 11), the odds of up, down and keep, gray .4, second blur .8. The HR image is "
-    "not sharpened: the table is silent (the data preparation that it was made with, SeeSR's, sharpens)",
+    source="FRAMER (CVPR 2026), supplement, Table 6; values that it does not state are Real-ESRGAN's: the kernels' "
+    "mixture and sizes (7 to 11 in the second stage, whose canvas is 11), the probabilities of up, down and keep, gray "
+    "0.4, second blur 0.8. The HR image is not sharpened: the table does not mention it (SeeSR's data preparation, "
+    "which FRAMER used, sharpens)",
     second=StagePreset(
         blur=BlurPreset(sizes=odd_sizes(7, 11), sigma=(0.2, 1.5), probability=0.8),
         resize=_SECOND_RESIZE,
@@ -215,7 +221,7 @@ FRAMER_PAPER = DegradationPreset(
 
 FRAMER_RELEASED = DegradationPreset(
     name="framer_released",
-    source="the file that FRAMER's released trainer ships (also PiSA-SR's light degradation)",
+    source="the parameter file in FRAMER's released trainer (also PiSA-SR's light degradation)",
     first=StagePreset(
         resize=ResizePreset(range=(0.3, 1.5)),
         noise=NoisePreset(sigma=(1.0, 15.0), poisson_scale=(0.05, 2.0)),
@@ -231,24 +237,26 @@ FRAMER_RELEASED = DegradationPreset(
 
 LIGHT_ONE_STAGE = DegradationPreset(
     name="light_one_stage",
-    source="ours: one stage of Real-ESRGAN (Wang et al. 2021) straight to 1/4, with milder ranges",
+    source="ours: one stage of Real-ESRGAN (Wang et al. 2021), directly to 1/4, with milder ranges",
     first=None,
     second=StagePreset(
-        # Mixture: Real-ESRGAN's .45 : .25 of the plain Gaussians, made to sum to 1. Sigma: ours (Real-ESRGAN .2 to 3).
+        # Mixture: Real-ESRGAN's 0.45 : 0.25 for the two Gaussians, scaled to sum to 1. Sigma: ours (Real-ESRGAN's is
+        # 0.2 to 3).
         blur=BlurPreset(
             kinds=(("isotropic_gaussian", 9 / 14), ("anisotropic_gaussian", 5 / 14)), sigma=(0.2, 2.0), low_pass=0.0
         ),
         resize=_NO_RESIZE,
-        # Odds: Real-ESRGAN. Levels: ours (Real-ESRGAN 1 to 30, .05 to 3; FRAMER as released 1 to 15, .05 to 2).
+        # Probabilities: Real-ESRGAN's. Levels: ours (Real-ESRGAN's are 1 to 30 and 0.05 to 3, those of FRAMER's
+        # release 1 to 15 and 0.05 to 2).
         noise=NoisePreset(sigma=(1.0, 10.0), poisson_scale=(0.05, 1.0)),
-        jpeg_quality=(60.0, 95.0),  # FRAMER as released, first stage
+        jpeg_quality=(60.0, 95.0),  # FRAMER's release, first stage
     ),
     low_pass=None,
 )
 
 BICUBIC = DegradationPreset(
     name="bicubic",
-    source="the classical setting: MATLAB's antialiased bicubic reduction of 8-bit images, nothing else",
+    source="the classical setting: MATLAB's antialiased bicubic downsampling of 8-bit images, nothing else",
     first=None,
     second=None,
     low_pass=None,
@@ -269,21 +277,21 @@ PRESETS = {
 
 
 SCALES = (2, 3, 4, 8)
-"""What presets can be asked for; the published numbers are those of 4."""
+"""The supported scales; the published numbers are for scale 4."""
 
 
 def preset_by_name(name: str, scale: int = 4) -> DegradationPreset:
-    """Look a preset up.
+    """Look up a preset.
 
     Args:
       name: key in `PRESETS`.
-      scale: HR pixels per LR pixel, one of `SCALES`; all other numbers stay as they are.
+      scale: HR pixels per LR pixel, one of `SCALES`; all other numbers of the preset are unchanged.
 
     Raises:
-      ValueError: there is none of this name, or the scale is not supported; the message lists what is.
+      ValueError: an unknown name or an unsupported scale; the message lists the choices.
     """
     if name not in PRESETS:
-        raise ValueError(f"there is no degradation preset {name!r}; choose one of {', '.join(sorted(PRESETS))}")
+        raise ValueError(f"unknown degradation preset {name!r}: choose one of {', '.join(sorted(PRESETS))}")
     if scale not in SCALES:
-        raise ValueError(f"degradations by {scale} are not supported; choose one of {', '.join(map(str, SCALES))}")
+        raise ValueError(f"degradation scale {scale} is not supported: choose one of {', '.join(map(str, SCALES))}")
     return replace(PRESETS[name], scale=scale)

@@ -1,8 +1,8 @@
 """Resizing with PyTorch's sampling rules, axis by axis as sums of gathered rows; sizes and modes may be traced.
 
 The rules are those of `torch.nn.functional.interpolate` with align_corners=False and without antialiasing, because the
-published degradations were made with it. An output pixel looks at two to a dozen pixels of an axis, so gathering them
-is several times faster on a CPU than a product with a matrix of weights.
+published degradations use it. An output pixel depends on two to a dozen pixels of an axis, so gathering them is several
+times faster on a CPU than a product with a matrix of weights.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ import jax.numpy as jnp
 from framer_jax.degradations.blur import Size
 
 MODES = ("area", "bilinear", "bicubic")
-"""A mode's number is its place here."""
+"""A mode is passed as an index into this tuple."""
 
 _CUBIC_A = -0.75  # the constant of PyTorch's (and OpenCV's) cubic convolution
 
 
 class Taps(NamedTuple):
-    """Where the outputs of one axis look: output i is Σ_k weights[i, k] · old[first[i] + k], the edge repeated.
+    """Filter taps along one axis: output i is Σ_k weights[i, k] · input[first[i] + k], with repeated edges.
 
     Attributes:
-      first: [N] int32.
-      weights: [N, K] float32.
+      first: index of the first input pixel of each output, [N] int32.
+      weights: weights of its K input pixels, [N, K] float32.
     """
 
     first: jax.Array
@@ -43,18 +43,18 @@ def area_taps(outputs: jax.Array, size: jax.Array, new_size: jax.Array, count: i
 
 
 def bilinear_taps(outputs: jax.Array, step: jax.Array) -> Taps:
-    """Two taps around the output's centre; centres above the first pixel's are moved to it."""
-    centre = jnp.maximum((outputs.astype(jnp.float32) + 0.5) * step - 0.5, 0.0)
-    first = jnp.floor(centre)
-    fraction = centre - first
+    """Two taps around the output's center; centers before that of the first pixel are moved to it."""
+    center = jnp.maximum((outputs.astype(jnp.float32) + 0.5) * step - 0.5, 0.0)
+    first = jnp.floor(center)
+    fraction = center - first
     return Taps(first.astype(jnp.int32), jnp.stack([1.0 - fraction, fraction], axis=1))
 
 
 def bicubic_taps(outputs: jax.Array, step: jax.Array) -> Taps:
     """Four taps of the cubic convolution with a = -0.75."""
-    centre = (outputs.astype(jnp.float32) + 0.5) * step - 0.5
-    first = jnp.floor(centre)
-    weights = [_cubic(centre - first - k) for k in (-1.0, 0.0, 1.0, 2.0)]
+    center = (outputs.astype(jnp.float32) + 0.5) * step - 0.5
+    first = jnp.floor(center)
+    weights = [_cubic(center - first - k) for k in (-1.0, 0.0, 1.0, 2.0)]
     return Taps(first.astype(jnp.int32) - 1, jnp.stack(weights, axis=1))
 
 
@@ -74,34 +74,34 @@ def resize(
     step: Size | jax.Array | None = None,
     smallest_scale: float = 1.0,
 ) -> jax.Array:
-    """Resize an image to a size that need not be known when the program is built.
+    """Resize an image to a size that may be known only at run time.
 
     Args:
-      planes: [C, H, W] float32; only its valid part is read.
-      mode: int32 scalar, place in `MODES`.
-      shape: (height, width) of the new canvas.
+      planes: [C, H, W] float32; only the valid part is read.
+      mode: index into `MODES`, int32 scalar.
+      shape: (height, width) of the output canvas.
       size: valid (height, width) of `planes`.
-      new_size: (height, width) of the result, at most `shape`.
-      step: old pixels per new pixel, one for both axes or a pair. PyTorch's `scale_factor=s` samples at 1 / s, `size=`
-        at the ratio of the sizes (None), and these differ where the floor of H · s cuts something off.
-      smallest_scale: static bound of new over old sizes: decides how many pixels the area mode may average.
+      new_size: valid (height, width) of the result, at most `shape`.
+      step: input pixels per output pixel, one value for both axes or a pair. PyTorch's `scale_factor=s` samples with
+        steps of 1 / s, `size=` with the ratio of the sizes (None here); they differ if H · s is not an integer.
+      smallest_scale: static lower bound of new over old sizes; decides how many pixels the area mode may average.
 
     Returns:
-      [C, *shape] float32, not clipped: bicubic overshoots. What lies outside the new size means nothing.
+      [C, *shape] float32, not clipped (bicubic overshoots); values outside the new size are unspecified.
     """
-    area = math.ceil(1.0 / min(smallest_scale, 1.0) - 1e-6) + 1
-    counts = {"area": area, "bilinear": 2, "bicubic": 4}
+    area_taps_count = math.ceil(1.0 / min(smallest_scale, 1.0) - 1e-6) + 1
+    counts = {"area": area_taps_count, "bilinear": 2, "bicubic": 4}
     for axis in range(2):
         ratio = jnp.float32(size[axis]) / jnp.float32(new_size[axis])
-        own = ratio if step is None else step[axis] if isinstance(step, tuple) else step
-        planes = _along_rows(
-            planes, mode, shape[axis], size[axis], new_size[axis], jnp.asarray(own, jnp.float32), counts
+        axis_step = ratio if step is None else step[axis] if isinstance(step, tuple) else step
+        planes = _resize_rows(
+            planes, mode, shape[axis], size[axis], new_size[axis], jnp.asarray(axis_step, jnp.float32), counts
         )
         planes = jnp.swapaxes(planes, 1, 2)  # first [C, W, h], then [C, h, w]
     return planes
 
 
-def _along_rows(
+def _resize_rows(
     planes: jax.Array,
     mode: jax.Array,
     length: int,
@@ -110,27 +110,27 @@ def _along_rows(
     step: jax.Array,
     counts: dict[str, int],
 ) -> jax.Array:
-    """[C, H, W] → [C, length, W]; `counts` says how many pixels each mode looks at.
+    """Resize the rows axis: [C, H, W] → [C, length, W]; `counts` holds the number of taps of each mode.
 
-    Nothing is fused across the border of a switch. In one piece, XLA:CPU would compute places and weights again for
-    every pixel, and the first axis again for every tap of the second.
+    The switches also keep XLA:CPU from fusing across their boundaries: otherwise it would recompute indices and weights
+    for every pixel, and the first axis for every tap of the second.
     """
     outputs = jnp.arange(length, dtype=jnp.int32)
     most = max(counts.values())
 
-    def look(kind: str) -> tuple[jax.Array, jax.Array]:  # places and weights, [length, most]
+    def taps_of_mode(kind: str) -> tuple[jax.Array, jax.Array]:  # indices and weights, [length, most]
         if kind == "area":
             taps = area_taps(outputs, jnp.int32(size), jnp.int32(new_size), counts[kind])
         else:
             taps = {"bilinear": bilinear_taps, "bicubic": bicubic_taps}[kind](outputs, step)
-        places = taps.first[:, None] + jnp.arange(most, dtype=jnp.int32)[None, :]
-        return jnp.clip(places, 0, jnp.int32(size) - 1), jnp.pad(taps.weights, ((0, 0), (0, most - counts[kind])))
+        indices = taps.first[:, None] + jnp.arange(most, dtype=jnp.int32)[None, :]
+        return jnp.clip(indices, 0, jnp.int32(size) - 1), jnp.pad(taps.weights, ((0, 0), (0, most - counts[kind])))
 
-    places, weights = jax.lax.switch(mode, [partial(look, kind) for kind in MODES])
+    indices, weights = jax.lax.switch(mode, [partial(taps_of_mode, kind) for kind in MODES])
 
     def resample(kind: str, planes: jax.Array) -> jax.Array:
-        # 'clip' spares the gather its own check; every place is inside.
-        rows = (jnp.take(planes, places[:, k], axis=1, mode="clip") for k in range(counts[kind]))
+        # All indices are in range; 'clip' avoids the gather's own check.
+        rows = (jnp.take(planes, indices[:, k], axis=1, mode="clip") for k in range(counts[kind]))
         return sum(weights[None, :, k, None] * row for k, row in enumerate(rows))  # type: ignore[return-value]
 
     return jax.lax.switch(mode, [partial(resample, kind) for kind in MODES], planes)

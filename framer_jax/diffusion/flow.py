@@ -1,7 +1,7 @@
-"""Rectified flow as Stable Diffusion 3 uses it: sigma tables, forward process, time densities, loss weights.
+"""Rectified flow as in Stable Diffusion 3: tables of sigmas, forward process, velocities, timestep sampling.
 
 Esser et al., "Scaling Rectified Flow Transformers for High-Resolution Image Synthesis" (2024), Sections 2, 3.1 and 5.3.
-x_σ = (1 - σ) x_0 + σ ε, and the network predicts the velocity v = ε - x_0. The network is told 1000 σ.
+x_σ = (1 - σ) x_0 + σ ε, and the network predicts the velocity v = ε - x_0. Its time input is 1000 σ.
 """
 
 from __future__ import annotations
@@ -11,7 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 
 TRAINING_STEPS = 1000
-"""Discrete times of the reference scheduler; also the factor from σ to the time that the network is told."""
+"""Number of discrete times of the reference scheduler, and the factor from σ to the network's time input."""
+
+TIMESTEP_SAMPLINGS = ("logit_normal", "mode", "cosmap", "uniform")
+"""The densities of Section 3.1 from which training times are drawn."""
 
 
 def shift_sigma(sigma: np.ndarray | float, shift: float) -> np.ndarray:
@@ -20,149 +23,99 @@ def shift_sigma(sigma: np.ndarray | float, shift: float) -> np.ndarray:
 
 
 def training_sigmas(shift: float = 3.0) -> np.ndarray:
-    """[1000] float64, descending from 1: what training draws from."""
+    """The table that training sigmas are drawn from, [1000] float64, descending from 1."""
     return shift_sigma(np.linspace(1.0, TRAINING_STEPS, TRAINING_STEPS)[::-1] / TRAINING_STEPS, shift)
 
 
 def sampling_sigmas(steps: int, shift: float = 3.0) -> np.ndarray:
-    """[steps + 1] float64, descending from 1 to 0.
+    """The sigmas of a sampler with `steps` steps, [steps + 1] float64, descending from 1 to 0.
 
-    The reference spaces the *shifted* training range evenly and shifts once more; published samplers rely on it.
+    The reference spaces the *shifted* training range evenly and shifts it a second time; published samplers rely on it.
 
     Raises:
       ValueError: fewer than one step.
     """
     if steps < 1:
         raise ValueError(f"a flow sampler needs at least 1 step, not {steps}")
-    ends = training_sigmas(shift)
-    return np.append(shift_sigma(np.linspace(ends[0], ends[-1], steps), shift), 0.0)
+    table = training_sigmas(shift)
+    return np.append(shift_sigma(np.linspace(table[0], table[-1], steps), shift), 0.0)
 
 
 def forward(x0: jax.Array, sigma: jax.Array, noise: jax.Array) -> jax.Array:
-    """x_σ for x0 and noise [B, H, W, C] float32 and sigma [B]."""
+    """The noisy latent x_σ for x0 and noise [B, H, W, C] float32 and sigma [B]."""
     sigma = sigma[:, None, None, None]
     return (1.0 - sigma) * x0 + sigma * noise
 
 
 def velocity(x0: jax.Array, noise: jax.Array) -> jax.Array:
-    """The target of the network."""
+    """The velocity ε - x_0, which the network is trained to predict."""
     return noise - x0
 
 
-def clean(x: jax.Array, velocity_prediction: jax.Array, sigma: jax.Array) -> jax.Array:
-    """x_0 from x_σ and a predicted velocity; sigma [B]."""
+def x0_from_velocity(x: jax.Array, velocity_prediction: jax.Array, sigma: jax.Array) -> jax.Array:
+    """The clean latent x_0 that x_σ and a predicted velocity imply; sigma [B]."""
     return x - sigma[:, None, None, None] * velocity_prediction
-
-
-def preconditioned_error(x: jax.Array, velocity_prediction: jax.Array, x0: jax.Array, sigma: jax.Array) -> jax.Array:
-    """Mean square error of the clean latent that a velocity implies, σ² times that of the velocity.
-
-    What diffusers' training of Stable Diffusion 3 calls preconditioned outputs, and DiT4SR's objective.
-
-    Args:
-      x: [B, H, W, C] float32, x_σ.
-      velocity_prediction: like x.
-      x0: like x, the clean latent.
-      sigma: [B] float32.
-
-    Returns:
-      [B] float32, to be weighted with `loss_weight`.
-    """
-    return jnp.square(clean(x, velocity_prediction, sigma) - x0).mean(axis=(1, 2, 3))
-
-
-def guide(unconditional: jax.Array, conditional: jax.Array, scale: jax.Array | float) -> jax.Array:
-    """Classifier-free guidance (Ho and Salimans, 2022): two predictions of one shape to one.
-
-    Args:
-      unconditional: of the empty or the negative prompt, scale 0.
-      conditional: of the prompt, scale 1.
-      scale: how far to go from the first to the second, usually beyond it; a scalar, may be traced.
-    """
-    return unconditional + scale * (conditional - unconditional)
-
-
-def start_from(z_lr: jax.Array, noise: jax.Array, sigmas: np.ndarray) -> jax.Array:
-    """Where sampling starts with an LR latent: x at sigmas[0], with z_lr as the clean latent.
-
-    At σ = 1, where a whole table starts, it is the noise alone; a table without its first entries starts from the LR.
-
-    Args:
-      z_lr: [B, H, W, C] float32, normalised as the denoiser's latents.
-      noise: like z_lr.
-      sigmas: descending, see `sampling_sigmas`.
-    """
-    return forward(z_lr, jnp.full((z_lr.shape[0],), float(sigmas[0]), jnp.float32), noise)
 
 
 def draw_sigma(
     key: jax.Array,
     count: int,
-    density: str = "logit_normal",
+    timestep_sampling: str = "logit_normal",
     shift: float = 3.0,
     *,
-    mean: float = 0.0,
-    spread: float = 1.0,
+    logit_mean: float = 0.0,
+    logit_std: float = 1.0,
     mode_scale: float = 1.29,
 ) -> jax.Array:
     """Draw [count] float32 training sigmas from the shifted table.
 
     Args:
       key: one PRNG key.
-      count: how many.
-      density: of the table position, see `draw_position`.
-      shift: of the table.
-      mean: of `draw_position`.
-      spread: of `draw_position`.
-      mode_scale: of `draw_position`.
+      count: number of sigmas.
+      timestep_sampling: density of the position in the table, one of `TIMESTEP_SAMPLINGS`.
+      shift: time shift of the table.
+      logit_mean: see `draw_position`.
+      logit_std: see `draw_position`.
+      mode_scale: see `draw_position`.
 
     Raises:
-      ValueError: another density.
+      ValueError: an unknown timestep sampling.
     """
-    u = draw_position(key, count, density, mean=mean, spread=spread, mode_scale=mode_scale)
+    u = draw_position(key, count, timestep_sampling, logit_mean=logit_mean, logit_std=logit_std, mode_scale=mode_scale)
     index = jnp.clip((u * TRAINING_STEPS).astype(jnp.int32), 0, TRAINING_STEPS - 1)
     return jnp.asarray(training_sigmas(shift), jnp.float32)[index]
 
 
 def draw_position(
-    key: jax.Array, count: int, density: str, *, mean: float = 0.0, spread: float = 1.0, mode_scale: float = 1.29
+    key: jax.Array,
+    count: int,
+    timestep_sampling: str,
+    *,
+    logit_mean: float = 0.0,
+    logit_std: float = 1.0,
+    mode_scale: float = 1.29,
 ) -> jax.Array:
-    """Draw [count] float32 positions in [0, 1] in the table of sigmas, 0 its noisy end (Section 3.1).
+    """Draw [count] float32 positions in [0, 1] in the table of sigmas, where 0 is its noisy end (Section 3.1).
 
     Args:
       key: one PRNG key.
-      count: how many.
-      density: 'logit_normal', 'mode', 'cosmap' or 'uniform'.
-      mean: of the logit of 'logit_normal'.
-      spread: standard deviation of the same.
-      mode_scale: s of 'mode', from -1 (ends) over 0 (uniform) to 2 / (π - 2) (middle).
+      count: number of positions.
+      timestep_sampling: their density, one of `TIMESTEP_SAMPLINGS`.
+      logit_mean: mean of the logit, for 'logit_normal'.
+      logit_std: standard deviation of the logit, for 'logit_normal'.
+      mode_scale: s of 'mode', from -1 (favors both ends) over 0 (uniform) to 2 / (π - 2) (favors the middle).
 
     Raises:
-      ValueError: another density.
+      ValueError: an unknown timestep sampling.
     """
-    if density == "logit_normal":
-        return jax.nn.sigmoid(mean + spread * jax.random.normal(key, (count,), jnp.float32))
+    if timestep_sampling == "logit_normal":
+        return jax.nn.sigmoid(logit_mean + logit_std * jax.random.normal(key, (count,), jnp.float32))
     u = jax.random.uniform(key, (count,), jnp.float32)
-    if density == "uniform":
+    if timestep_sampling == "uniform":
         return u
     angle = jnp.float32(np.pi / 2) * u
-    if density == "mode":
+    if timestep_sampling == "mode":
         return 1.0 - u - mode_scale * (jnp.cos(angle) ** 2 - 1.0 + u)
-    if density == "cosmap":
+    if timestep_sampling == "cosmap":
         return 1.0 - 1.0 / (jnp.tan(angle) + 1.0)
-    raise ValueError(f"unknown density {density!r}: choose logit_normal, mode, cosmap or uniform")
-
-
-def loss_weight(sigma: jax.Array, scheme: str = "none") -> jax.Array:
-    """The SD3 loss weights of σ, [B] float32: 'none' and 'logit_normal' (1), 'sigma_sqrt' (σ^-2), 'cosmap'.
-
-    Raises:
-      ValueError: another scheme.
-    """
-    if scheme in ("none", "logit_normal"):
-        return jnp.ones_like(sigma)
-    if scheme == "sigma_sqrt":
-        return sigma**-2.0
-    if scheme == "cosmap":
-        return 2.0 / (jnp.float32(np.pi) * (1.0 - 2.0 * sigma + 2.0 * sigma**2))
-    raise ValueError(f"unknown loss weighting {scheme!r}: choose none, sigma_sqrt, logit_normal or cosmap")
+    raise ValueError(f"timestep_sampling is {timestep_sampling!r}: it must be one of {', '.join(TIMESTEP_SAMPLINGS)}")

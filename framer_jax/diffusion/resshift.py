@@ -1,4 +1,4 @@
-"""The residual-shifting process: schedule tables, forward process, prior and posterior.
+"""The residual-shifting process of ResShift: schedule tables, forward process, prior and posterior.
 
 Yue, Wang and Loy, "ResShift: Efficient Diffusion Model for Image Super-resolution by Residual Shifting" (NeurIPS 2023).
 The chain goes from the HR latent x_0 to the LR latent y plus noise: x_t = x_0 + η_t (y - x_0) + κ √η_t n. Times are
@@ -16,7 +16,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Schedule:
-    """Tables of length T, float64 NumPy; functions below cast what they use to float32.
+    """Tables of length T, float64 NumPy arrays; the functions below cast the entries that they use to float32.
 
     Attributes:
       kappa: noise level κ.
@@ -25,9 +25,8 @@ class Schedule:
       posterior_variance: κ² η_{t-1} / η_t · α_t, zero at index 0.
       posterior_variance_clipped: the same with entry 0 replaced by entry 1; posterior_log_variance_clipped: its log.
       posterior_mean_coef1, posterior_mean_coef2: weights of x_t and of x_0 in the posterior mean; their sum is 1.
-      weight_loss_mse: the weight of the x_0 error in the variational bound.
       input_std: √(η_t κ² + 1), the divisor of the network's input.
-      timestep_map: the index that the network is told at each step (not 0 … T-1 after respacing).
+      timestep_map: the network's time input at each step (after respacing, a subset of the trained 0 … T-1).
     """
 
     kappa: float
@@ -40,13 +39,12 @@ class Schedule:
     posterior_log_variance_clipped: np.ndarray
     posterior_mean_coef1: np.ndarray
     posterior_mean_coef2: np.ndarray
-    weight_loss_mse: np.ndarray
     input_std: np.ndarray
     timestep_map: np.ndarray
 
     @property
     def steps(self) -> int:
-        """T."""
+        """The number of steps T."""
         return len(self.sqrt_etas)
 
 
@@ -58,7 +56,7 @@ def make_schedule(
     power: float = 0.3,
     sampling_steps: int | None = None,
 ) -> Schedule:
-    """The geometric schedule with warped time of the paper's Section 3.2.
+    """The geometric schedule with warped time of Section 3.2.
 
     Args:
       steps: T of the trained chain, at least 2.
@@ -66,22 +64,22 @@ def make_schedule(
       min_noise_level: κ √η at the first index (before the cap below).
       etas_end: √η (sic, not η) at the last index.
       power: exponent of the time warp.
-      sampling_steps: respace to this many of the T indices, evenly from 0.
+      sampling_steps: number of sampling steps, spaced evenly over the T indices from 0; None for all T.
 
     Raises:
-      ValueError: a step count out of range.
+      ValueError: a number of steps out of range.
     """
     if steps < 2:
-        raise ValueError(f"the ResShift chain needs at least 2 steps, not {steps}")
+        raise ValueError(f"steps is {steps}: a ResShift chain needs at least 2")
     first = min(min_noise_level / kappa, min_noise_level)
     warped = np.linspace(0.0, 1.0, steps) ** power * (steps - 1)
     sqrt_etas = first * np.exp(np.log(etas_end / first) / (steps - 1)) ** warped
-    kept = np.arange(steps)
+    indices = np.arange(steps)
     if sampling_steps is not None:
         if not 2 <= sampling_steps <= steps:
-            raise ValueError(f"sampling_steps must lie between 2 and the chain's {steps} steps, not {sampling_steps}")
-        kept = np.asarray([int(steps / sampling_steps * i) for i in range(sampling_steps)])
-    return _tables(sqrt_etas[kept], kept, kappa)
+            raise ValueError(f"sampling_steps is {sampling_steps}: it must be from 2 to the chain's {steps} steps")
+        indices = np.asarray([int(steps / sampling_steps * i) for i in range(sampling_steps)])
+    return _tables(sqrt_etas[indices], indices, kappa)
 
 
 def _tables(sqrt_etas: np.ndarray, timestep_map: np.ndarray, kappa: float) -> Schedule:
@@ -101,14 +99,13 @@ def _tables(sqrt_etas: np.ndarray, timestep_map: np.ndarray, kappa: float) -> Sc
         posterior_log_variance_clipped=np.log(clipped),
         posterior_mean_coef1=etas_prev / etas,
         posterior_mean_coef2=alpha / etas,
-        weight_loss_mse=0.5 / clipped * (alpha / etas) ** 2,
         input_std=np.sqrt(etas * kappa**2 + 1.0),
         timestep_map=timestep_map,
     )
 
 
 def at(table: np.ndarray, index: jax.Array, like: jax.Array) -> jax.Array:
-    """Entries of a table, float32, shaped to multiply `like`: index [B] (or a scalar) → [B, 1, …]."""
+    """Entries of a table as float32, broadcastable against `like`: index [B] (or a scalar) → [B, 1, …]."""
     values = jnp.asarray(table, jnp.float32)[index]
     return values.reshape(values.shape + (1,) * (like.ndim - values.ndim))
 
@@ -119,15 +116,17 @@ def forward(schedule: Schedule, x0: jax.Array, y: jax.Array, index: jax.Array, n
 
 
 def prior(schedule: Schedule, y: jax.Array, noise: jax.Array) -> jax.Array:
-    """Draw x_T ≈ y + κ √η_T n, where sampling starts."""
+    """Draw x_T ≈ y + κ √η_T n, from which sampling starts."""
     return y + jnp.float32(schedule.kappa * schedule.sqrt_etas[-1]) * noise
 
 
 def posterior_step(schedule: Schedule, x: jax.Array, x0: jax.Array, index: jax.Array, noise: jax.Array) -> jax.Array:
     """Draw x_{t-1} from q(x_{t-1} | x_t, x_0), Eq. 5; `index` is one int32 scalar, and index 0 adds no noise."""
     mean = at(schedule.posterior_mean_coef1, index, x) * x + at(schedule.posterior_mean_coef2, index, x) * x0
-    deviation = np.where(np.arange(schedule.steps) > 0, np.exp(0.5 * schedule.posterior_log_variance_clipped), 0.0)
-    return mean + at(deviation, index, x) * noise
+    standard_deviation = np.where(
+        np.arange(schedule.steps) > 0, np.exp(0.5 * schedule.posterior_log_variance_clipped), 0.0
+    )
+    return mean + at(standard_deviation, index, x) * noise
 
 
 def deterministic_coefficients(schedule: Schedule) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -147,9 +146,3 @@ def deterministic_step(schedule: Schedule, x: jax.Array, x0: jax.Array, y: jax.A
     """x_{t-1} from x_t, the estimate of x_0 and y: all [B, H, W, C] float32, `index` int32 (a scalar or [B])."""
     k, m, j = (at(table, index, x) for table in deterministic_coefficients(schedule))
     return k * x0 + m * x + j * y
-
-
-def deterministic_inverse(schedule: Schedule, x: jax.Array, x0: jax.Array, y: jax.Array, index: jax.Array) -> jax.Array:
-    """x_t from x_{t-1}, the inverse of `deterministic_step`; index 0, whose step forgets x_t, has none (gives inf)."""
-    k, m, j = (at(table, index, x) for table in deterministic_coefficients(schedule))
-    return (x - k * x0 - j * y) / m

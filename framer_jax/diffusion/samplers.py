@@ -1,4 +1,4 @@
-"""Samplers: plain functions that call `denoise(x, t)`; they know no model and hold no parameters."""
+"""Samplers: plain functions that call `denoise(x, t)`, independent of the model and without parameters."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from framer_jax.diffusion import flow, resshift
+from framer_jax.diffusion import resshift
 
 Draw = Callable[[jax.Array], jax.Array]
-"""Number of a draw (int32 scalar, 0 is the start's) → standard normal noise of the latent's shape."""
+"""Number of a noise draw (int32 scalar, 0 for the initial noise) → standard normal noise of the latent's shape."""
 
 
 def resshift_ancestral(
@@ -20,13 +20,13 @@ def resshift_ancestral(
     """The T-step ancestral sampler of ResShift.
 
     Args:
-      schedule: tables, possibly respaced.
+      schedule: schedule tables, possibly respaced.
       denoise: (x [B, H, W, C], index int32 scalar) → estimate of x_0; it scales its input and maps the index itself.
       y: [B, H, W, C] float32 LR latent.
-      draw: draw 0 starts the chain, draw k is the noise of step k.
+      draw: noise source; draw 0 is the noise of the prior, draw k that of step k.
 
     Returns:
-      [B, H, W, C] float32, the last estimate of x_0.
+      [B, H, W, C] float32, the final estimate of x_0.
     """
     x = resshift.prior(schedule, y, draw(jnp.int32(0)))
 
@@ -35,7 +35,7 @@ def resshift_ancestral(
         x0 = denoise(x, index)
         return resshift.posterior_step(schedule, x, x0, index, draw(number + 1)), None
 
-    # The last step (index 0) is the estimate itself; leaving it out of the scan saves drawing noise of weight zero.
+    # The last step (index 0) returns the estimate itself; outside the scan, no noise of weight zero is drawn for it.
     x, _ = jax.lax.scan(step, x, jnp.arange(schedule.steps - 1, dtype=jnp.int32))
     return denoise(x, jnp.int32(0))
 
@@ -43,16 +43,16 @@ def resshift_ancestral(
 def resshift_deterministic(
     schedule: resshift.Schedule, denoise: Callable[[jax.Array, jax.Array], jax.Array], y: jax.Array, start: jax.Array
 ) -> jax.Array:
-    """SinSR's deterministic sampler of a ResShift model, all of whose noise is in the start.
+    """SinSR's deterministic sampler of a ResShift model: the only noise is that of the initial latent.
 
     Args:
-      schedule: tables, possibly respaced.
-      denoise: as of `resshift_ancestral`.
+      schedule: schedule tables, possibly respaced.
+      denoise: see `resshift_ancestral`.
       y: [B, H, W, C] float32 LR latent.
-      start: [B, H, W, C] float32, x at the last index (framer_jax.diffusion.resshift.prior).
+      start: initial latent, x at the last index (framer_jax.diffusion.resshift.prior), [B, H, W, C] float32.
 
     Returns:
-      [B, H, W, C] float32, the last estimate of x_0.
+      [B, H, W, C] float32, the final estimate of x_0.
     """
 
     def step(x: jax.Array, index: jax.Array) -> tuple[jax.Array, None]:
@@ -68,12 +68,12 @@ def flow_euler(
     """Euler steps along a rectified flow.
 
     Args:
-      sigmas: [steps + 1] descending (framer_jax.diffusion.flow.sampling_sigmas).
+      sigmas: [steps + 1], descending (framer_jax.diffusion.flow.sampling_sigmas).
       velocity: (x [B, H, W, C], sigma float32 scalar) → velocity.
-      start: [B, H, W, C] float32, x at sigmas[0].
+      start: initial latent, x at sigmas[0], [B, H, W, C] float32.
 
     Returns:
-      [B, H, W, C] float32 at sigmas[-1].
+      [B, H, W, C] float32, x at sigmas[-1].
     """
     table = jnp.asarray(sigmas, jnp.float32)
 
@@ -82,24 +82,3 @@ def flow_euler(
 
     x, _ = jax.lax.scan(step, start, jnp.stack([table[:-1], table[1:]], axis=1))
     return x
-
-
-def guided(
-    both: Callable[[jax.Array, jax.Array], jax.Array], scale: jax.Array | float
-) -> Callable[[jax.Array, jax.Array], jax.Array]:
-    """A velocity with classifier-free guidance, from one call of the network with a batch of twice the size.
-
-    Args:
-      both: (x [2B, H, W, C], sigma float32 scalar) → velocities, those without condition first; the caller's
-        conditions are arranged so. It sees each x twice.
-      scale: see framer_jax.diffusion.flow.guide.
-
-    Returns:
-      (x [B, H, W, C], sigma) → velocity [B, H, W, C], for `flow_euler`.
-    """
-
-    def velocity(x: jax.Array, sigma: jax.Array) -> jax.Array:
-        unconditional, conditional = jnp.split(both(jnp.concatenate([x, x]), sigma), 2)
-        return flow.guide(unconditional, conditional, scale)
-
-    return velocity

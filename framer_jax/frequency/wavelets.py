@@ -1,8 +1,8 @@
 """Discrete wavelet bands of NHWC maps, and a training-free autoencoder made of them.
 
 Band names follow PyWavelets: `horizontal` is high-pass along the rows axis (H) and low-pass along the columns axis (W),
-so it answers to horizontal edges; `vertical` is the other way round; `diagonal` is high-pass along both. Haar, the one
-that training uses, is written with strided slices; every other wavelet goes through jaxwt.
+so it responds to horizontal edges; `vertical` is the reverse; `diagonal` is high-pass along both. Haar, which training
+uses, is implemented with strided slices; every other wavelet goes through jaxwt.
 
 Source: I. Daubechies, "Ten Lectures on Wavelets" (1992); S. Mallat, "A Theory for Multiresolution Signal
 Decomposition", IEEE TPAMI 11(7), 1989.
@@ -10,7 +10,6 @@ Decomposition", IEEE TPAMI 11(7), 1989.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import jax
@@ -20,19 +19,19 @@ import numpy as np
 from framer_jax.frequency.bands import full_precision
 
 Array = Any
-"""A JAX or NumPy array; the Haar functions work on both and return the kind that they get."""
+"""A JAX or NumPy array; `haar_decompose` accepts both and returns the same kind."""
 
-BORDER_MODES = ("symmetric", "reflect", "zero", "periodization")
-"""Border modes that equal PyWavelets. The last one, which keeps orthonormal wavelets orthonormal, is ours: jaxwt has
-none of its kind (its 'periodic' cannot run, its 'constant' is silently different)."""
+PADDING_MODES = ("symmetric", "reflect", "zero", "periodization")
+"""The padding modes that agree with PyWavelets. 'periodization', which keeps orthonormal wavelets orthonormal, is
+implemented here: jaxwt has no equivalent (its 'periodic' fails, and its 'constant' differs without a warning)."""
 
-# Measured on 479 photos (BSDS500 train and test without BSD100, General100), sides cut to multiples of 16.
+# Measured on 479 photos (BSDS500 train and test without BSD100, General100), cropped to multiples of 16.
 IMAGE_SCALE = (2.0018, 0.28427, 0.26675, 0.15024, 0.12704, 0.11914, 0.059332)
-"""Band deviations (order of `WaveletCodec.scale`) of photos in [-1, 1]."""
+"""Standard deviations of the bands (in the order of `WaveletCodec.scale`) of photos in [-1, 1]."""
 
 RESIDUAL_SCALE = (0.13929, 0.22856, 0.21211, 0.14590, 0.11580, 0.10812, 0.058867)
-"""Band deviations of hr - up(down(hr)), photos in [-1, 1]; down is jax.image.resize 'cubic' x1/4 with antialiasing,
-up is jax.image.resize 'cubic-pytorch' x4 without."""
+"""Standard deviations of the bands of hr - up(down(hr)), photos in [-1, 1]; down is jax.image.resize 'cubic' x1/4 with
+antialiasing, up is jax.image.resize 'cubic-pytorch' x4 without."""
 
 
 class Detail(NamedTuple):
@@ -51,10 +50,10 @@ class WaveletBands(NamedTuple):
 
 
 class WaveletCodec(NamedTuple):
-    """Settings of the latent codec: Python numbers only, so it is hashable and can be a static argument.
+    """Settings of the latent codec: only Python numbers, so that it is hashable and can be a static argument.
 
     Attributes:
-      levels: number of Haar levels; a latent position stands for 2^levels x 2^levels pixels.
+      levels: number of Haar levels; a latent position represents 2^levels x 2^levels pixels.
       scale: standard deviation of each band, in the order low, then horizontal, vertical, diagonal of the coarsest
         level, ..., horizontal, vertical, diagonal of level 1: 3 levels + 1 numbers. `encode` divides by it.
     """
@@ -64,17 +63,17 @@ class WaveletCodec(NamedTuple):
 
 
 def haar_decompose(image: Array, levels: int) -> WaveletBands:
-    """Orthonormal Haar transform; equals pywt 'haar' with 'periodization' (and every other border mode).
+    """Orthonormal Haar transform; equals pywt 'haar' with 'periodization' (and with every other padding mode).
 
     Args:
       image: [B, H, W, C] floating point; H and W multiples of 2^levels.
-      levels: how often the low band is split again, at least 1.
+      levels: number of levels, at least 1; each splits the low band of the previous one.
 
     Returns:
       Bands of the image's dtype; level l has size H / 2^l x W / 2^l.
 
     Raises:
-      ValueError: the shape or the dtype does not fit.
+      ValueError: an unsupported shape or dtype.
     """
     check_map(image)
     check_multiple(image.shape, levels)
@@ -110,81 +109,56 @@ def haar_reconstruct(bands: WaveletBands) -> jax.Array:
     return low
 
 
-def decompose(image: jax.Array, wavelet: str = "haar", levels: int = 2, mode: str = "symmetric") -> WaveletBands:
-    """Transform by any wavelet that PyWavelets knows ('db2', 'sym4', 'bior2.2', ...), computed by jaxwt.
+def decompose(
+    image: jax.Array, wavelet: str = "haar", levels: int = 2, padding_mode: str = "symmetric"
+) -> WaveletBands:
+    """Transform with any discrete wavelet of PyWavelets ('db2', 'sym4', 'bior2.2', ...), computed by jaxwt.
 
     Args:
       image: [B, H, W, C] floating point, any H and W; with long filters the bands are larger than H / 2^l.
       wavelet: a PyWavelets name.
       levels: number of levels, at least 1.
-      mode: border mode, one of `BORDER_MODES`.
+      padding_mode: one of `PADDING_MODES`.
 
     Returns:
-      The bands of `pywt.wavedec2(image, wavelet, mode, levels, axes=(1, 2))`.
+      The bands of `pywt.wavedec2(image, wavelet, padding_mode, levels, axes=(1, 2))`.
 
     Raises:
-      ValueError: shape, dtype, wavelet, levels or mode does not fit.
+      ValueError: an unsupported shape, dtype, wavelet, number of levels or padding mode.
     """
     import jaxwt
 
     check_map(image)
     check_wavelet(wavelet)
-    if mode not in BORDER_MODES:
-        raise ValueError(f"border mode {mode!r} is not supported: use one of {', '.join(BORDER_MODES)}")
+    if padding_mode not in PADDING_MODES:
+        raise ValueError(f"padding mode {padding_mode!r} is not supported: use one of {', '.join(PADDING_MODES)}")
     if levels < 1:
         raise ValueError(f"levels must be at least 1, got {levels}")
-    if mode == "periodization":
+    if padding_mode == "periodization":
         return _decompose_periodic(jnp.asarray(image), wavelet, levels)
     planes = jnp.asarray(image).transpose(0, 3, 1, 2)  # jaxwt's own `axes` fails under jit
-    low, *details = jaxwt.wavedec2(planes, wavelet, mode=mode, level=levels)
+    low, *details = jaxwt.wavedec2(planes, wavelet, mode=padding_mode, level=levels)
     return jax.tree.map(
         lambda band: band.transpose(0, 2, 3, 1), WaveletBands(low, tuple(Detail(*detail) for detail in details))
     )
 
 
-def reconstruct(
-    bands: WaveletBands, wavelet: str = "haar", size: tuple[int, int] | None = None, mode: str = "symmetric"
-) -> jax.Array:
-    """Inverse of `decompose`: [B, H, W, C].
+def max_levels(shape: tuple[int, ...], wavelet: str) -> int:
+    """The largest useful number of levels for a shape [B, H, W, C], as `pywt.dwt_max_level` counts them.
 
-    Args:
-      bands: what `decompose` returned.
-      wavelet: the same name.
-      mode: the same border mode ('periodization' has an inverse of its own; the others share one).
-      size: (H, W) of the original; needed for odd sizes, whose reconstruction is one row or column larger.
-
-    Raises:
-      ValueError: an unknown wavelet, or `size` larger than what the bands hold.
+    Beyond it, a band would be shorter than the filter.
     """
-    import jaxwt
-
-    check_wavelet(wavelet)
-    if mode == "periodization":
-        image = _reconstruct_periodic(bands, wavelet)
-    else:
-        planes = jax.tree.map(lambda band: jnp.asarray(band).transpose(0, 3, 1, 2), bands)
-        image = jaxwt.waverec2([planes.low, *(tuple(detail) for detail in planes.details)], wavelet)
-        image = image.transpose(0, 2, 3, 1)
-    if size is None:
-        return image
-    if size[0] > image.shape[1] or size[1] > image.shape[2]:
-        raise ValueError(f"size {size} is larger than the bands' image {image.shape[1:3]}")
-    return image[:, : size[0], : size[1]]
-
-
-def most_levels(shape: tuple[int, ...], wavelet: str) -> int:
-    """How often a map [B, H, W, C] can be split until a band is shorter than the filter, as PyWavelets counts it."""
     import pywt
 
     return int(pywt.dwt_max_level(min(shape[1:3]), pywt.Wavelet(wavelet).dec_len))
 
 
 def along_both_axes(rows: jax.Array, columns: jax.Array, image: jax.Array) -> jax.Array:
-    """Low- and high-pass matrices applied to the rows axis and the columns axis.
+    """Apply low- and high-pass matrices along the rows axis and the columns axis.
 
     Args:
-      rows: [2, h, H] low and high.
-      columns: [2, w, W].
+      rows: [2, h, H], the low-pass and the high-pass matrix for the rows axis.
+      columns: [2, w, W], the same for the columns axis.
       image: [B, H, W, C].
 
     Returns:
@@ -194,15 +168,15 @@ def along_both_axes(rows: jax.Array, columns: jax.Array, image: jax.Array) -> ja
 
 
 def _analysis(wavelet: str, length: int) -> np.ndarray:
-    """[2, length / 2, length] matrices of the low- and high-pass filter on a periodic signal of even length."""
+    """Matrices [2, length / 2, length] of the low- and high-pass filter on a periodic signal of even length."""
     import pywt
 
-    bank = pywt.Wavelet(wavelet)
+    filters = pywt.Wavelet(wavelet)
     matrices = np.zeros((2, length // 2, length))
     rows = np.arange(length // 2)
-    for matrix, taps in zip(matrices, (bank.dec_lo, bank.dec_hi), strict=True):
-        for place, tap in enumerate(taps):  # PyWavelets centres its filters so
-            np.add.at(matrix, (rows, (2 * rows + len(taps) // 2 - place) % length), tap)
+    for matrix, taps in zip(matrices, (filters.dec_lo, filters.dec_hi), strict=True):
+        for index, tap in enumerate(taps):  # centered as in PyWavelets
+            np.add.at(matrix, (rows, (2 * rows + len(taps) // 2 - index) % length), tap)
     return matrices
 
 
@@ -217,32 +191,16 @@ def _decompose_periodic(image: jax.Array, wavelet: str, levels: int) -> WaveletB
     return WaveletBands(low, tuple(reversed(details)))
 
 
-def _reconstruct_periodic(bands: WaveletBands, wavelet: str) -> jax.Array:
-    low = bands.low
-    for detail in bands.details:
-        height, width = detail.diagonal.shape[1:3]
-        low = low[:, :height, :width]  # an odd side was filled up by one before it was split
-        parts = jnp.stack([jnp.stack([low, detail.vertical]), jnp.stack([detail.horizontal, detail.diagonal])])
-        rows, columns = (
-            jnp.asarray(np.linalg.inv(_analysis(wavelet, 2 * side).reshape(2 * side, 2 * side)), low.dtype).reshape(
-                2 * side, 2, side
-            )
-            for side in (height, width)
-        )
-        low = jnp.einsum("Hph,Wqw,pqbhwc->bHWc", rows, columns, parts, precision=jax.lax.Precision.HIGHEST)
-    return low
-
-
 def encode(image: jax.Array, codec: WaveletCodec) -> jax.Array:
-    """Image to latent: Haar bands, each divided by its scale, all brought to the coarsest level's size.
+    """Encode an image as a latent: Haar bands, divided by their scales, rearranged to the coarsest level's size.
 
-    Channel order, for two levels and RGB (48 channels): the bands in the order of `WaveletCodec.scale`; inside a band
-    of level l the 2^(levels - l) x 2^(levels - l) positions that share a latent position, row by row; inside a
-    position the colours. So 0:3 low, 3:6 horizontal 2, 6:9 vertical 2, 9:12 diagonal 2, 12:24 horizontal 1,
+    Channel order: the bands in the order of `WaveletCodec.scale`; within a band of level l, the 2^(levels - l) x
+    2^(levels - l) positions that share a latent position, row by row; within a position, the color channels. For two
+    levels and RGB (48 channels): 0:3 low, 3:6 horizontal 2, 6:9 vertical 2, 9:12 diagonal 2, 12:24 horizontal 1,
     24:36 vertical 1, 36:48 diagonal 1.
 
     Args:
-      image: [B, H, W, C]; H and W multiples of 2^levels; [-1, 1] for `IMAGE_SCALE`.
+      image: [B, H, W, C]; H and W multiples of 2^levels; in [-1, 1] for `IMAGE_SCALE`.
       codec: levels and scale.
 
     Returns:
@@ -265,10 +223,10 @@ def decode(latent: jax.Array, codec: WaveletCodec) -> jax.Array:
     latent = jnp.asarray(latent)
     check_map(latent)
     if latent.shape[-1] % 4**codec.levels:
-        raise ValueError(f"latent has {latent.shape[-1]} channels: need a multiple of {4**codec.levels}")
+        raise ValueError(f"the latent has {latent.shape[-1]} channels: it needs a multiple of {4**codec.levels}")
     latent = full_precision(latent)
-    colours = latent.shape[-1] // 4**codec.levels
-    edges = np.cumsum([colours * count for count in _positions(codec)])
+    colors = latent.shape[-1] // 4**codec.levels
+    edges = np.cumsum([colors * count for count in _positions(codec)])
     low, *parts = jnp.split(latent, edges[:-1].tolist(), axis=-1)
     parts = [
         _depth_to_space(part * scale, 2 ** (index // 3))
@@ -278,43 +236,14 @@ def decode(latent: jax.Array, codec: WaveletCodec) -> jax.Array:
     return haar_reconstruct(WaveletBands(low * codec.scale[0], details))
 
 
-def band_of_channel(codec: WaveletCodec, colours: int = 3) -> np.ndarray:
-    """Which band each latent channel is: int32 [colours 4^levels], an index into `codec.scale` (0 is the low band)."""
+def band_of_channel(codec: WaveletCodec, colors: int = 3) -> np.ndarray:
+    """The band of each latent channel, int32 [colors 4^levels]: an index into `codec.scale` (0 is the low band)."""
     _check_codec(codec)
-    return np.repeat(np.arange(len(codec.scale), dtype=np.int32), [colours * count for count in _positions(codec)])
-
-
-def measure_scale(images: Iterable[np.ndarray], levels: int = 2) -> tuple[float, ...]:
-    """Standard deviation (about its mean, all colours and positions pooled) of each Haar band.
-
-    Args:
-      images: arrays [H, W, C] or [B, H, W, C], sizes may differ; rows and columns past a multiple of 2^levels are cut.
-      levels: Haar levels.
-
-    Returns:
-      3 levels + 1 numbers in the order of `WaveletCodec.scale`.
-
-    Raises:
-      ValueError: no image, or a band that is constant (nothing to scale by).
-    """
-    sums = np.zeros((3, 3 * levels + 1))  # count, sum, sum of squares
-    for image in images:
-        array = np.asarray(image, np.float64)
-        array = array[None] if array.ndim == 3 else array
-        height, width = (side - side % 2**levels for side in array.shape[1:3])
-        bands = haar_decompose(array[:, :height, :width], levels)
-        for index, band in enumerate([bands.low, *(band for detail in bands.details for band in detail)]):
-            sums[:, index] += band.size, band.sum(), np.square(band).sum()
-    if not sums[0].all():
-        raise ValueError("measure_scale got no image: give at least one")
-    deviation = np.sqrt(np.maximum(sums[2] / sums[0] - np.square(sums[1] / sums[0]), 0.0))
-    if not (deviation > 0).all():
-        raise ValueError(f"a wavelet band of the images is constant (deviations {deviation}): give photographs")
-    return tuple(float(value) for value in deviation)
+    return np.repeat(np.arange(len(codec.scale), dtype=np.int32), [colors * count for count in _positions(codec)])
 
 
 def _positions(codec: WaveletCodec) -> list[int]:
-    """Pixels of each band that share one latent position."""
+    """The number of positions of each band that share one latent position."""
     return [1] + [4**index for index in range(codec.levels) for _ in range(3)]
 
 
@@ -333,9 +262,9 @@ def _depth_to_space(x: jax.Array, block: int) -> jax.Array:
 def check_map(x: Array) -> None:
     """Raise a ValueError unless x is a floating-point map [B, H, W, C]."""
     if x.ndim != 4:
-        raise ValueError(f"need a map [B, H, W, C], got shape {x.shape}")
+        raise ValueError(f"expected a map [B, H, W, C], got shape {x.shape}")
     if not jnp.issubdtype(x.dtype, jnp.floating):
-        raise ValueError(f"need floating-point values, got {x.dtype}: convert first (uint8 photos: x / 127.5 - 1)")
+        raise ValueError(f"expected floating-point values, got {x.dtype}: convert first (uint8 photos: x / 127.5 - 1)")
 
 
 def check_multiple(shape: tuple[int, ...], levels: int) -> None:
@@ -343,11 +272,11 @@ def check_multiple(shape: tuple[int, ...], levels: int) -> None:
     if levels < 1:
         raise ValueError(f"levels must be at least 1, got {levels}")
     if shape[1] % 2**levels or shape[2] % 2**levels:
-        raise ValueError(f"sides {shape[1:3]} are not multiples of {2**levels}: pad the map, or use decompose()")
+        raise ValueError(f"sides {shape[1:3]} are not multiples of {2**levels}: pad the map, or use `decompose`")
 
 
 def check_wavelet(wavelet: str) -> None:
-    """Raise a ValueError unless PyWavelets knows a discrete wavelet of that name."""
+    """Raise a ValueError unless PyWavelets has a discrete wavelet of that name."""
     import pywt
 
     if wavelet not in pywt.wavelist(kind="discrete"):

@@ -1,4 +1,4 @@
-"""`framer-jax degrade`, as a person calls it."""
+"""`framer-jax degrade`, as called from the command line."""
 
 import json
 
@@ -18,7 +18,7 @@ QUICK = ("--preset", "light_one_stage")
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Five photographs in two folders, of three sizes that are no multiples of 4."""
+    """Five photographs in two folders, of three sizes that are not multiples of 4."""
     root = tmp_path_factory.mktemp("hr")
     (root / "below").mkdir()
     for number, (name, size) in enumerate(
@@ -34,8 +34,8 @@ def folder(tmp_path_factory):
     return root
 
 
-def run(*words):
-    return main(["degrade", *map(str, words)])
+def run(*arguments):
+    return main(["degrade", *map(str, arguments)])
 
 
 def content(root):
@@ -65,7 +65,7 @@ def test_names_sizes_and_manifest(folder, first, capsys):
 
 
 @pytest.mark.parametrize("flags", [("--batch", 2), ("--workers", 5), ("--batch", 3, "--workers", 1)])
-def test_the_same_seed_gives_the_same_bytes_whatever_else_is_set(folder, first, tmp_path, flags):
+def test_the_same_seed_gives_the_same_bytes_with_any_batch_and_workers(folder, first, tmp_path, flags):
     assert run(folder, tmp_path / "again", *QUICK, "--seed", 3, "--pairs", *flags) == 0
     assert content(tmp_path / "again") == content(first)
 
@@ -77,7 +77,7 @@ def test_one_file_alone_gives_the_same_bytes_and_another_seed_gives_others(folde
     assert content(tmp_path / "other")["a.png"] != content(first)["lr/a.png"]
 
 
-def test_the_manifest_makes_every_image_again(first):
+def test_the_manifest_reproduces_every_image(first):
     preset = preset_by_name("light_one_stage")
     for line in (first / "manifest.jsonl").read_text().splitlines()[:2]:
         record = json.loads(line)
@@ -87,20 +87,20 @@ def test_the_manifest_makes_every_image_again(first):
 
 
 @pytest.mark.parametrize("name", sorted(PRESETS))
-def test_parameters_survive_json(name):
+def test_parameters_are_stored_without_loss(name):
     for seed in range(20):
         drawn = draw(np.random.default_rng(seed), PRESETS[name])
-        back = from_json(json.loads(json.dumps(to_json(drawn))))
-        for one, other in zip(stack([drawn]), stack([back]), strict=True):
-            for a, b in zip(*map(leaves, (one, other)), strict=True):
+        parsed = from_json(json.loads(json.dumps(to_json(drawn))))
+        for field, parsed_field in zip(stack([drawn]), stack([parsed]), strict=True):
+            for a, b in zip(*map(leaves, (field, parsed_field)), strict=True):
                 assert a.dtype == b.dtype
                 np.testing.assert_array_equal(a, b)
     with pytest.raises(ValueError, match="surplus"):
         from_json({**to_json(drawn), "surplus": 1})
 
 
-def leaves(entry):
-    return list(entry) if isinstance(entry, tuple) else [entry]
+def leaves(field):
+    return list(field) if isinstance(field, tuple) else [field]
 
 
 def test_a_contact_sheet(folder, tmp_path):
@@ -126,8 +126,8 @@ def test_nothing_is_overwritten_without_the_flag(folder, first, tmp_path, capsys
     assert len(content(tmp_path / "out")) == 6
 
 
-def save_kinds(root):
-    """Gray, 16-bit, transparent and palette images with the same content as far as they can hold it."""
+def save_image_kinds(root):
+    """Save RGB, gray, 16-bit, transparent and palette versions of one image."""
     pixels = photo(40, 40)
     gray = pixels.mean(axis=2).astype(np.uint8)
     Image.fromarray(pixels).save(root / "rgb.png")
@@ -138,18 +138,18 @@ def save_kinds(root):
     Image.fromarray(pixels).convert("P", palette=Image.Palette.ADAPTIVE).save(root / "palette.png")
 
 
-def test_every_kind_of_image_becomes_rgb_and_what_is_lost_is_said(tmp_path, capsys):
+def test_every_kind_of_image_becomes_rgb_and_losses_are_reported(tmp_path, capsys):
     (tmp_path / "hr").mkdir()
-    save_kinds(tmp_path / "hr")
+    save_image_kinds(tmp_path / "hr")
     assert run(tmp_path / "hr", tmp_path / "out", "--preset", "bicubic") == 0
     printed = capsys.readouterr().out
-    for name, words in {
+    for name, note in {
         "gray.png": "gray in three equal channels",
         "deep.png": "16-bit gray read as 8-bit",
         "rgba.png": "transparency dropped",
         "palette.png": "palette expanded",
     }.items():
-        assert f"{name}: {words}" in printed
+        assert f"{name}: {note}" in printed
     assert "rgb.png" not in printed
     results = {
         name: np.asarray(Image.open(tmp_path / "out" / f"{name}.png")) for name in ("rgb", "gray", "deep", "rgba")
@@ -160,7 +160,7 @@ def test_every_kind_of_image_becomes_rgb_and_what_is_lost_is_said(tmp_path, caps
     np.testing.assert_array_equal(results["gray"][..., 0], results["gray"][..., 2])
 
 
-def test_a_photograph_on_its_side_is_turned_upright(tmp_path):
+def test_the_exif_orientation_is_applied(tmp_path):
     (tmp_path / "hr").mkdir()
     image = Image.fromarray(photo(40, 60))
     exif = image.getexif()
@@ -172,7 +172,7 @@ def test_a_photograph_on_its_side_is_turned_upright(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("arguments", "message"),
     [
         (("--preset", "heavy"), "choose one of bicubic, framer_paper"),
         ((*QUICK, "--scale", "5"), "choose one of 2, 3, 4, 8"),
@@ -181,8 +181,8 @@ def test_a_photograph_on_its_side_is_turned_upright(tmp_path):
         ((*QUICK, "--seed", "-1"), "must not be negative"),
     ],
 )
-def test_bad_words_are_one_clear_line(folder, tmp_path, capsys, words, message):
-    assert run(folder, tmp_path / "out", *words) == 2
+def test_bad_arguments_are_one_clear_line(folder, tmp_path, capsys, arguments, message):
+    assert run(folder, tmp_path / "out", *arguments) == 2
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
@@ -216,13 +216,13 @@ def test_bad_folders_are_one_clear_line(folder, tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
-def test_a_run_that_fails_half_way_leaves_the_manifest_of_what_is_there(folder, tmp_path, capsys):
+def test_a_failed_run_leaves_a_manifest_of_its_results(folder, tmp_path, capsys):
     for name in ("a.png", "d.png"):
         path = tmp_path / "hr" / name
         path.parent.mkdir(exist_ok=True)
         path.write_bytes((folder / name).read_bytes())
     broken = (folder / "a.png").read_bytes()
-    (tmp_path / "hr" / "e.png").write_bytes(broken[: len(broken) // 2])  # its header is whole
+    (tmp_path / "hr" / "e.png").write_bytes(broken[: len(broken) // 2])  # its header is intact
     assert run(tmp_path / "hr", tmp_path / "out", *QUICK) == 2
     assert "e.png cannot be read" in capsys.readouterr().err
     records = [json.loads(line) for line in (tmp_path / "out" / "manifest.jsonl").read_text().splitlines()]
@@ -239,7 +239,7 @@ def test_other_scales(folder, tmp_path):
 
 @pytest.mark.slow
 def test_the_bicubic_preset_makes_the_published_test_images(shared, tmp_path):
-    """Set5's LR images, made with MATLAB, to the bit."""
+    """Set5's LR images, which were made with MATLAB, bitwise."""
     root = shared / "data" / "eval" / "Set5"
     assert run(root / "HR", tmp_path / "out", "--preset", "bicubic") == 0
     compared = 0

@@ -1,4 +1,4 @@
-"""Drawing: every preset's numbers against its source, distributions, keys."""
+"""Draws of degradation parameters: the presets' numbers and their sources, distributions, keys."""
 
 from dataclasses import replace
 from math import pi
@@ -19,10 +19,10 @@ TWO_STAGES = sorted(name for name, preset in PRESETS.items() if preset.first is 
 
 def test_drawing_is_keyed():
     preset = presets.FRAMER_PAPER
-    one, same, other = (draw(np.random.default_rng(seed), preset) for seed in (1, 1, 2))
-    jax.tree.map(np.testing.assert_array_equal, one, same)
-    assert (one.first.noise_seed != other.first.noise_seed).any()
-    types = {name: (np.shape(value), np.asarray(value).dtype.name) for name, value in one.first._asdict().items()}
+    drawn, again, other = (draw(np.random.default_rng(seed), preset) for seed in (1, 1, 2))
+    jax.tree.map(np.testing.assert_array_equal, drawn, again)
+    assert (drawn.first.noise_seed != other.first.noise_seed).any()
+    types = {name: (np.shape(value), np.asarray(value).dtype.name) for name, value in drawn.first._asdict().items()}
     assert types == {
         "blurs": ((), "bool"),
         "kernel": ((21, 21), "float32"),
@@ -34,9 +34,11 @@ def test_drawing_is_keyed():
         "noise_seed": ((2,), "uint32"),
         "jpeg_quality": ((), "float32"),
     }
-    assert jax.tree.map(np.shape, one.second) == jax.tree.map(np.shape, one.first)
-    assert (one.low_pass.shape, one.low_pass.dtype) == ((21, 21), np.float32)
-    assert {np.asarray(one[place]).dtype.name for place in (2, 4, 5)} == {"bool"}
+    assert jax.tree.map(np.shape, drawn.second) == jax.tree.map(np.shape, drawn.first)
+    assert (drawn.low_pass.shape, drawn.low_pass.dtype) == ((21, 21), np.float32)
+    assert {np.asarray(flag).dtype.name for flag in (drawn.has_second, drawn.low_pass_first, drawn.low_passes)} == {
+        "bool"
+    }
 
 
 def uniform(values, low, high):
@@ -48,28 +50,28 @@ def isotropic(kernels):
 
 
 def support(kernels):
-    """Half the side of the smallest centred square that holds a kernel."""
+    """Half the side of the smallest centered square that holds a kernel."""
     reach = np.maximum(*np.abs(np.mgrid[-10:11, -10:11]))
     return np.max((kernels != 0) * reach, axis=(1, 2))
 
 
 def check_stage(stage, preset, count):
-    """Odds and ranges of one stage's draws."""
+    """Check the probabilities and ranges of the draws of one stage."""
     assert within(stage.blurs.sum(), count, preset.blur.probability)
     drawn = stage.kernel[stage.blurs]
     np.testing.assert_allclose(drawn.sum(axis=(1, 2)), 1, atol=1e-5)
-    # A circular low-pass rings (only of 3 x 3 or 5 x 5 nothing may be left to see); every other kernel is positive.
+    # A circular low-pass has negative values (except perhaps for 3 x 3 and 5 x 5); every other kernel is positive.
     low_pass = (drawn < -1e-7).any(axis=(1, 2))
     if min(preset.blur.sizes) >= 7:
         assert within(low_pass.sum(), len(drawn), preset.blur.low_pass)
         mixture = drawn[~low_pass]
     else:
         mixture = drawn[~low_pass & (support(drawn) >= 2)]
-    likely = sum(probability for kind, probability in preset.blur.kinds if kind.startswith("isotropic"))
-    assert within(isotropic(mixture).sum(), len(mixture), likely)
-    reaches = support(drawn)
-    assert set(np.unique(reaches[low_pass])) <= {size // 2 for size in preset.blur.sizes}
-    assert reaches.max() == max(preset.blur.sizes) // 2
+    probability = sum(probability for kind, probability in preset.blur.kinds if kind.startswith("isotropic"))
+    assert within(isotropic(mixture).sum(), len(mixture), probability)
+    supports = support(drawn)
+    assert set(np.unique(supports[low_pass])) <= {size // 2 for size in preset.blur.sizes}
+    assert supports.max() == max(preset.blur.sizes) // 2
 
     low, high = preset.resize.range
     up, down = stage.scale > 1, stage.scale < 1
@@ -127,9 +129,9 @@ def test_ten_thousand_draws_of_one_stage():
 
 
 def test_every_kind_of_the_mixture_is_drawn():
-    """By the moments of what was drawn: kernels of each shape, of each size, with parameters over their whole range."""
+    """Kernels of each kind, with parameters over their whole range."""
     rng = np.random.default_rng(0)
-    for kind, _ in presets.KINDS:
+    for kind, _ in presets.KERNEL_KINDS:
         preset = replace(presets.BlurPreset(), kinds=((kind, 1.0),), low_pass=0.0, sizes=(21,))
         drawn = np.stack([draw_kernel(rng, preset) for _ in range(500)])
         assert isotropic(drawn).all() == kind.startswith("isotropic")
@@ -137,15 +139,15 @@ def test_every_kind_of_the_mixture_is_drawn():
         assert peaks.max() > 0.5  # sigma near 0.2
         assert peaks.min() < 0.03  # sigma near 3
     flat_top = replace(presets.BlurPreset(), kinds=(("isotropic_plateau", 1.0),), low_pass=0.0)
-    one = [beta_of_plateau(draw_kernel(rng, flat_top)) for _ in range(300)]
+    betas = [beta_of_plateau(draw_kernel(rng, flat_top)) for _ in range(300)]
     # Half of the plateau kernels have beta exactly 1: U(1, 1).
-    assert within(sum(abs(beta - 1) < 1e-3 for beta in one), 300, 0.5)
+    assert within(sum(abs(beta - 1) < 1e-3 for beta in betas), 300, 0.5)
 
 
 def beta_of_plateau(kernel):
-    """1 / (1 + (r / sigma)^(2 beta)) from three of its values."""
-    centre = kernel[10, 10].astype(np.float64)
-    a, b = centre / kernel[10, 11] - 1, centre / kernel[10, 12] - 1
+    """β of 1 / (1 + (r / sigma)^(2 β)), from three of its values."""
+    center = kernel[10, 10].astype(np.float64)
+    a, b = center / kernel[10, 11] - 1, center / kernel[10, 12] - 1
     return np.log(b / a) / np.log(4.0)
 
 
@@ -167,7 +169,7 @@ UP, SECOND_UP = (0.2, 0.7, 0.1), (0.3, 0.4, 0.3)
 HEAVY = ((0.5, (1, 30), (0.05, 3), 0.4), (0.5, (1, 25), (0.05, 2.5), 0.4))
 
 TABLE = {
-    # specs, resshift_family.md, section E, and framer.md: (first stage, second stage, odds of it, sinc sizes and odds)
+    # (first stage, second stage, (its probability, sinc sizes and probability, sharpened target))
     "real_esrgan": (
         ((odd_sizes(7, 21), (0.2, 3), 0.1, 1), (UP, (0.15, 1.5)), HEAVY[0], (30, 95)),
         ((odd_sizes(7, 21), (0.2, 1.5), 0.1, 0.8), (SECOND_UP, (0.3, 1.2)), HEAVY[1], (30, 95)),
@@ -197,29 +199,29 @@ TABLE = {
 
 
 @pytest.mark.parametrize("name", TWO_STAGES)
-def test_presets_hold_their_sources_numbers(name):
+def test_presets_have_the_numbers_of_their_sources(name):
     preset = PRESETS[name]
-    first, second, (odds, sizes, low_pass, sharpen) = TABLE[name]
+    first, second, (second_probability, sizes, low_pass, sharpen) = TABLE[name]
     assert stage(preset.first) == first
     assert stage(preset.second) == second
-    assert preset.second_probability == odds
+    assert preset.second_probability == second_probability
     assert (preset.low_pass.sizes, preset.low_pass.probability) == (sizes, low_pass)
     assert preset.low_pass.cutoff == (pi / 3, pi)
     assert preset.low_pass_first == 0.5
     assert preset.sharpen_target == sharpen
     assert preset.scale == 4
-    for one in (preset.first, preset.second):
-        assert one.resize.modes == MODES
-        assert one.blur.low_pass_cutoff_small == (pi / 3, pi)
-        assert one.blur.low_pass_cutoff_large == (pi / 5, pi)
+    for stage_preset in (preset.first, preset.second):
+        assert stage_preset.resize.modes == MODES
+        assert stage_preset.blur.low_pass_cutoff_small == (pi / 3, pi)
+        assert stage_preset.blur.low_pass_cutoff_large == (pi / 5, pi)
         if name == "resshift_testing":
-            assert [probability for _, probability in one.blur.kinds] == [0.6, 0.4]
+            assert [probability for _, probability in stage_preset.blur.kinds] == [0.6, 0.4]
         else:
-            assert [probability for _, probability in one.blur.kinds] == [0.45, 0.25, 0.12, 0.03, 0.12, 0.03]
-            assert (one.blur.generalized_beta, one.blur.plateau_beta) == ((0.5, 4), (1, 2))
+            assert [probability for _, probability in stage_preset.blur.kinds] == [0.45, 0.25, 0.12, 0.03, 0.12, 0.03]
+            assert (stage_preset.blur.generalized_beta, stage_preset.blur.plateau_beta) == ((0.5, 4), (1, 2))
 
 
-def test_our_own_presets_and_the_table_of_them():
+def test_other_presets_and_the_table_of_presets():
     light = presets.LIGHT_ONE_STAGE.second
     assert light.blur.sizes == odd_sizes(7, 21)
     assert light.blur.sigma == (0.2, 2.0)

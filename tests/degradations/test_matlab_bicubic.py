@@ -1,4 +1,4 @@
-"""MATLAB's bicubic: fixture, algebra, and the classical low-resolution files to the bit (slow)."""
+"""MATLAB's bicubic resizing: fixture, algebra, and the classical LR files bitwise (slow)."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -25,7 +25,7 @@ def test_known_values_of_a_ramp():
 
 @settings(deadline=None, max_examples=30)
 @given(size=st.integers(1, 40), new=st.integers(1, 60))
-def test_rows_sum_to_one_and_mirror(size, new):
+def test_rows_sum_to_one_and_are_symmetric(size, new):
     matrix = bicubic_matrix(size, new, new / size)
     assert matrix.shape == (new, size)
     np.testing.assert_allclose(matrix.sum(axis=1), 1.0, atol=1e-6)
@@ -39,7 +39,7 @@ def test_scale_and_size_agree_and_shapes_round_up():
     np.testing.assert_allclose(matlab_bicubic(image, scale=1.0), image, atol=1e-6)
 
 
-def test_eight_bit_gives_levels_and_shrinks_the_most_first():
+def test_eight_bit_gives_levels_and_starts_with_the_smaller_scale():
     image = jnp.asarray(np.random.default_rng(0).random((1, 16, 16, 1)), jnp.float32)
     levels = np.asarray(matlab_bicubic(image, size=(8, 4), eight_bit=True)) * 255
     np.testing.assert_allclose(levels, np.rint(levels), atol=1e-4)
@@ -62,12 +62,12 @@ def test_bad_arguments(shape, arguments):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("scale", [2, 3, 4])
-def test_set5_comes_out_to_the_bit(shared, scale):
+def test_set5_is_reproduced_bitwise(shared, scale):
     from framer_jax.evaluation.files import image_files, read_pixels
 
     for path in image_files(shared / "data/eval/Set5/HR"):
         expected = read_pixels(shared / f"data/eval/Set5/LR_bicubic/X{scale}/{path.stem}x{scale}.png")
         height, width = expected.shape[:2]
         image = jnp.asarray(read_pixels(path)[None, : height * scale, : width * scale])
-        made = matlab_bicubic(image, scale=1 / scale, eight_bit=True)[0]
-        assert np.abs(np.asarray(made) - expected).max() * 255 < 0.5, path.stem
+        lr = matlab_bicubic(image, scale=1 / scale, eight_bit=True)[0]
+        assert np.abs(np.asarray(lr) - expected).max() * 255 < 0.5, path.stem

@@ -1,4 +1,4 @@
-"""Noise: random words by place, exact Poisson counts, and the published formulas."""
+"""Noise: random words as a function of position, exact Poisson counts, and the published formulas."""
 
 import json
 
@@ -38,34 +38,34 @@ def test_a_pixels_words_do_not_depend_on_the_canvas(words):
     np.testing.assert_array_equal(small, words[:, :100, :333])
 
 
-def test_planes_of_one_number_are_equal(words):
+def test_planes_with_the_same_number_are_equal(words):
     gray = random_words.pixel_words(jnp.uint32([123456789, 987654321]), jnp.zeros(3, jnp.uint32), 8, 8)
     np.testing.assert_array_equal(gray, np.repeat(words[:1, :8, :8], 3, axis=0))
 
 
 def test_words_are_uniform_and_independent(words):
-    """Each plane, its highest and its lowest bits; neighbours, planes, and neighbouring seeds."""
+    """Each plane, its highest and lowest bits; neighboring pixels, planes, and neighboring seeds."""
     unit = words.astype(np.float64) / 2**32
     for plane in unit:
         assert stats.kstest(plane.reshape(-1), "uniform").pvalue > 1e-3
     for shift in (0, 8, 16, 24):
         counts = np.bincount(((words >> shift) & 255).reshape(-1), minlength=256)
         assert stats.chisquare(counts).pvalue > 1e-3
-    centred = unit - unit.mean(axis=(1, 2), keepdims=True)
+    centered = unit - unit.mean(axis=(1, 2), keepdims=True)
     limit = 4.5 / 512
     for down, right in ((0, 1), (1, 0), (1, 1), (0, 2), (2, 0), (0, 16), (16, 0), (64, 64)):
-        other = np.roll(centred, (-down, -right), axis=(1, 2))
-        correlations = (centred[:, None] * other[None]).mean(axis=(2, 3)) * 12
+        other = np.roll(centered, (-down, -right), axis=(1, 2))
+        correlations = (centered[:, None] * other[None]).mean(axis=(2, 3)) * 12
         assert np.abs(correlations).max() < limit
-    planes = (centred[:, None] * centred[None]).mean(axis=(2, 3)) * 12
+    planes = (centered[:, None] * centered[None]).mean(axis=(2, 3)) * 12
     assert np.abs(planes - np.eye(4)).max() < limit
     for seed in ((123456799, 987654321), (123456789, 987654322), (987654321, 123456789)):
         other = pixel_words(seed) / 2**32 - 0.5
-        assert np.abs((centred[:, None] * other[None]).mean(axis=(2, 3))).max() * 12 < limit
+        assert np.abs((centered[:, None] * other[None]).mean(axis=(2, 3))).max() * 12 < limit
 
 
 def test_the_spectrum_of_the_words_is_flat(words):
-    """A hash of coordinates fails by patterns, which are peaks in the spectrum."""
+    """A poor hash of coordinates shows patterns, which are peaks in the spectrum."""
     power = np.abs(np.fft.fft2(words[0] / 2**32 - 0.5)) ** 2 / (512 * 512 / 12)
     assert power.max() < 25  # exponentially distributed: P(any of 2^18 above 25) = 4e-6
     assert stats.kstest(power[1:256].reshape(-1), "expon").pvalue > 1e-3
@@ -73,7 +73,8 @@ def test_the_spectrum_of_the_words_is_flat(words):
 
 def test_folding_gives_another_seed_for_each_key():
     seeds = [
-        np.asarray(random_words.folded(jnp.uint32([1, 2]), jnp.uint32(key))) for key in ([0, 0], [0, 1], [1, 0], [7, 7])
+        np.asarray(random_words.fold_seed(jnp.uint32([1, 2]), jnp.uint32(key)))
+        for key in ([0, 0], [0, 1], [1, 0], [7, 7])
     ]
     assert len({tuple(seed) for seed in seeds}) == 4
 
@@ -89,46 +90,46 @@ def test_gaussian_noise_is_standard_normal(words):
 
 
 def test_poisson_noise_matches_given_the_same_counts(reference, tolerance):
-    for place in range(2):
-        image, scale = reference["in/img"][place], reference["in/poisson_scale"][place]
+    for index in range(2):
+        image, scale = reference["in/img"][index], reference["in/poisson_scale"][index]
         color_rate, gray_rate = noise.poisson_rate(image), noise.poisson_rate(noise.grayscale(jnp.asarray(image)))
         for name, rate in (("out/poisson/rate_color", color_rate), ("out/poisson/rate_gray", gray_rate)):
             ours = rate.image * rate.gain
-            np.testing.assert_allclose(ours, reference[name][place], rtol=0, atol=tolerance(name))
-        color = noise.poisson_noise(color_rate, reference["in/poisson_color_counts"][place], scale)
+            np.testing.assert_allclose(ours, reference[name][index], rtol=0, atol=tolerance(name))
+        color = noise.poisson_noise(color_rate, reference["in/poisson_color_counts"][index], scale)
         name = "out/poisson/noise_color_only"
-        np.testing.assert_allclose(color, reference[name][place], rtol=0, atol=tolerance(name))
-        luma = noise.poisson_noise(gray_rate, reference["in/poisson_gray_counts"][place], scale)
-        ours = np.where(reference["in/gray_flag"][place] > 0.5, luma, color)
+        np.testing.assert_allclose(color, reference[name][index], rtol=0, atol=tolerance(name))
+        luma = noise.poisson_noise(gray_rate, reference["in/poisson_gray_counts"][index], scale)
+        ours = np.where(reference["in/gray_flag"][index] > 0.5, luma, color)
         name = "out/poisson/noise"
-        np.testing.assert_allclose(ours, reference[name][place], rtol=0, atol=tolerance(name))
+        np.testing.assert_allclose(ours, reference[name][index], rtol=0, atol=tolerance(name))
 
 
 def test_gaussian_noise_matches_given_the_same_draws(reference, tolerance):
     sigma, gray = reference["in/gauss_sigma"] / 255, reference["in/gray_flag"] > 0.5
-    for place in range(2):
-        color, one = reference["in/gauss_color_noise"][place], reference["in/gauss_gray_noise"][None]
+    for index in range(2):
+        color, gray_draws = reference["in/gauss_color_noise"][index], reference["in/gauss_gray_noise"][None]
         for name, draws in (
-            ("out/gauss/noise", one if gray[place] else color),
+            ("out/gauss/noise", gray_draws if gray[index] else color),
             ("out/gauss/noise_color_only", color),
         ):
-            ours = np.broadcast_to(noise.gaussian_noise(jnp.asarray(draws), sigma[place]), (3, 48, 60))
-            np.testing.assert_allclose(ours, reference[name][place], rtol=0, atol=tolerance(name))
+            ours = np.broadcast_to(noise.gaussian_noise(jnp.asarray(draws), sigma[index]), (3, 48, 60))
+            np.testing.assert_allclose(ours, reference[name][index], rtol=0, atol=tolerance(name))
 
 
 def test_alias_tables_hold_the_exact_distribution():
-    """Every count's probability in every one of the 2304 tables, to 2^-32 per rounding."""
+    """The probability of every count in each of the 2304 tables, to 2^-32 per rounding."""
     tables = noise.alias_tables()
     assert tables.entries.nbytes < 1.5 * 2**20
-    for exponent in range(noise.GAINS):
+    for exponent in range(noise.NUM_GAINS):
         bits = int(tables.bits[exponent])
         width = 2**bits
         rows = tables.entries[tables.starts[exponent] :][: 256 * width].reshape(256, width).astype(np.int64)
         threshold, alias = rows >> bits, rows & (width - 1)
         weight = np.zeros((256, width), np.int64)
-        every = np.broadcast_to(np.arange(256)[:, None], rows.shape)
-        np.add.at(weight, (every, np.arange(width)[None]), threshold)
-        np.add.at(weight, (every, alias), 2 ** (32 - bits) - threshold)
+        level = np.broadcast_to(np.arange(256)[:, None], rows.shape)
+        np.add.at(weight, (level, np.arange(width)[None]), threshold)
+        np.add.at(weight, (level, alias), 2 ** (32 - bits) - threshold)
         rates = np.arange(256) / 255 * 2.0**exponent
         exact = stats.poisson.pmf(np.arange(width)[None], rates[:, None])
         assert (weight.sum(axis=1) == 2**32).all()
@@ -137,7 +138,7 @@ def test_alias_tables_hold_the_exact_distribution():
 
 
 @pytest.mark.parametrize(("level", "exponent"), [(1, 0), (255, 0), (40, 4), (200, 6), (3, 8), (130, 8), (255, 8)])
-def test_poisson_counts_are_distributed_as_they_should_be(words, level, exponent):
+def test_poisson_counts_follow_the_poisson_distribution(words, level, exponent):
     rate = noise.PoissonRate(jnp.full((1, 512, 512), level, jnp.int32), jnp.int32(exponent))
     counts = np.asarray(jax.jit(noise.poisson_counts)(rate, words[:1])).reshape(-1).astype(int)
     mean = level / 255 * 2**exponent
@@ -145,8 +146,9 @@ def test_poisson_counts_are_distributed_as_they_should_be(words, level, exponent
     inside = np.bincount(np.clip(counts, low, high) - low, minlength=high - low + 1)
     edges = stats.poisson.cdf(np.arange(low, high), mean)
     expected = np.diff(edges, prepend=0, append=1) * counts.size
-    kept = expected > 5
-    assert stats.chisquare(inside[kept], expected[kept] * inside[kept].sum() / expected[kept].sum()).pvalue > 1e-3
+    likely = expected > 5
+    scaled = expected[likely] * inside[likely].sum() / expected[likely].sum()
+    assert stats.chisquare(inside[likely], scaled).pvalue > 1e-3
     assert abs(counts.mean() - mean) < 5 * np.sqrt(mean / counts.size)
 
 

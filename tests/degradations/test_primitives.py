@@ -1,4 +1,4 @@
-"""The degradation's primitives against the published ones, their gradients, and images smaller than their canvas."""
+"""The degradation's primitives, compared with the published ones; gradients; images smaller than their canvas."""
 
 import json
 from functools import partial
@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from framer_jax.degradations import kernels, resize
-from framer_jax.degradations.blur import blur, blur_either_way, reflected, separable_blur
+from framer_jax.degradations.blur import blur, blur_separably_if_possible, reflect_pad, separable_blur
 from framer_jax.degradations.jpeg import jpeg
 from framer_jax.degradations.presets import odd_sizes
 from framer_jax.degradations.usm import sharpen
-from tests.support.degradation_images import assert_blocks_close, embedded, planes_like, weights_by_hand
+from tests.support.degradation_images import assert_blocks_close, embedded, planes_like, reference_weights
 
 
 @pytest.fixture(scope="module")
@@ -42,8 +42,8 @@ def make_kernel(entry):
     sigma, angle = (entry["sx"], entry["sy"]), entry["theta"]
     if entry["kind"] == "gaussian":
         return kernels.gaussian(entry["size"], sigma, angle)
-    make = {"generalized": kernels.generalized_gaussian, "plateau": kernels.plateau}[entry["kind"]]
-    return make(entry["size"], sigma, angle, entry["beta"])
+    make_shape = {"generalized": kernels.generalized_gaussian, "plateau": kernels.plateau}[entry["kind"]]
+    return make_shape(entry["size"], sigma, angle, entry["beta"])
 
 
 def test_kernels_match_the_published_ones(reference, meta):
@@ -75,7 +75,7 @@ def test_kernels_sum_to_one_and_are_symmetric(size, sigma, angle, beta, cutoff):
         np.testing.assert_allclose(canvas, canvas[::-1, ::-1], atol=1e-6)
 
 
-def test_bad_kernels_are_refused():
+def test_bad_kernels_are_errors():
     with pytest.raises(ValueError, match="odd size"):
         kernels.gaussian(8, (1, 1))
     with pytest.raises(ValueError, match="does not fit"):
@@ -95,7 +95,7 @@ def test_blur_matches_the_published_filter(reference, meta):
     np.testing.assert_allclose(ours, reference[name], rtol=0, atol=tolerance(meta, name))
 
 
-def test_blur_by_a_delta_is_the_identity_and_odd_kernels_are_asked_for():
+def test_blur_with_a_delta_is_the_identity_and_even_kernels_are_errors():
     planes = planes_like(0, 24, 33)
     np.testing.assert_allclose(jax.jit(blur)(planes, kernels.delta()), planes, atol=2e-6)
     with pytest.raises(ValueError, match="odd side"):
@@ -105,17 +105,17 @@ def test_blur_by_a_delta_is_the_identity_and_odd_kernels_are_asked_for():
 @settings(deadline=None, max_examples=25)
 @given(height=st.integers(1, 9), width=st.integers(1, 9), before=st.integers(0, 12))
 def test_reflection_is_numpys_at_any_size(height, width, before):
-    """Also where the border is wider than the image, which PyTorch refuses."""
+    """Also for a border wider than the image, which PyTorch does not support."""
     planes = np.random.default_rng(0).random((2, height, width), np.float32)
     canvas = embedded(planes, 9, 9, np.nan)
     shape = (33, 33)
-    ours = jax.jit(reflected, static_argnums=(1, 2))(canvas, before, shape, (jnp.int32(height), jnp.int32(width)))
+    ours = jax.jit(reflect_pad, static_argnums=(1, 2))(canvas, before, shape, (jnp.int32(height), jnp.int32(width)))
     after = [(before, shape[axis] - before - side) for axis, side in enumerate((height, width))]
     np.testing.assert_array_equal(ours, np.pad(planes, ((0, 0), *after), mode="reflect"))
 
 
 @pytest.mark.parametrize("size", [(24, 40), (17, 33), (5, 3)])
-def test_blur_of_a_part_of_the_canvas_reads_nothing_else(size):
+def test_blur_reads_only_the_valid_part_of_the_canvas(size):
     kernel = kernels.on_canvas(kernels.gaussian(11, (1.5, 0.7), 0.5))
     planes = planes_like(1, *size)
     expected = jax.jit(blur)(planes, kernel)
@@ -123,7 +123,7 @@ def test_blur_of_a_part_of_the_canvas_reads_nothing_else(size):
     np.testing.assert_allclose(part[:, : size[0], : size[1]], expected, atol=3e-6)
 
 
-def test_the_separable_blur_is_the_blur_by_the_outer_product():
+def test_the_separable_blur_equals_the_blur_with_the_outer_product():
     planes, row, column = planes_like(2, 30, 41), np.float32([0.1, 0.3, 0.2, 0.3, 0.1]), np.float32([0.25, 0.5, 0.25])
     column = np.pad(column, 1)
     ours = jax.jit(lambda planes: separable_blur(planes, row, column))(planes)
@@ -140,10 +140,10 @@ def test_the_separable_blur_is_the_blur_by_the_outer_product():
         (kernels.circular_low_pass(9, 2.0), False),
     ],
 )
-def test_either_way_of_blurring_gives_the_same(kernel, product):
+def test_both_ways_of_blurring_agree(kernel, product):
     planes, kernel = planes_like(2, 30, 41), kernels.on_canvas(kernel)
     np.testing.assert_allclose(
-        jax.jit(blur_either_way)(planes, kernel), jax.jit(blur)(planes, kernel), rtol=0, atol=3e-6
+        jax.jit(blur_separably_if_possible)(planes, kernel), jax.jit(blur)(planes, kernel), rtol=0, atol=3e-6
     )
     assert (np.abs(np.outer(kernel.sum(1), kernel.sum(0)) - kernel).max() < 1e-8) == product
 
@@ -153,7 +153,7 @@ def test_sharpening_matches_the_published_one(reference, meta):
     np.testing.assert_allclose(ours, reference["out/usm"], rtol=0, atol=tolerance(meta, "out/usm"))
 
 
-def test_sharpening_a_part_of_the_canvas_reads_nothing_else():
+def test_sharpening_reads_only_the_valid_part_of_the_canvas():
     planes = planes_like(3, 40, 36)
     part = jax.jit(sharpen)(embedded(planes, 64, 64, 1e3), (jnp.int32(40), jnp.int32(36)))
     np.testing.assert_allclose(part[:, :40, :36], jax.jit(sharpen)(planes), atol=3e-6)
@@ -163,7 +163,7 @@ def test_sharpening_a_part_of_the_canvas_reads_nothing_else():
 
 
 def resized(planes, mode, size=None, scale=None, canvas=None):
-    """By PyTorch's two signatures, on a canvas that may be larger than the result."""
+    """Resize with PyTorch's two signatures, on a canvas that may be larger than the result."""
     old = planes.shape[1:]
     new = tuple(size) if scale is None else tuple(int(side * scale) for side in old)
     step = None if scale is None else jnp.float32(1 / scale)
@@ -185,7 +185,7 @@ def test_resize_matches_the_published_sampling(reference, meta):
 @settings(deadline=None, max_examples=30)
 @given(size=st.integers(1, 24), new_size=st.integers(1, 36), mode=st.integers(0, 2), by_scale=st.booleans())
 def test_resize_to_sizes_known_only_at_run_time(size, new_size, mode, by_scale):
-    """One program for all sizes: up and down, odd and tiny, whatever lies outside."""
+    """One program for all sizes, up and down, odd and tiny, with any values outside the valid part."""
     planes = np.random.default_rng(size).random((1, size, 24), np.float32)
     canvas = embedded(planes, 24, 24, 1e6)
     step = (size + 0.4) / new_size if by_scale else size / new_size
@@ -197,8 +197,8 @@ def test_resize_to_sizes_known_only_at_run_time(size, new_size, mode, by_scale):
         new_size=(jnp.int32(new_size), jnp.int32(24)),
         step=(jnp.float32(step), jnp.float32(1)),
     )
-    expected = weights_by_hand(resize.MODES[mode], size, new_size, np.float32(step)) @ planes[0].astype(np.float64)
-    # A float32 centre that should fall on a pixel may fall beside it: by continuity that costs next to nothing.
+    expected = reference_weights(resize.MODES[mode], size, new_size, np.float32(step)) @ planes[0].astype(np.float64)
+    # A float32 center that should fall on a pixel may fall next to it; by continuity the error is negligible.
     np.testing.assert_allclose(ours[0, :new_size], expected, atol=2e-5)
 
 
@@ -219,14 +219,14 @@ def test_soft_jpeg_matches_and_has_the_published_gradient(reference, meta):
     quality = np.full(2, meta["config"]["jpeg_diff"], np.float32)
 
     @jax.jit
-    def both(images):
+    def output_and_gradient(images):
         def loss(images):
             out = jax.vmap(partial(jpeg, rounding="soft"))(images, quality)
             return jnp.mean(out**2), out
 
         return jax.value_and_grad(loss, has_aux=True)(images)
 
-    (_, ours), gradient = both(reference["in/img"])
+    (_, ours), gradient = output_and_gradient(reference["in/img"])
     assert_blocks_close(ours, reference["out/jpeg/differentiable"], tolerance(meta, "out/jpeg/differentiable"))
     name = "grad/jpeg/differentiable_x"
     assert_blocks_close(gradient, reference[name], tolerance(meta, name))
@@ -234,7 +234,7 @@ def test_soft_jpeg_matches_and_has_the_published_gradient(reference, meta):
         jpeg(reference["in/img"][0], quality[0], rounding="none")  # type: ignore[arg-type]
 
 
-def test_jpeg_of_a_part_of_the_canvas_counts_the_rest_as_black():
+def test_jpeg_treats_the_rest_of_the_canvas_as_black():
     planes = planes_like(5, 37, 21)
     part = jax.jit(jpeg)(embedded(planes, 48, 64, 7.0), np.float32(40), (jnp.int32(37), jnp.int32(21)))
     assert_blocks_close(part[:, :37, :21], jax.jit(jpeg)(planes, np.float32(40)), 1e-5, allowed=0)
@@ -256,8 +256,8 @@ def luma(planes):
 
 @pytest.mark.parametrize("name", ["chelsea", "coffee", "china"])
 def test_jpeg_is_as_bad_as_a_real_encoder(name):
-    """Within 0.5 dB. In colour up to quality 75: libjpeg's decoder smooths the chroma, which the published arithmetic
-    repeats, and where little else is lost that is worth up to 1.0 dB (coffee at 95)."""
+    """Within 0.5 dB; for color up to quality 75, because libjpeg's decoder smooths the chroma, which the published
+    arithmetic repeats. At higher qualities the difference is up to 1.0 dB (coffee at 95)."""
     from framer_jax.data.photos import photo_path
 
     pytest.importorskip("skimage")
@@ -281,7 +281,7 @@ def test_jpeg_is_as_bad_as_a_real_encoder(name):
 
 @pytest.mark.parametrize("mode", range(3))
 def test_gradients_flow_through_blur_resize_and_soft_jpeg(mode):
-    """Against finite differences, also on a canvas larger than the image."""
+    """Compared with finite differences, also on a canvas larger than the image."""
     hr, target = (jnp.asarray(planes_like(seed, 24, 24)) for seed in (4, 5))
     kernel = kernels.on_canvas(kernels.gaussian(7, (1.2, 0.6), 0.4))
 

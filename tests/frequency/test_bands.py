@@ -1,4 +1,4 @@
-"""Fourier bands against the full complex FFT."""
+"""Fourier bands, compared with the full complex FFT."""
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ from framer_jax.frequency import bands
 
 SIDES = st.integers(1, 9)
 RADII = st.floats(0.0, 1.5)
-SIZES = st.sampled_from([(4, 4), (5, 7), (6, 5), (3, 8), (1, 2), (2, 1)])  # few: every shape compiles
+SIZES = st.sampled_from([(4, 4), (5, 7), (6, 5), (3, 8), (1, 2), (2, 1)])  # few, because every shape compiles
 
 
 def draw(shape, seed=0):
@@ -19,7 +19,7 @@ def draw(shape, seed=0):
 
 
 def full_cosine(x, y, mask):
-    """cos of Re<X, Y> over the masked full spectra, float64, per image."""
+    """Cosines Re<X, Y> / (|X| |Y|) of the masked full spectra, float64, per image."""
     first, second = (np.fft.fft2(z.astype(np.float64), axes=(-3, -2)) * mask[..., None] for z in (x, y))
     dots = (first * second.conj()).real.sum((-3, -2, -1))
     return dots / np.sqrt((np.abs(first) ** 2).sum((-3, -2, -1)) * (np.abs(second) ** 2).sum((-3, -2, -1)))
@@ -30,7 +30,7 @@ def full_cosine(x, y, mask):
 def test_disc_layouts_agree(height, width, radius):
     full = bands.disc_mask((height, width), radius, "full")
     np.testing.assert_array_equal(bands.disc_mask((height, width), radius), full[:, : width // 2 + 1])
-    np.testing.assert_array_equal(bands.disc_mask((height, width), radius, "centred"), np.fft.fftshift(full))
+    np.testing.assert_array_equal(bands.disc_mask((height, width), radius, "centered"), np.fft.fftshift(full))
     assert full[0, 0]
     mirrored = full[(-np.arange(height)) % height][:, (-np.arange(width)) % width]
     np.testing.assert_array_equal(mirrored, full)  # the filtered maps are real
@@ -40,10 +40,10 @@ def test_disc_layouts_agree(height, width, radius):
 
 def test_disc_radius_is_a_fraction_of_nyquist():
     assert bands.disc_mask((16, 16), 0.2, "full").sum() == 9  # |k| <= 1.6: the 3 x 3 corner
-    assert bands.disc_mask((20, 20), 0.2, "full").sum() == 13  # |k| <= 2, the rim included
+    assert bands.disc_mask((20, 20), 0.2, "full").sum() == 13  # |k| <= 2, including the rim
     assert bands.disc_mask((64, 64), 0.002, "full").sum() == 1
     assert bands.disc_mask((6, 8), 1.5).all()
-    tall = bands.disc_mask((40, 10), 0.5, "full")  # an ellipse: 10 bins up and down, 2.5 sideways
+    tall = bands.disc_mask((40, 10), 0.5, "full")  # an ellipse: 10 bins along the rows axis, 2.5 along the columns
     assert (tall.any(1).sum(), tall.any(0).sum()) == (21, 5)
 
 
@@ -55,8 +55,9 @@ def test_half_spectrum_products_are_those_of_the_full_fft(size, seed):
     first, second = (np.fft.fft2(z.astype(np.float64), axes=(1, 2)) for z in (x, y))
     half = [bands.spectrum(jnp.asarray(z)) for z in (x, y)]
     assert half[0].dtype == jnp.complex64
-    for only, expected in ((False, (first * second.conj()).real), (True, np.abs(first) * np.abs(second))):
-        a, b = (np.asarray(bands.spectral_features(z, width, only)) for z in half)
+    products = {False: (first * second.conj()).real, True: np.abs(first) * np.abs(second)}
+    for magnitude_only, expected in products.items():
+        a, b = (np.asarray(bands.spectral_features(z, width, magnitude_only)) for z in half)
         np.testing.assert_allclose((a * b).sum((1, 2, 3, 4)), expected.sum((1, 2, 3)), rtol=1e-4, atol=1e-3)
     magnitudes = bands.full_layout(jnp.abs(half[0]), width)
     np.testing.assert_allclose(magnitudes, np.abs(first), rtol=1e-4, atol=1e-4)
@@ -122,7 +123,7 @@ def test_quantile_mask_counts_the_full_spectrum(size, quantile):
     magnitude = jnp.abs(bands.spectrum(jnp.asarray(draw((2, *size, 3)))))
     full = np.asarray(bands.full_layout(magnitude, width), np.float64)
     threshold = np.stack([np.quantile(one, quantile) for one in full])[:, None, None, None]
-    near = np.abs(full - threshold) < 1e-5 * threshold  # rounding decides the side of the threshold itself
+    near = np.abs(full - threshold) < 1e-5 * threshold  # rounding decides for magnitudes at the threshold itself
     mine = np.asarray(bands.full_layout(bands.quantile_mask(magnitude, width, quantile), width))
     np.testing.assert_array_equal(mine | near, (full < threshold) | near)
 
@@ -162,7 +163,7 @@ def test_log_magnitude_density():
         assert float((mine * 0.5).sum()) == pytest.approx(1.0, rel=1e-5)
 
 
-def test_rounding_is_no_high_band():
+def test_rounding_errors_do_not_count_as_a_high_band():
     flat = jnp.full((2, 8, 8, 3), 3.1, jnp.float32)
     _, high = bands.split_bands(flat, bands.low_pass((8, 8), 0.2))
     lengths = jnp.sqrt(jnp.sum(jnp.square(flat), axis=(1, 2, 3)))
@@ -184,6 +185,6 @@ def test_rounding_is_no_high_band():
         (lambda: bands.spectrum(jnp.ones((2, 2))), r"\[..., H, W, C\]"),
     ],
 )
-def test_bad_input_is_named(call, words):
+def test_bad_input_raises_an_error_that_names_it(call, words):
     with pytest.raises(ValueError, match=words):
         call()

@@ -12,7 +12,7 @@ compiled = jax.jit(dual_tree, static_argnums=1)
 
 
 def test_fixture(fixtures):
-    """Of dtcwt 0.14.0 in float64: (near_sym_a, qshift_a), three levels of a 16 x 24 image."""
+    """Against dtcwt 0.14.0 in float64 (near_sym_a, qshift_a): three levels of a 16 x 24 image."""
     case = np.load(fixtures / "dtcwt.npz", allow_pickle=False)
     bands = compiled(case["in/img"].transpose(0, 2, 3, 1), 3)
     assert bands.low.dtype == jnp.float32 and bands.details[0].dtype == jnp.complex64
@@ -21,28 +21,28 @@ def test_fixture(fixtures):
         np.testing.assert_allclose(detail[:, 0, :, :, 0], case[f"out/level{level}"], atol=2e-6)
 
 
-def test_the_shifted_filter_is_orthonormal():
+def test_the_quarter_shift_filter_is_orthonormal():
     gram = [SHIFT_LOW[: len(SHIFT_LOW) - lag] @ SHIFT_LOW[lag:] for lag in range(0, 10, 2)]
     np.testing.assert_allclose(gram, [1, 0, 0, 0, 0], atol=1e-9)
     assert SHIFT_LOW.sum() == pytest.approx(np.sqrt(2), abs=1e-9)
 
 
 @pytest.mark.parametrize("levels", [1, 2, 3])
-def test_energy_is_nearly_kept(levels):
+def test_energy_is_nearly_preserved(levels):
     image = np.random.default_rng(0).standard_normal((2, 32, 48, 3)).astype(np.float32)
     low, details = compiled(image, levels)
     energy = np.square(low).sum() + sum(np.square(np.abs(detail)).sum() for detail in details)
     assert energy == pytest.approx(np.square(image).sum(), rel=0.02)
 
 
-def test_each_orientation_answers_to_its_own_waves():
-    """A wave whose crests lie at 45 degrees is seen by one of the six bands above all."""
+def test_each_orientation_responds_to_its_own_waves():
+    """A wave with crests at 45 degrees is strongest in one of the six bands."""
     rows, columns = np.mgrid[:64, :64]
     for sign, angle in ((1, 45), (-1, -45)):
         wave = np.cos(0.4 * np.pi * (rows + sign * columns)).astype(np.float32)[None, :, :, None]
-        sizes = np.abs(compiled(wave, 2).details[0]).mean(axis=(1, 2, 3, 4))
-        assert ANGLES[int(np.argmax(sizes))] == angle
-        assert np.sort(sizes)[-1] > 2 * np.sort(sizes)[-2]
+        magnitudes = np.abs(compiled(wave, 2).details[0]).mean(axis=(1, 2, 3, 4))
+        assert ANGLES[int(np.argmax(magnitudes))] == angle
+        assert np.sort(magnitudes)[-1] > 2 * np.sort(magnitudes)[-2]
 
 
 def test_a_small_shift_moves_little_energy_between_levels():
@@ -58,7 +58,7 @@ def test_a_small_shift_moves_little_energy_between_levels():
     assert spread(lambda edge: haar_decompose(edge, 2).details[0]) > 0.5
 
 
-def test_sides_must_be_whole_blocks():
+def test_unsupported_shapes_and_dtypes_are_errors():
     with pytest.raises(ValueError, match="multiples of 4"):
         dual_tree(jnp.zeros((1, 8, 10, 1)), 2)
     with pytest.raises(ValueError, match="uint8"):

@@ -4,7 +4,7 @@ import numpy as np
 
 
 def photo_like(seed, height, width, batch=1):
-    """Smooth content with an edge, [B, H, W, 3] in [0, 1]."""
+    """Smooth images with an edge, [B, H, W, 3] in [0, 1]."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[:height, :width] / max(height, width)
     phase = rng.uniform(0, 6, (batch, 1, 1, 3))
@@ -14,41 +14,44 @@ def photo_like(seed, height, width, batch=1):
 
 
 def planes_like(seed, height, width):
-    """The same, one image as planes [3, H, W]."""
+    """One image of `photo_like` as planes [3, H, W]."""
     return np.ascontiguousarray(photo_like(seed, height, width)[0].transpose(2, 0, 1))
 
 
-def embedded(planes, height, width, filling):
-    """The planes in the upper left corner of a canvas [3, height, width] full of `filling`."""
-    canvas = np.full((planes.shape[0], height, width), filling, np.float32)
+def embedded(planes, height, width, fill):
+    """The planes in the upper left corner of a canvas [3, height, width] filled with `fill`."""
+    canvas = np.full((planes.shape[0], height, width), fill, np.float32)
     canvas[:, : planes.shape[1], : planes.shape[2]] = planes
     return canvas
 
 
 def assert_blocks_close(ours, theirs, atol, allowed=2, side=16):
-    """Equal, [..., H, W], but for a few blocks (16 x 16 with subsampled chroma) with a coefficient half-way between."""
+    """Arrays [..., H, W] are equal except in a few blocks, where a coefficient may be half-way between two levels.
+
+    The blocks are 16 x 16 pixels, because of the subsampled chroma.
+    """
     different = np.abs(np.asarray(ours, np.float64) - theirs) > atol
-    blocks = {(*place[:-3], place[-2] // side, place[-1] // side) for place in map(tuple, np.argwhere(different))}
+    blocks = {(*index[:-3], index[-2] // side, index[-1] // side) for index in map(tuple, np.argwhere(different))}
     assert len(blocks) <= allowed, f"{len(blocks)} blocks differ"
 
 
 def within(successes, draws, probability):
-    """Whether a count lies within 4.5 standard deviations of its expectation."""
+    """Whether a number of successes lies within 4.5 standard deviations of its expectation."""
     return abs(successes / draws - probability) < 4.5 * np.sqrt(probability * (1 - probability) / draws) + 1e-12
 
 
-def weights_by_hand(mode, size, new_size, step):
-    """PyTorch's rules for one axis, in float64 and pixel by pixel: [new_size, size]."""
+def reference_weights(mode, size, new_size, step):
+    """The weights [new_size, size] of PyTorch's resizing along one axis, in float64 and pixel by pixel."""
     matrix = np.zeros((new_size, size))
     for i in range(new_size):
         if mode == "area":
             start, stop = i * size // new_size, -(-(i + 1) * size // new_size)
             matrix[i, start:stop] = 1 / (stop - start)
             continue
-        centre = (i + 0.5) * step - 0.5
+        center = (i + 0.5) * step - 0.5
         if mode == "bilinear":
-            centre = max(centre, 0.0)
-            taps = {0: 1 - centre % 1, 1: centre % 1}
+            center = max(center, 0.0)
+            taps = {0: 1 - center % 1, 1: center % 1}
         else:
 
             def cubic(x, a=-0.75):
@@ -56,7 +59,7 @@ def weights_by_hand(mode, size, new_size, step):
                 near, far = ((a + 2) * x - (a + 3)) * x * x + 1, ((a * x - 5 * a) * x + 8 * a) * x - 4 * a
                 return near if x <= 1 else far if x < 2 else 0.0
 
-            taps = {k: cubic(centre % 1 - k) for k in (-1, 0, 1, 2)}
+            taps = {k: cubic(center % 1 - k) for k in (-1, 0, 1, 2)}
         for k, weight in taps.items():
-            matrix[i, min(max(int(np.floor(centre)) + k, 0), size - 1)] += weight
+            matrix[i, min(max(int(np.floor(center)) + k, 0), size - 1)] += weight
     return matrix
