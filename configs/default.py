@@ -105,10 +105,10 @@ def get_config() -> ConfigDict:
     recipe.dtkd.transform = "dwt"  # the distance: dwt | dual_tree | fourier | pixel (distillation on pixels)
     recipe.dtkd.wavelet = "haar"  # of dwt, any discrete one of PyWavelets
     recipe.dtkd.levels = 2  # 1 to 4
-    recipe.dtkd.border = "symmetric"  # of dwt
+    recipe.dtkd.padding_mode = "symmetric"  # of dwt
     recipe.dtkd.weights = (1.0, 2.0, 1.0)  # of the low, the middle and the high bands
     recipe.dtkd.norm = "l1"  # l1 | l2 (squared)
-    recipe.dtkd.within = "sum"  # over the bands of a group: sum | mean
+    recipe.dtkd.band_reduction = "sum"  # over the bands of a group: sum | mean
     recipe.augkd = ConfigDict()
     recipe.augkd.weight = 1.0  # of the student's distance to the teacher on the LR images
     recipe.augkd.auxiliary_weight = 1.0  # and on each kind of auxiliary image
@@ -195,7 +195,7 @@ def get_config() -> ConfigDict:
 
     # --- FRAMER on top of it: framer_jax.losses.framer; None keeps the reading's own value ---------------------------
     framer = config.framer = ConfigDict()
-    framer.reading = "none"  # none | paper | released
+    framer.variant = "none"  # none | paper | released
     framer.objective = config_dict.placeholder(str)  # none | l2 | contrastive | full
     framer.bands = config_dict.placeholder(str)  # disc (fixed radius) | quantile (of the teacher's magnitudes)
     framer.radius = config_dict.placeholder(float)  # of the disc, fraction of the Nyquist frequency
@@ -209,8 +209,8 @@ def get_config() -> ConfigDict:
     framer.low_loss = config_dict.placeholder(str)  # intra | inter
     framer.high_loss = config_dict.placeholder(str)  # intra | inter
     framer.temperature = config_dict.placeholder(float)  # divides every cosine
-    framer.adaptive_weight = config_dict.placeholder(bool)  # FAW
-    framer.adaptive_modulation = config_dict.placeholder(bool)  # FAM
+    framer.faw = config_dict.placeholder(bool)  # FAW
+    framer.fam = config_dict.placeholder(bool)  # FAM
     framer.magnitude_relative_to = config_dict.placeholder(str)  # teacher | student | absolute
     framer.magnitude_per_channel = config_dict.placeholder(bool)  # mean of the channels' quotients
     framer.epsilon = config_dict.placeholder(float)  # guards quotients

@@ -1,7 +1,7 @@
 """Rectified flow on the small transformer with LR tokens: the shape of DiT4SR, at laptop size.
 
 Command:  framer-jax train --config configs/flow_dit.py --workdir runs/flow_dit --set data.train=PHOTOS
-          (without data.train: the built-in photographs; add --set framer.reading=paper for FRAMER)
+          (without data.train: the built-in photographs; add --set framer.variant=paper for FRAMER)
 Hardware: 2 CPU cores, or one GPU. Expected time: about 3 s per step on one busy CPU core (batch 16 of 128 pixels).
 Expected: not measured beyond its first steps; the starter (ResShift) is the small model with figures.
 """

@@ -12,8 +12,8 @@ from configs import flow_dit
 
 
 def get_config() -> ConfigDict:
-    """Rectified flow on the small DiT with FRAMER in the released reading."""
+    """Rectified flow on the small DiT with FRAMER in the variant 'released'."""
     config = flow_dit.get_config()
     config.recipe.denoiser.dit.taps = "prediction"
-    config.framer.reading = "released"
+    config.framer.variant = "released"
     return config

@@ -1,7 +1,7 @@
 """FRAMER_D at a size that a laptop trains: DiT4SR's two streams with FRAMER, on wavelet latents and without text.
 
 Command:  framer-jax train --config configs/framer_d_small.py --workdir runs/framer_d_small --set data.train=PHOTOS
-          (--set framer.reading=none for DiT4SR alone)
+          (--set framer.variant=none for DiT4SR alone)
 Hardware: 2 CPU cores. Expected time: 8 minutes (35 examples a second).
 Expected: samples at 17.4 dB PSNR-Y (16.9 after half of the steps), far below bicubic's 24.7 on the same images: whole
           latents from noise, without a base. It exercises FRAMER_D's training from nothing, and is no comparison.
@@ -29,7 +29,7 @@ def get_config() -> ConfigDict:
     config.recipe.dit4sr.sampling_steps = 8
     config.recipe.text.condition = "zero"
     config.recipe.text.update({"clip_length": 1, "t5_length": 1, "clip_widths": (16, 16), "width": 32})
-    config.framer.reading = "paper"
+    config.framer.variant = "paper"
     config.framer.weight = 0.1
     config.data.crop = 64
     config.training.steps = 1000

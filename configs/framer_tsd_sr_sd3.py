@@ -1,4 +1,4 @@
-"""TSD-SR with FRAMER, in the paper's reading: the blocks' guesses of the student's latent against its last one.
+"""TSD-SR with FRAMER, in the variant 'paper': the blocks' guesses of the student's latent against its last one.
 
 Command:  framer-jax train --config configs/framer_tsd_sr_sd3.py --workdir runs/framer_tsd_sr … as for
               configs/tsd_sr_sd3.py (`framer_tsd_sr_sd3.py:released`: as there)
@@ -16,5 +16,5 @@ def get_config(latents: str = "correct") -> ConfigDict:
     """TSD-SR with FRAMER."""
     config = tsd_sr_sd3.get_config(latents)
     config.recipe.denoiser.mmdit.taps = "prediction"
-    config.framer.reading = "paper"
+    config.framer.variant = "paper"
     return config

@@ -11,9 +11,9 @@ from configs import quickstart
 
 
 def get_config() -> ConfigDict:
-    """The quickstart's configuration with FRAMER in the paper's reading."""
+    """The quickstart's configuration with FRAMER in the variant 'paper'."""
     config = quickstart.get_config()
-    config.framer.reading = "paper"
+    config.framer.variant = "paper"
     # At lambda 1 the sum over layers would be some 2.6 times the main loss of the trained starter (measured).
     config.framer.weight = 0.1
     return config

@@ -1,7 +1,7 @@
 """The small ResShift process on the small transformer with LR tokens.
 
 Command:  framer-jax train --config configs/resshift_dit.py --workdir runs/resshift_dit --set data.train=PHOTOS
-          (without data.train: the built-in photographs; add --set framer.reading=paper for FRAMER)
+          (without data.train: the built-in photographs; add --set framer.variant=paper for FRAMER)
 Hardware: 2 CPU cores, or one GPU. Expected time: about 3 s per step on one busy CPU core (batch 16 of 128 pixels).
 Expected: not measured beyond its first steps; the starter (U-Net) is the small model with figures.
 """

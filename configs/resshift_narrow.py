@@ -1,7 +1,7 @@
 """ResShift's Swin U-Net, narrow and on wavelet latents, for one CPU core: the learning experiment's teacher.
 
 Command:  framer-jax train --config configs/resshift_narrow.py --workdir runs/resshift_narrow --set data.train=PHOTOS
-          (add --set framer.reading=paper --set framer.weight=0.1 for FRAMER)
+          (add --set framer.variant=paper --set framer.weight=0.1 for FRAMER)
 Hardware: 1 CPU core. Expected time: 8 minutes (1000 steps of 0.42 s, compilation, validation).
 Expected: docs/results/resshift.md.
 """

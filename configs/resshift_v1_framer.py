@@ -1,4 +1,4 @@
-"""ResShift v1 fine-tuned with FRAMER in the paper's reading.
+"""ResShift v1 fine-tuned with FRAMER in the variant 'paper'.
 
 Command:  framer-jax train --config configs/resshift_v1_framer.py --init WEIGHTS --workdir runs/resshift_v1_framer
               --set data.train=PHOTOS --set recipe.space.weights=AUTOENCODER
@@ -15,7 +15,7 @@ from configs import resshift_v1
 def get_config() -> ConfigDict:
     """ResShift v1 with FRAMER."""
     config = resshift_v1.get_config()
-    config.framer.reading = "paper"
+    config.framer.variant = "paper"
     config.framer.weight = 0.1
     config.training.steps = 30_000
     config.training.checkpoint_every = 2000

@@ -38,7 +38,7 @@ def card(name: str, params: Params, metadata: Mapping[str, Any]) -> str:
     recipe, data, training = config["recipe"], config["data"], config["training"]
     section, network = network_of(recipe)
     count = sum(int(np.size(leaf)) for leaf in jax.tree.leaves(params))
-    reading = config["framer"]["reading"]
+    reading = config["framer"]["variant"]
     rows = {
         "recipe": f"{name}, x{recipe['scale']}",
         section: f"{network}, {count:,} parameters in these weights",

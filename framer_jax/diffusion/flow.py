@@ -54,23 +54,6 @@ def clean(x: jax.Array, velocity_prediction: jax.Array, sigma: jax.Array) -> jax
     return x - sigma[:, None, None, None] * velocity_prediction
 
 
-def preconditioned_error(x: jax.Array, velocity_prediction: jax.Array, x0: jax.Array, sigma: jax.Array) -> jax.Array:
-    """Mean square error of the clean latent that a velocity implies, σ² times that of the velocity.
-
-    What diffusers' training of Stable Diffusion 3 calls preconditioned outputs, and DiT4SR's objective.
-
-    Args:
-      x: [B, H, W, C] float32, x_σ.
-      velocity_prediction: like x.
-      x0: like x, the clean latent.
-      sigma: [B] float32.
-
-    Returns:
-      [B] float32, to be weighted with `loss_weight`.
-    """
-    return jnp.square(clean(x, velocity_prediction, sigma) - x0).mean(axis=(1, 2, 3))
-
-
 def guide(unconditional: jax.Array, conditional: jax.Array, scale: jax.Array | float) -> jax.Array:
     """Classifier-free guidance (Ho and Salimans, 2022): two predictions of one shape to one.
 
@@ -151,18 +134,3 @@ def draw_position(
     if density == "cosmap":
         return 1.0 - 1.0 / (jnp.tan(angle) + 1.0)
     raise ValueError(f"unknown density {density!r}: choose logit_normal, mode, cosmap or uniform")
-
-
-def loss_weight(sigma: jax.Array, scheme: str = "none") -> jax.Array:
-    """The SD3 loss weights of σ, [B] float32: 'none' and 'logit_normal' (1), 'sigma_sqrt' (σ^-2), 'cosmap'.
-
-    Raises:
-      ValueError: another scheme.
-    """
-    if scheme in ("none", "logit_normal"):
-        return jnp.ones_like(sigma)
-    if scheme == "sigma_sqrt":
-        return sigma**-2.0
-    if scheme == "cosmap":
-        return 2.0 / (jnp.float32(np.pi) * (1.0 - 2.0 * sigma + 2.0 * sigma**2))
-    raise ValueError(f"unknown loss weighting {scheme!r}: choose none, sigma_sqrt, logit_normal or cosmap")

@@ -1,7 +1,7 @@
 """How a denoiser's layers relate to its last one, band by band: FRAMER's Figs. 2, 3, 5, 7 and 9, measured and drawn.
 
 "FRAMER: Frequency-Aligned Self-Distillation with Adaptive Modulation" (CVPR 2026, arXiv 2512.01390). Everything is
-measured on one pass of a recipe's taps, with the disc bands of the `paper` reading.
+measured on one pass of a recipe's taps, with the disc bands of the variant 'paper'.
 """
 
 from __future__ import annotations
@@ -55,12 +55,12 @@ class LayerFactors(NamedTuple):
 
     Attributes:
       weight: FAW's w (Eq. 3-5), [N] in (0, 1] for each band.
-      gate: FAM's a (Eq. 6, 7), [N] in [0, 1].
+      alignment: FAM's a (Eq. 6, 7), [N] in [0, 1].
       factor: w a, [N]; the mean of products.
     """
 
     weight: Bands
-    gate: Bands
+    alignment: Bands
     factor: Bands
 
 
@@ -174,10 +174,12 @@ def _similarity(taps: tuple[jax.Array, ...], radius: float) -> LayerSimilarity:
 def _factors(taps: tuple[jax.Array, ...], radius: float) -> LayerFactors:
     """The loss's own diagnostics; negatives play no part in them."""
     without_negatives = jnp.full((len(taps) - 1,), -1, jnp.int32)
-    found = framer_loss(taps, without_negatives, paper(radius=radius, objective="none")).diagnostics
-    return LayerFactors(
-        *(Bands(np.asarray(found[f"{name}_low"]), np.asarray(found[f"{name}_high"])) for name in LayerFactors._fields)
-    )
+    diagnostics = framer_loss(taps, without_negatives, paper(radius=radius, objective="none")).diagnostics
+
+    def bands(name: str) -> Bands:
+        return Bands(np.asarray(diagnostics[f"{name}_low"]), np.asarray(diagnostics[f"{name}_high"]))
+
+    return LayerFactors(weight=bands("weight"), alignment=bands("gate"), factor=bands("factor"))
 
 
 def _densities(taps: tuple[jax.Array, ...], mask: np.ndarray) -> LayerDensities:
@@ -252,7 +254,7 @@ def plot_factors(factors: LayerFactors, path: str | Path, title: str = "") -> No
     """Write one picture: w, a and w a over depth (Fig. 9), a line a band; ImportError as for `plot_similarity`."""
     figure = _figure(12, 3.6, title)
     axes = figure.subplots(1, 3, sharey=True)
-    names = {"weight": "w (FAW)", "gate": "a (FAM)", "factor": "w a"}
+    names = {"weight": "w (FAW)", "alignment": "a (FAM)", "factor": "w a"}
     for axis, (field, name) in zip(axes, names.items(), strict=True):
         _over_depth(axis, getattr(factors, field)._asdict(), name)
     axes[0].set_ylim(-0.02, 1.02)

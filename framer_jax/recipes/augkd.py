@@ -19,8 +19,9 @@ import jax
 import jax.numpy as jnp
 
 from framer_jax.diffusion.noise import NoiseField, noise_field
+from framer_jax.losses.pixel import label_consistency, pixel_errors
 from framer_jax.recipes.base import Batch, Frozen, Loss, LossFunction, Params, Precompute, Recipe, State
-from framer_jax.recipes.swinir import pixel_error, predictor
+from framer_jax.recipes.swinir import predictor
 from framer_jax.recipes.teacher import TEACHER, Teacher, pictures, taught, taught_student
 
 TRANSFORMS: Mapping[str, Callable[[jax.Array], jax.Array]] = {
@@ -185,7 +186,8 @@ def _loss(student: nn.Module, scale: int, settings: AugKdSettings, teacher: Teac
     def loss(params: Params, frozen: Frozen, state: State, batch: Batch, key: jax.Array, step: jax.Array) -> Loss:
         count = batch["lr"].shape[0]
         prediction, taps = predict(params, batch["lr"], key)  # [B, sH, sW, 3]
-        values, metrics = pixel_error(prediction, batch["hr"])
+        metrics = pixel_errors(prediction, batch["hr"])
+        values = metrics["pixel_l1"]
         noise = noise_field(jax.random.fold_in(key, _KEY), count)
         corner = batch[CORNER] if CORNER in batch else draw_corners(noise.key, batch["hr"], scale)
         for number, (view, images) in enumerate(_views(batch, corner, scale, settings).items()):
@@ -197,7 +199,7 @@ def _loss(student: nn.Module, scale: int, settings: AugKdSettings, teacher: Teac
             else:
                 picture = prediction
             found = taught(teacher, frozen, batch, images, _noise_of(noise, view), key_sample, ENTRIES[view])
-            distance = jnp.abs(picture[:, None] - found).mean(axis=(1, 2, 3, 4))  # [B]
+            distance = label_consistency(picture, found)  # [B]
             metrics[f"teacher_{view}"] = distance
             values = values + jnp.float32(settings.weight_of(view)) * distance
         return Loss(values, metrics, taps, state)

@@ -24,6 +24,7 @@ from framer_jax.diffusion import flow as process
 from framer_jax.diffusion.noise import NoiseField
 from framer_jax.diffusion.samplers import flow_euler
 from framer_jax.diffusion.tiles import lay, over_tiles
+from framer_jax.losses.flow_matching import loss_weight, preconditioned_error, prediction_taps_to_clean
 from framer_jax.models.lora import branches, init_lora, make_lora, merge, with_branches
 from framer_jax.porting.weights import check_same_structure
 from framer_jax.recipes.base import (
@@ -242,10 +243,9 @@ def _loss(task: LatentTask, settings: Dit4srSettings, predict: Predict, tap_kind
         x = process.forward(z_hr, sigma, noise)
         text = text_of_batch(frozen, batch, z_hr.shape[0])
         prediction, taps = predict(params, frozen, x, sigma, text, z_lr)
-        error = process.preconditioned_error(x, prediction, z_hr, sigma)  # [B]
-        if tap_kind == "prediction":  # what the blocks say of the clean latent
-            taps = tuple(process.clean(x, tap, sigma) for tap in taps)
-        values = process.loss_weight(sigma, settings.weighting) * error
+        error = preconditioned_error(x, prediction, z_hr, sigma)  # [B]
+        taps = prediction_taps_to_clean(taps, x, sigma, tap_kind)
+        values = loss_weight(sigma, settings.weighting) * error
         return Loss(values, {"latent_mse": error}, taps, state)
 
     return loss

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from framer_jax.diffusion import flow as process
 from framer_jax.diffusion.noise import NoiseField
 from framer_jax.diffusion.samplers import flow_euler
+from framer_jax.losses.flow_matching import loss_weight, prediction_taps_to_clean, velocity_error
 from framer_jax.recipes.base import (
     Batch,
     Frozen,
@@ -100,10 +101,9 @@ def _loss(task: LatentTask, settings: FlowSettings, predict: Predict, tap_kind: 
         noise = jax.random.normal(key_noise, x0.shape, jnp.float32)
         x = process.forward(x0, sigma, noise)
         prediction, taps = predict(params, x, sigma, condition)
-        error = jnp.square(prediction - process.velocity(x0, noise)).mean(axis=(1, 2, 3))  # [B]
-        if tap_kind == "prediction":  # compare what the blocks say of the clean latent, not of the noise they share
-            taps = tuple(process.clean(x, tap, sigma) for tap in taps)
-        values = process.loss_weight(sigma, settings.weighting) * error
+        error = velocity_error(prediction, x0, noise)  # [B]
+        taps = prediction_taps_to_clean(taps, x, sigma, tap_kind)
+        values = loss_weight(sigma, settings.weighting) * error
         return Loss(values, {"velocity_mse": error}, taps, state)
 
     return loss

@@ -11,7 +11,8 @@ from dataclasses import replace
 import jax
 import jax.numpy as jnp
 
-from framer_jax.losses.framer import FramerSettings, draw_negatives, framer_loss, teacher_index, weight_at
+from framer_jax.losses.framer import FramerSettings, draw_negatives, framer_loss, framer_total, teacher_index
+from framer_jax.losses.weight_schedule import weight_at
 from framer_jax.recipes.base import Batch, Frozen, Loss, LossFunction, Params, Recipe, State
 
 HEADS = "framer_heads"
@@ -80,7 +81,8 @@ def _longer_loss(inner: LossFunction, settings: FramerSettings) -> LossFunction:
             taps = (*taps, taps[-1])
         negatives = draw_negatives(jax.random.fold_in(key, _KEY), len(taps) - 1, settings)
         term = framer_loss(taps, negatives, settings)
-        weighted = weight_at(step, settings) * term.values  # [B]
+        weight = weight_at(settings.weight_schedule, step)
+        weighted = weight * term.values  # [B]
         metrics = dict(base.metrics)
         metrics["base_loss"] = base.values
         metrics["framer_term"] = weighted
@@ -88,7 +90,7 @@ def _longer_loss(inner: LossFunction, settings: FramerSettings) -> LossFunction:
         for name, per_layer in term.diagnostics.items():  # each [N] or [N, B]
             for layer in range(per_layer.shape[0]):
                 metrics[f"framer_{name}/{layer}"] = per_layer[layer]
-        return base._replace(values=base.values + weighted, metrics=metrics)
+        return base._replace(values=framer_total(base.values, term.values, weight), metrics=metrics)
 
     return loss
 

@@ -14,11 +14,11 @@ from functools import partial
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from framer_jax.diffusion import resshift as process
 from framer_jax.diffusion.noise import NoiseField
 from framer_jax.diffusion.samplers import resshift_ancestral
+from framer_jax.losses.latent import channel_weights, latent_error, latent_mse
 from framer_jax.recipes.base import (
     Batch,
     Frozen,
@@ -87,17 +87,6 @@ def predictor(denoiser: nn.Module) -> Predict:
     return predict
 
 
-def channel_weights(space: LatentSpace, power: float) -> np.ndarray:
-    """[C] float32 loss weights of mean 1."""
-    weights = space.channel_scale.astype(np.float64) ** power
-    return (weights / weights.mean()).astype(np.float32)
-
-
-def latent_error(prediction: jax.Array, target: jax.Array, weights: np.ndarray) -> jax.Array:
-    """The weighted squared error of latents: [B, h, w, C] twice and [C] → [B]."""
-    return (jnp.square(prediction - target) * jnp.asarray(weights)[None, None, None, :]).mean(axis=(1, 2, 3))
-
-
 def resshift(
     denoiser: nn.Module, space: LatentSpace, settings: ResShiftSettings, perceptual: Perceptual | None = None
 ) -> Recipe:
@@ -134,7 +123,7 @@ def _loss(
     task: LatentTask, settings: ResShiftSettings, predict: Predict, perceptual: Perceptual | None
 ) -> LossFunction:
     schedule = schedule_of(settings)
-    weights = channel_weights(task.space, settings.channel_weight_power)
+    weights = channel_weights(task.space.channel_scale, settings.channel_weight_power)
 
     def loss(params: Params, frozen: Frozen, state: State, batch: Batch, key: jax.Array, step: jax.Array) -> Loss:
         x0, y, condition = task.training_pair(frozen, batch)  # [B, h, w, C] twice, [B, H, W, 3]
@@ -152,7 +141,7 @@ def _loss(
             x = jnp.where(centred[:, None, None, None], y, x)
         prediction, taps = predict(params, schedule, x, index, condition)
         values = latent_error(prediction, x0, weights)  # [B]
-        metrics = {"latent_mse": jnp.square(prediction - x0).mean(axis=(1, 2, 3))}
+        metrics = {"latent_mse": latent_mse(prediction, x0)}
         if perceptual is not None:
             # Through the frozen decoder and, straight, through its quantiser. (The encoding of the LR image is the one
             # of the training pair: the compiler computes it once.)

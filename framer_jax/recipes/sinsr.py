@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -21,6 +20,14 @@ import numpy as np
 from framer_jax.diffusion import resshift as process
 from framer_jax.diffusion.noise import NoiseField
 from framer_jax.diffusion.samplers import resshift_deterministic
+from framer_jax.losses.latent import channel_weights
+from framer_jax.losses.one_step_distillation import (
+    OneStepTerms,
+    consistency_error,
+    distillation_error,
+    inverse_error,
+    one_step_distillation,
+)
 from framer_jax.recipes.base import (
     Batch,
     Frozen,
@@ -36,8 +43,6 @@ from framer_jax.recipes.latent_space import LatentSpace, LatentTask
 from framer_jax.recipes.resshift import (
     Predict,
     ResShiftSettings,
-    channel_weights,
-    latent_error,
     one_step,
     predictor,
     schedule_of,
@@ -67,15 +72,6 @@ class SinSRSettings:
 
 Student = Callable[[jax.Array, jax.Array], tuple[jax.Array, tuple[jax.Array, ...]]]
 """(latent [B, h, w, C], index [B]) → (its estimate, taps)."""
-
-
-class Terms(NamedTuple):
-    """The terms of the loss, [B] float32 each, and the taps of the student's one step."""
-
-    distillation: jax.Array
-    inverse: jax.Array
-    consistency: jax.Array
-    taps: tuple[jax.Array, ...]
 
 
 def student_schedule(schedule: process.Schedule) -> process.Schedule:
@@ -108,7 +104,7 @@ def distillation_terms(
     clean: jax.Array,
     ends: tuple[jax.Array, jax.Array],
     weights: np.ndarray,
-) -> Terms:
+) -> tuple[OneStepTerms, tuple[jax.Array, ...]]:
     """The three terms.
 
     Args:
@@ -125,12 +121,12 @@ def distillation_terms(
     inverse, _ = student(end, first)
     start_of_clean = jax.lax.stop_gradient(student(clean, first)[0])
     again, _ = student(start_of_clean, last)
-    return Terms(
-        latent_error(found, end, weights),
-        latent_error(inverse, start, weights),
-        latent_error(again, clean, weights),
-        taps,
+    terms = OneStepTerms(
+        distillation_error(found, end, weights),
+        inverse_error(inverse, start, weights),
+        consistency_error(again, clean, weights),
     )
+    return terms, taps
 
 
 def sinsr(
@@ -190,7 +186,7 @@ def _precompute(task: LatentTask, schedule: process.Schedule, predict: Predict) 
 def _loss(task: LatentTask, chain: ResShiftSettings, settings: SinSRSettings, predict: Predict) -> LossFunction:
     schedule = schedule_of(chain)
     fixed = student_schedule(schedule)
-    weights = channel_weights(task.space, chain.channel_weight_power)
+    weights = channel_weights(task.space.channel_scale, chain.channel_weight_power)
 
     def loss(params: Params, frozen: Frozen, state: State, batch: Batch, key: jax.Array, step: jax.Array) -> Loss:
         clean, y, condition = task.training_pair(frozen, batch)  # [B, h, w, C] twice, [B, H, W, 3]
@@ -203,13 +199,8 @@ def _loss(task: LatentTask, chain: ResShiftSettings, settings: SinSRSettings, pr
         else:
             noise = jax.random.normal(key, clean.shape, jnp.float32)
             ends = chain_ends(schedule, _teacher(schedule, predict, frozen, condition), y, noise)
-        terms = distillation_terms(schedule, student, clean, ends, weights)
-        values = (
-            jnp.float32(settings.distillation_weight) * terms.distillation
-            + jnp.float32(settings.inverse_weight) * terms.inverse
-            + jnp.float32(settings.consistency_weight) * terms.consistency
-        )
-        names = ("distillation", "inverse", "consistency")
-        return Loss(values, {name: getattr(terms, name) for name in names}, terms.taps, state)
+        terms, taps = distillation_terms(schedule, student, clean, ends, weights)
+        term_weights = settings.distillation_weight, settings.inverse_weight, settings.consistency_weight
+        return Loss(one_step_distillation(terms, term_weights), terms._asdict(), taps, state)
 
     return loss

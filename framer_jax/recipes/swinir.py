@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from framer_jax.diffusion.noise import NoiseField
+from framer_jax.losses.pixel import pixel_errors
 from framer_jax.recipes.base import Batch, Frozen, Loss, LossFunction, Params, Recipe, Sampler, State, Update
 
 STUDENT = "student"
@@ -47,13 +48,6 @@ def one_pass(student: nn.Module) -> Sampler:
     return sample
 
 
-def pixel_error(prediction: jax.Array, target: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """[B, H, W, 3] twice → (the L1 distance, what is logged beside it), [B] each."""
-    difference = prediction - target
-    absolute = jnp.abs(difference).mean(axis=(1, 2, 3))
-    return absolute, {"pixel_l1": absolute, "pixel_mse": jnp.square(difference).mean(axis=(1, 2, 3))}
-
-
 def swinir(student: nn.Module, scale: int) -> Recipe:
     """The recipe. `sample` and `mean` are the same forward pass.
 
@@ -78,7 +72,7 @@ def _loss(student: nn.Module) -> LossFunction:
 
     def loss(params: Params, frozen: Frozen, state: State, batch: Batch, key: jax.Array, step: jax.Array) -> Loss:
         prediction, taps = predict(params, batch["lr"], key)
-        values, metrics = pixel_error(prediction, batch["hr"])
-        return Loss(values, metrics, taps, state)
+        metrics = pixel_errors(prediction, batch["hr"])
+        return Loss(metrics["pixel_l1"], metrics, taps, state)
 
     return loss

@@ -10,8 +10,10 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from framer_jax.data.text import Text, TextSettings, zero_text
-from framer_jax.losses.framer import paper, released
+from framer_jax.knobs import settings_from
+from framer_jax.losses.framer import VARIANTS
 from framer_jax.losses.wavelet_kd import WaveletKdSettings
+from framer_jax.losses.weight_schedule import WeightSchedule
 from framer_jax.models.dit import DiffusionTransformer
 from framer_jax.models.dit4sr import DiT4SR
 from framer_jax.models.mmdit import MMDiT, arranged
@@ -22,7 +24,7 @@ from framer_jax.porting.weights import check_same_structure
 from framer_jax.recipes.augkd import VIEWS, AugKdSettings, augkd
 from framer_jax.recipes.base import Params, Recipe, expected_params
 from framer_jax.recipes.dit4sr import Dit4srSettings, dit4sr
-from framer_jax.recipes.dtkd import Rise, dtkd
+from framer_jax.recipes.dtkd import dtkd
 from framer_jax.recipes.flow import FlowSettings, flow
 from framer_jax.recipes.framer import framer
 from framer_jax.recipes.latent_space import LatentSpace
@@ -165,13 +167,13 @@ def _swinir(config: Config, student: nn.Module, purpose: str) -> Recipe:
 
 def _dtkd(config: Config, student: nn.Module, purpose: str) -> Recipe:
     settings = dict(config["dtkd"])
-    rise = Rise(settings.pop("weight"), settings.pop("schedule"), settings.pop("ramp_steps"))
-    teacher = _teacher(config, purpose) if rise.weight else None
-    try:
-        distance = WaveletKdSettings(**_tuples(settings))
-    except ValueError as error:
-        raise ValueError(str(error).replace("wavelet_kd.", "recipe.dtkd.")) from error
-    return dtkd(student, config["scale"], rise, distance, teacher)
+    names = {"weight": "weight", "shape": "schedule", "ramp_steps": "ramp_steps"}
+    schedule = settings_from(WeightSchedule, {name: settings.pop(knob) for name, knob in names.items()}, "recipe.dtkd")
+    if schedule.ramp_steps < 1:
+        raise ValueError(f"recipe.dtkd.ramp_steps is {schedule.ramp_steps}: it must be at least 1")
+    teacher = _teacher(config, purpose) if schedule.weight else None
+    distance = settings_from(WaveletKdSettings, settings, "recipe.dtkd")
+    return dtkd(student, config["scale"], schedule, distance, teacher)
 
 
 def _augkd(config: Config, student: nn.Module, purpose: str) -> Recipe:
@@ -218,8 +220,6 @@ STUDENT_RECIPES: dict[str, Callable[[Config, nn.Module, str], Recipe]] = {
     "augkd": _augkd,
 }
 """Of a network that maps LR images to HR images in one pass."""
-
-READINGS = {"paper": paper, "released": released}
 
 
 def build_recipe(config: Config, purpose: str = "training") -> Recipe:
@@ -275,17 +275,17 @@ def _check_grid(config: Config, denoiser: nn.Module, space: LatentSpace) -> None
 
 
 def add_framer(recipe: Recipe, config: Config) -> Recipe:
-    """Apply FRAMER as a configuration's `framer` entry says; reading 'none' gives the recipe back.
+    """Apply FRAMER as a configuration's `framer` entry says; variant 'none' gives the recipe back.
 
-    Knobs that are None keep the value of the reading.
+    Knobs that are None keep the value of the variant.
 
     Raises:
-      ValueError: an unknown reading, or a value that a knob does not take.
+      ValueError: an unknown variant, or a value that a knob does not take.
     """
-    if config["reading"] == "none":
+    if config["variant"] == "none":
         return recipe
-    changes = {key: value for key, value in config.items() if key != "reading" and value is not None}
-    return framer(recipe, pick(READINGS, config["reading"], "reading of FRAMER")(**changes))
+    changes = {key: value for key, value in config.items() if key != "variant" and value is not None}
+    return framer(recipe, pick(VARIANTS, config["variant"], "variant of FRAMER")(**changes))
 
 
 class Trained(NamedTuple):

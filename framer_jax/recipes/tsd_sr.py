@@ -27,6 +27,8 @@ from framer_jax.diffusion import flow as process
 from framer_jax.diffusion.noise import NoiseField
 from framer_jax.diffusion.tiles import lay, over_tiles
 from framer_jax.losses import target_score
+from framer_jax.losses.flow_matching import preconditioned_error, prediction_taps_to_clean
+from framer_jax.losses.latent import latent_mse
 from framer_jax.models.lora import COLLECTION, Lora, branches, init_lora, make_lora, merge, with_branches
 from framer_jax.recipes.base import (
     Batch,
@@ -237,15 +239,13 @@ def _student_loss(
         z_lr, _ = task.enlarged(encoder, batch["lr"])
         found, taps = velocity(z_lr)
         z = z_lr - found
-        if tap_kind == "prediction":  # what the blocks say of the clean latent
-            taps = tuple(z_lr - tap for tap in taps)
-        latent_mse = jnp.square(z - z_hr).mean(axis=(1, 2, 3))  # [B]
-        values = settings.latent_weight * latent_mse
-        metrics = {"latent_mse": latent_mse}
+        taps = prediction_taps_to_clean(taps, z_lr, jnp.ones((z_lr.shape[0],), jnp.float32), tap_kind)
+        metrics = {"latent_mse": latent_mse(z, z_hr)}  # [B]
+        values = settings.latent_weight * metrics["latent_mse"]
         if settings.distillation_weight:
             away = _directions(settings, network, params, frozen, batch, (z, z_hr), key)
             metrics |= {name: jnp.square(part).mean(axis=(1, 2, 3)) for name, part in away._asdict().items()}
-            metrics["distillation"] = target_score.distillation_error(z, away.mixed(settings.variational_share))
+            metrics["distillation"] = target_score.tsd_error(z, away.combined(settings.variational_share))
             values += settings.distillation_weight * metrics["distillation"]
         if perceptual is not None:
             picture = jnp.clip(task.space.decode(frozen, z), -1, 1)
@@ -302,7 +302,7 @@ def _regulariser_loss(settings: TsdSrSettings, network: Network) -> LossFunction
         x = process.forward(z, sigma, jax.random.normal(key_noise, z.shape, jnp.float32))
         variables = with_branches(frozen[BASE], _sets(params[REGULARISER], settings.lora_scale))
         prediction, _ = network(variables, x, sigma, text_of_teacher(frozen, batch, count))
-        error = process.preconditioned_error(x, prediction, z, sigma)  # [B]
+        error = preconditioned_error(x, prediction, z, sigma)  # [B]
         return Loss(0.5 * error, {"latent_mse": error}, (), state)
 
     return loss

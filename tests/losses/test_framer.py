@@ -125,9 +125,7 @@ def plain_reading(taps, negatives, s):
                 delta = abs(own - target) / {
                     "teacher": target + s.epsilon, "student": own + s.epsilon, "absolute": 1.0
                 }[s.magnitude_relative_to]  # fmt: skip
-                factor = (1 / (1 + delta) if s.adaptive_weight else 1.0) * (
-                    max(positive, 0.0) if s.adaptive_modulation else 1.0
-                )
+                factor = (1 / (1 + delta) if s.faw else 1.0) * (max(positive, 0.0) if s.fam else 1.0)
                 values[b] += factor * loss
                 record[f"cosine_{band}"][i, b], record[f"factor_{band}"][i, b] = positive, factor
     return values / (len(students) if s.reduction == "mean" else 1), {k: v.mean(1) for k, v in record.items()}
@@ -139,9 +137,9 @@ READINGS = {
     "released": released(quantile=0.3),
     "wide": paper(radius=0.6, temperature=0.3),
     "mean": paper(reduction="mean"),
-    "no faw": paper(adaptive_weight=False),
-    "no fam": paper(adaptive_modulation=False),
-    "neither": released(adaptive_weight=False, adaptive_modulation=False),
+    "no faw": paper(faw=False),
+    "no fam": paper(fam=False),
+    "neither": released(faw=False, fam=False),
     "relative to student": paper(magnitude_relative_to="student"),
     "absolute": paper(magnitude_relative_to="absolute", magnitude_per_channel=True),
     "intra intra": paper(high_loss="intra"),

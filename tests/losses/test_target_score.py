@@ -31,14 +31,14 @@ def test_the_released_loss_with_a_gradient(fixtures):
     def loss(z):
         with jax.disable_jit():  # so that what the networks are asked can be seen
             found = directions(z, z_hr, noise, jnp.asarray(case["in/sigmas"]), networks)
-        return distillation_error(z, found.mixed(0.7)).mean(), found
+        return distillation_error(z, found.combined(0.7)).mean(), found
 
     (value, found), gradient = jax.value_and_grad(loss, has_aux=True)(z)
     mine = {
         "out/loss": value,
         "out/grad_vsd": found.variational,
         "out/grad_tsm": found.matching,
-        "out/direction": found.mixed(0.7),
+        "out/direction": found.combined(0.7),
         "out/noisy_student_0": asked[0][0],
         "out/noisy_hr_0": asked[0][1],
     }
