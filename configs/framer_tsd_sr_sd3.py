@@ -1,4 +1,4 @@
-"""TSD-SR with FRAMER, in the paper's reading: the blocks' guesses of the student's latent against its last one.
+"""TSD-SR with FRAMER, in the variant 'paper': the blocks' guesses of the student's latent against its last one.
 
 Command:  framer-jax train --config framer_tsd_sr_sd3 --workdir runs/framer_tsd_sr … as for
               configs/tsd_sr_sd3.py (`framer_tsd_sr_sd3.py:released`: as there)

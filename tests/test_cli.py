@@ -92,7 +92,7 @@ def test_starting_from_weights(run, data, tmp_path, capsys):
 
 
 def test_framer_leaves_no_trace_in_the_weights(run, data, tmp_path):
-    assert train(tmp_path / "framed", data, "framer.reading=paper", "training.stop_after=1", path=FRAMED) == 0
+    assert train(tmp_path / "framed", data, "framer.variant=paper", "training.stop_after=1", path=FRAMED) == 0
     plain, framed = (load_weights(folder / LAST)[0] for folder in (run, tmp_path / "framed"))
     assert set(framed) == {"denoiser"}
     assert set(framed["denoiser"]) == set(plain["denoiser"])
@@ -147,8 +147,8 @@ def test_a_loss_that_explodes_names_the_last_checkpoint(data, tmp_path, capsys):
         ),
         (["training.stepz=3"], ["unknown key 'training.stepz': training has .*steps"]),
         (["recipe.name=resnet"], ["unknown recipe 'resnet': choose one of augkd, dit4sr, dtkd, flow, resshift"]),
-        (["framer.reading=mine"], ["unknown reading of FRAMER 'mine': choose one of paper, released"]),
-        (["framer.reading=paper", "framer.objective=all"], ["all"]),
+        (["framer.variant=mine"], ["unknown reading of FRAMER 'mine': choose one of paper, released"]),
+        (["framer.variant=paper", "framer.objective=all"], ["all"]),
         (["data.degradation=fog"], ["no degradation preset 'fog'; choose one of "]),
         (["data.crop=30"], ["data.crop 30 must be a multiple of 8"]),
         (["data.crop=48"], [r"photo_0\.png is 48 x 40, smaller than the crop of 48 .*use a smaller crop"]),
@@ -363,7 +363,7 @@ def test_info_of_a_configuration(capsys):
     facts = info(capsys, FRAMED)
     assert facts["recipe"] == "resshift+framer"
     assert facts["parameters"] > 1_000_000
-    assert facts["config"]["framer"]["reading"] == "paper"
+    assert facts["config"]["framer"]["variant"] == "paper"
     fails(capsys, cli.main(["info", "nowhere.py"]), r"no configuration file 'nowhere\.py'")
     fails(capsys, cli.main(["info", "nowhere"]), "nowhere: no such weight file")
 

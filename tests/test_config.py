@@ -57,8 +57,8 @@ def test_an_overlay_changes_its_own_knobs_only(tmp_path):
         ("recipe.resshift.sampling_steps=2", 2),  # knobs that are None until set
         ("framer.radius=1", 1.0),
         ("framer.objective=contrastive", "contrastive"),
-        ("framer.adaptive_weight=True", True),
-        ("framer.adaptive_weight=None", None),
+        ("framer.faw=True", True),
+        ("framer.faw=None", None),
         ("training.best_metric=None", None),
         ("training.best_metric=sample/psnr-y", "sample/psnr-y"),
         ("data.train=None", "None"),

@@ -1,8 +1,12 @@
 """The FRAMER term: frequency-aligned self-distillation between the layers of one denoiser.
 
 "FRAMER: Frequency-Aligned Self-Distillation with Adaptive Modulation" (arXiv 2512.01390, CVPR 2026). The last feature
-map is the teacher, every earlier one a student; IntraCL (Eq. 1) pulls low bands together, InterCL (Eq. 2) high bands,
-FAW (Eq. 3-5) and FAM (Eq. 6-8) weigh them. Which reading of the method runs is a matter of `FramerSettings`.
+map is the teacher, and every earlier one a student. IntraCL (Eq. 1) pulls the low bands together, InterCL (Eq. 2) the
+high bands; FAW (Eq. 3-5) and FAM (Eq. 6-8) weight them. Each equation is a function here; `framer_loss` composes them
+on the cosines that `framer_jax.losses.framer_bands` computes. `FramerSettings` chooses the variant of the method.
+
+Notation: N students i = 1 … N and their teacher n, B images, F⁽ⁱ⁾ the maps [B, H, W, C], S⁽ⁱ⁾ their spectra, and the
+bands b = LF, HF of the spectra, chosen by the masks M_LF and M_HF.
 """
 
 from __future__ import annotations
@@ -13,77 +17,184 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from framer_jax.frequency.bands import (
-    LowPass,
-    band_magnitude,
-    disc_mask,
-    full_precision,
-    inverse_length,
-    low_pass,
-    quantile_mask,
-    similarities,
-    spectral_features,
-    spectrum,
-    split_bands,
+from framer_jax.frequency.bands import band_magnitude
+from framer_jax.losses.framer_bands import (
+    BandVectors,
+    band_filter,
+    band_vectors,
+    cosines,
+    low_band,
+    spectral_or_pixel_features,
+    students_and_teacher,
 )
-from framer_jax.losses.framer_settings import FramerSettings, paper, released, teacher_index, weight_at
+from framer_jax.losses.framer_settings import VARIANTS, FramerSettings, paper, released, teacher_index
 
 __all__ = [
+    "VARIANTS",
     "FramerLoss",
     "FramerSettings",
-    "clean_from_velocity",
     "draw_negatives",
+    "fam",
+    "fam_alignment",
+    "faw",
+    "framer_layer_loss",
     "framer_loss",
+    "framer_total",
+    "inter_cl",
+    "intra_cl",
     "paper",
     "released",
     "teacher_index",
-    "weight_at",
 ]
 
 
 class FramerLoss(NamedTuple):
-    """The term before lambda, and what it saw.
+    """The term before its weight λ, and its diagnostics.
 
     Attributes:
-      values: [B] float32, summed or averaged over the students; not multiplied by lambda.
-      diagnostics: float32 [N] each, the mean over images per student, for the bands `low` and `high`:
-        `cosine_*` to the teacher, `weight_*` (FAW), `gate_*` (FAM) and `factor_*` = weight x gate. Always measured in
-        the two bands, so that runs with different objectives compare; `weight` and `gate` are 1 where switched off.
+      values: [B] float32, summed or averaged over the students; not multiplied by λ.
+      diagnostics: float32 [N] each, the mean over images per student, for the bands `low` and `high`: `cosine_*` to
+        the teacher, `weight_*` (w of FAW), `gate_*` (the alignment a of FAM) and `factor_*` = w a. Always measured in
+        the two bands, so that runs with different objectives can be compared; `weight` and `gate` are 1 where they are
+        switched off.
     """
 
     values: jax.Array
     diagnostics: dict[str, jax.Array]
 
 
-class _Features(NamedTuple):
-    """What is compared in L taps: maps, or their spectra as real vectors; and the magnitudes, without gradient."""
+def intra_cl(positive: jax.Array, negative: jax.Array, temperature: float = 1.0) -> jax.Array:
+    """IntraCL, Eq. 1: −log( e^{s₊} / (e^{s₊} + e^{s₋}) ), contrasting the layers of one image.
 
-    compared: jax.Array  # [L, B, H, W, C], or [L, B, P, H, W', C]
-    magnitude: jax.Array  # [L, B, H, W', C]
+    Args:
+      positive: [N, B], cosine of student i and the teacher in the band.
+      negative: [N, B], cosine of student i and another student of the same image, without a gradient to the latter;
+        -inf where student i has no negative, for which the loss is 0.
+      temperature: τ; s₊ and s₋ are the cosines divided by it.
 
-
-class _Vectors(NamedTuple):
-    vectors: jax.Array  # [L, B, D], one band of L taps
-    inverse: jax.Array  # [L, B], 1 / length
-
-
-class _Operands(NamedTuple):
-    """The three sides of one band's cosines; only `student` carries a gradient."""
-
-    student: _Vectors  # L = N
-    target: _Vectors  # L = 1 or N
-    negative: _Vectors  # L = N
+    Returns:
+      [N, B].
+    """
+    logits = jnp.stack([positive, negative], axis=-1) / temperature
+    return jax.nn.logsumexp(logits, axis=-1) - logits[..., 0]
 
 
-class _Band(NamedTuple):
-    loss: jax.Array  # [N, B], IntraCL or InterCL
-    cosine: jax.Array  # [N, B], no gradient here and below
-    weight: jax.Array
-    gate: jax.Array
+def inter_cl(positive: jax.Array, negatives: jax.Array, others: jax.Array, temperature: float = 1.0) -> jax.Array:
+    """InterCL, Eq. 2: −log( e^{s₊} / (e^{s₊} + e^{s₋} + S_neg) ), contrasting layers and the images of the batch.
+
+    S_neg = Σ_{b' ≠ b} e^{cos(F⁽ⁱ⁾_b, F⁽ⁿ⁾_b') / τ} over the other images b' of the global batch.
+
+    Args:
+      positive: [N, B], cosine of student i and the teacher in the band.
+      negatives: [N, B, K], cosines to another student: K = 1, that of the same image (the paper), or K = B, those of
+        all images (the released code); -inf where student i has no negative.
+      others: [N, B, B], cosines of image b of student i and image b' of the teacher; -inf where b' = b.
+      temperature: τ, divides all cosines.
+
+    Returns:
+      [N, B].
+    """
+    logits = jnp.concatenate([positive[..., None], negatives, others], axis=-1) / temperature
+    return jax.nn.logsumexp(logits, axis=-1) - logits[..., 0]
+
+
+def faw(
+    student: jax.Array,
+    teacher: jax.Array,
+    band: jax.Array,
+    width: int,
+    *,
+    relative_to: str = "teacher",
+    per_channel: bool = False,
+    epsilon: float = 1e-9,
+) -> jax.Array:
+    """FAW, the frequency-based adaptive weight of a band, Eq. 3-5; a constant for the gradient.
+
+    Eq. 3: E_b = Σ(|S| M_b) / (Σ M_b + ε), the mean magnitude of a band (framer_jax.frequency.bands.band_magnitude).
+    Eq. 4: Δ_b⁽ⁱ⁾ = |E_b⁽ⁱ⁾ − E_b⁽ⁿ⁾| / (E_b⁽ⁿ⁾ + ε), its relative difference to the teacher's.
+    Eq. 5: w_b⁽ⁱ⁾ = 1 / (1 + Δ_b⁽ⁱ⁾).
+
+    Args:
+      student: |S⁽ⁱ⁾| in half layout, [N, B, H, W // 2 + 1, C].
+      teacher: |S⁽ⁿ⁾|, [1 or N, B, H, W // 2 + 1, C].
+      band: M_b, bool of the same rank; axes of size 1 are shared.
+      width: W of the maps.
+      relative_to: whose E_b divides in Eq. 4, 'teacher' (the paper) or 'student' (the released code); 'absolute' for
+        the difference alone.
+      per_channel: E_b is the mean of the channels' quotients (the released code), not one quotient per image.
+      epsilon: ε.
+
+    Returns:
+      w_b, [N, B] in (0, 1].
+    """
+    student_mean, teacher_mean = (
+        band_magnitude(magnitude, band, width, per_channel, epsilon) for magnitude in (student, teacher)
+    )
+    difference = jnp.abs(student_mean - teacher_mean)
+    if relative_to != "absolute":
+        base = teacher_mean if relative_to == "teacher" else student_mean
+        difference = difference / (base + epsilon)
+    return jax.lax.stop_gradient(1.0 / (1.0 + difference))
+
+
+def fam_alignment(cosine: jax.Array) -> jax.Array:
+    """The alignment of FAM, Eq. 6 (low band) and Eq. 7 (high band): a_b⁽ⁱ⁾ = ReLU(cos(F_b⁽ⁱ⁾, F_b⁽ⁿ⁾)), a constant.
+
+    Args:
+      cosine: [N, B], cosine of student i and the teacher in the band.
+
+    Returns:
+      [N, B] in [0, 1], without a gradient.
+    """
+    return jax.nn.relu(jax.lax.stop_gradient(cosine))
+
+
+def fam(weight: jax.Array, alignment: jax.Array) -> jax.Array:
+    """FAM, the frequency-based alignment modulation of FAW, Eq. 8: w̃_b⁽ⁱ⁾ = w_b⁽ⁱ⁾ a_b⁽ⁱ⁾.
+
+    Args:
+      weight: [N, B], w_b from `faw`.
+      alignment: [N, B], a_b from `fam_alignment`.
+
+    Returns:
+      [N, B] in [0, 1].
+    """
+    return weight * alignment
+
+
+def framer_layer_loss(
+    low_weight: jax.Array, low_loss: jax.Array, high_weight: jax.Array, high_loss: jax.Array
+) -> jax.Array:
+    """The loss of each student, Eq. 9: L⁽ⁱ⁾ = w̃_LF⁽ⁱ⁾ IntraCL⁽ⁱ⁾ + w̃_HF⁽ⁱ⁾ InterCL⁽ⁱ⁾.
+
+    Args:
+      low_weight: [N, B], w̃_LF from `fam`.
+      low_loss: [N, B], `intra_cl` of the low band.
+      high_weight: [N, B], w̃_HF from `fam`.
+      high_loss: [N, B], `inter_cl` of the high band.
+
+    Returns:
+      [N, B].
+    """
+    return low_weight * low_loss + high_weight * high_loss
+
+
+def framer_total(base_loss: jax.Array, framer_term: jax.Array, weight: jax.Array | float) -> jax.Array:
+    """The training loss, Eq. 10: L = L_noise + λ Σᵢ L⁽ⁱ⁾; λ = 1 in the paper, 0.1 on the mean in the released code.
+
+    Args:
+      base_loss: [B], the loss of the recipe itself.
+      framer_term: [B], Σᵢ L⁽ⁱ⁾ (`FramerLoss.values`).
+      weight: λ, a scalar; framer_jax.losses.weight_schedule.weight_at gives it by training step.
+
+    Returns:
+      [B].
+    """
+    return base_loss + weight * framer_term
 
 
 def draw_negatives(key: jax.Array, layers: int, settings: FramerSettings) -> jax.Array:
-    """For each student, the student of the same image that is its negative.
+    """Draw for each student the student of the same image that is its negative.
 
     Args:
       key: typed PRNG key; used for 'random' only.
@@ -92,6 +203,9 @@ def draw_negatives(key: jax.Array, layers: int, settings: FramerSettings) -> jax
 
     Returns:
       int32 [N] of student indices; -1 where a student has no negative.
+
+    Raises:
+      ValueError: no student.
     """
     if layers < 1:
         raise ValueError(f"FRAMER needs at least one student, got {layers}")
@@ -107,33 +221,28 @@ def draw_negatives(key: jax.Array, layers: int, settings: FramerSettings) -> jax
     return jnp.where(jnp.asarray(allowed.any(axis=1)), drawn, jnp.int32(-1))
 
 
-def clean_from_velocity(noisy: jax.Array, velocity: jax.Array, sigma: jax.Array) -> jax.Array:
-    """Clean-latent guess of a flow model, x0 = z_t - sigma v: the map that the `released` reading compares.
+class _BandLoss(NamedTuple):
+    """IntraCL or InterCL of one band, [N, B], and its factors, [N, B] without a gradient."""
 
-    Args:
-      noisy: z_t [B, H, W, C].
-      velocity: [B, H, W, C], a block's tokens through the model's own final norm, projection and unpatchify.
-      sigma: [B], noise share of z_t.
-
-    Returns:
-      [B, H, W, C] float32.
-    """
-    sigma = sigma.astype(jnp.float32)[:, None, None, None]
-    return noisy.astype(jnp.float32) - sigma * velocity.astype(jnp.float32)
+    loss: jax.Array
+    cosine: jax.Array
+    weight: jax.Array  # w, FAW
+    alignment: jax.Array  # a, FAM
+    factor: jax.Array  # w a
 
 
 def framer_loss(taps: tuple[jax.Array, ...], negatives: jax.Array, settings: FramerSettings) -> FramerLoss:
-    """L^(i) = w_LF a_LF IntraCL + w_HF a_HF InterCL (Eq. 9), summed or averaged over the students i.
+    """Σᵢ L⁽ⁱ⁾ of Eq. 9 and 10, summed or averaged over the students i.
 
     Gradients reach student i through its own cosines only: teacher, negatives, w and a are constants. Negatives of
-    InterCL run over the batch axis of the arrays given, so for the global batch give global arrays (as under jit).
+    InterCL run over the batch axis of the arrays, so for the global batch pass global arrays (as under jit).
 
     Args:
       taps: N + 1 maps [B, H, W, C] of one shape, in order of depth, any float dtype (computed in float32). The last
-        one is the teacher, whatever `settings.last_is_student` says: a caller of the `released` reading gives every
+        one is the teacher, whatever `settings.last_is_student` says: a caller of the variant 'released' passes every
         block's map and then the final output.
       negatives: int32 [N] from `draw_negatives`.
-      settings: every switch.
+      settings: see FramerSettings.
 
     Returns:
       Values per image and diagnostics per student.
@@ -142,33 +251,29 @@ def framer_loss(taps: tuple[jax.Array, ...], negatives: jax.Array, settings: Fra
       ValueError: fewer than two taps, taps or negatives of another shape, a middle teacher that is no tap.
     """
     _check(taps, negatives, settings)
-    students, teacher = _split(taps, settings)  # [N, B, H, W, C], [1|N, B, H, W, C]
+    students, teacher = students_and_teacher(taps, settings)  # [N, B, H, W, C], [1 or N, B, H, W, C]
     size = (teacher.shape[2], teacher.shape[3])
-    own, target = _features(students, settings), jax.lax.stop_gradient(_features(teacher, settings))
-    low_mask = _low_mask(target.magnitude, size, settings)  # [1|N, 1|B, H, W', 1|C]
+    student_features = spectral_or_pixel_features(students, settings)
+    teacher_features = jax.lax.stop_gradient(spectral_or_pixel_features(teacher, settings))
+    mask = low_band(teacher_features.magnitude, size, settings)  # [1 or N, 1 or B, H, W // 2 + 1, 1 or C]
 
-    def band(operands: _Operands, mask: jax.Array, kind: str) -> _Band:
-        logits = _logits(operands, negatives >= 0, kind, settings.negatives_of_all_images)
-        cosine = jax.lax.stop_gradient(logits[..., 0])
-        logits = logits / settings.temperature
-        weight = gate = jnp.ones_like(cosine)
-        if settings.adaptive_weight:
-            weight = _magnitude_weight(own.magnitude, target.magnitude, mask, size[1], settings)
-        if settings.adaptive_modulation:
-            gate = jax.nn.relu(cosine)  # Eq. 6, 7
-        return _Band(jax.nn.logsumexp(logits, axis=-1) - logits[..., 0], cosine, weight, gate)
+    def vectors(split: object) -> tuple[BandVectors, ...]:
+        return band_vectors(student_features.compared, teacher_features.compared, negatives, split)  # type: ignore[arg-type]
 
-    division = low_pass(size, settings.radius) if _in_pixels(settings) else low_mask
-    low_operands, high_operands = _operands(own.compared, target.compared, negatives, division)
-    low = band(low_operands, low_mask, settings.low_loss)
-    high = band(high_operands, ~low_mask, settings.high_loss)
+    def band_loss(band: BandVectors, band_mask: jax.Array, kind: str) -> _BandLoss:
+        magnitudes = student_features.magnitude, teacher_features.magnitude
+        return _band_loss(band, negatives >= 0, kind, magnitudes, band_mask, size[1], settings)
+
+    low_vectors, high_vectors = vectors(band_filter(mask, size, settings))
+    low = band_loss(low_vectors, mask, settings.low_loss)
+    high = band_loss(high_vectors, ~mask, settings.high_loss)
     if settings.objective == "full":
-        layers = _weighted(low) + _weighted(high)  # [N, B]
+        layers = framer_layer_loss(low.factor, low.loss, high.factor, high.loss)  # [N, B]
     elif settings.objective == "contrastive":
-        everything = jnp.ones_like(low_mask)
-        (whole,) = _operands(own.compared, target.compared, negatives, None)
-        layers = _weighted(band(whole, everything, settings.low_loss))
-        layers += _weighted(band(whole, everything, settings.high_loss))
+        (undivided,) = vectors(None)
+        every = jnp.ones_like(mask)
+        first, second = (band_loss(undivided, every, kind) for kind in (settings.low_loss, settings.high_loss))
+        layers = framer_layer_loss(first.factor, first.loss, second.factor, second.loss)
     elif settings.objective == "l2":
         layers = jnp.mean(jnp.square(students - teacher), axis=(2, 3, 4))
     else:
@@ -177,122 +282,39 @@ def framer_loss(taps: tuple[jax.Array, ...], negatives: jax.Array, settings: Fra
     return FramerLoss(values, {**_diagnostics(low, "low"), **_diagnostics(high, "high")})
 
 
-def _split(taps: tuple[jax.Array, ...], settings: FramerSettings) -> tuple[jax.Array, jax.Array]:
-    """Students [N, B, H, W, C] and, without gradient, one teacher [1, ...] or one for each student; float32."""
-    maps = [full_precision(tap) for tap in taps]
-    if settings.teacher == "next":
-        return jnp.stack(maps[:-1]), jax.lax.stop_gradient(jnp.stack(maps[1:]))
-    teacher = maps.pop(teacher_index(settings, len(taps)))
-    return jnp.stack(maps), jax.lax.stop_gradient(teacher)[None]
-
-
-def _in_pixels(settings: FramerSettings) -> bool:
-    """Whether the cosines are those of band-passed maps, for which no spectrum is needed."""
-    return settings.bands == "disc" and settings.compare == "spectra"
-
-
-def _features(maps: jax.Array, settings: FramerSettings) -> _Features:
-    half = spectrum(maps)  # [L, B, H, W', C]; without a gradient path, and unused without FAW, in the pixel domain
-    magnitude = jax.lax.stop_gradient(jnp.abs(half))
-    if _in_pixels(settings):
-        return _Features(maps, magnitude)
-    return _Features(spectral_features(half, maps.shape[-2], settings.compare == "magnitudes"), magnitude)
-
-
-def _low_mask(magnitude: jax.Array, size: tuple[int, int], settings: FramerSettings) -> jax.Array:
-    if settings.bands == "quantile":
-        return quantile_mask(magnitude, size[1], settings.quantile)
-    mask = disc_mask(size, settings.radius)
-    if mask.all():
-        raise ValueError(f"framer.radius {settings.radius} leaves {size} maps no high band: lower it")
-    return jnp.asarray(mask)[None, None, :, :, None]
-
-
-def _operands(
-    own: jax.Array, target: jax.Array, negatives: jax.Array, division: LowPass | jax.Array | None
-) -> tuple[_Operands, ...]:
-    """The operands of every cosine, for the low and the high band, or for the undivided map (None)."""
-    # A gather as a product: XLA would fuse a real one with the split before it, 5x slower on a CPU.
-    choice = jax.nn.one_hot(jnp.maximum(negatives, 0), own.shape[0], dtype=own.dtype)  # [N, N]
-
-    def chosen(x: jax.Array) -> jax.Array:
-        return jnp.tensordot(choice, jax.lax.stop_gradient(x), axes=1, precision=jax.lax.Precision.HIGHEST)
-
-    students, targets = _bands(own, division), _bands(target, division)
-    if isinstance(division, jax.Array) and division.shape[0] > 1:  # its student's mask, not its own
-        others = _bands(chosen(own), division)
+def _band_loss(
+    band: BandVectors,
+    has_negative: jax.Array,
+    kind: str,
+    magnitudes: tuple[jax.Array, jax.Array],
+    mask: jax.Array,
+    width: int,
+    settings: FramerSettings,
+) -> _BandLoss:
+    """IntraCL or InterCL (`kind`) of one band, with FAW and FAM."""
+    positive, negative_cosines, others = cosines(band, has_negative, kind, settings.negatives_of_all_images)
+    if others is None:
+        loss = intra_cl(positive, negative_cosines[..., 0], settings.temperature)
     else:
-        others = jax.tree.map(chosen, students)
-    return tuple(_Operands(*sides) for sides in zip(students, targets, others, strict=True))
+        loss = inter_cl(positive, negative_cosines, others, settings.temperature)
+    cosine = jax.lax.stop_gradient(positive)
+    weight = alignment = jnp.ones_like(cosine)
+    if settings.faw:
+        weight = faw(
+            *magnitudes,
+            mask,
+            width,
+            relative_to=settings.magnitude_relative_to,
+            per_channel=settings.magnitude_per_channel,
+            epsilon=settings.epsilon,
+        )
+    if settings.fam:
+        alignment = fam_alignment(cosine)
+    return _BandLoss(loss, cosine, weight, alignment, fam(weight, alignment))
 
 
-def _bands(compared: jax.Array, division: LowPass | jax.Array | None) -> tuple[_Vectors, ...]:
-    """(low, high), or the whole. Lengths are kept apart: cosines then need no normalised copy of the maps."""
-    length = None
-    if division is None:
-        parts = [compared]
-    elif isinstance(division, LowPass):
-        parts = list(split_bands(compared, division))  # [L, B, P, Q, C], [L, B, H, W, C]
-        length = jnp.sqrt(jnp.sum(jnp.square(jax.lax.stop_gradient(compared)), axis=(2, 3, 4)))  # [L, B]
-    else:
-        mask = division[:, :, None]  # [1|N, 1|B, 1, H, W', 1|C]
-        parts = [compared * part.astype(compared.dtype) for part in (mask, ~mask)]
-    flat = [part.reshape(*part.shape[:2], -1) for part in parts]
-    return tuple(_Vectors(vectors, inverse_length(vectors, length)) for vectors in flat)
-
-
-def _own_cosine(first: _Vectors, second: _Vectors) -> jax.Array:
-    """Cosine of equal images: [N, B, 1]."""
-    dots = jnp.sum(first.vectors * second.vectors, axis=-1)
-    return (dots * first.inverse * second.inverse)[..., None]
-
-
-def _cosines(first: _Vectors, second: _Vectors) -> jax.Array:
-    """Cosines between all images: [N, B, B]."""
-    if second.vectors.shape[0] == 1:  # one product for all layers, whose axis stays apart from that of the examples
-        dots = jnp.einsum("lad,bd->lab", first.vectors, second.vectors[0], precision=jax.lax.Precision.HIGHEST)
-    else:
-        # Layer by layer: on a mesh each gathers the vectors of all images, which are many megabytes.
-        dots = jax.lax.map(lambda pair: similarities(*pair), (first.vectors, second.vectors))
-    return dots * first.inverse[:, :, None] * second.inverse[:, None, :]
-
-
-def _logits(operands: _Operands, has_negative: jax.Array, kind: str, all_images: bool) -> jax.Array:
-    """Cosines [N, B, K] of Eq. 1 ('intra') or Eq. 2 ('inter'), the positive first, -inf where a negative is missing."""
-    student, target, negative = operands
-    present = has_negative[:, None, None]  # [N, 1, 1]
-    if kind == "intra":
-        own_negative = jnp.where(present, _own_cosine(student, negative), -jnp.inf)  # [N, B, 1]
-        return jnp.concatenate([_own_cosine(student, target), own_negative], axis=-1)
-    own = jnp.eye(student.vectors.shape[1], dtype=bool)[None]
-    cosines = _cosines(student, target)  # [N, B, B]
-    others = jnp.where(own, -jnp.inf, cosines)
-    own_negative = (_cosines if all_images else _own_cosine)(student, negative)  # [N, B, B or 1]
-    own_negative = jnp.where(present, own_negative, -jnp.inf)
-    return jnp.concatenate([jnp.einsum("nbb->nb", cosines)[..., None], own_negative, others], axis=-1)
-
-
-def _magnitude_weight(
-    student: jax.Array, teacher: jax.Array, mask: jax.Array, width: int, settings: FramerSettings
-) -> jax.Array:
-    """FAW (Eq. 3-5): w = 1 / (1 + Delta) [N, B], Delta the (relative) difference of mean band magnitudes."""
-    own, target = (
-        band_magnitude(magnitude, mask, width, settings.magnitude_per_channel, settings.epsilon)
-        for magnitude in (student, teacher)
-    )
-    difference = jnp.abs(own - target)
-    if settings.magnitude_relative_to != "absolute":
-        base = target if settings.magnitude_relative_to == "teacher" else own
-        difference = difference / (base + settings.epsilon)
-    return 1.0 / (1.0 + difference)
-
-
-def _weighted(band: _Band) -> jax.Array:
-    return band.weight * band.gate * band.loss
-
-
-def _diagnostics(band: _Band, name: str) -> dict[str, jax.Array]:
-    values = {"cosine": band.cosine, "weight": band.weight, "gate": band.gate, "factor": band.weight * band.gate}
+def _diagnostics(band: _BandLoss, name: str) -> dict[str, jax.Array]:
+    values = {"cosine": band.cosine, "weight": band.weight, "gate": band.alignment, "factor": band.factor}
     return {f"{key}_{name}": jnp.mean(value, axis=1) for key, value in values.items()}
 
 
@@ -301,7 +323,7 @@ def _check(taps: tuple[jax.Array, ...], negatives: jax.Array, settings: FramerSe
         raise ValueError(f"FRAMER needs at least two taps (a student and the teacher), got {len(taps)}")
     shapes = [tap.shape for tap in taps]
     if len(shapes[0]) != 4 or any(shape != shapes[0] for shape in shapes):
-        raise ValueError(f"taps must be [B, H, W, C] of one shape, got {shapes}: map them to the teacher's first")
+        raise ValueError(f"taps must be [B, H, W, C] of one shape, got {shapes}: map them to the teacher's shape first")
     if negatives.shape != (len(taps) - 1,):
         raise ValueError(f"negatives must be [{len(taps) - 1}], one per student, got {negatives.shape}")
     layer = settings.teacher_layer

@@ -1,9 +1,9 @@
-"""Target-score distillation: a one-step student is moved to where a diffusion teacher's score points.
+"""Target-score distillation of TSD-SR: the score of a diffusion teacher pulls a one-step student.
 
 Dong et al., "TSD-SR: One-Step Diffusion with Target Score Distillation for Real-World Image Super-Resolution" (CVPR
-2025): variational score distillation (VSD), against a network that follows the student, and target-score matching
-(TSM), against the teacher's own score of the real latent. With several sub-steps along the trajectories it is the
-paper's distribution-aware sampling (DASM).
+2025): variational score distillation (VSD), against a regularizer network that is trained on the student's latents, and
+target-score matching (TSM), against the teacher's own score of the HR latent. With several sub-steps along the
+trajectories it is the paper's distribution-aware sampling module (DASM).
 
 The released trainer computes this loss without a gradient, so it trains nothing there. Here it has one.
 """
@@ -18,20 +18,20 @@ import jax.numpy as jnp
 
 from framer_jax.diffusion import flow
 
-TABLE_ENDS = (50, 950)
-"""Indices of the table of sigmas between which the first sub-step is drawn; the second is not reached."""
+FIRST_INDEX_RANGE = (50, 950)
+"""Range of the table index of the first sub-step; the upper end is excluded."""
 
-LARGEST_BIAS = 0.5
-"""Of the sub-steps' common end, in sub-steps."""
+MAX_BIAS = 0.5
+"""Largest bias of the trajectory's end, as a fraction of a sub-step."""
 
 
 class Velocities(NamedTuple):
-    """What the networks say at one sub-step, after guidance; [B, h, w, C] float32 each.
+    """Velocities that the networks predict at one sub-step, after guidance; [B, h, w, C] float32 each.
 
     Attributes:
-      teacher: of the student's noisy latent.
-      teacher_hr: the teacher's of the real noisy latent.
-      regulariser: of the student's noisy latent, from the network that follows the student.
+      teacher: the teacher's, for the noisy latent of the student.
+      teacher_hr: the teacher's, for the noisy HR latent.
+      regulariser: the regularizer's, for the noisy latent of the student.
     """
 
     teacher: jax.Array
@@ -40,45 +40,53 @@ class Velocities(NamedTuple):
 
 
 Networks = Callable[[jax.Array, jax.Array, jax.Array], Velocities]
-"""(noisy student latent, noisy real latent, sigma [B]) → velocities."""
+"""(noisy student latent, noisy HR latent, sigma [B]) → velocities."""
 
 
 class Directions(NamedTuple):
-    """Where to move *from*: the student's latent minus a direction is better. [B, h, w, C] float32 each.
+    """Gradients of the distillation with respect to the student's latent; [B, h, w, C] float32 each.
 
     Attributes:
-      variational: of VSD.
-      matching: of TSM.
+      variational: g_VSD = Σ_k w_k σ_k² (v_teacher(z_σ) − v_regularizer(z_σ)).
+      matching: g_TSM = Σ_k w_k σ_k² (v_teacher(z_σ) − v_teacher(z_σ^HR)).
     """
 
     variational: jax.Array
     matching: jax.Array
 
-    def mixed(self, share: float) -> jax.Array:
-        """`share` of the first, the rest of the second; the paper's lambda."""
-        return share * self.variational + (1.0 - share) * self.matching
+    def combined(self, vsd_weight: float) -> jax.Array:
+        """λ g_VSD + (1 − λ) g_TSM, with the paper's λ as `vsd_weight`."""
+        return vsd_weight * self.variational + (1.0 - vsd_weight) * self.matching
 
 
 def draw_sigmas(
-    key: jax.Array, count: int, substeps: int = 1, size: int = 50, biased: bool = True, shift: float = 3.0
+    key: jax.Array,
+    count: int,
+    substeps: int = 1,
+    substep_size: int = 50,
+    substep_bias: bool = True,
+    shift: float = 3.0,
 ) -> jax.Array:
-    """Sigmas of an example's sub-steps, and one more where the last would lead: [count, substeps + 1] float32.
+    """Draw the sigmas of each example's sub-steps, and the one that the last sub-step leads to.
 
     Args:
       key: one PRNG key.
-      count: examples.
-      substeps: at least 1.
-      size: of one, in entries of the table of 1000.
-      biased: whether their common end is moved by up to half a sub-step, drawn for each example.
-      shift: of the table.
+      count: number of examples.
+      substeps: number of sub-steps K, at least 1.
+      substep_size: length of a sub-step, in entries of the table of 1000 sigmas.
+      substep_bias: move the end of the trajectory randomly by up to half a sub-step, drawn per example.
+      shift: time shift of the table.
+
+    Returns:
+      [count, K + 1] float32, descending.
     """
     key_first, key_bias = jax.random.split(key)
-    first = jax.random.randint(key_first, (count,), *TABLE_ENDS)
-    half = int(size * LARGEST_BIAS)
-    bias = jax.random.randint(key_bias, (count,), -half, half) if biased and half else jnp.zeros_like(first)
-    last = jnp.minimum(first + size * substeps + bias, flow.TRAINING_STEPS - 1)
-    places = first[:, None] + (last - first)[:, None] * jnp.arange(substeps + 1)[None] // substeps
-    return jnp.asarray(flow.training_sigmas(shift), jnp.float32)[places]
+    first = jax.random.randint(key_first, (count,), *FIRST_INDEX_RANGE)
+    half = int(substep_size * MAX_BIAS)
+    bias = jax.random.randint(key_bias, (count,), -half, half) if substep_bias and half else jnp.zeros_like(first)
+    last = jnp.minimum(first + substep_size * substeps + bias, flow.TRAINING_STEPS - 1)
+    indices = first[:, None] + (last - first)[:, None] * jnp.arange(substeps + 1)[None] // substeps
+    return jnp.asarray(flow.training_sigmas(shift), jnp.float32)[indices]
 
 
 def directions(
@@ -87,51 +95,54 @@ def directions(
     noise: jax.Array,
     sigmas: jax.Array,
     networks: Networks,
-    weights: tuple[float, ...] = (1.0,),
+    substep_weights: tuple[float, ...] = (1.0,),
 ) -> Directions:
-    """The two directions, summed over sub-steps, without a gradient.
+    """g_VSD and g_TSM, summed over the sub-steps, without a gradient.
 
-    Both latents share their noise. From one sub-step to the next the student's goes with the regulariser's velocity,
-    the real one with the teacher's.
+    Both latents are noised with the same noise. From one sub-step to the next the student's latent moves with the
+    regularizer's velocity, and the HR latent with the teacher's.
 
     Args:
-      z: [B, h, w, C] float32, what the student made.
-      z_hr: like z, the real latent.
-      noise: like z, standard normal.
+      z: the student's latent, [B, h, w, C] float32.
+      z_hr: the HR latent, like z.
+      noise: standard normal, like z.
       sigmas: [B, K + 1] float32, see `draw_sigmas`.
-      networks: what is asked at each of them.
-      weights: of the K sub-steps.
+      networks: teacher and regularizer, called at each sub-step.
+      substep_weights: w, weights of the K sub-steps.
 
     Raises:
-      ValueError: another number of weights than of sub-steps.
+      ValueError: the number of weights is not the number of sub-steps.
     """
-    if sigmas.shape[1] != len(weights) + 1:
-        raise ValueError(f"sigmas of {sigmas.shape[1] - 1} sub-steps, and {len(weights)} weights: give one for each")
+    if sigmas.shape[1] != len(substep_weights) + 1:
+        raise ValueError(
+            f"sigmas are those of {sigmas.shape[1] - 1} sub-steps, but there are {len(substep_weights)} weights: pass "
+            "one weight per sub-step"
+        )
     z, z_hr = jax.lax.stop_gradient((z, z_hr))
 
-    def substep(state: Any, now: Any) -> tuple[Any, None]:
+    def substep(state: Any, inputs: Any) -> tuple[Any, None]:
         x, x_hr, variational, matching = state
-        sigma, following, weight = now
-        found = networks(x, x_hr, sigma)
+        sigma, next_sigma, weight = inputs
+        velocities = networks(x, x_hr, sigma)
         factor = (weight * jnp.square(sigma))[:, None, None, None]
-        step = (sigma - following)[:, None, None, None]
-        moved = x - step * found.regulariser, x_hr - step * found.teacher_hr
-        variational += factor * (found.teacher - found.regulariser)
-        matching += factor * (found.teacher - found.teacher_hr)
+        step = (sigma - next_sigma)[:, None, None, None]
+        moved = x - step * velocities.regulariser, x_hr - step * velocities.teacher_hr
+        variational += factor * (velocities.teacher - velocities.regulariser)
+        matching += factor * (velocities.teacher - velocities.teacher_hr)
         return (*moved, variational, matching), None
 
     start = flow.forward(z, sigmas[:, 0], noise), flow.forward(z_hr, sigmas[:, 0], noise)
-    steps = sigmas[:, :-1].T, sigmas[:, 1:].T, jnp.asarray(weights, jnp.float32)
+    steps = sigmas[:, :-1].T, sigmas[:, 1:].T, jnp.asarray(substep_weights, jnp.float32)
     state, _ = jax.lax.scan(substep, (*start, jnp.zeros_like(z), jnp.zeros_like(z)), steps)
     return Directions(*jax.lax.stop_gradient(state[2:]))
 
 
-def distillation_error(z: jax.Array, direction: jax.Array) -> jax.Array:
-    """A loss whose gradient with respect to z is the direction, divided by the numbers of a latent.
+def tsd_error(z: jax.Array, direction: jax.Array) -> jax.Array:
+    """L_TSD = ½ |z − stop_gradient(z − g)|²: its gradient with respect to z is g, over the number of latent entries.
 
     Args:
-      z: [B, h, w, C] float32.
-      direction: like z.
+      z: the student's latent, [B, h, w, C] float32.
+      direction: g, like z, see `Directions.combined`.
 
     Returns:
       [B] float32, half the mean square of the direction.

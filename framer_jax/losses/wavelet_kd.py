@@ -1,10 +1,10 @@
-"""How far a student's picture is from its teacher's, by frequency bands: DTKD's loss and what it was compared with.
+"""The distance of a student's image to its teacher's by frequency bands: DTKD's loss and its alternatives.
 
 Park and Song, "DTKD" (Electronics 15(10) 1986, 2026): the L1 distance of the bands of a two-level wavelet transform, in
-three groups - low (the coarsest low band), middle (the details of the coarser levels) and high (those of level 1) - of
-which the middle one counts double. Its Table 5 sets the dual-tree complex wavelet transform and the Fourier transform
-against it, other tables plain pixels. What the text leaves open is a setting: wavelet, border, norm, and whether the
-bands of a group are added or averaged.
+three groups, low (the coarsest low band), middle (the details of the coarser levels) and high (those of level 1), of
+which the middle one has double weight. Its Table 5 compares it with the dual-tree complex wavelet transform and the
+Fourier transform, other tables with plain pixels. What the available text does not state is a setting: wavelet, padding
+mode, norm, and whether the bands of a group are summed or averaged.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from framer_jax.frequency.wavelets import (
     haar_decompose,
     most_levels,
 )
+from framer_jax.knobs import check_knobs, knob
 
 GROUPS = ("low", "middle", "high")
 
@@ -36,61 +37,60 @@ NORMS: Mapping[str, Callable[[jax.Array], jax.Array]] = {
     "l1": jnp.abs,
     "l2": lambda band: jnp.square(band.real) + jnp.square(band.imag) if jnp.iscomplexobj(band) else jnp.square(band),
 }
-"""Of a difference, real or complex, elementwise."""
+"""Name → elementwise norm of a real or complex difference."""
 
-MOST_LEVELS = 4
+MAX_LEVELS = 4
 
 
 @dataclass(frozen=True)
 class WaveletKdSettings:
-    """The loss; the defaults are the paper's, or the plainest reading of it.
-
-    Attributes:
-      transform: 'dwt'; 'dual_tree' (complex wavelets); 'fourier' (square rings of the spectrum, each half as wide as
-        the next: the low group up to 2^-levels of the Nyquist frequency along both axes, the high one above a half);
-        'pixel' (no bands, and no use of the other settings but `norm`).
-      wavelet: of 'dwt', a discrete one that PyWavelets knows.
-      levels: 1 to 4; with one there is no middle group.
-      border: of 'dwt', one of framer_jax.frequency.wavelets.BORDER_MODES. Haar on sides that are multiples of 2^levels
-        never reaches over the border.
-      weights: of the low, the middle and the high group.
-      norm: 'l1' or 'l2' (squared), averaged over each band; magnitudes where the bands are complex.
-      within: 'sum' or 'mean' over the bands of a group (7 bands for two levels of 'dwt').
+    """The distance; the defaults are the paper's, or the simplest choice where its text states none.
 
     Raises:
       ValueError: a value outside its choices or its range.
     """
 
-    transform: str = "dwt"
-    wavelet: str = "haar"
-    levels: int = 2
-    border: str = "symmetric"
-    weights: tuple[float, float, float] = (1.0, 2.0, 1.0)
-    norm: str = "l1"
-    within: str = "sum"
+    transform: str = knob(
+        "dwt",
+        "dwt; dual_tree (complex wavelets); fourier (square rings of the spectrum, each half as wide as the next: the "
+        "low group up to 2^-levels of the Nyquist frequency along both axes, the high one above a half); pixel (no "
+        "bands; of the other settings only norm is used).",
+        choices=("dwt", "dual_tree", "fourier", "pixel"),
+    )
+    wavelet: str = knob("haar", "Wavelet of dwt, a discrete one that PyWavelets knows.")
+    levels: int = knob(
+        2, "Levels of the transform; with one level there is no middle group.", at_least=1, at_most=MAX_LEVELS
+    )
+    padding_mode: str = knob(
+        "symmetric",
+        "Padding of dwt at the borders. Haar never reads beyond the border where the sides are multiples of 2^levels.",
+        choices=BORDER_MODES,
+    )
+    weights: tuple[float, float, float] = knob((1.0, 2.0, 1.0), "Weights of the low, the middle and the high group.")
+    norm: str = knob(
+        "l1",
+        "Norm of the difference, averaged over each band: l1 or l2 (squared); of magnitudes where bands are complex.",
+        choices=tuple(NORMS),
+    )
+    band_reduction: str = knob(
+        "sum", "How the bands of a group are reduced (dwt of two levels has 7 bands).", choices=("sum", "mean")
+    )
 
     def __post_init__(self) -> None:
-        choices = {
-            "transform": (*TRANSFORMS, "pixel"),
-            "border": BORDER_MODES,
-            "norm": tuple(NORMS),
-            "within": ("sum", "mean"),
-        }
-        for name, known in choices.items():
-            if getattr(self, name) not in known:
-                raise ValueError(f"wavelet_kd.{name} is {getattr(self, name)!r}: choose one of {', '.join(known)}")
-        if not 1 <= self.levels <= MOST_LEVELS:
-            raise ValueError(f"wavelet_kd.levels is {self.levels}: it must be 1 to {MOST_LEVELS}")
+        check_knobs(self)
         if len(self.weights) != len(GROUPS) or not all(0 <= weight < math.inf for weight in self.weights):
-            raise ValueError(f"wavelet_kd.weights are {self.weights}: three numbers of at least 0 (low, middle, high)")
-        check_wavelet(self.wavelet)
+            raise ValueError(f"weights is {self.weights!r}: it must be three numbers of at least 0 (low, middle, high)")
+        try:
+            check_wavelet(self.wavelet)
+        except ValueError as error:
+            raise ValueError(f"wavelet is {self.wavelet!r}: {error}") from error
 
 
 class WaveletKd(NamedTuple):
-    """The loss before its factor lambda, and what it is made of.
+    """The distance before its weight λ, and its groups.
 
     Attributes:
-      values: [B] float32.
+      values: [B] float32, L_DWT.
       groups: name to [B] float32, not weighted: 'low', 'middle' (from two levels on), 'high'; or 'pixel'.
     """
 
@@ -99,11 +99,13 @@ class WaveletKd(NamedTuple):
 
 
 def wavelet_kd(student: jax.Array, teacher: jax.Array, settings: WaveletKdSettings) -> WaveletKd:
-    """The loss.
+    """DTKD's distillation loss: L_DWT = Σ_g w_g Σ_{b in g} |DWT_b(S(x)) − DWT_b(T(x))|₁ over the groups g of bands b.
+
+    The paper's equation is reconstructed from its prose: the available text has the formulas as images.
 
     Args:
-      student: [B, H, W, C] floating point, the student's picture.
-      teacher: of the same shape, the teacher's; no gradient reaches it.
+      student: S(x), [B, H, W, C] floating point.
+      teacher: T(x), of the same shape; no gradient reaches it.
       settings: see WaveletKdSettings.
 
     Returns:
@@ -118,74 +120,111 @@ def wavelet_kd(student: jax.Array, teacher: jax.Array, settings: WaveletKdSettin
         raise ValueError(f"student and teacher differ in shape: {student.shape} and {teacher.shape}")
     # Every transform here is linear: the bands of the difference are the differences of the bands, at half the cost.
     difference = full_precision(student) - jax.lax.stop_gradient(full_precision(teacher))
-    size = NORMS[settings.norm]
+    norm = NORMS[settings.norm]
     if settings.transform == "pixel":
-        values = size(difference).mean(axis=(1, 2, 3)).astype(jnp.float32)
+        values = norm(difference).mean(axis=(1, 2, 3)).astype(jnp.float32)
         return WaveletKd(values, {"pixel": values})
-    reduce = jnp.sum if settings.within == "sum" else jnp.mean
-    means = TRANSFORMS[settings.transform](difference, settings, size)
+    reduce = jnp.sum if settings.band_reduction == "sum" else jnp.mean
+    means = TRANSFORMS[settings.transform](difference, settings, norm)
     groups = {name: reduce(values, axis=0).astype(jnp.float32) for name, values in means.items()}
     weights = dict(zip(GROUPS, settings.weights, strict=True))
     values = jnp.stack([jnp.float32(weights[name]) * value for name, value in groups.items()]).sum(axis=0)
     return WaveletKd(values, groups)
 
 
-Means = dict[str, jax.Array]
-"""Group → mean size of each of its bands, [bands, B]."""
+def mean_wavelet_kd(student: jax.Array, teacher_images: jax.Array, settings: WaveletKdSettings) -> WaveletKd:
+    """`wavelet_kd` averaged over K outputs of a stochastic teacher.
 
-Size = Callable[[jax.Array], jax.Array]
+    Args:
+      student: S(x), [B, H, W, C].
+      teacher_images: T(x), [B, K, H, W, C].
+      settings: see WaveletKdSettings.
+
+    Returns:
+      means over K, see WaveletKd.
+
+    Raises:
+      ValueError: as for `wavelet_kd`.
+    """
+    per_sample = jax.vmap(lambda teacher: wavelet_kd(student, teacher, settings), in_axes=1)(teacher_images)  # [K, B]
+    return WaveletKd(
+        per_sample.values.mean(axis=0), {name: values.mean(axis=0) for name, values in per_sample.groups.items()}
+    )
+
+
+def dtkd_total(pixel_loss: jax.Array, wavelet_loss: jax.Array, weight: jax.Array | float) -> jax.Array:
+    """DTKD's training loss: L = |S(x) − y|₁ + λ(t) L_DWT(S(x), T(x)).
+
+    λ rises linearly from 0 over all training steps; the available text does not state its final value.
+
+    Args:
+      pixel_loss: [B], |S(x) − y|₁ from framer_jax.losses.pixel.pixel_l1.
+      wavelet_loss: [B], L_DWT, the values of `mean_wavelet_kd`.
+      weight: λ(t), a scalar from framer_jax.losses.weight_schedule.weight_at.
+
+    Returns:
+      [B] float32.
+    """
+    return pixel_loss + weight * wavelet_loss
+
+
+Means = dict[str, jax.Array]
+"""Group → mean norm of each of its bands, [bands, B]."""
+
+Norm = Callable[[jax.Array], jax.Array]
 
 
 def _by_level(low: jax.Array, details: list[jax.Array]) -> Means:
-    """From means [bands, B] of the low band and of each level, from the coarsest to the finest."""
+    """The means of the low band and of each level's details (coarsest first), [bands, B] each, by group."""
     middle = {"middle": jnp.concatenate(details[:-1])} if len(details) > 1 else {}
     return {"low": low, **middle, "high": details[-1]}
 
 
-def _dwt(difference: jax.Array, settings: WaveletKdSettings, size: Size) -> Means:
-    most = most_levels(difference.shape, settings.wavelet)
-    if settings.levels > most:
+def _dwt(difference: jax.Array, settings: WaveletKdSettings, norm: Norm) -> Means:
+    allowed_levels = most_levels(difference.shape, settings.wavelet)
+    if settings.levels > allowed_levels:
         raise ValueError(
-            f"images of {difference.shape[1:3]} pixels allow {most} levels of {settings.wavelet}, not "
+            f"images of {difference.shape[1:3]} pixels allow {allowed_levels} levels of {settings.wavelet}, not "
             f"{settings.levels}: use fewer levels, a shorter wavelet or larger images (data.crop)"
         )
 
     def means(bands: tuple[jax.Array, ...]) -> jax.Array:
-        return jnp.stack([size(band).mean(axis=(1, 2, 3)) for band in bands])
+        return jnp.stack([norm(band).mean(axis=(1, 2, 3)) for band in bands])
 
     bands = wavelet_bands(difference, settings)
     return _by_level(means((bands.low,)), [means(tuple(detail)) for detail in bands.details])
 
 
 def wavelet_bands(image: jax.Array, settings: WaveletKdSettings) -> WaveletBands:
-    """The bands that 'dwt' compares: Haar by slices wherever the size allows, which is many times faster."""
+    """The bands that 'dwt' compares; Haar is computed by slicing where the size allows, which is many times faster."""
     if settings.wavelet == "haar" and not any(side % 2**settings.levels for side in image.shape[1:3]):
         return haar_decompose(image, settings.levels)
-    return decompose(image, settings.wavelet, settings.levels, settings.border)
+    return decompose(image, settings.wavelet, settings.levels, settings.padding_mode)
 
 
-def _dual_tree(difference: jax.Array, settings: WaveletKdSettings, size: Size) -> Means:
+def _dual_tree(difference: jax.Array, settings: WaveletKdSettings, norm: Norm) -> Means:
     bands = dual_tree(difference, settings.levels)
-    low = size(bands.low).mean(axis=(1, 2, 3))[None]
-    return _by_level(low, [size(detail).mean(axis=(2, 3, 4)) for detail in bands.details])
+    low = norm(bands.low).mean(axis=(1, 2, 3))[None]
+    return _by_level(low, [norm(detail).mean(axis=(2, 3, 4)) for detail in bands.details])
 
 
-def _fourier(difference: jax.Array, settings: WaveletKdSettings, size: Size) -> Means:
+def _fourier(difference: jax.Array, settings: WaveletKdSettings, norm: Norm) -> Means:
     height, width = difference.shape[1:3]
     if min(height, width) < 2**settings.levels:
-        raise ValueError(f"images of {(height, width)} pixels are too small for {settings.levels} levels")
-    coefficients = spectrum(difference * (1.0 / math.sqrt(height * width)))  # orthonormal: as large as the pixels
-    sizes = size(coefficients).mean(axis=-1)  # [B, H, W'], over colours
+        raise ValueError(f"images of {(height, width)} pixels are too small for {settings.levels} levels: use fewer")
+    coefficients = spectrum(difference * (1.0 / math.sqrt(height * width)))  # orthonormal, so of the pixels' magnitude
+    norms = norm(coefficients).mean(axis=-1)  # [B, H, W // 2 + 1], mean over colors
     frequency = np.maximum(np.abs(np.fft.fftfreq(height))[:, None], np.fft.rfftfreq(width)[None, :]) * 2
-    limits = 2.0 ** -np.arange(settings.levels, 0, -1)  # of Nyquist: the low group's, then one a level
-    ring = np.searchsorted(limits, frequency)  # 0 the low group, then from the coarsest level to the finest
+    limits = 2.0 ** -np.arange(settings.levels, 0, -1)  # fractions of Nyquist: the low group's, then one per level
+    ring = np.searchsorted(limits, frequency)  # 0: low group; then the levels, coarsest first
     rings = np.stack([(ring == index) * hermitian_weights(width) for index in range(settings.levels + 1)])
-    shares = jnp.asarray(rings / rings.sum(axis=(1, 2), keepdims=True), sizes.dtype)  # [L + 1, H, W'], of sum 1
-    means = jnp.einsum("rhw,bhw->rb", shares, sizes, precision=jax.lax.Precision.HIGHEST)
+    # [L + 1, H, W // 2 + 1], each ring of sum 1
+    ring_weights = jnp.asarray(rings / rings.sum(axis=(1, 2), keepdims=True), norms.dtype)
+    means = jnp.einsum("rhw,bhw->rb", ring_weights, norms, precision=jax.lax.Precision.HIGHEST)
     return _by_level(means[:1], [means[index : index + 1] for index in range(1, settings.levels + 1)])
 
 
-TRANSFORMS: Mapping[str, Callable[[jax.Array, WaveletKdSettings, Size], Means]] = {
+TRANSFORMS: Mapping[str, Callable[[jax.Array, WaveletKdSettings, Norm], Means]] = {
     "dwt": _dwt,
     "dual_tree": _dual_tree,
     "fourier": _fourier,

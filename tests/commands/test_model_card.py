@@ -44,7 +44,7 @@ def run(tmp_path, monkeypatch):
 
 
 def test_without_a_text_encoder_log_weights_and_card_say_so(run, tmp_path, capsys):
-    given = run(*ALONE, "framer.reading=paper")
+    given = run(*ALONE, "framer.variant=paper")
     said = "zeros for every example: no text encoder was used, and the model does not know any text"
     assert given["remarks"] == {"text": said}
     for name in ("weights", "best"):

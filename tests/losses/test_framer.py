@@ -1,4 +1,4 @@
-"""The FRAMER term: the released fixture, an independent NumPy reading of the formulas, gradients and switches."""
+"""The FRAMER term: the released fixture, the formulas written out in NumPy, gradients and switches."""
 
 import itertools
 import json
@@ -12,13 +12,14 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from framer_jax.frequency.bands import disc_mask, full_layout, quantile_mask, spectrum
-from framer_jax.losses import framer
-from framer_jax.losses.framer import FramerSettings, clean_from_velocity, draw_negatives, framer_loss, paper, released
+from framer_jax.losses.flow_matching import prediction_taps_to_clean
+from framer_jax.losses.framer import FramerSettings, draw_negatives, framer_loss, paper, released
+from framer_jax.losses.weight_schedule import WeightSchedule, weight_at
 
 
 def draw_taps(count=4, shape=(3, 6, 5, 2), seed=0, dtype=np.float32):
     rng = np.random.default_rng(seed)
-    shared = rng.standard_normal(shape)  # taps are alike, so that FAM's gates are open
+    shared = rng.standard_normal(shape)  # taps are similar, so that FAM's alignments are above 0
     return tuple(jnp.asarray((shared + 0.7 * rng.standard_normal(shape)).astype(dtype)) for _ in range(count))
 
 
@@ -42,7 +43,7 @@ def channels_last(x):
 def test_released_equals_the_fixture(case):
     meta, arrays = case
     layers = meta["config"]["layers"]
-    reading = released(quantile=meta["config"]["cutoff"], temperature=meta["config"]["tau"])
+    variant = released(quantile=meta["config"]["cutoff"], temperature=meta["config"]["tau"])
     noisy, sigma = channels_last(arrays["in/noisy"]), jnp.asarray(arrays["in/sigmas"].reshape(-1))
     velocities = [channels_last(arrays[f"in/student_{i}"]) for i in range(layers)]
     teacher = channels_last(arrays["in/teacher"])
@@ -50,13 +51,14 @@ def test_released_equals_the_fixture(case):
 
     @jax.jit
     def loss(velocities):
-        taps = tuple(clean_from_velocity(noisy, velocity, sigma) for velocity in (*velocities, teacher))
-        result = framer_loss(taps, negatives, reading)
+        taps = prediction_taps_to_clean((*velocities, teacher), noisy, sigma, "prediction")
+        result = framer_loss(taps, negatives, variant)
         return result.values.mean(), result.diagnostics
 
     (value, diagnostics), gradients = jax.value_and_grad(loss, has_aux=True)(velocities)
-    magnitude = jnp.abs(spectrum(clean_from_velocity(noisy, teacher, sigma)))
-    low = full_layout(quantile_mask(magnitude, teacher.shape[2], reading.quantile), teacher.shape[2])
+    (clean,) = prediction_taps_to_clean((teacher,), noisy, sigma, "prediction")
+    magnitude = jnp.abs(spectrum(clean))
+    low = full_layout(quantile_mask(magnitude, teacher.shape[2], variant.quantile), teacher.shape[2])
     mine = {
         "out/loss": value,
         "out/avg_w_low": diagnostics["factor_low"].mean(),
@@ -74,7 +76,7 @@ def test_released_equals_the_fixture(case):
     np.testing.assert_array_equal(~shifted, arrays["out/high_mask"])
 
 
-def plain_reading(taps, negatives, s):
+def plain_formulas(taps, negatives, s):
     """The formulas of Eq. 1-9 written out with full FFTs in float64, one image and one layer at a time."""
     taps = [np.asarray(tap, np.float64) for tap in taps]
     middle = (len(taps) - 1) // 2 if s.teacher_layer is None else s.teacher_layer
@@ -125,23 +127,21 @@ def plain_reading(taps, negatives, s):
                 delta = abs(own - target) / {
                     "teacher": target + s.epsilon, "student": own + s.epsilon, "absolute": 1.0
                 }[s.magnitude_relative_to]  # fmt: skip
-                factor = (1 / (1 + delta) if s.adaptive_weight else 1.0) * (
-                    max(positive, 0.0) if s.adaptive_modulation else 1.0
-                )
+                factor = (1 / (1 + delta) if s.faw else 1.0) * (max(positive, 0.0) if s.fam else 1.0)
                 values[b] += factor * loss
                 record[f"cosine_{band}"][i, b], record[f"factor_{band}"][i, b] = positive, factor
     return values / (len(students) if s.reduction == "mean" else 1), {k: v.mean(1) for k, v in record.items()}
 
 
 BANDS = ("low", "high")
-READINGS = {
+VARIANTS = {
     "paper": paper(),
     "released": released(quantile=0.3),
     "wide": paper(radius=0.6, temperature=0.3),
     "mean": paper(reduction="mean"),
-    "no faw": paper(adaptive_weight=False),
-    "no fam": paper(adaptive_modulation=False),
-    "neither": released(adaptive_weight=False, adaptive_modulation=False),
+    "no faw": paper(faw=False),
+    "no fam": paper(fam=False),
+    "neither": released(faw=False, fam=False),
     "relative to student": paper(magnitude_relative_to="student"),
     "absolute": paper(magnitude_relative_to="absolute", magnitude_per_channel=True),
     "intra intra": paper(high_loss="intra"),
@@ -161,14 +161,14 @@ READINGS = {
 }
 
 
-@pytest.mark.parametrize("name", READINGS)
+@pytest.mark.parametrize("name", VARIANTS)
 def test_every_switch_equals_the_formulas(name):
-    reading, taps = READINGS[name], draw_taps()
-    negatives = draw_negatives(jax.random.key(3), len(taps) - 1, reading)
-    result = framer_loss(taps, negatives, reading) if name == "next" else run(taps, negatives, reading)
-    values, record = plain_reading(taps, np.asarray(negatives), reading)
+    variant, taps = VARIANTS[name], draw_taps()
+    negatives = draw_negatives(jax.random.key(3), len(taps) - 1, variant)
+    result = framer_loss(taps, negatives, variant) if name == "next" else run(taps, negatives, variant)
+    values, record = plain_formulas(taps, np.asarray(negatives), variant)
     np.testing.assert_allclose(result.values, values, rtol=2e-5, atol=1e-6)
-    if reading.objective == "full":
+    if variant.objective == "full":
         for key, expected in record.items():
             np.testing.assert_allclose(result.diagnostics[key], expected, rtol=2e-5, atol=1e-6)
 
@@ -179,11 +179,11 @@ def test_every_switch_equals_the_formulas(name):
     seed=st.integers(0, 99),
 )
 @hypothesis_settings(deadline=None, max_examples=5)
-def test_the_paper_reading_on_any_shape(shape, radius, seed):
-    reading, taps = paper(radius=radius), draw_taps(3, shape, seed)
+def test_the_paper_variant_on_any_shape(shape, radius, seed):
+    variant, taps = paper(radius=radius), draw_taps(3, shape, seed)
     negatives = cycle(2)
-    values, _ = plain_reading(taps, np.asarray(negatives), reading)
-    np.testing.assert_allclose(run(taps, negatives, reading).values, values, rtol=5e-5, atol=2e-6)
+    values, _ = plain_formulas(taps, np.asarray(negatives), variant)
+    np.testing.assert_allclose(run(taps, negatives, variant).values, values, rtol=5e-5, atol=2e-6)
 
 
 def test_l2_and_none():
@@ -201,11 +201,11 @@ def test_l2_and_none():
         np.testing.assert_allclose(value, full.diagnostics[key], rtol=1e-5)
 
 
-PLAIN = {"adaptive_weight": False, "adaptive_modulation": False}
+PLAIN = {"faw": False, "fam": False}
 
 
-@pytest.mark.parametrize("reading", [paper(radius=0.5, **PLAIN), released(**PLAIN), paper(objective="l2")])
-def test_gradient_equals_finite_differences(reading):
+@pytest.mark.parametrize("variant", [paper(radius=0.5, **PLAIN), released(**PLAIN), paper(objective="l2")])
+def test_gradient_equals_finite_differences(variant):
     with jax.enable_x64(True):
         taps = tuple(jnp.asarray(np.asarray(tap), jnp.float64) for tap in draw_taps(3, (2, 4, 5, 2)))
         negatives = jnp.asarray([1, -1], jnp.int32)  # tap 0 is nobody's negative, so its gradient is a derivative
@@ -213,7 +213,7 @@ def test_gradient_equals_finite_differences(reading):
 
         @jax.jit
         def total(first):
-            return framer_loss((first, *taps[1:]), negatives, reading).values.sum()
+            return framer_loss((first, *taps[1:]), negatives, variant).values.sum()
 
         step = 1e-5
         slope = (total(taps[0] + step * direction) - total(taps[0] - step * direction)) / (2 * step)
@@ -222,52 +222,52 @@ def test_gradient_equals_finite_differences(reading):
         assert float(jnp.vdot(gradient, direction)) == pytest.approx(float(slope), rel=1e-6)
 
 
-@pytest.mark.parametrize("reading", [paper(), released(), paper(objective="contrastive"), paper(objective="l2")])
-def test_gradients_go_where_the_method_sends_them(reading):
+@pytest.mark.parametrize("variant", [paper(), released(), paper(objective="contrastive"), paper(objective="l2")])
+def test_gradients_go_where_the_method_sends_them(variant):
     taps = draw_taps()
-    gradient = jax.jit(jax.grad(lambda taps, i: run(taps, cycle(3), reading).values[i]))(taps, 0)
+    gradient = jax.jit(jax.grad(lambda taps, i: run(taps, cycle(3), variant).values[i]))(taps, 0)
     assert not np.asarray(gradient[-1]).any()  # the teacher
     for tap, part in zip(taps[:-1], gradient[:-1], strict=True):
         part = np.asarray(part)
         assert part[0].any()
         assert not part[1:].any()  # teachers and negatives of other images are constants
-        if reading.objective != "l2":  # cosines do not see a scale, and w, which does, is a constant
+        if variant.objective != "l2":  # cosines do not see a scale, and w, which does, is a constant
             assert abs(np.vdot(part, tap)) < 1e-5 * np.linalg.norm(part) * np.linalg.norm(tap)
 
 
 def test_no_gradient_into_negatives():
     taps = draw_taps(3)
-    reading = paper(reduction="sum")
+    variant = paper(reduction="sum")
 
     def gradient(negatives):
-        return jax.jit(jax.grad(lambda taps, n: framer_loss(taps, n, reading).values.sum()))(taps, negatives)
+        return jax.jit(jax.grad(lambda taps, n: framer_loss(taps, n, variant).values.sum()))(taps, negatives)
 
     alone = gradient(jnp.asarray([1, -1], jnp.int32))[0]
     used = gradient(jnp.asarray([1, 0], jnp.int32))[0]  # tap 0 is now tap 1's negative
     np.testing.assert_allclose(used, alone, rtol=1e-6, atol=1e-9)
 
 
-@pytest.mark.parametrize("reading", [paper(), released()])
-def test_permuting_the_batch_permutes_the_values(reading):
+@pytest.mark.parametrize("variant", [paper(), released()])
+def test_permuting_the_batch_permutes_the_values(variant):
     taps, order = draw_taps(4, (4, 4, 4, 2)), np.array([2, 0, 3, 1])
-    values = run(taps, cycle(3), reading)
-    permuted = run(tuple(tap[order] for tap in taps), cycle(3), reading)
+    values = run(taps, cycle(3), variant)
+    permuted = run(tuple(tap[order] for tap in taps), cycle(3), variant)
     np.testing.assert_allclose(permuted.values, values.values[order], rtol=1e-5)
     for key, value in values.diagnostics.items():
         np.testing.assert_allclose(permuted.diagnostics[key], value, rtol=1e-5)
 
 
 def test_jit_sharding_and_dtype_do_not_change_the_term():
-    taps, reading = draw_taps(3, (8, 4, 4, 2)), paper()
-    expected = framer_loss(taps, cycle(2), reading).values
-    np.testing.assert_allclose(run(taps, cycle(2), reading).values, expected, rtol=1e-5)
+    taps, variant = draw_taps(3, (8, 4, 4, 2)), paper()
+    expected = framer_loss(taps, cycle(2), variant).values
+    np.testing.assert_allclose(run(taps, cycle(2), variant).values, expected, rtol=1e-5)
     mesh = jax.sharding.Mesh(np.array(jax.devices()), ("data",))
     sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
     spread = tuple(jax.device_put(tap, sharding) for tap in taps)
-    np.testing.assert_allclose(run(spread, cycle(2), reading).values, expected, rtol=1e-5)  # global negatives
+    np.testing.assert_allclose(run(spread, cycle(2), variant).values, expected, rtol=1e-5)  # global negatives
     halves = tuple(tap.astype(jnp.bfloat16) for tap in taps)
-    same = run(tuple(half.astype(jnp.float32) for half in halves), cycle(2), reading).values
-    result = run(halves, cycle(2), reading)
+    same = run(tuple(half.astype(jnp.float32) for half in halves), cycle(2), variant).values
+    result = run(halves, cycle(2), variant)
     assert result.values.dtype == jnp.float32
     np.testing.assert_allclose(result.values, same, rtol=1e-6)
 
@@ -282,14 +282,14 @@ def test_reported_factors_are_the_applied_ones():
         np.testing.assert_allclose(off[f"cosine_{band}"], seen[f"cosine_{band}"], rtol=1e-6)
 
 
-@pytest.mark.parametrize("reading", [paper(), released(), paper(teacher="next")])
-def test_degenerate_maps_are_finite(reading):
+@pytest.mark.parametrize("variant", [paper(), released(), paper(teacher="next")])
+def test_degenerate_maps_are_finite(variant):
     zero = jnp.zeros((2, 4, 4, 2), jnp.float32)
     flat = jnp.broadcast_to(jnp.float32(3.1), zero.shape)  # a head that is still a bias: no high band but rounding
     some = draw_taps(1, zero.shape)[0]
     for taps in ((zero, zero, zero), (some, some, some), (flat, some, some), (some, flat, flat), (zero, some, flat)):
         negatives = cycle(2)
-        values, gradient = jax.value_and_grad(lambda t, n=negatives: run(t, n, reading).values.sum())(taps)
+        values, gradient = jax.value_and_grad(lambda t, n=negatives: run(t, n, variant).values.sum())(taps)
         assert np.isfinite(values)
         assert all(np.abs(np.asarray(part)).max() < 1e3 for part in gradient), taps
 
@@ -302,12 +302,12 @@ def test_single_image_and_single_student():
 
 
 def test_negatives():
-    reading = paper()
-    draws = np.stack([draw_negatives(jax.random.key(i), 5, reading) for i in range(60)])
+    variant = paper()
+    draws = np.stack([draw_negatives(jax.random.key(i), 5, variant) for i in range(60)])
     assert draws.dtype == np.int32
     for student in range(5):
         assert set(draws[:, student]) == set(range(5)) - {student}
-    np.testing.assert_array_equal(draw_negatives(jax.random.key(7), 5, reading), draws[7])
+    np.testing.assert_array_equal(draw_negatives(jax.random.key(7), 5, variant), draws[7])
     following = np.stack([draw_negatives(jax.random.key(i), 4, paper(teacher="next")) for i in range(40)])
     for student in range(4):
         assert set(following[:, student]) == set(range(4)) - {student, student + 1}
@@ -315,17 +315,10 @@ def test_negatives():
     assert draw_negatives(jax.random.key(0), 4, paper(negatives="none")).tolist() == [-1] * 4
 
 
-def test_weight_schedule():
-    plain = paper(weight=0.5)
-    assert [float(framer.weight_at(step, plain)) for step in (0, 10)] == [0.5, 0.5]
-    late = paper(weight=2.0, start_step=3)
-    assert [float(framer.weight_at(step, late)) for step in (0, 2, 3, 9)] == [0.0, 0.0, 2.0, 2.0]
-    ramp = paper(weight=2.0, start_step=4, ramp_steps=4)
-    weights = [float(framer.weight_at(jnp.int32(step), ramp)) for step in (0, 4, 5, 6, 8, 99)]
-    np.testing.assert_allclose(weights, [0.0, 0.0, 0.5, 1.0, 2.0, 2.0])
-    traced = jax.jit(framer.weight_at, static_argnums=1)(jnp.int32(5), ramp)
-    assert traced.dtype == jnp.float32
-    assert traced.shape == ()
+def test_lambda_follows_the_settings():
+    schedule = paper(weight=2.0, start_step=4, ramp_steps=4).weight_schedule
+    assert schedule == WeightSchedule(weight=2.0, shape="linear", start_step=4, ramp_steps=4)
+    np.testing.assert_allclose([weight_at(schedule, step) for step in (3, 4, 6, 8, 99)], [0.0, 0.0, 1.0, 2.0, 2.0])
 
 
 def test_presets_differ_where_the_table_says():
@@ -340,13 +333,13 @@ def test_presets_differ_where_the_table_says():
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (lambda: paper(objective="best"), "objective"),
-        (lambda: paper(radius=-0.1), "radius"),
-        (lambda: paper(quantile=1.5), "quantile"),
-        (lambda: paper(temperature=0.0), "temperature"),
-        (lambda: paper(weight=float("nan")), "weight"),
-        (lambda: paper(ramp_steps=-1), "ramp_steps"),
-        (lambda: paper(lamda=1.0), "lamda"),
+        (lambda: paper(objective="best"), "framer.objective"),
+        (lambda: paper(radius=-0.1), "framer.radius"),
+        (lambda: paper(quantile=1.5), "framer.quantile"),
+        (lambda: paper(temperature=0.0), "framer.temperature"),
+        (lambda: paper(weight=float("nan")), "framer.weight"),
+        (lambda: paper(ramp_steps=-1), "framer.ramp_steps"),
+        (lambda: paper(lamda=1.0), "framer.lamda"),
         (lambda: framer_loss(draw_taps(1), cycle(1), paper()), "two taps"),
         (lambda: framer_loss((*draw_taps(2), draw_taps(1, (3, 3, 5, 2))[0]), cycle(2), paper()), "one shape"),
         (lambda: framer_loss(draw_taps(3), cycle(3), paper()), r"negatives must be \[2\]"),

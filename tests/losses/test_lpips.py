@@ -1,4 +1,4 @@
-"""LPIPS beside its parity fixtures (test_check_parity.py)."""
+"""LPIPS: properties of the distance and its networks (its parity fixtures are in tests/tools/test_check_parity.py)."""
 
 import jax
 import jax.numpy as jnp

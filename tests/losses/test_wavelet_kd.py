@@ -1,4 +1,4 @@
-"""The distance of pictures by bands: the fixture, the transforms' properties, gradients, bad input."""
+"""The distance of images by bands: the fixture, the transforms' properties, gradients, bad input."""
 
 from functools import partial
 
@@ -11,14 +11,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from framer_jax.frequency.wavelets import haar_reconstruct, reconstruct
-from framer_jax.losses.wavelet_kd import GROUPS, TRANSFORMS, WaveletKdSettings, wavelet_bands, wavelet_kd
+from framer_jax.losses.wavelet_kd import (
+    GROUPS,
+    TRANSFORMS,
+    WaveletKdSettings,
+    dtkd_total,
+    mean_wavelet_kd,
+    wavelet_bands,
+    wavelet_kd,
+)
 
 compiled = jax.jit(wavelet_kd, static_argnums=2)
 
-READINGS = {
+SETTINGS = {
     "haar": WaveletKdSettings(),
     "haar one level": WaveletKdSettings(levels=1),
-    "haar l2 mean": WaveletKdSettings(norm="l2", within="mean"),
+    "haar l2 mean": WaveletKdSettings(norm="l2", band_reduction="mean"),
     "db2": WaveletKdSettings(wavelet="db2"),
     "dual tree": WaveletKdSettings("dual_tree"),
     "fourier": WaveletKdSettings("fourier", levels=3),
@@ -26,7 +34,7 @@ READINGS = {
     "pixel": WaveletKdSettings("pixel"),
 }
 
-every_reading = pytest.mark.parametrize("reading", READINGS.values(), ids=READINGS)
+every_setting = pytest.mark.parametrize("kd_settings", SETTINGS.values(), ids=SETTINGS)
 
 
 def draw(seed=0, shape=(3, 16, 24, 2)):
@@ -43,18 +51,18 @@ def test_groups_are_the_fixtures_bands(fixtures, name):
     """Against zero, the bands of the difference are the image's."""
     case = np.load(fixtures / "dwt_pywt.npz", allow_pickle=False)
     image = case["in/img"].transpose(0, 2, 3, 1)
-    wavelet, border = name.split("_")
-    found = compiled(image, np.zeros_like(image), WaveletKdSettings(wavelet=wavelet, border=border))
+    wavelet, padding_mode = name.split("_")
+    distance = compiled(image, np.zeros_like(image), WaveletKdSettings(wavelet=wavelet, padding_mode=padding_mode))
     details = ("horizontal", "vertical", "diagonal")
     expected = {
         "low": means_of([case[f"out/{name}/level2/LL"]]).sum(axis=0),
         "middle": means_of([case[f"out/{name}/level2/{band}"] for band in details]).sum(axis=0),
         "high": means_of([case[f"out/{name}/level1/{band}"] for band in details]).sum(axis=0),
     }
-    assert found.groups.keys() == expected.keys()
+    assert distance.groups.keys() == expected.keys()
     for group, value in expected.items():
-        np.testing.assert_allclose(found.groups[group], value, rtol=2e-6)
-    np.testing.assert_allclose(found.values, expected["low"] + 2 * expected["middle"] + expected["high"], rtol=2e-6)
+        np.testing.assert_allclose(distance.groups[group], value, rtol=2e-6)
+    np.testing.assert_allclose(distance.values, expected["low"] + 2 * expected["middle"] + expected["high"], rtol=2e-6)
 
 
 @pytest.mark.parametrize(("wavelet", "levels"), [("haar", 4), ("haar", 1), ("sym4", 2), ("bior2.2", 3), ("coif1", 2)])
@@ -63,17 +71,17 @@ def test_any_wavelet_equals_pywt(wavelet, levels):
     student, teacher = draw(1, shape), draw(2, shape)
     low, *details = pywt.wavedec2(student.astype(np.float64) - teacher, wavelet, "symmetric", levels, axes=(1, 2))
     means = [means_of(detail).sum(axis=0) for detail in details]
-    found = compiled(student, teacher, WaveletKdSettings(wavelet=wavelet, levels=levels))
+    distance = compiled(student, teacher, WaveletKdSettings(wavelet=wavelet, levels=levels))
     expected = means_of([low])[0] + 2 * sum(means[:-1]) + means[-1]
-    np.testing.assert_allclose(found.values, expected, rtol=2e-5)
+    np.testing.assert_allclose(distance.values, expected, rtol=2e-5)
 
 
 def test_haar_by_slices_is_haar_by_the_library():
     image = draw()
     odd = np.pad(image, ((0, 0), (0, 1), (0, 1), (0, 0)))  # no multiple of 4: goes through the library
-    for picture in (image, odd):
-        low, *details = pywt.wavedec2(picture, "haar", "symmetric", 2, axes=(1, 2))
-        bands = wavelet_bands(jnp.asarray(picture), WaveletKdSettings())
+    for sample in (image, odd):
+        low, *details = pywt.wavedec2(sample, "haar", "symmetric", 2, axes=(1, 2))
+        bands = wavelet_bands(jnp.asarray(sample), WaveletKdSettings())
         np.testing.assert_allclose(bands.low, low, atol=2e-6)
         np.testing.assert_allclose(bands.details[1].diagonal, details[1][2], atol=2e-6)
 
@@ -91,7 +99,7 @@ def test_haar_is_inverted_and_keeps_the_energy(rows, columns, levels, seed):
 @pytest.mark.parametrize("wavelet", ["db2", "sym4", "coif1"])
 def test_orthonormal_wavelets_on_a_periodic_border_do_too(wavelet):
     image = draw(3, (1, 32, 48, 2))
-    bands = wavelet_bands(jnp.asarray(image), WaveletKdSettings(wavelet=wavelet, border="periodization"))
+    bands = wavelet_bands(jnp.asarray(image), WaveletKdSettings(wavelet=wavelet, padding_mode="periodization"))
     np.testing.assert_allclose(reconstruct(bands, wavelet, (32, 48), "periodization"), image, atol=1e-5)
     energy = sum(float(np.square(band).sum()) for band in jax.tree.leaves(bands))
     assert energy == pytest.approx(float(np.square(image).sum()), rel=1e-5)
@@ -100,17 +108,17 @@ def test_orthonormal_wavelets_on_a_periodic_border_do_too(wavelet):
 def test_fourier_groups_partition_the_energy():
     """Squared magnitudes: their sum over all coefficients is the image's energy (Parseval)."""
     image = draw(4, (1, 16, 24, 1))
-    found = compiled(image, np.zeros_like(image), WaveletKdSettings("fourier", norm="l2"))
+    distance = compiled(image, np.zeros_like(image), WaveletKdSettings("fourier", norm="l2"))
     counts = {
         "low": 5 * 7,
         "middle": 9 * 13 - 5 * 7,
         "high": 16 * 24 - 9 * 13,
     }  # bins up to N / 8, up to N / 4, the rest
-    energy = sum(counts[name] * float(value[0]) for name, value in found.groups.items())
+    energy = sum(counts[name] * float(value[0]) for name, value in distance.groups.items())
     assert energy == pytest.approx(float(np.square(image).sum()), rel=1e-5)
 
 
-def test_fourier_rings_are_where_they_are_said_to_be():
+def test_fourier_rings_hold_the_documented_frequencies():
     columns = np.arange(32)
     for cycles, group in ((0, "low"), (4, "low"), (5, "middle"), (8, "middle"), (9, "high"), (16, "high")):
         wave = np.broadcast_to(np.cos(2 * np.pi * cycles * columns / 32), (1, 32, 32)).astype(np.float32)[..., None]
@@ -118,50 +126,50 @@ def test_fourier_rings_are_where_they_are_said_to_be():
         assert max(groups, key=lambda name: float(groups[name][0])) == group
 
 
-# --- properties of all readings ---------------------------------------------------------------------------------------
+# --- properties of all settings ---------------------------------------------------------------------------------------
 
 
-@every_reading
-def test_one_value_per_example_zero_for_equal_pictures_and_symmetric(reading):
+@every_setting
+def test_one_value_per_example_zero_for_equal_images_and_symmetric(kd_settings):
     student, teacher = draw(1), draw(2)
-    found = compiled(student, teacher, reading)
-    assert found.values.shape == (3,) and found.values.dtype == jnp.float32
-    assert (np.asarray(found.values) > 0).all()
-    np.testing.assert_array_equal(compiled(student, student, reading).values, np.zeros(3))
-    np.testing.assert_allclose(compiled(teacher, student, reading).values, found.values, rtol=1e-6)
-    alone = compiled(student[1:2], teacher[1:2], reading).values
-    np.testing.assert_allclose(alone, found.values[1:2], rtol=1e-5)
-    half = compiled(jnp.asarray(student, jnp.bfloat16), jnp.asarray(teacher), reading)
+    distance = compiled(student, teacher, kd_settings)
+    assert distance.values.shape == (3,) and distance.values.dtype == jnp.float32
+    assert (np.asarray(distance.values) > 0).all()
+    np.testing.assert_array_equal(compiled(student, student, kd_settings).values, np.zeros(3))
+    np.testing.assert_allclose(compiled(teacher, student, kd_settings).values, distance.values, rtol=1e-6)
+    alone = compiled(student[1:2], teacher[1:2], kd_settings).values
+    np.testing.assert_allclose(alone, distance.values[1:2], rtol=1e-5)
+    half = compiled(jnp.asarray(student, jnp.bfloat16), jnp.asarray(teacher), kd_settings)
     assert half.values.dtype == jnp.float32
-    np.testing.assert_allclose(half.values, found.values, rtol=0.02)
+    np.testing.assert_allclose(half.values, distance.values, rtol=0.02)
 
 
 @given(
-    name=st.sampled_from(sorted(READINGS)),
+    name=st.sampled_from(sorted(SETTINGS)),
     factor=st.floats(0.125, 8.0, width=32),
     offset=st.floats(-1.0, 1.0, width=32),
     seed=st.integers(0, 999),
 )
 @settings(deadline=None, max_examples=25)
 def test_distances_scale_and_only_the_difference_counts(name, factor, offset, seed):
-    reading, student, teacher = READINGS[name], draw(seed), draw(seed + 1000)
-    value = np.asarray(compiled(student, teacher, reading).values)
-    power = 2 if reading.norm == "l2" else 1
-    scaled = compiled(np.float32(factor) * student, np.float32(factor) * teacher, reading).values
+    kd_settings, student, teacher = SETTINGS[name], draw(seed), draw(seed + 1000)
+    value = np.asarray(compiled(student, teacher, kd_settings).values)
+    power = 2 if kd_settings.norm == "l2" else 1
+    scaled = compiled(np.float32(factor) * student, np.float32(factor) * teacher, kd_settings).values
     np.testing.assert_allclose(scaled, value * np.float32(factor) ** power, rtol=1e-4)
-    moved = compiled(student + np.float32(offset), teacher + np.float32(offset), reading).values
+    moved = compiled(student + np.float32(offset), teacher + np.float32(offset), kd_settings).values
     np.testing.assert_allclose(moved, value, rtol=1e-4)
     if power == 1:
         third = draw(seed + 2000)
-        around = compiled(student, third, reading).values + compiled(third, teacher, reading).values
+        around = compiled(student, third, kd_settings).values + compiled(third, teacher, kd_settings).values
         assert (value <= np.asarray(around) * 1.0001).all()
 
 
-@every_reading
-def test_gradients_are_those_of_finite_differences(reading):
+@every_setting
+def test_gradients_are_those_of_finite_differences(kd_settings):
     """Along a direction near the gradient, where few of the absolute values cross zero within the step."""
     student, teacher, other = draw(1)[:1], draw(2)[:1], draw(3)[:1] - 0.5
-    total = jax.jit(lambda x: wavelet_kd(x, teacher, reading).values.sum())
+    total = jax.jit(lambda x: wavelet_kd(x, teacher, kd_settings).values.sum())
     gradient = np.asarray(jax.jit(jax.grad(total))(student))
     direction = gradient / np.abs(gradient).max() + 0.3 * other
     step = np.float32(2e-3)
@@ -169,10 +177,10 @@ def test_gradients_are_those_of_finite_differences(reading):
     assert (ahead - behind) / (2 * float(step)) == pytest.approx(float(np.vdot(gradient, direction)), rel=5e-3)
 
 
-@every_reading
-def test_no_gradient_reaches_the_teacher_and_none_is_nan(reading):
+@every_setting
+def test_no_gradient_reaches_the_teacher_and_none_is_nan(kd_settings):
     student, teacher = draw(1), draw(2)
-    loss = jax.jit(jax.grad(lambda *pictures: wavelet_kd(*pictures, reading).values.sum(), argnums=(0, 1)))
+    loss = jax.jit(jax.grad(lambda *images: wavelet_kd(*images, kd_settings).values.sum(), argnums=(0, 1)))
     of_student, of_teacher = loss(student, teacher)
     assert np.abs(of_student).max() > 0
     np.testing.assert_array_equal(of_teacher, 0.0)
@@ -187,11 +195,27 @@ def test_weights_choose_the_groups(transform):
     np.testing.assert_allclose(whole.values, total, rtol=1e-5)
     middle = compiled(student, teacher, WaveletKdSettings(transform, weights=(0.0, 1.0, 0.0)))
     np.testing.assert_allclose(middle.values, whole.groups["middle"], rtol=1e-6)
-    mean = compiled(student, teacher, WaveletKdSettings(transform, within="mean"))
+    mean = compiled(student, teacher, WaveletKdSettings(transform, band_reduction="mean"))
     bands = {"dwt": 3, "dual_tree": 6, "fourier": 1}[transform]
     np.testing.assert_allclose(bands * np.asarray(mean.groups["high"]), whole.groups["high"], rtol=1e-5)
     one = compiled(student, teacher, WaveletKdSettings(transform, levels=1))
     assert one.groups.keys() == {"low", "high"}
+
+
+def test_several_teacher_outputs_are_averaged():
+    student, teachers = draw(1), np.stack([draw(2), draw(3)], axis=1)
+    mean = jax.jit(mean_wavelet_kd, static_argnums=2)(student, teachers, WaveletKdSettings())
+    single = [compiled(student, teachers[:, k], WaveletKdSettings()) for k in range(2)]
+    np.testing.assert_allclose(mean.values, (single[0].values + single[1].values) / 2, rtol=1e-6)
+    for group in GROUPS:
+        np.testing.assert_allclose(
+            mean.groups[group], (single[0].groups[group] + single[1].groups[group]) / 2, rtol=1e-6
+        )
+
+
+def test_the_total_adds_the_weighted_distance():
+    pixel, wavelet = jnp.asarray([1.0, 2.0]), jnp.asarray([3.0, 5.0])
+    np.testing.assert_array_equal(dtkd_total(pixel, wavelet, jnp.float32(0.5)), [2.5, 4.5])
 
 
 def test_pixels_are_the_plain_distance():
@@ -212,11 +236,11 @@ def test_pixels_are_the_plain_distance():
         (partial(WaveletKdSettings, wavelet="daub77"), "unknown wavelet 'daub77'"),
         (partial(WaveletKdSettings, wavelet="morl"), "use a discrete one"),
         (partial(WaveletKdSettings, transform="dct"), "dwt, dual_tree, fourier, pixel"),
-        (partial(WaveletKdSettings, border="periodic"), "symmetric, reflect, zero, periodization"),
+        (partial(WaveletKdSettings, padding_mode="periodic"), "symmetric, reflect, zero, periodization"),
         (partial(WaveletKdSettings, norm="l3"), "l1, l2"),
-        (partial(WaveletKdSettings, within="max"), "sum, mean"),
-        (partial(WaveletKdSettings, levels=5), "1 to 4"),
-        (partial(WaveletKdSettings, levels=0), "1 to 4"),
+        (partial(WaveletKdSettings, band_reduction="max"), "sum, mean"),
+        (partial(WaveletKdSettings, levels=5), "levels is 5.*1 to 4"),
+        (partial(WaveletKdSettings, levels=0), "levels is 0.*1 to 4"),
         (partial(WaveletKdSettings, weights=(1.0, 2.0)), "three numbers"),
         (partial(WaveletKdSettings, weights=(1.0, -2.0, 1.0)), "at least 0"),
         (lambda: wavelet_kd(draw(), draw()[:, :8], WaveletKdSettings()), r"\(3, 16, 24, 2\) and \(3, 8, 24, 2\)"),

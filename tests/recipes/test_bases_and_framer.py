@@ -183,7 +183,7 @@ def test_framer_leaves_sampling_untouched_and_adds_its_term():
 
 def test_framer_trains_the_heads_and_the_denoiser():
     # without FAM, whose gate is shut for a layer whose cosine happens to start below zero
-    framed, data = framer(build_recipe(config()), paper(adaptive_modulation=False)), batch()
+    framed, data = framer(build_recipe(config()), paper(fam=False)), batch()
     params = initialised(framed, data)
 
     def term(params):
@@ -215,7 +215,7 @@ def test_released_reading_takes_the_output_as_a_further_teacher():
 
 
 def test_a_middle_teacher_has_no_head_and_the_others_are_mapped_to_it():
-    framed, data = framer(build_recipe(config()), paper(teacher="middle", adaptive_modulation=False)), batch()
+    framed, data = framer(build_recipe(config()), paper(teacher="middle", fam=False)), batch()
     params = initialised(framed, data)
     assert set(params[HEADS]) == {"head_0", "head_2"}
     assert params[HEADS]["head_2"]["kernel"].shape == (8, 12)
@@ -286,9 +286,9 @@ def test_unknown_framer_values_are_errors():
     settings = to_dict(default.get_config())["framer"]
     base = build_recipe(config())
     with pytest.raises(ValueError, match="paper, released"):
-        add_framer(base, settings | {"reading": "blog"})
+        add_framer(base, settings | {"variant": "blog"})
     with pytest.raises(ValueError, match=r"framer\.negatives"):
-        add_framer(base, settings | {"reading": "paper", "negatives": "all"})
+        add_framer(base, settings | {"variant": "paper", "negatives": "all"})
 
 
 def test_default_settings_are_the_papers():

@@ -233,7 +233,7 @@ def test_bad_settings_are_named(folder, change, message):
 
 def test_training_goes_on_from_what_it_wrote_and_upscales(folder, tmp_path, capsys):
     data = [f"data.{part}={folder}/photos" for part in ("train", "validation")]
-    settings = config(*knobs(folder), *data, "framer.reading=paper")
+    settings = config(*knobs(folder), *data, "framer.variant=paper")
     result = train_from_config(settings, tmp_path / "run")
     assert result.step == 2 and np.isfinite(result.scalars["loss"])
     params, metadata = load_weights(tmp_path / "run" / "weights.safetensors")

@@ -27,7 +27,7 @@ def raw_batch(count=8, side=32):
 def losses(mesh):
     config = to_dict(default.get_config())["recipe"]
     config["denoiser"]["unet"] = {"channels": [8, 12], "blocks": 1, "condition_blocks": 1, "time_width": 8}
-    recipe = add_framer(build_recipe(config), {"reading": "paper"})
+    recipe = add_framer(build_recipe(config), {"variant": "paper"})
     settings = TrainingSettings(steps=2, global_batch=8, learning_rate=1e-3, mesh=mesh, fsdp_min_size=64)
     placed, optimizers = make_mesh(settings), make_optimizers(recipe, settings)
     shapes = jax.eval_shape(make_prepare(LIGHT_ONE_STAGE), raw_batch())

@@ -18,7 +18,8 @@ from framer_jax.diffusion.samplers import flow_euler
 from framer_jax.evaluation import niqe
 from framer_jax.frequency import bands, wavelets
 from framer_jax.inference import color_fix, tiler
-from framer_jax.losses.framer import clean_from_velocity, framer_loss, released
+from framer_jax.losses.flow_matching import loss_weight, prediction_taps_to_clean
+from framer_jax.losses.framer import framer_loss, released
 from tools.parity import ported, stable_diffusion, transformers
 from tools.parity.cases import Case, Options, Outputs, channels_first, channels_last
 from tools.parity.degradations import realesrgan_family
@@ -35,13 +36,14 @@ def framer_loss_family(case: Case, options: Options) -> Outputs:
 
     @jax.jit
     def loss(velocities: list[jax.Array]) -> tuple[jax.Array, dict[str, jax.Array]]:
-        taps = tuple(clean_from_velocity(noisy, velocity, sigma) for velocity in (*velocities, teacher))
+        taps = prediction_taps_to_clean((*velocities, teacher), noisy, sigma, "prediction")
         result = framer_loss(taps, negatives, reading)
         return result.values.mean(), result.diagnostics
 
     (value, diagnostics), gradients = jax.value_and_grad(loss, has_aux=True)(velocities)
     width = teacher.shape[2]
-    magnitude = jnp.abs(bands.spectrum(clean_from_velocity(noisy, teacher, sigma)))
+    (clean,) = prediction_taps_to_clean((teacher,), noisy, sigma, "prediction")
+    magnitude = jnp.abs(bands.spectrum(clean))
 
     def centred(half: jax.Array) -> np.ndarray:
         return channels_first(np.fft.fftshift(np.asarray(bands.full_layout(half, width)), (1, 2)))
@@ -130,7 +132,7 @@ def schedulers_family(case: Case, options: Options) -> Outputs:
         yield f"out/fm{steps}_3steps_constant_v", channels_first(three)
     for name in case.arrays:
         if scheme := re.fullmatch(r"out/weight_(\w+)", name):
-            yield name, flow.loss_weight(jnp.asarray(case.arrays["in/sigmas"]), scheme[1])
+            yield name, loss_weight(jnp.asarray(case.arrays["in/sigmas"]), scheme[1])
 
 
 FAMILIES: dict[str, Callable[[Case, Options], Outputs]] = {

@@ -297,7 +297,7 @@ def _sinsr_losses(
         return predictor(student.unet)({"denoiser": params}, fixed, x, index, student.lq)
 
     def terms(params: Any) -> dict[str, jax.Array]:
-        found = distillation_terms(
+        found, _ = distillation_terms(
             schedule,
             lambda x, index: predict(params, x, index),
             pair[0],

@@ -1,0 +1,56 @@
+"""Errors of latents and images: weights of channels, SinSR's three terms, SwinIR's distances, AugKD's consistency."""
+
+import jax.numpy as jnp
+import numpy as np
+
+from framer_jax.losses.latent import channel_weights, latent_error, latent_mse
+from framer_jax.losses.one_step_distillation import (
+    OneStepTerms,
+    consistency_error,
+    distillation_error,
+    inverse_error,
+    one_step_distillation,
+)
+from framer_jax.losses.pixel import label_consistency, pixel_errors, pixel_l1, pixel_mse
+
+
+def draw(seed, shape=(2, 4, 4, 3)):
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+def test_channel_weights_have_mean_1():
+    scale = np.asarray([1.0, 2.0, 4.0], np.float32)
+    np.testing.assert_allclose(channel_weights(scale, 1.0), scale / scale.mean(), rtol=1e-6)
+    np.testing.assert_allclose(channel_weights(scale, 2.0), scale**2 / (scale**2).mean(), rtol=1e-6)
+    np.testing.assert_array_equal(channel_weights(scale, 0.0), np.ones(3, np.float32))
+    assert channel_weights(scale, 0.5).dtype == np.float32
+
+
+def test_latent_errors():
+    prediction, target, weights = draw(0), draw(1), np.asarray([0.5, 1.0, 1.5], np.float32)
+    square = np.square(prediction - target)
+    np.testing.assert_allclose(latent_error(prediction, target, weights), (square * weights).mean((1, 2, 3)), rtol=1e-5)
+    np.testing.assert_allclose(latent_mse(prediction, target), square.mean((1, 2, 3)), rtol=1e-5)
+
+
+def test_one_step_distillation_weights_its_terms():
+    prediction, target, weights = draw(0), draw(1), np.asarray([0.5, 1.0, 1.5], np.float32)
+    for term in (distillation_error, inverse_error, consistency_error):
+        np.testing.assert_array_equal(term(prediction, target, weights), latent_error(prediction, target, weights))
+    terms = OneStepTerms(*(jnp.asarray([value, 2 * value]) for value in (1.0, 10.0, 100.0)))
+    np.testing.assert_allclose(one_step_distillation(terms, (1.0, 0.5, 2.0)), [206.0, 412.0])
+
+
+def test_pixel_errors():
+    prediction, target = draw(2), draw(3)
+    np.testing.assert_allclose(pixel_l1(prediction, target), np.abs(prediction - target).mean((1, 2, 3)), rtol=1e-5)
+    np.testing.assert_allclose(pixel_mse(prediction, target), np.square(prediction - target).mean((1, 2, 3)), rtol=1e-5)
+    errors = pixel_errors(prediction, target)
+    assert list(errors) == ["pixel_l1", "pixel_mse"]
+    np.testing.assert_array_equal(errors["pixel_l1"], pixel_l1(prediction, target))
+
+
+def test_label_consistency_averages_over_the_teachers_samples():
+    student, teachers = draw(4), np.stack([draw(5), draw(6)], axis=1)
+    expected = (pixel_l1(student, teachers[:, 0]) + pixel_l1(student, teachers[:, 1])) / 2
+    np.testing.assert_allclose(label_consistency(student, teachers), expected, rtol=1e-5)
