@@ -6,6 +6,7 @@ A settings class is a frozen dataclass (or a flax module, which is one too) whos
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import difflib
 import math
@@ -25,7 +26,7 @@ class Knob:
 
     Attributes:
       name: of the field.
-      type: `int`, `float`, `str`, `bool` or `tuple`.
+      type: `int`, `float`, `str`, `bool`, `tuple` or `dict`.
       optional: whether None is a legal value.
       default: the default; `MISSING` where a value must be given.
       meaning: one sentence of documentation.
@@ -76,7 +77,10 @@ def knob(
         "follows": follows,
         "execution": execution,
     }
-    return dataclasses.field(default=default, metadata={_METADATA_KEY: facts})
+    metadata = {_METADATA_KEY: facts}
+    if isinstance(default, dict):  # every settings object gets its own
+        return dataclasses.field(default_factory=lambda: copy.deepcopy(default), metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 def knobs_of(settings: type) -> tuple[Knob, ...]:
@@ -86,7 +90,8 @@ def knobs_of(settings: type) -> tuple[Knob, ...]:
     for field in dataclasses.fields(settings):
         if _METADATA_KEY in field.metadata:
             plain, optional = _plain_type(annotations[field.name])
-            found.append(Knob(field.name, plain, optional, field.default, **field.metadata[_METADATA_KEY]))
+            default = field.default if field.default_factory is MISSING else field.default_factory()
+            found.append(Knob(field.name, plain, optional, default, **field.metadata[_METADATA_KEY]))
     return tuple(found)
 
 
@@ -104,7 +109,7 @@ def legal_values(knob: Knob) -> str:
             low = f"of at least {knob.at_least:g}"
         words = " ".join(part for part in (kind, low, high) if part)
     else:
-        words = {str: "a text", bool: "True or False", tuple: "a list of values"}[knob.type]
+        words = {str: "a text", bool: "True or False", tuple: "a list of values", dict: "a section"}[knob.type]
     return f"{words}, or None" if knob.optional else words
 
 
@@ -161,7 +166,8 @@ def _plain_type(annotation: Any) -> tuple[type, bool]:
         inner = [part for part in typing.get_args(annotation) if part is not type(None)]
         optional = len(inner) < len(typing.get_args(annotation))
         annotation = inner[0]
-    return typing.get_origin(annotation) or annotation, optional
+    plain = typing.get_origin(annotation) or annotation
+    return dict if plain is Mapping else plain, optional
 
 
 def _is_legal(knob: Knob, value: Any) -> bool:
