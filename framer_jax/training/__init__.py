@@ -1,1 +1,1 @@
-"""Training: settings, state, one jitted step, sharding, checkpoints, logs and the loop that orders them."""
+"""Training: settings, the training state, one jitted step, sharding, checkpoints, logs and the training loop."""

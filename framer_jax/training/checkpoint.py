@@ -1,4 +1,7 @@
-"""Checkpoints of (state, Grain iterator, what the run is), written together by Orbax and read back exactly."""
+"""Checkpoints of the training state, the position of the Grain iterator and metadata of the run.
+
+Orbax writes the three together; they are restored exactly.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import hashlib
 import json
 import math
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -16,7 +19,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
 from framer_jax.training.settings import TrainingSettings
-from framer_jax.training.state import TrainState, check_same, describe
+from framer_jax.training.state import TrainState, check_same_leaves, describe_leaves
 
 MAY_CHANGE = (
     "training.steps",
@@ -30,18 +33,6 @@ MAY_CHANGE = (
     "training.mesh",
     "training.fsdp_min_size",
     "training.sharding_rules",
-    "recipe.space.weights",  # files are compared by their digests
-    "recipe.lpips.weights",
-    "recipe.sinsr.teacher",
-    "recipe.teacher.weights",
-    "recipe.teacher.published.space.weights",
-    "recipe.dit4sr.base",
-    "recipe.tsd_sr.base",
-    "recipe.tsd_sr.teacher_lora",
-    "recipe.text.null",
-    "recipe.text.wanted",
-    "recipe.text.avoided",
-    "recipe.dtkd.ramp_steps",  # follows training.steps
     "data.embeddings",
     "data.train",  # the records are compared by the hash of their names: the folder may have moved
     "data.validation",
@@ -49,9 +40,14 @@ MAY_CHANGE = (
     "data.threads",
     "logging",
 )
-"""Entries of a config, by their whole path, that may differ between a checkpoint and the run that resumes it."""
+"""Configuration paths, of knobs or whole sections, that may differ between a checkpoint and the run that resumes it."""
 
 ITEMS = ("state", "data", "about")
+"""Folders of a checkpoint: the training state, the positions of the data iterators, and the metadata."""
+
+LAYOUT = 2
+"""Version of the layout of the training state. Layout 1 had no version number, the mutable state in the field `carry`
+and the EMA of all groups."""
 
 
 class DataIterator(Protocol):
@@ -62,21 +58,21 @@ class DataIterator(Protocol):
         ...
 
     def get_state(self) -> dict[str, Any]:
-        """Where it stands, as JSON values."""
+        """The position, as JSON values."""
         ...
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Continue from there."""
+        """Continue from a position."""
         ...
 
 
-class Notes(NamedTuple):
-    """What a checkpoint says beside the arrays.
+class CheckpointMetadata(NamedTuple):
+    """What a checkpoint holds besides arrays and the position of the data iterator.
 
     Attributes:
-      config: the run's configuration as JSON values.
-      data: number and hash of the record names, or an empty dict.
-      window: metric name to (total, count): averages not yet logged.
+      config: configuration of the run as JSON values.
+      data: number and hash of the record names (`data_identity`), or an empty dict.
+      window: metric name to (total, count) of the averages that have not been logged yet.
       best: {'step', 'value'} of the best validation so far, or an empty dict.
     """
 
@@ -87,7 +83,7 @@ class Notes(NamedTuple):
 
 
 def data_identity(record_names: Sequence[str] | None) -> dict[str, Any]:
-    """Number and hash of the record names, in their order; empty for None."""
+    """Number of the record names and hash of them in their order; {} for None."""
     if record_names is None:
         return {}
     digest = hashlib.sha256("\n".join(record_names).encode()).hexdigest()
@@ -95,21 +91,36 @@ def data_identity(record_names: Sequence[str] | None) -> dict[str, Any]:
 
 
 class Checkpoints:
-    """The checkpoints of one run, in one folder of `<step>/` folders.
+    """The checkpoints of one run: a folder with one folder `<step>/` for each.
 
-    Saves are asynchronous: arrays are copied before `save` returns, files are written behind the next steps and appear
-    under their final name only when complete. The newest `settings.keep_last` stay, and the best by
-    `settings.best_metric`.
+    Saves are asynchronous: arrays are copied before `save` returns; files are written during the next steps and get
+    their final name only when they are complete. The newest `settings.keep_last` checkpoints are kept, and the best one
+    by `settings.best_metric`.
+
+    Args:
+      directory: the folder of the checkpoints.
+      settings: which checkpoints are kept.
+      may_change: configuration paths that may differ when a run is resumed, besides MAY_CHANGE.
+      migrate: turns the configuration of a checkpoint into one of the present schema before they are compared; raises
+        ValueError if it cannot.
     """
 
-    def __init__(self, directory: str | Path, settings: TrainingSettings) -> None:
+    def __init__(
+        self,
+        directory: str | Path,
+        settings: TrainingSettings,
+        may_change: Iterable[str] = (),
+        migrate: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
+    ) -> None:
         self.directory = Path(directory).absolute()
+        self._may_change = (*MAY_CHANGE, *may_change)
+        self._migrate = migrate
         keep: list[Any] = [policies.LatestN(settings.keep_last)]
         if settings.best_metric:
             keep.append(_keep_best(settings.best_metric, settings.best_mode))
         options = ocp.CheckpointManagerOptions(preservation_policy=policies.AnyPreservationPolicy(keep))
         if jax.process_index() == 0:
-            # What a killed run left. Orbax would do it in a thread of its own, in the way of the next manager.
+            # Remains of a killed run. Orbax would delete them in another thread, in conflict with the next manager.
             for unfinished in self.directory.glob("*.orbax-checkpoint-tmp"):
                 shutil.rmtree(unfinished, ignore_errors=True)
         self._manager = ocp.CheckpointManager(self.directory, options=options, item_names=ITEMS)
@@ -127,12 +138,26 @@ class Checkpoints:
         return self.directory / str(step)
 
     def save(
-        self, state: TrainState, iterator: DataIterator, notes: Notes, metrics: Mapping[str, float] | None = None
+        self,
+        state: TrainState,
+        iterator: DataIterator,
+        metadata: CheckpointMetadata,
+        metrics: Mapping[str, float] | None = None,
     ) -> int:
-        """Save everything at the state's step (nothing to do if that is there already); gives the step."""
+        """Save a checkpoint of the state's step, unless there is one already.
+
+        Args:
+          state: the training state.
+          iterator: its position is saved.
+          metadata: saved as it is.
+          metrics: results of the validation, which decide which checkpoint is the best.
+
+        Returns:
+          The step.
+        """
         step = int(state.step)
         if step not in self._manager.all_steps():
-            about = {**notes._asdict(), "leaves": describe(state)}
+            about = {**metadata._asdict(), "leaves": describe_leaves(state), "layout": LAYOUT}
             self._manager.save(
                 step,
                 args=ocp.args.Composite(
@@ -147,49 +172,74 @@ class Checkpoints:
 
     def restore(
         self, step: int, abstract: TrainState, iterator: DataIterator, config: Any, data: Any
-    ) -> tuple[TrainState, Notes]:
-        """Read one checkpoint into the shardings of `abstract` and set `iterator` to where it stood.
+    ) -> tuple[TrainState, CheckpointMetadata]:
+        """Read a checkpoint into the shardings of `abstract` and set `iterator` to the saved position.
 
-        The notes come back with the present config and data, which the next save writes.
+        The returned metadata hold the present `config` and `data`, which the next save writes.
 
         Args:
-          step: which one.
-          abstract: shapes, dtypes, shardings (abstract_state); any mesh.
-          iterator: built like the one that was saved: same hosts, same number of worker processes.
-          config: the present configuration, compared with the saved one except for MAY_CHANGE. An entry that one
-            of them lacks is no difference if it is None, False, 0 or '' in the other: switched off.
-          data: of data_identity, compared with the saved one.
+          step: step of the checkpoint.
+          abstract: shapes, dtypes and shardings (`abstract_train_state`), for any mesh.
+          iterator: built like the saved one: same number of hosts and of worker processes.
+          config: the present configuration, compared with the saved one except for the paths that may change. A knob
+            that only one of them has is no difference if its value is None, False, 0 or '', that is, switched off.
+          data: the present `data_identity`, compared with the saved one.
 
         Raises:
-          FileNotFoundError: no such checkpoint.
-          ValueError: it is incomplete, unreadable, or of another configuration, model, data or loader; one line each.
+          FileNotFoundError: there is no such checkpoint.
+          ValueError: it is incomplete, unreadable, or of another layout, configuration, model, data or loader; one line
+            each.
         """
         path = self.path(step)
         self._check_complete(path)
         about = self._manager.restore(step, args=ocp.args.Composite(about=ocp.args.JsonRestore())).about
-        _check_config(path, about["config"], config)
+        _check_layout(path, about)
+        self._check_config(path, about["config"], config)
         if about["data"] and data and about["data"] != data:
             raise ValueError(
                 f"checkpoint {path} was trained on other records ({about['data']['records']} then, {data['records']} "
                 "now, or other names): give the same data, or a new working folder"
             )
-        check_same(about["leaves"], describe(abstract), f"checkpoint {path}: its arrays")
+        check_same_leaves(about["leaves"], describe_leaves(abstract), f"checkpoint {path}: its arrays")
         try:
-            found = self._manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract)))
+            restored = self._manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract)))
         except (ValueError, OSError, KeyError) as error:
             raise ValueError(f"checkpoint {path} cannot be read ({_first_line(error)}): {_remedy(path)}") from error
         self._restore_iterator(path, iterator)
         window = {name: (total, count) for name, (total, count) in about["window"].items()}
-        return found.state, Notes(config, data, window, about["best"])
+        return restored.state, CheckpointMetadata(config, data, window, about["best"])
 
     def _check_complete(self, path: Path) -> None:
         if not path.is_dir():
-            have = ", ".join(map(str, self.steps())) or "none"
-            raise FileNotFoundError(f"no checkpoint {path}: steps there are {have}")
+            steps = ", ".join(map(str, self.steps())) or "none"
+            raise FileNotFoundError(f"no checkpoint {path}: the saved steps are {steps}")
         missing = [name for name in ITEMS if not (path / name).is_dir()]
         if missing:
             raise ValueError(
                 f"checkpoint {path} is incomplete or foreign, it lacks {', '.join(missing)}: {_remedy(path)}"
+            )
+
+    def _check_config(self, path: Path, saved: dict[str, Any], present: dict[str, Any]) -> None:
+        """Refuse a checkpoint whose configuration differs where it may not."""
+        if self._migrate is not None:
+            try:
+                saved = self._migrate(saved)
+            except ValueError as error:
+                raise ValueError(f"checkpoint {path}: {error}") from error
+        old, new = _flat(saved), _flat(present)
+        differing = [
+            name
+            for name in sorted({*old, *new})
+            if old.get(name) != new.get(name) and not _may_differ(name, old, new, self._may_change)
+        ]
+        if differing:
+            changes = "; ".join(
+                f"{name} {old.get(name, 'absent')!r} then, {new.get(name, 'absent')!r} now" for name in differing[:5]
+            )
+            more = f" and {len(differing) - 5} more" if len(differing) > 5 else ""
+            raise ValueError(
+                f"checkpoint {path} is of another configuration: {changes}{more}: "
+                "restore these values, or use a new working folder"
             )
 
     def _restore_iterator(self, path: Path, iterator: DataIterator) -> None:
@@ -201,11 +251,11 @@ class Checkpoints:
                 f"checkpoint {path} has no readable data/{name}: resume with as many hosts as it was saved with"
             ) from error
         mismatch = (
-            f"checkpoint {path}: its data position does not fit this loader: "
+            f"checkpoint {path}: the position of its data iterator does not fit this loader: "
             "use the same number of worker processes as the run that saved it"
         )
-        # Grain accepts some positions of another worker count silently, so the layout is compared first.
-        if _layout(saved) != _layout(iterator.get_state()):
+        # Grain silently accepts some positions of another number of workers, so the structure is compared first.
+        if _structure(saved) != _structure(iterator.get_state()):
             raise ValueError(mismatch)
         try:
             iterator.set_state(saved)
@@ -213,20 +263,20 @@ class Checkpoints:
             raise ValueError(mismatch) from error
 
     def reached_preemption(self, step: int) -> bool:
-        """Whether some host was told to stop; the same answer on all hosts (needs jax.distributed)."""
+        """Whether a host has received a signal to stop; the same answer on all hosts (needs jax.distributed)."""
         return bool(self._manager.reached_preemption(step))
 
     def wait(self) -> None:
-        """Until all saves are on disk."""
+        """Wait until all saves are on disk."""
         self._manager.wait_until_finished()
 
     def close(self) -> None:
-        """Wait, then release threads."""
+        """Wait until all saves are on disk, then release threads."""
         self._manager.close()
 
 
 class _IteratorState:
-    """The bytes form of an iterator's state that Grain's Orbax handler writes for any iterator."""
+    """The position of any iterator as bytes, the form in which Grain's Orbax handler writes it."""
 
     def __init__(self, iterator: DataIterator) -> None:
         self._state = json.dumps(iterator.get_state()).encode()
@@ -239,40 +289,33 @@ def _keep_best(metric: str, mode: str) -> policies.BestN:
     worst = -math.inf if mode == "max" else math.inf
 
     def value(metrics: Any) -> float:
-        found = float(metrics.get(metric, worst))
-        return worst if math.isnan(found) else found
+        score = float(metrics.get(metric, worst))
+        return worst if math.isnan(score) else score
 
     return policies.BestN(get_metric_fn=value, reverse=mode == "min", n=1, keep_checkpoints_without_metrics=False)
 
 
-def _layout(state: Any) -> Any:
-    """Keys, and lengths of lists, of the outer level: what depends on the loader and not on the position."""
+def _structure(state: Any) -> Any:
+    """Keys and lengths of lists at the top level of an iterator's state, which depend on the loader alone."""
     if not isinstance(state, dict):
         return type(state).__name__
     return {name: len(value) if isinstance(value, list) else None for name, value in state.items()}
 
 
-def _check_config(path: Path, saved: dict[str, Any], present: dict[str, Any]) -> None:
-    old, new = _flat(saved), _flat(present)
-    differing = [
-        name for name in sorted({*old, *new}) if old.get(name) != new.get(name) and not _may_differ(name, old, new)
-    ]
-    if differing:
-        shown = "; ".join(
-            f"{name} {old.get(name, 'absent')!r} then, {new.get(name, 'absent')!r} now" for name in differing[:5]
-        )
-        more = f" and {len(differing) - 5} more" if len(differing) > 5 else ""
+def _check_layout(path: Path, about: dict[str, Any]) -> None:
+    layout = about.get("layout", 1)
+    if layout != LAYOUT:
         raise ValueError(
-            f"checkpoint {path} is of another configuration: {shown}{more}: "
-            "restore these values, or use a new working folder"
+            f"checkpoint {path} was written by another version of framer_jax (layout {layout} of the training state, "
+            f"this version reads layout {LAYOUT}): use a new working folder, with the weights of this run as --init"
         )
 
 
-def _may_differ(name: str, old: dict[str, Any], new: dict[str, Any]) -> bool:
-    if any(name == entry or name.startswith(f"{entry}.") for entry in MAY_CHANGE):
+def _may_differ(name: str, old: dict[str, Any], new: dict[str, Any], may_change: Iterable[str]) -> bool:
+    if any(name == entry or name.startswith(f"{entry}.") for entry in may_change):
         return True
-    there = [config[name] for config in (old, new) if name in config]
-    return len(there) == 1 and there[0] in (None, False, 0, "")
+    values = [config[name] for config in (old, new) if name in config]
+    return len(values) == 1 and values[0] in (None, False, 0, "")
 
 
 def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:

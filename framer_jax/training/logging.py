@@ -1,10 +1,11 @@
-"""Where numbers, images and texts of a run go: one writer protocol, five writers and the progress bar."""
+"""Logs of scalars, images and texts: the writer protocol, its implementations, and the progress bar."""
 
 from __future__ import annotations
 
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, TextIO
@@ -12,28 +13,44 @@ from typing import Any, Protocol, TextIO
 import numpy as np
 from clu import parameter_overview
 
+from framer_jax.knobs import check_knobs, knob
+
 Scalars = Mapping[str, float]
 Images = Mapping[str, np.ndarray]
 """Name to [H, W, 3] float in [0, 1]."""
 
 
+@dataclass(frozen=True)
+class LoggingSettings:
+    """The `logging` section of a configuration; `metrics.jsonl` and `images/` are always written.
+
+    Raises:
+      ValueError: an illegal value, in one line that starts with the name of the setting.
+    """
+
+    tensorboard: bool = knob(False, "also write TensorBoard event files to tensorboard/ (extra `tensorboard`)")
+
+    def __post_init__(self) -> None:
+        check_knobs(self)
+
+
 class Writer(Protocol):
-    """What the loop tells; a writer ignores what it has no form for."""
+    """Writes what the training loop reports; a writer ignores what its format cannot hold."""
 
     def resume(self, step: int) -> None:
-        """The run continues after `step`: forget what was written beyond it."""
+        """The run continues after `step`: drop later entries."""
         ...
 
     def write_scalars(self, step: int, scalars: Scalars) -> None:
-        """Numbers at a step."""
+        """Write the scalars of a step."""
         ...
 
     def write_images(self, step: int, images: Images) -> None:
-        """Pictures at a step."""
+        """Write the images of a step."""
         ...
 
     def write_text(self, step: int, name: str, text: str) -> None:
-        """A named text at a step."""
+        """Write a named text."""
         ...
 
     def close(self) -> None:
@@ -42,65 +59,65 @@ class Writer(Protocol):
 
 
 class SilentWriter:
-    """Writes nothing; the others override what they have a form for."""
+    """Writes nothing; the base class of the other writers, which override what they support."""
 
     def resume(self, step: int) -> None:
-        """Nothing to forget."""
+        """Do nothing."""
 
     def write_scalars(self, step: int, scalars: Scalars) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def write_images(self, step: int, images: Images) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def write_text(self, step: int, name: str, text: str) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def close(self) -> None:
-        """Nothing to release."""
+        """Do nothing."""
 
 
 class ConsoleWriter(SilentWriter):
-    """One line per step on standard error (or `stream`)."""
+    """Writes one line per log entry to standard error, or to `stream`."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream
 
     def write_scalars(self, step: int, scalars: Scalars) -> None:
-        """`step 100  loss 0.1234  ...`, without the numbers per layer (names that end in '/3'): the files have them."""
+        """Print `step 100  loss 0.1234  ...` without scalars per layer (names that end in '/3'), which files hold."""
         shown = {name: value for name, value in scalars.items() if not name.rpartition("/")[2].isdigit()}
         self._print("  ".join([f"step {step}", *(f"{name} {value:.4g}" for name, value in shown.items())]))
 
     def write_text(self, step: int, name: str, text: str) -> None:
-        """The text under its name, without the step."""
+        """Print the text after its name, without the step."""
         self._print(f"{name}: {text}" if "\n" not in text else f"{name}:\n{text}")
 
     def _print(self, line: str) -> None:
-        # Looked up at each call: the progress bar replaces sys.stderr while it runs.
+        # sys.stderr is looked up at each call, because the progress bar replaces it while it runs.
         print(line, file=self._stream or sys.stderr, flush=True)
 
 
 class JsonLinesWriter(SilentWriter):
-    """One JSON object per line, {'step': ..., name: value ...}; texts as {'step', 'text', 'value'}."""
+    """Writes one JSON object per line: {'step': ..., name: value, ...}, and texts as {'step', 'text', 'value'}."""
 
     def __init__(self, path: str | Path) -> None:
         self._path = Path(path)
 
     def resume(self, step: int) -> None:
-        """Drop lines beyond `step`, and a last line that a killed run left half-written."""
+        """Drop lines after `step`, and an incomplete last line of a killed run."""
         if not self._path.exists():
             return
-        kept = [line for line in self._path.read_text(encoding="utf-8").splitlines() if _step_of(line) <= step]
-        fresh = self._path.with_name(self._path.name + ".tmp")
-        fresh.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
-        fresh.replace(self._path)
+        lines = [line for line in self._path.read_text(encoding="utf-8").splitlines() if _step_of(line) <= step]
+        temporary = self._path.with_name(self._path.name + ".tmp")
+        temporary.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+        temporary.replace(self._path)
 
     def write_scalars(self, step: int, scalars: Scalars) -> None:
-        """Append one line."""
+        """Append one line with the scalars."""
         self._append({"step": step, **{name: float(value) for name, value in scalars.items()}})
 
     def write_text(self, step: int, name: str, text: str) -> None:
-        """Append one line."""
+        """Append one line with the text."""
         self._append({"step": step, "text": name, "value": text})
 
     def _append(self, entry: Mapping[str, Any]) -> None:
@@ -117,19 +134,19 @@ def _step_of(line: str) -> float:
 
 
 def read_json_lines(path: str | Path) -> list[dict[str, Any]]:
-    """The entries of a log that JsonLinesWriter wrote, texts left out."""
+    """The entries of a log of JsonLinesWriter, without texts."""
     entries = [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines()]
     return [entry for entry in entries if "text" not in entry]
 
 
 class PngWriter(SilentWriter):
-    """Images as `<folder>/<name>_<step>.png`."""
+    """Writes images to `<folder>/<name>_<step>.png`."""
 
     def __init__(self, folder: str | Path) -> None:
         self._folder = Path(folder)
 
     def write_images(self, step: int, images: Images) -> None:
-        """Round to 8 bits and save."""
+        """Round the images to 8 bits and save them."""
         from PIL import Image
 
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -138,7 +155,7 @@ class PngWriter(SilentWriter):
 
 
 class TensorBoardWriter(SilentWriter):
-    """Event files by tensorboardX (extra `tensorboard`)."""
+    """Writes TensorBoard event files with tensorboardX (extra `tensorboard`)."""
 
     def __init__(self, folder: str | Path) -> None:
         try:
@@ -155,21 +172,21 @@ class TensorBoardWriter(SilentWriter):
         return self._file
 
     def resume(self, step: int) -> None:
-        """TensorBoard hides older events beyond `step`."""
+        """Let TensorBoard hide older events after `step`."""
         self._purge = step + 1
 
     def write_scalars(self, step: int, scalars: Scalars) -> None:
-        """One scalar event each."""
+        """Write one event per scalar."""
         for name, value in scalars.items():
             self._writer().add_scalar(name, value, step)
 
     def write_images(self, step: int, images: Images) -> None:
-        """One image event each."""
+        """Write one event per image."""
         for name, image in images.items():
             self._writer().add_image(name, to_uint8(image), step, dataformats="HWC")
 
     def write_text(self, step: int, name: str, text: str) -> None:
-        """One text event, as a code block."""
+        """Write one event, with the text as a code block."""
         self._writer().add_text(name, "\n".join("    " + line for line in text.splitlines()), step)
 
     def close(self) -> None:
@@ -179,61 +196,58 @@ class TensorBoardWriter(SilentWriter):
 
 
 class MultiWriter:
-    """Tells several writers the same."""
+    """Passes everything on to several writers."""
 
     def __init__(self, writers: Sequence[Writer]) -> None:
         self._writers = tuple(writers)
 
     def resume(self, step: int) -> None:
-        """To all."""
+        """Resume all writers."""
         for writer in self._writers:
             writer.resume(step)
 
     def write_scalars(self, step: int, scalars: Scalars) -> None:
-        """To all."""
+        """Write the scalars with all writers."""
         for writer in self._writers:
             writer.write_scalars(step, scalars)
 
     def write_images(self, step: int, images: Images) -> None:
-        """To all."""
+        """Write the images with all writers."""
         for writer in self._writers:
             writer.write_images(step, images)
 
     def write_text(self, step: int, name: str, text: str) -> None:
-        """To all."""
+        """Write the text with all writers."""
         for writer in self._writers:
             writer.write_text(step, name, text)
 
     def close(self) -> None:
-        """All."""
+        """Close all writers."""
         for writer in self._writers:
             writer.close()
 
 
-def multi(writers: Sequence[Writer]) -> Writer:
-    """One writer that tells all of them."""
+def default_writer(workdir: str | Path, settings: LoggingSettings | None = None) -> Writer:
+    """A writer to the console and to `metrics.jsonl`, `images/` and perhaps `tensorboard/` in the working folder."""
+    folder = Path(workdir)
+    writers: list[Writer] = [ConsoleWriter(), JsonLinesWriter(folder / "metrics.jsonl"), PngWriter(folder / "images")]
+    if settings is not None and settings.tensorboard:
+        writers.append(TensorBoardWriter(folder / "tensorboard"))
     return MultiWriter(writers)
 
 
-def default_writer(workdir: str | Path, tensorboard: bool = False) -> Writer:
-    """Console, `metrics.jsonl`, `images/` and, if asked for, `tensorboard/` in the working folder."""
-    folder = Path(workdir)
-    writers: list[Writer] = [ConsoleWriter(), JsonLinesWriter(folder / "metrics.jsonl"), PngWriter(folder / "images")]
-    return multi([*writers, TensorBoardWriter(folder / "tensorboard")] if tensorboard else writers)
-
-
 def to_uint8(image: np.ndarray) -> np.ndarray:
-    """[H, W, 3] float in [0, 1] (clipped) to uint8."""
+    """Convert an image [H, W, 3], float in [0, 1], to uint8; values outside the range are clipped."""
     return np.round(np.clip(np.asarray(image, np.float32), 0, 1) * 255).astype(np.uint8)
 
 
 def overview(params: Any) -> str:
-    """A table of all parameters: name, shape, type, size, mesh axes, and the total."""
+    """A table of all parameters with name, shape, dtype, size and mesh axes, and their total."""
     return parameter_overview.get_parameter_overview(params, include_stats="sharding")
 
 
 class Progress:
-    """A bar with loss, images per second and the time left, if visible and standard error is a terminal."""
+    """A progress bar with loss, speed and remaining time, if `visible` and standard error is a terminal."""
 
     def __init__(self, start: int, total: int, visible: bool = True) -> None:
         self._bar: Any = None
@@ -258,13 +272,14 @@ class Progress:
             self._bar.stop()
 
     def update(self, step: int, scalars: Scalars | None = None) -> None:
-        """Move to `step`; with scalars, show the loss and the speed."""
+        """Move to `step`; with scalars, also show the loss and the speed."""
         if self._bar is None:
             return
         if scalars is None:
             self._bar.update(self._task, completed=step)
         else:
-            shown = [f"{name} {value:.4g}" for name, value in scalars.items() if name.split("/")[-1] == "loss"]
-            speed = scalars.get("images_per_second")
-            text = "  ".join([*shown, *([f"{speed:.1f} images/s"] if speed else [])])
+            parts = [f"{name} {value:.4g}" for name, value in scalars.items() if name.split("/")[-1] == "loss"]
+            if speed := scalars.get("images_per_second"):
+                parts.append(f"{speed:.1f} images/s")
+            text = "  ".join(parts)
             self._bar.update(self._task, completed=step, description=text)

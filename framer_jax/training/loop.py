@@ -1,14 +1,10 @@
-"""The training loop: it only orders what the other files of this room do."""
+"""The training loop: steps, logs, validation and checkpoints in their order."""
 
 from __future__ import annotations
 
 import json
-import signal
-import sys
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -20,36 +16,43 @@ from clu.metrics import Average
 from jax.sharding import Mesh
 
 from framer_jax.recipes.base import Frozen, Params, Recipe
-from framer_jax.training.checkpoint import Checkpoints, DataIterator, Notes, data_identity
+from framer_jax.training.checkpoint import CheckpointMetadata, Checkpoints, DataIterator, data_identity
 from framer_jax.training.logging import Images, Progress, Scalars, SilentWriter, Writer, default_writer, overview
 from framer_jax.training.optimizer import Optimizer, make_optimizers
 from framer_jax.training.settings import TrainingSettings, check_batch
 from framer_jax.training.sharding import check_rules, make_mesh, place_batch, to_host
-from framer_jax.training.state import TrainState, abstract_state, inference_params, init_state, place_frozen
+from framer_jax.training.signals import stop_signals
+from framer_jax.training.state import (
+    TrainState,
+    abstract_train_state,
+    inference_params,
+    init_train_state,
+    place_frozen,
+)
 from framer_jax.training.step import Prepare, Step, StepMetrics, make_step, merge_averages
 
 Validate = Callable[[Params, Frozen, int], tuple[Scalars, Images]]
-"""(EMA or parameters on the mesh, frozen weights, step) → (scalars, images [H, W, 3] in [0, 1]); of the frozen weights
-those that training reads are on the mesh, the others on the host."""
+"""(exported groups on the mesh, frozen weights, step) → (scalars, images [H, W, 3] in [0, 1]). The groups are those of
+the EMA if there is one. Frozen weights that training reads are on the mesh, the others on the host."""
 
 Export = Callable[[Params, int, bool], None]
-"""(EMA or parameters as numpy arrays, step, whether they are the best so far) → writes a portable file."""
+"""(exported groups as NumPy arrays, step, whether they are the best so far) → writes a portable file."""
 
 
 class NonFiniteError(ArithmeticError):
-    """A loss, gradient or parameter became NaN or infinite."""
+    """A loss, a gradient, a parameter or the mutable state became NaN or infinite."""
 
 
 @dataclass(frozen=True)
 class TrainResult:
-    """How a run ended.
+    """The end of a run.
 
     Attributes:
-      state: the last one.
-      step: steps made.
-      stopped: true if it ended before `settings.steps` (signal or stop_after); the same command resumes it.
-      message: one line for a person.
-      scalars: the last ones logged.
+      state: the last training state.
+      step: number of steps made.
+      stopped: true if the run ended before `settings.steps` (signal or stop_after); the same command resumes it.
+      message: summary in one line.
+      scalars: the scalars that were logged last.
     """
 
     state: TrainState
@@ -67,57 +70,61 @@ def train(
     workdir: str | Path,
     *,
     config_json: str = "{}",
-    remarks: Mapping[str, str] = MappingProxyType({}),
+    may_change: Iterable[str] = (),
+    migrate: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
+    run_info: Mapping[str, str] = MappingProxyType({}),
     record_names: Sequence[str] | None = None,
     validate: Validate | None = None,
     export: Export | None = None,
     writer: Writer | None = None,
     initial_params: Params | None = None,
 ) -> TrainResult:
-    """Train a recipe, or continue where `workdir/checkpoints` stands.
+    """Train a recipe, or continue from the newest checkpoint in `workdir/checkpoints`.
 
     Args:
-      recipe: what to train.
-      batches: a Grain iterator of this host's part of the batches, leaves [global_batch / hosts, ...]; an int32
-        entry 'record' lets an error name the records.
-      prepare: batch as loaded → what the losses see; runs inside the step, record by record.
-      settings: all numbers.
-      workdir: gets `checkpoints/` and, by the default writer, `metrics.jsonl` and `images/`.
-      config_json: the run's configuration, compared with the checkpoint's.
-      remarks: lines for the log by their names, written before the first step.
-      record_names: name of each record id; compared too.
+      recipe: the recipe to train.
+      batches: a Grain iterator over this host's part of the batches, leaves [global_batch / hosts, ...]; with an int32
+        entry 'record', errors name the records.
+      prepare: loaded batch → batch for the losses; runs within the step, on each device for its own examples.
+      settings: settings of the run.
+      workdir: gets `checkpoints/` and, from the default writer, `metrics.jsonl` and `images/`.
+      config_json: configuration of the run, compared with that of the checkpoint.
+      may_change: configuration paths that may differ from the checkpoint, besides `checkpoint.MAY_CHANGE`.
+      migrate: applied to the checkpoint's configuration before the comparison; raises ValueError if it cannot.
+      run_info: texts for the log by their names, written before the first step.
+      record_names: name of each record id, compared with the checkpoint's.
       validate: called every `validate_every` steps and at the end.
       export: called at every checkpoint.
-      writer: of logs; default_writer(workdir) if None.
-      initial_params: groups to start from instead of the recipe's init; not used when resuming.
+      writer: writer of logs; None: `default_writer(workdir)`.
+      initial_params: groups that start from these weights instead of `recipe.initial_params`; unused when resuming.
 
     Raises:
-      ValueError: settings, batch or checkpoint that do not fit, or a best_metric that validation does not give (found
-        at the first one, after a save); each one line.
-      NonFiniteError: NaN or infinity, with step, records and the last good checkpoint.
+      ValueError: settings, batch or checkpoint do not fit, or validation does not return the best_metric (raised at
+        the first validation, after a save); one line each.
+      NonFiniteError: NaN or infinity; the message names the step, the records and the last good checkpoint.
     """
     plan = _make_plan(recipe, batches, prepare, settings)
     if jax.process_index() > 0:
         writer = SilentWriter()
     writer = writer or default_writer(workdir)
-    checkpoints = Checkpoints(Path(workdir) / "checkpoints", settings)
-    notes = Notes(json.loads(config_json), data_identity(record_names), {}, {})
+    checkpoints = Checkpoints(Path(workdir) / "checkpoints", settings, may_change, migrate)
+    metadata = CheckpointMetadata(json.loads(config_json), data_identity(record_names), {}, {})
+    initial_params = recipe.initial_params if initial_params is None else initial_params
     try:
         latest = checkpoints.latest()
         if latest is None:
-            state = init_state(recipe, plan.optimizers, settings, plan.mesh, plan.prepared, initial_params)
+            state = init_train_state(recipe, plan.optimizers, settings, plan.mesh, plan.batch_shapes, initial_params)
         else:
-            state, notes = checkpoints.restore(latest, plan.abstract, batches, notes.config, notes.data)
-        _announce(writer, recipe, state, latest, checkpoints)
-        for name, text in remarks.items():
-            writer.write_text(latest or 0, name, text)
+            state, metadata = checkpoints.restore(latest, plan.abstract, batches, metadata.config, metadata.data)
+        _announce(writer, recipe, state, latest, checkpoints, run_info)
         return _Run(
             settings=settings,
             mesh=plan.mesh,
             step_function=make_step(recipe, prepare, plan.optimizers, settings, plan.mesh, plan.abstract),
-            frozen=place_frozen(recipe, settings, plan.mesh, plan.prepared, plan.abstract),
+            exported=recipe.exported,
+            frozen=place_frozen(recipe, settings, plan.mesh, plan.batch_shapes, plan.abstract),
             batches=batches,
-            first=plan.first if latest is None else None,
+            first_batch=plan.first_batch if latest is None else None,
             record_names=record_names,
             validate=validate,
             export=export,
@@ -125,8 +132,8 @@ def train(
             checkpoints=checkpoints,
             state=state,
             step=latest or 0,
-            notes=notes,
-            window={name: Average(np.float32(a), np.int32(b)) for name, (a, b) in notes.window.items()},
+            metadata=metadata,
+            window={name: Average(np.float32(a), np.int32(b)) for name, (a, b) in metadata.window.items()},
         ).to_end()
     finally:
         checkpoints.close()
@@ -134,42 +141,64 @@ def train(
 
 
 class _Plan(NamedTuple):
+    """What follows from the arguments of `train` without any computation."""
+
     mesh: Mesh
     optimizers: dict[str, Optimizer]
-    first: Any  # the first batch, already taken from the iterator
-    prepared: Any
+    first_batch: Any  # already taken from the iterator
+    batch_shapes: Any
     abstract: TrainState
 
 
 def _make_plan(recipe: Recipe, batches: DataIterator, prepare: Prepare, settings: TrainingSettings) -> _Plan:
-    """What follows from the arguments alone; refuses what does not fit before anything is written or computed."""
+    """Refuse arguments that do not fit together before anything is written or computed."""
     mesh = make_mesh(settings)
     check_batch(settings, mesh.size, jax.process_count())
     optimizers = make_optimizers(recipe, settings)
-    first = next(batches, None)
-    prepared = _prepared_shapes(first, prepare, settings)
-    abstract = abstract_state(recipe, optimizers, settings, mesh, prepared)
+    first_batch = next(batches, None)
+    batch_shapes = _prepared_shapes(first_batch, prepare, settings)
+    _check_batch_entries(recipe, batch_shapes)
+    abstract = abstract_train_state(recipe, optimizers, settings, mesh, batch_shapes)
     check_rules(abstract.params, settings)
-    return _Plan(mesh, optimizers, first, prepared, abstract)
+    return _Plan(mesh, optimizers, first_batch, batch_shapes, abstract)
 
 
-def _prepared_shapes(first: Any, prepare: Prepare, settings: TrainingSettings) -> Any:
-    """Shapes of the prepared global batch, from the first batch as loaded."""
-    if first is None:
+def _prepared_shapes(first_batch: Any, prepare: Prepare, settings: TrainingSettings) -> Any:
+    """Shapes of the prepared global batch, from the first loaded batch."""
+    if first_batch is None:
         raise ValueError("the data gives no batch: are there fewer records than the batch size?")
-    hosts = jax.process_count()
-    want = settings.global_batch // hosts
-    sizes = {np.shape(leaf)[:1] for leaf in jax.tree.leaves(first)}
-    if sizes != {(want,)}:
-        found = ", ".join(str(size[0]) if size else "a scalar" for size in sorted(sizes))
-        raise ValueError(f"batches hold {found} examples per host: global_batch {settings.global_batch} needs {want}")
+    expected = settings.global_batch // jax.process_count()
+    sizes = {np.shape(leaf)[:1] for leaf in jax.tree.leaves(first_batch)}
+    if sizes != {(expected,)}:
+        actual = ", ".join(str(size[0]) if size else "a scalar" for size in sorted(sizes))
+        raise ValueError(
+            f"batches hold {actual} examples per host: training.global_batch {settings.global_batch} needs {expected}"
+        )
     shapes = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct((settings.global_batch, *np.shape(leaf)[1:]), np.asarray(leaf).dtype), first
+        lambda leaf: jax.ShapeDtypeStruct((settings.global_batch, *np.shape(leaf)[1:]), np.asarray(leaf).dtype),
+        first_batch,
     )
     return jax.eval_shape(prepare, shapes)
 
 
-def _announce(writer: Writer, recipe: Recipe, state: TrainState, latest: int | None, checkpoints: Checkpoints) -> None:
+def _check_batch_entries(recipe: Recipe, batch_shapes: Mapping[str, Any]) -> None:
+    missing = [name for name in recipe.batch_entries if name not in batch_shapes]
+    if missing:
+        raise ValueError(
+            f"batches lack {', '.join(missing)}, which the recipe {recipe.name!r} needs (they have "
+            f"{', '.join(batch_shapes)}): train on data with these entries"
+        )
+
+
+def _announce(
+    writer: Writer,
+    recipe: Recipe,
+    state: TrainState,
+    latest: int | None,
+    checkpoints: Checkpoints,
+    run_info: Mapping[str, str],
+) -> None:
+    """Write the log entries that come before the first step."""
     writer.resume(latest or 0)
     if latest is None:
         writer.write_text(0, "parameters", overview(state.params))
@@ -178,18 +207,21 @@ def _announce(writer: Writer, recipe: Recipe, state: TrainState, latest: int | N
         writer.write_text(
             latest, "run", f"training {recipe.name}, resumed at step {latest} from {checkpoints.path(latest)}"
         )
+    for name, text in run_info.items():
+        writer.write_text(latest or 0, name, text)
 
 
 @dataclass
 class _Run:
-    """The moving parts between `train` and its end."""
+    """A run from its current step to its end."""
 
     settings: TrainingSettings
     mesh: Mesh
     step_function: Step
+    exported: tuple[str, ...]
     frozen: Any
     batches: DataIterator
-    first: Any
+    first_batch: Any
     record_names: Sequence[str] | None
     validate: Validate | None
     export: Export | None
@@ -197,21 +229,21 @@ class _Run:
     checkpoints: Checkpoints
     state: TrainState
     step: int
-    notes: Notes
+    metadata: CheckpointMetadata
     window: dict[str, Average]
     pending: list[tuple[int, StepMetrics, Any]] = field(default_factory=list)
     scalars: dict[str, float] = field(default_factory=dict)
-    seconds: float = 0.0  # spent in steps since the last log line, without compilation
+    seconds: float = 0.0  # spent in steps since the last log entry, without compilation
     timed_steps: int = 0
     compiled: bool = False
 
     def to_end(self) -> TrainResult:
-        """All remaining steps, in order: step, log, validate, save, stop."""
+        """Make all remaining steps; after each, in this order: log, validate, save, stop."""
         settings = self.settings
         if self.step >= settings.steps:
             return self._result(False, f"already complete: {self.step} of {settings.steps} steps are made")
         bar = Progress(self.step, settings.steps, visible=jax.process_index() == 0)
-        with _stop_signals(self.checkpoints) as told_to_stop, bar as progress:
+        with stop_signals(self.checkpoints) as stop_requested, bar as progress:
             while True:
                 self._one_step()
                 progress.update(self.step)
@@ -219,12 +251,14 @@ class _Run:
                 if last or self.step % settings.log_every == 0:
                     self._log()
                     progress.update(self.step, self.scalars)
-                metrics = self._validated() if last or self.step % settings.validate_every == 0 else None
-                stop = told_to_stop(self.step) or self.step == settings.stop_after
-                misnamed = bool(metrics is not None and settings.best_metric and settings.best_metric not in metrics)
-                if last or stop or misnamed or self.step % settings.checkpoint_every == 0:
+                metrics = self._validate() if last or self.step % settings.validate_every == 0 else None
+                stop = stop_requested(self.step) or self.step == settings.stop_after
+                unknown_metric = bool(
+                    metrics is not None and settings.best_metric and settings.best_metric not in metrics
+                )
+                if last or stop or unknown_metric or self.step % settings.checkpoint_every == 0:
                     self._save(metrics)
-                if metrics is not None and misnamed:
+                if metrics is not None and unknown_metric:
                     self._refuse_best_metric(metrics)
                 if last or stop:
                     break
@@ -242,7 +276,8 @@ class _Run:
 
     def _one_step(self) -> None:
         started = time.perf_counter()
-        batch, self.first = self.first if self.first is not None else next(self.batches, None), None
+        batch = self.first_batch if self.first_batch is not None else next(self.batches, None)
+        self.first_batch = None
         if batch is None:
             raise ValueError(f"the data ended after step {self.step} of {self.settings.steps}: repeat the dataset")
         records = np.asarray(batch["record"]) if isinstance(batch, Mapping) and "record" in batch else None
@@ -256,16 +291,16 @@ class _Run:
             text = f"first step, with compilation, took {time.perf_counter() - started:.1f} s"
             self.writer.write_text(self.step, "run", text)
             return
-        # Enough to keep the device busy and no more: each step in flight holds a batch. Fake CPU devices must not
-        # have two programs with collectives in flight at all.
-        ahead = 0 if self.mesh.size > 1 and jax.default_backend() == "cpu" else 2
-        if len(self.pending) > ahead:
-            jax.block_until_ready(self.pending[-1 - ahead][1].finite)
+        # Two steps in flight keep the device busy; more would only hold more batches. Fake CPU devices cannot have
+        # two programs with collectives in flight at all.
+        steps_ahead = 0 if self.mesh.size > 1 and jax.default_backend() == "cpu" else 2
+        if len(self.pending) > steps_ahead:
+            jax.block_until_ready(self.pending[-1 - steps_ahead][1].finite)
         self.seconds += time.perf_counter() - started
         self.timed_steps += 1
 
     def _check_finite(self) -> None:
-        """Look at every step since the last look; one transfer for all of them."""
+        """Check all steps since the last check, with one transfer for all of them."""
         started = time.perf_counter()
         flags = jax.device_get([(metrics.finite, metrics.losses) for _, metrics, _ in self.pending])
         for (step, _, records), (finite, losses) in zip(self.pending, flags, strict=True):
@@ -275,10 +310,12 @@ class _Run:
                 saved = (
                     f"last checkpoint {self.checkpoints.path(latest)}" if latest is not None else "no checkpoint yet"
                 )
-                shown = ", ".join(f"{name} {value:.4g}" for name, value in losses.items())
-                bad = "loss" if not np.isfinite(list(losses.values())).all() else "gradient, parameter or carry"
+                values = ", ".join(f"{name} {value:.4g}" for name, value in losses.items())
+                finite_losses = np.isfinite(list(losses.values())).all()
+                culprit = "gradient, parameter or mutable state" if finite_losses else "loss"
                 raise NonFiniteError(
-                    f"{bad} is NaN or infinite at step {step} (loss {shown}); records {self._names(records)}; {saved}"
+                    f"{culprit} is NaN or infinite at step {step} (loss {values}); "
+                    f"records {self._names(records)}; {saved}"
                 )
         self.pending.clear()
         self.seconds += time.perf_counter() - started
@@ -286,11 +323,8 @@ class _Run:
     def _names(self, records: Any) -> str:
         if records is None:
             return "unknown (batches have no 'record')"
-        names = self.record_names
-        known = [
-            names[i] if names is not None and 0 <= i < len(names) else f"#{i}" for i in records.reshape(-1).tolist()
-        ]
-        return ", ".join(known)
+        names = self.record_names if self.record_names is not None else ()
+        return ", ".join(names[i] if 0 <= i < len(names) else f"#{i}" for i in records.reshape(-1).tolist())
 
     def _log(self) -> None:
         self._check_finite()
@@ -301,11 +335,11 @@ class _Run:
         self.writer.write_scalars(self.step, self.scalars)
         self.window, self.seconds, self.timed_steps = {}, 0.0, 0
 
-    def _validated(self) -> Mapping[str, float] | None:
+    def _validate(self) -> Mapping[str, float] | None:
         if self.validate is None:
             return None
         self._check_finite()
-        scalars, images = self.validate(inference_params(self.state), self.frozen, self.step)
+        scalars, images = self.validate(inference_params(self.state, self.exported), self.frozen, self.step)
         self.writer.write_scalars(self.step, {f"validation/{name}": float(value) for name, value in scalars.items()})
         if images:
             self.writer.write_images(self.step, {f"validation/{name}": image for name, image in images.items()})
@@ -313,60 +347,30 @@ class _Run:
 
     def _save(self, metrics: Mapping[str, float] | None) -> None:
         self._check_finite()
-        best = self._is_best(metrics)
+        best = self._note_if_best(metrics)
         window = {name: (float(a.total), int(a.count)) for name, a in jax.device_get(self.window).items()}
-        self.checkpoints.save(self.state, self.batches, self.notes._replace(window=window), metrics)
+        self.checkpoints.save(self.state, self.batches, self.metadata._replace(window=window), metrics)
         if self.export is not None:
-            params = to_host(inference_params(self.state))
+            params = to_host(inference_params(self.state, self.exported))
             if jax.process_index() == 0:
                 self.export(params, self.step, best)
 
-    def _is_best(self, metrics: Mapping[str, float] | None) -> bool:
+    def _note_if_best(self, metrics: Mapping[str, float] | None) -> bool:
+        """Whether the validation is the best so far, in which case the metadata remember it."""
         name = self.settings.best_metric
         if not name or metrics is None or name not in metrics:
             return False
         value, sign = float(metrics[name]), 1 if self.settings.best_mode == "max" else -1
-        if not np.isfinite(value) or (self.notes.best and sign * value <= sign * self.notes.best["value"]):
+        best = self.metadata.best
+        if not np.isfinite(value) or (best and sign * value <= sign * best["value"]):
             return False
-        self.notes = self.notes._replace(best={"step": self.step, "value": value})
+        self.metadata = self.metadata._replace(best={"step": self.step, "value": value})
         return True
 
     def _refuse_best_metric(self, metrics: Mapping[str, float]) -> None:
-        """Its name is checked at the first validation, after a save: no step is lost by it."""
+        """The name is checked at the first validation, after a save, so that no step is lost."""
         self.checkpoints.wait()
         raise ValueError(
-            f"best_metric {self.settings.best_metric!r} is not among what validation gives: {', '.join(metrics)}; "
+            f"training.best_metric {self.settings.best_metric!r} is not a metric of validation: {', '.join(metrics)}; "
             f"step {self.step} is saved: correct it, or set it to None, and run again to resume"
         )
-
-
-@contextmanager
-def _stop_signals(checkpoints: Checkpoints) -> Iterator[Callable[[int], bool]]:
-    """Turn the first SIGTERM or SIGINT into an answer; the second one acts as if there were no handler.
-
-    With several hosts, jax.distributed has its own SIGTERM handler and all hosts must agree on the step.
-    """
-    if jax.process_count() > 1:
-        yield checkpoints.reached_preemption
-        return
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda step: False
-        return
-    received: list[int] = []
-    previous = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-
-    def restore() -> None:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
-    def receive(number: int, frame: Any) -> None:
-        received.append(number)
-        restore()
-        print("finishing this step, then saving; a second signal stops at once", file=sys.stderr, flush=True)
-
-    for number in previous:
-        signal.signal(number, receive)
-    try:
-        yield lambda step: bool(received)
-    finally:
-        restore()

@@ -1,18 +1,14 @@
-"""Every number that the training loop needs, with its unit and one check for all of them."""
+"""Settings of a training run: the `training` section of a configuration."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
-SCHEDULES = ("constant", "cosine")
-OPTIMIZERS = ("adamw",)
-MODES = ("max", "min")
-MESH_AXES = ("data", "fsdp")
+from framer_jax.knobs import check_knobs, knob, nearest
 
-NUMBERS: Mapping[str, tuple[Any, str]] = {"int": (int, "a whole number"), "float": (int | float, "a number")}
-"""Types of fields → what a value is an instance of, in words."""
+MESH_AXES = ("data", "fsdp")
 
 PER_UPDATE = (
     "learning_rate",
@@ -26,127 +22,141 @@ PER_UPDATE = (
     "weight_decay",
     "clip_norm",
 )
+"""Settings that `TrainingSettings.updates` may change for one update."""
 
 
 @dataclass(frozen=True)
 class TrainingSettings:
-    """How long, how fast, on what and how often.
+    """How long a run trains, how it optimises, and how often it logs, validates and saves.
 
     Raises:
-      ValueError: one line that names the field and what it may be.
+      ValueError: an illegal value, in one line that starts with the name of the setting.
     """
 
-    steps: int  # optimiser steps of the whole run; the schedules end here
-    global_batch: int  # examples per step, over all devices, hosts and microbatches
-    learning_rate: float = 1e-4  # peak, per step
-    warmup_steps: int = 0  # steps of linear warm-up; step k of them has (k + 1) / warmup_steps of the peak
-    schedule: str = "constant"  # after the warm-up: 'constant' | 'cosine' (to final_learning_rate at `steps`)
-    final_learning_rate: float = 0.0  # end of the cosine
-    optimizer: str = "adamw"
-    b1: float = 0.9  # Adam's decay of the mean gradient, per update
-    b2: float = 0.999  # Adam's decay of the squared gradient, per update
-    epsilon: float = 1e-8  # Adam's, in units of the gradient
-    weight_decay: float = 0.0  # times the learning rate, per update; off for biases, scales and all 1-D arrays
-    clip_norm: float | None = None  # largest global norm of an update's gradient; None = off
-    accumulate: int = 1  # microbatches per step; in-batch negatives are then drawn within a microbatch
-    ema_decay: float = 0.0  # per step, warmed up as min(decay, (1 + n) / (10 + n)) after n steps; 0 = no EMA
-    updates: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # update name to optimiser fields of its own
-    mesh: Mapping[str, int] = field(default_factory=lambda: {"data": -1, "fsdp": 1})  # devices per axis; -1 = the rest
-    fsdp_min_size: int = 65536  # array elements; smaller arrays are replicated
-    sharding_rules: Sequence[tuple[str, Sequence[str | None]]] = ()  # (path regex, axis name per dimension), first wins
-    log_every: int = 50  # steps; scalars are averages over them
-    checkpoint_every: int = 1000  # steps; the last step is always saved
-    validate_every: int = 1000  # steps; the last step is always validated
-    keep_last: int = 2  # checkpoints
-    best_metric: str | None = None  # a scalar of `validate`; its best checkpoint is kept beside the last ones
-    best_mode: str = "max"  # 'max' | 'min'
-    seed: int = 0  # root of every random key
-    stop_after: int | None = None  # stop at this step as if interrupted; schedules still end at `steps`
+    seed: int = knob(0, "root of all random keys", at_least=0)
+    steps: int = knob(2000, "number of training steps, at which the learning rate schedule ends", at_least=1)
+    global_batch: int = knob(
+        16, "batch size over all devices, hosts and microbatches", unit="examples per step", at_least=1
+    )
+    gradient_accumulation_steps: int = knob(
+        1, "microbatches per step; in-batch negatives are drawn within a microbatch", at_least=1
+    )
+    learning_rate: float = knob(1e-3, "peak learning rate", above=0)
+    warmup_steps: int = knob(
+        100, "steps of linear warm-up: step k uses (k + 1) / warmup_steps of the peak", unit="steps", at_least=0
+    )
+    schedule: str = knob(
+        "cosine",
+        "learning rate after the warm-up; 'cosine' falls to final_learning_rate at `steps`",
+        choices=("constant", "cosine"),
+    )
+    final_learning_rate: float = knob(1e-5, "learning rate at the end of the cosine schedule", at_least=0)
+    optimizer: str = knob("adamw", "optimiser", choices=("adamw",))
+    b1: float = knob(0.9, "Adam's decay rate of the mean gradient, per update", at_least=0, below=1)
+    b2: float = knob(0.999, "Adam's decay rate of the mean squared gradient, per update", at_least=0, below=1)
+    epsilon: float = knob(1e-8, "Adam's epsilon", unit="units of the gradient")
+    weight_decay: float = knob(
+        0.0,
+        "decoupled weight decay, multiplied by the learning rate; not applied to biases, scales and other 1-D arrays",
+        at_least=0,
+    )
+    clip_norm: float | None = knob(1.0, "maximum global norm of an update's gradient; None: no clipping", above=0)
+    ema_decay: float = knob(
+        0.999,
+        "decay of the parameters' moving average per step, min(ema_decay, (1 + n) / (10 + n)) after n steps; 0: no EMA",
+        at_least=0,
+        below=1,
+    )
+    mesh: Mapping[str, int] = knob(
+        {"data": -1, "fsdp": 1},
+        "devices per mesh axis: the batch is split over both axes, parameters over 'fsdp'; -1: all remaining devices",
+        execution=True,
+    )
+    fsdp_min_size: int = knob(65536, "smaller arrays are replicated", unit="array elements", at_least=0, execution=True)
+    sharding_rules: tuple[tuple[str, tuple[str | None, ...]], ...] = knob(
+        (),
+        "pairs of a regex of parameter paths and a mesh axis or None for each dimension; the first match decides",
+        execution=True,
+    )
+    log_every: int = knob(50, "interval between log entries, which are averages over it", unit="steps", at_least=1)
+    validate_every: int = knob(
+        500, "interval between validations; the last step is always validated", unit="steps", at_least=1
+    )
+    checkpoint_every: int = knob(
+        500, "interval between checkpoints; the last step is always saved", unit="steps", at_least=1
+    )
+    keep_last: int = knob(2, "number of newest checkpoints that are kept", at_least=1)
+    best_metric: str | None = knob(
+        "mean/psnr-y", "validation metric whose best checkpoint is kept as well; None: no best checkpoint"
+    )
+    best_mode: str = knob(
+        "max", "whether the best value of best_metric is the highest or lowest", choices=("max", "min")
+    )
+    stop_after: int | None = knob(
+        None,
+        "step after which the run stops as if it were interrupted, with unchanged schedules",
+        unit="steps",
+        at_least=1,
+    )
+    updates: Mapping[str, Mapping[str, Any]] = knob(
+        {}, "optimiser settings of single updates, such as {'discriminator': {'learning_rate': 1e-4}}"
+    )
 
     def __post_init__(self) -> None:
-        for entry in fields(self):  # whose types are names here
-            value, kind = getattr(self, entry.name), NUMBERS.get(str(entry.type))
-            number = kind is None or (isinstance(value, kind[0]) and not isinstance(value, bool))
-            _require(number, entry.name, value, f"must be {kind[1] if kind else ''}")
-        for name in (
-            "steps",
-            "global_batch",
-            "accumulate",
-            "log_every",
-            "checkpoint_every",
-            "validate_every",
-            "keep_last",
-        ):
-            _require(getattr(self, name) >= 1, name, getattr(self, name), "must be at least 1")
-        for name in ("warmup_steps", "weight_decay", "final_learning_rate", "seed", "fsdp_min_size"):
-            _require(getattr(self, name) >= 0, name, getattr(self, name), "must not be negative")
-        _require(self.learning_rate > 0, "learning_rate", self.learning_rate, "must be positive")
-        _require(0 <= self.ema_decay < 1, "ema_decay", self.ema_decay, "must be in [0, 1)")
-        for name in ("b1", "b2"):
-            _require(0 <= getattr(self, name) < 1, name, getattr(self, name), "must be in [0, 1)")
-        clip = self.clip_norm
-        _require(clip is None or clip > 0, "clip_norm", clip, "must be positive, or None to switch it off")
-        stop = self.stop_after
-        _require(stop is None or stop >= 1, "stop_after", stop, "must be at least 1, or None")
-        for name, allowed in (("schedule", SCHEDULES), ("optimizer", OPTIMIZERS), ("best_mode", MODES)):
-            _require(getattr(self, name) in allowed, name, getattr(self, name), f"must be one of {', '.join(allowed)}")
+        check_knobs(self)
         if self.warmup_steps > self.steps:
-            raise ValueError(
-                f"warmup_steps {self.warmup_steps} is longer than the run of {self.steps} steps: shorten it"
-            )
+            raise ValueError(f"warmup_steps is {self.warmup_steps}: it must not exceed steps, {self.steps}")
         if self.best_metric and self.checkpoint_every % self.validate_every:
             raise ValueError(
-                f"best_metric {self.best_metric!r} needs every checkpoint validated: make checkpoint_every "
-                f"({self.checkpoint_every}) a multiple of validate_every ({self.validate_every})"
+                f"checkpoint_every is {self.checkpoint_every}: with a best_metric it must be a multiple of "
+                f"validate_every, {self.validate_every}, so that every checkpoint is validated"
             )
         for update, changes in self.updates.items():
-            unknown = sorted(set(changes) - set(PER_UPDATE))
-            if unknown:
-                raise ValueError(
-                    f"updates[{update!r}] has unknown {', '.join(unknown)}: it may hold {', '.join(PER_UPDATE)}"
-                )
+            self._check_update(update, changes)
+
+    def _check_update(self, update: str, changes: Any) -> None:
+        if not isinstance(changes, Mapping):
+            raise ValueError(f"updates.{update} is {changes!r}: it must be a section of {', '.join(PER_UPDATE)}")
+        for name in changes:
+            if name not in PER_UPDATE:
+                raise ValueError(f"updates.{update}.{name} cannot be set{nearest(name, PER_UPDATE)}")
+        try:
+            self.for_update(update)
+        except ValueError as error:
+            raise ValueError(f"updates.{update}.{error}") from error
 
     def for_update(self, name: str) -> TrainingSettings:
-        """These settings with what `updates[name]` changes."""
+        """These settings with the changes of `updates[name]`."""
         return replace(self, updates={}, **self.updates.get(name, {}))
-
-    @classmethod
-    def names(cls) -> tuple[str, ...]:
-        """All field names."""
-        return tuple(entry.name for entry in fields(cls))
 
 
 def check_batch(settings: TrainingSettings, devices: int, processes: int = 1) -> None:
-    """Refuse a global batch that does not split evenly.
+    """Refuse a global batch that cannot be split evenly.
 
     Args:
-      settings: of the run.
-      devices: in the mesh.
-      processes: hosts that feed it.
+      settings: settings of the run.
+      devices: number of devices in the mesh.
+      processes: number of hosts, each of which loads its part of the batch.
 
     Raises:
-      ValueError: names the nearest batches (or accumulation) that fit.
+      ValueError: the message names the nearest batch sizes that fit.
     """
-    batch, accumulate = settings.global_batch, settings.accumulate
-    if batch % accumulate:
+    batch, microbatches = settings.global_batch, settings.gradient_accumulation_steps
+    if batch % microbatches:
         raise ValueError(
-            f"global_batch {batch} is not divisible by accumulate {accumulate}: use {_nearest(batch, accumulate)}"
+            f"training.global_batch {batch} is not divisible by training.gradient_accumulation_steps {microbatches}: "
+            f"use {_nearest_multiples(batch, microbatches)}"
         )
-    unit = accumulate * devices
+    unit = microbatches * devices
     if batch % unit:
         raise ValueError(
-            f"global_batch {batch} is not divisible by {devices} devices x {accumulate} microbatches: "
-            f"use {_nearest(batch, unit)}"
+            f"training.global_batch {batch} is not divisible by {devices} devices x {microbatches} microbatches: "
+            f"use {_nearest_multiples(batch, unit)}"
         )
     if devices % processes:
         raise ValueError(f"{devices} devices do not split over {processes} processes: use a mesh of all devices")
 
 
-def _nearest(value: int, unit: int) -> str:
-    below = value // unit * unit
-    return f"{below} or {below + unit}" if below else f"{unit}"
-
-
-def _require(good: bool, name: str, value: Any, rule: str) -> None:
-    if not good:
-        raise ValueError(f"training setting {name} = {value!r}: it {rule}")
+def _nearest_multiples(value: int, unit: int) -> str:
+    lower = value // unit * unit
+    return f"{lower} or {lower + unit}" if lower else f"{unit}"

@@ -1,4 +1,4 @@
-"""Where arrays lie: one mesh of axes ('data', 'fsdp'), rules for parameters, batches split over both axes."""
+"""Placement of arrays on one mesh with the axes ('data', 'fsdp'): parameters by rules, batches over both axes."""
 
 from __future__ import annotations
 
@@ -16,49 +16,50 @@ from framer_jax.training.settings import MESH_AXES, TrainingSettings
 
 
 def make_mesh(settings: TrainingSettings, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """The mesh of `settings.mesh`, over the first devices if it asks for fewer than there are.
+    """The mesh of `settings.mesh`, over the first devices if it needs fewer than there are.
 
     Args:
-      settings: of which `mesh` matters.
-      devices: those there are, such as a described topology's; None for this machine's.
+      settings: only `mesh` matters.
+      devices: available devices, such as those of a topology description; None: all devices of this program.
 
     Raises:
-      ValueError: for unknown axes, sizes that do not fit the devices, or a part of the devices of several hosts.
+      ValueError: unknown axes, sizes that do not fit the devices, or only some of the devices of several hosts.
     """
     sizes = {"data": -1, "fsdp": 1, **settings.mesh}
     unknown = sorted(set(sizes) - set(MESH_AXES))
     if unknown:
-        raise ValueError(f"mesh has unknown axis {', '.join(unknown)}: it may hold {', '.join(MESH_AXES)}")
+        raise ValueError(f"training.mesh has unknown axis {', '.join(unknown)}: the axes are {', '.join(MESH_AXES)}")
     devices = jax.devices() if devices is None else devices
     count = len(devices)
     free = [name for name in MESH_AXES if sizes[name] == -1]
-    taken = int(np.prod([sizes[name] for name in MESH_AXES if name not in free]))
-    if len(free) > 1 or taken < 1 or any(sizes[name] < 1 for name in MESH_AXES if name not in free):
-        raise ValueError(f"mesh {dict(sizes)}: axis sizes must be at least 1, one of them may be -1 (the rest)")
-    if taken > count or (free and count % taken):
-        raise ValueError(f"mesh {dict(sizes)} does not fit {count} devices: choose sizes that divide {count}")
+    fixed = int(np.prod([sizes[name] for name in MESH_AXES if name not in free]))
+    if len(free) > 1 or any(sizes[name] < 1 for name in MESH_AXES if name not in free):
+        raise ValueError(f"training.mesh {sizes}: axis sizes must be at least 1; one of them may be -1 (the rest)")
+    if fixed > count or (free and count % fixed):
+        raise ValueError(f"training.mesh {sizes} does not fit {count} devices: choose sizes that divide {count}")
     for name in free:
-        sizes[name] = count // taken
+        sizes[name] = count // fixed
     shape = tuple(sizes[name] for name in MESH_AXES)
     total = int(np.prod(shape))
     if jax.process_count() > 1 and total != count:
-        raise ValueError(f"mesh {dict(sizes)} uses {total} of {count} devices: several hosts need all of them")
+        raise ValueError(f"training.mesh {sizes} uses {total} of {count} devices: several hosts must use all of them")
     return jax.make_mesh(shape, MESH_AXES, (AxisType.Auto,) * len(MESH_AXES), devices=devices[:total])
 
 
 def leaf_name(path: tuple[Any, ...]) -> str:
-    """The path of a leaf as one string, 'params/denoiser/conv/kernel'."""
+    """The path of a leaf as one string, such as 'params/denoiser/conv/kernel'."""
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 def leaf_spec(name: str, shape: tuple[int, ...], mesh: Mesh, settings: TrainingSettings) -> PartitionSpec:
-    """Axis names per dimension of one array.
+    """The mesh axis of each dimension of one array.
 
-    The first rule whose regex is found in `name` and whose spec is not longer than `shape` decides; without one, the
-    'fsdp' axis splits the largest dimension it divides in arrays of at least `settings.fsdp_min_size` elements.
+    The first rule whose regex matches a part of `name` and whose spec is not longer than `shape` decides. Without such
+    a rule, the 'fsdp' axis splits the largest dimension that it divides in arrays of at least `settings.fsdp_min_size`
+    elements.
 
     Raises:
-      ValueError: if a rule's axis is unknown or does not divide its dimension.
+      ValueError: the axis of a rule is unknown or does not divide its dimension.
     """
     for pattern, axes in settings.sharding_rules:
         if len(axes) <= len(shape) and re.search(pattern, name):
@@ -74,58 +75,64 @@ def leaf_spec(name: str, shape: tuple[int, ...], mesh: Mesh, settings: TrainingS
                     )
             return PartitionSpec(*axes)
     parts = mesh.shape["fsdp"]
-    fitting = [(size, index) for index, size in enumerate(shape) if size % parts == 0]
-    if parts == 1 or not fitting or int(np.prod(shape)) < settings.fsdp_min_size:
+    divisible = [(size, index) for index, size in enumerate(shape) if size % parts == 0]
+    if parts == 1 or not divisible or int(np.prod(shape)) < settings.fsdp_min_size:
         return PartitionSpec()
-    chosen = max(fitting)[1]
+    chosen = max(divisible)[1]
     return PartitionSpec(*("fsdp" if index == chosen else None for index in range(chosen + 1)))
 
 
 def tree_shardings(tree: Any, mesh: Mesh, settings: TrainingSettings) -> Any:
-    """A NamedSharding for each leaf (anything with a shape) of `tree`, by its path."""
+    """A NamedSharding for each leaf of `tree` (anything with a shape), which depends on its path."""
     return jax.tree_util.tree_map_with_path(
         lambda path, leaf: NamedSharding(mesh, leaf_spec(leaf_name(path), leaf.shape, mesh, settings)), tree
     )
 
 
 def check_rules(params: Any, settings: TrainingSettings) -> None:
-    """Refuse rules that no parameter answers to: a misspelt path would silently replicate."""
+    """Refuse rules that match no parameter, because a misspelt path would silently replicate the parameter.
+
+    Raises:
+      ValueError: the message names the rule.
+    """
     leaves = [(leaf_name(path), leaf.ndim) for path, leaf in jax.tree_util.tree_leaves_with_path(params)]
     for pattern, axes in settings.sharding_rules:
         if not any(re.search(pattern, name) and len(axes) <= rank for name, rank in leaves):
             raise ValueError(
-                f"sharding rule {pattern!r} with {len(axes)} axes fits no parameter: paths look like {leaves[0][0]!r}"
+                f"sharding rule {pattern!r} with {len(axes)} axes matches no parameter: "
+                f"paths look like {leaves[0][0]!r}"
             )
 
 
 def batch_sharding(mesh: Mesh, leading: int = 0) -> NamedSharding:
-    """Examples split over all devices; `leading` axes before the example axis are not split."""
+    """Sharding of a batch: examples over all devices; `leading` axes before the example axis are not split."""
     return NamedSharding(mesh, PartitionSpec(*(None,) * leading, MESH_AXES))
 
 
-def examples_stay(mesh: Mesh) -> AbstractContextManager[Any]:
-    """While a loss is traced: results of linear layers and convolutions stay split by examples, as the batch is.
+def constrain_batch_sharding(mesh: Mesh) -> AbstractContextManager[Any]:
+    """A context in which outputs of linear layers and convolutions are constrained to the sharding of the batch.
 
-    Without that the partitioner, seeing one axis split a weight and the examples, may split the activations like the
-    weight: it then gathers the whole batch on every device, layer by layer, where gathering the weight is far less.
-    Nothing is done where weights are not split, or where the first axis does not split over the devices.
+    Without the constraint, where one mesh axis splits both a weight and the examples, the partitioner may split the
+    activations like the weight: it then gathers the whole batch on every device in every layer, although gathering the
+    weight transfers far less. Nothing is constrained if weights are not split, or if the first axis of an output is not
+    divisible by the number of devices.
     """
     if mesh.shape["fsdp"] == 1:
         return nullcontext()
     sharding = batch_sharding(mesh)
 
-    def constrained(call: Any, arguments: Any, keywords: Any, context: nn.module.InterceptorContext) -> Any:
-        result = call(*arguments, **keywords)
-        linear = isinstance(context.module, nn.Dense | nn.Conv) and context.method_name == "__call__"
-        if not linear or result.shape[0] % mesh.size:
-            return result
-        return jax.lax.with_sharding_constraint(result, sharding)
+    def constrain(call: Any, arguments: Any, keywords: Any, context: nn.module.InterceptorContext) -> Any:
+        output = call(*arguments, **keywords)
+        is_linear = isinstance(context.module, nn.Dense | nn.Conv) and context.method_name == "__call__"
+        if not is_linear or output.shape[0] % mesh.size:
+            return output
+        return jax.lax.with_sharding_constraint(output, sharding)
 
-    return nn.intercept_methods(constrained)
+    return nn.intercept_methods(constrain)
 
 
 def place_batch(batch: Any, mesh: Mesh) -> Any:
-    """Put this host's part of a batch (leaves with leading axis B / hosts) on the mesh as one global batch."""
+    """Place this host's part of a batch (leaves with leading axis B / hosts) on the mesh as one global batch."""
     sharding = batch_sharding(mesh)
     if jax.process_count() == 1:
         return jax.device_put(batch, sharding)
@@ -133,7 +140,7 @@ def place_batch(batch: Any, mesh: Mesh) -> Any:
 
 
 def place_tree(tree: Any, mesh: Mesh, settings: TrainingSettings) -> Any:
-    """Put weights that every host holds whole (frozen ones, initial ones) on the mesh by the rules."""
+    """Place weights of which every host has a full copy (frozen or initial weights) on the mesh by the rules."""
     shardings = tree_shardings(tree, mesh, settings)
     if jax.process_count() == 1:
         return jax.device_put(tree, shardings)
@@ -146,7 +153,7 @@ def place_tree(tree: Any, mesh: Mesh, settings: TrainingSettings) -> Any:
 
 
 def to_host(tree: Any) -> Any:
-    """Whole numpy arrays of a tree, on every host."""
+    """The arrays of a tree as full NumPy arrays, on every host."""
     if jax.process_count() == 1:
         return jax.device_get(tree)
     from jax.experimental import multihost_utils

@@ -1,4 +1,4 @@
-"""A tiny recipe and a tiny Grain loader for the tests of the training room."""
+"""A tiny recipe, tiny settings and a tiny Grain loader for the tests of training."""
 
 import grain
 import jax
@@ -16,6 +16,12 @@ def settings(**changes) -> TrainingSettings:
         "steps": 6,
         "global_batch": 8,
         "learning_rate": 0.01,
+        "warmup_steps": 0,
+        "schedule": "constant",
+        "final_learning_rate": 0.0,
+        "clip_norm": None,
+        "ema_decay": 0.0,
+        "best_metric": None,
         "log_every": 2,
         "checkpoint_every": 100,
         "validate_every": 100,

@@ -11,10 +11,10 @@ from framer_jax.degradations.draw import draw, stack
 from framer_jax.degradations.presets import LIGHT_ONE_STAGE
 from framer_jax.recipes.table import add_framer, build_recipe
 from framer_jax.training.optimizer import make_optimizers
-from framer_jax.training.settings import TrainingSettings
 from framer_jax.training.sharding import make_mesh, place_batch
-from framer_jax.training.state import init_state
+from framer_jax.training.state import init_train_state
 from framer_jax.training.step import make_step
+from tests.support import training_toys as toys
 
 
 def raw_batch(count=8, side=32):
@@ -28,17 +28,17 @@ def losses(mesh):
     config = to_dict(default.get_config())["recipe"]
     config["denoiser"]["unet"] = {"channels": [8, 12], "blocks": 1, "condition_blocks": 1, "time_width": 8}
     recipe = add_framer(build_recipe(config), {"variant": "paper"})
-    settings = TrainingSettings(steps=2, global_batch=8, learning_rate=1e-3, mesh=mesh, fsdp_min_size=64)
+    settings = toys.settings(steps=2, learning_rate=1e-3, mesh=mesh, fsdp_min_size=64, seed=0)
     placed, optimizers = make_mesh(settings), make_optimizers(recipe, settings)
     shapes = jax.eval_shape(make_prepare(LIGHT_ONE_STAGE), raw_batch())
-    state = init_state(recipe, optimizers, settings, placed, shapes)
+    state = init_train_state(recipe, optimizers, settings, placed, shapes)
     step = make_step(recipe, make_prepare(LIGHT_ONE_STAGE), optimizers, settings, placed, state)
-    found = []
+    averages = []
     for _ in range(2):
         state, metrics = step(state, {}, place_batch(raw_batch(), placed))
         jax.block_until_ready(state)
-        found.append({name: average.compute() for name, average in jax.device_get(metrics.averages).items()})
-    return found
+        averages.append({name: average.compute() for name, average in jax.device_get(metrics.averages).items()})
+    return averages
 
 
 def test_framer_training_gives_the_same_losses_on_one_device_and_on_eight():

@@ -1,4 +1,4 @@
-"""Which frozen weights a training step reads, and that no device holds the others."""
+"""Frozen weights are placed on devices only if a training step reads them."""
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ from framer_jax.recipes.tracing import leaves_read
 from framer_jax.training.loop import train
 from framer_jax.training.optimizer import make_optimizers
 from framer_jax.training.sharding import make_mesh, place_batch
-from framer_jax.training.state import abstract_state, init_state, place_frozen
+from framer_jax.training.state import abstract_train_state, init_train_state, place_frozen
 from framer_jax.training.step import make_step
 from tests.support import training_toys as toys
 from tests.support.tiny import config, ported, text
@@ -24,7 +24,7 @@ def test_leaves_that_results_depend_on():
     number = jax.ShapeDtypeStruct((2,), jnp.float32)
 
     def function(used, unused, key, looped):
-        lost = jnp.sin(unused["lost"])  # whatever is made of it is thrown away
+        lost = jnp.sin(unused["lost"])  # does not reach a result
 
         def body(total, _):
             return total + looped["in"], None
@@ -32,44 +32,44 @@ def test_leaves_that_results_depend_on():
         total, _ = jax.lax.scan(body, used["a"], length=2)
         return total, jax.random.normal(key, (2,), jnp.float32) if lost is None else used["returned"]
 
-    found = leaves_read(
+    is_read = leaves_read(
         function,
         {"a": number, "returned": number, "b": number},
         {"lost": number},
         jax.random.key(0),
         {"in": number, "out": None},
     )
-    assert found == ({"a": True, "returned": True, "b": False}, {"lost": False}, False, {"in": True, "out": None})
+    assert is_read == ({"a": True, "returned": True, "b": False}, {"lost": False}, False, {"in": True, "out": None})
 
 
 @pytest.mark.parametrize("mesh", [{"data": 1}, {"data": 2, "fsdp": 4}])
-def test_the_step_moves_what_it_reads_and_nothing_else(mesh):
-    settings = toys.settings(mesh=mesh, accumulate=1)
+def test_only_weights_that_a_loss_reads_are_placed(mesh):
+    settings = toys.settings(mesh=mesh)
     frozen = {"gain": np.ones((), np.float32), "autoencoder": {"kernel": np.ones((64, 8), np.float32)}}
     recipe = toys.recipe(frozen=frozen)
     mesh = make_mesh(settings)
-    optimizers, prepared = make_optimizers(recipe, settings), jax.eval_shape(toys.prepare, toys.batch())
-    like = abstract_state(recipe, optimizers, settings, mesh, prepared)
-    placed = place_frozen(recipe, settings, mesh, prepared, like)
+    optimizers, shapes = make_optimizers(recipe, settings), jax.eval_shape(toys.prepare, toys.batch())
+    abstract = abstract_train_state(recipe, optimizers, settings, mesh, shapes)
+    placed = place_frozen(recipe, settings, mesh, shapes, abstract)
     assert placed["autoencoder"]["kernel"] is frozen["autoencoder"]["kernel"]
     assert placed["gain"].sharding.mesh.size == mesh.size
-    state = init_state(recipe, optimizers, settings, mesh, prepared)
-    step = make_step(recipe, toys.prepare, optimizers, settings, mesh, like)
+    state = init_train_state(recipe, optimizers, settings, mesh, shapes)
+    step = make_step(recipe, toys.prepare, optimizers, settings, mesh, abstract)
     batch = place_batch(toys.batch(), mesh)
     with jax.transfer_guard("disallow"):
         _, metrics = step(state, placed, batch)
     assert np.isfinite(metrics.losses["main"])
-    state = init_state(recipe, optimizers, settings, mesh, prepared)
+    state = init_train_state(recipe, optimizers, settings, mesh, shapes)
     with jax.transfer_guard("disallow"), pytest.raises(Exception, match="Disallowed host-to-device transfer"):
-        step(state, {**placed, "gain": frozen["gain"]}, batch)  # the guard does see what is read
+        step(state, {**placed, "gain": frozen["gain"]}, batch)  # the guard notices weights on the host
 
 
-def test_validation_is_given_all_of_them(tmp_path):
+def test_validation_gets_all_frozen_weights(tmp_path):
     frozen = {"gain": np.ones((), np.float32), "decoder": np.full((16, 8), 3.0, np.float32)}
     seen = []
 
-    def validate(params, given, step):
-        seen.append({name: (type(leaf), float(np.mean(leaf))) for name, leaf in given.items()})
+    def validate(params, frozen, step):
+        seen.append({name: (type(leaf), float(np.mean(leaf))) for name, leaf in frozen.items()})
         return {"psnr-y": 1.0}, {}
 
     settings = toys.settings(steps=2, validate_every=1, mesh={"data": 4, "fsdp": 2})
@@ -79,29 +79,29 @@ def test_validation_is_given_all_of_them(tmp_path):
     assert seen[0]["decoder"] == (np.ndarray, 3.0) == seen[1]["decoder"]
 
 
-def test_on_latents_dit4sr_needs_its_base_alone(tmp_path):
-    named = (
+def test_on_latents_dit4sr_places_only_its_base(tmp_path):
+    paths = (
         f"recipe.space.weights={ported(tmp_path / 'vae.safetensors', 'kl_autoencoder')}",
         f"recipe.dit4sr.base={ported(tmp_path / 'base.safetensors', 'mmdit')}",
         f"recipe.text.null={text(tmp_path / 'null.safetensors')}",
         "recipe.text.condition=null",
     )
-    kind = ("recipe.name=dit4sr", "recipe.denoiser.name=dit4sr", "recipe.space.name=kl")
-    recipe = build_recipe(config(*kind, *named)["recipe"])
+    names = ("recipe.name=dit4sr", "recipe.denoiser.name=dit4sr", "recipe.space.name=kl")
+    recipe = build_recipe(config(*names, *paths)["recipe"])
     settings = toys.settings(mesh={"data": 1, "fsdp": 8}, fsdp_min_size=64)
     mesh, optimizers = make_mesh(settings), make_optimizers(recipe, settings)
 
     def placed(shapes):
         batch = {name: jax.ShapeDtypeStruct((8, *shape), jnp.float32) for name, shape in shapes.items()}
-        like = abstract_state(recipe, optimizers, settings, mesh, batch)
-        found = place_frozen(recipe, settings, mesh, batch, like)
-        return found, {
-            name for name, tree in found.items() if any(isinstance(x, jax.Array) for x in jax.tree.leaves(tree))
+        abstract = abstract_train_state(recipe, optimizers, settings, mesh, batch)
+        frozen = place_frozen(recipe, settings, mesh, batch, abstract)
+        return frozen, {
+            name for name, tree in frozen.items() if any(isinstance(x, jax.Array) for x in jax.tree.leaves(tree))
         }
 
     latents = {"hr_latent": (4, 4, 4), "lr_latent": (4, 4, 4), "text": (3, 16), "pooled_text": (12,)}
-    found, names = placed(latents)
-    assert names == {BASE}
-    kernel = found[BASE]["block_0"]["attention"]["query"]["kernel"]
+    frozen, on_the_mesh = placed(latents)
+    assert on_the_mesh == {BASE}
+    kernel = frozen[BASE]["block_0"]["attention"]["query"]["kernel"]
     assert kernel.sharding.spec == P(None, "fsdp")
     assert placed({"hr": (32, 32, 3), "lr": (8, 8, 3)})[1] == {AUTOENCODER, BASE, TEXTS}

@@ -11,7 +11,7 @@ from jax.sharding import PartitionSpec as P
 from framer_jax.training.sharding import (
     batch_sharding,
     check_rules,
-    examples_stay,
+    constrain_batch_sharding,
     leaf_spec,
     make_mesh,
     place_batch,
@@ -40,7 +40,7 @@ def test_mesh_fills_the_free_axis():
         ({"data": -1, "fsdp": 3}, "does not fit 8 devices"),
         ({"data": -1, "fsdp": -1}, "one of them may be -1"),
         ({"data": 0}, "must be at least 1"),
-        ({"model": 2}, "unknown axis model: it may hold data, fsdp"),
+        ({"model": 2}, "unknown axis model: the axes are data, fsdp"),
     ],
 )
 def test_bad_mesh(mesh, line):
@@ -54,9 +54,9 @@ def test_default_rule(shape, parts, smallest):
     mesh, settings = mesh_settings(8 // parts, parts, fsdp_min_size=smallest)
     spec = leaf_spec("params/x", shape, mesh, settings)
     split = [size for size, axis in zip(shape, spec, strict=False) if axis == "fsdp"]
-    fitting = [size for size in shape if size % parts == 0]
-    if parts > 1 and fitting and np.prod(shape) >= smallest:
-        assert split == [max(fitting)]
+    divisible = [size for size in shape if size % parts == 0]
+    if parts > 1 and divisible and np.prod(shape) >= smallest:
+        assert split == [max(divisible)]
     else:
         assert spec == P()
 
@@ -68,12 +68,12 @@ def test_rules_come_first_and_reach_the_optimiser_state():
         "opt_state": {"main": {"mu": {"denoiser": {"kernel": jnp.zeros((8, 4))}}, "count": jnp.int32(0)}},
         "key": jax.random.key(0),
     }
-    found = jax.tree.map(lambda sharding: sharding.spec, tree_shardings(tree, mesh, settings))
-    assert found["params"]["denoiser"]["kernel"] == P(None, "fsdp")
-    assert found["opt_state"]["main"]["mu"]["denoiser"]["kernel"] == P(None, "fsdp")
-    assert found["params"]["critic"]["kernel"] == P()
-    assert found["opt_state"]["main"]["count"] == P()
-    assert found["key"] == P()
+    specs = jax.tree.map(lambda sharding: sharding.spec, tree_shardings(tree, mesh, settings))
+    assert specs["params"]["denoiser"]["kernel"] == P(None, "fsdp")
+    assert specs["opt_state"]["main"]["mu"]["denoiser"]["kernel"] == P(None, "fsdp")
+    assert specs["params"]["critic"]["kernel"] == P()
+    assert specs["opt_state"]["main"]["count"] == P()
+    assert specs["key"] == P()
 
 
 @pytest.mark.parametrize(
@@ -89,14 +89,16 @@ def test_bad_rules(rule, line):
         leaf_spec("params/kernel", (8, 3), mesh, settings)
 
 
-def test_rule_that_fits_nothing():
+def test_rule_that_matches_nothing():
     params = {"denoiser": {"kernel": jnp.zeros((8, 3))}}
     check_rules(params, toys.settings(sharding_rules=[("kernel$", ["fsdp"])]))
-    with pytest.raises(ValueError, match="'kernle' with 1 axes fits no parameter: paths look like 'denoiser/kernel'"):
+    with pytest.raises(
+        ValueError, match="'kernle' with 1 axes matches no parameter: paths look like 'denoiser/kernel'"
+    ):
         check_rules(params, toys.settings(sharding_rules=[("kernle", ["fsdp"])]))
 
 
-def test_batches_and_trees_are_placed_whole():
+def test_placing_batches_and_trees_keeps_values():
     mesh, settings = mesh_settings(2, 4)
     placed = place_batch(toys.batch(), mesh)
     assert placed["hr"].sharding == batch_sharding(mesh)
@@ -109,7 +111,7 @@ def test_batches_and_trees_are_placed_whole():
 
 
 @pytest.mark.parametrize(("fsdp", "examples", "constraints"), [(4, 8, 3), (4, 6, 0), (1, 8, 0)])
-def test_results_of_linear_layers_stay_split_by_examples(fsdp, examples, constraints):
+def test_outputs_of_linear_layers_keep_the_sharding_of_the_batch(fsdp, examples, constraints):
     class Network(nn.Module):
         @nn.compact
         def __call__(self, x):
@@ -121,7 +123,7 @@ def test_results_of_linear_layers_stay_split_by_examples(fsdp, examples, constra
     params = network.init(jax.random.key(0), x)
 
     def constrained(params, x):
-        with examples_stay(mesh):
+        with constrain_batch_sharding(mesh):
             return network.apply(params, x)
 
     assert str(jax.make_jaxpr(constrained)(params, x)).count("sharding_constraint[") == constraints
