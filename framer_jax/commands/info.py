@@ -18,7 +18,8 @@ from framer_jax.config import load_config, split_variant, to_dict
 from framer_jax.evaluation.cost import MODES, Cost, CostSettings, as_json, as_text, frozen_shapes, measure
 from framer_jax.inference.model import STARTER, load_model
 from framer_jax.porting.table import MAPS
-from framer_jax.porting.weights import flatten_names, read_metadata
+from framer_jax.porting.weights import read_metadata
+from framer_jax.trees import flatten_names
 from framer_jax.recipes.base import expected_params
 from framer_jax.recipes.table import add_framer, build_recipe
 from framer_jax.version import __version__

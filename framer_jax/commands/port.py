@@ -17,7 +17,8 @@ from framer_jax.porting.maps import to_torch
 from framer_jax.porting.resshift import RELEASED
 from framer_jax.porting.table import MAPS, Ported, arguments_in, map_named
 from framer_jax.porting.torch_files import write_state
-from framer_jax.porting.weights import check_same_structure, flatten_names, load_weights, save_weights
+from framer_jax.porting.weights import load_weights, save_weights
+from framer_jax.trees import check_same_structure, flatten_names
 from framer_jax.recipes.pretrained import build, expected_params, read
 from framer_jax.recipes.weights_by_path import PUBLISHED, network_of
 from framer_jax.recipes.whole_model import departures, is_run, read_run

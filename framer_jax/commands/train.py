@@ -22,7 +22,7 @@ from framer_jax.degradations.presets import DegradationPreset, preset_by_name
 from framer_jax.evaluation.validation import make_validation
 from framer_jax.inference.model import BEST, LAST, save_model, weights_file
 from framer_jax.porting.files import sha256_of
-from framer_jax.porting.weights import check_same_structure
+from framer_jax.trees import check_same_structure
 from framer_jax.recipes.base import Params, Recipe, expected_params
 from framer_jax.recipes.stable_diffusion import read_student
 from framer_jax.recipes.table import add_framer, build_recipe

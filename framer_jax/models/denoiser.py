@@ -30,22 +30,22 @@ Taps = tuple[jax.Array, ...]
 
 
 class Denoiser(Protocol):
-    """A flax module `(x [B, h, w, C], t [B], condition) → (prediction [B, h, w, C'], taps)`, with static facts about it.
-
-    Attributes:
-      taps: one of `TAP_KINDS`.
-      downsampling: how many times finer per axis the condition image must be than the latents.
-      size_multiple: sides of the latents must be multiples of it.
-    """
+    """A flax module `(x [B, h, w, C], t [B], condition) → (prediction [B, h, w, C'], taps)`."""
 
     @property
-    def taps(self) -> str: ...
+    def taps(self) -> str:
+        """What the taps are, one of `TAP_KINDS`."""
+        ...
 
     @property
-    def downsampling(self) -> int: ...
+    def downsampling(self) -> int:
+        """How many times finer per axis the condition image must be than the latents."""
+        ...
 
     @property
-    def size_multiple(self) -> int: ...
+    def size_multiple(self) -> int:
+        """Sides of the latents must be multiples of this."""
+        ...
 
     def init(self, key: jax.Array, x: jax.Array, t: jax.Array, condition: Condition, /) -> Any:
         """Make the variables, {'params': …}."""
@@ -61,15 +61,14 @@ class OnePassNetwork(Protocol):
 
     The LR image is [B, H, W, 3] float32 in [0, 1], the result [B, sH, sW, 3] float32, not clipped. The key is for
     stochastic depth in training; None drops nothing.
-
-    Attributes:
-      scale: the upsampling factor s.
     """
 
     @property
-    def scale(self) -> int: ...
+    def scale(self) -> int:
+        """The upsampling factor s."""
+        ...
 
-    def init(self, rngs: jax.Array, lr: jax.Array, /) -> Any:
+    def init(self, key: jax.Array, lr: jax.Array, /) -> Any:
         """Make the variables, {'params': …}."""
         ...
 

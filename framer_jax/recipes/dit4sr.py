@@ -25,7 +25,7 @@ from framer_jax.diffusion.noise import NoiseField
 from framer_jax.diffusion.samplers import flow_euler
 from framer_jax.diffusion.tiles import lay, over_tiles
 from framer_jax.models.lora import branches, init_lora, make_lora, merge, with_branches
-from framer_jax.porting.weights import check_same_structure
+from framer_jax.trees import check_same_structure
 from framer_jax.recipes.base import (
     Batch,
     Frozen,

@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from framer_jax.models.dit4sr import DiT4SR
+from framer_jax.models.dit4sr_transformer import DiT4SR
 from framer_jax.models.kl_autoencoder import KLAutoencoder
 from framer_jax.models.layers import Dtype
 from framer_jax.models.mmdit import MMDiT
@@ -20,7 +20,8 @@ from framer_jax.models.swinir import SwinIR
 from framer_jax.models.vgg import Lpips
 from framer_jax.models.vq_autoencoder import VQAutoencoder
 from framer_jax.porting.table import Ported, map_named, read_ported, read_torch
-from framer_jax.porting.weights import check_same_structure, is_ours
+from framer_jax.porting.weights import is_ours
+from framer_jax.trees import check_same_structure
 
 
 class Kind(NamedTuple):

@@ -11,21 +11,15 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from framer_jax.models.dit4sr import with_control
+from framer_jax.models.dit4sr_transformer import with_control
 from framer_jax.models.kl_autoencoder import KLAutoencoder
 from framer_jax.models.mmdit import JointTransformer, arranged, unstacked
 from framer_jax.porting.kl_autoencoder import KL_AUTOENCODER
 from framer_jax.porting.lora import read_layers
 from framer_jax.porting.table import map_named
 from framer_jax.porting.torch_files import read_state
-from framer_jax.porting.weights import (
-    check_same_structure,
-    flatten_names,
-    is_ours,
-    nest_names,
-    read_metadata,
-    tree_digest,
-)
+from framer_jax.porting.weights import is_ours, read_metadata
+from framer_jax.trees import check_same_structure, flatten_names, nest_names, tree_digest
 from framer_jax.recipes.base import Params, Recipe, expected_params
 from framer_jax.recipes.dit4sr import BASE
 from framer_jax.recipes.latent_space import AUTOENCODER

@@ -13,12 +13,12 @@ from framer_jax.data.text import Text, TextSettings, zero_text
 from framer_jax.losses.framer import paper, released
 from framer_jax.losses.wavelet_kd import WaveletKdSettings
 from framer_jax.models.dit import DiffusionTransformer
-from framer_jax.models.dit4sr import DiT4SR
+from framer_jax.models.dit4sr_transformer import DiT4SR
 from framer_jax.models.mmdit import MMDiT, arranged
 from framer_jax.models.resshift_unet import SwinUNet
 from framer_jax.models.swinir import SwinIR
 from framer_jax.models.unet import UNet
-from framer_jax.porting.weights import check_same_structure
+from framer_jax.trees import check_same_structure
 from framer_jax.recipes.augkd import VIEWS, AugKdSettings, augkd
 from framer_jax.recipes.base import Params, Recipe, expected_params
 from framer_jax.recipes.dit4sr import Dit4srSettings, dit4sr

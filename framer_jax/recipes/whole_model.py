@@ -10,11 +10,12 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from framer_jax.models.dit4sr import reading_of, without_control
+from framer_jax.models.dit4sr_transformer import reading_of, without_control
 from framer_jax.models.mmdit import JointTransformer, arranged
 from framer_jax.porting.files import sha256_of
 from framer_jax.porting.lora import LoraLayers
-from framer_jax.porting.weights import flatten_names, read_metadata
+from framer_jax.porting.weights import read_metadata
+from framer_jax.trees import flatten_names
 from framer_jax.recipes import tsd_sr
 from framer_jax.recipes.base import Params
 from framer_jax.recipes.dit4sr import BASE, LORA, Dit4srSettings, kept_as, whole

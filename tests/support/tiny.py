@@ -8,7 +8,8 @@ from PIL import Image
 
 from framer_jax.config import load_config, to_dict
 from framer_jax.inference.model import save_model
-from framer_jax.porting.weights import flatten_names, nest_names, save_weights
+from framer_jax.porting.weights import save_weights
+from framer_jax.trees import flatten_names, nest_names
 from framer_jax.recipes import pretrained
 from framer_jax.recipes.base import expected_params
 from framer_jax.recipes.table import build_recipe
