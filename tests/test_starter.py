@@ -16,7 +16,7 @@ from framer_jax.diffusion.noise import noise_field
 from framer_jax.evaluation.metrics import score
 from framer_jax.inference.model import STARTER
 from framer_jax.inference.resample import upsample_bicubic
-from framer_jax.porting.weights import flatten_names
+from framer_jax.trees import flatten_names
 
 CROP, SIDE = 128, 24  # of the degraded crops in HR pixels, and of their middles in LR pixels
 

@@ -1,7 +1,7 @@
-"""The two halves of convolutional autoencoders: residual levels, one attention in the middle, halved or doubled sides.
+"""Encoder and decoder of the autoencoders of latent diffusion: residual levels, and attention at the coarsest one.
 
-Esser et al., "Taming Transformers for High-Resolution Image Synthesis" (CVPR 2021), whose halves the latent-diffusion
-autoencoders keep: the vector-quantised one of ResShift and the Gaussian ones of Stable Diffusion.
+Esser et al., "Taming Transformers for High-Resolution Image Synthesis" (CVPR 2021). The vector-quantised autoencoder of
+ResShift and the Gaussian ones of Stable Diffusion share this encoder and decoder.
 """
 
 from __future__ import annotations
@@ -13,21 +13,22 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from framer_jax.models.layers import Dtype, GroupNorm, ResidualBlock, attention, enlarge_nearest
+from framer_jax.models.layers import Dtype, GroupNorm, ResidualBlock, attention, upsample_nearest
 
 Norm = partial(GroupNorm, epsilon=1e-6)
 
 LARGEST_SCORES = 2**24
-"""Numbers that a table of similarities may have at once; above it, it is made and used in pieces."""
+"""Largest number of pairwise scores that are held at once; more are computed in chunks."""
 
 
 class PositionAttention(nn.Module):
-    """Attention of all positions of a map to each other, one head, with a skip: [B, H, W, C] → the same.
+    """Single-head self-attention over all positions of a map, with a skip.
 
     Attributes:
       dtype: compute dtype.
-      norm: makes the norm.
-      dense: whether the projections are linear layers, not 1x1 convolutions: the same function of other shapes.
+      norm: constructor of the norm.
+      dense: whether the projections are linear layers instead of 1x1 convolutions: the same function, with kernels of
+        other shapes.
     """
 
     dtype: Dtype = jnp.float32
@@ -36,7 +37,7 @@ class PositionAttention(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Apply the layer."""
+        """[B, H, W, C] → [B, H, W, C]."""
         batch, height, width, channels = x.shape
         tokens = height * width
         project = partial(nn.Dense, channels) if self.dense else partial(nn.Conv, channels, (1, 1))
@@ -49,16 +50,16 @@ class PositionAttention(nn.Module):
             h = attention(query, key, value)
         else:
 
-            def one(query: jax.Array) -> jax.Array:  # one position of every image: [B, 1, C]
+            def attend(query: jax.Array) -> jax.Array:  # one position of every image: [B, 1, C]
                 return attention(query[:, None], key, value)[:, 0]
 
-            h = jax.lax.map(jax.checkpoint(one), query.swapaxes(0, 1), batch_size=max(1, LARGEST_SCORES // tokens))
+            h = jax.lax.map(jax.checkpoint(attend), query.swapaxes(0, 1), batch_size=max(1, LARGEST_SCORES // tokens))
             h = h.swapaxes(0, 1)
         return x + project(dtype=self.dtype, name="project")(h.reshape(x.shape))
 
 
 class Middle(nn.Module):
-    """Residual block, attention, residual block: [B, H, W, C] → the same; attributes as PositionAttention."""
+    """Residual block, attention, residual block. Attributes: see PositionAttention."""
 
     dtype: Dtype = jnp.float32
     norm: Callable[..., nn.Module] = Norm
@@ -66,24 +67,24 @@ class Middle(nn.Module):
 
     @nn.compact
     def __call__(self, h: jax.Array) -> jax.Array:
-        """Apply the layers."""
+        """[B, H, W, C] → [B, H, W, C]."""
         h = ResidualBlock(h.shape[-1], self.dtype, self.norm, name="block_1")(h)
         h = PositionAttention(self.dtype, self.norm, self.dense, name="attention_1")(h)
         return ResidualBlock(h.shape[-1], self.dtype, self.norm, name="block_2")(h)
 
 
 class Encoder(nn.Module):
-    """Image to latent, without a 1x1 convolution behind it.
+    """Image to latent; the 1x1 convolution that may follow is not part of it.
 
     Attributes:
       channels: width of the finest level.
-      multipliers: width of each level as a multiple of it; each level but one halves the side.
-      blocks: residual blocks of each level.
+      multipliers: width of each level as a multiple of `channels`; each level but the last halves the side.
+      blocks: residual blocks per level.
       attention_levels: levels whose blocks are each followed by attention (the middle always has it).
-      latent_channels: of the result.
-      dtype: compute dtype; parameters, norms, softmax and the result are float32.
-      norm: makes every norm.
-      dense: of the attention, see PositionAttention.
+      latent_channels: channels of the output.
+      dtype: compute dtype; parameters, norms, softmax and the output are float32.
+      norm: constructor of every norm.
+      dense: see PositionAttention.
     """
 
     channels: int
@@ -107,8 +108,8 @@ class Encoder(nn.Module):
                 if level in self.attention_levels:
                     h = PositionAttention(self.dtype, self.norm, self.dense, name=f"down_{level}_attention_{index}")(h)
             if level < len(self.multipliers) - 1:
-                # Zeros after the last row and column only.
-                halve = nn.Conv(
+                # Zero padding after the last row and column only.
+                downsample = nn.Conv(
                     h.shape[-1],
                     (3, 3),
                     (2, 2),
@@ -116,17 +117,17 @@ class Encoder(nn.Module):
                     dtype=self.dtype,
                     name=f"down_{level}_to_coarse",
                 )
-                h = halve(h)
+                h = downsample(h)
         h = nn.silu(self.norm(name="norm_out")(Middle(self.dtype, self.norm, self.dense, name="middle")(h)))
         return nn.Conv(self.latent_channels, (3, 3), name="conv_out")(h.astype(jnp.float32))
 
 
 class Decoder(nn.Module):
-    """Latent to image, without a 1x1 convolution before it; one block more a level than the Encoder.
+    """Latent to image, with one block more per level than the Encoder; no 1x1 convolution precedes it.
 
     Attributes:
-      channels, multipliers, blocks, attention_levels, dtype, norm, dense: as of the Encoder.
-      coarsest_first: whether `up_0` is the coarsest level, as diffusers counts, or the finest. Of names alone.
+      channels, multipliers, blocks, attention_levels, dtype, norm, dense: see Encoder.
+      coarsest_first: whether `up_0` names the coarsest level, as in diffusers, or the finest; it changes names only.
     """
 
     channels: int
@@ -145,13 +146,13 @@ class Decoder(nn.Module):
         h = nn.Conv(width, (3, 3), dtype=self.dtype, name="conv_in")(z.astype(self.dtype))
         h = Middle(self.dtype, self.norm, self.dense, name="middle")(h)
         for level in reversed(range(len(self.multipliers))):
-            place = last - level if self.coarsest_first else level
+            number = last - level if self.coarsest_first else level
             width = self.channels * self.multipliers[level]
             for index in range(self.blocks + 1):
-                h = ResidualBlock(width, self.dtype, self.norm, name=f"up_{place}_block_{index}")(h)
+                h = ResidualBlock(width, self.dtype, self.norm, name=f"up_{number}_block_{index}")(h)
                 if level in self.attention_levels:
-                    h = PositionAttention(self.dtype, self.norm, self.dense, name=f"up_{place}_attention_{index}")(h)
+                    h = PositionAttention(self.dtype, self.norm, self.dense, name=f"up_{number}_attention_{index}")(h)
             if level:
-                h = nn.Conv(width, (3, 3), dtype=self.dtype, name=f"up_{place}_to_fine")(enlarge_nearest(h))
+                h = nn.Conv(width, (3, 3), dtype=self.dtype, name=f"up_{number}_to_fine")(upsample_nearest(h))
         h = nn.silu(self.norm(name="norm_out")(h))
         return nn.Conv(3, (3, 3), name="conv_out")(h.astype(jnp.float32))

@@ -1,7 +1,7 @@
 """A small diffusion transformer with adaLN-zero and LR tokens.
 
 After Peebles and Xie, "Scalable Diffusion Models with Transformers" (2023), with the LR image as further tokens of the
-same sequence. One tap per block, of the image tokens as a map; the last one is FRAMER's teacher.
+same sequence. One tap per block: its noise tokens as a map; the last one is FRAMER's teacher.
 """
 
 from __future__ import annotations
@@ -10,7 +10,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from framer_jax.models.layers import ChannelNorm, Dtype, TimeEmbedding, attention, position_table
+from framer_jax.knobs import check_knobs, knob
+from framer_jax.models.denoiser import IMAGE, TAP_KINDS, Condition, Taps, condition_entry
+from framer_jax.models.layers import Dtype, LayerNorm, TimeEmbedding, attention, position_table
 
 
 class Block(nn.Module):
@@ -27,13 +29,13 @@ class Block(nn.Module):
         modulation = nn.Dense(6 * width, dtype=self.dtype, kernel_init=nn.initializers.zeros, name="modulation")
         parts = jnp.split(modulation(nn.silu(time))[:, None, :], 6, axis=-1)  # six of [B, 1, W]
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = parts
-        h = ChannelNorm(affine=False)(tokens) * (scale_a + 1) + shift_a
+        h = LayerNorm(affine=False)(tokens) * (scale_a + 1) + shift_a
         qkv = nn.Dense(3 * width, dtype=self.dtype, name="qkv")(h)
         qkv = qkv.reshape(batch, count, 3, self.heads, width // self.heads)
         h = attention(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2])  # [B, N, heads, W / heads]
         h = nn.Dense(width, dtype=self.dtype, name="attention_out")(h.reshape(batch, count, width))
         tokens = tokens + gate_a * h
-        h = ChannelNorm(affine=False)(tokens) * (scale_m + 1) + shift_m
+        h = LayerNorm(affine=False)(tokens) * (scale_m + 1) + shift_m
         h = nn.gelu(nn.Dense(self.mlp_ratio * width, dtype=self.dtype, name="mlp_in")(h))
         return tokens + gate_m * nn.Dense(width, dtype=self.dtype, name="mlp_out")(h)
 
@@ -49,58 +51,62 @@ class Head(nn.Module):
         width = tokens.shape[-1]
         modulation = nn.Dense(2 * width, kernel_init=nn.initializers.zeros, name="modulation")
         shift, scale = jnp.split(modulation(nn.silu(time.astype(jnp.float32)))[:, None, :], 2, axis=-1)
-        h = ChannelNorm(affine=False)(tokens.astype(jnp.float32)) * (scale + 1) + shift
+        h = LayerNorm(affine=False)(tokens.astype(jnp.float32)) * (scale + 1) + shift
         return nn.Dense(self.out_features, kernel_init=nn.initializers.zeros, name="projection")(h)
 
 
 class DiffusionTransformer(nn.Module):
-    """The denoiser; sides of x must be multiples of the patch.
+    """The denoiser; sides of x must be multiples of the patch. Its knobs are documented where they are defined.
 
     Attributes:
       out_channels: channels of the prediction.
-      width: token width, a multiple of 4 and of `heads`.
-      depth: number of blocks.
-      heads: attention heads.
-      patch: side of a token's patch, in latent positions.
-      taps: 'hidden' (the image tokens after each block, as a map) or 'prediction' (each block's tokens through the
-        model's own head, as DiT4SR with FRAMER does).
       dtype: compute dtype; parameters are float32.
     """
 
     out_channels: int
-    width: int = 96
-    depth: int = 6
-    heads: int = 4
-    patch: int = 2
-    taps: str = "hidden"
+    width: int = knob(96, "Token width, a multiple of 4 and of heads.", at_least=4)
+    depth: int = knob(6, "Number of blocks.", at_least=1)
+    heads: int = knob(4, "Number of attention heads.", at_least=1)
+    patch: int = knob(2, "Side of a token's patch.", unit="latent positions", at_least=1)
+    taps: str = knob(
+        "hidden",
+        "What FRAMER compares: hidden (the noise tokens after each block) or prediction (these through the network's "
+        "own head).",
+        choices=TAP_KINDS,
+    )
     dtype: Dtype = jnp.float32
 
     def __post_init__(self) -> None:
-        if self.taps not in ("hidden", "prediction"):
-            raise ValueError(f"taps must be 'hidden' or 'prediction', not {self.taps!r}")
+        check_knobs(self)
         super().__post_init__()
 
     @property
-    def multiple(self) -> int:
-        """Sides of the input must be multiples of this."""
+    def downsampling(self) -> int:
+        """The condition image lies on the grid of the latents."""
+        return 1
+
+    @property
+    def size_multiple(self) -> int:
+        """Sides of the latents must be multiples of this."""
         return self.patch
 
     @nn.compact
-    def __call__(self, x: jax.Array, t: jax.Array, condition: jax.Array) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+    def __call__(self, x: jax.Array, t: jax.Array, condition: Condition) -> tuple[jax.Array, Taps]:
         """Predict from noisy latents.
 
         Args:
           x: [B, H, W, C] float32 noisy latents, of about unit variance.
           t: [B] float32 times.
-          condition: [B, H, W, D] float32, what is known of the image, on the same grid.
+          condition: 'image', [B, H, W, D] float32, on the grid of the latents.
 
         Returns:
           prediction [B, H, W, out_channels] float32, and `depth` taps: [B, H / patch, W / patch, width] if hidden,
           [B, H, W, out_channels] if predictions.
 
         Raises:
-          ValueError: H or W is not a multiple of the patch.
+          ValueError: H or W is not a multiple of the patch, or the condition lacks its image.
         """
+        image = condition_entry(condition, IMAGE)
         height, width = x.shape[1:3]
         if height % self.patch or width % self.patch:
             raise ValueError(f"the transformer needs sides that are multiples of {self.patch}, got {(height, width)}")
@@ -108,30 +114,27 @@ class DiffusionTransformer(nn.Module):
         count = grid[0] * grid[1]
         positions = jnp.asarray(position_table(*grid, self.width), self.dtype)[None]
         time = TimeEmbedding(self.width, self.dtype, name="time")(t)  # [B, width]
-        embed = lambda image, name: (  # noqa: E731
-            nn.Dense(self.width, dtype=self.dtype, name=name)(to_patches(image, self.patch).astype(self.dtype))
-        )
-        tokens = embed(x, "embed") + positions  # [B, N, width]
-        known = (
-            embed(condition, "embed_condition")
-            + positions
-            + self.param("condition_mark", nn.initializers.normal(0.02), (self.width,))
-            .astype(self.dtype)
-            .reshape(1, 1, -1)
-        )
-        tokens = jnp.concatenate([tokens, known], axis=1)  # [B, 2 N, width]
+        tokens = self._embed(x, "embed") + positions  # [B, N, width]
+        # Marks the LR tokens; the name is that of published weights.
+        mark = self.param("condition_mark", nn.initializers.normal(0.02), (self.width,))
+        lr_tokens = self._embed(image, "embed_condition") + positions + mark.astype(self.dtype).reshape(1, 1, -1)
+        tokens = jnp.concatenate([tokens, lr_tokens], axis=1)  # [B, 2 N, width]
         head = Head(self.patch * self.patch * self.out_channels, name="head")
         taps = []
         for index in range(self.depth):
             tokens = Block(self.heads, dtype=self.dtype, name=f"block_{index}")(tokens, time)
-            image_tokens = tokens[:, :count]
+            noise_tokens = tokens[:, :count]
             if self.taps == "hidden":
-                taps.append(image_tokens.reshape(x.shape[0], *grid, self.width))
+                taps.append(noise_tokens.reshape(x.shape[0], *grid, self.width))
             else:
-                taps.append(from_patches(head(image_tokens, time), grid, self.patch))
+                taps.append(from_patches(head(noise_tokens, time), grid, self.patch))
         if self.taps == "prediction":
             return taps[-1], tuple(taps)
         return from_patches(head(tokens[:, :count], time), grid, self.patch), tuple(taps)
+
+    def _embed(self, image: jax.Array, name: str) -> jax.Array:
+        patches = to_patches(image, self.patch).astype(self.dtype)
+        return nn.Dense(self.width, dtype=self.dtype, name=name)(patches)
 
 
 def to_patches(x: jax.Array, patch: int) -> jax.Array:

@@ -1,4 +1,4 @@
-"""What enters Stable Diffusion 3's transformer: patches with positions, and what modulates the blocks."""
+"""Inputs of Stable Diffusion 3's transformer: the patch embedding, and the embedding of time and pooled text."""
 
 from __future__ import annotations
 
@@ -10,17 +10,18 @@ import numpy as np
 from framer_jax.models.layers import Dtype, TimeEmbedding
 
 SINUSOIDS = 256
-"""Of the time."""
+"""Number of sinusoidal features of the time."""
 
 POSITIONS = ("sine", "table")
-"""Positions are computed; or they are a parameter, for checkpoints whose table is not what would be computed."""
+"""Position embeddings are computed (sine), or are a parameter (table), for checkpoints whose table differs from the
+computed one."""
 
 
-class Condition(nn.Module):
-    """The time and the pooled text, a perceptron each, added; float32.
+class TimeTextEmbedding(nn.Module):
+    """The sum of two MLPs, of the time and of the pooled text; float32.
 
     Attributes:
-      width: of the result.
+      width: features of the embedding.
     """
 
     width: int
@@ -33,13 +34,13 @@ class Condition(nn.Module):
         return time + nn.Dense(self.width, dtype=jnp.float32, name="pooled_1")(nn.silu(h))
 
 
-class Tokens(nn.Module):
-    """A linear map of each patch, plus its position.
+class PatchEmbedding(nn.Module):
+    """A linear map of each patch, plus its position embedding.
 
     Attributes:
-      width: of a token.
+      width: features of a token.
       patch: side of a patch.
-      grid: side of the square of known positions, in tokens; an image lies in its centre.
+      grid: side of the square grid of positions, in tokens; smaller images use its center.
       base: see `centred_positions`.
       positions: one of `POSITIONS`.
       dtype: compute dtype.
@@ -65,25 +66,28 @@ class Tokens(nn.Module):
     def _positions(self, rows: int, columns: int) -> jax.Array:
         if self.positions == "sine":
             return jnp.asarray(centred_positions((rows, columns), self.grid, self.base, self.width))
-        whole = (self.grid, self.grid)
+        square = (self.grid, self.grid)
         table = self.param(
-            "positions", lambda key: jnp.asarray(centred_positions(whole, self.grid, self.base, self.width))[None]
+            "positions", lambda key: jnp.asarray(centred_positions(square, self.grid, self.base, self.width))[None]
         )
         top, left = (self.grid - rows) // 2, (self.grid - columns) // 2
-        centre = table.reshape(*whole, self.width)[top : top + rows, left : left + columns]
-        return centre.reshape(rows * columns, self.width)
+        center = table.reshape(*square, self.width)[top : top + rows, left : left + columns]
+        return center.reshape(rows * columns, self.width)
 
 
 def centred_positions(grid: tuple[int, int], side: int, base: int, features: int) -> np.ndarray:
-    """Sine-cosine positions of a token grid in the centre of a square one: [rows · columns, features] float32.
+    """Sine-cosine position embeddings of a token grid in the center of a square one.
 
-    Features are a quarter each: sines and cosines of the column, sines and cosines of the row.
+    A quarter of the features each: sines and cosines of the column, sines and cosines of the row.
 
     Args:
       grid: rows and columns.
-      side: of the square, not less than those.
+      side: side of the square grid, at least the number of rows and of columns.
       base: positions are counted in units of side / base tokens.
-      features: a multiple of 4.
+      features: number of features, a multiple of 4.
+
+    Returns:
+      [rows · columns, features] float32.
     """
     quarter = features // 4
     frequencies = 1.0 / 10_000 ** (np.arange(quarter) / quarter)

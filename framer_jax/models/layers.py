@@ -1,8 +1,9 @@
-"""Layers that several denoisers share. Norms and softmax run in float32 whatever the compute dtype."""
+"""Layers that several networks share. Norms and softmax are computed in float32, whatever the compute dtype."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -13,10 +14,10 @@ Dtype = jnp.dtype | type
 
 
 def sinusoidal_embedding(t: jax.Array, width: int, max_period: float = 10_000.0) -> jax.Array:
-    """Cosines then sines of t at geometrically spaced frequencies.
+    """Cosines, then sines, of t at geometrically spaced frequencies.
 
     Args:
-      t: [B] float32, in whatever unit the process uses.
+      t: [B] float32, in the unit of the diffusion process.
       width: even number of features.
       max_period: the longest period, in units of t / 2π.
 
@@ -30,12 +31,15 @@ def sinusoidal_embedding(t: jax.Array, width: int, max_period: float = 10_000.0)
 
 
 def position_table(height: int, width: int, features: int) -> np.ndarray:
-    """Fixed 2-D sine-cosine positions of a token grid of any size: [height * width, features] float32.
+    """Fixed 2-D sine-cosine position embeddings of a token grid: [height * width, features] float32.
 
-    The first half of the features tells the row, the second the column; `features` must be a multiple of 4.
+    The first half of the features encodes the row, the second half the column.
+
+    Raises:
+      ValueError: `features` is not a multiple of 4.
     """
     if features % 4:
-        raise ValueError(f"2-D positions need a width that is a multiple of 4, not {features}")
+        raise ValueError(f"2-D position embeddings need a width that is a multiple of 4, not {features}")
     quarter = features // 4
     frequencies = 1.0 / 10_000 ** (np.arange(quarter) / quarter)
 
@@ -48,11 +52,14 @@ def position_table(height: int, width: int, features: int) -> np.ndarray:
     return np.concatenate([rows, columns], axis=1).astype(np.float32)
 
 
-class ChannelNorm(nn.Module):
+class LayerNorm(nn.Module):
     """LayerNorm over the channels of each position, in float32.
 
-    It looks at one position only, so the result of a tile does not depend on the rest of the picture (a group norm's
-    would).
+    It uses one position only, so the result of a tile does not depend on the rest of the image, as with a group norm.
+
+    Attributes:
+      affine: whether a learned scale and bias per channel follow.
+      epsilon: added to the variance.
     """
 
     affine: bool = True
@@ -72,9 +79,12 @@ class ChannelNorm(nn.Module):
 
 
 class RmsNorm(nn.Module):
-    """Division by the root mean square over the last axis, in float32, with a factor per channel.
+    """Division by the root mean square over the last axis, in float32, with a learned scale per channel.
 
     Zhang and Sennrich, "Root Mean Square Layer Normalization" (NeurIPS 2019).
+
+    Attributes:
+      epsilon: added to the mean square.
     """
 
     epsilon: float = 1e-6
@@ -89,29 +99,37 @@ class RmsNorm(nn.Module):
 
 
 MOMENTS = "moments"
-"""The collection of means and variances, [2, B, 1, 1, groups, 1], that a GroupNorm uses instead of its input's own;
-among 'intermediates', those that it has used. They let the tiles of an image be normed as one."""
+"""The collection of means and variances, [2, B, 1, 1, groups, 1], that a GroupNorm uses instead of its input's
+statistics; in 'intermediates', the statistics that it used. They let all tiles of an image share one set of
+statistics."""
 
 
 class GroupNorm(nn.Module):
-    """Norm over all positions of a group of neighbouring channels, in float32, with an affine map per channel."""
+    """GroupNorm in float32: statistics over all positions of a group of neighbouring channels.
+
+    A learned scale and bias per channel follow. The collection `MOMENTS` replaces the statistics.
+
+    Attributes:
+      groups: number of groups; it must divide the number of channels.
+      epsilon: added to the variance.
+    """
 
     groups: int = 32
     epsilon: float = 1e-5
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """[B, H, W, C] → [B, H, W, C] in the dtype of x; C must be a multiple of `groups`."""
+        """[B, H, W, C] → [B, H, W, C] in the dtype of x."""
         batch, height, width, channels = x.shape
         if channels % self.groups:
-            raise ValueError(f"a group norm of {self.groups} groups needs a multiple of them, not {channels} channels")
+            raise ValueError(f"{channels} channels cannot be split into {self.groups} groups: use a multiple of it")
         wide = x.astype(jnp.float32).reshape(batch, height, width, self.groups, channels // self.groups)
         if self.has_variable(MOMENTS, MOMENTS):
-            given: jax.Array = self.get_variable(MOMENTS, MOMENTS)
-            mean, variance = given[0], given[1]
+            moments: jax.Array = self.get_variable(MOMENTS, MOMENTS)
+            mean, variance = moments[0], moments[1]
             centred = wide - mean
         else:
-            # Centred before it is squared: E[x²] - E[x]² loses digits where the mean is large.
+            # The mean is subtracted before squaring: E[x²] - E[x]² loses digits where the mean is large.
             mean = wide.mean(axis=(1, 2, 4), keepdims=True)
             centred = wide - mean
             variance = (centred * centred).mean(axis=(1, 2, 4), keepdims=True)
@@ -124,21 +142,21 @@ class GroupNorm(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """norm - SiLU - conv - norm, with scale and shift from the time - SiLU - zero-initialised conv, plus a skip.
+    """Norm, SiLU, convolution, norm with scale and shift from the time, SiLU, zero-initialised convolution, and a skip.
 
     Attributes:
-      channels: of the result; the skip is a 1x1 convolution where x has another number of them.
+      channels: output channels; the skip is a 1x1 convolution where x has another number of channels.
       dtype: compute dtype.
-      norm: makes both norms.
+      norm: constructor of both norms.
     """
 
     channels: int
     dtype: Dtype = jnp.float32
-    norm: Callable[..., nn.Module] = ChannelNorm
+    norm: Callable[..., nn.Module] = LayerNorm
 
     @nn.compact
     def __call__(self, x: jax.Array, time: jax.Array | None = None) -> jax.Array:
-        """X [B, H, W, C], time [B, E] or None for a network without times → [B, H, W, channels]."""
+        """X [B, H, W, C], time embedding [B, E] or None for a network without times → [B, H, W, channels]."""
         h = nn.silu(self.norm(name="norm_0")(x))
         h = nn.Conv(self.channels, (3, 3), dtype=self.dtype, name="conv_0")(h)  # [B, H, W, channels]
         h = self.norm(name="norm_1")(h)
@@ -155,12 +173,12 @@ class ResidualBlock(nn.Module):
 
 
 class TimeEmbedding(nn.Module):
-    """Sinusoids of t through a two-layer perceptron: [B] → [B, width].
+    """Sinusoidal features of t through a two-layer MLP: [B] → [B, width].
 
     Attributes:
-      width: of the result.
+      width: features of the embedding.
       dtype: compute dtype.
-      sinusoids: how many enter, `width` if None.
+      sinusoids: number of sinusoidal features, `width` if None.
     """
 
     width: int
@@ -169,44 +187,52 @@ class TimeEmbedding(nn.Module):
 
     @nn.compact
     def __call__(self, t: jax.Array) -> jax.Array:
-        """Embed the times of a batch."""
+        """Embed [B] times."""
         h = sinusoidal_embedding(t, self.sinusoids or self.width).astype(self.dtype)
         h = nn.Dense(self.width, dtype=self.dtype, name="dense_0")(h)
         return nn.Dense(self.width, dtype=self.dtype, name="dense_1")(nn.silu(h))
 
 
-def enlarge_nearest(x: jax.Array) -> jax.Array:
-    """[B, H, W, C] → [B, 2H, 2W, C], each position four times."""
+def upsample_nearest(x: jax.Array) -> jax.Array:
+    """Nearest-neighbour upsampling: [B, H, W, C] → [B, 2H, 2W, C]."""
     return jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
 
 
 ATTENTIONS = ("auto", "xla", "cudnn", "manual")
-"""Who computes attention: JAX's function as it chooses itself, by XLA or by cuDNN's fused kernel; or products and a
-softmax written out here, which a CPU mostly runs faster."""
+"""Implementations of attention: JAX's function with the implementation that it chooses (auto), XLA's (xla) or cuDNN's
+fused kernel (cudnn); or explicit products and softmax (manual), which are mostly faster on a CPU."""
 
 
-def attention(query: jax.Array, key: jax.Array, value: jax.Array, kind: str = "auto") -> jax.Array:
-    """Softmax attention, softmax in float32: query [B, N, heads, D], key and value [B, M, heads, D] → like query.
+def attention(query: jax.Array, key: jax.Array, value: jax.Array, implementation: str = "auto") -> jax.Array:
+    """Softmax attention, with the softmax in float32.
 
-    `kind` is one of `ATTENTIONS`; cuDNN's takes float16 and bfloat16 only.
+    Args:
+      query: [B, N, heads, D].
+      key: [B, M, heads, D].
+      value: [B, M, heads, D].
+      implementation: one of `ATTENTIONS`; cuDNN's takes float16 and bfloat16 only.
+
+    Returns:
+      [B, N, heads, D] in the dtype of the query.
     """
-    if kind == "manual":
-        return _written_out(query, key, value)
-    # JAX's own function mixes dtypes on purpose, which a strict session would refuse.
+    if implementation == "manual":
+        return _manual_attention(query, key, value)
+    # JAX's function mixes dtypes on purpose, which a session with strict promotion would refuse.
     with jax.numpy_dtype_promotion("standard"):
-        return jax.nn.dot_product_attention(query, key, value, implementation=None if kind == "auto" else kind)  # type: ignore[arg-type]
+        fused: Any = None if implementation == "auto" else implementation
+        return jax.nn.dot_product_attention(query, key, value, implementation=fused)
 
 
-def _written_out(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
+def _manual_attention(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
     scaled = query * jnp.asarray(query.shape[-1] ** -0.5, query.dtype)
     logits = jnp.einsum("bnhd,bmhd->bhnm", scaled, key, preferred_element_type=jnp.float32)
-    # Divided by its sum after the product with the values: D numbers a token instead of M.
+    # The division by the sum follows the product with the values: D divisions per token instead of M.
     weights = jnp.exp(logits - jax.lax.stop_gradient(logits.max(axis=-1, keepdims=True)))
     total = weights.sum(axis=-1).transpose(0, 2, 1)[..., None]  # [B, N, heads, 1]
-    mixed = jnp.einsum("bhnm,bmhd->bnhd", weights.astype(value.dtype), value, preferred_element_type=jnp.float32)
-    return (mixed / total).astype(query.dtype)
+    attended = jnp.einsum("bhnm,bmhd->bnhd", weights.astype(value.dtype), value, preferred_element_type=jnp.float32)
+    return (attended / total).astype(query.dtype)
 
 
 def local_contrast(x: jax.Array) -> jax.Array:
-    """[B, H, W, C] → the difference to the mean of each 3x3 neighbourhood."""
+    """[B, H, W, C] → the difference of each pixel to the mean of its 3x3 neighbourhood."""
     return x - nn.avg_pool(x, (3, 3), padding="SAME", count_include_pad=False)

@@ -1,13 +1,13 @@
-"""Low-rank additions to kernels, as pure transforms of parameter trees, or as branches beside layers that know nothing.
+"""LoRA adapters, as pure transforms of parameter trees or as additions to the layers of any module.
 
-Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models" (ICLR 2022), Section 4.1: W + (alpha / rank) · B A. Of a
-convolution, as in PEFT, A is one of the same size to `rank` channels and B a 1x1 convolution after it; their product is
-a kernel again. Several named sets may be added at once, each with a factor of its own, as PiSA-SR does.
+Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models" (ICLR 2022), Section 4.1: W + (alpha / rank) · B A. For
+convolutions, as in PEFT, A is a convolution of the same size to `rank` channels and B a 1x1 convolution after it; their
+product is a kernel again. Several named adapters may be added at once, each with its own scale, as in PiSA-SR.
 
-Training computes W x + B (A x), by `with_branches`: an addition that is small beside the weights would be lost where
-their sum is rounded to bfloat16, and no copy of the weights is made. `merge` gives weights that need no sets any more.
+Training computes W x + B (A x) (`with_adapters` and `apply_adapters`): it copies no weights, and an addition that is
+small compared to the weights is not lost in rounding their sum to bfloat16. `merge` adds adapters to the weights.
 
-Kernels of blocks that a scan stacks have one axis more in front, and so have their factors: each block has its own.
+Kernels of blocks that a scan stacks have one more leading axis, and so have their factors: each block has its own.
 """
 
 from __future__ import annotations
@@ -30,18 +30,20 @@ Params = Mapping[str, Any]
 Scale = float | jax.Array
 
 COLLECTION = "lora"
-"""Of a module's variables: the factors beside its parameters."""
+"""The collection of a module's variables that holds the factors."""
+
+_FACTORS = ("down", "up")
 
 
 @flax.struct.dataclass
 class Lora:
-    """One set; a pytree whose leaves are the factors alone, so an optimiser or a gradient sees nothing else.
+    """One adapter; a pytree whose leaves are the factors only, so that optimisers and gradients see nothing else.
 
     Attributes:
-      factors: {module: … {'down': [in, rank], 'up': [rank, out]}} float32, nested as the modules whose kernels they
-        change; of a convolution 'down' is [height, width, in, rank] and 'up' [1, 1, rank, out]; of a stack of n both
-        have n in front.
-      alphas: (path of a module, alpha) of each, static.
+      factors: {module: … {'down': [in, rank], 'up': [rank, out]}} float32, nested like the modules whose kernels they
+        change; for a convolution 'down' is [height, width, in, rank] and 'up' [1, 1, rank, out]; for a stack of n
+        blocks both have a leading axis n.
+      alphas: (path of a module, alpha) of each module, static.
     """
 
     factors: Params
@@ -49,38 +51,39 @@ class Lora:
 
 
 def make_lora(factors: Params, alpha: float | Mapping[str, float]) -> Lora:
-    """A set from its factors, such as a trained group of a recipe.
+    """An adapter from its factors, such as a trained group of a recipe.
 
     Args:
       factors: see Lora.
-      alpha: of all modules, or of each by its path.
+      alpha: of all modules, or of each module by its path.
 
     Raises:
       ValueError: a module lacks a factor or its alpha.
     """
     paths = list(_layers(factors))
-    known = alpha if isinstance(alpha, Mapping) else dict.fromkeys(paths, alpha)
-    if missing := [path for path in paths if path not in known]:
-        raise ValueError(f"the LoRA layer {missing[0]!r} has no alpha: give one for all, or one for each")
-    return Lora(factors, tuple((path, float(known[path])) for path in sorted(paths)))
+    alphas = alpha if isinstance(alpha, Mapping) else dict.fromkeys(paths, alpha)
+    if missing := [path for path in paths if path not in alphas]:
+        raise ValueError(f"the LoRA layer {missing[0]!r} has no alpha: give one for all layers, or one for each")
+    return Lora(factors, tuple((path, float(alphas[path])) for path in sorted(paths)))
 
 
 def init_lora(key: jax.Array, params: Params, patterns: str | Sequence[str], rank: int, alpha: float) -> Lora:
-    """A set that changes nothing yet: 'down' normal of standard deviation 1 / rank, 'up' zero, as in PiSA-SR.
+    """An untrained adapter, which has no effect: 'down' normal with standard deviation 1 / rank, 'up' zero (PiSA-SR).
 
     Args:
-      key: one PRNG key; each module draws from its own part of it, whatever other modules there are.
-      params: of which only names and shapes matter.
-      patterns: regexes; every module with a kernel in whose path ('unet/down_0/query') one of them is found.
-      rank: of every module.
+      key: random key; the draws of a module do not depend on what other modules there are.
+      params: parameters of the model; only names and shapes matter.
+      patterns: regexes; an adapter is added to every module with a kernel whose path ('unet/down_0/query') one of them
+        matches anywhere.
+      rank: rank of every module.
       alpha: the addition is scaled by alpha / rank.
 
     Raises:
-      ValueError: a pattern finds no kernel, a kernel that is neither a matrix nor that of a 2-D convolution nor a stack
-        of them, or the rank is less than 1.
+      ValueError: a pattern matches no kernel, or one that is neither a matrix nor that of a 2-D convolution nor a stack
+        of these; or the rank is less than 1.
     """
     if rank < 1:
-        raise ValueError(f"a LoRA needs a rank of at least 1, not {rank}")
+        raise ValueError(f"rank is {rank}: a LoRA needs a rank of at least 1")
     patterns = (patterns,) if isinstance(patterns, str) else tuple(patterns)
     kernels = _kernels(params)
     for pattern in patterns:
@@ -96,72 +99,61 @@ def init_lora(key: jax.Array, params: Params, patterns: str | Sequence[str], ran
             raise ValueError(
                 f"the kernel of {path!r} has shape {kernel.shape}: LoRA takes matrices, 2-D convolutions, and stacks"
             )
-        part = jax.random.fold_in(key, zlib.crc32(path.encode()))
+        module_key = jax.random.fold_in(key, zlib.crc32(path.encode()))
         down, up = factor_shapes(kernel.shape, rank)
-        factors[path] = {"down": jax.random.normal(part, down, jnp.float32) / rank, "up": jnp.zeros(up, jnp.float32)}
+        factors[path] = {
+            "down": jax.random.normal(module_key, down, jnp.float32) / rank,
+            "up": jnp.zeros(up, jnp.float32),
+        }
     return make_lora(unflatten_dict(factors, sep="/"), alpha)
 
 
 def factor_shapes(kernel: tuple[int, ...], rank: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Shapes of 'down' and 'up' of a kernel [in, out] or [h, w, in, out], or of a stack of n, which has n in front."""
+    """Shapes of 'down' and 'up' for a kernel [in, out] or [h, w, in, out], with a leading axis n for a stack of n."""
     stack, (*window, width, out) = kernel[: _stack_axes(kernel)], kernel[_stack_axes(kernel) :]
     return (*stack, *window, width, rank), (*stack, *(1 for _ in window), rank, out)
 
 
 def _stack_axes(shape: tuple[int, ...]) -> int:
-    """Matrices and kernels of 2-D convolutions have an even number of axes; one more is that of a stack."""
+    """Matrices and kernels of 2-D convolutions have an even number of axes; stacks have one more."""
     return len(shape) % 2
 
 
-def apply_lora(params: Params, loras: Mapping[str, Lora], scales: Mapping[str, Scale] | None = None) -> dict[str, Any]:
-    """The effective parameters; a gradient through them reaches the factors (and the scales), not `params`.
-
-    Args:
-      params: nested mappings of arrays, of any float type, which the result keeps.
-      loras: name → set.
-      scales: name → further factor, may be traced; 1 each if None.
-
-    Raises:
-      ValueError: a set is for another model, or sets and scales have other names.
-    """
-    return merge(jax.lax.stop_gradient(params), loras, scales)
-
-
-def with_branches(
-    params: Params, loras: Mapping[str, Lora], scales: Mapping[str, Scale] | None = None
+def with_adapters(
+    params: Params, adapters: Mapping[str, Lora], scales: Mapping[str, Scale] | None = None
 ) -> dict[str, Any]:
-    """Variables for a module applied within `branches()`: its layers compute W x + Σ scale · alpha / rank B A x.
+    """Variables for a module within `apply_adapters()`: its layers compute W x + Σ scale · alpha / rank · B A x.
 
     Args:
-      params: of the module, as for `apply_lora`; a gradient reaches them too.
-      loras: name → set.
-      scales: name → further factor, may be traced; 1 each if None.
+      params: parameters of the module, nested mappings of arrays; gradients reach them too.
+      adapters: name → adapter.
+      scales: name → further factor, may be traced; None for ones.
 
     Returns:
-      {'params': params, 'lora': the sets side by side along their ranks}.
+      {'params': params, 'lora': the factors of all adapters, concatenated along their ranks}.
 
     Raises:
-      ValueError: as `apply_lora`.
+      ValueError: an adapter is for another model, or adapters and scales have different names.
     """
-    together: dict[str, dict[str, list[jax.Array]]] = {}
-    for path, down, up, scale in _scaled(params, loras, scales):
-        found = together.setdefault(path, {"down": [], "up": []})
-        found["down"].append(down)
-        found["up"].append(up * scale)
-    joined = {
-        path: {"down": jnp.concatenate(parts["down"], axis=-1), "up": jnp.concatenate(parts["up"], axis=-2)}
-        for path, parts in together.items()
+    parts: dict[str, dict[str, list[jax.Array]]] = {}
+    for path, down, up, scale in _scaled_factors(params, adapters, scales):
+        layer = parts.setdefault(path, {"down": [], "up": []})
+        layer["down"].append(down)
+        layer["up"].append(up * scale)
+    factors = {
+        path: {"down": jnp.concatenate(layer["down"], axis=-1), "up": jnp.concatenate(layer["up"], axis=-2)}
+        for path, layer in parts.items()
     }
-    return {"params": params, COLLECTION: unflatten_dict(joined, sep="/")}
+    return {"params": params, COLLECTION: unflatten_dict(factors, sep="/")}
 
 
-def branches() -> AbstractContextManager[Any]:
-    """While a module is applied to the variables of `with_branches`: every layer adds its branch.
+def apply_adapters() -> AbstractContextManager[Any]:
+    """Context in which modules with the variables of `with_adapters` add the adapters to the outputs of their layers.
 
-    A branch is computed in the layer's own dtype, from its own input.
+    An adapter is computed in the dtype of its layer, from the same input.
     """
 
-    def added(call: Any, arguments: Any, keywords: Any, context: nn.module.InterceptorContext) -> Any:
+    def add_adapter(call: Any, arguments: Any, keywords: Any, context: nn.module.InterceptorContext) -> Any:
         layer, result = context.module, call(*arguments, **keywords)
         if context.method_name != "__call__" or not isinstance(layer, nn.Dense | nn.Conv):
             return result
@@ -169,55 +161,29 @@ def branches() -> AbstractContextManager[Any]:
             return result
         factors: list[jax.Array] = [layer.get_variable(COLLECTION, name) for name in _FACTORS]
         down, up = factors
-        narrow = layer.clone(features=down.shape[-1], use_bias=False, parent=None, name=None)
-        hidden: Any = narrow.apply({"params": {"kernel": down}}, *arguments, **keywords)  # [..., rank]
+        down_layer = layer.clone(features=down.shape[-1], use_bias=False, parent=None, name=None)
+        hidden: Any = down_layer.apply({"params": {"kernel": down}}, *arguments, **keywords)  # [..., rank]
         matrix: jax.Array = up.reshape(up.shape[-2:]).astype(hidden.dtype)
         return result + jnp.tensordot(hidden, matrix, axes=1).astype(result.dtype)
 
-    return nn.intercept_methods(added)
+    return nn.intercept_methods(add_adapter)
 
 
-def merge(params: Params, loras: Mapping[str, Lora], scales: Mapping[str, Scale] | None = None) -> dict[str, Any]:
-    """As `apply_lora`, with a gradient to `params` too: weights that need their sets no more.
-
-    Raises:
-      ValueError: as `apply_lora`.
-    """
-    return _moved(params, loras, scales, 1.0)
-
-
-def unmerge(params: Params, loras: Mapping[str, Lora], scales: Mapping[str, Scale] | None = None) -> dict[str, Any]:
-    """The inverse of `merge` with the same sets and scales, up to rounding.
-
-    Raises:
-      ValueError: as `apply_lora`.
-    """
-    return _moved(params, loras, scales, -1.0)
-
-
-def low_rank_kernel(down: jax.Array, up: jax.Array) -> jax.Array:
-    """B A as a kernel, in float32 with exact products whatever the backend's default: it is added to weights.
+def merge(params: Params, adapters: Mapping[str, Lora], scales: Mapping[str, Scale] | None = None) -> dict[str, Any]:
+    """The parameters with adapters added to their kernels, which keep their dtypes.
 
     Args:
-      down: [in, rank] or [h, w, in, rank], or a stack of n: [n, in, rank] or [n, h, w, in, rank].
-      up: [rank, out] or [1, 1, rank, out]; of a stack [n, rank, out] or [n, 1, 1, rank, out].
+      params: nested mappings of arrays, of any float dtype.
+      adapters: name → adapter.
+      scales: name → further factor, may be traced; None for ones.
 
-    Returns:
-      [in, out] or [h, w, in, out], or a stack of them.
+    Raises:
+      ValueError: an adapter is for another model, or adapters and scales have different names.
     """
-    if _stack_axes(down.shape):
-        return jax.vmap(low_rank_kernel)(down, up)
-    matrix = up.reshape(up.shape[-2:])
-    return jnp.tensordot(down, matrix, axes=1, precision="highest")
-
-
-def _moved(
-    params: Params, loras: Mapping[str, Lora], scales: Mapping[str, Scale] | None, sign: float
-) -> dict[str, Any]:
     leaves = flatten_dict(params, keep_empty_nodes=True, sep="/")
     additions: dict[str, jax.Array] = {}
-    for path, down, up, scale in _scaled(params, loras, scales):
-        addition = low_rank_kernel(down, up) * (sign * scale)
+    for path, down, up, scale in _scaled_factors(params, adapters, scales):
+        addition = low_rank_kernel(down, up) * scale
         additions[path] = additions[path] + addition if path in additions else addition
     for path, addition in additions.items():
         kernel = jnp.asarray(leaves[f"{path}/kernel"])
@@ -225,21 +191,41 @@ def _moved(
     return unflatten_dict(leaves, sep="/")
 
 
-def _scaled(
-    params: Params, loras: Mapping[str, Lora], scales: Mapping[str, Scale] | None
+def low_rank_kernel(down: jax.Array, up: jax.Array) -> jax.Array:
+    """B A as a kernel, in float32 with exact products whatever the backend's default: it is added to weights.
+
+    Args:
+      down: [in, rank] or [h, w, in, rank], or a stack of n: [n, in, rank] or [n, h, w, in, rank].
+      up: [rank, out] or [1, 1, rank, out], or a stack of n: [n, rank, out] or [n, 1, 1, rank, out].
+
+    Returns:
+      [in, out] or [h, w, in, out], or a stack of n.
+    """
+    if _stack_axes(down.shape):
+        return jax.vmap(low_rank_kernel)(down, up)
+    matrix = up.reshape(up.shape[-2:])
+    return jnp.tensordot(down, matrix, axes=1, precision="highest")
+
+
+def _scaled_factors(
+    params: Params, adapters: Mapping[str, Lora], scales: Mapping[str, Scale] | None
 ) -> Iterator[tuple[str, jax.Array, jax.Array, Scale]]:
-    """(path, down, up, what their product is multiplied by) of all sets, whose kernels are there."""
-    scales = dict.fromkeys(loras, 1.0) if scales is None else scales
-    if scales.keys() != loras.keys():
-        raise ValueError(f"LoRA sets {sorted(loras)} and scales {sorted(scales)} differ: give one scale to each set")
+    """(path, down, up, factor of their product) of all adapters, checked against the kernels."""
+    scales = dict.fromkeys(adapters, 1.0) if scales is None else scales
+    if scales.keys() != adapters.keys():
+        raise ValueError(
+            f"adapters {sorted(adapters)} and scales {sorted(scales)} differ: give one scale for each adapter"
+        )
     kernels = _kernels(params)
-    for name, lora in loras.items():
-        alphas = dict(lora.alphas)
-        for path, (down, up) in _layers(lora.factors).items():
-            kernel, wanted = kernels.get(path), (*down.shape[:-1], up.shape[-1])
-            if kernel is None or tuple(kernel.shape) != wanted:
-                found = "no kernel" if kernel is None else f"one of shape {kernel.shape}"
-                raise ValueError(f"LoRA {name!r} wants a kernel {wanted} at {path!r}, but there is {found}")
+    for name, adapter in adapters.items():
+        alphas = dict(adapter.alphas)
+        for path, (down, up) in _layers(adapter.factors).items():
+            kernel, shape = kernels.get(path), (*down.shape[:-1], up.shape[-1])
+            if kernel is None or tuple(kernel.shape) != shape:
+                problem = "there is no kernel" if kernel is None else f"there is one of shape {kernel.shape}"
+                raise ValueError(
+                    f"the adapter {name!r} needs a kernel {shape} at {path!r}, but {problem}: it is for another model"
+                )
             yield path, down, up, scales[name] * (alphas[path] / down.shape[-1])
 
 
@@ -261,6 +247,3 @@ def _layers(factors: Params) -> dict[str, tuple[jax.Array, jax.Array]]:
         if len(down) < 2 or (down, up) != factor_shapes((*down[:-1], up[-1]), down[-1]):
             raise ValueError(f"the LoRA layer {path!r} has factors of shapes {down} and {up}, which make no kernel")
     return {path: (leaves[f"{path}/down"], leaves[f"{path}/up"]) for path in paths}
-
-
-_FACTORS = ("down", "up")

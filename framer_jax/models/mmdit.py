@@ -1,12 +1,13 @@
-"""The transformer of Stable Diffusion 3 and 3.5 (MMDiT, MMDiT-X): every published size is a configuration of it.
+"""The transformer of Stable Diffusion 3 and 3.5 (MMDiT, MMDiT-X); its knobs make every published size.
 
 Esser et al., "Scaling Rectified Flow Transformers for High-Resolution Image Synthesis" (2024). Written from the names
-and shapes of the released checkpoints; published weights come through framer_jax.porting. One tap per block, of the
-image tokens; the last one is FRAMER's teacher.
+and shapes of the released checkpoints; published weights are read by framer_jax.porting. One tap per block: its image
+tokens; the last one is FRAMER's teacher.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -17,94 +18,97 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict
 
+from framer_jax.knobs import check_knobs, knob
+from framer_jax.models.denoiser import POOLED_TEXT, TAP_KINDS, TEXT, Condition, Taps, condition_entry
 from framer_jax.models.dit import from_patches
-from framer_jax.models.joint_blocks import Block, FeedForward, Head, JointAttention, Repeated
-from framer_jax.models.joint_inputs import POSITIONS, Condition, Tokens
+from framer_jax.models.joint_blocks import Block, FeedForward, Head, JointAttention, ScanBody
+from framer_jax.models.joint_inputs import POSITIONS, PatchEmbedding, TimeTextEmbedding
 from framer_jax.models.layers import ATTENTIONS, Dtype
 from framer_jax.models.lora import COLLECTION
-
-CONFIGURATIONS: Mapping[str, Mapping[str, Any]] = {
-    "sd3_medium": {},
-    "sd35_medium": {"qk_norm": True, "dual_blocks": 13, "position_grid": 384},
-    "sd35_large": {"qk_norm": True, "depth": 38, "heads": 38},
-}
-"""Published model → the arguments in which it differs from the defaults."""
-
-TAPS = ("hidden", "prediction")
-"""The image tokens after each block as a map; or these through the model's own head, as FRAMER does with DiT4SR."""
 
 REMAT = {
     "none": None,
     "everything": jax.checkpoint_policies.nothing_saveable,
     "attention": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
 }
-"""What of a block is computed again for the gradient instead of kept: nothing, everything, or attention and what is
-cheap (results of linear layers are kept)."""
+"""Rematerialisation policies: what is recomputed for the gradient instead of stored: nothing, everything, or attention
+and other cheap operations (outputs of linear layers are stored)."""
 
-RUNS = ("dual", "single")
-"""Blocks of equal structure that a scan stacks: with a second attention, and without; the last block stays alone."""
-
-Taps = tuple[jax.Array, ...]
+SEGMENTS = ("dual", "single")
+"""Segments of blocks with equal structure, which a scan stacks: with a second attention, and without. The last block is
+in neither."""
 
 Grid = tuple[int, int]
 """Rows and columns of tokens."""
 
-Maker = Callable[..., nn.Module]
+Constructor = Callable[..., nn.Module]
 
 
 class JointTransformer(nn.Module):
-    """What all transformers of this family share; the defaults are Stable Diffusion 3 medium.
+    """Base class of the transformers of this family. The default knobs are those of Stable Diffusion 3 medium.
+
+    The knobs are documented where they are defined.
 
     Attributes:
-      channels: of the latents.
-      depth: number of blocks.
-      heads: of the attention.
-      head_width: width of each; heads · head_width is the width of the tokens, a multiple of 4.
-      dual_blocks: the first so many blocks attend over the image alone beside the joint attention.
-      qk_norm: queries and keys are normed.
-      context_width: of the text tokens that come in.
-      pooled_width: of the pooled text embedding.
-      patch: side of a token's patch, in latent positions.
-      position_grid: side of the square of known positions, in tokens; an image lies in its centre.
+      channels: channels of the latents.
+      context_width: features of the text tokens.
+      pooled_width: features of the pooled text embedding.
       position_base: positions are counted in units of position_grid / position_base tokens.
       positions: one of framer_jax.models.joint_inputs.POSITIONS.
-      taps: one of `TAPS`.
-      attention: who computes attention, one of framer_jax.models.layers.ATTENTIONS.
-      remat: what is computed twice, one of `REMAT`.
-      scan: blocks of equal structure are one program with stacked parameters, which compiles faster; `stacked` makes
-        such parameters.
       dtype: compute dtype; norms, softmax, modulation and the head are float32.
     """
 
     channels: int = 16
-    depth: int = 24
-    heads: int = 24
-    head_width: int = 64
-    dual_blocks: int = 0
-    qk_norm: bool = False
+    depth: int = knob(24, "Number of blocks.", at_least=1)
+    heads: int = knob(24, "Number of attention heads.", at_least=1)
+    head_width: int = knob(
+        64, "Width of an attention head; heads times head_width is the token width, a multiple of 4.", at_least=1
+    )
+    dual_blocks: int = knob(
+        0, "Number of leading blocks with a second attention, over the image alone; at most depth.", at_least=0
+    )
+    qk_norm: bool = knob(False, "Whether queries and keys are normalised.")
     context_width: int = 4096
     pooled_width: int = 2048
-    patch: int = 2
-    position_grid: int = 192
+    patch: int = knob(2, "Side of a token's patch.", unit="latent positions", at_least=1)
+    position_grid: int = knob(
+        192, "Side of the square grid of positions; smaller images use its center.", unit="tokens", at_least=1
+    )
     position_base: int = 64
     positions: str = "sine"
-    taps: str = "hidden"
-    attention: str = "auto"
-    remat: str = "none"
-    scan: bool = False
+    taps: str = knob(
+        "hidden",
+        "What FRAMER compares: hidden (the image tokens after each block) or prediction (these through the network's "
+        "own head).",
+        choices=TAP_KINDS,
+    )
+    attention: str = knob(
+        "auto",
+        "Implementation of attention: JAX's choice, XLA, cuDNN (bfloat16 or float16 only), or explicit products.",
+        choices=ATTENTIONS,
+        execution=True,
+    )
+    remat: str = knob(
+        "none", "What each block recomputes for the gradient instead of storing it.", choices=REMAT, execution=True
+    )
+    scan: bool = knob(
+        False,
+        "Whether blocks of equal structure are one scanned program with stacked parameters (blocks_dual/…, "
+        "blocks_single/…), which compiles faster.",
+        execution=True,
+    )
     dtype: Dtype = jnp.float32
 
     def __post_init__(self) -> None:
-        choices = {"taps": TAPS, "positions": POSITIONS, "attention": ATTENTIONS, "remat": REMAT}
-        for name, known in choices.items():
-            if getattr(self, name) not in known:
-                raise ValueError(f"{name} must be one of {', '.join(known)}, not {getattr(self, name)!r}")
+        check_knobs(self)
+        if self.positions not in POSITIONS:
+            raise ValueError(f"positions is {self.positions!r}: it must be one of {', '.join(POSITIONS)}")
         if self.width % 4:
-            raise ValueError(f"heads · head_width must be a multiple of 4, not {self.width}")
-        if not 0 <= self.dual_blocks <= self.depth or self.depth < 1:
-            raise ValueError(f"dual_blocks must be from 0 to depth ({self.depth}), not {self.dual_blocks}")
+            raise ValueError(f"heads times head_width is {self.width}: it must be a multiple of 4")
+        if self.dual_blocks > self.depth:
+            raise ValueError(f"dual_blocks is {self.dual_blocks}: it must be from 0 to depth ({self.depth})")
         if self.attention == "cudnn" and jnp.dtype(self.dtype).itemsize != 2:
-            raise ValueError("attention 'cudnn' needs dtype bfloat16 or float16: choose one of them, or 'auto'")
+            raise ValueError("attention is cudnn: it needs dtype bfloat16 or float16; choose one of them, or auto")
         super().__post_init__()
 
     @property
@@ -113,48 +117,51 @@ class JointTransformer(nn.Module):
         return self.heads * self.head_width
 
     @property
-    def multiple(self) -> int:
+    def downsampling(self) -> int:
+        """The LR image is seen as a latent, on the same grid."""
+        return 1
+
+    @property
+    def size_multiple(self) -> int:
         """Sides of the latents must be multiples of this."""
         return self.patch
 
-    def predict(
-        self, latents: tuple[jax.Array, ...], timestep: jax.Array, context: jax.Array, pooled: jax.Array
-    ) -> tuple[jax.Array, Taps]:
-        """Within a descendant's `__call__`: the prediction for the first of several latents.
+    def predict(self, latents: tuple[jax.Array, ...], t: jax.Array, condition: Condition) -> tuple[jax.Array, Taps]:
+        """Within the `__call__` of a subclass: the prediction for the first of several latents.
 
         Args:
           latents: [B, H, W, channels] float32 each; their tokens become one sequence.
-          timestep: see MMDiT.
-          context: see MMDiT.
-          pooled: see MMDiT.
+          t: see MMDiT.
+          condition: see MMDiT.
 
         Returns:
-          see MMDiT; taps are of the first latent's tokens.
+          see MMDiT; the taps are of the first latent's tokens.
         """
-        grid = self._grid(latents, context, pooled)
-        condition = nn.silu(Condition(self.width, name="condition")(timestep, pooled))  # [B, width]
-        # An example's latents side by side, so that a batch split over devices stays where it is.
-        together = jnp.stack(latents, axis=1).reshape(-1, *latents[0].shape[1:])  # [B S, H, W, channels]
-        image = self._tokens(together).reshape(latents[0].shape[0], -1, self.width)  # [B, S N, width]
-        text = nn.Dense(self.width, dtype=self.dtype, name="context")(context.astype(self.dtype))
-        streams = self._blocks(image, text, condition, grid)
-        # Computed again too: its norms are float32, and the predictions of all blocks would keep one each.
+        text, pooled = condition_entry(condition, TEXT), condition_entry(condition, POOLED_TEXT)
+        grid = self._grid(latents, text, pooled)
+        embedding = nn.silu(TimeTextEmbedding(self.width, name="condition")(t, pooled))  # [B, width]
+        # The latents of an example are adjacent, so that a batch sharded over devices needs no communication.
+        stacked = jnp.stack(latents, axis=1).reshape(-1, *latents[0].shape[1:])  # [B S, H, W, channels]
+        image = self._tokens(stacked).reshape(latents[0].shape[0], -1, self.width)  # [B, S N, width]
+        text = nn.Dense(self.width, dtype=self.dtype, name="context")(text.astype(self.dtype))
+        block_tokens = self._blocks(image, text, embedding, grid)
+        # The head is rematerialised too: its norms are float32, and the predictions of all blocks would store them.
         head = self._rematerialised(Head)(self.patch**2 * self.channels, name="head")
-        predicted = [
-            from_patches(head(tokens, condition), grid, self.patch)
-            for tokens in (streams if self.taps == "prediction" else streams[-1:])
+        predictions = [
+            from_patches(head(tokens, embedding), grid, self.patch)
+            for tokens in (block_tokens if self.taps == "prediction" else block_tokens[-1:])
         ]
         if self.taps == "prediction":
-            return predicted[-1], tuple(predicted)
-        return predicted[-1], tuple(tokens.reshape(-1, *grid, self.width) for tokens in streams)
+            return predictions[-1], tuple(predictions)
+        return predictions[-1], tuple(tokens.reshape(-1, *grid, self.width) for tokens in block_tokens)
 
-    def parts(self, grid: Grid) -> tuple[Maker, Maker]:
-        """What makes the attentions, and the image stream's perceptrons, of images of `grid` tokens."""
+    def layer_constructors(self, grid: Grid) -> tuple[Constructor, Constructor]:
+        """Constructors of the attentions and of the image stream's MLPs, for images of `grid` tokens."""
         attention = partial(JointAttention, self.heads, self.qk_norm, self.attention, dtype=self.dtype)
         return attention, partial(FeedForward, dtype=self.dtype)
 
     def _tokens(self, latent: jax.Array) -> jax.Array:
-        return Tokens(
+        return PatchEmbedding(
             width=self.width,
             patch=self.patch,
             grid=self.position_grid,
@@ -166,149 +173,153 @@ class JointTransformer(nn.Module):
 
     def _blocks(self, image: jax.Array, text: jax.Array, condition: jax.Array, grid: Grid) -> list[jax.Array]:
         """The first latent's tokens after each block."""
-        kept, outputs = grid[0] * grid[1], []
-        runs = runs_of(self.depth, self.dual_blocks) if self.scan else {}
-        for name, run in runs.items():
-            run_of = nn.scan(
-                self._rematerialised(Repeated),
+        count, outputs = grid[0] * grid[1], []
+        segments = scanned_segments(self.depth, self.dual_blocks) if self.scan else {}
+        for name, segment in segments.items():
+            scanned = nn.scan(
+                self._rematerialised(ScanBody),
                 variable_axes={"params": 0, COLLECTION: 0},
                 split_rngs={"params": True},
                 in_axes=nn.broadcast,
-                length=len(run),
+                length=len(segment),
             )
-            blocks = run_of(*self.parts(grid), name == RUNS[0], False, self.dtype, kept, name=f"blocks_{name}")
-            (image, text), tokens = blocks((image, text), condition)
+            dual = name == SEGMENTS[0]
+            body = scanned(*self.layer_constructors(grid), dual, False, self.dtype, count, name=f"blocks_{name}")
+            (image, text), tokens = body((image, text), condition)
             outputs += list(tokens)
         for index in range(len(outputs), self.depth):
             dual, last = index < self.dual_blocks, index == self.depth - 1
-            block_of = self._rematerialised(Block)
-            block = block_of(*self.parts(grid), dual, last, self.dtype, name=f"block_{index}")
+            block_class = self._rematerialised(Block)
+            block = block_class(*self.layer_constructors(grid), dual, last, self.dtype, name=f"block_{index}")
             image, text = block(image, text, condition)
-            outputs.append(image[:, :kept])
+            outputs.append(image[:, :count])
         return outputs
 
-    def _rematerialised(self, block: Any) -> Any:
+    def _rematerialised(self, module: Any) -> Any:
         if self.remat == "none":
-            return block
-        return nn.remat(block, policy=REMAT[self.remat], prevent_cse=not self.scan)
+            return module
+        return nn.remat(module, policy=REMAT[self.remat], prevent_cse=not self.scan)
 
-    def _grid(self, latents: tuple[jax.Array, ...], context: jax.Array, pooled: jax.Array) -> Grid:
-        """The latents' tokens by rows and columns, of inputs that fit."""
+    def _grid(self, latents: tuple[jax.Array, ...], text: jax.Array, pooled: jax.Array) -> Grid:
+        """Rows and columns of the latents' tokens, after a check of all shapes."""
         shape = latents[0].shape
-        fitting = len(shape) == 4 and shape[-1] == self.channels and not any(side % self.patch for side in shape[1:3])
-        if not fitting or any(latent.shape != shape for latent in latents):
+        fits = len(shape) == 4 and shape[-1] == self.channels and not any(side % self.patch for side in shape[1:3])
+        if not fits or any(latent.shape != shape for latent in latents):
             raise ValueError(
-                f"latents must be [B, H, W, {self.channels}], sides multiples of {self.patch}, and alike; got "
-                + " and ".join(str(latent.shape) for latent in latents)
+                f"latents must be [B, H, W, {self.channels}], of equal shape, with sides that are multiples of "
+                f"{self.patch}; got {' and '.join(str(latent.shape) for latent in latents)}"
             )
         grid = (shape[1] // self.patch, shape[2] // self.patch)
         if max(grid) > self.position_grid:
             raise ValueError(
-                f"latents {shape} have more than {self.position_grid} tokens a side, and no positions for them: use "
-                "tiles"
+                f"latents {shape} have more than {self.position_grid} tokens per side, the size of the grid of "
+                "positions: use tiles"
             )
-        wanted = ((shape[0], *context.shape[1:2], self.context_width), (shape[0], self.pooled_width))
-        if (context.shape, pooled.shape) != wanted:
+        expected = ((shape[0], *text.shape[1:2], self.context_width), (shape[0], self.pooled_width))
+        if (text.shape, pooled.shape) != expected:
             raise ValueError(
-                f"{shape[0]} latents need a context [{shape[0]}, T, {self.context_width}] and pooled text "
-                f"[{shape[0]}, {self.pooled_width}], not {context.shape} and {pooled.shape}"
+                f"{shape[0]} latents need text tokens [{shape[0]}, T, {self.context_width}] and pooled text "
+                f"[{shape[0]}, {self.pooled_width}], got {text.shape} and {pooled.shape}"
             )
         return grid
+
+
+def inherited_knob(base: type, name: str, default: Any) -> Any:
+    """The knob `name` of a base class with another default."""
+    fields = {field.name: field for field in dataclasses.fields(base)}
+    return dataclasses.field(default=default, metadata=fields[name].metadata)
 
 
 class MMDiT(JointTransformer):
     """The denoiser; its attributes are those of JointTransformer."""
 
     @nn.compact
-    def __call__(
-        self, latent: jax.Array, timestep: jax.Array, context: jax.Array, pooled: jax.Array
-    ) -> tuple[jax.Array, Taps]:
+    def __call__(self, x: jax.Array, t: jax.Array, condition: Condition) -> tuple[jax.Array, Taps]:
         """Predict the velocity.
 
         Args:
-          latent: [B, H, W, channels] float32 noisy latents, of about unit variance.
-          timestep: [B] float32 in 0..1000, 1000 σ.
-          context: [B, T, context_width] text tokens.
-          pooled: [B, pooled_width] pooled text embedding.
+          x: [B, H, W, channels] float32 noisy latents, of about unit variance.
+          t: [B] float32 times from 0 to 1000, 1000 σ.
+          condition: 'text' tokens [B, T, context_width] and 'pooled_text' [B, pooled_width].
 
         Returns:
           prediction [B, H, W, channels] float32, and `depth` taps: [B, H / patch, W / patch, width] in the compute
           dtype if hidden, [B, H, W, channels] float32 if predictions.
 
         Raises:
-          ValueError: inputs of other shapes, or more tokens than there are positions.
+          ValueError: the condition lacks an entry, a shape does not fit, or there are more tokens than positions.
         """
-        return self.predict((latent,), timestep, context, pooled)
+        return self.predict((x,), t, condition)
 
 
-def runs_of(depth: int, dual_blocks: int) -> dict[str, range]:
-    """Which blocks a scan stacks, by the name of their run; runs of none are left out."""
+def scanned_segments(depth: int, dual_blocks: int) -> dict[str, range]:
+    """Indices of the blocks of each segment that a scan stacks, by its name in `SEGMENTS`; empty ones are left out."""
     border = min(dual_blocks, depth - 1)
-    runs = dict(zip(RUNS, (range(border), range(border, depth - 1)), strict=True))
-    return {name: run for name, run in runs.items() if run}
+    segments = dict(zip(SEGMENTS, (range(border), range(border, depth - 1)), strict=True))
+    return {name: segment for name, segment in segments.items() if segment}
 
 
-def stacked(params: Mapping[str, Any], model: JointTransformer) -> dict[str, Any]:
-    """Parameters for `scan` from those without: `blocks_dual` and `blocks_single` in place of `block_0`, ….
+def stack_blocks(params: Mapping[str, Any], model: JointTransformer) -> dict[str, Any]:
+    """Parameters for `scan`: `blocks_dual` and `blocks_single` instead of `block_0`, ….
 
     Args:
-      params: nested mappings of arrays, as porting gives them; or a part of them that is the same in all blocks of a
-        run, such as control layers alone; or factors of a LoRA.
-      model: whose they are.
+      params: nested mappings of arrays, with one group per block; or a part of them that is equal in all blocks of a
+        segment, such as the control layers, or the factors of a LoRA.
+      model: the transformer that they belong to.
 
     Raises:
-      ValueError: blocks of one run hold different parameters.
+      ValueError: blocks of one segment hold different parameters.
     """
-    rest = dict(params)
-    for name, run in runs_of(model.depth, model.dual_blocks).items():
-        blocks = {block: rest.pop(block) for block in (f"block_{index}" for index in run) if block in rest}
+    result = dict(params)
+    for name, segment in scanned_segments(model.depth, model.dual_blocks).items():
+        blocks = {block: result.pop(block) for block in (f"block_{index}" for index in segment) if block in result}
         if not blocks:
             continue
         first = next(iter(blocks))
         others = [block for block in blocks if flatten_dict(blocks[block]).keys() != flatten_dict(blocks[first]).keys()]
-        if others or len(blocks) != len(run):
-            other = others[0] if others else next(f"block_{i}" for i in run if f"block_{i}" not in blocks)
+        if others or len(blocks) != len(segment):
+            other = others[0] if others else next(f"block_{i}" for i in segment if f"block_{i}" not in blocks)
             raise ValueError(
                 f"{first} and {other} hold different parameters, which a scan cannot stack: use them without scan"
             )
-        rest[f"blocks_{name}"] = jax.tree.map(_stack, *blocks.values())
-    return rest
+        result[f"blocks_{name}"] = jax.tree.map(_stack, *blocks.values())
+    return result
 
 
 def _stack(*leaves: Any) -> Any:
-    """One array of many, which stay on the host if they are there."""
+    """Stack arrays, on the host if they are there."""
     return (jnp if isinstance(leaves[0], jax.Array) else np).stack(leaves)
 
 
-def unstacked(params: Mapping[str, Any], model: JointTransformer) -> dict[str, Any]:
-    """The inverse of `stacked`.
+def unstack_blocks(params: Mapping[str, Any], model: JointTransformer) -> dict[str, Any]:
+    """The inverse of `stack_blocks`.
 
     Raises:
-      ValueError: a run of another length than the model's.
+      ValueError: a segment has another number of blocks than the model.
     """
-    rest = dict(params)
-    for name, run in runs_of(model.depth, model.dual_blocks).items():
-        blocks = rest.pop(f"blocks_{name}", None)
+    result = dict(params)
+    for name, segment in scanned_segments(model.depth, model.dual_blocks).items():
+        blocks = result.pop(f"blocks_{name}", None)
         if blocks is None:
             continue
-        if wrong := {leaf.shape[:1] for leaf in jax.tree.leaves(blocks)} - {(len(run),)}:
+        if wrong := {leaf.shape[:1] for leaf in jax.tree.leaves(blocks)} - {(len(segment),)}:
             raise ValueError(
-                f"blocks_{name} holds {wrong.pop()[0]} blocks instead of {len(run)}: they are of another model"
+                f"blocks_{name} holds {wrong.pop()[0]} blocks instead of {len(segment)}: it is from another model"
             )
-        for place, index in enumerate(run):
-            rest[f"block_{index}"] = jax.tree.map(lambda leaf, place=place: leaf[place], blocks)
-    return rest
+        for place, index in enumerate(segment):
+            result[f"block_{index}"] = jax.tree.map(lambda leaf, place=place: leaf[place], blocks)
+    return result
 
 
-def arranged(params: Mapping[str, Any], model: JointTransformer) -> dict[str, Any]:
-    """Parameters, or a part of them, as a model has them: stacked if it scans, block by block if not.
+def match_block_layout(params: Mapping[str, Any], model: JointTransformer) -> dict[str, Any]:
+    """Parameters, or a part of them, in the layout of a model: stacked if it scans, one group per block if not.
 
     Args:
-      params: as for `stacked`, in either arrangement.
-      model: whose they shall be.
+      params: see `stack_blocks`, in either layout.
+      model: the transformer whose layout is returned.
 
     Raises:
-      ValueError: as `stacked` and `unstacked`.
+      ValueError: see `stack_blocks` and `unstack_blocks`.
     """
-    apart = unstacked(params, model)
-    return stacked(apart, model) if model.scan else apart
+    unstacked = unstack_blocks(params, model)
+    return stack_blocks(unstacked, model) if model.scan else unstacked

@@ -1,9 +1,9 @@
-"""The convolutional trunks whose features LPIPS compares: VGG16 and AlexNet as in torchvision.
+"""The backbones whose features LPIPS compares: VGG16 and AlexNet as in torchvision.
 
 Simonyan and Zisserman, "Very Deep Convolutional Networks" (2014); Krizhevsky et al., "ImageNet Classification with Deep
 Convolutional Neural Networks" (2012), in the one-column form of 2014; scaling of the input: Zhang et al., "The
-Unreasonable Effectiveness of Deep Features as a Perceptual Metric" (CVPR 2018). Weights come by path, through
-framer_jax.porting; none ship.
+Unreasonable Effectiveness of Deep Features as a Perceptual Metric" (CVPR 2018). Weights are read from a file by
+framer_jax.porting; none are included.
 """
 
 from __future__ import annotations
@@ -17,23 +17,26 @@ import jax.numpy as jnp
 from framer_jax.models.layers import Dtype
 
 SHIFT = (-0.030, -0.088, -0.188)
-"""Mean of the images that the trunks were trained on, in [-1, 1]."""
+"""Mean of the training images of the backbones, in [-1, 1]."""
 
 SCALE = (0.458, 0.448, 0.450)
 """Their standard deviation."""
 
 
 class ConvLayer(NamedTuple):
-    """One convolution and the ReLU behind it.
+    """A convolution followed by a ReLU.
 
     Attributes:
-      place: its number in torchvision's list of layers, which names it.
-      channels, kernel, stride, padding: of the convolution.
-      pool: side of the maximum pooling (stride 2) before it, 0 for none.
-      tap: whether its result is one of the trunk's features.
+      index: index in torchvision's list of layers, which is part of its name.
+      channels: output channels.
+      kernel: side of the kernel.
+      stride: stride of the convolution.
+      padding: zero padding on each side.
+      pool: window of the max pooling with stride 2 that precedes it, 0 for none.
+      tap: whether its output is one of the features that LPIPS compares.
     """
 
-    place: int
+    index: int
     channels: int
     kernel: int
     stride: int = 1
@@ -66,11 +69,11 @@ TRUNKS = {
         ConvLayer(10, 256, 3, tap=True),
     ),
 }
-"""The nets of LPIPS: five features each."""
+"""Convolutions of the backbones of LPIPS, with five features each."""
 
 
 class Trunk(nn.Module):
-    """A trunk without its classifier.
+    """A backbone without its classifier.
 
     Attributes:
       net: 'vgg' or 'alex'.
@@ -87,13 +90,13 @@ class Trunk(nn.Module):
 
     @nn.compact
     def __call__(self, image: jax.Array) -> tuple[jax.Array, ...]:
-        """The features of images.
+        """Features of images.
 
         Args:
           image: [B, H, W, 3] float32 in [-1, 1], sides of at least 16 (vgg) or 31 (alex) pixels.
 
         Returns:
-          five maps [B, H_i, W_i, C_i] float32 after ReLU, from fine to coarse.
+          five maps [B, H_i, W_i, C_i] float32 after ReLU, finest first.
         """
         shift, scale = (jnp.asarray(values, jnp.float32)[None, None, None, :] for values in (SHIFT, SCALE))
         h = ((image - shift) / scale).astype(self.dtype)
@@ -102,7 +105,7 @@ class Trunk(nn.Module):
             if layer.pool:
                 h = nn.max_pool(h, (layer.pool, layer.pool), (2, 2))
             padding = ((layer.padding, layer.padding),) * 2
-            name = f"conv_{layer.place}"
+            name = f"conv_{layer.index}"
             kernel, stride = (layer.kernel, layer.kernel), (layer.stride, layer.stride)
             h = nn.relu(nn.Conv(layer.channels, kernel, stride, padding, dtype=self.dtype, name=name)(h))
             if layer.tap:
@@ -111,32 +114,40 @@ class Trunk(nn.Module):
 
 
 class Lpips(nn.Module):
-    """A trunk and the weights of its channels, the parameters that LPIPS needs: groups 'trunk' and 'heads'.
+    """The parameters of LPIPS: a backbone in group 'trunk' and the channel weights in group 'heads'.
 
-    `framer_jax.losses.lpips` takes what `features` and `heads` give.
+    framer_jax.losses.lpips computes the distance from its outputs.
+
+    Attributes:
+      net: 'vgg' or 'alex'.
+      dtype: compute dtype; the features are float32.
     """
 
     net: str
     dtype: Dtype = jnp.float32
 
     def setup(self) -> None:
-        """Declare the parts."""
+        """Create the submodules."""
         self.trunk = Trunk(self.net, self.dtype)
         self.heads = ChannelWeights(tuple(layer.channels for layer in TRUNKS[self.net] if layer.tap))
 
     def __call__(self, image: jax.Array) -> tuple[tuple[jax.Array, ...], tuple[jax.Array, ...]]:
-        """[B, H, W, 3] in [-1, 1] → (five features [B, H_i, W_i, C_i], five weights [C_i]), float32."""
+        """[B, H, W, 3] in [-1, 1] → (five features [B, H_i, W_i, C_i], their channel weights [C_i]), float32."""
         return self.trunk(image), self.heads()
 
 
 class ChannelWeights(nn.Module):
-    """The learned weight of each channel of each feature."""
+    """The learned weight of each channel of each feature.
+
+    Attributes:
+      channels: number of channels of each feature.
+    """
 
     channels: tuple[int, ...]
 
     @nn.compact
     def __call__(self) -> tuple[jax.Array, ...]:
-        """One [C_i] float32 per feature."""
-        shapes = ((1, 1, count, 1) for count in self.channels)  # a 1x1 convolution's, as in the original
+        """[C_i] float32 per feature."""
+        shapes = ((1, 1, count, 1) for count in self.channels)  # kernels of 1x1 convolutions, as in the original
         kernels = (self.param(f"head_{i}", nn.initializers.ones, shape) for i, shape in enumerate(shapes))
         return tuple(kernel.reshape(-1) for kernel in kernels)

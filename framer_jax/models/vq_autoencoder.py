@@ -1,8 +1,8 @@
-"""The autoencoder of ResShift and SinSR: latents at a quarter of the side, quantised only on the way back.
+"""The autoencoder of ResShift and SinSR: latents at a quarter of the side, quantised by the decoder only.
 
 Esser et al., "Taming Transformers for High-Resolution Image Synthesis" (CVPR 2021); Rombach et al., "High-Resolution
-Image Synthesis with Latent Diffusion Models" (CVPR 2022), whose VQ-f4 this is. The defaults are the published
-configuration, 55,322,782 parameters; published weights come through framer_jax.porting.
+Image Synthesis with Latent Diffusion Models" (CVPR 2022), which calls it VQ-f4. The defaults are the published
+configuration with 55,322,782 parameters; published weights are read by framer_jax.porting.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ class VQAutoencoder(nn.Module):
 
     Attributes:
       channels: width of the finest level.
-      multipliers: width of each level as a multiple of it; each level but one halves the side.
-      blocks: residual blocks of each level of the encoder; the decoder has one more.
+      multipliers: width of each level as a multiple of `channels`; each level but the last halves the side.
+      blocks: residual blocks per level of the encoder; the decoder has one more.
       attention_levels: levels whose blocks are each followed by attention (the middle always has it).
-      latent_channels: of the latents and of a code.
-      codes: entries of the codebook.
+      latent_channels: channels of the latents and of the codes.
+      codes: number of codes in the codebook.
       dtype: compute dtype; parameters, norms, softmax, latents and images are float32.
     """
 
@@ -37,7 +37,7 @@ class VQAutoencoder(nn.Module):
     dtype: Dtype = jnp.float32
 
     def setup(self) -> None:
-        """Declare the parts."""
+        """Create the submodules."""
         shape = (self.channels, self.multipliers, self.blocks, self.attention_levels)
         self.encoder = Encoder(*shape, self.latent_channels, self.dtype)
         self.decoder = Decoder(*shape, self.dtype)
@@ -49,65 +49,75 @@ class VQAutoencoder(nn.Module):
 
     @property
     def pixels_per_latent(self) -> int:
-        """Side of a latent position in pixels; sides of an image must be multiples of it."""
+        """Pixels per latent position and axis; the sides of an image must be multiples of it."""
         return 2 ** (len(self.multipliers) - 1)
 
     def __call__(self, image: jax.Array) -> jax.Array:
-        """There and back: [B, H, W, 3] → the same."""
+        """Encode, quantise and decode: [B, H, W, 3] → [B, H, W, 3]."""
         return self.decode(self.encode(image))
 
     def encode(self, image: jax.Array) -> jax.Array:
-        """An image in [-1, 1] to its latent, not quantised.
+        """Encode an image without quantising its latent.
 
         Args:
-          image: [B, H, W, 3] float32.
+          image: [B, H, W, 3] float32 in [-1, 1].
 
         Returns:
-          [B, H / p, W / p, latent_channels] float32, p = `pixels_per_latent`.
+          latent [B, H / p, W / p, latent_channels] float32, p = `pixels_per_latent`.
 
         Raises:
           ValueError: H or W is not a multiple of p.
         """
         if any(side % self.pixels_per_latent for side in image.shape[1:3]):
-            raise ValueError(f"images to encode need sides that are multiples of {self.pixels_per_latent}")
+            raise ValueError(
+                f"images to encode need sides that are multiples of {self.pixels_per_latent}, got {image.shape[1:3]}"
+            )
         return self.after_encoder(self.encoder(image))
 
     def quantise(self, z: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """The codes nearest to a latent: [B, H, W, C] → (codes like z, their numbers [B, H, W] int32).
+        """Replace each vector of a latent by its nearest code.
 
-        The gradient with respect to z passes straight through; none reaches the codebook.
+        The gradient passes straight through to z; none reaches the codebook.
+
+        Args:
+          z: [B, H, W, C] float32.
+
+        Returns:
+          (codes [B, H, W, C] float32, their indices [B, H, W] int32).
         """
         index = nearest_code(z.reshape(-1, z.shape[-1]), self.codebook).reshape(z.shape[:-1])
-        # Exactly the code: z - stop_gradient(z) is zero and carries the gradient.
+        # The value is exactly the code: z - stop_gradient(z) is zero and carries the gradient.
         return jax.lax.stop_gradient(self.codebook[index]) + (z - jax.lax.stop_gradient(z)), index
 
     def decode(self, z: jax.Array, quantise: bool = True) -> jax.Array:
-        """A latent to the image in (about) [-1, 1].
+        """Decode a latent.
 
         Args:
           z: [B, h, w, latent_channels] float32.
-          quantise: whether the nearest codes are decoded (as ResShift does) or z itself.
+          quantise: whether the nearest codes are decoded, as in ResShift, or z itself.
 
         Returns:
-          [B, p h, p w, 3] float32, not clipped.
+          image [B, p h, p w, 3] float32 near [-1, 1], not clipped.
         """
         return self.decoder(self.before_decoder(self.quantise(z)[0] if quantise else z))
 
 
 def nearest_code(vectors: jax.Array, codebook: jax.Array) -> jax.Array:
-    """The nearest entry of a codebook, the first of equally near ones.
+    """Index of the code nearest to each vector, the first one of several at the same distance.
+
+    At most about LARGEST_SCORES distances are held at once.
 
     Args:
       vectors: [N, C] float32.
       codebook: [K, C] float32.
 
     Returns:
-      [N] int32. No gradient. At most about LARGEST_SCORES distances exist at once.
+      [N] int32, without a gradient.
     """
     vectors, codebook = jax.lax.stop_gradient((vectors, codebook))
     square = (codebook * codebook).sum(axis=-1)  # [K]
 
-    def nearest(vector: jax.Array) -> jax.Array:  # the square of the vector itself is the same for all codes
+    def nearest(vector: jax.Array) -> jax.Array:  # |vector|² is the same for all codes
         return jnp.argmin(square - 2.0 * jnp.dot(codebook, vector, precision="highest")).astype(jnp.int32)
 
     return jax.lax.map(nearest, vectors, batch_size=max(1, LARGEST_SCORES // len(codebook)))

@@ -1,1 +1,1 @@
-"""Weights in and out: safetensors, and the maps between other projects' names and ours."""
+"""Reading and writing weights: safetensors, PyTorch files, and maps between the names of other projects and ours."""

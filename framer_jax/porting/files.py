@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and their digests."""
+"""Atomic writes and digests of files."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from pathlib import Path
 
 
 @contextmanager
-def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Give a temporary path beside `path`; it takes the name `path` when the block ends without an error.
+def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yield a temporary path next to `path`; it is renamed to `path` when the block ends without an error.
 
-    A reader sees the old file or the new one, never a half-written one; the folder is made where it is missing.
+    Readers see the old file or the new one, never a partial one. A missing folder is created.
 
     Args:
-      path: where the finished file shall be.
+      path: path of the finished file.
 
     Yields:
-      the path to write to (another name in the same folder, so that the rename is atomic).
+      the path to write to, in the same folder, so that the rename is atomic.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name[:100]}.{secrets.token_hex(4)}.part")
     try:
         temporary.touch()
-        mode = temporary.stat().st_mode  # as the user's umask has it; safetensors would make the file private
+        mode = temporary.stat().st_mode  # of the user's umask; safetensors would make the file private
         yield temporary
         temporary.chmod(mode)
         with open(temporary, "r+b") as written:  # Windows syncs writable files only
@@ -38,7 +38,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def sha256_of(path: str | os.PathLike[str]) -> str:
-    """The SHA-256 of a file, or of a folder's files with their relative names in sorted order (hex digits).
+    """SHA-256 of a file, or of a folder's files with their relative names in sorted order, as hexadecimal digits.
 
     Raises:
       FileNotFoundError: `path` does not exist.
@@ -49,8 +49,8 @@ def sha256_of(path: str | os.PathLike[str]) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     if not path.is_dir():
         raise FileNotFoundError(f"{path}: no such file or folder")
-    whole = hashlib.sha256()
-    for file_path in sorted(path.rglob("*"), key=lambda found: found.relative_to(path).as_posix()):
+    digest = hashlib.sha256()
+    for file_path in sorted(path.rglob("*"), key=lambda entry: entry.relative_to(path).as_posix()):
         if file_path.is_file():
-            whole.update(f"{file_path.relative_to(path).as_posix()}\0{sha256_of(file_path)}\n".encode())
-    return whole.hexdigest()
+            digest.update(f"{file_path.relative_to(path).as_posix()}\0{sha256_of(file_path)}\n".encode())
+    return digest.hexdigest()

@@ -1,4 +1,4 @@
-"""Autoencoders of Stable Diffusion, as `AutoencoderKL` of diffusers names their tensors and its config.json them."""
+"""Autoencoders of Stable Diffusion: tensor names and config.json of diffusers' `AutoencoderKL`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from framer_jax.porting.diffusers_folder import write_folder
-from framer_jax.porting.maps import NORM, Rule, State, WeightMap, count_of, to_torch
+from framer_jax.porting.maps import NORM, Rule, StateDict, WeightMap, count_of, to_torch
 
 
 def _block(torch: str, flax: str) -> tuple[Rule, ...]:
@@ -22,7 +22,7 @@ def _block(torch: str, flax: str) -> tuple[Rule, ...]:
 
 
 def _attention(torch: str, flax: str) -> tuple[Rule, ...]:
-    """The attention layer, under its present names and under those of older files."""
+    """The attention layer, in the present names and those of older files."""
     return (
         Rule(f"{torch}.group_norm", f"{flax}/norm", NORM),
         Rule(f"{torch}.to_q", f"{flax}/query"),
@@ -36,28 +36,29 @@ def _attention(torch: str, flax: str) -> tuple[Rule, ...]:
     )
 
 
-def _half(side: str, way: str, step: str, ours: str) -> tuple[Rule, ...]:
-    """The encoder ('encoder', 'down', 'downsamplers', …) or the decoder."""
+def _half(half: str, direction: str, resampler: str, flax: str) -> tuple[Rule, ...]:
+    """The encoder ('encoder', 'down', 'downsamplers', 'to_coarse') or the decoder."""
     return (
-        Rule(f"{side}.conv_in", f"{side}/conv_in"),
-        *_block(f"{side}.{way}_blocks.{{l}}.resnets.{{i}}", f"{side}/{way}_{{l}}_block_{{i}}"),
-        Rule(f"{side}.{way}_blocks.{{l}}.{step}.0.conv", f"{side}/{way}_{{l}}_{ours}"),
-        *_block(f"{side}.mid_block.resnets.0", f"{side}/middle/block_1"),
-        *_attention(f"{side}.mid_block.attentions.0", f"{side}/middle/attention_1"),
-        *_block(f"{side}.mid_block.resnets.1", f"{side}/middle/block_2"),
-        Rule(f"{side}.conv_norm_out", f"{side}/norm_out", NORM),
-        Rule(f"{side}.conv_out", f"{side}/conv_out"),
+        Rule(f"{half}.conv_in", f"{half}/conv_in"),
+        *_block(f"{half}.{direction}_blocks.{{l}}.resnets.{{i}}", f"{half}/{direction}_{{l}}_block_{{i}}"),
+        Rule(f"{half}.{direction}_blocks.{{l}}.{resampler}.0.conv", f"{half}/{direction}_{{l}}_{flax}"),
+        *_block(f"{half}.mid_block.resnets.0", f"{half}/middle/block_1"),
+        *_attention(f"{half}.mid_block.attentions.0", f"{half}/middle/attention_1"),
+        *_block(f"{half}.mid_block.resnets.1", f"{half}/middle/block_2"),
+        Rule(f"{half}.conv_norm_out", f"{half}/norm_out", NORM),
+        Rule(f"{half}.conv_out", f"{half}/conv_out"),
     )
 
 
-def arguments_of_state(state: State) -> dict[str, Any]:
-    """Constructor arguments of framer_jax.models.kl_autoencoder.KLAutoencoder, as far as tensors tell them.
+def arguments_of_state(state: StateDict) -> dict[str, Any]:
+    """Constructor arguments of framer_jax.models.kl_autoencoder.KLAutoencoder, as far as tensors determine them.
 
-    Groups are taken to be 32, and scaling and shift those of Stable Diffusion 3 or, with quantisation convolutions, of
-    1 and 2. Other autoencoders of the same shapes (SDXL's, FLUX's) differ in them: their config.json tells.
+    There are assumed to be 32 groups, and scaling and shift to be those of Stable Diffusion 3 or, with quantisation
+    convolutions, of 1 and 2. Other autoencoders of the same shapes (SDXL's, FLUX's) differ in them, which only their
+    config.json says.
     """
     channels = state["encoder.conv_in.weight"].shape[0]
-    older = "quant_conv.weight" in state
+    has_quant_conv = "quant_conv.weight" in state
     return {
         "channels": channels,
         "multipliers": tuple(
@@ -67,9 +68,9 @@ def arguments_of_state(state: State) -> dict[str, Any]:
         "blocks": count_of(state, "encoder.down_blocks.0.resnets.{}.conv1.weight"),
         "latent_channels": state["decoder.conv_in.weight"].shape[1],
         "groups": 32,
-        "quantisation_convs": older,
-        "scaling": 0.18215 if older else 1.5305,
-        "shift": 0.0 if older else 0.0609,
+        "quantisation_convs": has_quant_conv,
+        "scaling": 0.18215 if has_quant_conv else 1.5305,
+        "shift": 0.0 if has_quant_conv else 0.0609,
     }
 
 
@@ -83,13 +84,13 @@ KL_AUTOENCODER = WeightMap(
     ),
     arguments=arguments_of_state,
     folder="vae",
-    configured=lambda arguments, state, config: arguments_of_config(config, "config.json"),
-    configuration=lambda arguments: config_of_arguments(arguments),
+    merge_config=lambda arguments, state, config: arguments_of_config(config, "config.json"),
+    make_config=lambda arguments: config_of_arguments(arguments),
 )
-"""The autoencoders of Stable Diffusion 1, 2 and 3 and others of their design, in any width."""
+"""The autoencoders of Stable Diffusion 1, 2 and 3, and others of this architecture in any width."""
 
 CLASS = "AutoencoderKL"
-"""What diffusers calls it."""
+"""Name of the class in diffusers."""
 
 FIXED: Mapping[str, Any] = {
     "act_fn": "silu",
@@ -99,18 +100,18 @@ FIXED: Mapping[str, Any] = {
     "latents_mean": None,
     "latents_std": None,
 }
-"""Settings of which our module knows one value, which is also what a config.json without them means."""
+"""Settings of which our module supports one value, which is also the default of a config.json without them."""
 
 
 def arguments_of_config(config: Mapping[str, Any], source: str) -> dict[str, Any]:
     """Constructor arguments of our module from a config.json of diffusers.
 
     Args:
-      config: its content; what it lacks has the value that diffusers gives it.
-      source: what errors call it, usually a path.
+      config: its content; missing settings have the defaults of diffusers.
+      source: its name in errors, usually a path.
 
     Raises:
-      ValueError: another class, or a setting that our module does not have.
+      ValueError: it is of another class, or has a setting that our module does not support.
     """
     if config.get("_class_name", CLASS) != CLASS:
         raise ValueError(f"{source}: describes a {config['_class_name']}, not an {CLASS}")
@@ -118,8 +119,8 @@ def arguments_of_config(config: Mapping[str, Any], source: str) -> dict[str, Any
     blocks = {"down_block_types": ["DownEncoderBlock2D"] * len(widths)}
     blocks |= {"up_block_types": ["UpDecoderBlock2D"] * len(widths)}
     for name, value in {**FIXED, **blocks}.items():
-        if (found := config.get(name, value)) != value:
-            raise ValueError(f"{source}: {name} {found!r} is not supported, only {value!r}")
+        if (setting := config.get(name, value)) != value:
+            raise ValueError(f"{source}: {name} {setting!r} is not supported, only {value!r}")
     if not widths or any(width % widths[0] for width in widths):
         raise ValueError(
             f"{source}: block_out_channels {widths} are not multiples of the first, which is not supported"
@@ -140,7 +141,7 @@ def arguments_of_config(config: Mapping[str, Any], source: str) -> dict[str, Any
 
 
 def config_of_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """The inverse of `arguments_of_config`: what diffusers needs to build the same autoencoder."""
+    """The inverse of `arguments_of_config`: config.json with which diffusers builds the same autoencoder."""
     widths = [arguments["channels"] * multiplier for multiplier in arguments["multipliers"]]
     return {
         "_class_name": CLASS,
@@ -151,7 +152,7 @@ def config_of_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
         "latent_channels": arguments["latent_channels"],
         "layers_per_block": arguments["blocks"],
         "norm_num_groups": arguments["groups"],
-        "sample_size": 1024,  # read by diffusers' tiling alone
+        "sample_size": 1024,  # used only by diffusers' tiling
         "scaling_factor": arguments["scaling"],
         "shift_factor": arguments["shift"] or None,
         "up_block_types": ["UpDecoderBlock2D"] * len(widths),
@@ -166,13 +167,13 @@ def write_autoencoder(
     """Write a folder that diffusers reads as an AutoencoderKL.
 
     Args:
-      path: the folder to make.
+      path: the folder to create.
       params: nested dict of float32 arrays.
       arguments: constructor arguments of our module.
       overwrite: whether a folder of that name is replaced.
 
     Raises:
-      ValueError: as `to_torch` and `write_folder`.
+      ValueError, FileExistsError: see `to_torch` and `write_folder`.
     """
     write_folder(
         path,

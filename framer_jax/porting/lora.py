@@ -1,9 +1,8 @@
-"""LoRA files: keys of PEFT and diffusers (lora_A, lora_B) and of kohya's scripts (lora_down, lora_up), both ways.
+"""Reading and writing LoRA files, with keys of PEFT and diffusers (lora_A, lora_B) or of kohya (lora_down, lora_up).
 
-A key is `<module>.lora_A.weight` or, of several adapters in one file, `<module>.lora_A.<adapter>.weight`; what precedes
-the module's own name in the base model is a prefix such as `transformer.`. Kohya's keys are
-`lora_unet_<module>.lora_down.weight`, with underscores for the dots of the module, and say their alpha in
-`<module>.alpha`. Which module of ours is meant, the weight map of the base model says.
+A key is `<module>.lora_A.weight` or, if a file holds several adapters, `<module>.lora_A.<adapter>.weight`, after a
+prefix such as `transformer.`. Kohya's keys are `lora_unet_<module>.lora_down.weight`, with underscores for the dots of
+the module's name, and `<module>.alpha` holds its alpha. The weight map of the base model maps modules to ours.
 """
 
 from __future__ import annotations
@@ -14,28 +13,29 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from framer_jax.porting.maps import State, WeightMap, torch_names
-from framer_jax.porting.weights import flatten_names, nest_names
+from framer_jax.porting.maps import StateDict, WeightMap, torch_names
+from framer_jax.trees import flatten_names, nest_names
 
 PREFIXES = (
     *("base_model.model.", "unet.", "transformer.", "vae.", "diffusion_model."),
     *("lora_unet_", "lora_transformer_", "lora_vae_"),
 )
-"""What may precede a module's name, also several one after the other."""
+"""Prefixes of a module's name; several may follow one another."""
 
 KEY = re.compile(r"(?P<module>.+)\.lora_(?P<factor>A|B|down|up)(?:\.(?P<adapter>[^.]+))?\.weight")
 
-OURS = {"A": "down", "down": "down", "B": "up", "up": "up"}
+FACTORS = {"A": "down", "down": "down", "B": "up", "up": "up"}
+"""Name of a factor in a key → our name."""
 
 STYLES: Mapping[str, tuple[str, str]] = {"peft": ("lora_A", "lora_B"), "kohya": ("lora_down", "lora_up")}
-"""Name of a style → what it calls our 'down' and 'up'."""
+"""Style of keys → its names of 'down' and 'up'."""
 
 
 class LoraLayers(NamedTuple):
-    """One adapter, as framer_jax.models.lora.make_lora takes it.
+    """One adapter, the arguments of framer_jax.models.lora.make_lora.
 
     Attributes:
-      factors: nested as our modules, {'down', 'up'} float32 each.
+      factors: {'down', 'up'} float32 of each module, nested like our modules.
       alphas: path of a module → alpha.
     """
 
@@ -46,91 +46,94 @@ class LoraLayers(NamedTuple):
 def read_layers(
     weights: WeightMap,
     params: Mapping[str, Any],
-    state: State,
+    state: StateDict,
     source: str,
     alpha: float | None = None,
-    set_of: Callable[[str], str] = str,
+    adapter_name: Callable[[str], str] = str,
 ) -> dict[str, LoraLayers]:
-    """A LoRA's state dict in our names and layout.
+    """Convert a LoRA's state dict to our names and layout.
 
     Args:
-      weights: the map of the base model.
-      params: of the base model; names and shapes matter only.
+      weights: the weight map of the base model.
+      params: parameters of the base model; only names and shapes matter.
       state: float32 tensors (framer_jax.porting.torch_files.read_state).
-      source: what errors call it, usually a path.
-      alpha: of the modules whose alpha the file does not say, as PEFT's do not; if None, it is taken to be the rank.
-      set_of: (adapter, '' in a file of one) → name of the set that it is part of: PiSA-SR has three adapters to a set.
+      source: its name in errors, usually a path.
+      alpha: alpha of the modules for which the file holds none, as in PEFT's files; None for the rank.
+      adapter_name: (adapter in the file, '' if it names none) → adapter that it becomes part of: in PiSA-SR's files,
+        three make one.
 
     Returns:
-      Name of a set → its layers.
+      name of an adapter → its layers.
 
     Raises:
       ValueError: names the keys that belong to no module of the base model; or a module lacks a factor, has one twice,
         or has factors of another shape.
     """
     modules = _modules(weights, params)
-    modules |= {name.replace(".", "_"): place for name, place in modules.items() if "." in name}
-    found: dict[str, dict[str, np.ndarray]] = {}
+    modules |= {name.replace(".", "_"): module for name, module in modules.items() if "." in name}
+    adapters: dict[str, dict[str, np.ndarray]] = {}
     alphas: dict[str, float] = {}
     unknown = []
     for key, value in state.items():
         match = KEY.fullmatch(key)
-        module = match["module"] if match else key.removesuffix(".alpha")
-        place = next((modules[name] for name in _bare(module) if name in modules), None)
-        if place is None or (match is None and module == key):
+        torch_name = match["module"] if match else key.removesuffix(".alpha")
+        module = next((modules[name] for name in _without_prefixes(torch_name) if name in modules), None)
+        if module is None or (match is None and torch_name == key):
             unknown.append(key)
             continue
-        path, shape = place
+        path, shape = module
         if match is None:
             alphas[path] = float(value)
         else:
-            name = f"{path}/{OURS[match['factor']]}"
-            leaves = found.setdefault(set_of(match["adapter"] or ""), {})
+            name = f"{path}/{FACTORS[match['factor']]}"
+            leaves = adapters.setdefault(adapter_name(match["adapter"] or ""), {})
             if name in leaves:
-                raise ValueError(f"{source}: two tensors for {name!r}, one of them {key!r}; give each adapter a set")
-            leaves[name] = _as_ours(value, len(shape))
-    if unknown or not found:
+                raise ValueError(f"{source}: two tensors for {name!r}, one of them {key!r}; keep the adapters apart")
+            leaves[name] = _to_our_layout(value, len(shape))
+    if unknown or not adapters:
         listed = ", ".join(unknown[:8]) + (", ..." if unknown[8:] else "")
         raise ValueError(
-            f"{source} is no LoRA of {weights.name}: {len(unknown)} of {len(state)} keys are unknown to it: {listed}"
+            f"{source} is not a LoRA of {weights.name}: {len(unknown)} of {len(state)} keys are unknown to it: {listed}"
         )
     shapes = dict(modules.values())
-    return {name: _layers(leaves, shapes, alphas, alpha, f"{source}: {name!r}") for name, leaves in found.items()}
+    return {name: _layers(leaves, shapes, alphas, alpha, f"{source}: {name!r}") for name, leaves in adapters.items()}
 
 
 def write_layers(
     weights: WeightMap,
     params: Mapping[str, Any],
-    sets: Mapping[str, LoraLayers],
+    adapters: Mapping[str, LoraLayers],
     style: str = "peft",
     prefix: str = "transformer",
     alphas: bool = True,
-) -> State:
+) -> StateDict:
     """The inverse of `read_layers`.
 
     Args:
-      weights: the map of the base model.
-      params: of the base model; names matter only.
-      sets: name of an adapter → its layers; a lone one may be called ''.
+      weights: the weight map of the base model.
+      params: parameters of the base model; only names matter.
+      adapters: name of an adapter → its layers; a single one may be named ''.
       style: 'peft' or 'kohya'.
-      prefix: of every key, without the point or underscore that follows it; '' for none. Kohya's begin with 'lora_'.
-      alphas: whether there are `.alpha` keys; without them 'up' is multiplied by alpha / rank, for programs that take
-        alpha to be the rank, as diffusers does.
+      prefix: prefix of every key, without the dot or underscore that follows it; '' for none. Kohya's begin with
+        'lora_'.
+      alphas: whether to write `.alpha` keys; without them 'up' is multiplied by alpha / rank, for programs that assume
+        alpha to be the rank, such as diffusers.
 
     Raises:
-      ValueError: another style, several sets in kohya's, sets that differ in an alpha, or a layer that the map lacks.
+      ValueError: an unknown style, several adapters in kohya's style, adapters that differ in an alpha, or a layer that
+        the weight map lacks.
     """
     if style not in STYLES:
         raise ValueError(f"unknown LoRA style {style!r}: choose {' or '.join(STYLES)}")
-    if style == "kohya" and len(sets) > 1:
-        raise ValueError(f"kohya's files hold one LoRA, not {', '.join(sets)}: write a file for each")
+    if style == "kohya" and len(adapters) > 1:
+        raise ValueError(f"kohya's files hold one LoRA, not {', '.join(adapters)}: write a file for each")
     names = {path: module for module, (path, _) in _modules(weights, params).items()}
-    state: State = {}
-    for adapter, layers in sets.items():
+    state: StateDict = {}
+    for adapter, layers in adapters.items():
         for name, leaf in flatten_names(layers.factors)[0].items():
             path, _, factor = name.rpartition("/")
             if path not in names:
-                raise ValueError(f"LoRA layer {path!r} is no layer of {weights.name} with a kernel")
+                raise ValueError(f"LoRA layer {path!r} is not a layer of {weights.name} with a kernel")
             module = names[path]
             if style == "kohya":
                 module = f"{prefix}_{module}".removeprefix("_").replace(".", "_")
@@ -146,7 +149,7 @@ def write_layers(
                 continue
             alpha = np.asarray(layers.alphas[path], np.float32)
             if state.setdefault(f"{module}.alpha", alpha) != alpha:
-                raise ValueError(f"sets differ in the alpha of {module!r}: write a file for each")
+                raise ValueError(f"adapters differ in the alpha of {module!r}: write a file for each")
     return state
 
 
@@ -160,18 +163,18 @@ def _modules(weights: WeightMap, params: Mapping[str, Any]) -> dict[str, tuple[s
     }
 
 
-def _bare(module: str) -> Iterator[str]:
-    """A module's name with ever fewer prefixes."""
+def _without_prefixes(module: str) -> Iterator[str]:
+    """A module's name, and the same with one prefix after another removed."""
     while True:
         yield module
-        found = next((prefix for prefix in PREFIXES if module.startswith(prefix)), None)
-        if found is None:
+        prefix = next((prefix for prefix in PREFIXES if module.startswith(prefix)), None)
+        if prefix is None:
             return
-        module = module.removeprefix(found)
+        module = module.removeprefix(prefix)
 
 
-def _as_ours(value: np.ndarray, axes: int) -> np.ndarray:
-    """A factor in our layout; a linear layer's may be written as a 1x1 convolution, and the other way round."""
+def _to_our_layout(value: np.ndarray, axes: int) -> np.ndarray:
+    """A factor in our layout; that of a linear layer may be written as a 1x1 convolution, and vice versa."""
     if value.ndim not in (2, 4):
         return value
     value = np.moveaxis(value, (0, 1), (-1, -2))
@@ -187,8 +190,8 @@ def _layers(
     alpha: float | None,
     source: str,
 ) -> LoraLayers:
-    """The layers of one set, checked against the kernels that they change."""
-    known = {}
+    """The layers of one adapter, checked against the kernels that they change."""
+    layer_alphas = {}
     for path in sorted({name.rpartition("/")[0] for name in leaves}):
         down, up = (leaves.get(f"{path}/{factor}") for factor in ("down", "up"))
         if down is None or up is None:
@@ -201,5 +204,5 @@ def _layers(
                 f"{source}: the factors of {path!r} have shapes {down.shape} and {up.shape}, which make no kernel of "
                 f"{shapes[path]}: it is a LoRA of another size of the model"
             )
-        known[path] = alphas.get(path, float(rank) if alpha is None else alpha)
-    return LoraLayers(nest_names(leaves), known)
+        layer_alphas[path] = alphas.get(path, float(rank) if alpha is None else alpha)
+    return LoraLayers(nest_names(leaves), layer_alphas)

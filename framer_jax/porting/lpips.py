@@ -1,33 +1,33 @@
-"""Weights of LPIPS: the trunk of torchvision and the linear heads of the lpips package, or both in one state dict."""
+"""Weights of LPIPS: torchvision's backbone and the linear heads of the lpips package, or both in one state dict."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from framer_jax.porting.maps import WEIGHT, Rule, State, WeightMap
+from framer_jax.porting.maps import WEIGHT, Rule, StateDict, WeightMap
 
 SLICES = {
     "vgg": ((0, 2), (5, 7), (10, 12, 14), (17, 19, 21), (24, 26, 28)),
     "alex": ((0,), (3,), (6,), (8,), (10,)),
 }
-"""Net → numbers of its convolutions, cut where the lpips package cuts it."""
+"""Net → indices of its convolutions, split as in the lpips package."""
 
 HEADS = 5
 
 
-def _second_names(state: State, arguments: Mapping[str, Any]) -> State:
-    """The package registers each head twice."""
+def _duplicate_heads(state: StateDict, arguments: Mapping[str, Any]) -> StateDict:
+    """The package registers each head a second time."""
     return {f"lins.{index}.model.1.weight": state[f"lin{index}.model.1.weight"] for index in range(HEADS)}
 
 
 def _lpips(net: str) -> WeightMap:
     package = (
-        Rule(f"net.slice{number}.{place}", f"trunk/conv_{place}")
-        for number, places in enumerate(SLICES[net], start=1)
-        for place in places
+        Rule(f"net.slice{number}.{index}", f"trunk/conv_{index}")
+        for number, indices in enumerate(SLICES[net], start=1)
+        for index in indices
     )
-    torchvision = (Rule(f"features.{place}", f"trunk/conv_{place}") for places in SLICES[net] for place in places)
+    torchvision = (Rule(f"features.{index}", f"trunk/conv_{index}") for indices in SLICES[net] for index in indices)
     heads = (Rule(f"lin{index}.model.1.weight", f"heads/head_{index}", WEIGHT) for index in range(HEADS))
     return WeightMap(
         name=f"lpips_{net}",
@@ -37,9 +37,9 @@ def _lpips(net: str) -> WeightMap:
             *("classifier.{i}.weight", "classifier.{i}.bias"),
             *("lins.{i}.model.1.weight", "scaling_layer.shift", "scaling_layer.scale"),
         ),
-        buffers=_second_names,
+        buffers=_duplicate_heads,
     )
 
 
 LPIPS_VGG, LPIPS_ALEX = _lpips("vgg"), _lpips("alex")
-"""Groups 'trunk' and 'heads' of framer_jax.models.vgg.Lpips; the files of both may be given together."""
+"""Groups 'trunk' and 'heads' of framer_jax.models.vgg.Lpips; their two files may be given together."""

@@ -1,9 +1,8 @@
 """Maps between the names of a PyTorch checkpoint and those of our parameters.
 
 A map is a table of rules, one per kind of layer: `Rule("layers.{i}.attn.qkv", "layer_{i}/attention/qkv", KERNEL)`.
-`{i}` stands for a number and means the same on both sides. Nothing is skipped silently: a tensor that no rule and no
-entry of `dropped` names is an error. A new model is one more table in a file of its own and a line in
-framer_jax.porting.table.
+`{i}` stands for a number, the same on both sides. No tensor is skipped silently: one that matches no rule and no entry
+of `dropped` is an error. A new model needs one more table, in its own file, and a line in framer_jax.porting.table.
 """
 
 from __future__ import annotations
@@ -16,15 +15,15 @@ from typing import Any
 
 import numpy as np
 
-from framer_jax.porting.weights import flatten_names, nest_names
+from framer_jax.trees import flatten_names, nest_names
 
-State = dict[str, np.ndarray]
+StateDict = dict[str, np.ndarray]
 """A flat PyTorch state dict: key → array in PyTorch's layout."""
 
 
 @dataclass(frozen=True)
 class TensorRule:
-    """One tensor of a layer: what it is called on both sides, and whether its channel axes change places."""
+    """One tensor of a layer: its suffixes on both sides, and whether its channel axes are transposed."""
 
     torch: str
     flax: str
@@ -35,10 +34,10 @@ KERNEL = (TensorRule(".weight", "/kernel", True), TensorRule(".bias", "/bias"))
 """A convolution or linear layer: (out, in, …) ↔ (…, in, out)."""
 
 NORM = (TensorRule(".weight", "/scale"), TensorRule(".bias", "/bias"))
-"""A norm with an affine map."""
+"""A norm with scale and bias."""
 
 TENSOR = (TensorRule("", ""),)
-"""A single tensor, as it is."""
+"""A single tensor, unchanged."""
 
 WEIGHT = (TensorRule("", "", True),)
 """A single convolution or linear weight."""
@@ -49,8 +48,8 @@ class Rule:
     """One kind of layer.
 
     Attributes:
-      torch: the layer's name in the checkpoint, with placeholders such as {i} for numbers.
-      flax: ours, with '/' between groups and the same placeholders.
+      torch: name of the layer in the checkpoint, with placeholders such as {i} for numbers.
+      flax: name in our parameters, with '/' between groups and the same placeholders.
       tensors: KERNEL, NORM, TENSOR or WEIGHT.
     """
 
@@ -59,84 +58,83 @@ class Rule:
     tensors: tuple[TensorRule, ...] = KERNEL
 
 
-def one_variant(arguments: Mapping[str, Any]) -> str:
-    """For families whose members differ in nothing that would need words."""
+def no_description(arguments: Mapping[str, Any]) -> str:
+    """Default of `WeightMap.describe`."""
     return ""
 
 
-def no_buffers(state: State, arguments: Mapping[str, Any]) -> State:
-    """For models whose state dict holds parameters only."""
+def no_buffers(state: StateDict, arguments: Mapping[str, Any]) -> StateDict:
+    """Default of `WeightMap.buffers`."""
     return {}
 
 
-def as_told(arguments: dict[str, Any], state: State, config: Mapping[str, Any]) -> dict[str, Any]:
-    """For models whose tensors tell everything that a config.json would."""
+def arguments_of_tensors(arguments: dict[str, Any], state: StateDict, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Default of `WeightMap.merge_config`: the tensors determine all arguments."""
     return arguments
 
 
-def nothing_repeated(state: State) -> tuple[str, ...]:
-    """For models that compute none of their parameters."""
+def nothing_computed(state: StateDict) -> tuple[str, ...]:
+    """Default of `WeightMap.computed`."""
     return ()
 
 
 @dataclass(frozen=True)
 class WeightMap:
-    """How one family of checkpoints becomes ours, and back.
+    """Conversion of one family of checkpoints to our parameters, and back.
 
     Attributes:
-      name: what the command line calls it.
-      rules: of several rules for the same layer of ours, the first is the one on the way back.
+      name: name on the command line.
+      rules: of several rules for one layer of ours, the first is used for the conversion back.
       arguments: (checkpoint) → constructor arguments of our module; only keys and shapes matter, apart from constants
-        of the design. A KeyError says that a layer is missing.
-      repeated: (checkpoint) → keys with a rule that are dropped all the same: what they hold, the model computes
-        itself.
-      dropped: keys that are known and not needed, with placeholders: constants that the model computes itself.
-      buffers: (checkpoint without them, arguments) → the dropped entries that the original insists on when it loads.
-      folder: name of the model's folder in a pipeline's of Diffusers; '' if there are no such folders of it.
-      configured: (arguments from the tensors, checkpoint, config.json beside it) → arguments, with those that only the
-        latter tells. A ValueError says that they contradict each other.
-      configuration: (arguments) → config.json for Diffusers, the inverse of `configured`; None if there are no such
-        folders of it.
-      group: name of the group that holds these parameters in a trained model of ours; '' if it has none.
-      describe: (arguments) → which of the family's variants a checkpoint is, in a few words, or ''.
+        of the architecture. A KeyError means that a layer is missing.
+      dropped: known keys that are not needed, with placeholders: constants that the model computes itself.
+      buffers: (checkpoint without them, arguments) → the dropped entries that the original requires when it loads.
+      computed: (checkpoint) → keys that are dropped although they have a rule, as the model computes their values.
+      folder: name of the model's folder in a Diffusers pipeline; '' if there are no such folders.
+      merge_config: (arguments from the tensors, checkpoint, config.json of its folder) → arguments, with those that
+        only config.json determines. A ValueError means that they contradict each other.
+      make_config: (arguments) → config.json for Diffusers, the inverse of `merge_config`; None if there are no such
+        folders.
+      group: name of the group that holds these parameters in a trained model of ours; '' if there is none.
+      describe: (arguments) → which variant of the family a checkpoint is, in a few words, or ''.
     """
 
     name: str
     rules: tuple[Rule, ...]
-    arguments: Callable[[State], dict[str, Any]]
+    arguments: Callable[[StateDict], dict[str, Any]]
     dropped: tuple[str, ...] = ()
-    buffers: Callable[[State, Mapping[str, Any]], State] = no_buffers
-    repeated: Callable[[State], tuple[str, ...]] = nothing_repeated
+    buffers: Callable[[StateDict, Mapping[str, Any]], StateDict] = no_buffers
+    computed: Callable[[StateDict], tuple[str, ...]] = nothing_computed
     folder: str = ""
-    configured: Callable[[dict[str, Any], State, Mapping[str, Any]], dict[str, Any]] = as_told
-    configuration: Callable[[Mapping[str, Any]], dict[str, Any]] | None = None
+    merge_config: Callable[[dict[str, Any], StateDict, Mapping[str, Any]], dict[str, Any]] = arguments_of_tensors
+    make_config: Callable[[Mapping[str, Any]], dict[str, Any]] | None = None
     group: str = ""
-    describe: Callable[[Mapping[str, Any]], str] = one_variant
+    describe: Callable[[Mapping[str, Any]], str] = no_description
 
 
-def to_flax(weights: WeightMap, state: State, source: str) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
-    """A PyTorch state dict in our names and layout.
+def to_flax(weights: WeightMap, state: StateDict, source: str) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
+    """Convert a PyTorch state dict to our names and layout.
 
     Args:
       weights: the map.
       state: float32 tensors (and the map's dropped buffers, of any type).
-      source: what errors call it, usually a path.
+      source: name of the checkpoint in errors, usually a path.
 
     Returns:
       (parameters, constructor arguments of our module, keys that were dropped).
 
     Raises:
-      ValueError: names the keys that the map does not know; or two tensors for one parameter, a tensor that is not
-        float32, or layers missing so that the arguments cannot be told. (Whether every parameter is there is
-        for `check_same_structure` to say, with the module.)
+      ValueError: names the keys that the map does not know; or there are two tensors for one parameter, a tensor is not
+        float32, or a missing layer leaves arguments undetermined. (`check_same_structure`, with the module, tells
+        whether all parameters are there.)
     """
-    found, unknown = _translate(state, _patterns(weights, "torch", "flax"))
+    names, unknown = _translate(state, _patterns(weights, "torch", "flax"))
     dropped = [key for key in unknown if any(re.fullmatch(_regex(text), key) for text in weights.dropped)]
     _refuse_unknown(weights, source, [key for key in unknown if key not in set(dropped)], len(state))
     leaves: dict[str, np.ndarray] = {}
-    repeated = weights.repeated(state)
-    for key, (name, transposed) in found.items():
-        if key in repeated:
+    computed = weights.computed(state)
+    for key, (name, transposed) in names.items():
+        if key in computed:
             dropped.append(key)
             continue
         if name in leaves:
@@ -157,25 +155,25 @@ def to_flax(weights: WeightMap, state: State, source: str) -> tuple[dict[str, An
 
 def to_torch(
     weights: WeightMap, params: Mapping[str, Any], source: str, arguments: Mapping[str, Any] | None = None
-) -> State:
-    """Our parameters in PyTorch's names and layout: the exact inverse of `to_flax`, with the map's buffers.
+) -> StateDict:
+    """Convert our parameters to PyTorch's names and layout: the exact inverse of `to_flax`, with the map's buffers.
 
     Args:
       weights: the map.
-      params: nested mappings of arrays, or a trained model's {group: …} around them.
-      source: what errors call them.
-      arguments: of our module, if known; otherwise they are told from the shapes.
+      params: nested mappings of arrays, or {group: …} of a trained model.
+      source: name of the parameters in errors.
+      arguments: of our module, if known; otherwise they are inferred from the shapes.
 
     Raises:
-      ValueError: as `to_flax`.
+      ValueError: see `to_flax`.
     """
     if weights.group and set(params) == {weights.group}:
         params = params[weights.group]
     leaves = flatten_names(params)[0]
-    found, unknown = _translate(leaves, _patterns(weights, "flax", "torch"))
+    keys, unknown = _translate(leaves, _patterns(weights, "flax", "torch"))
     _refuse_unknown(weights, source, unknown, len(leaves))
     state = {}
-    for name, (key, transposed) in found.items():
+    for name, (key, transposed) in keys.items():
         value = np.asarray(leaves[name])
         state[key] = np.ascontiguousarray(np.moveaxis(value, (-1, -2), (0, 1)) if transposed else value)
     try:
@@ -185,28 +183,28 @@ def to_torch(
 
 
 def torch_names(weights: WeightMap, params: Mapping[str, Any]) -> dict[str, tuple[str, bool]]:
-    """Name of each parameter of ours that the map knows → (its key in PyTorch, whether its axes change places)."""
+    """Name of each of our parameters that the map knows → (its key in PyTorch, whether it is transposed)."""
     return _translate(flatten_names(params)[0], _patterns(weights, "flax", "torch"))[0]
 
 
-def fraction_known(weights: WeightMap, state: State) -> float:
-    """Which part of the keys of a checkpoint the map has a rule for."""
+def fraction_known(weights: WeightMap, state: StateDict) -> float:
+    """Fraction of the keys of a checkpoint for which the map has a rule."""
     return len(_translate(state, _patterns(weights, "torch", "flax"))[0]) / max(1, len(state))
 
 
-def count_of(state: State, template: str) -> int:
-    """How many of template.format(0), template.format(1), … the checkpoint holds."""
+def count_of(state: StateDict, template: str) -> int:
+    """Number of consecutive keys template.format(0), template.format(1), … in the checkpoint."""
     return next(index for index in count() if template.format(index) not in state)
 
 
-def layer_pairs(weights: WeightMap, state: State) -> dict[str, str]:
-    """The checkpoint's layers with a weight → the paths of our modules, in the checkpoint's order."""
+def layer_pairs(weights: WeightMap, state: StateDict) -> dict[str, str]:
+    """Names of the checkpoint's layers with a weight → paths of our modules, in the order of the checkpoint."""
     kernels = tuple((tensor.torch, tensor.flax) for tensors in (KERNEL, NORM) for tensor in tensors[:1])
     pairs = {}
     for key, (name, _) in _translate(state, _patterns(weights, "torch", "flax"))[0].items():
-        for theirs, ours in kernels:
-            if key.endswith(theirs) and name.endswith(ours):
-                pairs[key.removesuffix(theirs)] = name.removesuffix(ours)
+        for torch, flax in kernels:
+            if key.endswith(torch) and name.endswith(flax):
+                pairs[key.removesuffix(torch)] = name.removesuffix(flax)
     return pairs
 
 
@@ -215,7 +213,7 @@ def _regex(text: str) -> str:
 
 
 def _patterns(weights: WeightMap, source: str, target: str) -> list[tuple[re.Pattern[str], str, bool]]:
-    """(pattern of a name, template of its name on the other side, whether it is transposed) per tensor."""
+    """(pattern of a name, template of its translation, whether it is transposed) of each tensor of the rules."""
     return [
         (
             re.compile(_regex(getattr(rule, source) + getattr(tensor, source))),
@@ -230,16 +228,16 @@ def _patterns(weights: WeightMap, source: str, target: str) -> list[tuple[re.Pat
 def _translate(
     names: Iterable[str], patterns: list[tuple[re.Pattern[str], str, bool]]
 ) -> tuple[dict[str, tuple[str, bool]], list[str]]:
-    """Name → (its name on the other side, whether it is transposed), and the names that no pattern fits."""
-    found, unknown = {}, []
+    """(name → (its translation, whether it is transposed), names that match no pattern)."""
+    translations, unknown = {}, []
     for name in names:
         for pattern, template, transposed in patterns:
             if match := pattern.fullmatch(name):
-                found[name] = (template.format(**match.groupdict()), transposed)
+                translations[name] = (template.format(**match.groupdict()), transposed)
                 break
         else:
             unknown.append(name)
-    return found, unknown
+    return translations, unknown
 
 
 def _refuse_unknown(weights: WeightMap, source: str, unknown: list[str], total: int) -> None:

@@ -1,4 +1,4 @@
-"""Checkpoints of Stable Diffusion 3 and 3.5's transformer, in the names of Diffusers, and of DiT4SR on it."""
+"""Checkpoints of the transformers of Stable Diffusion 3 and 3.5, in the names of Diffusers, and of DiT4SR."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from typing import Any
 
 import numpy as np
 
-from framer_jax.porting.maps import NORM, TENSOR, Rule, State, WeightMap, count_of
+from framer_jax.porting.maps import NORM, TENSOR, Rule, StateDict, WeightMap, count_of
 
-BLOCK, OURS = "transformer_blocks.{i}", "block_{i}"
+TORCH_BLOCK, FLAX_BLOCK = "transformer_blocks.{i}", "block_{i}"
 
 TABLE = "pos_embed.pos_embed"
-"""The table of positions, [1, side², width]: a constant, yet stored, and what is stored decides."""
+"""The table of positions, [1, side², width]: a constant, but a stored table takes precedence over the computed one."""
 
 HEAD_WIDTH = 64
-"""Of all published models; where queries are normed, the norm's size tells it."""
+"""Width of an attention head in all published models; where queries are normalised, the norm's size determines it."""
 
 POSITION_GRIDS, POSITION_BASE = {False: 192, True: 384}, 64
-"""Side of the grid of positions without and with dual attention, and its base, of a file without the table."""
+"""For files without the table: side of the grid of positions without and with dual attention, and its base."""
 
 
 def _attention(torch: str, flax: str) -> tuple[Rule, ...]:
@@ -31,14 +31,14 @@ def _attention(torch: str, flax: str) -> tuple[Rule, ...]:
 def _text_attention(torch: str, flax: str) -> tuple[Rule, ...]:
     layers = {"add_q_proj": "query", "add_k_proj": "key", "add_v_proj": "value", "to_add_out": "out"}
     norms = {"norm_added_q": "norm_query", "norm_added_k": "norm_key"}
-    named = [{theirs: f"{ours}_text" for theirs, ours in names.items()} for names in (layers, norms)]
+    named = [{key: f"{name}_text" for key, name in names.items()} for names in (layers, norms)]
     return _layers(torch, flax, *named)
 
 
 def _layers(torch: str, flax: str, layers: dict[str, str], norms: dict[str, str]) -> tuple[Rule, ...]:
     return (
-        *(Rule(f"{torch}.{theirs}", f"{flax}/{ours}") for theirs, ours in layers.items()),
-        *(Rule(f"{torch}.{theirs}", f"{flax}/{ours}", NORM[:1]) for theirs, ours in norms.items()),
+        *(Rule(f"{torch}.{key}", f"{flax}/{name}") for key, name in layers.items()),
+        *(Rule(f"{torch}.{key}", f"{flax}/{name}", NORM[:1]) for key, name in norms.items()),
     )
 
 
@@ -54,32 +54,33 @@ RULES = (
     Rule("time_text_embed.text_embedder.linear_1", "condition/pooled_0"),
     Rule("time_text_embed.text_embedder.linear_2", "condition/pooled_1"),
     Rule("context_embedder", "context"),
-    Rule(f"{BLOCK}.norm1.linear", f"{OURS}/modulation"),
-    Rule(f"{BLOCK}.norm1_context.linear", f"{OURS}/modulation_text"),
-    *_attention(f"{BLOCK}.attn", f"{OURS}/attention"),
-    *_text_attention(f"{BLOCK}.attn", f"{OURS}/attention"),
-    *_attention(f"{BLOCK}.attn2", f"{OURS}/attention_2"),
-    *_mlp(f"{BLOCK}.ff", f"{OURS}/mlp"),
-    *_mlp(f"{BLOCK}.ff_context", f"{OURS}/mlp_text"),
+    Rule(f"{TORCH_BLOCK}.norm1.linear", f"{FLAX_BLOCK}/modulation"),
+    Rule(f"{TORCH_BLOCK}.norm1_context.linear", f"{FLAX_BLOCK}/modulation_text"),
+    *_attention(f"{TORCH_BLOCK}.attn", f"{FLAX_BLOCK}/attention"),
+    *_text_attention(f"{TORCH_BLOCK}.attn", f"{FLAX_BLOCK}/attention"),
+    *_attention(f"{TORCH_BLOCK}.attn2", f"{FLAX_BLOCK}/attention_2"),
+    *_mlp(f"{TORCH_BLOCK}.ff", f"{FLAX_BLOCK}/mlp"),
+    *_mlp(f"{TORCH_BLOCK}.ff_context", f"{FLAX_BLOCK}/mlp_text"),
     Rule("norm_out.linear", "head/modulation"),
     Rule("proj_out", "head/projection"),
 )
 
 
-def mmdit_arguments(state: State) -> dict[str, Any]:
+def mmdit_arguments(state: StateDict) -> dict[str, Any]:
     """Constructor arguments of framer_jax.models.mmdit.MMDiT.
 
     Raises:
-      KeyError: a layer is missing. ValueError: blocks with dual attention behind blocks without.
+      KeyError: a layer is missing.
+      ValueError: blocks with dual attention follow blocks without.
     """
-    first = BLOCK.format(i=0)
+    first = TORCH_BLOCK.format(i=0)
     width, channels, patch = state["pos_embed.proj.weight"].shape[:3]
     norm = state.get(f"{first}.attn.norm_q.weight")
     head_width = HEAD_WIDTH if norm is None else norm.shape[0]
     depth = count_of(state, "transformer_blocks.{}.attn.to_q.weight")
-    dual = [index for index in range(depth) if f"{BLOCK.format(i=index)}.attn2.to_q.weight" in state]
+    dual = [index for index in range(depth) if f"{TORCH_BLOCK.format(i=index)}.attn2.to_q.weight" in state]
     if dual != list(range(len(dual))):
-        raise ValueError(f"blocks {dual} have dual attention, which only the first ones may have")
+        raise ValueError(f"blocks {dual} have dual attention, which only the leading blocks may have")
     return {
         "channels": channels,
         "depth": depth,
@@ -94,7 +95,7 @@ def mmdit_arguments(state: State) -> dict[str, Any]:
     }
 
 
-def _positions(state: State, dual: bool) -> dict[str, Any]:
+def _positions(state: StateDict, dual: bool) -> dict[str, Any]:
     table = state.get(TABLE)
     if table is None:
         return {"position_grid": POSITION_GRIDS[dual], "position_base": POSITION_BASE, "positions": "sine"}
@@ -104,16 +105,16 @@ def _positions(state: State, dual: bool) -> dict[str, Any]:
 
 
 def _base(table: np.ndarray, side: int) -> int:
-    """The base of a table of sine-cosine positions, 0 if it is none; it may have been rounded to bfloat16."""
+    """The base of a table of sine-cosine positions, 0 if it is another table; it may have been rounded to bfloat16."""
     if side < 2:
         return 0
-    sine, cosine = table[0, 1, 0], table[0, 1, table.shape[2] // 4]  # the second column's, of the highest frequency
+    sine, cosine = table[0, 1, 0], table[0, 1, table.shape[2] // 4]  # of the second column, at the highest frequency
     base = round(float(np.arctan2(sine, cosine)) * side)
     half, axis = table.shape[2] // 2, _axis(side, base, table.shape[2])
     rows = table.reshape(side, side, -1)
     ends = [part for end in (0, -1) for part in (rows[end, :, :half], rows[:, end, half:])]
-    near = all(np.allclose(part, axis, rtol=0, atol=5e-3) for part in ends)
-    return base if near else 0
+    close = all(np.allclose(part, axis, rtol=0, atol=5e-3) for part in ends)
+    return base if close else 0
 
 
 def _axis(side: int, base: int, features: int) -> np.ndarray:
@@ -123,15 +124,16 @@ def _axis(side: int, base: int, features: int) -> np.ndarray:
     return np.concatenate([np.sin(angle), np.cos(angle)], axis=1).astype(np.float32)
 
 
-def mmdit_configured(arguments: dict[str, Any], state: State, config: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments with what config.json alone may tell: heads where nothing is normed, positions without their table.
+def mmdit_merge_config(arguments: dict[str, Any], state: StateDict, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments with those that only config.json determines: heads without query norms, positions without a table.
 
     Raises:
-      ValueError: it is the configuration of another model. KeyError: it is no configuration of an MMDiT.
+      ValueError: the config.json is that of a model of another size.
+      KeyError: it is not that of an MMDiT.
     """
     patch = config["patch_size"]
     dual = list(config.get("dual_attention_layers") or ())
-    told = {
+    configured = {
         "channels": config["in_channels"],
         "depth": config["num_layers"],
         "heads": config["num_attention_heads"],
@@ -144,20 +146,21 @@ def mmdit_configured(arguments: dict[str, Any], state: State, config: Mapping[st
         "position_grid": config["pos_embed_max_size"],
     }
     arguments = dict(arguments)
-    if not arguments["qk_norm"] and told["heads"] * told["head_width"] == arguments["heads"] * arguments["head_width"]:
-        arguments |= {name: told[name] for name in ("heads", "head_width")}
+    if (
+        not arguments["qk_norm"]
+        and configured["heads"] * configured["head_width"] == arguments["heads"] * arguments["head_width"]
+    ):
+        arguments |= {name: configured[name] for name in ("heads", "head_width")}
     if TABLE not in state:
-        arguments |= {"position_grid": told["position_grid"], "position_base": config["sample_size"] // patch}
-    if other := [name for name, value in told.items() if arguments[name] != value]:
-        listed = ", ".join(f"{name} {told[name]!r} and {arguments[name]!r}" for name in other)
-        raise ValueError(
-            f"it is of {mmdit_variant(told)}, they are of {mmdit_variant(arguments)} ({listed}): fetch both again"
-        )
+        arguments |= {"position_grid": configured["position_grid"], "position_base": config["sample_size"] // patch}
+    if differing := [name for name, value in configured.items() if arguments[name] != value]:
+        listed = ", ".join(f"{name} {configured[name]!r} and {arguments[name]!r}" for name in differing)
+        raise ValueError(f"{mmdit_variant(configured)} and {mmdit_variant(arguments)} ({listed}): fetch both again")
     return arguments
 
 
 def mmdit_config(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """config.json of the class that diffusers, and DiT4SR's code, read such weights with."""
+    """config.json of the class with which diffusers, and DiT4SR's code, read such weights."""
     return {
         "_class_name": "SD3Transformer2DModel",
         "attention_head_dim": arguments["head_width"],
@@ -176,13 +179,13 @@ def mmdit_config(arguments: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def repeated_positions(state: State) -> tuple[str, ...]:
-    """The table of positions, if it holds what the model computes."""
+def computed_positions(state: StateDict) -> tuple[str, ...]:
+    """The key of the table of positions, if the table is what the model computes."""
     return (TABLE,) if TABLE in state and _positions(state, False)["positions"] == "sine" else ()
 
 
-def mmdit_buffers(state: State, arguments: Mapping[str, Any]) -> State:
-    """The table of positions, which the original loads with its weights."""
+def mmdit_buffers(state: StateDict, arguments: Mapping[str, Any]) -> StateDict:
+    """The table of positions, which the original requires in its checkpoint."""
     if TABLE in state:
         return {}
     side, base = arguments["position_grid"], arguments["position_base"]
@@ -192,7 +195,7 @@ def mmdit_buffers(state: State, arguments: Mapping[str, Any]) -> State:
 
 
 def mmdit_variant(arguments: Mapping[str, Any]) -> str:
-    """Which published model it is, in a few words."""
+    """Name and structure of a published model."""
     facts = (arguments["depth"], arguments["dual_blocks"], arguments["qk_norm"])
     names = {(24, 0, False): "SD3-medium", (24, 13, True): "SD3.5-medium", (38, 0, True): "SD3.5-large"}
     name = names.get(facts, "an MMDiT") if arguments["heads"] == arguments["depth"] else "an MMDiT"
@@ -205,10 +208,10 @@ MMDIT = WeightMap(
     rules=RULES,
     arguments=mmdit_arguments,
     buffers=mmdit_buffers,
-    repeated=repeated_positions,
+    computed=computed_positions,
     folder="transformer",
-    configured=mmdit_configured,
-    configuration=mmdit_config,
+    merge_config=mmdit_merge_config,
+    make_config=mmdit_config,
     group="denoiser",
     describe=mmdit_variant,
 )
@@ -217,37 +220,37 @@ MMDIT = WeightMap(
 
 CONTROL_RULES = (
     *(
-        Rule(f"{BLOCK}.{theirs}.to_{word}_control", f"{OURS}/{ours}/{name}_control")
-        for theirs, ours in (("attn", "attention"), ("attn2", "attention_2"))
-        for word, name in {"q": "query", "k": "key", "v": "value", "out": "out"}.items()
+        Rule(f"{TORCH_BLOCK}.{torch}.to_{letter}_control", f"{FLAX_BLOCK}/{flax}/{name}_control")
+        for torch, flax in (("attn", "attention"), ("attn2", "attention_2"))
+        for letter, name in {"q": "query", "k": "key", "v": "value", "out": "out"}.items()
     ),
-    Rule(f"{BLOCK}.ff.control_conv", f"{OURS}/mlp/conv_control"),
-    *_text_attention(f"{BLOCK}.attn2", f"{OURS}/attention_2"),  # never used, yet in the released files
+    Rule(f"{TORCH_BLOCK}.ff.control_conv", f"{FLAX_BLOCK}/mlp/conv_control"),
+    *_text_attention(f"{TORCH_BLOCK}.attn2", f"{FLAX_BLOCK}/attention_2"),  # not used, but part of the released files
 )
 
 
-def dit4sr_arguments(state: State) -> dict[str, Any]:
-    """Constructor arguments of framer_jax.models.dit4sr.DiT4SR.
+def dit4sr_transformer_arguments(state: StateDict) -> dict[str, Any]:
+    """Constructor arguments of framer_jax.models.dit4sr_transformer.DiT4SRTransformer.
 
-    Files of the released code hold layers that nothing uses (`attn2.add_q_proj` and others); they tell its weights from
+    Files of the released code hold unused layers (`attn2.add_q_proj` and others), which distinguish its weights from
     those that were trained without its faults.
 
     Raises:
-      KeyError, ValueError: as `mmdit_arguments`.
+      KeyError, ValueError: see `mmdit_arguments`.
     """
     arguments = mmdit_arguments(state)
-    first = BLOCK.format(i=0)
+    first = TORCH_BLOCK.format(i=0)
     if (control := f"{first}.attn.to_q_control.weight") not in state:
         raise KeyError(control)
     released = f"{first}.attn2.add_q_proj.weight" in state
-    return arguments | {"compatibility": "released" if released else "correct"}
+    return arguments | {"variant": "released" if released else "correct"}
 
 
-DIT4SR = replace(
+DIT4SR_TRANSFORMER = replace(
     MMDIT,
-    name="dit4sr",
+    name="dit4sr_transformer",
     rules=RULES + CONTROL_RULES,
-    arguments=dit4sr_arguments,
-    describe=lambda arguments: f"DiT4SR ({arguments['compatibility']}) on {mmdit_variant(arguments)}",
+    arguments=dit4sr_transformer_arguments,
+    describe=lambda arguments: f"DiT4SR ({arguments['variant']}) on {mmdit_variant(arguments)}",
 )
-"""transformer/ of dit4sr_q and dit4sr_f, and FRAMER's."""
+"""transformer/ of dit4sr_q and dit4sr_f, and of FRAMER."""

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from framer_jax.porting.maps import NORM, TENSOR, Rule, State, WeightMap, count_of
+from framer_jax.porting.maps import NORM, TENSOR, Rule, StateDict, WeightMap, count_of
 from framer_jax.porting.swin import BIAS_TABLE, INDEX, MASK, block_rules, relative_position_index, window_and_heads
 
 
@@ -53,29 +53,29 @@ UNET_RULES = (
     Rule("out.2", "conv_out"),
 )
 
-RELEASED = {"mask": "released", "contrast": 0.0}
-"""Arguments of SwinUNet of which the original code knows this one value."""
+RELEASED = {"variant": "released", "contrast": 0.0}
+"""Arguments of SwinUNet for which the original code has only this value."""
 
 
-def unet_arguments(state: State) -> dict[str, Any]:
+def unet_arguments(state: StateDict) -> dict[str, Any]:
     """Constructor arguments of framer_jax.models.resshift_unet.SwinUNet.
 
-    The nominal side of the latents is told by the size of a registered mask; without one it is taken to be such that
-    the coarsest level is one window, as in all published models.
+    The nominal side of the latents follows from the size of a registered mask; without one, the coarsest level is
+    assumed to be a single window, as in all published models.
     """
     levels = _levels(state)
     channels = state["input_blocks.0.0.weight"].shape[0]
     widths: dict[int, list[int]] = {}
-    for place, level in levels.items():
-        if place.startswith("input_blocks") and f"{place}.0.in_layers.2.weight" in state:
-            widths.setdefault(level, []).append(state[f"{place}.0.in_layers.2.weight"].shape[0])
+    for block, level in levels.items():
+        if block.startswith("input_blocks") and f"{block}.0.in_layers.2.weight" in state:
+            widths.setdefault(level, []).append(state[f"{block}.0.in_layers.2.weight"].shape[0])
     swin = "input_blocks.1.1"
     swin_channels = state[f"{swin}.patch_embed.proj.weight"].shape[0]
     window, heads = window_and_heads(state, f"{swin}.blocks.0")
     image_size = window << max(levels.values())
     if (mask := state.get(f"{swin}.blocks.1.{MASK}")) is not None:
         image_size = window * math.isqrt(mask.shape[0])
-    halvings = sum(bool(re.fullmatch(r"feature_extractor\.\d+\.op\.weight", key)) for key in state)
+    downsamplings = sum(bool(re.fullmatch(r"feature_extractor\.\d+\.op\.weight", key)) for key in state)
     return {
         "out_channels": state["out.2.weight"].shape[0],
         "channels": channels,
@@ -87,46 +87,46 @@ def unet_arguments(state: State) -> dict[str, Any]:
         "window": window,
         "mlp_ratio": state[f"{swin}.blocks.0.mlp.fc1.weight"].shape[0] // swin_channels,
         "image_size": image_size,
-        "condition_size": image_size << halvings,
+        "condition_size": image_size << downsamplings,
         **RELEASED,
     }
 
 
-def unet_buffers(state: State, arguments: Mapping[str, Any]) -> State:
-    """The index tables and masks that the original registers, and requires of a checkpoint that it loads."""
+def unet_buffers(state: StateDict, arguments: Mapping[str, Any]) -> StateDict:
+    """The index tables and masks that the original registers and requires in its checkpoint."""
     window, size = arguments["window"], arguments["image_size"]
     levels, buffers = _levels(state), {}
     for key in state:
-        if found := re.fullmatch(rf"(.+)\.blocks\.(\d+)\.{re.escape(BIAS_TABLE)}", key):
+        if match := re.fullmatch(rf"(.+)\.blocks\.(\d+)\.{re.escape(BIAS_TABLE)}", key):
             block = key.removesuffix(f".{BIAS_TABLE}")
             buffers[f"{block}.{INDEX}"] = relative_position_index(window)
-            side = size >> levels[found[1].removesuffix(".1")]
-            if int(found[2]) % 2 and side > window:
+            side = size >> levels[match[1].removesuffix(".1")]
+            if int(match[2]) % 2 and side > window:
                 buffers[f"{block}.{MASK}"] = registered_mask(side // window, window)
     return buffers
 
 
 def registered_mask(windows: int, window: int) -> np.ndarray:
-    """[windows², window², window²] float32, which the released code registers and then never reads."""
+    """The mask [windows², window², window²] float32 that the released code registers and does not use."""
     wrapped = np.tile(np.arange(window) >= window - window // 2, window)  # [N], by token column
     mask = np.zeros((windows, windows, window**2, window**2), np.float32)
     mask[-1] = np.where(wrapped[:, None] != wrapped[None, :], np.float32(-100), np.float32(0))
     return mask.reshape(windows**2, window**2, window**2)
 
 
-def _levels(state: State) -> dict[str, int]:
-    """Place of a block ('input_blocks.4', 'middle_block', 'output_blocks.0') → its level, 0 the finest."""
+def _levels(state: StateDict) -> dict[str, int]:
+    """Name of a block ('input_blocks.4', 'middle_block', 'output_blocks.0') → its level, 0 for the finest."""
     levels, level = {}, 0
-    for place in count(1):
-        name = f"input_blocks.{place}"
+    for index in count(1):
+        name = f"input_blocks.{index}"
         if f"{name}.0.op.weight" in state:
             level += 1
         elif f"{name}.0.in_layers.2.weight" not in state:
             break
         levels[name] = level
     levels["middle_block"] = level
-    for place in count(0):
-        name = f"output_blocks.{place}"
+    for index in count(0):
+        name = f"output_blocks.{index}"
         if f"{name}.0.in_layers.2.weight" not in state:
             break
         levels[name] = level
@@ -146,7 +146,7 @@ RESSHIFT_UNET = WeightMap(
     buffers=unet_buffers,
     group="denoiser",
 )
-"""The denoiser of ResShift (v1, v2, v3 and its relatives) and of SinSR, in any width."""
+"""The denoiser of ResShift (v1, v2, v3 and derived models) and of SinSR, in any width."""
 
 
 def _plain_block(torch: str, flax: str) -> tuple[Rule, ...]:
@@ -171,21 +171,21 @@ def _attention(torch: str, flax: str) -> tuple[Rule, ...]:
     )
 
 
-def _half(side: str, way: str, step: str, ours: str) -> tuple[Rule, ...]:
-    """The encoder ('encoder', 'down', …) or the decoder of the autoencoder."""
+def _half(half: str, direction: str, resampler: str, flax: str) -> tuple[Rule, ...]:
+    """The encoder ('encoder', 'down', 'downsample', 'to_coarse') or the decoder of the autoencoder."""
     return (
-        Rule(f"{side}.conv_in", f"{side}/conv_in"),
-        *_plain_block(f"{side}.{way}.{{l}}.block.{{i}}", f"{side}/{way}_{{l}}_block_{{i}}"),
-        *_attention(f"{side}.{way}.{{l}}.attn.{{i}}", f"{side}/{way}_{{l}}_attention_{{i}}"),
-        Rule(f"{side}.{way}.{{l}}.{step}.conv", f"{side}/{way}_{{l}}_{ours}"),
-        *_plain_block(f"{side}.mid.block_{{i}}", f"{side}/middle/block_{{i}}"),
-        *_attention(f"{side}.mid.attn_{{i}}", f"{side}/middle/attention_{{i}}"),
-        Rule(f"{side}.norm_out", f"{side}/norm_out", NORM),
-        Rule(f"{side}.conv_out", f"{side}/conv_out"),
+        Rule(f"{half}.conv_in", f"{half}/conv_in"),
+        *_plain_block(f"{half}.{direction}.{{l}}.block.{{i}}", f"{half}/{direction}_{{l}}_block_{{i}}"),
+        *_attention(f"{half}.{direction}.{{l}}.attn.{{i}}", f"{half}/{direction}_{{l}}_attention_{{i}}"),
+        Rule(f"{half}.{direction}.{{l}}.{resampler}.conv", f"{half}/{direction}_{{l}}_{flax}"),
+        *_plain_block(f"{half}.mid.block_{{i}}", f"{half}/middle/block_{{i}}"),
+        *_attention(f"{half}.mid.attn_{{i}}", f"{half}/middle/attention_{{i}}"),
+        Rule(f"{half}.norm_out", f"{half}/norm_out", NORM),
+        Rule(f"{half}.conv_out", f"{half}/conv_out"),
     )
 
 
-def autoencoder_arguments(state: State) -> dict[str, Any]:
+def autoencoder_arguments(state: StateDict) -> dict[str, Any]:
     """Constructor arguments of framer_jax.models.vq_autoencoder.VQAutoencoder."""
     channels = state["encoder.conv_in.weight"].shape[0]
     levels = count_of(state, "encoder.down.{}.block.0.conv1.weight")
@@ -213,4 +213,4 @@ VQ_F4 = WeightMap(
     ),
     arguments=autoencoder_arguments,
 )
-"""autoencoder_vq_f4.pth and others of its kind, with as many codes and levels as the file has."""
+"""autoencoder_vq_f4.pth, and others of this architecture with any number of codes and levels."""

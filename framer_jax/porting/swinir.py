@@ -1,4 +1,4 @@
-"""Checkpoints of SwinIR, all published variants; the file's shapes tell which one it is."""
+"""Checkpoints of SwinIR in all published variants, which are recognised by the shapes of the tensors."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from framer_jax.porting.maps import NORM, Rule, State, WeightMap, count_of
+from framer_jax.porting.maps import NORM, Rule, StateDict, WeightMap, count_of
 from framer_jax.porting.swin import (
     BIAS_TABLE,
     INDEX,
@@ -21,12 +21,12 @@ from framer_jax.porting.swin import (
 BLOCK = "layers.{g}.residual_group.blocks.{b}"
 
 IMAGE_SIZE, IMAGE_SIZES = 64, {"none": 128}
-"""Side of the input that published models were designed for, and what it is for other heads; it is taken where a file
-has no constants that tell it."""
+"""Nominal side of the input of published models, and that of models with certain heads; used for files without the
+constants that determine it."""
 
 JPEG_WINDOW, JPEG_SIZE, JPEG_RANGE = 7, 126, 255.0
-"""Side of the windows that only the models for JPEG artefacts have (pictures are cut in blocks of 8 there), the side
-that these were designed for, and the range of their input, which no shape tells."""
+"""Models for JPEG artifacts: side of their windows, which no other model has (JPEG's blocks have a side of 8), nominal
+side and range of their input; no shape determines the range."""
 
 PUBLISHED = {
     "classical (SwinIR-M)": {"channels": 180, "depths": (6,) * 6, "head": "pixelshuffle"},
@@ -34,28 +34,28 @@ PUBLISHED = {
     "real-world M": {"channels": 180, "depths": (6,) * 6, "head": "nearest+conv"},
     "real-world L": {"channels": 240, "depths": (6,) * 9, "head": "nearest+conv", "residual": "3conv"},
     "small real-world": {"channels": 60, "depths": (6,) * 4, "head": "nearest+conv"},
-    "grey denoising": {"channels": 180, "depths": (6,) * 6, "head": "none", "colours": 1, "window": 8},
-    "colour denoising": {"channels": 180, "depths": (6,) * 6, "head": "none", "colours": 3, "window": 8},
-    "grey JPEG": {"channels": 180, "depths": (6,) * 6, "head": "none", "colours": 1, "window": JPEG_WINDOW},
-    "colour JPEG": {"channels": 180, "depths": (6,) * 6, "head": "none", "colours": 3, "window": JPEG_WINDOW},
+    "gray denoising": {"channels": 180, "depths": (6,) * 6, "head": "none", "image_channels": 1, "window": 8},
+    "color denoising": {"channels": 180, "depths": (6,) * 6, "head": "none", "image_channels": 3, "window": 8},
+    "gray JPEG": {"channels": 180, "depths": (6,) * 6, "head": "none", "image_channels": 1, "window": JPEG_WINDOW},
+    "color JPEG": {"channels": 180, "depths": (6,) * 6, "head": "none", "image_channels": 3, "window": JPEG_WINDOW},
 }
-"""Name of a variant → the arguments that make it; the scale is told beside it."""
+"""Name of a variant → its arguments, except for the scale."""
 
 
-def swinir_arguments(state: State) -> dict[str, Any]:
+def swinir_arguments(state: StateDict) -> dict[str, Any]:
     """Constructor arguments of framer_jax.models.swinir.SwinIR.
 
-    The side of the input that it was designed for is told by the size of a registered mask, the range of the input by
-    the side of the windows (see `JPEG_WINDOW`).
+    The nominal side of the input follows from the size of a registered mask, the range of the input from the side of
+    the windows (see `JPEG_WINDOW`).
 
     Raises:
       KeyError: a layer is missing.
     """
-    channels, colours = state["conv_first.weight"].shape[:2]
+    channels, image_channels = state["conv_first.weight"].shape[:2]
     first = BLOCK.format(g=0, b=0)
     window, heads = window_and_heads(state, first)
     groups = count_of(state, f"layers.{{}}.residual_group.blocks.0.{BIAS_TABLE}")
-    head, scale = _head_and_scale(state, colours)
+    head, scale = _head_and_scale(state, image_channels)
     return {
         "scale": scale,
         "head": head,
@@ -67,47 +67,47 @@ def swinir_arguments(state: State) -> dict[str, Any]:
         "window": window,
         "mlp_ratio": state[f"{first}.mlp.fc1.weight"].shape[0] // channels,
         "residual": "3conv" if "conv_after_body.0.weight" in state else "1conv",
-        "colours": colours,
+        "image_channels": image_channels,
         "value_range": JPEG_RANGE if window == JPEG_WINDOW else 1.0,
         "image_size": _image_size(state, window, head),
     }
 
 
-def _image_size(state: State, window: int, head: str) -> int:
+def _image_size(state: StateDict, window: int, head: str) -> int:
     second = BLOCK.format(g=0, b=1)
     if (mask := state.get(f"{second}.{MASK}")) is not None:
         return window * math.isqrt(mask.shape[0])
-    if f"{second}.{INDEX}" in state:  # it registers its constants, and needs no mask: one window, never shifted
+    if f"{second}.{INDEX}" in state:  # constants without a mask: a single window, which is not shifted
         return window
     return JPEG_SIZE if window == JPEG_WINDOW else IMAGE_SIZES.get(head, IMAGE_SIZE)
 
 
-def _head_and_scale(state: State, colours: int) -> tuple[str, int]:
+def _head_and_scale(state: StateDict, image_channels: int) -> tuple[str, int]:
     if "conv_up1.weight" in state:
         return "nearest+conv", 4 if "conv_up2.weight" in state else 2
     if "upsample.0.weight" not in state:
         return "none", 1
     if "conv_last.weight" not in state:
-        return "pixelshuffledirect", math.isqrt(state["upsample.0.weight"].shape[0] // colours)
+        return "pixelshuffledirect", math.isqrt(state["upsample.0.weight"].shape[0] // image_channels)
     steps = [value.shape for key, value in state.items() if re.fullmatch(r"upsample\.\d+\.weight", key)]
     return "pixelshuffle", math.prod(math.isqrt(shape[0] // shape[1]) for shape in steps)
 
 
-def swinir_buffers(state: State, arguments: Mapping[str, Any]) -> State:
-    """The index tables and masks that the original registers, and requires of a checkpoint that it loads."""
+def swinir_buffers(state: StateDict, arguments: Mapping[str, Any]) -> StateDict:
+    """The index tables and masks that the original registers and requires in its checkpoint."""
     window, size = arguments["window"], arguments["image_size"]
     index, mask = relative_position_index(window), textbook_mask(size // window, window)
     buffers = {}
     for key in state:
-        if found := re.fullmatch(rf"(.+\.blocks\.(\d+))\.{re.escape(BIAS_TABLE)}", key):
-            buffers[f"{found[1]}.{INDEX}"] = index
-            if int(found[2]) % 2 and size > window:
-                buffers[f"{found[1]}.{MASK}"] = mask
+        if match := re.fullmatch(rf"(.+\.blocks\.(\d+))\.{re.escape(BIAS_TABLE)}", key):
+            buffers[f"{match[1]}.{INDEX}"] = index
+            if int(match[2]) % 2 and size > window:
+                buffers[f"{match[1]}.{MASK}"] = mask
     return buffers
 
 
 def swinir_variant(arguments: Mapping[str, Any]) -> str:
-    """Which variant it is: 'SwinIR real-world M, x4 (…)', or 'SwinIR, x4 (…)' if it is none of the published ones."""
+    """'SwinIR real-world M, x4 (…)' for a published variant, 'SwinIR, x4 (…)' for others."""
     names = [
         f" {name}"
         for name, facts in PUBLISHED.items()
@@ -143,4 +143,4 @@ SWINIR = WeightMap(
     group="student",
     describe=swinir_variant,
 )
-"""001_classicalSR … 006_colorCAR of the SwinIR repository, KAIR's, and others of any width and depth."""
+"""001_classicalSR … 006_colorCAR of the SwinIR repository, KAIR's models, and others of any width and depth."""

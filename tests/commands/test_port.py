@@ -14,7 +14,8 @@ from framer_jax import cli
 from framer_jax.porting.maps import to_flax
 from framer_jax.porting.table import MAPS, read_torch
 from framer_jax.porting.torch_files import read_state, write_state
-from framer_jax.porting.weights import flatten_names, load_weights, save_weights
+from framer_jax.porting.weights import load_weights, save_weights
+from framer_jax.trees import flatten_names
 from framer_jax.recipes.pretrained import load_pretrained
 from tests.support.checkpoints import small_states
 

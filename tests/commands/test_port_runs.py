@@ -16,7 +16,8 @@ from framer_jax.porting.lora import read_layers
 from framer_jax.porting.mmdit import MMDIT
 from framer_jax.porting.table import MAPS
 from framer_jax.porting.torch_files import read_state
-from framer_jax.porting.weights import flatten_names, load_weights, nest_names, save_weights
+from framer_jax.porting.weights import load_weights, save_weights
+from framer_jax.trees import flatten_names, nest_names
 from framer_jax.recipes.pretrained import read
 from framer_jax.recipes.stable_diffusion import read_base
 from framer_jax.recipes.table import build_recipe

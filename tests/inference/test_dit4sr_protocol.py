@@ -17,7 +17,7 @@ from framer_jax.inference.model import load_model, settings_for
 from framer_jax.inference.protocols import dit4sr_sizes
 from framer_jax.inference.resample import resize_pillow
 from framer_jax.inference.upscaler import UpscaleSettings, make_upscaler, upscale
-from framer_jax.models.dit4sr import with_control
+from framer_jax.models.dit4sr_transformer import with_control
 from framer_jax.porting.diffusers_folder import write_folder
 from framer_jax.porting.maps import to_torch
 from framer_jax.porting.mmdit import TABLE

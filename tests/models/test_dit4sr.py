@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from framer_jax.models.dit4sr import ControlledAttention, DepthwiseConv, DiT4SR, divided, united, with_control
+from framer_jax.models.dit4sr_transformer import ControlledAttention, DepthwiseConv, DiT4SR, divided, united, with_control
 from framer_jax.models.mmdit import MMDiT, stacked
 from framer_jax.porting.maps import to_torch
 from framer_jax.porting.table import MAPS
-from framer_jax.porting.weights import check_same_structure, flatten_names, nest_names
+from framer_jax.trees import check_same_structure, flatten_names, nest_names
 from tests.support.drawn import drawn
 from tools.parity.cases import channels_last, load_case
 from tools.parity.transformers import carried_over, texts

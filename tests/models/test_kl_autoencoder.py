@@ -17,7 +17,7 @@ from framer_jax.porting.kl_autoencoder import (
 )
 from framer_jax.porting.maps import to_flax, to_torch
 from framer_jax.porting.table import read_torch
-from framer_jax.porting.weights import check_same_structure, flatten_names
+from framer_jax.trees import check_same_structure, flatten_names
 from tests.support.drawn import drawn
 from tools.parity.cases import load_case
 

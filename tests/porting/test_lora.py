@@ -9,7 +9,7 @@ from framer_jax.porting.kl_autoencoder import KL_AUTOENCODER
 from framer_jax.porting.lora import LoraLayers, read_layers, write_layers
 from framer_jax.porting.maps import Rule, WeightMap, to_flax, to_torch
 from framer_jax.porting.torch_files import read_state, write_state
-from framer_jax.porting.weights import flatten_names
+from framer_jax.trees import flatten_names
 from tools.parity.cases import load_case, named_weight
 
 RANK = 4

@@ -12,7 +12,7 @@ from framer_jax.models.mmdit import CONFIGURATIONS, MMDiT
 from framer_jax.porting.maps import to_flax, to_torch
 from framer_jax.porting.mmdit import TABLE, mmdit_variant
 from framer_jax.porting.table import MAPS, read_torch
-from framer_jax.porting.weights import flatten_names
+from framer_jax.trees import flatten_names
 from tests.support.checkpoints import small_states
 
 WEIGHTS = "diffusion_pytorch_model"

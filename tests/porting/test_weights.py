@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
 from framer_jax.porting.files import replacing, sha256_of
-from framer_jax.porting.weights import check_same_structure, flatten_names, load_weights, nest_names, save_weights
+from framer_jax.porting.weights import load_weights, save_weights
+from framer_jax.trees import check_same_structure, flatten_names, nest_names
 
 PARAMS = {
     "denoiser": {

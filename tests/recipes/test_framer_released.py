@@ -13,7 +13,7 @@ import pytest
 
 from framer_jax.data.text import TextSettings, zero_text
 from framer_jax.losses.framer import released
-from framer_jax.models.dit4sr import DiT4SR
+from framer_jax.models.dit4sr_transformer import DiT4SR
 from framer_jax.recipes import dit4sr as recipe_file
 from framer_jax.recipes import framer as framer_file
 from framer_jax.recipes.dit4sr import DENOISER, Dit4srSettings, dit4sr

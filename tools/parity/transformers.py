@@ -7,7 +7,7 @@ from typing import Any, cast
 import jax
 import jax.numpy as jnp
 
-from framer_jax.models.dit4sr import DiT4SR
+from framer_jax.models.dit4sr_transformer import DiT4SR
 from framer_jax.models.joint_blocks import modulated
 from framer_jax.models.mmdit import MMDiT
 from framer_jax.porting.maps import to_flax, to_torch
