@@ -12,7 +12,6 @@ from ml_collections import ConfigDict
 
 from framer_jax.config import shipped
 
-
 VARIANTS = {
     "default": {},
     # Table 4: levels

@@ -12,7 +12,7 @@ from framer_jax.config import shipped
 
 
 def get_config() -> ConfigDict:
-    """Rectified flow on the small DiT with FRAMER in the released reading."""
+    """Rectified flow on the small DiT with FRAMER in the variant 'released'."""
     config = shipped("flow_dit")
     config.recipe.denoiser.dit.taps = "prediction"
     config.framer.variant = "released"

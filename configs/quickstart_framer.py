@@ -11,7 +11,7 @@ from framer_jax.config import shipped
 
 
 def get_config() -> ConfigDict:
-    """The quickstart's configuration with FRAMER in the paper's reading."""
+    """The quickstart's configuration with FRAMER in the variant 'paper'."""
     config = shipped("quickstart")
     config.framer.variant = "paper"
     # At lambda 1 the sum over layers would be some 2.6 times the main loss of the trained starter (measured).

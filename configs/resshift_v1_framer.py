@@ -1,4 +1,4 @@
-"""ResShift v1 fine-tuned with FRAMER in the paper's reading.
+"""ResShift v1 fine-tuned with FRAMER in the variant 'paper'.
 
 Command:  framer-jax train --config resshift_v1_framer --init WEIGHTS --workdir runs/resshift_v1_framer
               --set data.train=PHOTOS --set recipe.space.checkpoint=AUTOENCODER

@@ -16,7 +16,6 @@ from ml_collections import ConfigDict
 
 from framer_jax.config import default
 
-
 VARIANTS = ("correct", "released")
 
 

@@ -292,7 +292,9 @@ def _get_config(path: Path, variant: Sequence[str]) -> ConfigDict:
     spec = importlib.util.spec_from_file_location(f"_framer_jax_config_{path.stem}", path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.path.insert(0, str(path.resolve().parent.parent))  # files of the version before say `from configs import default`
+    sys.path.insert(
+        0, str(path.resolve().parent.parent)
+    )  # files of the version before say `from configs import default`
     try:
         spec.loader.exec_module(module)
         if variant and not inspect.signature(module.get_config).parameters:
@@ -358,7 +360,9 @@ def _apply(config: ConfigDict, key: str, text: str) -> None:
     if isinstance(value, bool) and node.get_type(last) is not bool:  # ml_collections takes it for a number
         raise ConfigError(f"{key}={text}: it must be of type {node.get_type(last).__name__}")
     if value is None and not optional and not key.startswith(FREE):  # which ml_collections accepts for any type
-        raise ConfigError(f"{key}=None: it needs a value; `framer-jax info METHOD --knobs` says which knobs may be None")
+        raise ConfigError(
+            f"{key}=None: it needs a value; `framer-jax info METHOD --knobs` says which knobs may be None"
+        )
     try:
         node[last] = value
     except TypeError as error:
@@ -372,5 +376,7 @@ def _nearest_knob(config: ConfigDict, key: str) -> str:
     if hint.startswith(": known"):
         section = key.rpartition(".")[0]
         siblings = [name for name in known if name.startswith(f"{section}.")]
-        return f": {section} has {', '.join(sorted(siblings))}" if siblings else ": see `framer-jax info METHOD --knobs`"
+        return (
+            f": {section} has {', '.join(sorted(siblings))}" if siblings else ": see `framer-jax info METHOD --knobs`"
+        )
     return hint

@@ -131,7 +131,7 @@ def test_a_loss_that_explodes_names_the_last_checkpoint(data, tmp_path, capsys):
     fails(
         capsys,
         status,
-        r"gradient, parameter or carry is NaN or infinite at step 2 \(loss denoiser \d",
+        r"gradient, parameter or mutable state is NaN or infinite at step 2 \(loss denoiser \d",
         r"records (photo_[012]\.png, ){7}photo_[012]\.png",
         f"last checkpoint {workdir / 'checkpoints' / '1'}$",
         alone=False,
@@ -149,7 +149,7 @@ def test_a_loss_that_explodes_names_the_last_checkpoint(data, tmp_path, capsys):
         (["recipe.name=resnet"], ["unknown recipe 'resnet': choose one of augkd, dit4sr, dtkd, flow, resshift"]),
         (["framer.variant=mine"], ["unknown reading of FRAMER 'mine': choose one of paper, released"]),
         (["framer.variant=paper", "framer.objective=all"], ["all"]),
-        (["data.degradation=fog"], ["no degradation preset 'fog'; choose one of "]),
+        (["data.degradation=fog"], ["degradation preset 'fog': choose one of "]),
         (["data.crop=30"], ["data.crop 30 must be a multiple of 8"]),
         (["data.crop=48"], [r"photo_0\.png is 48 x 40, smaller than the crop of 48 .*use a smaller crop"]),
         (["training.steps=0"], ["steps = 0: it must be at least 1"]),

@@ -24,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import jax
 import jax.numpy as jnp
 import numpy as np
+from framer_jax.recipes.latent_space import LatentTask
 from rich.console import Console
 from rich.progress import track
 
@@ -37,8 +38,7 @@ from framer_jax.evaluation.validation import center_crops
 from framer_jax.frequency.wavelets import haar_decompose
 from framer_jax.inference.model import Model, load_model
 from framer_jax.inference.resample import upsample_bicubic
-from framer_jax.porting.files import replacing
-from framer_jax.recipes.latent_space import LatentTask
+from framer_jax.porting.files import atomic_write
 from framer_jax.recipes.sinsr import ENDS, TEACHER
 from framer_jax.recipes.table import SPACES
 from tools.score_model import upscalers
@@ -94,7 +94,7 @@ def main() -> int:
     print(text)
     for path, content in ((arguments.markdown, text), (arguments.json, json.dumps(found, indent=1) + "\n")):
         if path:
-            with replacing(path) as temporary:
+            with atomic_write(path) as temporary:
                 temporary.write_text(content, encoding="utf-8")
     return 0
 

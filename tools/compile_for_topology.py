@@ -29,6 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import jax
 import jax.numpy as jnp
+from framer_jax.recipes.text import text_settings
 from jax.experimental import topologies
 from rich.console import Console
 from rich.table import Table
@@ -38,11 +39,10 @@ from framer_jax.data.latents import HR_LATENT, LR_LATENT
 from framer_jax.evaluation.macs import products
 from framer_jax.recipes.base import Frozen, Recipe
 from framer_jax.recipes.table import add_framer, build_recipe
-from framer_jax.recipes.text import text_settings
 from framer_jax.training.optimizer import make_optimizers
 from framer_jax.training.settings import TrainingSettings, check_batch
 from framer_jax.training.sharding import batch_sharding, make_mesh, tree_shardings
-from framer_jax.training.state import TrainState, abstract_state
+from framer_jax.training.state import TrainState, abstract_train_state
 from framer_jax.training.step import Step, make_step
 
 MEMORY = {"v4": 32, "v5e": 16, "v5p": 95, "v6e": 32}
@@ -224,7 +224,7 @@ def abstract_arguments(config: dict[str, Any], devices: Sequence[jax.Device]) ->
     recipe = described_recipe(config)
     shapes = batch_shapes(config, recipe, settings.global_batch)
     optimizers = make_optimizers(recipe, settings)
-    state = abstract_state(recipe, optimizers, settings, mesh, shapes)
+    state = abstract_train_state(recipe, optimizers, settings, mesh, shapes)
     step = make_step(recipe, lambda batch: batch, optimizers, settings, mesh, state)
     frozen = _placed(recipe.frozen, tree_shardings(recipe.frozen, mesh, settings))
     batch = _placed(shapes, jax.tree.map(lambda leaf: batch_sharding(mesh), shapes))

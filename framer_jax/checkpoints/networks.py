@@ -118,9 +118,7 @@ def read_network(name: str, *paths: str | os.PathLike[str]) -> Ported:
     return ported
 
 
-def load_network(
-    name: str, *paths: str | os.PathLike[str], dtype: Dtype = jnp.float32, **demands: Any
-) -> Pretrained:
+def load_network(name: str, *paths: str | os.PathLike[str], dtype: Dtype = jnp.float32, **demands: Any) -> Pretrained:
     """A published network, ready to be applied.
 
     Args:

@@ -53,7 +53,9 @@ class NetworkReader:
             raise FileNotFoundError(f"{knob_name}: there is no file {path!r} (a LoRA): correct the path")
         with _naming(knob_name):
             state, _ = read_state(path)
-            (layers,) = read_layers(map_named(model), params, state, str(path), set_of=lambda adapter: "").values()
+            (layers,) = read_layers(
+                map_named(model), params, state, str(path), adapter_name=lambda adapter: ""
+            ).values()
         leaves = flatten_names(layers.factors)[0]
         for module, alpha in layers.alphas.items():
             up = leaves[f"{module}/up"]

@@ -43,7 +43,9 @@ def sampling_values(config: Config, sampling: Sampling) -> dict[KnobPath, Any]:
         words = name.replace("_", " ")
         if name not in method.sampling_overrides:
             others = ", ".join(other.name for other in METHODS if name in other.sampling_overrides)
-            raise ValueError(f"{words} {value!r}: recipe {method.name!r} has no such setting (it is for {others}): omit it")
+            raise ValueError(
+                f"{words} {value!r}: recipe {method.name!r} has no such setting (it is for {others}): omit it"
+            )
         if isinstance(value, float) and not math.isfinite(value):
             raise ValueError(f"{words} must be a finite number, not {value!r}")
         is_path = name.endswith("embedding")

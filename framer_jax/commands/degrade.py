@@ -21,7 +21,7 @@ from framer_jax.data.whole_photos import canvas_size, degrade_photos, photo_gene
 from framer_jax.degradations.draw import DegradationParameters, draw
 from framer_jax.degradations.manifest import to_json
 from framer_jax.degradations.presets import PRESETS, SCALES, DegradationPreset, preset_by_name
-from framer_jax.porting.files import replacing
+from framer_jax.porting.files import atomic_write
 from framer_jax.training.logging import to_uint8
 from framer_jax.version import __version__
 
@@ -196,7 +196,7 @@ def degrade_files(
             for previous in writing:
                 previous.result()
     finally:
-        with replacing(manifest) as temporary:
+        with atomic_write(manifest) as temporary:
             written = (records[job.name] for job in jobs if job.name in records)
             temporary.write_text("".join(json.dumps(record) + "\n" for record in written), encoding="utf-8")
 
@@ -233,7 +233,7 @@ def write(job: Job, hr: np.ndarray, lr: np.ndarray) -> None:
     """Write the LR image and, if requested, the HR image, each atomically."""
     for path, pixels in ((job.lr, lr), (job.hr, hr)):
         if path is not None:
-            with replacing(path) as temporary:
+            with atomic_write(path) as temporary:
                 Image.fromarray(to_uint8(pixels)).save(temporary, format="PNG")
 
 
@@ -275,7 +275,7 @@ def write_preview(jobs: Sequence[Job], preset: DegradationPreset, seed: int, cou
             labels.append(summary(parameters, preset))
         rows.append((images, labels))
     sheet = contact_sheet(rows)
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         sheet.save(temporary, format="PNG")
 
 

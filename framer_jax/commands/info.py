@@ -19,18 +19,18 @@ from rich.table import Table
 from rich.text import Text
 
 from framer_jax import config as configuration
+from framer_jax.checkpoints.groups import is_network
 from framer_jax.checkpoints.networks import autoencoder_shapes
 from framer_jax.checkpoints.open import build_recipe
 from framer_jax.config import is_config, load_config, to_dict
 from framer_jax.evaluation.cost import MODES, Cost, CostSettings, as_json, as_text, measure
 from framer_jax.inference.model import STARTER, load_model
 from framer_jax.knobs import MISSING, Knob, legal_values, nearest
-from framer_jax.checkpoints.groups import is_network
 from framer_jax.porting.weights import read_metadata
-from framer_jax.trees import flatten_names
 from framer_jax.recipes import table as recipes
 from framer_jax.recipes.base import expected_params
 from framer_jax.recipes.framer import add_framer
+from framer_jax.trees import flatten_names
 from framer_jax.version import __version__
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from framer_jax.commands.provenance import portable
-from framer_jax.porting.files import replacing
+from framer_jax.porting.files import atomic_write
 from framer_jax.recipes.base import Params
 from framer_jax.recipes.components.networks import network_section
 from framer_jax.recipes.method import value_at
@@ -29,7 +29,7 @@ def write_card(workdir: Path, name: str, params: Params, metadata: Mapping[str, 
       params: the exported groups.
       metadata: metadata of the weights: 'config', 'step', 'weights', 'init' and, of a text-conditioned recipe, 'text'.
     """
-    with replacing(workdir / CARD) as temporary:
+    with atomic_write(workdir / CARD) as temporary:
         temporary.write_text(card(name, params, metadata), encoding="utf-8")
 
 

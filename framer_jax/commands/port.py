@@ -135,8 +135,8 @@ def port_to_torch(
     if len(inputs) != 1:
         raise ValueError(f"--to {form} takes one file of framer_jax")
     weights = map_named(model)
-    if form == "diffusers" and weights.configuration is None:
-        known = ", ".join(name for name, other in MAPS.items() if other.configuration)
+    if form == "diffusers" and weights.make_config is None:
+        known = ", ".join(name for name, other in MAPS.items() if other.make_config)
         raise ValueError(f"--to diffusers: there are no folders of {model}, only of {known}: use --to torch")
     if form == "lora" and original is not None:
         raise ValueError("--check compares whole models: use it with --to diffusers, which has the LoRA within")
@@ -145,8 +145,8 @@ def port_to_torch(
         return _port_lora(model, ours, inputs[0], output)
     state = to_torch(weights, ours.params, str(inputs[0]), ours.arguments)
     checked = _checked(model, ours.params, ours.arguments, original)
-    if form == "diffusers" and weights.configuration:
-        write_folder(output, weights.configuration(ours.arguments), state, overwrite=True)
+    if form == "diffusers" and weights.make_config:
+        write_folder(output, weights.make_config(ours.arguments), state, overwrite=True)
     else:
         write_state(output, state)
     facts = _facts(output, model, _count(flatten_names(ours.params)[0]))

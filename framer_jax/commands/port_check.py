@@ -19,7 +19,7 @@ import numpy as np
 
 from framer_jax.checkpoints.networks import KINDS, build_network
 from framer_jax.commands.port_originals import ORIGINALS
-from framer_jax.porting.maps import State, layer_pairs, to_torch
+from framer_jax.porting.maps import StateDict, layer_pairs, to_torch
 from framer_jax.porting.table import map_named
 
 LARGEST_DIFFERENCE = 1e-4
@@ -89,7 +89,7 @@ def _random_input(rng: np.random.Generator, shapes: Any) -> Any:
 
 
 def _run_original(
-    name: str, state: State, arguments: Mapping[str, Any], inputs: list[Any], folder: str
+    name: str, state: StateDict, arguments: Mapping[str, Any], inputs: list[Any], folder: str
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """Outputs of the original's layers by name, in the order of their first call, and of the whole."""
     if folder != INSTALLED and not Path(folder).is_dir():

@@ -16,9 +16,9 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from framer_jax.models.dit4sr_transformer import lr_attention_of
+from framer_jax.models.dit4sr_transformer import resolve_lr_attention
 from framer_jax.porting.diffusers_folder import write_folder
-from framer_jax.porting.maps import State
+from framer_jax.porting.maps import StateDict
 from framer_jax.porting.table import map_named
 
 Arguments = Mapping[str, Any]
@@ -44,17 +44,17 @@ class Original(NamedTuple):
       unused: regex of layers that the original holds and never runs.
     """
 
-    make: Callable[[Arguments, State], Any]
+    make: Callable[[Arguments, StateDict], Any]
     call: Callable[..., Any]
     ours: Callable[..., jax.Array]
     match: Callable[[str, np.ndarray, np.ndarray], Pair] = same_layout
     unused: str = "$^"
 
 
-def _filled(make: Callable[[Arguments], Any]) -> Callable[[Arguments, State], Any]:
+def _filled(make: Callable[[Arguments], Any]) -> Callable[[Arguments, StateDict], Any]:
     """What builds a module with random weights, with the given ones after it."""
 
-    def made(arguments: Arguments, state: State) -> Any:
+    def made(arguments: Arguments, state: StateDict) -> Any:
         import torch
 
         module = make(arguments)
@@ -125,21 +125,21 @@ def _make_swinir(arguments: Arguments) -> Any:
     )
 
 
-def _opened(name: str, module: str, network: str) -> Callable[[Arguments, State], Any]:
+def _opened(name: str, module: str, network: str) -> Callable[[Arguments, StateDict], Any]:
     """What opens a folder of Diffusers, as `--to diffusers` writes it, with a class of diffusers or derived from one.
 
     Nothing may be missing, left over or of another shape: diffusers itself would draw it at random, with a warning.
     """
 
-    def made(arguments: Arguments, state: State) -> Any:
+    def made(arguments: Arguments, state: StateDict) -> Any:
         kind = getattr(importlib.import_module(module), network, None)
         if kind is None:
             raise ImportError(f"{module} has no {network}")
-        configuration = map_named(name).configuration
-        assert configuration is not None, name
+        make_config = map_named(name).make_config
+        assert make_config is not None, name
         with tempfile.TemporaryDirectory() as place:
             folder = Path(place) / name
-            write_folder(folder, configuration(arguments), state)
+            write_folder(folder, make_config(arguments), state)
             opened, report = kind.from_pretrained(
                 folder, output_loading_info=True, low_cpu_mem_usage=False, local_files_only=True
             )
@@ -154,11 +154,11 @@ def control_differences(arguments: Arguments) -> str:
     """In which arguments a DiT4SR transformer differs from what its released code computes, '' if in none."""
     released = {"variant": "released", "lr_attention": "joint", "control_scale": 1.2}
     values = {"variant": "correct", "lr_attention": "auto", **arguments}
-    values["lr_attention"] = lr_attention_of(values["lr_attention"], values["variant"])
+    values["lr_attention"] = resolve_lr_attention(values["lr_attention"], values["variant"])
     return ", ".join(f"{name} {values[name]!r}" for name, value in released.items() if values.get(name, value) != value)
 
 
-def _released_control_transformer(arguments: Arguments, state: State) -> Any:
+def _released_control_transformer(arguments: Arguments, state: StateDict) -> Any:
     if differences := control_differences(arguments):
         raise ValueError(f"--check: {differences}: the released code of DiT4SR does not compute such a model")
     return _opened("dit4sr_transformer", "model_dit4sr.transformer_sd3", "SD3Transformer2DModel")(arguments, state)

@@ -37,11 +37,18 @@ from framer_jax.trees import check_same_structure
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    parser.add_argument("--config", required=True, help="a shipped configuration by name, such as starter, or a Python file")
+    parser.add_argument(
+        "--config", required=True, help="a shipped configuration by name, such as starter, or a Python file"
+    )
     parser.add_argument("--workdir", required=True, help="for checkpoints, weights and logs; resumed if it has any")
     parser.add_argument("--init", metavar="WEIGHTS", help="start from this file; 'starter' is the shipped model")
     parser.add_argument(
-        "--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE", help="override one knob; repeatable"
+        "--set",
+        dest="overrides",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="override one knob; repeatable",
     )
     hosts = parser.add_argument_group("several hosts", "start the same command on each host, in a shared --workdir")
     hosts.add_argument("--distributed", action="store_true", help="SLURM, MPI and TPU pods need nothing else")
@@ -60,7 +67,9 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def initialize_distributed(distributed: bool, coordinator: str | None, processes: int | None, process: int | None) -> None:
+def initialize_distributed(
+    distributed: bool, coordinator: str | None, processes: int | None, process: int | None
+) -> None:
     """Connect the processes of all hosts, before any computation; nothing to do for one host.
 
     Raises:

@@ -6,12 +6,12 @@ import argparse
 
 from rich.console import Console
 
+from framer_jax.checkpoints.sampling import Sampling
 from framer_jax.config import ConfigError, load_config, to_dict
 from framer_jax.inference.folder import Origin, upscale_files
 from framer_jax.inference.model import load_model, settings_for
 from framer_jax.inference.protocols import PROTOCOLS
 from framer_jax.inference.settings import UpscaleSettings
-from framer_jax.checkpoints.sampling import Sampling
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

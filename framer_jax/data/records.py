@@ -16,7 +16,7 @@ from typing import Any, SupportsIndex
 import numpy as np
 from flax import serialization
 
-from framer_jax.porting.files import replacing, sha256_of
+from framer_jax.porting.files import atomic_write, sha256_of
 
 MANIFEST = "records.json"
 """File name of the manifest in a folder of records."""
@@ -65,7 +65,7 @@ def write_manifest(folder: str | os.PathLike[str], manifest: Mapping[str, Any], 
             )
         for path in folder.glob(file_name(0).replace("00000", "*")):
             path.unlink()
-    with replacing(folder / MANIFEST) as temporary:
+    with atomic_write(folder / MANIFEST) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
@@ -80,7 +80,7 @@ def write_names(
     text = json.dumps(list(names), indent=0, ensure_ascii=False) + "\n"
     digest = hashlib.sha256(text.encode()).hexdigest()
     write_manifest(folder, {**manifest, "names": digest}, overwrite)
-    with replacing(Path(folder) / NAMES) as temporary:
+    with atomic_write(Path(folder) / NAMES) as temporary:
         temporary.write_bytes(text.encode())
 
 
@@ -119,7 +119,7 @@ def write_records(path: str | os.PathLike[str], records: Iterable[Record]) -> No
       ImportError: array_record has no build for this platform.
     """
     module = _array_record()
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         writer = module.ArrayRecordWriter(str(temporary), "group_size:1")
         try:
             for record in records:

@@ -12,7 +12,7 @@ from rich.progress import track
 
 from framer_jax.evaluation.files import image_files, read_pixels
 from framer_jax.evaluation.niqe import BLOCK, Floats, gaussian_window, luma_levels, niqe_features
-from framer_jax.porting.files import replacing
+from framer_jax.porting.files import atomic_write
 from framer_jax.version import __version__
 
 
@@ -96,7 +96,7 @@ def fit_niqe(
         "luma": "BT.601 studio range, rounded",
         "framer_jax": __version__,
     }
-    with replacing(out) as temporary, temporary.open("wb") as file:
+    with atomic_write(out) as temporary, temporary.open("wb") as file:
         np.savez(
             file,
             mu_pris_param=fit.mean[None],

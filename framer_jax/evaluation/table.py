@@ -20,7 +20,7 @@ from framer_jax.evaluation.metrics import METRICS, check_metric_inputs, score
 from framer_jax.evaluation.niqe import NiqeModel, load_niqe_model, shipped_niqe_model
 from framer_jax.evaluation.statistics import bootstrap_interval
 from framer_jax.inference.folder import sidecar_path
-from framer_jax.porting.files import replacing
+from framer_jax.porting.files import atomic_write
 from framer_jax.version import __version__
 
 _BATCH_IMAGES = 8
@@ -318,7 +318,7 @@ def summary_table(summary: Mapping[str, Summary], images: int) -> Table:
 
 def write_csv(evaluation: Evaluation, path: str | Path) -> None:
     """Write one row per image with its name and one column per metric, to six decimals."""
-    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+    with atomic_write(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["image", *evaluation.values])
         for index, pair in enumerate(evaluation.pairs):
@@ -336,6 +336,6 @@ def write_json(evaluation: Evaluation, path: str | Path) -> None:
         | {name: float(scores[index]) for name, scores in evaluation.values.items()}
         for index, pair in enumerate(evaluation.pairs)
     ]
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         text = json.dumps({"metadata": evaluation.metadata, "summary": summary, "images": images}, indent=1)
         temporary.write_text(text + "\n", encoding="utf-8")

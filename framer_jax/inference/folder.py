@@ -18,13 +18,13 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
+from framer_jax.checkpoints.paths import digest_of
 from framer_jax.data.files import image_paths
 from framer_jax.inference.images import FORMATS, ImageData, output_format, read_image, write_image
 from framer_jax.inference.settings import UpscaleSettings
 from framer_jax.inference.upscaler import Upscaler, make_upscaler, upscale_image
-from framer_jax.porting.files import replacing, sha256_of
+from framer_jax.porting.files import atomic_write, sha256_of
 from framer_jax.recipes.base import Params, Recipe
-from framer_jax.checkpoints.paths import digest_of
 from framer_jax.version import __version__
 
 PathLike = str | os.PathLike[str]
@@ -356,7 +356,7 @@ def _sidecar_entries(job: Job, image: ImageData, used: UpscaleSettings, requeste
 
 
 def _write_sidecar(job: Job, entries: Mapping[str, Any]) -> None:
-    with replacing(sidecar_path(job.target)) as temporary:
+    with atomic_write(sidecar_path(job.target)) as temporary:
         temporary.write_text(json.dumps(entries, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 

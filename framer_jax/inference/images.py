@@ -29,7 +29,7 @@ import numpy as np
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from framer_jax.inference.resample import upsample_bicubic
-from framer_jax.porting.files import replacing
+from framer_jax.porting.files import atomic_write
 
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as in Pillow's conversion to gray
 
@@ -141,7 +141,7 @@ def write_image(path: str | os.PathLike[str], image: ImageData, overwrite: bool 
     encoded = _encode(image._replace(alpha=alpha), file_format)
     options = file_format.options | ({"icc_profile": image.icc} if image.icc and file_format.name != "BMP" else {})
     try:
-        with replacing(path) as temporary:
+        with atomic_write(path) as temporary:
             encoded.save(temporary, format=file_format.name, **options)
     except (ValueError, OSError, struct.error) as error:
         if isinstance(error, OSError) and error.errno is not None:  # from the system; errors of Pillow have no number

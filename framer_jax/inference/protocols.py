@@ -16,12 +16,12 @@ import numpy as np
 from framer_jax.inference.tiler import (
     BlendWeights,
     TilePlan,
-    gaussian_blend_weights,
     check_strided_tiles,
     check_tile,
+    gaussian_blend_weights,
+    plan_single_tile,
     plan_strided_tiles,
     plan_tiles,
-    plan_single_tile,
     uniform_blend_weights,
 )
 from framer_jax.recipes.method import UpscaleProtocol
@@ -78,7 +78,9 @@ def one_canvas_per_tile(key: jax.Array, numbers: np.ndarray, origins: np.ndarray
     return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.asarray(numbers, jnp.uint32)), np.zeros_like(origins)
 
 
-def upsampled_sizes(height: int, width: int, scale: int, tile: int, multiple: int, shorter_side: int) -> tuple[Size, ...]:
+def upsampled_sizes(
+    height: int, width: int, scale: int, tile: int, multiple: int, shorter_side: int
+) -> tuple[Size, ...]:
     """How released samplers of latent tiles resize an image before they super-resolve it.
 
     The shorter side to no less than shorter_side / scale; then everything by the scale; then both sides down to

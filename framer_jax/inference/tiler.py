@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from framer_jax.diffusion.tiles import gaussian_profile, shares, starts
+from framer_jax.diffusion.tiles import blend_weights, gaussian_profile, tile_starts
 
 BUCKETS = 4
 """Tile sides are a quarter, a half, three quarters or all of the requested side: few shapes, few compilations."""
@@ -77,7 +77,7 @@ def _plan_axis(length: int, tile: int, overlap: int, multiple: int) -> _Axis:
 
     def starts_of(side: int) -> tuple[int, ...]:
         stride = (side - overlap) // multiple * multiple
-        return starts(padded, side, side - stride)
+        return tile_starts(padded, side, side - stride)
 
     fewest = len(starts_of(tile))
     side = next(side for side in sides if side >= overlap + multiple and len(starts_of(side)) == fewest)
@@ -106,7 +106,7 @@ def plan_strided_tiles(height: int, width: int, tile: int, overlap: int, multipl
         if length <= tile:
             padded = -(-length // multiple) * multiple
             return _Axis(padded, padded, (0,))
-        return _Axis(length, tile, starts(length, tile, overlap))
+        return _Axis(length, tile, tile_starts(length, tile, overlap))
 
     return _plan(height, width, plan_axis)
 
@@ -122,7 +122,7 @@ class _Axis(NamedTuple):
 
     padded: int
     side: int
-    starts: tuple[int, ...]
+    tile_starts: tuple[int, ...]
 
 
 def _plan(height: int, width: int, plan_axis: Callable[[int], _Axis]) -> TilePlan:
@@ -133,8 +133,8 @@ def _plan(height: int, width: int, plan_axis: Callable[[int], _Axis]) -> TilePla
         (height, width),
         (vertical.padded, horizontal.padded),
         (vertical.side, horizontal.side),
-        vertical.starts,
-        horizontal.starts,
+        vertical.tile_starts,
+        horizontal.tile_starts,
     )
 
 
@@ -217,7 +217,7 @@ def _normalized_weights(
     """The profiles [scale * tile side], divided by their sum over the tiles."""
 
     def normalize(tile_starts: tuple[int, ...], padded: int, profile: np.ndarray) -> tuple[np.ndarray, ...]:
-        return shares(tuple(start * scale for start in tile_starts), padded * scale, profile)
+        return blend_weights(tuple(start * scale for start in tile_starts), padded * scale, profile)
 
     return BlendWeights(
         normalize(plan.rows, plan.padded[0], row_profile), normalize(plan.columns, plan.padded[1], column_profile)

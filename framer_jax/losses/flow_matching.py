@@ -43,7 +43,7 @@ def preconditioned_error(x: jax.Array, velocity_prediction: jax.Array, x0: jax.A
     Returns:
       [B] float32, before `loss_weight`.
     """
-    return jnp.square(flow.clean(x, velocity_prediction, sigma) - x0).mean(axis=(1, 2, 3))
+    return jnp.square(flow.x0_from_velocity(x, velocity_prediction, sigma) - x0).mean(axis=(1, 2, 3))
 
 
 def loss_weight(sigma: jax.Array, scheme: str = "none") -> jax.Array:
@@ -82,4 +82,4 @@ def prediction_taps_to_clean(
     """
     if tap_kind != "prediction":
         return taps
-    return tuple(flow.clean(x, tap, sigma) for tap in taps)
+    return tuple(flow.x0_from_velocity(x, tap, sigma) for tap in taps)

@@ -21,13 +21,13 @@ import numpy as np
 from framer_jax.frequency.bands import full_precision, hermitian_weights, spectrum
 from framer_jax.frequency.dual_tree import dual_tree
 from framer_jax.frequency.wavelets import (
-    BORDER_MODES,
+    PADDING_MODES,
     WaveletBands,
     check_map,
     check_wavelet,
     decompose,
     haar_decompose,
-    most_levels,
+    max_levels,
 )
 from framer_jax.knobs import check_knobs, knob
 
@@ -64,7 +64,7 @@ class WaveletKdSettings:
     padding_mode: str = knob(
         "symmetric",
         "Padding of dwt at the borders. Haar never reads beyond the border where the sides are multiples of 2^levels.",
-        choices=BORDER_MODES,
+        choices=PADDING_MODES,
     )
     weights: tuple[float, float, float] = knob((1.0, 2.0, 1.0), "Weights of the low, the middle and the high group.")
     norm: str = knob(
@@ -181,7 +181,7 @@ def _by_level(low: jax.Array, details: list[jax.Array]) -> Means:
 
 
 def _dwt(difference: jax.Array, settings: WaveletKdSettings, norm: Norm) -> Means:
-    allowed_levels = most_levels(difference.shape, settings.wavelet)
+    allowed_levels = max_levels(difference.shape, settings.wavelet)
     if settings.levels > allowed_levels:
         raise ValueError(
             f"images of {difference.shape[1:3]} pixels allow {allowed_levels} levels of {settings.wavelet}, not "

@@ -65,13 +65,15 @@ def framer(recipe: Recipe, settings: FramerSettings, updates: tuple[str, ...] = 
     chosen = updates or (names[0],)
     if unknown := [name for name in chosen if name not in names]:
         raise ValueError(f"recipe {recipe.name!r} has no update {unknown[0]!r}: choose from {', '.join(names)}")
-    extended = tuple(
-        _extended(update, settings) if update.name in chosen else update for update in recipe.updates
-    )
+    extended = tuple(_extended(update, settings) if update.name in chosen else update for update in recipe.updates)
 
     def init(key: jax.Array, batch: Batch) -> Params:
         params = recipe.init(key, batch)
-        shapes = {update.name: _tap_shapes(recipe, update, params, batch) for update in recipe.updates if update.name in chosen}
+        shapes = {
+            update.name: _tap_shapes(recipe, update, params, batch)
+            for update in recipe.updates
+            if update.name in chosen
+        }
         first = shapes[chosen[0]]
         for name, others in shapes.items():
             if others != first:
@@ -101,7 +103,9 @@ def add_framer(recipe: Recipe, config: Mapping[str, Any]) -> Recipe:
     if variant == NO_FRAMER:
         return recipe
     if variant not in VARIANTS:
-        raise ValueError(f"unknown variant of FRAMER, framer.variant {variant!r}{nearest(variant, (NO_FRAMER, *VARIANTS))}")
+        raise ValueError(
+            f"unknown variant of FRAMER, framer.variant {variant!r}{nearest(variant, (NO_FRAMER, *VARIANTS))}"
+        )
     changes = {name: value for name, value in config.items() if name != "variant" and value is not None}
     return framer(recipe, VARIANTS[variant](**changes))
 

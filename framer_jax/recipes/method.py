@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
 from framer_jax.knobs import knob
@@ -285,11 +284,11 @@ class Method:
     check_file_name: Callable[[str, Config], None] | None = None
     published: Published | None = None
     release_differences: Callable[[Config], list[str]] = _no_differences
-    merge: Mapping[str, Callable[[TrainedRun], MergedNetwork]] = MappingProxyType({})
-    protocols: Mapping[str, UpscaleProtocol] = MappingProxyType({})
+    merge: Mapping[str, Callable[[TrainedRun], MergedNetwork]] = field(default_factory=dict)
+    protocols: Mapping[str, UpscaleProtocol] = field(default_factory=dict)
     tiny: tuple[str, ...] = ()
     former_names: tuple[str, ...] = ()
-    renamed_knobs: Mapping[str, str] = MappingProxyType({})
+    renamed_knobs: Mapping[str, str] = field(default_factory=dict)
 
 
 def value_at(config: Config, path: KnobPath) -> Any:

@@ -6,6 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from framer_jax.recipes.latent_space import AUTOENCODER
+from framer_jax.recipes.perceptual import LPIPS
+from framer_jax.recipes.weights_by_path import digest_of, digests
 
 import framer_jax
 from framer_jax.commands.provenance import portable
@@ -19,11 +22,8 @@ from framer_jax.porting.files import sha256_of
 from framer_jax.porting.weights import load_weights, save_weights
 from framer_jax.recipes.base import Recipe, expected_params
 from framer_jax.recipes.framer import HEADS, framer
-from framer_jax.recipes.latent_space import AUTOENCODER
-from framer_jax.recipes.perceptual import LPIPS
 from framer_jax.recipes.sinsr import TEACHER, chain_ends, distillation_terms, student_schedule
 from framer_jax.recipes.table import SPACES, build_recipe
-from framer_jax.recipes.weights_by_path import digest_of, digests
 from tests.support.paths import CONFIGS
 from tests.support.tiny import MODEL, config, ported, weights
 

@@ -4,6 +4,8 @@ import json
 
 import numpy as np
 import pytest
+from framer_jax.recipes.stable_diffusion import read_kl_autoencoder
+from framer_jax.recipes.text import text_settings
 
 from framer_jax import cli
 from framer_jax.commands.precompute.embeddings import embed_captions, write_text
@@ -17,8 +19,6 @@ from framer_jax.porting.diffusers_folder import INDEX, STEMS, SUFFIXES, write_fo
 from framer_jax.porting.maps import to_torch
 from framer_jax.porting.table import MAPS
 from framer_jax.recipes import pretrained
-from framer_jax.recipes.stable_diffusion import read_kl_autoencoder
-from framer_jax.recipes.text import text_settings
 from tests.support.paths import CONFIGS
 from tests.support.texts import encoder
 from tests.support.tiny import MODEL, RUN, TINY, config, photos, ported, random_weights

@@ -8,6 +8,7 @@ import types
 import ml_dtypes
 import numpy as np
 import pytest
+from framer_jax.recipes.pretrained import load_pretrained
 from safetensors.numpy import load_file, save_file
 
 from framer_jax import cli
@@ -16,7 +17,6 @@ from framer_jax.porting.table import MAPS, read_torch
 from framer_jax.porting.torch_files import read_state, write_state
 from framer_jax.porting.weights import load_weights, save_weights
 from framer_jax.trees import flatten_names
-from framer_jax.recipes.pretrained import load_pretrained
 from tests.support.checkpoints import small_states
 
 

@@ -5,11 +5,13 @@ import json
 import jax
 import numpy as np
 import pytest
+from framer_jax.recipes.pretrained import read
+from framer_jax.recipes.stable_diffusion import read_base
 
 from framer_jax.commands.train import starting_weights, train_from_config
 from framer_jax.diffusion.noise import noise_field
 from framer_jax.models.lora import init_lora, make_lora, merge
-from framer_jax.models.mmdit import MMDiT, arranged
+from framer_jax.models.mmdit import MMDiT, match_block_layout
 from framer_jax.porting.diffusers_folder import read_config
 from framer_jax.porting.files import sha256_of
 from framer_jax.porting.lora import read_layers
@@ -17,10 +19,8 @@ from framer_jax.porting.mmdit import MMDIT
 from framer_jax.porting.table import MAPS
 from framer_jax.porting.torch_files import read_state
 from framer_jax.porting.weights import load_weights, save_weights
-from framer_jax.trees import flatten_names, nest_names
-from framer_jax.recipes.pretrained import read
-from framer_jax.recipes.stable_diffusion import read_base
 from framer_jax.recipes.table import build_recipe
+from framer_jax.trees import flatten_names, nest_names
 from tests.commands.test_port import port, refused
 from tests.support.tiny import config, photos, ported, random_weights, weights
 
@@ -47,7 +47,7 @@ def folder(tmp_path_factory):
     weights(place / "alone.safetensors", *knobs(place), *ALONE)
     params, metadata = load_weights(place / "both.safetensors")
     metadata["config"]["recipe"]["denoiser"]["dit4sr"]["scan"] = True
-    stacked = {name: arranged(group, APART.clone(scan=True)) for name, group in params.items()}
+    stacked = {name: match_block_layout(group, APART.clone(scan=True)) for name, group in params.items()}
     save_weights(place / "scanned.safetensors", stacked, metadata)
     return place
 
@@ -128,7 +128,7 @@ def test_a_lora_alone_becomes_the_base_model_again(folder, tmp_path, capsys):
     joint = ("recipe.denoiser.dit4sr.reading=joint",)
     weights(tmp_path / "joint.safetensors", *knobs(folder), *ALONE, *joint)
     assert port(tmp_path / "joint.safetensors", tmp_path / "other", *words) == 2
-    refused(capsys, "LR tokens have a place in the attention's softmax")
+    refused(capsys, "LR tokens take weight in the softmax")
     assert port(folder / "both.safetensors", tmp_path / "other", "--model", "swinir", "--to", "torch") == 2
     refused(capsys, "a run of dit4sr becomes dit4sr or mmdit, not swinir")
     assert not (tmp_path / "other").exists()
@@ -241,7 +241,7 @@ def test_a_scanned_run_with_a_lora_is_trained_from_an_unscanned_one(folder, tmp_
     result = train_from_config(settings, tmp_path / "run", init=str(folder / "both.safetensors"))
     assert result.step == 2 and np.isfinite(result.scalars["loss"])
     trained, _ = load_weights(tmp_path / "run" / "weights.safetensors")
-    start = arranged(load_weights(folder / "both.safetensors")[0]["lora"], APART.clone(scan=True))
+    start = match_block_layout(load_weights(folder / "both.safetensors")[0]["lora"], APART.clone(scan=True))
     before, after = flatten_names(start)[0], flatten_names(trained["lora"])[0]
     assert before.keys() == after.keys() and all(np.any(after[name] != leaf) for name, leaf in before.items())
     (tmp_path / "run" / "base.safetensors").write_bytes((folder / "base.safetensors").read_bytes())
@@ -274,7 +274,9 @@ def test_a_run_of_tsd_sr_becomes_a_transformer_and_an_autoencoder(tmp_path, caps
     settings["recipe"]["tsd_sr"]["base"], settings["recipe"]["space"]["weights"] = "base.safetensors", "vae.safetensors"
     run = tmp_path / "run.safetensors"
     settings["recipe"]["denoiser"]["mmdit"]["scan"] = scan
-    save_weights(run, {group: arranged(factors, MMDiT(depth=2, dual_blocks=1, scan=scan))}, {"config": settings})
+    save_weights(
+        run, {group: match_block_layout(factors, MMDiT(depth=2, dual_blocks=1, scan=scan))}, {"config": settings}
+    )
     assert port(run, tmp_path / "out", "--model", model, "--to", "diffusers") == 0
     merged = merge(whole, {"a": make_lora(factors, 1.0)})  # half of the rank
     same(read(model, tmp_path / "out").params, flatten_names(jax.tree.map(np.asarray, merged))[0])

@@ -45,7 +45,9 @@ def test_zeros_stand_for_an_encoder(missing):
 
 
 def test_encoders_of_other_sizes_are_named():
-    with pytest.raises(ValueError, match=r"clip_l gives 3 tokens of 5 features, not 3 of 4: .*CLIP-L and CLIP-G swapped"):
+    with pytest.raises(
+        ValueError, match=r"clip_l gives 3 tokens of 5 features, not 3 of 4: .*CLIP-L and CLIP-G swapped"
+    ):
         embed_texts(["x"], {"clip_l": encoder("clip_l", width=5)}, SETTINGS)
     with pytest.raises(ValueError, match="clip_g gives a pooled embedding of none, not 5"):
         join_encoders({"clip_g": Encoded(np.zeros((1, 3, 5)))}, 1, SETTINGS)

@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from framer_jax.recipes.latent_space import enlarge
+from framer_jax.recipes.stable_diffusion import read_kl_autoencoder
 
 from framer_jax.cli import main
 from framer_jax.commands.precompute.embeddings import embed_captions, write_text
@@ -23,8 +25,6 @@ from framer_jax.degradations.presets import LIGHT_ONE_STAGE
 from framer_jax.models.kl_autoencoder import KLAutoencoder
 from framer_jax.porting.kl_autoencoder import write_autoencoder
 from framer_jax.porting.weights import save_weights
-from framer_jax.recipes.latent_space import enlarge
-from framer_jax.recipes.stable_diffusion import read_kl_autoencoder
 from tests.support.drawn import drawn
 from tests.support.texts import SETTINGS as SIZES
 from tests.support.texts import encoders

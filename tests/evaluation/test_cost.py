@@ -65,7 +65,9 @@ def test_attention():
 
 def test_modules_have_their_paths():
     channels, side, window = 6, 8, 4
-    found = of_module(WindowAttention(heads=2, window=window, shift=2, mask="correct"), floats(1, side, side, channels))
+    found = of_module(
+        WindowAttention(heads=2, window=window, shift=2, variant="correct"), floats(1, side, side, channels)
+    )
     pixels = side * side
     assert macs_by_module(found) == {
         "WindowAttention/qkv": pixels * channels * 3 * channels,

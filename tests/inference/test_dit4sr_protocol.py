@@ -7,12 +7,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from framer_jax.recipes.sampling import Sampling
+from framer_jax.recipes.text import TEXTS
 from PIL import Image
 
 import framer_jax
 from framer_jax import cli
 from framer_jax.diffusion import flow
-from framer_jax.diffusion.noise import noise_field, window
+from framer_jax.diffusion.noise import noise_field, noise_window
 from framer_jax.inference.model import load_model, settings_for
 from framer_jax.inference.protocols import dit4sr_sizes
 from framer_jax.inference.resample import resize_pillow
@@ -25,13 +27,11 @@ from framer_jax.porting.table import MAPS
 from framer_jax.porting.weights import load_weights, save_weights
 from framer_jax.recipes.base import Tiling, expected_params
 from framer_jax.recipes.dit4sr import BASE, DENOISER
-from framer_jax.recipes.sampling import Sampling
 from framer_jax.recipes.table import DENOISERS, SPACES, build_recipe
-from framer_jax.recipes.text import TEXTS
 from tests.inference.test_upscaler import PARAMS, toy
 from tests.inference.test_upscaler import photo as pixels_of
 from tests.recipes.test_dit4sr import KL, knobs
-from tests.recipes.test_dit4sr import SMALL as DIT4SR
+from tests.recipes.test_dit4sr import SMALL as DIT4SR_TRANSFORMER
 from tests.support.drawn import drawn
 from tests.support.paths import CONFIGS
 from tests.support.tiny import MODEL, TINY, config, photo, ported, text, weights
@@ -114,7 +114,7 @@ def test_an_enlarged_picture_is_restored_as_one_and_comes_out_at_four_times_its_
 
     def sample_tiled(params, frozen, image, noise, tiling):
         seen.append((image.shape, tiling))
-        return jnp.flip(image, -1) * 0.5 + 0.3 + 0 * window(noise, 0, image.shape[1:])
+        return jnp.flip(image, -1) * 0.5 + 0.3 + 0 * noise_window(noise, 0, image.shape[1:])
 
     image = pixels_of(11, 13)
     asked = UpscaleSettings(tile=256, overlap=96, tile_batch=2, protocol="dit4sr")
@@ -137,7 +137,12 @@ def test_pillows_resizing(place):
     assert resize_pillow(found, (30, 9)) is found
 
 
-WAVELETS = (*DIT4SR, "recipe.dit4sr.trainable=", "recipe.space.statistics=image", "recipe.denoiser.dit4sr.depth=1")
+WAVELETS = (
+    *DIT4SR_TRANSFORMER,
+    "recipe.dit4sr.trainable=",
+    "recipe.space.statistics=image",
+    "recipe.denoiser.dit4sr.depth=1",
+)
 """Without an autoencoder to compile; a latent is 4 pixels wide."""
 
 
@@ -165,7 +170,7 @@ def test_tiles_within_the_steps_are_those_of_a_loop_in_numpy(place):
 
     space = SPACES["wavelet"](settings["recipe"]["space"], jnp.float32, "inference")
     z_lr = np.asarray(space.encode({}, image * 2 - 1))  # [1, 12, 11, 48]
-    x = np.asarray(window(noise, 0, (12, 11, 48)))
+    x = np.asarray(noise_window(noise, 0, (12, 11, 48)))
     weight = np.outer(*(np.exp(-(((np.arange(8) - middle) / 8) ** 2) / 0.02) for middle in (4, 3.5)))[None, :, :, None]
     for sigma, following in pairwise(flow.sampling_sigmas(2).astype(np.float32)):
         total, weights_ = np.zeros(x.shape), np.zeros(x.shape)

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from framer_jax.diffusion.noise import window
+from framer_jax.diffusion.noise import noise_window
 from framer_jax.inference.folder import Origin, plan_jobs, sidecar_path, upscale_files
 from framer_jax.inference.images import ImageData, read_image
 from framer_jax.inference.upscaler import UpscaleSettings, make_upscaler, upscale, upscale_image
@@ -31,7 +31,7 @@ def nearest(lr):
 def pixelwise(params, frozen, lr, noise):
     """Each output pixel from its own input pixel and its own noise."""
     _, height, width, _ = lr.shape
-    drawn = nearest(window(noise, 0, (height, width, 3)) + window(noise, 1, (height, width, 3)))
+    drawn = nearest(noise_window(noise, 0, (height, width, 3)) + noise_window(noise, 1, (height, width, 3)))
     return nearest(lr) * params["denoiser"]["gain"] + 0.05 * drawn + frozen["offset"]
 
 

@@ -10,7 +10,7 @@ import pywt
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from framer_jax.frequency.wavelets import haar_reconstruct, reconstruct
+from framer_jax.frequency.wavelets import haar_reconstruct
 from framer_jax.losses.wavelet_kd import (
     GROUPS,
     TRANSFORMS,
@@ -20,6 +20,7 @@ from framer_jax.losses.wavelet_kd import (
     wavelet_bands,
     wavelet_kd,
 )
+from tests.support.wavelets import reconstruct
 
 compiled = jax.jit(wavelet_kd, static_argnums=2)
 

@@ -7,7 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from framer_jax.models.dit4sr_transformer import ControlledAttention, DepthwiseConv, DiT4SR, divided, united, with_control
+from framer_jax.models.dit4sr_transformer import (
+    ControlledAttention,
+    DepthwiseConv,
+    DiT4SRTransformer,
+    divided,
+    united,
+    with_control,
+)
 from framer_jax.models.mmdit import MMDiT, stacked
 from framer_jax.porting.maps import to_torch
 from framer_jax.porting.table import MAPS
@@ -29,7 +36,7 @@ SIZES = {
 }
 
 BASE = MMDiT(**SIZES)
-TINY = DiT4SR(**SIZES)
+TINY = DiT4SRTransformer(**SIZES)
 
 
 def inputs(height=6, width=10, batch=2):
@@ -53,7 +60,7 @@ def test_the_published_size_has_its_parameters(compatibility, count):
     latent, *rest = (
         jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((1, 64, 48, 16), (1,), (1, 154, 4096), (1, 2048))
     )
-    params = expected(DiT4SR(compatibility=compatibility, scan=True), latent, *rest, latent)
+    params = expected(DiT4SRTransformer(compatibility=compatibility, scan=True), latent, *rest, latent)
     leaves = flatten_names(params)[0]
     assert sum(leaf.size for leaf in leaves.values()) == count
     assert sum(leaf.size for name, leaf in leaves.items() if "control" in name) == 350_877_696
@@ -67,7 +74,7 @@ def gradient_of_fixture(fixtures, compatibility):
     file = fixtures / "dit4sr_sd35_tiny.npz"
     case = load_case(file)
     params, arguments = carried_over(case, "dit4sr")
-    model = DiT4SR(**arguments | {"compatibility": compatibility})
+    model = DiT4SRTransformer(**arguments | {"compatibility": compatibility})
     values = (channels_last(case.arrays["in/x"]), *texts(case), channels_last(case.arrays["in/lr"]))
     known = flatten_names(expected(model, *values))[0]
     params = nest_names({name: leaf for name, leaf in flatten_names(params)[0].items() if name in known})
@@ -75,7 +82,7 @@ def gradient_of_fixture(fixtures, compatibility):
     def loss(params):
         return jnp.square(model.apply({"params": params}, *values)[0]).mean()
 
-    gradient = to_torch(MAPS["dit4sr"], jax.jit(jax.grad(loss))(params), "gradient")
+    gradient = to_torch(MAPS["dit4sr_transformer"], jax.jit(jax.grad(loss))(params), "gradient")
     with np.load(file) as archive:
         without = set(json.loads(str(archive["meta"]))["parameters_without_gradient"])
     return gradient, without

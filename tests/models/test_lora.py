@@ -10,14 +10,14 @@ import pytest
 
 from framer_jax.models.lora import (
     Lora,
+    apply_adapters,
     apply_lora,
-    branches,
     init_lora,
     low_rank_kernel,
     make_lora,
     merge,
     unmerge,
-    with_branches,
+    with_adapters,
 )
 from tests.support.drawn import drawn
 
@@ -212,8 +212,8 @@ def test_branches_compute_what_merged_weights_do(scale):
     scales = {"first": scale, "second": -2.0}
 
     def branched(sets, x):
-        with branches():
-            return Toy().apply(with_branches(params(), sets, scales), x)
+        with apply_adapters():
+            return Toy().apply(with_adapters(params(), sets, scales), x)
 
     def merged(sets, x):
         return Toy().apply({"params": merge(params(), sets, scales)}, x)
@@ -221,11 +221,11 @@ def test_branches_compute_what_merged_weights_do(scale):
     close(jax.jit(branched)(sets, X), jax.jit(merged)(sets, X), rtol=1e-4, atol=1e-3)
     mine, theirs = (jax.jit(jax.grad(lambda sets, call=call: call(sets, X).sum()))(sets) for call in (branched, merged))
     close(mine, theirs, rtol=1e-3, atol=1e-2)
-    with branches():  # without sets they are the module
-        plain = Toy().apply(with_branches(params(), {}), X)
+    with apply_adapters():  # without sets they are the module
+        plain = Toy().apply(with_adapters(params(), {}), X)
     close(plain, Toy().apply({"params": params()}, X))
     with pytest.raises(ValueError, match="'first' wants a kernel"):
-        with_branches({"conv_in": params()["conv_in"]}, sets)
+        with_adapters({"conv_in": params()["conv_in"]}, sets)
 
 
 def test_a_small_addition_is_not_lost_beside_weights_of_two_bytes():
@@ -243,8 +243,8 @@ def test_a_small_addition_is_not_lost_beside_weights_of_two_bytes():
 
     plain = Layer().apply({"params": weights}, x)
     effect = np.asarray(x) @ np.asarray(lora.factors["query"]["down"] @ lora.factors["query"]["up"])
-    with branches():
-        beside = Layer().apply(with_branches(weights, {"": lora}), x) - plain
+    with apply_adapters():
+        beside = Layer().apply(with_adapters(weights, {"": lora}), x) - plain
     within = Layer().apply({"params": merge(weights, {"": lora})}, x) - plain
     spread = np.std(effect)
     assert np.std(beside - effect) < 0.02 * spread < 0.5 * spread < np.std(within - effect)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from framer_jax.models.dit import DiffusionTransformer, from_patches, to_patches
-from framer_jax.models.layers import ChannelNorm, position_table, sinusoidal_embedding
+from framer_jax.models.layers import LayerNorm, position_table, sinusoidal_embedding
 from framer_jax.models.unet import UNet, depth_to_space
 from tests.support.drawn import drawn
 
@@ -119,7 +119,7 @@ def test_patches_and_depth_to_space_are_rearrangements():
 
 def test_channel_norm_has_zero_mean_and_unit_variance_at_each_position():
     x = 3 + 2 * jax.random.normal(jax.random.key(0), (2, 3, 3, 64))
-    y = ChannelNorm(affine=False).apply({}, x)
+    y = LayerNorm(affine=False).apply({}, x)
     np.testing.assert_allclose(y.mean(-1), 0, atol=1e-6)
     np.testing.assert_allclose(y.std(-1), 1, atol=1e-5)
 

@@ -123,9 +123,9 @@ def test_the_two_transformers_are_not_taken_for_each_other(states, config, tmp_p
 
 def test_dit4sr_weights_tell_whether_they_are_the_released_ones(states):
     state = states["dit4sr"]
-    assert MAPS["dit4sr"].arguments(state)["compatibility"] == "released"
+    assert MAPS["dit4sr_transformer"].arguments(state)["compatibility"] == "released"
     mended = {key: value for key, value in state.items() if "attn2.add" not in key and "attn2.to_add" not in key}
-    assert MAPS["dit4sr"].arguments(mended)["compatibility"] == "correct"
+    assert MAPS["dit4sr_transformer"].arguments(mended)["compatibility"] == "correct"
 
 
 def test_dual_attention_is_in_the_first_blocks(states):

@@ -5,6 +5,7 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
+from framer_jax.recipes.pretrained import KINDS, build, expected_params
 
 from framer_jax.models.resshift_unet import SwinUNet
 from framer_jax.models.swinir import SwinIR
@@ -12,7 +13,6 @@ from framer_jax.models.vq_autoencoder import VQAutoencoder
 from framer_jax.porting.maps import to_flax, to_torch
 from framer_jax.porting.table import MAPS
 from framer_jax.trees import check_same_structure, flatten_names
-from framer_jax.recipes.pretrained import KINDS, build, expected_params
 from tests.support.checkpoints import FIXTURES, small_states
 
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
-from framer_jax.porting.files import replacing, sha256_of
+from framer_jax.porting.files import atomic_write, sha256_of
 from framer_jax.porting.weights import load_weights, save_weights
 from framer_jax.trees import check_same_structure, flatten_names, nest_names
 
@@ -134,7 +134,7 @@ def test_failed_write_leaves_the_old_file(tmp_path):
     path.write_text("old")
 
     def interrupted():
-        with replacing(path) as temporary:
+        with atomic_write(path) as temporary:
             temporary.write_text("half")
             raise KeyboardInterrupt
 

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from framer_jax.recipes.latent_space import LatentTask, enlarge, wavelet_space
 
 from configs import default
 from framer_jax.config import to_dict
@@ -13,7 +14,6 @@ from framer_jax.frequency import wavelets
 from framer_jax.losses.framer import paper, released
 from framer_jax.recipes.base import Recipe
 from framer_jax.recipes.framer import HEADS, apply_heads, framer, init_heads
-from framer_jax.recipes.latent_space import LatentTask, enlarge, wavelet_space
 from framer_jax.recipes.resshift import ResShiftSettings, channel_weights, resshift
 from framer_jax.recipes.table import add_framer, build_recipe
 from tests.support.drawn import drawn

@@ -5,6 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
+from framer_jax.recipes.stable_diffusion import read_kl_autoencoder
+from framer_jax.recipes.text import TEXTS, text_settings
 
 from framer_jax import cli
 from framer_jax.commands.precompute.embeddings import embed_captions, write_text
@@ -21,9 +23,7 @@ from framer_jax.porting.weights import load_weights
 from framer_jax.recipes.base import expected_params
 from framer_jax.recipes.dit4sr import BASE, DENOISER, LORA, Dit4srSettings, split, whole
 from framer_jax.recipes.framer import framer
-from framer_jax.recipes.stable_diffusion import read_kl_autoencoder
 from framer_jax.recipes.table import DENOISERS, build_recipe
-from framer_jax.recipes.text import TEXTS, text_settings
 from tests.support.drawn import drawn
 from tests.support.texts import encoder
 from tests.support.tiny import config, photos, ported, text

@@ -10,16 +10,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from framer_jax.recipes.latent_space import LatentSpace
+from framer_jax.recipes.text import NULL
 
 from framer_jax.data.text import TextSettings, zero_text
 from framer_jax.losses.framer import released
-from framer_jax.models.dit4sr_transformer import DiT4SR
+from framer_jax.models.dit4sr_transformer import DiT4SRTransformer
 from framer_jax.recipes import dit4sr as recipe_file
 from framer_jax.recipes import framer as framer_file
 from framer_jax.recipes.dit4sr import DENOISER, Dit4srSettings, dit4sr
 from framer_jax.recipes.framer import HEADS, framer
-from framer_jax.recipes.latent_space import LatentSpace
-from framer_jax.recipes.text import NULL
 from tools.parity.cases import channels_first, channels_last, load_case
 from tools.parity.transformers import carried_over
 
@@ -129,7 +129,7 @@ def by_the_specification(velocities, noisy, sigma, negatives, cutoff):
 def test_on_the_features_that_the_original_decodes(fixtures, monkeypatch):
     case = load_case(fixtures / "dit4sr_sd35_tiny.npz")
     params, arguments = carried_over(case, "dit4sr")
-    denoiser = DiT4SR(**arguments, taps="prediction")
+    denoiser = DiT4SRTransformer(**arguments, taps="prediction")
     told, pooled = case.arrays["in/e"], case.arrays["in/p"]
     sizes = TextSettings(4, told.shape[1] - 4, (1, pooled.shape[-1] - 1), told.shape[-1])
     base = dit4sr(denoiser, latents(16), Dit4srSettings(), sizes, {NULL: zero_text(sizes)}, params)

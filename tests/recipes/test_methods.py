@@ -41,9 +41,15 @@ def test_it_trains_resumes_exports_and_upscales(method, tmp_path):
     interrupted = {**config, "training": {**config["training"], "stop_after": 1}}
     assert train_from_config(interrupted, tmp_path / "resumed").stopped
     assert train_from_config(config, tmp_path / "resumed").step == whole.step == 2
-    losses = [line for line in read_json_lines(tmp_path / "whole" / "metrics.jsonl") if any("loss" in key for key in line)]
-    assert losses and all(math.isfinite(value) for line in losses for key, value in line.items() if key.endswith("loss"))
-    first, second = (flatten_names(load_weights(tmp_path / run / "weights.safetensors")[0])[0] for run in ("whole", "resumed"))
+    losses = [
+        line for line in read_json_lines(tmp_path / "whole" / "metrics.jsonl") if any("loss" in key for key in line)
+    ]
+    assert losses and all(
+        math.isfinite(value) for line in losses for key, value in line.items() if key.endswith("loss")
+    )
+    first, second = (
+        flatten_names(load_weights(tmp_path / run / "weights.safetensors")[0])[0] for run in ("whole", "resumed")
+    )
     assert first.keys() == second.keys()
     assert all(np.array_equal(first[name], second[name]) for name in first)
     model = load_model(tmp_path / "whole")
@@ -60,9 +66,7 @@ def test_it_trains_resumes_exports_and_upscales(method, tmp_path):
 def test_its_networks_are_ported_both_ways(method, tmp_path):
     section = method.networks.section
     for name in (name for name in method.networks.names if name in MAPS and method.published_network):
-        path = weights(
-            tmp_path / f"{name}.safetensors", f"recipe.name={method.name}", f"recipe.{section}.name={name}"
-        )
+        path = weights(tmp_path / f"{name}.safetensors", f"recipe.name={method.name}", f"recipe.{section}.name={name}")
         port_to_torch(name, [path], tmp_path / "torch.safetensors")
         port_to_jax(name, [tmp_path / "torch.safetensors"], tmp_path / f"{name}_again.safetensors")
         before, after = (load_weights(file)[0] for file in (path, tmp_path / f"{name}_again.safetensors"))

@@ -6,13 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from framer_jax.recipes.normed_tiles import as_one, thinned
+from framer_jax.recipes.pretrained import build
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from framer_jax.diffusion.tiles import gaussian_profile, lay, over_tiles, shares, starts
+from framer_jax.diffusion.tiles import blend_weights, gaussian_profile, map_tiles, tile_grid, tile_starts
 from framer_jax.recipes import normed_tiles
-from framer_jax.recipes.normed_tiles import as_one, thinned
-from framer_jax.recipes.pretrained import build
 from tests.support.drawn import drawn
 from tests.support.tiny import TINY
 
@@ -58,15 +58,15 @@ def released(function, x, z, tile, overlap):
 @pytest.mark.parametrize("batch", [1, 3, 16])
 def test_it_is_the_released_procedure(batch):
     x, z = maps(13, 19, 2)
-    found = jax.jit(lambda x, z: over_tiles(network, lay((13, 19), 8, 3), x, z, batch=batch))(x, z)
+    found = jax.jit(lambda x, z: map_tiles(network, tile_grid((13, 19), 8, 3), x, z, batch=batch))(x, z)
     np.testing.assert_allclose(found, released(jax.jit(network), x, z, 8, 3), atol=1e-5)
 
 
 def test_one_tile_is_the_whole():
     x, z = maps(8, 6)
-    for grid in (lay((8, 6), 8, 3), lay((8, 6), 0, 0)):
-        assert grid.tiles == 1
-        np.testing.assert_array_equal(over_tiles(network, grid, x, z), network(x, z))
+    for grid in (tile_grid((8, 6), 8, 3), tile_grid((8, 6), 0, 0)):
+        assert grid.num_tiles == 1
+        np.testing.assert_array_equal(map_tiles(network, grid, x, z), network(x, z))
 
 
 @settings(deadline=None, max_examples=40)
@@ -74,11 +74,11 @@ def test_one_tile_is_the_whole():
 def test_weights_sum_to_one_and_tiles_cover_all(length, side, data):
     side = min(side, length)
     overlap = data.draw(st.integers(0, side - 1))
-    places = starts(length, side, overlap)
+    places = tile_starts(length, side, overlap)
     assert places[0] == 0
     assert places[-1] == length - side
     total = np.zeros(length)
-    for start, share in zip(places, shares(places, length, gaussian_profile(side, side / 2)), strict=True):
+    for start, share in zip(places, blend_weights(places, length, gaussian_profile(side, side / 2)), strict=True):
         total[start : start + side] += share
     np.testing.assert_allclose(total, 1, atol=1e-6)
 
@@ -93,13 +93,13 @@ def test_what_looks_at_one_place_only_is_exact_in_any_unit():
         return tile.repeat(2, axis=1).repeat(2, axis=2)
 
     for function, source in ((halved, image), (doubled, image[:, :13, :19]), (jnp.tanh, image[:, :13, :19])):
-        found = jax.jit(lambda x, function=function: over_tiles(function, lay((13, 19), 6, 2), x, batch=2))(source)
+        found = jax.jit(lambda x, function=function: map_tiles(function, tile_grid((13, 19), 6, 2), x, batch=2))(source)
         np.testing.assert_allclose(found, function(source), atol=1e-6)
 
 
 def test_an_overlap_without_a_stride_is_named():
-    with pytest.raises(ValueError, match="overlap 8 must lie between 0 and 7 for tiles of 8"):
-        lay((20, 20), 8, 8)
+    with pytest.raises(ValueError, match="overlap is 8: it must be from 0 to 7"):
+        tile_grid((20, 20), 8, 8)
 
 
 @pytest.mark.parametrize("method", ["encode", "decode"])

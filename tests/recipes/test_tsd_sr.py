@@ -5,22 +5,22 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
+from framer_jax.recipes.latent_space import AUTOENCODER, LatentTask, enlarge, from_model_range
+from framer_jax.recipes.text import TEXTS
+from framer_jax.recipes.tsd_sr_settings import TsdSrSettings
 
 from framer_jax.config import load_config, to_dict
 from framer_jax.diffusion.noise import noise_field
 from framer_jax.inference.protocols import PROTOCOLS
 from framer_jax.inference.upscaler import UpscaleSettings
 from framer_jax.losses.framer import paper
-from framer_jax.models.mmdit import MMDiT, arranged
+from framer_jax.models.mmdit import MMDiT, match_block_layout
 from framer_jax.porting.torch_files import read_state
 from framer_jax.recipes.base import Tiling
 from framer_jax.recipes.dit4sr import BASE
 from framer_jax.recipes.framer import framer
-from framer_jax.recipes.latent_space import AUTOENCODER, LatentTask, enlarge, from_model_range
 from framer_jax.recipes.table import DENOISERS, SPACES, build_recipe
-from framer_jax.recipes.text import TEXTS
 from framer_jax.recipes.tsd_sr import ENCODER, MADE, REGULARISER, STUDENT, TEACHER, guided, with_lora
-from framer_jax.recipes.tsd_sr_settings import TsdSrSettings
 from tests.support.drawn import drawn
 from tests.support.paths import CONFIGS
 from tests.support.tiny import config
@@ -186,7 +186,9 @@ def test_blocks_in_one_program_are_the_same_blocks(recipe, student, params, fold
     changes = ("recipe.tsd_sr.perceptual_weight=0.0", "recipe.denoiser.mmdit.scan=True")
     scanned = recipe_of(*knobs(folder), *changes)
     model = MMDiT(depth=2, dual_blocks=1, scan=True)
-    own = {name: arranged(params[name], model) for name in (STUDENT, REGULARISER)} | {ENCODER: params[ENCODER]}
+    own = {name: match_block_layout(params[name], model) for name in (STUDENT, REGULARISER)} | {
+        ENCODER: params[ENCODER]
+    }
     assert "blocks_dual" in own[STUDENT] and "blocks_dual" in scanned.frozen[TEACHER]
     shapes = jax.eval_shape(scanned.init, jax.random.key(0), batch())
     jax.tree.map(lambda leaf, shape: np.testing.assert_equal(leaf.shape, shape.shape), own, shapes)

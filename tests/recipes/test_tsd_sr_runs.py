@@ -7,6 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
+from framer_jax.recipes.latent_space import AUTOENCODER
+from framer_jax.recipes.stable_diffusion import PUBLISHED_LORAS
+from framer_jax.recipes.text import text_settings
 
 from framer_jax import cli
 from framer_jax.commands.precompute.embeddings import embed_captions, write_text
@@ -25,9 +28,6 @@ from framer_jax.porting.torch_files import write_state
 from framer_jax.porting.weights import load_weights
 from framer_jax.recipes.base import expected_params
 from framer_jax.recipes.dit4sr import BASE
-from framer_jax.recipes.latent_space import AUTOENCODER
-from framer_jax.recipes.stable_diffusion import PUBLISHED_LORAS
-from framer_jax.recipes.text import text_settings
 from framer_jax.recipes.tsd_sr import ENCODER, STUDENT
 from tests.support.drawn import drawn
 from tests.support.paths import CONFIGS
@@ -73,7 +73,7 @@ def test_its_authors_loras_are_weights_and_a_start(folder, tmp_path, capsys):
     assert "name one with --recipe, such as configs/tsd_sr_sd3.py" in capsys.readouterr().err
     with pytest.raises(ValueError, match=r"tsdsr does not fit this model; .* \(16, 2\) instead of \(16, 3\)"):
         load_model(published, config(*knobs(folder), "recipe.tsd_sr.lora_rank=3"))
-    with pytest.raises(ValueError, match=r"vae\.safetensors is no LoRA of mmdit"):
+    with pytest.raises(ValueError, match=r"vae\.safetensors is not a LoRA of mmdit"):
         load_model(published / "vae.safetensors", config(*knobs(folder), "recipe.tsd_sr.encoder_lora="))
 
 

@@ -7,7 +7,7 @@ FIXTURES = {
     "vq_f4": "resshift_vq_small",
     "swinir": "swinir_tiny_3conv",
     "mmdit": "sd35_medium_tiny",
-    "dit4sr": "dit4sr_sd35_tiny",
+    "dit4sr_transformer": "dit4sr_sd35_tiny",
     "lpips_alex": "lpips_alex",
     "kl_autoencoder": "vae_sd2_tiny",
 }

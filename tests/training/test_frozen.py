@@ -4,12 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from framer_jax.recipes.latent_space import AUTOENCODER
+from framer_jax.recipes.text import TEXTS
 from jax.sharding import PartitionSpec as P
 
 from framer_jax.recipes.dit4sr import BASE
-from framer_jax.recipes.latent_space import AUTOENCODER
 from framer_jax.recipes.table import build_recipe
-from framer_jax.recipes.text import TEXTS
 from framer_jax.recipes.tracing import leaves_read
 from framer_jax.training.loop import train
 from framer_jax.training.optimizer import make_optimizers

@@ -8,6 +8,7 @@ from typing import Any, cast
 import jax
 import jax.numpy as jnp
 import numpy as np
+from framer_jax.recipes.latent_space import enlarge
 
 from framer_jax.diffusion import resshift as process
 from framer_jax.diffusion.samplers import resshift_ancestral, resshift_deterministic
@@ -19,7 +20,6 @@ from framer_jax.models.vq_autoencoder import VQAutoencoder, nearest_code
 from framer_jax.porting.maps import to_flax, to_torch
 from framer_jax.porting.swin import INDEX, MASK
 from framer_jax.porting.table import MAPS
-from framer_jax.recipes.latent_space import enlarge
 from framer_jax.recipes.resshift import predictor
 from framer_jax.recipes.sinsr import chain_ends, distillation_terms, student_schedule
 from tools.parity.cases import Case, Options, Outputs, channels_first, channels_last

@@ -7,7 +7,7 @@ from typing import Any, cast
 import jax
 import jax.numpy as jnp
 
-from framer_jax.models.dit4sr_transformer import DiT4SR
+from framer_jax.models.dit4sr_transformer import DiT4SRTransformer
 from framer_jax.models.joint_blocks import modulated
 from framer_jax.models.mmdit import MMDiT
 from framer_jax.porting.maps import to_flax, to_torch
@@ -46,7 +46,7 @@ def mmdit_family(case: Case, options: Options) -> Outputs:
 def dit4sr_family(case: Case, options: Options) -> Outputs:
     """The prediction, its taps, the parts of every block, and gradients of the mean square of the prediction."""
     params, arguments = carried_over(case, "dit4sr")
-    model = DiT4SR(**arguments, taps="prediction")
+    model = DiT4SRTransformer(**arguments, taps="prediction")
     inputs = (channels_last(case.arrays["in/x"]), *texts(case), channels_last(case.arrays["in/lr"]))
     (prediction, taps), inner = captured(model, params, *inputs)
     yield "out/v", channels_first(prediction)

@@ -30,7 +30,7 @@ from framer_jax.data.captions import (
 )
 from framer_jax.data.photos import TRAINING
 from framer_jax.data.sources import ImageFiles
-from framer_jax.porting.files import replacing, sha256_of
+from framer_jax.porting.files import atomic_write, sha256_of
 from framer_jax.version import __version__
 
 
@@ -158,9 +158,9 @@ def _prepare_file(path: Path, metadata: Mapping[str, Any], overwrite: bool) -> N
             f"{path} holds captions that were made otherwise ({', '.join(differing)}): name another file, or use "
             "--overwrite"
         )
-    with replacing(sidecar) as temporary:
+    with atomic_write(sidecar) as temporary:
         temporary.write_text(json.dumps({**metadata, "framer_jax": __version__}, indent=1) + "\n", encoding="utf-8")
-    with replacing(path):
+    with atomic_write(path):
         pass
 
 

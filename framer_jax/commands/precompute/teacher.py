@@ -24,6 +24,7 @@ from framer_jax.diffusion.noise import NoiseField
 from framer_jax.recipes.base import PIXELS, Frozen, Recipe
 from framer_jax.training.state import TEACHER
 
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     shared.add_config_arguments(parser)
@@ -56,7 +57,9 @@ def precompute_teacher(config: dict[str, Any], folder: Path, work: Work, overwri
     """
     recipe, seed = build_recipe(config["recipe"]), config["training"]["seed"]
     if recipe.precompute is None:
-        raise ConfigError(f"the recipe {recipe.name!r} has no teacher whose outputs could be precomputed: use a configuration that distills")
+        raise ConfigError(
+            f"the recipe {recipe.name!r} has no teacher whose outputs could be precomputed: use a configuration that distills"
+        )
     crops = shared.open_crops(config, folder)
     sharding = shared.devices_of(work.batch)
     write_manifest(folder, manifest_of(config, work.samples, work.per_file, len(crops.source)), overwrite)

@@ -121,7 +121,9 @@ def open_crops(config: dict[str, Any], output: Path) -> Crops:
         raise ConfigError(f"--output {output} is the folder of the photographs: name another one")
     source = open_source(data["train"], TRAINING, least_side(data))
     seed = config["training"]["seed"]
-    dataset = record_dataset(source, data["crop"], preset, seed, crop_mode=data["crop_mode"], flip_and_rotate=data["flip_and_rotate"])
+    dataset = record_dataset(
+        source, data["crop"], preset, seed, crop_mode=data["crop_mode"], flip_and_rotate=data["flip_and_rotate"]
+    )
     return Crops(source, dataset, preset)
 
 

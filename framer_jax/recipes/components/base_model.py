@@ -135,5 +135,3 @@ def _same(first: Any, second: Any) -> bool:
         return list(value) if isinstance(value, tuple) else value
 
     return bool(plain(first) == plain(second))
-
-

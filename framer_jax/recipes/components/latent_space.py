@@ -12,11 +12,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from framer_jax.diffusion.noise import NoiseField, window
+from framer_jax.diffusion.noise import NoiseField, noise_window
 from framer_jax.frequency import wavelets
 from framer_jax.models.denoiser import IMAGE, Denoiser
 from framer_jax.models.kl_autoencoder import KLAutoencoder
-from framer_jax.models.lora import COLLECTION, branches
+from framer_jax.models.lora import COLLECTION, apply_adapters
 from framer_jax.models.vq_autoencoder import VQAutoencoder
 from framer_jax.recipes.base import Batch, Frozen, Params
 from framer_jax.recipes.components.tiled_apply import tiled_apply
@@ -108,7 +108,7 @@ def gaussian_space(module: KLAutoencoder, params: Params) -> LatentSpace:
 
     def encode(frozen: Frozen, image: jax.Array, side: int = 0) -> jax.Array:
         variables = {"params": frozen[AUTOENCODER], COLLECTION: frozen.get(AUTOENCODER_LORA, {})}
-        with branches():
+        with apply_adapters():
             mean = tiled_apply(module, variables, lambda m, x: m.encode(x).mean, image, side, module.pixels_per_latent)
         return module.normalised(mean)
 
@@ -189,7 +189,7 @@ class LatentTask:
 
     def noise(self, like: jax.Array, noise: NoiseField, draw: int | jax.Array = 0) -> jax.Array:
         """Standard normal noise of the shape of latents [B, h, w, C], at their position on the noise canvas."""
-        return window(noise, draw, (like.shape[1], like.shape[2], like.shape[3]), self.latents_per_lr_pixel)
+        return noise_window(noise, draw, (like.shape[1], like.shape[2], like.shape[3]), self.latents_per_lr_pixel)
 
     def decode(self, frozen: Frozen, x0: jax.Array, z_lr: jax.Array) -> jax.Array:
         """A clean latent as an image near [0, 1]; `z_lr` is added back for a residual task."""

@@ -47,7 +47,9 @@ class TeacherSettings:
     output: str = knob("sample", "Which of the teacher's outputs the student learns from.", choices=OUTPUTS)
     samples: int = knob(1, "Outputs per image (or record), each from its own noise.", at_least=1)
     compare: str = knob(
-        "all", "all: compare with every output, the mean of the distances; one: with one drawn output.", choices=COMPARISONS
+        "all",
+        "all: compare with every output, the mean of the distances; one: with one drawn output.",
+        choices=COMPARISONS,
     )
 
     def __post_init__(self) -> None:

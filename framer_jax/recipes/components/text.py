@@ -6,10 +6,9 @@ No encoder runs here: `framer-jax precompute embeddings` writes a text's embeddi
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -203,6 +202,6 @@ def describe_text(condition: str, caption_dropout: float) -> str:
 def check_photos_have_no_records(config: Config, data: str) -> None:
     """Raise ValueError for training data other than photographs, with or without captions."""
     if data not in (PHOTOS, CAPTIONED_PHOTOS):
-        raise ValueError(f"recipe.name {config['name']} needs photographs, not {data}: set data.train to a folder of them")
-
-
+        raise ValueError(
+            f"recipe.name {config['name']} needs photographs, not {data}: set data.train to a folder of them"
+        )

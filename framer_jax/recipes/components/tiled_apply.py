@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from framer_jax.diffusion.tiles import lay, over_tiles
+from framer_jax.diffusion.tiles import map_tiles, tile_grid
 from framer_jax.models.layers import MOMENTS
 
 OVERLAP = 8
@@ -45,7 +45,7 @@ def tiled_apply(
     def normalized(tile: jax.Array) -> jax.Array:
         return module.apply({**variables, MOMENTS: moments}, tile, method=method)  # type: ignore[return-value]
 
-    return over_tiles(normalized, lay((height, width), side, side // OVERLAP), image)
+    return map_tiles(normalized, tile_grid((height, width), side, side // OVERLAP), image)
 
 
 def subsample(image: jax.Array, factor: float, unit: int = 1) -> jax.Array:

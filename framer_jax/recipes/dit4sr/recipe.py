@@ -24,9 +24,9 @@ from framer_jax.diffusion.noise import NoiseField
 from framer_jax.diffusion.samplers import flow_euler
 from framer_jax.diffusion.tiles import map_tiles, tile_grid
 from framer_jax.losses.flow_matching import loss_weight, preconditioned_error, prediction_taps_to_clean
-from framer_jax.models.denoiser import Condition, Denoiser, denoise_with
 from framer_jax.models.denoiser import LR_LATENT as LR_CONDITION
-from framer_jax.models.lora import active_adapters, init_lora, make_lora, merge, with_adapters
+from framer_jax.models.denoiser import Condition, Denoiser, denoise_with
+from framer_jax.models.lora import apply_adapters, init_lora, make_lora, merge, with_adapters
 from framer_jax.recipes.base import (
     PIXELS,
     Batch,
@@ -170,7 +170,7 @@ def _predictor(denoiser: Denoiser, settings: Dit4srSettings) -> Predict:
     ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
         loras = {LORA: make_lora(params[LORA], settings.lora_alpha)} if settings.lora_modules else {}
         variables = with_adapters(join_params(frozen.get(BASE, {}), params[DENOISER]), loras)
-        with active_adapters():
+        with apply_adapters():
             condition = {**text, LR_CONDITION: z_lr}
             return denoise_with(denoiser, variables, x, sigma * process.TRAINING_STEPS, condition)
 

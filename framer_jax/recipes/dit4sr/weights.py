@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from framer_jax.models.dit4sr_transformer import lr_attention_of, with_control, without_control
+from framer_jax.models.dit4sr_transformer import resolve_lr_attention, with_control, without_control
 from framer_jax.models.mmdit import JointTransformer, match_block_layout
 from framer_jax.porting.table import map_named
 from framer_jax.porting.weights import read_metadata
@@ -109,22 +109,20 @@ def merge(run: TrainedRun, model: str) -> MergedNetwork:
       ValueError: control layers that have an effect have no place in 'mmdit'.
     """
     arguments = dict(run.config["denoiser"][NETWORK])
-    unstacked = JointTransformer(depth=arguments["depth"], dual_blocks=arguments["dual_blocks"])
-    groups = {name: match_block_layout(group, unstacked) for name, group in run.groups.items()}
+    unstack_blocks = JointTransformer(depth=arguments["depth"], dual_blocks=arguments["dual_blocks"])
+    groups = {name: match_block_layout(group, unstack_blocks) for name, group in run.groups.items()}
     settings = Dit4srSettings(**run.config["dit4sr"])
     dependencies: tuple[Path, ...] = ()
     frozen = {}
     if settings.base_checkpoint:
         dependencies = (run.dependency(BASE_FILE.path),)
         frozen = cast_frozen(read_base(str(dependencies[0]), arguments, run.reader), settings.base_dtype)
-    params = jax.tree.map(
-        lambda leaf: np.asarray(leaf, np.float32), merge_params(groups, {BASE: frozen}, settings)
-    )
+    params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), merge_params(groups, {BASE: frozen}, settings))
     left_out = {"taps", *execution_knobs(NETWORK)}
     if model == BASE_NETWORK:
         left_out |= set(CONTROL_ARGUMENTS)
         try:
-            params = without_control(params, lr_attention_of(arguments["lr_attention"], arguments["variant"]))
+            params = without_control(params, resolve_lr_attention(arguments["lr_attention"], arguments["variant"]))
         except ValueError as error:
             raise ValueError(f"{run.path}: {error}: use --model {NETWORK}") from error
     kept = {name: value for name, value in arguments.items() if name not in left_out}

@@ -53,9 +53,7 @@ def _precompute(teacher: Teacher) -> Precompute:
     return precompute
 
 
-def _loss(
-    student: OnePassNetwork, settings: DtkdSettings, teacher: Teacher | None, precomputed: bool
-) -> LossFunction:
+def _loss(student: OnePassNetwork, settings: DtkdSettings, teacher: Teacher | None, precomputed: bool) -> LossFunction:
     predict = predictor(student)
 
     def loss(params: Params, frozen: Frozen, state: State, batch: Batch, key: jax.Array, step: jax.Array) -> Loss:

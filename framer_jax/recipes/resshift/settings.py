@@ -21,7 +21,9 @@ class ResShiftSettings:
     )
     etas_end: float = knob(0.99, "Square root of eta at the last index.", above=0, at_most=1)
     power: float = knob(0.3, "Exponent of the schedule's time warp.", above=0)
-    sampling_steps: int | None = knob(None, "Respaced steps of the sampler; None: all of them.", at_least=1, unit="steps")
+    sampling_steps: int | None = knob(
+        None, "Respaced steps of the sampler; None: all of them.", at_least=1, unit="steps"
+    )
     residual: bool = knob(
         True, "Run the chain on z_hr - z_lr, so that small networks need not learn to copy the LR image."
     )

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -28,8 +29,8 @@ from framer_jax.diffusion.tiles import map_tiles, tile_grid
 from framer_jax.losses import target_score
 from framer_jax.losses.flow_matching import preconditioned_error, prediction_taps_to_clean
 from framer_jax.losses.latent import latent_mse
-from framer_jax.models.denoiser import Condition, Denoiser, Variables, denoise_with
-from framer_jax.models.lora import COLLECTION, Lora, active_adapters, init_lora, make_lora, merge, with_adapters
+from framer_jax.models.denoiser import Condition, Denoiser, denoise_with
+from framer_jax.models.lora import COLLECTION, Lora, apply_adapters, init_lora, make_lora, merge, with_adapters
 from framer_jax.recipes.base import (
     PIXELS,
     AuxiliaryLoss,
@@ -170,6 +171,9 @@ def _loras(factors: Params, scale: float) -> dict[str, Lora]:
     return {"": make_lora(factors, {path: scale * rank for path, rank in ranks.items()})}
 
 
+Variables = Mapping[str, Any]
+"""A network's parameters and the LoRA on them."""
+
 Network = Callable[[Variables, jax.Array, jax.Array, Condition], tuple[jax.Array, tuple[jax.Array, ...]]]
 """(the transformer's variables, with a LoRA, x, sigma [B], text) → (velocity, taps)."""
 
@@ -178,7 +182,7 @@ def _network(denoiser: Denoiser) -> Network:
     def network(
         variables: Variables, x: jax.Array, sigma: jax.Array, text: Condition
     ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
-        with active_adapters():
+        with apply_adapters():
             return denoise_with(denoiser, variables, x, sigma * process.TRAINING_STEPS, text)
 
     return network

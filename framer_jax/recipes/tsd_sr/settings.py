@@ -34,13 +34,16 @@ class TsdSrSettings:
     )
     encoder_lora_rank: int = knob(64, "Rank of the encoder's LoRA.", at_least=1)
     regulariser_lora_modules: str = knob(
-        ATTENTION_MODULES, "Regex of the transformer's modules that get the regulariser's LoRA, which follows the student."
+        ATTENTION_MODULES,
+        "Regex of the transformer's modules that get the regulariser's LoRA, which follows the student.",
     )
     regulariser_lora_rank: int = knob(64, "Rank of the regulariser's LoRA.", at_least=1)
     lora_scale: float = knob(1.0, "alpha / rank of the three LoRAs.", above=0)
     shift: float = knob(3.0, "Time shift of the process.", above=0)
     guidance: float = knob(
-        7.5, "Scale of classifier-free guidance of teacher and regulariser, from the null text to the prompt.", at_least=0
+        7.5,
+        "Scale of classifier-free guidance of teacher and regulariser, from the null text to the prompt.",
+        at_least=0,
     )
     distillation_weight: float = knob(1.0, "Weight of target-score distillation.", at_least=0)
     vsd_weight: float = knob(
@@ -50,7 +53,10 @@ class TsdSrSettings:
         at_most=1,
     )
     substeps: int = knob(
-        1, "Sub-steps along the trajectories; more than one is the paper's distribution-aware sampling.", at_least=1, at_most=4
+        1,
+        "Sub-steps along the trajectories; more than one is the paper's distribution-aware sampling.",
+        at_least=1,
+        at_most=4,
     )
     substep_size: int = knob(50, "Size of a sub-step.", at_least=1, unit="entries of the table of 1000 sigmas")
     substep_bias: bool = knob(True, "The trajectories' end is moved randomly.")
