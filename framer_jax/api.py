@@ -292,7 +292,7 @@ def make_step(
             state, metrics = step(state, batch)
 
     The step donates the state that it receives: keep the new one only. For inference, use
-    framer_jax.training.state.inference_params(state).
+    framer_jax.training.state.inference_params(state, recipe.exported).
 
     Args:
       recipe: recipe to train.
@@ -302,8 +302,7 @@ def make_step(
         (divided by the number of hosts).
       prepare: function from a batch to the batch of the losses, compiled into the step; it must treat every example
         separately. None converts uint8 images to float32 in [0, 1].
-      initial_params: parameter groups to start from, such as `model.params`; None for `recipe.initial_params`. Other
-        groups are initialized randomly.
+      initial_params: groups to start from, such as `model.params` (None: `recipe.initial_params`); others are random.
 
     Returns:
       (state, step): `step(state, batch)` returns the next state and the metrics, name → float32 scalar on the device,
@@ -314,28 +313,29 @@ def make_step(
     """
     import jax
 
-    from framer_jax.training import sharding, state, step
+    from framer_jax.training import sharding, step
     from framer_jax.training.optimizer import make_optimizers
+    from framer_jax.training.state import init_train_state, place_frozen
 
     prepare = prepare or _uint8_to_float
     mesh = sharding.make_mesh(settings)
     prepared = _prepared_shapes(recipe, settings, mesh.size, batch, prepare)
     optimizers = make_optimizers(recipe, settings)
     params = recipe.initial_params if initial_params is None else initial_params
-    first = state.init_state(recipe, optimizers, settings, mesh, prepared, params)
-    sharding.check_rules(first.params, settings)
-    frozen = state.place_frozen(recipe, settings, mesh, prepared, first)
-    program = step.make_step(recipe, prepare, optimizers, settings, mesh, first)
+    state = init_train_state(recipe, optimizers, settings, mesh, prepared, params)
+    sharding.check_rules(state.params, settings)
+    frozen = place_frozen(recipe, settings, mesh, prepared, state)
+    program = step.make_step(recipe, prepare, optimizers, settings, mesh, state)
 
     @jax.jit
     def to_scalars(averages: dict[str, Any]) -> dict[str, jax.Array]:
         return {name: average.total / average.count.astype("float32") for name, average in averages.items()}
 
-    def run(current: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
-        following, metrics = program(current, frozen, sharding.place_batch(dict(batch), mesh))
-        return following, to_scalars(metrics.averages)
+    def run(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
+        state, metrics = program(state, frozen, sharding.place_batch(dict(batch), mesh))
+        return state, to_scalars(metrics.averages)
 
-    return first, run
+    return state, run
 
 
 def _uint8_to_float(batch: Batch) -> Batch:

@@ -271,7 +271,7 @@ def test_a_loop_of_a_few_lines_trains(monkeypatch):
     assert (metrics["loss"].shape, metrics["loss"].dtype, int(state.step)) == ((), jnp.float32, 8)
     assert {"grad_norm", "learning_rate", "error"} <= metrics.keys()
     # goes on from given parameters, with a prepare function
-    params = jax.device_get(inference_params(state))
+    params = jax.device_get(inference_params(state, recipe.exported))
     state, step = framer_jax.make_step(recipe, settings, toys.batch(), toys.prepare, {"denoiser": params["denoiser"]})
     for name, leaf in params["denoiser"]["conv"].items():
         np.testing.assert_array_equal(state.params["denoiser"]["conv"][name], leaf)
@@ -318,7 +318,7 @@ def test_framer_is_added_by_hand_to_a_loaded_model(model):
         "hr": rng.random((2, crop, crop, 3), np.float32),
         "lr": rng.random((2, crop // 4, crop // 4, 3), np.float32),
     }
-    settings = TrainingSettings(steps=10, global_batch=2, mesh={"data": 1})
+    settings = TrainingSettings(steps=10, warmup_steps=0, global_batch=2, mesh={"data": 1})
     state, step = framer_jax.make_step(framer(model.recipe, paper()), settings, batch, initial_params=model.params)
     state, metrics = step(state, batch)
     assert np.isfinite(metrics["loss"]) and metrics["framer_term"] > 0

@@ -29,7 +29,7 @@ from framer_jax.porting.files import sha256_of
 from framer_jax.recipes.base import Params, Recipe, expected_params
 from framer_jax.recipes.framer import add_framer
 from framer_jax.recipes.table import method_of
-from framer_jax.training.logging import default_writer
+from framer_jax.training.logging import LoggingSettings, default_writer
 from framer_jax.training.loop import TrainResult, train
 from framer_jax.training.settings import TrainingSettings
 from framer_jax.trees import check_same_structure
@@ -150,7 +150,7 @@ def train_from_config(config: dict[str, Any], workdir: str | Path, init: str | N
             record_names=source.names,
             validate=make_validation(base, pairs) if pairs else None,
             export=export,
-            writer=default_writer(workdir, tensorboard=config["logging"]["tensorboard"]),
+            writer=default_writer(workdir, LoggingSettings(**config["logging"])),
             initial_params=initial or None,
         )
     finally:

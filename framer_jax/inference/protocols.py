@@ -7,6 +7,7 @@ follow the released code of a method and are described in its package (`Method.p
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -142,7 +143,7 @@ def _latent(protocol: UpscaleProtocol) -> Protocol:
         clips=True,
         color_fixes=protocol.color_fixes,
         fixed=True,
-        sizes=lambda *sizes: upsampled_sizes(*sizes, protocol.shorter_side),
+        sizes=partial(upsampled_sizes, shorter_side=protocol.shorter_side),
         autoencoder=protocol.autoencoder_tiles,
         summary=protocol.summary,
     )

@@ -6,37 +6,34 @@ tiles of an image have the same size, so one compiled program serves them all.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 
-from framer_jax.diffusion.tiles import blend_weights, gaussian_profile, tile_starts
+from framer_jax.diffusion.tiles import (
+    BlendWeights,
+    TileGrid,
+    gaussian_profile,
+    grid_blend_weights,
+    tile_grid,
+    tile_starts,
+)
 
 BUCKETS = 4
 """Tile sides are a quarter, a half, three quarters or all of the requested side: few shapes, few compilations."""
 
 
 class TilePlan(NamedTuple):
-    """Positions of the tiles of one image, in LR pixels.
+    """The tiles of one image, in LR pixels.
 
     Attributes:
       image: (H, W) of the image.
-      padded: (H, W) after reflection padding at the right and the bottom; the tiles cover it exactly.
-      tile: (height, width) of every tile.
-      rows: first row of each row of tiles, increasing; `plan_tiles` gives multiples of the recipe's lr_multiple.
-      columns: first column of each column of tiles, increasing.
+      grid: tiles that exactly cover the image after reflection padding at the right and the bottom to `grid.shape`.
     """
 
     image: tuple[int, int]
-    padded: tuple[int, int]
-    tile: tuple[int, int]
-    rows: tuple[int, ...]
-    columns: tuple[int, ...]
-
-    def origins(self) -> np.ndarray:
-        """[N, 2] int32: row and column of the first pixel of each tile, in row-major order."""
-        return np.array([(row, column) for row in self.rows for column in self.columns], np.int32)
+    grid: TileGrid
 
 
 def check_tile(tile: int, overlap: int, multiple: int) -> None:
@@ -65,15 +62,19 @@ def plan_tiles(height: int, width: int, tile: int, overlap: int, multiple: int =
       ValueError: an empty image, or a tile and overlap that do not fit `multiple`.
     """
     check_tile(tile, overlap, multiple)
-    return _plan(height, width, lambda length: _plan_axis(length, tile, overlap, multiple))
+    _check_size(height, width)
+    padded_height, tile_height, rows = _plan_axis(height, tile, overlap, multiple)
+    padded_width, tile_width, columns = _plan_axis(width, tile, overlap, multiple)
+    return TilePlan((height, width), TileGrid((padded_height, padded_width), (tile_height, tile_width), rows, columns))
 
 
-def _plan_axis(length: int, tile: int, overlap: int, multiple: int) -> _Axis:
+def _plan_axis(length: int, tile: int, overlap: int, multiple: int) -> tuple[int, int, tuple[int, ...]]:
+    """(padded length, side of a tile, starts of the tiles) along one axis."""
     sides = [-(-tile * part // (BUCKETS * multiple)) * multiple for part in range(1, BUCKETS + 1)]
     if length <= tile:
         side = next(side for side in sides if side >= length)
-        return _Axis(side, side, (0,))
-    padded = -(-length // multiple) * multiple
+        return side, side, (0,)
+    padded = _round_up(length, multiple)
 
     def starts_of(side: int) -> tuple[int, ...]:
         stride = (side - overlap) // multiple * multiple
@@ -81,7 +82,16 @@ def _plan_axis(length: int, tile: int, overlap: int, multiple: int) -> _Axis:
 
     fewest = len(starts_of(tile))
     side = next(side for side in sides if side >= overlap + multiple and len(starts_of(side)) == fewest)
-    return _Axis(padded, side, starts_of(side))
+    return padded, side, starts_of(side)
+
+
+def _check_size(height: int, width: int) -> None:
+    if height < 1 or width < 1:
+        raise ValueError(f"an image of {height}x{width} pixels has nothing to upscale")
+
+
+def _round_up(length: int, multiple: int) -> int:
+    return -(-length // multiple) * multiple
 
 
 def check_strided_tiles(tile: int, overlap: int, multiple: int) -> None:
@@ -101,46 +111,21 @@ def plan_strided_tiles(height: int, width: int, tile: int, overlap: int, multipl
     Args, Returns and Raises: as in `plan_tiles`, except that tiles may start anywhere.
     """
     check_strided_tiles(tile, overlap, multiple)
-
-    def plan_axis(length: int) -> _Axis:
-        if length <= tile:
-            padded = -(-length // multiple) * multiple
-            return _Axis(padded, padded, (0,))
-        return _Axis(length, tile, tile_starts(length, tile, overlap))
-
-    return _plan(height, width, plan_axis)
+    _check_size(height, width)
+    padded_height, padded_width = (
+        length if length > tile else _round_up(length, multiple) for length in (height, width)
+    )
+    return TilePlan((height, width), tile_grid((padded_height, padded_width), tile, overlap))
 
 
 def plan_single_tile(height: int, width: int) -> TilePlan:
     """One tile that is the whole image."""
-    size = (height, width)
-    return TilePlan(size, size, size, (0,), (0,))
-
-
-class _Axis(NamedTuple):
-    """The tiles along one axis, in pixels."""
-
-    padded: int
-    side: int
-    tile_starts: tuple[int, ...]
-
-
-def _plan(height: int, width: int, plan_axis: Callable[[int], _Axis]) -> TilePlan:
-    if height < 1 or width < 1:
-        raise ValueError(f"an image of {height}x{width} pixels has nothing to upscale")
-    vertical, horizontal = plan_axis(height), plan_axis(width)
-    return TilePlan(
-        (height, width),
-        (vertical.padded, horizontal.padded),
-        (vertical.side, horizontal.side),
-        vertical.tile_starts,
-        horizontal.tile_starts,
-    )
+    return TilePlan((height, width), tile_grid((height, width), side=0, overlap=0))
 
 
 def pad_image(image: np.ndarray, plan: TilePlan) -> np.ndarray:
-    """Pad an image [H, W, C] by reflection, at the right and the bottom, to the plan's padded size."""
-    (height, width), (padded_height, padded_width) = plan.image, plan.padded
+    """Pad an image [H, W, C] by reflection, at the right and the bottom, to the shape of the plan's grid."""
+    (height, width), (padded_height, padded_width) = plan.image, plan.grid.shape
     if (height, width) == (padded_height, padded_width):
         return image
     return np.pad(image, ((0, padded_height - height), (0, padded_width - width), (0, 0)), mode="reflect")
@@ -159,8 +144,8 @@ def tile_batches(
     Yields:
       (indices [n] of the tiles that are not copies, n <= B; tiles [B, h, w, C]; origins [B, 2] int32).
     """
-    origins = plan.origins()
-    height, width = plan.tile
+    origins = plan.grid.origins()
+    height, width = plan.grid.tile
     for first in range(0, len(origins), batch_size):
         indices = np.arange(first, min(first + batch_size, len(origins)))
         filled = np.minimum(np.arange(first, first + batch_size), len(origins) - 1)
@@ -184,44 +169,16 @@ def tile_weights(height: int, width: int, reference_midpoint: bool = False) -> n
     return gaussian_profile(height, height / 2 if reference_midpoint else None)[:, None] * gaussian_profile(width)
 
 
-class BlendWeights(NamedTuple):
-    """Blend weights of all tiles in output pixels, normalized to sum to 1 over the tiles at every pixel.
-
-    Tiles form a grid, and a tile's weights are a product of a row profile and a column profile, so their sum over the
-    tiles is such a product too. Two short lists therefore replace a canvas of weights.
-
-    Attributes:
-      rows: one profile [scale * tile height] float32 per row of tiles.
-      columns: one profile [scale * tile width] float32 per column of tiles.
-    """
-
-    rows: tuple[np.ndarray, ...]
-    columns: tuple[np.ndarray, ...]
-
-
 def gaussian_blend_weights(plan: TilePlan, scale: int, reference_midpoint: bool = False) -> BlendWeights:
-    """Gaussian blend weights of a plan's tiles; for `reference_midpoint` see `tile_weights`."""
-    height, width = (side * scale for side in plan.tile)
+    """Gaussian blend weights of a plan's tiles in output pixels; for `reference_midpoint` see `tile_weights`."""
+    height, width = (side * scale for side in plan.grid.tile)
     row_profile = gaussian_profile(height, height / 2 if reference_midpoint else None)
-    return _normalized_weights(plan, scale, row_profile, gaussian_profile(width))
+    return grid_blend_weights(plan.grid, scale, row_profile, gaussian_profile(width))
 
 
 def uniform_blend_weights(plan: TilePlan, scale: int) -> BlendWeights:
-    """Equal blend weights: every pixel is the average of the tiles that cover it."""
-    return _normalized_weights(plan, scale, *(np.ones(side * scale) for side in plan.tile))
-
-
-def _normalized_weights(
-    plan: TilePlan, scale: int, row_profile: np.ndarray, column_profile: np.ndarray
-) -> BlendWeights:
-    """The profiles [scale * tile side], divided by their sum over the tiles."""
-
-    def normalize(tile_starts: tuple[int, ...], padded: int, profile: np.ndarray) -> tuple[np.ndarray, ...]:
-        return blend_weights(tuple(start * scale for start in tile_starts), padded * scale, profile)
-
-    return BlendWeights(
-        normalize(plan.rows, plan.padded[0], row_profile), normalize(plan.columns, plan.padded[1], column_profile)
-    )
+    """Equal blend weights in output pixels: every pixel is the average of the tiles that cover it."""
+    return grid_blend_weights(plan.grid, scale, *(np.ones(side * scale) for side in plan.grid.tile))
 
 
 def add_tile(canvas: np.ndarray, output: np.ndarray, index: int, plan: TilePlan, weights: BlendWeights) -> None:
@@ -234,9 +191,10 @@ def add_tile(canvas: np.ndarray, output: np.ndarray, index: int, plan: TilePlan,
       plan: tile plan of the image.
       weights: blend weights of the plan.
     """
-    row, column = divmod(index, len(plan.columns))
-    scale = output.shape[0] // plan.tile[0]
-    top, left = plan.rows[row] * scale, plan.columns[column] * scale
+    grid = plan.grid
+    row, column = divmod(index, len(grid.columns))
+    scale = output.shape[0] // grid.tile[0]
+    top, left = grid.rows[row] * scale, grid.columns[column] * scale
     window = canvas[top : top + output.shape[0], left : left + output.shape[1]]  # a view
     height, width = window.shape[:2]
     vertical, horizontal = weights.rows[row][:height], weights.columns[column][:width]

@@ -261,7 +261,7 @@ def _resize(recipe: Recipe, image: np.ndarray, settings: UpscaleSettings) -> np.
 def _plan_batches(recipe: Recipe, height: int, width: int, settings: UpscaleSettings) -> tuple[TilePlan, int]:
     """The tiles of an image and how many of them are computed at a time."""
     plan = PROTOCOLS[settings.protocol].plan(height, width, settings.tile, settings.overlap, recipe.lr_multiple)
-    return plan, static_batch_size(len(plan.rows) * len(plan.columns), settings.tile_batch)
+    return plan, static_batch_size(plan.grid.num_tiles, settings.tile_batch)
 
 
 def _estimate(
@@ -272,7 +272,7 @@ def _estimate(
     settings: UpscaleSettings,
 ) -> MemoryEstimate:
     plan, batch = _plan_batches(recipe, *size, settings)
-    tiles, origins = np.zeros((batch, *plan.tile, 3), np.float32), np.zeros((batch, 2), np.int32)
+    tiles, origins = np.zeros((batch, *plan.grid.tile, 3), np.float32), np.zeros((batch, 2), np.int32)
     device = None
     try:
         keys = jnp.broadcast_to(jax.random.key(settings.seed), (batch,))
@@ -290,7 +290,7 @@ def _estimate(
     canvas = size[0] * size[1] * _network_scale(recipe, settings) ** 2 * 3 * 4
     # the color fix processes one channel: it, its source and up to four temporaries, each a third of the canvas
     host = canvas if settings.color_fix == "none" else canvas * 3
-    return MemoryEstimate(device, host, len(plan.rows) * len(plan.columns), batch, plan.tile)
+    return MemoryEstimate(device, host, plan.grid.num_tiles, batch, plan.grid.tile)
 
 
 def _run_tiles(
@@ -305,12 +305,12 @@ def _run_tiles(
     height, width, _ = image.shape
     plan, batch = _plan_batches(recipe, height, width, settings)
     scale, program = _network_scale(recipe, settings), _program(recipe, settings)
-    expected = (batch, plan.tile[0] * scale, plan.tile[1] * scale, 3)
+    expected = (batch, plan.grid.tile[0] * scale, plan.grid.tile[1] * scale, 3)
     protocol = PROTOCOLS[settings.protocol]
     weights = protocol.weights(plan, scale)
     canvas = np.zeros((height * scale, width * scale, 3), np.float32)
     key = jax.random.key(settings.seed)
-    total = len(plan.rows) * len(plan.columns)
+    total = plan.grid.num_tiles
     if progress is not None:
         progress(0, total)
     for indices, tiles, origins in tile_batches(pad_image(image, plan), plan, batch):

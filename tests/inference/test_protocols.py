@@ -22,13 +22,18 @@ def test_starts_are_those_of_the_released_code(length, quarter, data):
     tile = 4 * quarter
     stride = data.draw(st.integers(1, tile))
     plan = plan_strided_tiles(length, 3, tile, tile - stride, 4)
+    grid = plan.grid
     if length <= tile:
-        assert (plan.rows, plan.tile[0], plan.padded[0]) == ((0,), -(-length // 4) * 4, -(-length // 4) * 4)
+        assert (grid.rows, grid.tile[0], grid.shape[0]) == (
+            (0,),
+            -(-length // 4) * 4,
+            -(-length // 4) * 4,
+        )
     else:
         wanted = sorted({min(start, length - tile) for start in range(0, length, stride)})
-        assert (list(plan.rows), plan.tile[0], plan.padded[0]) == (wanted, tile, length)
-    total = np.zeros(plan.padded[0] * 2)
-    for start, profile in zip(plan.rows, uniform_blend_weights(plan, 2).rows, strict=True):
+        assert (list(grid.rows), grid.tile[0], grid.shape[0]) == (wanted, tile, length)
+    total = np.zeros(grid.shape[0] * 2)
+    for start, profile in zip(grid.rows, uniform_blend_weights(plan, 2).rows, strict=True):
         total[2 * start : 2 * start + len(profile)] += profile
     np.testing.assert_allclose(total, 1.0, rtol=1e-6)
 

@@ -30,7 +30,9 @@ def layouts(draw):
 def test_blending_the_tiles_of_an_image_restores_it(layout, scale, batch, reference_midpoint):
     height, width, side_limit, overlap, multiple = layout
     plan = plan_tiles(height, width, side_limit, overlap, multiple)
-    for starts, side, padded, length in zip((plan.rows, plan.columns), plan.tile, plan.padded, plan.image, strict=True):
+    for starts, side, padded, length in zip(
+        (plan.grid.rows, plan.grid.columns), plan.grid.tile, plan.grid.shape, plan.image, strict=True
+    ):
         assert all(start % multiple == 0 for start in starts)
         assert side % multiple == 0
         assert side <= side_limit
@@ -39,17 +41,17 @@ def test_blending_the_tiles_of_an_image_restores_it(layout, scale, batch, refere
         assert all(a < b <= a + side - overlap for a, b in pairwise(starts))
     image = np.random.default_rng(0).random((height, width, 3), np.float32)
     padded_image = pad_image(image, plan)
-    assert padded_image.shape[:2] == plan.padded
+    assert padded_image.shape[:2] == plan.grid.shape
     weights = gaussian_blend_weights(plan, scale, reference_midpoint)
     canvas = np.zeros((height * scale, width * scale, 3), np.float32)
     seen = []
     for indices, tiles, origins in tile_batches(padded_image, plan, batch):
-        assert tiles.shape == (batch, *plan.tile, 3)
+        assert tiles.shape == (batch, *plan.grid.tile, 3)
         assert origins.dtype == np.int32
         seen += indices.tolist()
         for index, tile in zip(indices.tolist(), tiles, strict=False):
             add_tile(canvas, tile.repeat(scale, 0).repeat(scale, 1), index, plan, weights)
-    assert seen == list(range(len(plan.origins())))
+    assert seen == list(range(plan.grid.num_tiles))
     np.testing.assert_allclose(canvas, image.repeat(scale, 0).repeat(scale, 1), atol=2e-6)
 
 
@@ -59,19 +61,19 @@ def test_a_single_tile_has_weight_one():
 
 
 def test_small_images_have_few_tile_shapes():
-    shapes = {plan_tiles(h, w, 128, 16, 16).tile for h in range(1, 200, 7) for w in range(1, 200, 7)}
+    shapes = {plan_tiles(h, w, 128, 16, 16).grid.tile for h in range(1, 200, 7) for w in range(1, 200, 7)}
     assert shapes == {(h, w) for h in (32, 64, 96, 128) for w in (32, 64, 96, 128)}
     assert {static_batch_size(tiles, 6) for tiles in range(1, 50)} == {1, 2, 4, 6}
 
 
 def test_tiles_are_as_small_as_their_number_allows():
     plan = plan_tiles(140, 300, 128, 16)
-    assert plan.tile == (96, 128)
-    assert plan.rows == (0, 44)
-    assert plan.columns == (0, 112, 172)
+    assert plan.grid.tile == (96, 128)
+    assert plan.grid.rows == (0, 44)
+    assert plan.grid.columns == (0, 112, 172)
     for length in range(129, 500, 3):
         plan = plan_tiles(length, 1, 128, 16)
-        rows, side = plan.rows, plan.tile[0]
+        rows, side = plan.grid.rows, plan.grid.tile[0]
         assert len(rows) == -(-(length - 128) // 112) + 1  # as many as tiles of the requested side
         assert side == 128 or (len(rows) - 1) * (side - 16) + side >= length
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +12,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from framer_jax.data.text import TextSettings
 from framer_jax.models.denoiser import LR_LATENT, Condition, Denoiser
+from framer_jax.models.mmdit import JointTransformer, match_block_layout
 from framer_jax.recipes.base import Params
 from framer_jax.recipes.components.latent_space import LatentSpace
 from framer_jax.recipes.components.text import text_shapes
@@ -69,6 +70,11 @@ def cast_frozen(params: Params, dtype: str) -> Params:
         return leaf.astype(dtype, copy=False)
 
     return jax.tree.map(cast, params)
+
+
+def stored_layout(params: Mapping[str, Any], denoiser: Denoiser) -> Params:
+    """Parameters, or a LoRA's factors, in the denoiser's layout: stacked blocks if it scans them."""
+    return match_block_layout(params, cast(JointTransformer, denoiser))
 
 
 def transformer_inputs(

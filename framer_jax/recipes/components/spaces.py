@@ -57,7 +57,7 @@ def _wavelet(settings: SpaceSettings, dtype: Any, purpose: str, reader: WeightRe
 
 
 def _kl(settings: SpaceSettings, dtype: Any, purpose: str, reader: WeightReader) -> LatentSpace:
-    changes = {} if settings.shift is None else {"shift": settings.shift}
+    changes: dict[str, Any] = {} if settings.shift is None else {"shift": settings.shift}
     if purpose == "description":
         module = KLAutoencoder(dtype=dtype, **changes)
         image = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from functools import partial
 
 from framer_jax.knobs import settings_from
-from framer_jax.models.mmdit import match_block_layout
 from framer_jax.recipes.base import PIXELS, Recipe
 from framer_jax.recipes.components import spaces
 from framer_jax.recipes.components import text as texts
+from framer_jax.recipes.components.base_model import stored_layout
 from framer_jax.recipes.components.networks import build_denoiser
 from framer_jax.recipes.dit4sr.recipe import LATENT_ENTRIES, dit4sr
 from framer_jax.recipes.dit4sr.settings import Dit4srSettings
@@ -51,7 +51,7 @@ def _build(config: Config, purpose: str, data: str, reader: WeightReader) -> Rec
     if settings.base_checkpoint:
         module_arguments = {name: getattr(denoiser, name) for name in ("channels", "positions", "position_base")}
         arguments = {**config["denoiser"][NETWORK], **texts.text_widths(config), **module_arguments}
-        base = match_block_layout(read_base(settings.base_checkpoint, arguments, reader), denoiser)
+        base = stored_layout(read_base(settings.base_checkpoint, arguments, reader), denoiser)
     elif settings.trainable:
         raise ValueError(
             f"{BASE_FILE.knob} is empty, and recipe.dit4sr.trainable {settings.trainable!r} leaves parameters "

@@ -5,10 +5,10 @@ from __future__ import annotations
 from functools import partial
 
 from framer_jax.knobs import settings_from
-from framer_jax.models.mmdit import match_block_layout
 from framer_jax.recipes.base import PIXELS, Recipe
 from framer_jax.recipes.components import perceptual, spaces
 from framer_jax.recipes.components import text as texts
+from framer_jax.recipes.components.base_model import stored_layout
 from framer_jax.recipes.components.networks import build_denoiser
 from framer_jax.recipes.method import Config, Method, Networks, UpscaleProtocol, WeightFile, WeightReader
 from framer_jax.recipes.tsd_sr.recipe import tsd_sr
@@ -53,7 +53,7 @@ def _build(config: Config, purpose: str, data: str, reader: WeightReader) -> Rec
         _check_prompt(config, settings)
         if settings.teacher_lora_checkpoint:
             teacher = reader.lora(TEACHER_FILE.knob, settings.teacher_lora_checkpoint, NETWORK, base)
-            teacher = match_block_layout(teacher, denoiser)
+            teacher = stored_layout(teacher, denoiser)
     any_length = () if purpose == "training" else (texts.NULL, texts.PROMPT, texts.NEGATIVE)
     return tsd_sr(
         denoiser,
@@ -62,7 +62,7 @@ def _build(config: Config, purpose: str, data: str, reader: WeightReader) -> Rec
         settings,
         sizes,
         texts.read_texts(config, any_length),
-        match_block_layout(base, denoiser),
+        stored_layout(base, denoiser),
         teacher,
         perceptual.auxiliary_losses(config, settings.perceptual_weight, purpose, reader),
         entries,
