@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -29,7 +28,7 @@ State = dict[str, Any]
 Batch = Mapping[str, jax.Array]
 """'hr': [B, sH, sW, 3] and 'lr': [B, H, W, 3], float32 in [0, 1], and the further entries that a recipe declares."""
 
-NO_OUTPUTS: Mapping[str, jax.Array] = MappingProxyType({})
+NO_OUTPUTS: Mapping[str, jax.Array] = {}  # a dict, as losses are returned from jitted functions; never changed
 
 PIXELS = ("hr", "lr")
 """The batch entries of training on images."""
