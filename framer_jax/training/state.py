@@ -124,9 +124,10 @@ def place_frozen(
     is_read = leaves_read(losses, *arguments)[1]
     to_place = jax.tree.map(lambda leaf, used: leaf if used else None, recipe.frozen, is_read)
     placed = place_tree(to_place, mesh, settings)
-    return jax.tree.map(  # type: ignore[no-any-return]
+    frozen: Frozen = jax.tree.map(
         lambda leaf, host: host if leaf is None else leaf, placed, recipe.frozen, is_leaf=lambda leaf: leaf is None
     )
+    return frozen
 
 
 def _state_builder(

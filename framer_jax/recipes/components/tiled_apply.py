@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import flax.linen as nn
 import jax
@@ -38,12 +38,12 @@ def tiled_apply(
     """
     height, width = (length // unit for length in image.shape[1:3])
     if not side or max(height, width) <= side:
-        return module.apply(variables, image, method=method)  # type: ignore[return-value]
+        return cast(jax.Array, module.apply(variables, image, method=method))
     subsampled = subsample(image, side / max(height, width), unit)
     moments = module.apply(variables, subsampled, method=method, mutable=["intermediates"])[1]["intermediates"]
 
     def normalized(tile: jax.Array) -> jax.Array:
-        return module.apply({**variables, MOMENTS: moments}, tile, method=method)  # type: ignore[return-value]
+        return cast(jax.Array, module.apply({**variables, MOMENTS: moments}, tile, method=method))
 
     return map_tiles(normalized, tile_grid((height, width), side, side // OVERLAP), image)
 
