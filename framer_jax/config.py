@@ -132,7 +132,8 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> ConfigDict:
     """Read a configuration and apply `key.path=value` overrides.
 
     Args:
-      path: name of a shipped configuration, or a Python file that defines `get_config()`; with ':VARIANT' behind it, one
+      path: name of a shipped configuration, or a Python file that defines `get_config()`; with ':VARIANT' behind it,
+        one
         whose `get_config(VARIANT)` knows several.
       overrides: such as 'training.steps=500' or 'data.train=my/folder'; values are Python literals or plain strings.
         Knob names of the version before are accepted with a note.

@@ -16,7 +16,8 @@ class UpscaleSettings:
       mode: 'sample' for the full sampler, 'mean' for the one-call estimate.
       tile: side of a tile in LR pixels; a multiple of the recipe's lr_multiple.
       overlap: LR pixels that neighboring tiles share at least.
-      tile_batch: number of tiles computed at a time; with protocols of latent tiles, of one image's latents in each step.
+      tile_batch: number of tiles computed at a time; with protocols of latent tiles, of one image's latents in each
+        step.
       color_fix: 'none', 'adain' or 'wavelet', on the whole image; '' for the protocol's default.
       color_strength: strength of the color fix, 0 to 1.
       seed: seed of the noise canvas.

@@ -24,9 +24,9 @@ def tiled_apply(
     """Apply a module to an image, in overlapping tiles where the image is larger than a tile.
 
     Memory then depends on the tile alone. GroupNorm computes statistics over the whole image, so tiles that are
-    normalized separately differ in tone. All tiles therefore share the means and variances that the norms compute on the
-    image subsampled to the side of a tile, as in the fast mode of the tiled VAE that published samplers share. Attention
-    stays within a tile.
+    normalized separately differ in tone. All tiles therefore share the means and variances that the norms compute on
+    the image subsampled to the side of a tile, as in the fast mode of the tiled VAE that published samplers share.
+    Attention stays within a tile.
 
     Args:
       module: its norms are framer_jax.models.layers.GroupNorm.
