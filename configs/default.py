@@ -242,7 +242,7 @@ def get_config() -> ConfigDict:
     training.seed = 0  # root of every random number
     training.steps = 2000  # optimiser steps
     training.global_batch = 16  # examples per step over all devices and hosts
-    training.accumulate = 1  # microbatches per step
+    training.gradient_accumulation_steps = 1  # microbatches per step
     training.learning_rate = 1e-3  # peak
     training.warmup_steps = 100  # linear from 0
     training.schedule = "cosine"  # constant | cosine, to final_learning_rate at the last step

@@ -109,7 +109,7 @@ def test_later_changes_win():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ("training.stepz=5", "unknown key 'training.stepz': training has accumulate, .*, steps, "),
+        ("training.stepz=5", "unknown key 'training.stepz': training has b1, .*, steps, "),
         (
             "trainings.steps=5",
             "unknown key 'trainings.steps': the configuration has data, framer, logging, recipe, training",

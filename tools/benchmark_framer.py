@@ -29,7 +29,7 @@ from framer_jax.recipes.table import add_framer, build_recipe
 from framer_jax.training.optimizer import make_optimizers
 from framer_jax.training.settings import TrainingSettings
 from framer_jax.training.sharding import make_mesh
-from framer_jax.training.state import init_state
+from framer_jax.training.state import init_train_state
 from framer_jax.training.step import make_step
 from tools.timing import in_turn
 
@@ -114,7 +114,7 @@ def prepared_step(recipe: Recipe, arguments: argparse.Namespace) -> tuple[Any, A
     hr = rng.random((arguments.batch, arguments.crop, arguments.crop, 3), np.float32)
     lr = rng.random((arguments.batch, arguments.crop // 4, arguments.crop // 4, 3), np.float32)
     batch = {"hr": hr, "lr": lr}
-    state = init_state(recipe, optimizers, settings, mesh, batch)
+    state = init_train_state(recipe, optimizers, settings, mesh, batch)
     step = make_step(recipe, lambda batch: batch, optimizers, settings, mesh, state)
     started = time.perf_counter()
     compiled = jax.jit(step, donate_argnums=0).lower(state, {}, batch).compile()

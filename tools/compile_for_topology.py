@@ -42,7 +42,7 @@ from framer_jax.recipes.text import text_settings
 from framer_jax.training.optimizer import make_optimizers
 from framer_jax.training.settings import TrainingSettings, check_batch
 from framer_jax.training.sharding import batch_sharding, make_mesh, tree_shardings
-from framer_jax.training.state import TrainState, abstract_state
+from framer_jax.training.state import TrainState, abstract_train_state
 from framer_jax.training.step import Step, make_step
 
 MEMORY = {"v4": 32, "v5e": 16, "v5p": 95, "v6e": 32}
@@ -224,7 +224,7 @@ def abstract_arguments(config: dict[str, Any], devices: Sequence[jax.Device]) ->
     recipe = described_recipe(config)
     shapes = batch_shapes(config, recipe, settings.global_batch)
     optimizers = make_optimizers(recipe, settings)
-    state = abstract_state(recipe, optimizers, settings, mesh, shapes)
+    state = abstract_train_state(recipe, optimizers, settings, mesh, shapes)
     step = make_step(recipe, lambda batch: batch, optimizers, settings, mesh, state)
     frozen = _placed(recipe.frozen, tree_shardings(recipe.frozen, mesh, settings))
     batch = _placed(shapes, jax.tree.map(lambda leaf: batch_sharding(mesh), shapes))

@@ -21,15 +21,31 @@ from framer_jax.data.whole_photos import validation_pairs
 from framer_jax.degradations.presets import DegradationPreset, preset_by_name
 from framer_jax.evaluation.validation import make_validation
 from framer_jax.inference.model import BEST, LAST, save_model, weights_file
+from framer_jax.knobs import settings_from
 from framer_jax.porting.files import sha256_of
 from framer_jax.porting.weights import check_same_structure
 from framer_jax.recipes.base import Params, Recipe, expected_params
 from framer_jax.recipes.stable_diffusion import read_student
 from framer_jax.recipes.table import add_framer, build_recipe
 from framer_jax.recipes.weights_by_path import digest_of, digests, is_published_student, read_groups
-from framer_jax.training.logging import default_writer
+from framer_jax.training.logging import LoggingSettings, default_writer
 from framer_jax.training.loop import TrainResult, train
 from framer_jax.training.settings import TrainingSettings
+
+WEIGHT_FILES = (  # files are compared by their digests
+    "recipe.space.weights",
+    "recipe.lpips.weights",
+    "recipe.sinsr.teacher",
+    "recipe.teacher.weights",
+    "recipe.teacher.published.space.weights",
+    "recipe.dit4sr.base",
+    "recipe.tsd_sr.base",
+    "recipe.tsd_sr.teacher_lora",
+    "recipe.text.null",
+    "recipe.text.wanted",
+    "recipe.text.avoided",
+    "recipe.dtkd.ramp_steps",  # follows training.steps
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -107,9 +123,10 @@ def train_from_config(config: dict[str, Any], workdir: str | Path, init: str | N
     if data["crop"] % multiple:
         raise ConfigError(f"data.crop {data['crop']} must be a multiple of {multiple} for this recipe")
     try:
-        settings = TrainingSettings(**config["training"])
-    except TypeError as error:
-        raise ConfigError(f"training: {error}") from error
+        settings = settings_from(TrainingSettings, config["training"], "training")
+        logging = settings_from(LoggingSettings, config["logging"], "logging")
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
     preset = preset_by_name(data["degradation"], base.scale)
     source = open_training(config)
     told = {"text": condition.told(config["recipe"]["name"])} if (condition := text_condition(config)) else {}
@@ -135,11 +152,12 @@ def train_from_config(config: dict[str, Any], workdir: str | Path, init: str | N
             settings,
             workdir,
             config_json=json.dumps({**config, **identity}),
-            remarks=told,
+            run_info=told,
             record_names=source.names,
             validate=make_validation(base, pairs) if pairs else None,
             export=export,
-            writer=default_writer(workdir, tensorboard=config["logging"]["tensorboard"]),
+            may_change=WEIGHT_FILES,
+            writer=default_writer(workdir, logging),
             initial_params=start or None,
         )
     finally:
