@@ -13,8 +13,8 @@ from framer_jax.inference.model import load_model
 from framer_jax.recipes.base import expected_params
 from framer_jax.recipes.table import add_framer, build_recipe
 from framer_jax.recipes.weights_by_path import network_of
-from framer_jax.training.logging import read_json_lines
 from framer_jax.training.settings import TrainingSettings
+from tests.support.logs import read_json_lines
 from tests.support.paths import CONFIGS
 from tests.support.tiny import MODEL, RUN, named_weights, photos, ported
 
