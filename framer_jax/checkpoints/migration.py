@@ -1,7 +1,7 @@
 """Configurations and knob names of earlier versions, brought to the present schema.
 
-A stored configuration has a schema version; one without it is of version 1, when every configuration had the sections of
-all methods. What methods and networks renamed stands in their own records (`Method.renamed_knobs`, `Network`); the
+A stored configuration has a schema version; one without it is of version 1, when every configuration had the sections
+of all methods. What methods and networks renamed stands in their own records (`Method.renamed_knobs`, `Network`); the
 renamed knobs of the shared sections stand here. Old knob names stay accepted on the command line for one version.
 """
 
@@ -121,9 +121,9 @@ def migrate_recipe(recipe: Config) -> dict[str, Any]:
     for name, settings in method.sections.items():
         defaults = {knob.name: knob.default for knob in knobs_of(settings)}
         kept[name] = {**defaults, **_section(flat, f"recipe.{name}")}
-    if published := recipe.get("teacher", {}).get("published"):
-        if "teacher" in kept:
-            kept["teacher"]["published"] = migrate_recipe(published)
+    published = recipe.get("teacher", {}).get("published")
+    if published and "teacher" in kept:
+        kept["teacher"]["published"] = migrate_recipe(published)
     return kept
 
 

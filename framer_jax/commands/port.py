@@ -92,7 +92,8 @@ def port_to_jax(model: str, inputs: list[Path], output: Path, original: str | No
     """Write a checkpoint in our format, checked against the code in folder `original` if given; the facts to print.
 
     Raises:
-      ValueError, FileNotFoundError, ImportError: as framer_jax.checkpoints.networks.read_network, `read_ours`, `check` and
+      ValueError, FileNotFoundError, ImportError: as framer_jax.checkpoints.networks.read_network, `read_ours`, `check`
+      and
         `save_weights`.
     """
     if len(inputs) == 1 and is_mergeable_run(inputs[0]):

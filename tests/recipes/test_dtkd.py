@@ -6,11 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from framer_jax.recipes.teacher import TEACHER, Teacher, pictures
+from framer_jax.recipes.weights_by_path import PATHS, outputs_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from framer_jax.cli import main
-from framer_jax.commands.train import train_from_config
+from framer_jax.commands.train import WEIGHT_FILES, train_from_config
 from framer_jax.data.records import RecordFiles
 from framer_jax.diffusion.noise import noise_field
 from framer_jax.losses.wavelet_kd import WaveletKdSettings, wavelet_kd
@@ -18,9 +20,6 @@ from framer_jax.porting.weights import load_weights
 from framer_jax.recipes import augkd
 from framer_jax.recipes.dtkd import SCHEDULES, Rise, weight_at
 from framer_jax.recipes.table import build_recipe, open_recipe
-from framer_jax.recipes.teacher import TEACHER, Teacher, pictures
-from framer_jax.recipes.weights_by_path import PATHS, outputs_of
-from framer_jax.training.checkpoint import MAY_CHANGE
 from tests.support.drawn import drawn
 from tests.support.paths import CONFIGS
 from tests.support.students import AUGKD, DTKD, STEP, STILL, batch, recipe_of, run, teachers
@@ -295,4 +294,4 @@ def test_a_trained_teacher_may_move(folder, tmp_path):
 
 
 def test_every_path_may_change_on_resume():
-    assert {".".join(("recipe", *place)) for place in PATHS} <= set(MAY_CHANGE)
+    assert {".".join(("recipe", *place)) for place in PATHS} <= set(WEIGHT_FILES)
