@@ -125,8 +125,9 @@ def measure(denoiser: str, arguments: argparse.Namespace) -> dict[str, Measureme
     }
 
     def advance(variant: str) -> None:
-        step, state, batch, *costs = steps[variant]
-        steps[variant] = PreparedStep(step, jax.block_until_ready(step(state, {}, batch))[0], batch, *costs)
+        prepared = steps[variant]
+        state, _ = jax.block_until_ready(prepared.step(prepared.state, {}, prepared.batch))
+        steps[variant] = prepared._replace(state=state)
 
     programs = {variant: partial(advance, variant) for variant in steps}
     times = time_alternately(programs, arguments.steps, WARM_UP)

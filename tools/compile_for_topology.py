@@ -290,7 +290,7 @@ def _space(section: dict[str, Any]) -> str:
 def batch_shapes(config: dict[str, Any], recipe: Recipe, count: int) -> dict[str, jax.ShapeDtypeStruct]:
     """Shapes of the entries of a batch of `count` examples."""
     crop, section = config["data"]["crop"], config["recipe"]
-    shapes = {"hr": (crop, crop, 3), "lr": (crop // recipe.scale, crop // recipe.scale, 3)}
+    shapes: dict[str, tuple[int, ...]] = {"hr": (crop, crop, 3), "lr": (crop // recipe.scale, crop // recipe.scale, 3)}
     if "space" in section:
         space = build_space(section, "description", READER)
         side = crop // space.image_pixels_per_latent
