@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from framer_jax.recipes.teacher import TEACHER, Teacher, pictures
+from framer_jax.recipes.weights_by_path import PATHS, outputs_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -18,8 +20,6 @@ from framer_jax.porting.weights import load_weights
 from framer_jax.recipes import augkd
 from framer_jax.recipes.dtkd import SCHEDULES, Rise, weight_at
 from framer_jax.recipes.table import build_recipe, open_recipe
-from framer_jax.recipes.teacher import TEACHER, Teacher, pictures
-from framer_jax.recipes.weights_by_path import PATHS, outputs_of
 from tests.support.drawn import drawn
 from tests.support.paths import CONFIGS
 from tests.support.students import AUGKD, DTKD, STEP, STILL, batch, recipe_of, run, teachers
