@@ -87,24 +87,30 @@ def migrate(config: Config) -> dict[str, Any]:
     Raises:
       SchemaError: it was written by a newer version, or is damaged.
     """
-    schema = config.get("schema", 1)
-    if schema == SCHEMA:
-        return dict(config)
-    if schema != 1:
-        raise SchemaError(
-            f"the configuration has schema {schema!r}, and this version of framer_jax knows schemas 1 to {SCHEMA}: "
-            "install the version that wrote it"
-        )
     try:
-        migrated: dict[str, Any] = {"schema": SCHEMA, "recipe": migrate_recipe(config["recipe"])}
-        for section, values in config.items():
-            if section in ("framer", "data", "training"):
-                knobs = present_knobs({f"{section}.{knob}": value for knob, value in values.items()})
-                migrated[section] = {knob.split(".", 1)[1]: value for knob, value in knobs.items()}
-            elif section not in ("recipe", "schema"):
-                migrated[section] = values
-    except (AttributeError, KeyError, TypeError) as error:
-        raise SchemaError(f"the configuration is damaged ({type(error).__name__}: {error})") from error
+        schema = config.get("schema", 1)
+        if schema == SCHEMA:
+            return dict(config)
+        if schema == 1:
+            return _from_schema_1(config)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise SchemaError(
+            f"the configuration is of another version or damaged ({type(error).__name__}: {error})"
+        ) from error
+    raise SchemaError(
+        f"the configuration has schema {schema!r}, and this version of framer_jax knows schemas 1 to {SCHEMA}: "
+        "install the version that wrote it"
+    )
+
+
+def _from_schema_1(config: Config) -> dict[str, Any]:
+    migrated: dict[str, Any] = {"schema": SCHEMA, "recipe": migrate_recipe(config["recipe"])}
+    for section, values in config.items():
+        if section in ("framer", "data", "training"):
+            knobs = present_knobs({f"{section}.{knob}": value for knob, value in values.items()})
+            migrated[section] = {knob.split(".", 1)[1]: value for knob, value in knobs.items()}
+        elif section not in ("recipe", "schema"):
+            migrated[section] = values
     return migrated
 
 

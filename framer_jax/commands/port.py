@@ -168,7 +168,7 @@ def read_ours(model: str, path: Path) -> Ours:
         ours = Ours(run.params, run.arguments, run.files, {}, run.lora)
     else:
         params, metadata = load_weights(path)
-        metadata = present_metadata(metadata)
+        metadata = present_metadata(metadata, path)
         if (stated := metadata.get("model")) and map_named(stated).name != model:
             raise ValueError(f"{path} holds {stated}, not {model}: use --model {stated}")
         _refuse_release_differences(model, metadata, path)
