@@ -19,6 +19,7 @@ ALLOWED = {
         "degradations",  # the degradation that was published with it
         "porting",  # the networks' weight maps
     },
+    "dit4sr": {"porting"},  # the former name of a network's weight map
 }
 """Method → layers where the same word is the name of something else."""
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -29,8 +28,6 @@ State = dict[str, Any]
 Batch = Mapping[str, jax.Array]
 """'hr': [B, sH, sW, 3] and 'lr': [B, H, W, 3], float32 in [0, 1], and the further entries that a recipe declares."""
 
-NO_OUTPUTS: Mapping[str, jax.Array] = MappingProxyType({})
-
 PIXELS = ("hr", "lr")
 """The batch entries of training on images."""
 
@@ -45,14 +42,15 @@ class Loss(NamedTuple):
         teacher. Unused taps cost nothing under jit.
       state: the mutable state after this loss.
       outputs: further batch entries, [B, ...] each, for the later updates of the same step, which take no gradient
-        through them; so that a generated image, say, is not computed twice. The update must run in every step.
+        through them; so that a generated image, say, is not computed twice. The update must run in every step. None for
+        no such entries.
     """
 
     values: jax.Array
     metrics: dict[str, jax.Array]
     taps: tuple[jax.Array, ...]
     state: State
-    outputs: Mapping[str, jax.Array] = NO_OUTPUTS
+    outputs: Mapping[str, jax.Array] | None = None
 
 
 class LossFunction(Protocol):
@@ -65,9 +63,9 @@ class LossFunction(Protocol):
         ...
 
 
-def with_outputs(batch: Batch, loss_outputs: Mapping[str, jax.Array]) -> Batch:
+def with_outputs(batch: Batch, loss_outputs: Mapping[str, jax.Array] | None) -> Batch:
     """The batch as the later updates of a step see it: with the outputs of an earlier update, without gradient."""
-    return {**batch, **jax.lax.stop_gradient(dict(loss_outputs))}
+    return {**batch, **jax.lax.stop_gradient(dict(loss_outputs or {}))}
 
 
 @dataclass(frozen=True)
