@@ -2,9 +2,9 @@
 
 Command:  framer-jax train --config tsd_sr_sd3 --workdir runs/tsd_sr --set data.train=PHOTOS
               --set recipe.tsd_sr.base_checkpoint=SD3/transformer --set recipe.space.checkpoint=SD3/vae
-              --set recipe.tsd_sr.teacher_lora_checkpoint=teacher.safetensors --set recipe.lpips.checkpoint=lpips_alex.safetensors
-              --set recipe.text.null_embedding=null.safetensors --set recipe.text.prompt_embedding=wanted.safetensors
-              --set data.embeddings=EMBEDDINGS
+              --set recipe.tsd_sr.teacher_lora_checkpoint=teacher.safetensors --set
+              recipe.lpips.checkpoint=lpips_alex.safetensors --set recipe.text.null_embedding=null.safetensors --set
+              recipe.text.prompt_embedding=wanted.safetensors --set data.embeddings=EMBEDDINGS
           (texts from `framer-jax precompute embeddings --t5-length 256` with `--null`, `--text` and `--captions`; the
           LoRA is TSD-SR's; recipe.text.condition=null to do without captions: the teacher is then told what the student
           is; `tsd_sr_sd3.py:released` for latents without the autoencoder's shift, as the published weights expect)

@@ -132,8 +132,8 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> ConfigDict:
     """Read a configuration and apply `key.path=value` overrides.
 
     Args:
-      path: name of a shipped configuration, or a Python file that defines `get_config()`; with ':VARIANT' behind it, one
-        whose `get_config(VARIANT)` knows several.
+      path: name of a shipped configuration, or a Python file that defines `get_config()`; with ':VARIANT' behind it,
+        one whose `get_config(VARIANT)` knows several.
       overrides: such as 'training.steps=500' or 'data.train=my/folder'; values are Python literals or plain strings.
         Knob names of the version before are accepted with a note.
 
@@ -149,6 +149,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> ConfigDict:
         raise ConfigError(f"{file}: get_config() must return a ConfigDict, not {type(config).__name__}")
     if missing := [name for name in SECTIONS if name not in config]:
         raise ConfigError(f"{file}: get_config() gives no {', '.join(missing)}: start from framer_jax.config.default()")
+    _check_sections(config, file)
     pairs = [_present_override(override) for override in overrides]
     for key, text in pairs:
         if key == "recipe.name" and text != config.recipe.name:
@@ -191,13 +192,9 @@ def check_config(config: Mapping[str, Any]) -> None:
     """
     try:
         for section, knobs in _knob_sections(config["recipe"]["name"]):
-            values: Any = config
-            for part in section.split("."):
-                values = values.get(part, {})
             names = {knob.name for knob in knobs}
-            check_values(knobs, {name: value for name, value in values.items() if name in names}, section)
-    except ConfigError:
-        raise
+            values = {name: value for name, value in _at(config, section.split(".")).items() if name in names}
+            check_values(knobs, values, section)
     except ValueError as error:
         raise ConfigError(str(error)) from error
 
@@ -292,9 +289,7 @@ def _get_config(path: Path, variant: Sequence[str]) -> ConfigDict:
     spec = importlib.util.spec_from_file_location(f"_framer_jax_config_{path.stem}", path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.path.insert(
-        0, str(path.resolve().parent.parent)
-    )  # files of the version before say `from configs import default`
+    sys.path.insert(0, str(path.resolve().parents[1]))  # former files say `from configs import default`
     try:
         spec.loader.exec_module(module)
         if variant and not inspect.signature(module.get_config).parameters:
@@ -303,25 +298,50 @@ def _get_config(path: Path, variant: Sequence[str]) -> ConfigDict:
     except ConfigError:
         raise
     except (AttributeError, NameError, KeyError, TypeError, ValueError, SyntaxError, ImportError) as error:
-        # ml_collections names the unknown key and its neighbors, or the type that it expects
-        text = " ".join(str(error).split())
-        raise ConfigError(f"{path}: {text}{_renaming_hint(text)}") from error
+        raise ConfigError(f"{path}: {_explained(error)}") from error
     finally:
         sys.path.pop(0)
     return config
 
 
-def _renaming_hint(text: str) -> str:
-    """What an unknown key of an error message is called now, '' if it was not renamed."""
-    matched = re.search(r"[Kk]ey \"(\w+)\" does not exist", text)
-    if not matched:
-        return ""
+def _explained(error: Exception) -> str:
+    """An error of a configuration file in one line, with the remedy where a knob or a section does not exist."""
+    text = " ".join(str(error).split())
+    if isinstance(error, ModuleNotFoundError) and error.name == "configs":
+        return f"{text}: write `from framer_jax.config import default, shipped` instead"
+    if not isinstance(error, KeyError | AttributeError):
+        return text  # ml_collections names the type that it expects
+    matched = re.search(r'Key "(\w+)" does not exist', text) or re.match(r"\W*(\w+)\W*(?:$|n?Did you mean)", text)
+    return f"unknown knob or section {matched[1]!r}{_remedy(matched[1])}" if matched else text
+
+
+def _remedy(key: str) -> str:
+    """What to write instead of a knob or section, given by its last name, that a configuration does not have."""
     tables = [RENAMED, *({f"recipe.{a}": f"recipe.{b}" for a, b in m.renamed_knobs.items()} for m in METHODS)]
-    for table in tables:
-        for old, new in table.items():
-            if old.rsplit(".", 1)[-1] == matched[1]:
-                return f" ({old} is now {new})"
-    return ""
+    renamed = {old: new for table in tables for old, new in table.items() if old.rsplit(".", 1)[-1] == key}
+    remedies = [f"{old} is now {new}" for old, new in renamed.items()]
+    if any(key in (*method.sections, method.networks.section) for method in METHODS):
+        remedies.append(
+            "for the section of another method, start from framer_jax.config.default(METHOD), or use "
+            "with_method(config, METHOD)"
+        )
+    if remedies:
+        return f": {'; '.join(remedies)}"
+    return nearest(key, {part for method in METHODS for name, _ in knob_table(method.name) for part in name.split(".")})
+
+
+def _check_sections(config: ConfigDict, file: Path) -> None:
+    """Refuse a configuration whose `recipe` section has the sections of another method than the one it names."""
+    name = str(config.recipe.get("name"))
+    try:
+        sections = set(default(name).recipe)
+    except ConfigError as error:
+        raise ConfigError(f"{file}: {error}") from error
+    if set(config.recipe) != sections:
+        raise ConfigError(
+            f"{file}: recipe.name is {name!r}, and the sections are those of another method: start from "
+            f"framer_jax.config.default({name!r}), or use with_method(config, {name!r})"
+        )
 
 
 def _present_override(override: str) -> tuple[str, str]:
@@ -375,8 +395,6 @@ def _nearest_knob(config: ConfigDict, key: str) -> str:
     hint = nearest(key, known)
     if hint.startswith(": known"):
         section = key.rpartition(".")[0]
-        siblings = [name for name in known if name.startswith(f"{section}.")]
-        return (
-            f": {section} has {', '.join(sorted(siblings))}" if siblings else ": see `framer-jax info METHOD --knobs`"
-        )
+        siblings = ", ".join(sorted(name for name in known if name.startswith(f"{section}.")))
+        return f": {section} has {siblings}" if siblings else ": see `framer-jax info METHOD --knobs`"
     return hint

@@ -1,19 +1,22 @@
 import json
 import re
+import sys
 
 import pytest
 from ml_collections import ConfigDict
 
-from framer_jax.config import ConfigError, load_config, to_dict
+from framer_jax.checkpoints.migration import SCHEMA
+from framer_jax.config import ConfigError, default, is_config, load_config, to_dict
+from framer_jax.recipes.table import METHODS, method_named
 from framer_jax.training.settings import TrainingSettings
 from tests.support.paths import CONFIGS
 
 DEFAULT = CONFIGS / "default.py"
 
 OVERLAY = """
-from configs import default
+from framer_jax.config import default
 def get_config():
-    config = default.get_config()
+    config = default()
     {line}
     return config
 """
@@ -33,19 +36,24 @@ def value(config, key):
 
 def test_an_overlay_changes_its_own_knobs_only(tmp_path):
     config = to_dict(load_config(overlay(tmp_path, "config.training.steps = 7")))
-    default = to_dict(load_config(DEFAULT))
+    unchanged = to_dict(load_config(DEFAULT))
     assert config["training"].pop("steps") == 7
-    assert default["training"].pop("steps") == 2000
-    ramps = [side["recipe"]["dtkd"].pop("ramp_steps") for side in (config, default)]
-    assert ramps == [7, 2000]  # the one knob that follows another
-    assert config == default
+    assert unchanged["training"].pop("steps") == 2000
+    assert config == unchanged
+
+
+def test_a_knob_that_follows_another_one_has_its_value():
+    distilled = load_config(DEFAULT, ["recipe.name=dtkd", "training.steps=7"])
+    assert to_dict(distilled)["recipe"]["dtkd"]["ramp_steps"] == 7
+    distilled = load_config(DEFAULT, ["recipe.name=dtkd", "training.steps=7", "recipe.dtkd.ramp_steps=3"])
+    assert to_dict(distilled)["recipe"]["dtkd"]["ramp_steps"] == 3
 
 
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
         ("training.steps=500", 500),
-        ("training.learning_rate=1", 1.0),  # a whole number where a float is wanted
+        ("training.learning_rate=1", 1.0),  # a whole number for a float
         ("training.learning_rate=5e-4", 5e-4),
         ("training.clip_norm=None", None),
         ("training.schedule=constant", "constant"),
@@ -66,20 +74,20 @@ def test_an_overlay_changes_its_own_knobs_only(tmp_path):
         ("logging.tensorboard=True", True),
     ],
 )
-def test_changes_on_the_command_line(change, expected):
+def test_overrides_on_the_command_line(change, expected):
     key = change.split("=")[0]
-    found = value(load_config(DEFAULT, [change]), key)
-    assert found == expected
-    assert type(found) is type(expected)
+    result = value(load_config(DEFAULT, [change]), key)
+    assert result == expected
+    assert type(result) is type(expected)
 
 
-@pytest.mark.parametrize("of_the_command_line", [True, False])
-def test_updates_have_optimiser_fields_of_their_own(tmp_path, of_the_command_line):
-    own = "{'main': {'learning_rate': 0.5, 'clip_norm': None}}"
-    if of_the_command_line:
-        config = load_config(DEFAULT, [f"training.updates={own}", "training.updates.main.learning_rate=0.25"])
+@pytest.mark.parametrize("on_the_command_line", [True, False])
+def test_updates_have_their_own_optimizer_settings(tmp_path, on_the_command_line):
+    settings = "{'main': {'learning_rate': 0.5, 'clip_norm': None}}"
+    if on_the_command_line:
+        config = load_config(DEFAULT, [f"training.updates={settings}", "training.updates.main.learning_rate=0.25"])
     else:
-        path = overlay(tmp_path, f"config.training.updates = {own}")
+        path = overlay(tmp_path, f"config.training.updates = {settings}")
         config = load_config(path, ["training.updates.main.learning_rate=0.25"])
     training = to_dict(config)["training"]
     assert training["updates"] == {"main": {"learning_rate": 0.25, "clip_norm": None}}
@@ -90,36 +98,124 @@ def test_updates_have_optimiser_fields_of_their_own(tmp_path, of_the_command_lin
 def test_a_variant_of_a_file(tmp_path):
     path = tmp_path / "several.py"
     path.write_text(
-        "from configs import default\n\n\ndef get_config(seed='0'):\n    config = default.get_config()\n"
+        "from framer_jax.config import default\n\n\ndef get_config(seed='0'):\n    config = default()\n"
         "    config.training.seed = int(seed)\n    return config\n"
     )
     assert [load_config(name).training.seed for name in (path, f"{path}:7")] == [0, 7]
     with pytest.raises(ConfigError, match=r"several\.py: .*'many'"):
         load_config(f"{path}:many")
-    with pytest.raises(ConfigError, match=r"default\.py has no variants: leave ':7' out"):
-        load_config(f"{DEFAULT}:7")
+    with pytest.raises(ConfigError, match=r"starter\.py has no variants: omit ':7'"):
+        load_config(f"{CONFIGS / 'starter.py'}:7")
     with pytest.raises(ConfigError, match=r"no configuration file 'gone\.py'"):
         load_config("gone.py:7")
 
 
-def test_later_changes_win():
+def write_as_before(folder, line=""):
+    """A configuration file as the version before wrote them."""
+    path = folder / "as_before.py"
+    path.write_text(
+        OVERLAY.format(line=line).replace("framer_jax.config", "configs").replace("default()", "default.get_config()")
+    )
+    return path
+
+
+def test_a_file_that_imports_from_configs_loads_in_a_clone(tmp_path):
+    config = load_config(write_as_before(tmp_path, "config.training.steps = 7"))
+    assert to_dict(config) == to_dict(load_config(DEFAULT, ["training.steps=7"]))
+
+
+def test_a_file_that_imports_from_configs_says_what_to_write_elsewhere(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "configs", None)  # as if there were no such package
+    with pytest.raises(ConfigError, match=r"as_before\.py: .*write `from framer_jax\.config import default, shipped`"):
+        load_config(write_as_before(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["dtkd_ablations", "dtkd_ablations:levels_3"])
+def test_shipped_configurations_load_by_name_and_variant(name):
+    stem, *variant = name.split(":")
+    path = ":".join([str(CONFIGS / f"{stem}.py"), *variant])
+    config = to_dict(load_config(name))
+    assert config == to_dict(load_config(path))
+    assert config["recipe"]["dtkd"]["levels"] == (3 if variant else 2)
+    assert is_config(name) and is_config(path)
+
+
+def test_bad_names_and_variants_name_those_that_exist():
+    with pytest.raises(ConfigError, match="no configuration named 'sinsrr': did you mean 'sinsr'"):
+        load_config("sinsrr")
+    with pytest.raises(ConfigError, match="there is no variant 'levels_4': choose one of default, levels_1"):
+        load_config("dtkd_ablations:levels_4")
+    with pytest.raises(ConfigError, match=r"unknown method recipe\.name 'sinrs': did you mean 'sinsr'"):
+        default("sinrs")
+    assert not is_config("sinsrr")
+
+
+FORMER_KNOBS = {
+    "resshift": {"data.framing=square": "data.crop_mode=square", "framer.reading=paper": "framer.variant=paper"},
+    "rectified_flow": {
+        "recipe.name=flow": "recipe.name=rectified_flow",
+        "recipe.flow.density=uniform": "recipe.rectified_flow.timestep_sampling=uniform",
+        "recipe.flow.shift=2.0": "recipe.rectified_flow.shift=2.0",
+        "recipe.denoiser.resshift_unet.mask=paper": "recipe.denoiser.resshift_unet.variant=paper",
+    },
+    "dit4sr": {
+        "recipe.denoiser.name=dit4sr": "recipe.denoiser.name=dit4sr_transformer",
+        "recipe.denoiser.dit4sr.depth=3": "recipe.denoiser.dit4sr_transformer.depth=3",
+        "recipe.dit4sr.base=a.safetensors": "recipe.dit4sr.base_checkpoint=a.safetensors",
+    },
+    "supervised_l1": {
+        "recipe.name=swinir": "recipe.name=supervised_l1",
+        "recipe.student.swinir.colours=1": "recipe.student.swinir.image_channels=1",
+    },
+    "dtkd": {"recipe.teacher.weights=a.pth": "recipe.teacher.checkpoint=a.pth"},
+}
+"""Method → knobs of the version before on the command line → the present ones."""
+
+
+@pytest.mark.parametrize("method", FORMER_KNOBS)
+def test_former_knob_names_are_accepted_with_a_note(method, caplog):
+    former, present = FORMER_KNOBS[method], list(FORMER_KNOBS[method].values())
+    config = load_config(f"{DEFAULT}:{method}", list(former))
+    noted = [record.getMessage() for record in caplog.records]
+    renamed = {old.split("=")[0]: new.split("=")[0] for old, new in former.items()}
+    expected = [f"{old} is now {new}" for old, new in renamed.items() if old != new]
+    assert [note.split(";")[0] for note in noted] == expected
+    assert to_dict(config) == to_dict(load_config(f"{DEFAULT}:{method}", present))
+    assert len(caplog.records) == len(expected)  # none for the present names
+
+
+@pytest.mark.parametrize("method", [method.name for method in METHODS])
+def test_a_configuration_has_the_sections_of_its_own_method_only(method):
+    record, config = method_named(method), default(method)
+    assert set(config) == {"schema", "recipe", "framer", "data", "training", "logging"}
+    assert config.schema == SCHEMA
+    assert set(config.recipe) == {"name", "scale", "dtype", record.networks.section, *record.sections}
+    assert set(config.recipe[record.networks.section]) == {"name", *record.networks.names}
+    for section in record.sections:
+        other = next(other for other in METHODS if section not in other.sections)
+        with pytest.raises(ConfigError, match=f"unknown knob 'recipe.{section}.x'"):
+            load_config(f"{DEFAULT}:{other.name}", [f"recipe.{section}.x=1"])
+    network = record.networks.names[-1]
+    plain = to_dict(load_config(f"{DEFAULT}:{method}", [f"recipe.{record.networks.section}.name={network}"]))
+    assert set(plain["recipe"][record.networks.section]) == {"name", network}  # stored with the chosen one only
+
+
+def test_later_overrides_win():
     assert load_config(DEFAULT, ["training.steps=1", "training.steps=2"]).training.steps == 2
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ("training.stepz=5", "unknown key 'training.stepz': training has b1, .*, steps, "),
-        (
-            "trainings.steps=5",
-            "unknown key 'trainings.steps': the configuration has data, framer, logging, recipe, training",
-        ),
-        ("training.steps.x=5", "unknown key 'training.steps.x': training.steps has nothing"),
-        ("=5", "unknown key ''"),
-        ("training.steps", "cannot read the change 'training.steps': write key=value"),
+        ("training.stepz=5", "unknown knob 'training.stepz': did you mean 'training.steps'"),
+        ("trainings.steps=5", "unknown knob 'trainings.steps': did you mean 'training.steps'"),
+        ("training.steps.x=5", "unknown knob 'training.steps.x': did you mean 'training.steps'"),
+        ("logging.qqqqqqqqqqqqqqq=5", "unknown knob 'logging.q+': logging has .*logging.tensorboard"),
+        ("=5", "unknown knob '': see `framer-jax info METHOD --knobs`"),
+        ("training.steps", "cannot read the override 'training.steps': write key=value"),
         ("training.steps=many", "training.steps=many: .*'str'.* 'int'"),
         ("training.steps=1.5", "training.steps=1.5: .*'float'.* 'int'"),
-        ("training.steps=None", "training.steps=None: it needs a value; the knobs that may have none say so in"),
+        ("training.steps=None", "training.steps=None: it needs a value; `framer-jax info METHOD --knobs` says"),
         ("data.crop=None", "data.crop=None: it needs a value"),
         ("training.steps=True", "training.steps=True: it must be of type int"),
         ("training.learning_rate=True", "training.learning_rate=True: it must be of type float"),
@@ -127,10 +223,10 @@ def test_later_changes_win():
         ("recipe.denoiser.unet.channels=8", "recipe.denoiser.unet.channels=8: .*'int'.* 'tuple'"),
         ("training.updates=5", "training.updates=5: .*dict"),
         ("framer.start_step=1.5", "framer.start_step=1.5: .*'float'.* 'int'"),
-        ("training.mesh={'data': 8}", "training.mesh is a section: set one of its keys, data, fsdp"),
+        ("training.mesh={'data': 8}", "training.mesh is a section: set one of its knobs, data, fsdp"),
     ],
 )
-def test_bad_changes_name_the_key_and_what_exists(change, message):
+def test_bad_overrides_name_the_knob_and_what_exists(change, message):
     with pytest.raises(ConfigError, match=message) as caught:
         load_config(DEFAULT, [change])
     assert "\n" not in str(caught.value)
@@ -139,9 +235,14 @@ def test_bad_changes_name_the_key_and_what_exists(change, message):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("config.training.stepz = 5", '"stepz" does not exist .*steps'),
-        ("config.trainings = 5", '"trainings" does not exist'),
-        ("config.training.stepz", "stepz"),
+        ("config.training.stepz = 5", "unknown knob or section 'stepz': did you mean 'steps'"),
+        ("config.trainings = 5", "unknown knob or section 'trainings': did you mean 'training'"),
+        ("config.training.stepz", "unknown knob or section 'stepz': did you mean 'steps'"),
+        ("config.framer.reading = 'paper'", "'reading': framer.reading is now framer.variant"),
+        ("config.recipe.space.weights = 'a.pth'", "'weights': recipe.space.weights is now recipe.space.checkpoint"),
+        ("config.recipe.sinsr.inverse_weight = 0.0", r"'sinsr': .*default\(METHOD\), or use with_method"),
+        ("config.recipe.name = 'sinsr'", r"recipe.name is 'sinsr', .*default\('sinsr'\), or use with_method"),
+        ("config.recipe.name = 'flow'", "recipe.name 'flow' is now 'rectified_flow'"),
         ("config.training.steps = 'many'", "'str'.* 'int'"),
         ("raise ValueError('not today')", "not today"),
         ("import there_is_no_such_module", "there_is_no_such_module"),
@@ -162,7 +263,10 @@ def test_bad_files_are_one_line(tmp_path, line, message):
     [
         ("CONFIG = 1", "get_config"),
         ("def get_config(): return {'training': 1}", "must return a ConfigDict, not dict"),
-        ("from ml_collections import ConfigDict\nget_config = ConfigDict", "gives no recipe, framer, data, training"),
+        (
+            "from ml_collections import ConfigDict\nget_config = ConfigDict",
+            "gives no schema, recipe, framer, data, training",
+        ),
     ],
 )
 def test_files_without_a_configuration(tmp_path, text, message):

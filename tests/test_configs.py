@@ -3,6 +3,7 @@ import math
 import jax
 import jax.numpy as jnp
 import pytest
+from framer_jax.recipes.weights_by_path import network_of
 
 from configs import dtkd_ablations
 from framer_jax.commands.train import train_from_config
@@ -12,9 +13,8 @@ from framer_jax.diffusion.noise import noise_field
 from framer_jax.inference.model import load_model
 from framer_jax.recipes.base import expected_params
 from framer_jax.recipes.table import add_framer, build_recipe
-from framer_jax.recipes.weights_by_path import network_of
-from framer_jax.training.logging import read_json_lines
 from framer_jax.training.settings import TrainingSettings
+from tests.support.logs import read_json_lines
 from tests.support.paths import CONFIGS
 from tests.support.tiny import MODEL, RUN, named_weights, photos, ported
 

@@ -1,14 +1,14 @@
-"""The degradation's speed: images per second, stage by stage, and against the original PyTorch pipeline.
+"""The speed of the degradation: images per second, time per stage, and against the original PyTorch pipeline.
 
     python tools/benchmark_degradation.py [--preset framer_paper] [--batch 1 8 32] [--size 512] [--batches 40]
         [--usm] [--stages] [--peer BASICSR_CHECKOUT]
 
-Every batch has new draws; compile time is apart, one batch is warm-up. Throughput is images by the time of all batches:
-the times vary with the drawn scales, and the mean is what a training waits for. The peer (see tools/peers) runs in turn
-with ours, batch by batch, in the same process and with as many threads as there are cores.
+Every batch has new parameters; compilation is not part of the times, and one batch is warm-up. Throughput is the number
+of images divided by the time of all batches: times vary with the drawn scales, and training waits for their mean. The
+peer (see tools/peers) alternates with framer_jax, batch by batch, in the same process and with one thread per core.
 
-On a machine that does something else, a comparison is worth nothing (PyTorch suffers more): the share of the
-processors' time that went to other programs is measured and printed, and above 5 % a ratio is marked as disturbed.
+Comparisons on a busy machine are meaningless, since PyTorch slows down more: the share of the processors' time that
+other programs took is measured and printed, and a ratio is marked as disturbed if that share exceeds 5 %.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ class Program(NamedTuple):
 
     Attributes:
       run: (parameters, hr) → LR images.
-      compile_seconds: of XLA, from nothing.
-      bytes_per_image: temporaries that XLA plans, by the number of images that are in work at a time.
+      compile_seconds: time of compilation without a cache.
+      bytes_per_image: XLA's temporaries, divided by the number of images that are processed at a time.
     """
 
     run: Callable[[DegradationParameters, np.ndarray], jax.Array]
@@ -51,40 +51,43 @@ class Program(NamedTuple):
 
 
 class Load:
-    """What share of the processors' time went to other programs since the object was made (Linux)."""
+    """The share of the processors' time that other programs took since the object was created (Linux)."""
 
     def __init__(self) -> None:
         self._start = self._now()
 
     def others(self) -> float | None:
-        """The share, or None where it cannot be known."""
+        """The share; None where the system does not report it."""
         if self._start is None or (now := self._now()) is None:
             return None
-        total, busy, own = (after - before for before, after in zip(self._start, now, strict=True))
-        return max(0.0, busy - own) / max(total, 1e-9)
+        total, busy, this_process = (after - before for before, after in zip(self._start, now, strict=True))
+        return max(0.0, busy - this_process) / max(total, 1e-9)
 
     @staticmethod
     def _now() -> tuple[float, float, float] | None:
+        """Seconds: (all processors, those that were busy, this process)."""
         try:
             with open("/proc/stat", encoding="ascii") as file:
                 fields = [float(field) for field in file.readline().split()[1:9]]
         except OSError:
             return None
         tick = os.sysconf("SC_CLK_TCK")
-        own = os.times()
+        times = os.times()
         total = sum(fields)
-        return total / tick, (total - fields[3] - fields[4]) / tick, own.user + own.system
+        return total / tick, (total - fields[3] - fields[4]) / tick, times.user + times.system
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Images per second of the degradation.")
-    parser.add_argument("--preset", default="framer_paper")
-    parser.add_argument("--batch", nargs="+", type=int, default=[1, 8, 32])
-    parser.add_argument("--size", type=int, default=512, help="HR pixels")
-    parser.add_argument("--batches", type=int, default=40, help="timed batches")
-    parser.add_argument("--usm", action="store_true", help="sharpen the HR images first, whatever the preset says")
-    parser.add_argument("--stages", action="store_true", help="how the time divides, at the last of the batch sizes")
-    parser.add_argument("--peer", type=Path, metavar="CHECKOUT", help="your BasicSR checkout: compare (extra [torch])")
+    parser = argparse.ArgumentParser(description="Time the degradation.")
+    parser.add_argument("--preset", default="framer_paper", help="name of the preset")
+    parser.add_argument("--batch", nargs="+", type=int, default=[1, 8, 32], help="batch sizes")
+    parser.add_argument("--size", type=int, default=512, help="side of the HR images, pixels")
+    parser.add_argument("--batches", type=int, default=40, help="number of timed batches")
+    parser.add_argument("--usm", action="store_true", help="sharpen the HR images first, even if the preset does not")
+    parser.add_argument("--stages", action="store_true", help="also time every stage, at the last batch size")
+    parser.add_argument(
+        "--peer", type=Path, metavar="CHECKOUT", help="BasicSR checkout to compare with (extra [torch])"
+    )
     arguments = parser.parse_args()
     preset = preset_by_name(arguments.preset)
     if arguments.usm:
@@ -101,49 +104,51 @@ def main() -> int:
 
 
 def throughput(preset: DegradationPreset, arguments: argparse.Namespace) -> Table:
-    """One row for each batch size."""
-    headings = ["batch", "images/s", "ms per image", "of a batch: median (10 to 90 %)", "compile", "memory per image"]
+    """The table of throughputs, one row per batch size."""
+    headings = ["batch", "images/s", "ms per image", "ms per batch, median (10 to 90 %)", "compile", "memory per image"]
     if arguments.peer:
         headings += ["PyTorch images/s", "ratio"]
-    table = Table(*(f"[bold]{heading}" for heading in [*headings, "others' load"]))
+    table = Table(*(f"[bold]{heading}" for heading in [*headings, "other programs"]))
     for batch in arguments.batch:
-        program = compiled(preset, batch, arguments.size)
+        program = compile_degradation(preset, batch, arguments.size)
         peer = None if arguments.peer is None else make_peer(preset, batch, arguments)
-        hr = photographs(batch, arguments.size)
-        ours, theirs, load = [], [], Load()
+        hr = random_images(batch, arguments.size)
+        times, peer_times, load = [], [], Load()
         for number in range(1 + arguments.batches):
-            parameters = drawn(preset, batch, number)
-            seconds = timed(program.run, parameters, hr)
-            other = 0.0 if peer is None else peer(hr, number)
-            if number:  # the first is warm-up
-                ours.append(seconds)
-                theirs.append(other)
-        low, middle, high = np.quantile(ours, (0.1, 0.5, 0.9)) * 1e3
+            parameters = draw_batch(preset, batch, number)
+            seconds = time_call(program.run, parameters, hr)
+            peer_seconds = 0.0 if peer is None else peer(hr, number)
+            if number:  # the first one is warm-up
+                times.append(seconds)
+                peer_times.append(peer_seconds)
+        low, middle, high = np.quantile(times, (0.1, 0.5, 0.9)) * 1e3
         others = load.others()
         row = [
             str(batch),
-            f"{batch / np.mean(ours):.1f}",
-            f"{np.mean(ours) / batch * 1e3:.1f}",
-            f"{middle:.0f} ms ({low:.0f} to {high:.0f})",
+            f"{batch / np.mean(times):.1f}",
+            f"{np.mean(times) / batch * 1e3:.1f}",
+            f"{middle:.0f} ({low:.0f} to {high:.0f})",
             f"{program.compile_seconds:.0f} s",
             f"{program.bytes_per_image / 2**20:.0f} MiB",
         ]
         if peer is not None:
             disturbed = " (disturbed)" if others is not None and others > LARGEST_DISTURBANCE else ""
-            row += [f"{batch / np.mean(theirs):.2f}", f"{np.mean(theirs) / np.mean(ours):.2f} x{disturbed}"]
+            row += [f"{batch / np.mean(peer_times):.2f}", f"{np.mean(peer_times) / np.mean(times):.2f} x{disturbed}"]
         table.add_row(*row, "unknown" if others is None else f"{others:.1%}")
     return table
 
 
 def breakdown(preset: DegradationPreset, batch: int, arguments: argparse.Namespace) -> Table:
-    """What each stage adds to a program that has only the stages before it (and the resizings)."""
-    programs = {name: compiled(part, batch, arguments.size) for name, part in prefixes(preset).items()}
-    hr = photographs(batch, arguments.size)
+    """The table of the time that each stage adds to a program with the resizings and the stages before it."""
+    programs = {
+        name: compile_degradation(part, batch, arguments.size) for name, part in partial_presets(preset).items()
+    }
+    hr = random_images(batch, arguments.size)
     times: dict[str, list[float]] = {name: [] for name in programs}
     for number in range(1 + arguments.batches):
-        parameters = drawn(preset, batch, number)
+        parameters = draw_batch(preset, batch, number)
         for name, program in programs.items():
-            seconds = timed(program.run, parameters, hr)
+            seconds = time_call(program.run, parameters, hr)
             if number:
                 times[name].append(seconds)
     table = Table("[bold]stage", "[bold]ms per image", "[bold]share", title=f"batch {batch}", title_justify="left")
@@ -156,10 +161,10 @@ def breakdown(preset: DegradationPreset, batch: int, arguments: argparse.Namespa
     return table
 
 
-def prefixes(preset: DegradationPreset) -> dict[str, DegradationPreset]:
-    """Name of a stage → the preset up to it."""
+def partial_presets(preset: DegradationPreset) -> dict[str, DegradationPreset]:
+    """Name of a stage → the preset up to and including it."""
     if preset.first is None or preset.second is None:
-        raise SystemExit(f"--stages needs a two-stage preset; {preset.name} is none")
+        raise SystemExit(f"--stages needs a preset with two stages, such as framer_paper; {preset.name} has one")
     bare = {"blur": None, "noise": None, "jpeg_quality": None}
     first, second = replace(preset.first, **bare), replace(preset.second, **bare)  # type: ignore[arg-type]
     plain = replace(preset, first=first, second=second, low_pass=None, sharpen_target=False)
@@ -175,24 +180,27 @@ def prefixes(preset: DegradationPreset) -> dict[str, DegradationPreset]:
     return parts
 
 
-def compiled(preset: DegradationPreset, batch: int, size: int) -> Program:
+def compile_degradation(preset: DegradationPreset, batch: int, size: int) -> Program:
+    """Compile the degradation of batches of one shape."""
+
     def run(parameters: DegradationParameters, hr: jax.Array) -> jax.Array:
         return apply(parameters, training_target(hr, preset), preset)
 
-    lowered = jax.jit(run).lower(drawn(preset, batch, 0), photographs(batch, size))
+    lowered = jax.jit(run).lower(draw_batch(preset, batch, 0), random_images(batch, size))
     started = time.perf_counter()
     program = lowered.compile()
     seconds = time.perf_counter() - started
     memory = program.memory_analysis()
-    in_work = 1 if jax.default_backend() == "cpu" else batch
-    return Program(program, seconds, 0 if memory is None else memory.temp_size_in_bytes / in_work)
+    at_a_time = 1 if jax.default_backend() == "cpu" else batch
+    return Program(program, seconds, 0 if memory is None else memory.temp_size_in_bytes / at_a_time)
 
 
-def drawn(preset: DegradationPreset, batch: int, number: int) -> DegradationParameters:
-    return stack([draw(np.random.default_rng([number, place]), preset) for place in range(batch)])
+def draw_batch(preset: DegradationPreset, batch: int, number: int) -> DegradationParameters:
+    """The parameters of batch `number`."""
+    return stack([draw(np.random.default_rng([number, index]), preset) for index in range(batch)])
 
 
-def photographs(batch: int, size: int) -> np.ndarray:
+def random_images(batch: int, size: int) -> np.ndarray:
     """Images with detail at every scale, [batch, size, size, 3] float32 in [0, 1]."""
     rng = np.random.default_rng(0)
     images = np.full((batch, size, size, 3), 0.45, np.float32)
@@ -205,7 +213,8 @@ def photographs(batch: int, size: int) -> np.ndarray:
     return np.clip(images, 0, 1)
 
 
-def timed(run: Callable[..., Any], *inputs: Any) -> float:
+def time_call(run: Callable[..., Any], *inputs: Any) -> float:
+    """Seconds of a call."""
     started = time.perf_counter()
     jax.block_until_ready(run(*inputs))
     return time.perf_counter() - started
@@ -214,7 +223,7 @@ def timed(run: Callable[..., Any], *inputs: Any) -> float:
 def make_peer(
     preset: DegradationPreset, batch: int, arguments: argparse.Namespace
 ) -> Callable[[np.ndarray, int], float]:
-    """(images, number of the batch) → seconds of the PyTorch pipeline, on the accelerator if we use one."""
+    """(images, batch number) → seconds of the PyTorch pipeline, on a GPU if framer_jax uses one."""
     import torch
 
     from tools.peers import real_esrgan

@@ -1,14 +1,14 @@
-"""FRAMER_D's training step at its real size: seconds and memory with FRAMER and without, in one run.
+"""FRAMER_D's training step at its real size: seconds and memory with FRAMER and without it, in one run.
 
     python tools/benchmark_framer_d.py [--readings none paper released] [--steps 20] [--set KEY=VALUE] [--json FILE]
 
-No weights and no data are read: latents of 64 x 64, 154 text tokens and all weights are random, made on the device.
-What is computed, and in which precision, is as in training: in bfloat16, with the base kept in bfloat16 and trained
-weights in float32. All programs share one state, as only one would be there in training, and take steps in turn.
-Compilation is apart; figures are medians with quartiles. "Plan" is the compiler's memory for the step, arguments
-included. "Peak" is what the device has held at most since the process began, after the program's first step: it never
-falls, so a program's peak is its own where it is above that of the one before, or where `--readings` names it alone.
-`--tiny` is a small model, to try the tool on a CPU.
+No weights and no data are read: latents of 64 x 64, 154 text tokens and all weights are random numbers made on the
+device. Computations and precisions are those of training: compute in bfloat16, the frozen base model in bfloat16 and
+trained weights in float32. All variants share one state, since training would hold only one, and take steps
+alternately. Compilation is reported separately; times are medians with quartiles. "Plan" is the compiler's memory for
+the step, with its arguments. "Peak" is the largest memory that the device has held since the process started, read
+after a variant's first step. It never falls, so it is a variant's own peak only if it exceeds that of the variant
+before, or if `--readings` names that variant alone. `--tiny` measures a small model, to try the tool on a CPU.
 
 The authors' figures, on an H200 with batch 16: 1.01 to 1.08 s a step (+6.9 %), 87.0 to 89.7 GB (+3.0 %).
 """
@@ -20,7 +20,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,20 +33,20 @@ from rich.console import Console
 from rich.table import Table
 
 from framer_jax.config import ConfigError, load_config, to_dict
-from tools.compile_for_topology import abstract_arguments
-from tools.timing import in_turn
+from tools.compile_for_topology import abstract_step, with_variant
+from tools.timing import time_alternately
 
-READINGS = ("none", "paper", "released")
+VARIANTS = ("none", "paper", "released")
 
-CONFIG = "configs/framer_d_sd35.py"
+CONFIG = "framer_d_sd35"
 
 TINY = (
-    "recipe.denoiser.dit4sr.depth=2",
-    "recipe.denoiser.dit4sr.dual_blocks=1",
-    "recipe.denoiser.dit4sr.heads=2",
-    "recipe.denoiser.dit4sr.head_width=8",
-    "recipe.denoiser.dit4sr.position_grid=8",
-    "recipe.denoiser.dit4sr.attention=manual",
+    "recipe.denoiser.dit4sr_transformer.depth=2",
+    "recipe.denoiser.dit4sr_transformer.dual_blocks=1",
+    "recipe.denoiser.dit4sr_transformer.heads=2",
+    "recipe.denoiser.dit4sr_transformer.head_width=8",
+    "recipe.denoiser.dit4sr_transformer.position_grid=8",
+    "recipe.denoiser.dit4sr_transformer.attention=manual",
     "recipe.text.clip_length=2",
     "recipe.text.t5_length=1",
     "recipe.text.clip_widths=(4, 4)",
@@ -55,18 +55,18 @@ TINY = (
     "data.crop=64",
 )
 
-SPREAD = 0.02
-"""Standard deviation of random weights and inputs."""
+STANDARD_DEVIATION = 0.02
+"""Standard deviation of random weights."""
 
 
-class Measured(NamedTuple):
-    """One reading's step.
+class Measurement(NamedTuple):
+    """The cost of one variant's step.
 
     Attributes:
-      compile_seconds: of compilation alone.
-      plan: bytes of arguments, temporaries and outputs on a device, by the compiler.
-      peak: bytes that a device has held at most since the process began; None where it does not tell.
-      seconds: of each timed step.
+      compile_seconds: time of compilation alone.
+      plan: the compiler's bytes of arguments, temporaries and outputs on one device.
+      peak: the most bytes that a device has held since the process started; None where the device does not report it.
+      seconds: time of each timed step.
     """
 
     compile_seconds: float
@@ -75,151 +75,170 @@ class Measured(NamedTuple):
     seconds: list[float]
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description="FRAMER_D's training step, with FRAMER and without.")
-    parser.add_argument("--config", default=CONFIG)
-    parser.add_argument("--set", dest="changes", action="append", default=[], metavar="KEY=VALUE")
-    parser.add_argument("--readings", nargs="+", default=list(READINGS), choices=READINGS, help="in this order")
-    parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--steps", type=int, default=20, help="timed steps of each")
-    parser.add_argument("--warm-up", type=int, default=3, help="steps of each before those")
+def main(command_line: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description="Time and memory of FRAMER_D's training step.")
+    parser.add_argument("--config", default=CONFIG, help="configuration: a shipped one by name, or a file")
+    parser.add_argument(
+        "--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE", help="override one knob"
+    )
+    parser.add_argument(
+        "--readings",
+        dest="variants",
+        metavar="VARIANT",
+        nargs="+",
+        default=list(VARIANTS),
+        choices=VARIANTS,
+        help="variants of FRAMER, measured in this order: none, paper or released",
+    )
+    parser.add_argument("--batch", type=int, default=16, help="examples per step")
+    parser.add_argument("--steps", type=int, default=20, help="number of timed steps of each variant")
+    parser.add_argument("--warm-up", type=int, default=3, help="number of untimed steps of each variant before them")
     parser.add_argument("--tiny", action="store_true", help="a small model, to try the tool on a CPU")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures too, each step's")
-    given = parser.parse_args(arguments)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures, with those of every step")
+    arguments = parser.parse_args(command_line)
     for name in ("batch", "steps"):
-        if getattr(given, name) < 1:
-            parser.error(f"--{name} must be at least 1, got {getattr(given, name)}")
+        if getattr(arguments, name) < 1:
+            parser.error(f"--{name} must be at least 1, got {getattr(arguments, name)}")
     try:
-        config = configuration(given)
-        found = measure(config, list(dict.fromkeys(given.readings)), given.steps, given.warm_up)
+        config = configuration(arguments)
+        variants = list(dict.fromkeys(arguments.variants))
+        measurements = measure(config, variants, arguments.steps, arguments.warm_up)
     except (ConfigError, ValueError) as error:
         print(f"benchmark_framer_d: {error}", file=sys.stderr)
         return 2
-    Console(width=140).print(table(found, given))
-    if given.json:
-        facts = {"config": given.config, "set": given.changes, "batch": given.batch, "jax": jax.__version__}
-        facts |= {"tiny": given.tiny, "devices": [device.device_kind for device in jax.devices()]}
-        readings = {reading: one._asdict() for reading, one in found.items()}
-        given.json.write_text(json.dumps({**facts, "readings": readings}, indent=1) + "\n", encoding="utf-8")
+    Console(width=140).print(table(measurements, arguments))
+    if arguments.json:
+        write_json(measurements, arguments)
     return 0
 
 
-def configuration(given: argparse.Namespace) -> dict[str, Any]:
-    """The configuration of the base: readings differ by their term alone."""
-    changes = ["recipe.dit4sr.base_dtype=bfloat16", f"training.global_batch={given.batch}"]
-    return to_dict(load_config(given.config, (*changes, *(TINY if given.tiny else ()), *given.changes)))
+def write_json(measurements: dict[str, Measurement], arguments: argparse.Namespace) -> None:
+    """Write what was measured, on what and with which options."""
+    report: dict[str, Any] = {"config": arguments.config, "set": arguments.overrides, "batch": arguments.batch}
+    report |= {"jax": jax.__version__, "tiny": arguments.tiny}
+    report |= {"devices": [device.device_kind for device in jax.devices()]}
+    report |= {"readings": {variant: measurement._asdict() for variant, measurement in measurements.items()}}
+    arguments.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 
 
-def measure(config: dict[str, Any], readings: Sequence[str], steps: int, warm_up: int) -> dict[str, Measured]:
-    """Compile all readings, then let them take steps in turn on one state.
+def configuration(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The plain configuration, which the variants share except for `framer.variant`."""
+    overrides = ["recipe.dit4sr.base_dtype=bfloat16", f"training.global_batch={arguments.batch}"]
+    tiny = TINY if arguments.tiny else ()
+    return to_dict(load_config(arguments.config, (*overrides, *tiny, *arguments.overrides)))
+
+
+def measure(config: dict[str, Any], variants: Sequence[str], steps: int, warm_up: int) -> dict[str, Measurement]:
+    """Compile all variants, then time their steps alternately on one state: variant → measurement.
 
     Raises:
       ConfigError, ValueError: the configuration cannot be used.
     """
-    described = {
-        reading: abstract_arguments({**config, "framer": {**config["framer"], "reading": reading}}, jax.devices())
-        for reading in readings
-    }
-    first = described[readings[0]]
+    abstract = {variant: abstract_step(with_variant(config, variant), jax.devices()) for variant in variants}
+    first = abstract[variants[0]]
     compiled, compile_seconds = {}, {}
-    for reading, (step, *inputs) in described.items():
+    for variant, (step, *inputs) in abstract.items():
         lowered = step.trace(*inputs).lower()  # type: ignore[attr-defined]
         started = time.perf_counter()
-        compiled[reading] = lowered.compile()
-        compile_seconds[reading] = time.perf_counter() - started
-    frozen, batch = filled(first.frozen, 1), filled(first.batch, 2, spread=1.0)
-    # FRAMER has no parameters on a transformer: the leaves of all states are the same.
-    leaves = jax.tree.leaves(filled(first.state, None).replace(params=filled(first.state.params, 3)))
+        compiled[variant] = lowered.compile()
+        compile_seconds[variant] = time.perf_counter() - started
+    frozen = random_tree(first.frozen, 1)
+    batch = random_tree(first.batch, 2, standard_deviation=1.0)
+    # FRAMER has no parameters on a transformer, so the states of all variants have the same leaves.
+    leaves = jax.tree.leaves(random_tree(first.state, None).replace(params=random_tree(first.state.params, 3)))
 
-    def taking(reading: str) -> Callable[[], None]:
-        structure = jax.tree.structure(described[reading].state)
+    def advance(variant: str) -> None:
+        structure = jax.tree.structure(abstract[variant].state)
+        state, metrics = compiled[variant](jax.tree.unflatten(structure, leaves), frozen, batch)
+        leaves[:] = jax.tree.leaves(jax.block_until_ready(state))
+        if not metrics.finite:
+            raise ValueError(f"framer.variant {variant!r}: a loss, gradient or parameter is NaN or infinite")
 
-        def take() -> None:
-            state, metrics = compiled[reading](jax.tree.unflatten(structure, leaves), frozen, batch)
-            leaves[:] = jax.tree.leaves(jax.block_until_ready(state))
-            if not metrics.finite:
-                raise ValueError(f"reading {reading!r}: a loss, gradient or parameter is NaN or infinite")
-
-        return take
-
-    programs, peaks = {reading: taking(reading) for reading in readings}, {}
-    for reading, take in programs.items():
-        take()
-        peaks[reading] = peak()
-    times = in_turn(programs, steps, warm_up)
+    programs: dict[str, Callable[[], None]] = {variant: partial(advance, variant) for variant in variants}
+    peaks = {}
+    for variant, run_step in programs.items():
+        run_step()
+        peaks[variant] = peak_memory()
+    times = time_alternately(programs, steps, warm_up)
     return {
-        reading: Measured(compile_seconds[reading], planned(compiled[reading]), peaks[reading], times[reading])
-        for reading in readings
+        variant: Measurement(
+            compile_seconds[variant], planned_memory(compiled[variant]), peaks[variant], times[variant]
+        )
+        for variant in variants
     }
 
 
-def filled(tree: Any, seed: int | None, spread: float = SPREAD) -> Any:
-    """A described tree on its devices: normal numbers, or zeros where `seed` is None."""
+def random_tree(tree: Any, seed: int | None, standard_deviation: float = STANDARD_DEVIATION) -> Any:
+    """Arrays for a tree of shapes, on its devices: normal numbers, or zeros where `seed` is None."""
     leaves, structure = jax.tree.flatten(tree)
-    made = [
-        _maker(leaf.shape, leaf.dtype, leaf.sharding, 0.0 if seed is None else spread)((seed or 0) * 1009 + 97 * number)
+    deviation = 0.0 if seed is None else standard_deviation
+    arrays = [
+        _array_maker(leaf.shape, leaf.dtype, leaf.sharding, deviation)((seed or 0) * 1009 + 97 * number)
         for number, leaf in enumerate(leaves)
     ]
-    return jax.tree.unflatten(structure, made)
+    return jax.tree.unflatten(structure, arrays)
 
 
 @lru_cache
-def _maker(shape: tuple[int, ...], dtype: Any, sharding: Any, spread: float) -> Callable[[int], jax.Array]:
-    """One program for all leaves of a kind. Large leaves repeat a pool of numbers: to draw all of them takes longer."""
+def _array_maker(
+    shape: tuple[int, ...], dtype: Any, sharding: Any, standard_deviation: float
+) -> Callable[[int], jax.Array]:
+    """One program for all leaves of one kind. Large leaves repeat a pool of numbers, which is faster to make."""
 
     def make(number: jax.Array) -> jax.Array:
         if jnp.issubdtype(dtype, jax.dtypes.prng_key):
             return jax.random.key(0)
-        if not spread or not jnp.issubdtype(dtype, jnp.floating):
+        if not standard_deviation or not jnp.issubdtype(dtype, jnp.floating):
             return jnp.zeros(shape, dtype)
-        return (spread * jnp.resize(jnp.roll(_pool(), number), shape)).astype(dtype)
+        return (standard_deviation * jnp.resize(jnp.roll(_pool(), number), shape)).astype(dtype)
 
     return jax.jit(make, out_shardings=sharding)
 
 
 @lru_cache
 def _pool() -> np.ndarray:
-    """Normal numbers, as many as do not repeat along the rows of a matrix."""
+    """Standard normal numbers; their count is chosen so that the rows of a matrix differ."""
     return np.random.default_rng(0).standard_normal(99_991, np.float32)
 
 
-def planned(compiled: Any) -> int:
-    """Bytes of a compiled program on a device."""
+def planned_memory(compiled: Any) -> int:
+    """Bytes that a compiled program needs on one device."""
     memory = compiled.memory_analysis()
     outputs = memory.output_size_in_bytes - memory.alias_size_in_bytes
     return int(memory.argument_size_in_bytes + memory.temp_size_in_bytes + outputs)
 
 
-def peak() -> int | None:
-    """The most bytes that one of the devices has held so far."""
-    stats = [device.memory_stats() for device in jax.local_devices()]
-    found = [one["peak_bytes_in_use"] for one in stats if one and "peak_bytes_in_use" in one]
-    return max(found) if found else None
+def peak_memory() -> int | None:
+    """The most bytes that any device has held so far; None where no device reports it."""
+    statistics = [device.memory_stats() for device in jax.local_devices()]
+    peaks = [device["peak_bytes_in_use"] for device in statistics if device and "peak_bytes_in_use" in device]
+    return max(peaks) if peaks else None
 
 
-def table(found: dict[str, Measured], given: argparse.Namespace) -> Table:
-    """Readings, with ratios to the first one."""
+def table(measurements: dict[str, Measurement], arguments: argparse.Namespace) -> Table:
+    """One row per variant, with changes relative to the first one."""
     device = jax.devices()[0]
-    made = Table(
-        title=f"a training step of {given.config}{' (tiny)' if given.tiny else ''}, batch {given.batch}, "
-        f"{device.device_kind} x {jax.device_count()}, jax {jax.__version__}, median of {given.steps} steps"
+    rows = Table(
+        title=f"a training step of {arguments.config}{' (tiny)' if arguments.tiny else ''}, batch {arguments.batch}, "
+        f"{device.device_kind} x {jax.device_count()}, jax {jax.__version__}, median of {arguments.steps} steps"
     )
-    for heading in ("FRAMER", "s (quartiles)", "time", "peak", "of it", "plan", "of it", "compile"):
-        made.add_column(heading, justify="left" if heading == "FRAMER" else "right")
-    base = next(iter(found.values()))
-    for reading, one in found.items():
-        low, middle, high = np.quantile(one.seconds, (0.25, 0.5, 0.75))
-        made.add_row(
-            reading,
+    for heading in ("FRAMER", "s (quartiles)", "change", "peak", "change", "plan", "change", "compile"):
+        rows.add_column(heading, justify="left" if heading == "FRAMER" else "right")
+    base = next(iter(measurements.values()))
+    for variant, measurement in measurements.items():
+        low, middle, high = np.quantile(measurement.seconds, (0.25, 0.5, 0.75))
+        peak = measurement.peak
+        rows.add_row(
+            variant,
             f"{middle:.4g} ({low:.4g} .. {high:.4g})",
             f"{middle / np.median(base.seconds) - 1:+.1%}",
-            "-" if one.peak is None else f"{one.peak / 1e9:.2f} GB",
-            "-" if one.peak is None or not base.peak else f"{one.peak / base.peak - 1:+.1%}",
-            f"{one.plan / 1e9:.3g} GB",
-            f"{one.plan / base.plan - 1:+.1%}",
-            f"{one.compile_seconds:.0f} s",
+            "-" if peak is None else f"{peak / 1e9:.2f} GB",
+            "-" if peak is None or not base.peak else f"{peak / base.peak - 1:+.1%}",
+            f"{measurement.plan / 1e9:.3g} GB",
+            f"{measurement.plan / base.plan - 1:+.1%}",
+            f"{measurement.compile_seconds:.0f} s",
         )
-    return made
+    return rows
 
 
 if __name__ == "__main__":

@@ -1,12 +1,13 @@
-"""SwinIR-small, 128x128 to 512x512: ours against the original in PyTorch, eager and compiled, in one run.
+"""SwinIR-small, 128x128 to 512x512: framer_jax against the original in PyTorch, eager and compiled, in one run.
 
     python tools/benchmark_swinir.py --swinir-checkout CHECKOUT [--size 128] [--rounds 20] [--dtype bfloat16]
         [--threads 2] [--device gpu] [--json FILE]
 
 The original is built from your clone of the SwinIR repository (extra [torch]). All programs have the same random
-weights, carried over by framer_jax.porting; before anything is timed their outputs are compared. They run in turn, so
-that a busy machine hits all alike; a ratio is the median over the rounds of the peer's time by ours in the same round.
-Compilation and warm-up are apart. bfloat16 is the compute dtype: parameters are float32 in all (autocast in PyTorch).
+weights, converted by framer_jax.porting; their outputs are compared before anything is timed. They run alternately, so
+that a busy machine slows all alike; a ratio is the median over the rounds of the peer's time divided by framer_jax's in
+the same round. Compilation and warm-up are not part of the times. bfloat16 is the compute dtype: parameters are float32
+in all programs (autocast in PyTorch).
 """
 
 from __future__ import annotations
@@ -24,12 +25,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 
-from tools.timing import in_turn
+from tools.timing import time_alternately
 
 WARM_UP = 2
 
 PAUSE = 0.05
-"""Seconds between calls, in which the threads of the one before come to rest."""
+"""Seconds between calls, in which the threads of the previous call become idle."""
 
 DTYPES = ("float32", "bfloat16")
 
@@ -39,21 +40,21 @@ LARGEST_ERROR = {
     ("cpu", "bfloat16"): 0.1,
     ("gpu", "bfloat16"): 0.1,
 }
-"""Device and dtype → RMS of a picture's difference to PyTorch's in float32 on the CPU, by that one's deviation. A GPU
-multiplies float32 in TF32."""
+"""(device, dtype) → largest RMS difference to PyTorch's float32 output on the CPU, relative to that output's standard
+deviation. A GPU multiplies float32 in TF32."""
 
 
 class Program(NamedTuple):
     """One way to run the network.
 
     Attributes:
-      run: computes the picture and waits for it.
-      picture: [B, s H, s W, 3] of the last run, on the host.
-      first_seconds: of the first call, or of the compilation where that is apart.
+      run: computes the SR output and waits for it.
+      output: computes the SR output, [B, s H, s W, 3], on the host.
+      first_seconds: time of the compilation, or of the first call where that includes it.
     """
 
     run: Callable[[], Any]
-    picture: Callable[[], np.ndarray]
+    output: Callable[[], np.ndarray]
     first_seconds: float
 
 
@@ -61,27 +62,27 @@ def main() -> int:
     arguments = parse()
     limit_threads(arguments)
     try:
-        facts = benchmark(arguments)
+        report = benchmark(arguments)
     except (ValueError, OSError, ImportError) as error:
         print(f"benchmark_swinir: {error}", file=sys.stderr)
         return 2
-    print(markdown(facts))
+    print(markdown(report))
     if arguments.json:
-        arguments.json.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+        arguments.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     return 0
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="SwinIR-small: ours against PyTorch.")
+    parser = argparse.ArgumentParser(description="Time SwinIR-small against PyTorch.")
     parser.add_argument("--swinir-checkout", type=Path, required=True, metavar="PATH", help="your clone of SwinIR")
-    parser.add_argument("--size", type=int, default=128, help="LR pixels of a side")
-    parser.add_argument("--batch", type=int, default=1)
-    parser.add_argument("--rounds", type=int, default=20, help="timed calls of each")
-    parser.add_argument("--dtype", default="float32", choices=DTYPES)
-    parser.add_argument("--threads", type=int, help="of all programs; as many as there are cores")
-    parser.add_argument("--device", default="cpu", choices=["cpu", "gpu"])
-    parser.add_argument("--compile-mode", default="default", help="of torch.compile; 'none' leaves it out")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures, each round's too")
+    parser.add_argument("--size", type=int, default=128, help="side of the LR image, pixels")
+    parser.add_argument("--batch", type=int, default=1, help="images per call")
+    parser.add_argument("--rounds", type=int, default=20, help="number of timed calls of each program")
+    parser.add_argument("--dtype", default="float32", choices=DTYPES, help="compute dtype")
+    parser.add_argument("--threads", type=int, help="threads of every program; default: one per core")
+    parser.add_argument("--device", default="cpu", choices=["cpu", "gpu"], help="where to run")
+    parser.add_argument("--compile-mode", default="default", help="mode of torch.compile; none: only eager PyTorch")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures, with those of every round")
     arguments = parser.parse_args()
     for name in ("size", "batch", "rounds", "threads"):
         if (value := getattr(arguments, name)) is not None and value < 1:
@@ -90,8 +91,8 @@ def parse() -> argparse.Namespace:
 
 
 def limit_threads(arguments: argparse.Namespace) -> None:
-    """XLA takes as many threads as it may use cores when it starts; so this comes before jax is imported."""
-    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # the GPU's memory is for both
+    """Restrict the process to some cores; before jax is imported, as XLA starts a thread for every core it may use."""
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # PyTorch needs the GPU's memory too
     os.environ["JAX_PLATFORMS"] = "cpu" if arguments.device == "cpu" else "cuda"
     if not hasattr(os, "sched_getaffinity"):
         arguments.threads = arguments.threads or os.cpu_count()
@@ -102,7 +103,7 @@ def limit_threads(arguments: argparse.Namespace) -> None:
 
 
 def benchmark(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Build, compare, time."""
+    """Build the programs, compare their outputs, and time them."""
     import jax
     import torch
 
@@ -110,25 +111,27 @@ def benchmark(arguments: argparse.Namespace) -> dict[str, Any]:
     from tools.peers import swinir
 
     torch.set_num_threads(arguments.threads)
-    torch.set_float32_matmul_precision("high")  # on a GPU XLA multiplies float32 in TF32 too; no effect on a CPU
+    torch.set_float32_matmul_precision("high")  # as XLA does on a GPU; no effect on a CPU
     if arguments.device == "gpu" and not torch.cuda.is_available():
-        raise ValueError("--device gpu: this PyTorch sees no GPU; use --device cpu")
+        raise ValueError("--device gpu: PyTorch finds no GPU; use --device cpu")
     network = swinir.build(arguments.swinir_checkout, arguments.size)
     image = np.random.default_rng(0).random((arguments.batch, arguments.size, arguments.size, 3), np.float32)
     with torch.inference_mode():
-        truth = network(torch.from_numpy(image).permute(0, 3, 1, 2)).permute(0, 2, 3, 1).numpy()
-    programs = {"framer_jax, jit": ours(swinir.state_of(network), image, arguments)}
-    programs["PyTorch, eager"] = peer(network, image, arguments, None)
+        reference = network(torch.from_numpy(image).permute(0, 3, 1, 2)).permute(0, 2, 3, 1).numpy()
+    programs = {"framer_jax, jit": framer_jax_program(swinir.state_of(network), image, arguments)}
+    programs["PyTorch, eager"] = torch_program(network, image, arguments, None)
     if arguments.compile_mode != "none":
-        programs[f"PyTorch, compile ({arguments.compile_mode})"] = peer(
+        programs[f"PyTorch, compile ({arguments.compile_mode})"] = torch_program(
             network, image, arguments, arguments.compile_mode
         )
     errors = {
-        name: compared(name, program, truth, LARGEST_ERROR[arguments.device, arguments.dtype])
+        name: relative_error(name, program, reference, LARGEST_ERROR[arguments.device, arguments.dtype])
         for name, program in programs.items()
     }
     load = Load()
-    times = in_turn({name: program.run for name, program in programs.items()}, arguments.rounds, WARM_UP, PAUSE)
+    times = time_alternately(
+        {name: program.run for name, program in programs.items()}, arguments.rounds, WARM_UP, PAUSE
+    )
     others = load.others()
     device = jax.devices()[0].device_kind if arguments.device == "gpu" else f"cpu, {arguments.threads} threads"
     settings = {name: getattr(arguments, name) for name in ("size", "batch", "rounds", "dtype", "threads")}
@@ -148,16 +151,16 @@ def benchmark(arguments: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def ours(state: dict[str, np.ndarray], image: np.ndarray, arguments: argparse.Namespace) -> Program:
-    """Our network with the original's weights, compiled."""
+def framer_jax_program(state: dict[str, np.ndarray], image: np.ndarray, arguments: argparse.Namespace) -> Program:
+    """The network of framer_jax with the original's weights, compiled."""
     import jax
 
     from framer_jax.models.swinir import SwinIR
     from framer_jax.porting.maps import to_flax
     from framer_jax.porting.swinir import SWINIR
 
-    params, found, _ = to_flax(SWINIR, state, "the peer")
-    module = SwinIR(**found, dtype=jax.numpy.dtype(arguments.dtype))
+    params, module_arguments, _ = to_flax(SWINIR, state, "the peer")
+    module = SwinIR(**module_arguments, dtype=jax.numpy.dtype(arguments.dtype))
     inputs = jax.device_put(({"params": params}, image))
     lowered = jax.jit(lambda params, image: module.apply(params, image)[0]).lower(*inputs)
     started = time.perf_counter()
@@ -166,8 +169,8 @@ def ours(state: dict[str, np.ndarray], image: np.ndarray, arguments: argparse.Na
     return Program(lambda: jax.block_until_ready(compiled(*inputs)), lambda: np.asarray(compiled(*inputs)), seconds)
 
 
-def peer(network: Any, image: np.ndarray, arguments: argparse.Namespace, mode: str | None) -> Program:
-    """The original, eager or compiled with a mode of torch.compile."""
+def torch_program(network: Any, image: np.ndarray, arguments: argparse.Namespace, mode: str | None) -> Program:
+    """The original, eager (`mode` None) or compiled with a mode of torch.compile."""
     import torch
 
     device = "cuda" if arguments.device == "gpu" else "cpu"
@@ -177,10 +180,10 @@ def peer(network: Any, image: np.ndarray, arguments: argparse.Namespace, mode: s
 
     def run() -> Any:
         with torch.inference_mode(), torch.autocast(device, torch.bfloat16, enabled=arguments.dtype == "bfloat16"):
-            picture = call(x)
+            output = call(x)
         if device == "cuda":
             torch.cuda.synchronize()
-        return picture
+        return output
 
     started = time.perf_counter()
     run()
@@ -188,33 +191,33 @@ def peer(network: Any, image: np.ndarray, arguments: argparse.Namespace, mode: s
     return Program(run, lambda: run().float().permute(0, 2, 3, 1).cpu().numpy(), seconds)
 
 
-def compared(name: str, program: Program, truth: np.ndarray, largest: float) -> float:
-    """The relative error of a program's picture.
+def relative_error(name: str, program: Program, reference: np.ndarray, largest: float) -> float:
+    """RMS error of a program's output, relative to the standard deviation of the reference.
 
     Raises:
-      ValueError: it is not the same picture.
+      ValueError: the error exceeds `largest`.
     """
-    error = float(np.sqrt(np.mean((program.picture() - truth) ** 2)) / truth.std())
+    error = float(np.sqrt(np.mean((program.output() - reference) ** 2)) / reference.std())
     if not error <= largest:
-        raise ValueError(f"{name}: its picture differs by {error:.2g} of the original's variation: nothing was timed")
+        raise ValueError(f"{name}: relative error {error:.2g} of its output exceeds {largest:g}: nothing was timed")
     return error
 
 
-def markdown(facts: dict[str, Any]) -> str:
+def markdown(report: dict[str, Any]) -> str:
     """A heading and a table."""
-    load = "unknown" if facts["others_load"] is None else f"{facts['others_load']:.1%}"
+    load = "unknown" if report["others_load"] is None else f"{report['others_load']:.1%}"
     lines = [
-        f"SwinIR-small, x4, {facts['size']} x {facts['size']}, batch {facts['batch']}, {facts['dtype']}, "
-        f"{facts['device']}, jax {facts['versions']['jax']}, torch {facts['versions']['torch']}, "
-        f"{facts['rounds']} rounds, load of other programs {load}",
+        f"SwinIR-small, x4, {report['size']} x {report['size']}, batch {report['batch']}, {report['dtype']}, "
+        f"{report['device']}, jax {report['versions']['jax']}, torch {report['versions']['torch']}, "
+        f"{report['rounds']} rounds, load of other programs {load}",
         "",
-        "| program | ms, median (quartiles) | time by ours (quartiles) | compilation or first call | relative error |",
+        "| program | ms, median (quartiles) | ratio to framer_jax (quartiles) | compilation | relative error |",
         "|---|---|---|---|---|",
     ]
-    own = np.asarray(next(iter(facts["programs"].values()))["seconds"])
-    for name, program in facts["programs"].items():
+    reference = np.asarray(next(iter(report["programs"].values()))["seconds"])
+    for name, program in report["programs"].items():
         low, middle, high = np.quantile(program["seconds"], (0.25, 0.5, 0.75)) * 1e3
-        ratios = np.quantile(np.asarray(program["seconds"]) / own, (0.25, 0.5, 0.75))
+        ratios = np.quantile(np.asarray(program["seconds"]) / reference, (0.25, 0.5, 0.75))
         lines.append(
             f"| {name} | {middle:.1f} ({low:.1f} to {high:.1f}) | {ratios[1]:.2f} x ({ratios[0]:.2f} to "
             f"{ratios[2]:.2f}) | {program['first_seconds']:.1f} s | {program['relative_error']:.1e} |"

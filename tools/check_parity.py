@@ -1,10 +1,10 @@
-"""Compare our implementation with fixtures of the original PyTorch code.
+"""Compare framer_jax with fixtures of the original PyTorch code.
 
     python tools/check_parity.py FIXTURE.npz … [--niqe-model niqe_pris_params.npz]
 
-Prints, per output, the largest absolute and relative error and the tolerance. Exit status: 0 if all are within their
-tolerances, 1 if one is exceeded or a file gave nothing to compare, 2 if a file's family is not supported yet (its name
-is printed) or the file cannot be read or lacks an input.
+Prints the largest absolute and relative error and the tolerance of every output. Exit status: 0 if all errors are
+within their tolerances; 1 if one is not, or if a file has no output to compare; 2 if a file's family is not supported
+yet (its name is printed), or if the file cannot be read or lacks an input.
 """
 
 from __future__ import annotations
@@ -22,19 +22,20 @@ from tools.parity.cases import INNER, Options, compare, load_case
 from tools.parity.families import FAMILIES
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description="Compare with fixtures of the original code.")
+def main(command_line: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description="Compare framer_jax with fixtures of the original code.")
     parser.add_argument("files", nargs="+", metavar="FILE", help="parity fixtures (.npz)")
-    parser.add_argument("--niqe-model", help="the published pristine model, for scores that depend on it")
-    parsed = parser.parse_args(arguments)
+    parser.add_argument("--niqe-model", help="published pristine model, for the scores that depend on it")
+    arguments = parser.parse_args(command_line)
     status = 0
-    with jax.default_matmul_precision("highest"):  # tolerances are those of float32 products
-        for file in parsed.files:
-            status = max(status, check_file(file, Options(parsed.niqe_model)))
+    with jax.default_matmul_precision("highest"):  # the tolerances are those of float32 products
+        for file in arguments.files:
+            status = max(status, check_file(file, Options(arguments.niqe_model)))
     return status
 
 
 def check_file(path: str, options: Options) -> int:
+    """Print the comparison with one fixture and return the exit status."""
     try:
         case = load_case(path)
     except (FileNotFoundError, ValueError) as error:
@@ -64,8 +65,8 @@ def check_file(path: str, options: Options) -> int:
     except KeyError as error:
         print(f"{path}: the fixture lacks {error}, which its family needs", file=sys.stderr)
         return 2
-    if left := sorted(expected - compared):
-        print(f"  not compared: {', '.join(left)}")
+    if missing := sorted(expected - compared):
+        print(f"  not compared: {', '.join(missing)}")
     if not compared:
         print(f"{path}: nothing was compared: none of its outputs is known to family {case.family!r}", file=sys.stderr)
         return 1

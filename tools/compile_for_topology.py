@@ -1,20 +1,20 @@
-"""The whole training step compiled for TPUs that are not there: its memory, FLOPs and traffic, from a CPU alone.
+"""Compile the whole training step for TPUs that are not there: its memory, FLOPs and communication, on a CPU.
 
-    python tools/compile_for_topology.py --config configs/framer_d_sd35.py --topology v5e:16x16 \
+    python tools/compile_for_topology.py --config framer_d_sd35 --topology v5e:16x16 \
         [--set training.mesh.fsdp=16] [--per-chip 2] [--json FILE]
 
-No weights and no data: all arrays are described, and libtpu (`pip install "framer_jax[tpu]"`) compiles the real step
-for the described chips. Each configuration is compiled with its FRAMER term and without (`--only` for one of them).
-What is printed is the compiler's plan for one chip. XLA's FLOPs count the body of a loop once: with
-recipe.denoiser.dit4sr.scan compare the traced FLOPs, which are products only, loops in full, over all chips evenly.
-Collectives are counted as often as they run; their bytes are those of a result on one chip.
+No weights and no data are read: all arrays are abstract, and libtpu (`pip install "framer_jax[tpu]"`) compiles the real
+step for the chips of the topology. Each configuration is compiled with its FRAMER term and without it (`--only` for one
+of them). The printed numbers are the compiler's plan for one chip. XLA counts the FLOPs of a loop's body once: with
+recipe.denoiser.dit4sr_transformer.scan, compare the traced FLOPs instead. These are FLOPs of products only, with loops
+counted in full, divided evenly among the chips. Collectives count as often as they run; their bytes are those of their
+results on one chip.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
 import re
 import sys
@@ -29,39 +29,37 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import jax
 import jax.numpy as jnp
-from framer_jax.recipes.text import text_settings
 from jax.experimental import topologies
 from rich.console import Console
 from rich.table import Table
 
+from framer_jax.checkpoints.open import READER, build_recipe
 from framer_jax.config import ConfigError, load_config, to_dict
 from framer_jax.data.latents import HR_LATENT, LR_LATENT
 from framer_jax.evaluation.macs import products
+from framer_jax.knobs import settings_from
 from framer_jax.recipes.base import Frozen, Recipe
-from framer_jax.recipes.table import add_framer, build_recipe
+from framer_jax.recipes.components.spaces import build_space
+from framer_jax.recipes.components.text import text_sizes
+from framer_jax.recipes.framer import NO_FRAMER, add_framer
+from framer_jax.recipes.method import LATENTS, PHOTOS
+from framer_jax.recipes.table import method_of
 from framer_jax.training.optimizer import make_optimizers
 from framer_jax.training.settings import TrainingSettings, check_batch
 from framer_jax.training.sharding import batch_sharding, make_mesh, tree_shardings
 from framer_jax.training.state import TrainState, abstract_train_state
 from framer_jax.training.step import Step, make_step
+from tools.hlo import collectives
 
 MEMORY = {"v4": 32, "v5e": 16, "v5p": 95, "v6e": 32}
-"""Generation of TPU → GiB of memory of a chip, as published; the compiler keeps some 0.25 of them for itself."""
+"""TPU generation → published memory of a chip in GiB, of which the compiler reserves about 0.25."""
 
-COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
-
-BITS = re.compile(r"[a-z]+(\d+)")
-"""Of an HLO type such as bf16 or u32; others (pred) have a byte."""
-
-LATENT_STRIDE, CHANNELS = 8, 16
-"""HR pixels of a side per latent position of Stable Diffusion 3's autoencoder, and numbers of a position."""
-
-OF_OTHERS = ("sinsr", "dtkd", "augkd")
-"""Recipes with a teacher."""
+DESCRIBED_SPACES = ("wavelet", "kl")
+"""Latent spaces whose frozen weights have known shapes without a file."""
 
 
-class Arguments(NamedTuple):
-    """A step and what it takes, all described: shapes, dtypes, shardings."""
+class AbstractStep(NamedTuple):
+    """A training step and its arguments as shapes, dtypes and shardings."""
 
     step: Step
     state: TrainState
@@ -71,25 +69,25 @@ class Arguments(NamedTuple):
 
 @dataclass(frozen=True)
 class Plan:
-    """What the compiler says of one step on one chip; bytes are None where the step does not fit.
+    """The compiler's plan of one step on one chip; sizes and FLOPs are None where the step does not fit.
 
     Attributes:
-      topology: such as 'v5e:4x4'.
-      reading: of FRAMER.
-      chips: number of them.
+      topology: name of the topology, such as 'v5e:4x4'.
+      variant: variant of FRAMER.
+      chips: number of chips.
       global_batch: examples per step.
       mesh: devices per axis.
-      arguments, temporaries, outputs, peak: bytes; outputs without those that take an argument's place.
-      flops: by XLA, bodies of loops once.
-      traced_flops: of products, two each, loops in full; a chip's even share.
+      arguments, temporaries, outputs, peak: bytes; outputs that reuse the memory of an argument are not counted.
+      flops: XLA's count, with loop bodies counted once.
+      traced_flops: FLOPs of products (two per multiply-accumulate) with loops counted in full; one chip's equal share.
       collectives: kind → (number, bytes).
-      seconds: of compilation.
-      fits: whether it fits the chip's memory.
-      complaint: of the compiler, where it does not.
+      seconds: time of compilation.
+      fits: whether the step fits into the chip's memory.
+      error: the compiler's message where the step does not fit.
     """
 
     topology: str
-    reading: str
+    variant: str
     chips: int
     global_batch: int
     mesh: dict[str, int]
@@ -102,18 +100,26 @@ class Plan:
     collectives: dict[str, tuple[int, int]]
     seconds: float
     fits: bool
-    complaint: str = ""
+    error: str = ""
+
+
+JSON_NAMES = {"variant": "reading", "error": "complaint"}
+"""Field of `Plan` → its name in the JSON file, where they differ."""
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Compile the training step for TPUs that are not there.")
-    parser.add_argument("--config", default="configs/framer_d_sd35.py")
-    parser.add_argument("--set", dest="changes", action="append", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--config", default="framer_d_sd35", help="configuration: a shipped one by name, or a file")
+    parser.add_argument(
+        "--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE", help="override one knob"
+    )
     parser.add_argument("--topology", action="append", metavar="NAME", help="v5e:4x4, v5p:2x2x2, v6e:16x16, …")
-    parser.add_argument("--per-chip", type=int, default=2, metavar="N", help="examples; 0 keeps training.global_batch")
-    parser.add_argument("--only", choices=["framer", "base"], help="with or without the FRAMER term, not both")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
-    parser.add_argument("--hlo", type=Path, metavar="FOLDER", help="write the compiled programs there")
+    parser.add_argument(
+        "--per-chip", type=int, default=2, metavar="N", help="examples per chip; 0: training.global_batch examples"
+    )
+    parser.add_argument("--only", choices=["framer", "base"], help="only with, or only without, the FRAMER term")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the plans to this file")
+    parser.add_argument("--hlo", type=Path, metavar="FOLDER", help="write the compiled programs to this folder")
     arguments = parser.parse_args()
     try:
         plans = compile_all(arguments)
@@ -122,29 +128,36 @@ def main() -> int:
         return 2
     if arguments.json:
         versions = {name: version(name) for name in ("jax", "jaxlib", "libtpu")}
-        facts = {"config": arguments.config, "set": arguments.changes, "versions": versions}
-        arguments.json.write_text(json.dumps({**facts, "plans": [asdict(plan) for plan in plans]}, indent=1) + "\n")
+        report = {"config": arguments.config, "set": arguments.overrides, "versions": versions}
+        entries = [{JSON_NAMES.get(name, name): value for name, value in asdict(plan).items()} for plan in plans]
+        arguments.json.write_text(json.dumps({**report, "plans": entries}, indent=1) + "\n")
     return 0
 
 
 def compile_all(arguments: argparse.Namespace) -> list[Plan]:
-    """Every topology, with and without FRAMER, printed as they come."""
-    config = to_dict(load_config(arguments.config, arguments.changes))
-    reading = config["framer"]["reading"]
-    readings = {"framer": [reading], "base": ["none"]}.get(arguments.only, list(dict.fromkeys(["none", reading])))
+    """Compile for every topology, with and without FRAMER, and print each topology's plans as soon as they are made."""
+    config = to_dict(load_config(arguments.config, arguments.overrides))
+    configured = config["framer"]["variant"]
+    both = list(dict.fromkeys([NO_FRAMER, configured]))
+    variants = {"framer": [configured], "base": [NO_FRAMER]}.get(arguments.only, both)
     plans: list[Plan] = []
     for topology in arguments.topology or ["v5e:4x4"]:
-        devices = described_devices(topology)
-        found = []
-        for name in readings:
-            changed = {**config, "framer": {**config["framer"], "reading": name}}
-            found.append(plan(changed, topology, devices, arguments.per_chip, arguments.hlo))
-        Console(width=160).print(table(found))
-        plans += found
+        devices = topology_devices(topology)
+        topology_plans = [
+            plan_step(with_variant(config, variant), topology, devices, arguments.per_chip, arguments.hlo)
+            for variant in variants
+        ]
+        Console(width=160).print(table(topology_plans))
+        plans += topology_plans
     return plans
 
 
-def described_devices(topology: str) -> list[jax.Device]:
+def with_variant(config: dict[str, Any], variant: str) -> dict[str, Any]:
+    """A plain configuration with another variant of FRAMER."""
+    return {**config, "framer": {**config["framer"], "variant": variant}}
+
+
+def topology_devices(topology: str) -> list[jax.Device]:
     """The chips of a topology by its name, such as 'v5e:4x4'.
 
     Raises:
@@ -160,27 +173,35 @@ def described_devices(topology: str) -> list[jax.Device]:
         version("libtpu")
     except PackageNotFoundError as error:
         raise ImportError('libtpu is not installed: pip install "framer_jax[tpu]"') from error
-    # There is no TPU to ask about, or to be alone with.
+    # There is no TPU to query or to lock.
     for name in ("TPU_SKIP_MDS_QUERY", "ALLOW_MULTIPLE_LIBTPU_LOAD"):
         os.environ.setdefault(name, "1")
     try:
         return list(topologies.get_topology_desc(topology, platform="tpu").devices)
-    except Exception as error:  # of whatever type libtpu's is
+    except Exception as error:  # libtpu raises several types
         raise ValueError(f"topology {topology!r}: {_one_line(error)}: choose another shape, such as 4x4") from error
 
 
-def plan(
+def plan_step(
     config: dict[str, Any], topology: str, devices: Sequence[jax.Device], per_chip: int, hlo: Path | None = None
 ) -> Plan:
-    """Compile one step; see `Plan`."""
+    """Compile the step of a plain configuration.
+
+    Args:
+      config: the configuration; its global batch is replaced unless `per_chip` is 0.
+      topology: name of the topology.
+      devices: its chips.
+      per_chip: examples per chip, or 0.
+      hlo: folder for the compiled program; None: it is not written.
+    """
     batch = per_chip * len(devices) or config["training"]["global_batch"]
     config = {**config, "training": {**config["training"], "global_batch": batch}}
-    step, *described = abstract_arguments(config, devices)
-    mesh = dict(make_mesh(TrainingSettings(**config["training"]), devices).shape)
-    reading = config["framer"]["reading"]
-    traced = step.trace(*described)  # type: ignore[attr-defined]
-    products_of = sum(found.macs for found in products(traced.jaxpr))
-    common = (topology, reading, len(devices), batch, mesh)
+    step, *arguments = abstract_step(config, devices)
+    mesh = dict(make_mesh(training_settings(config), devices).shape)
+    variant = config["framer"]["variant"]
+    traced = step.trace(*arguments)  # type: ignore[attr-defined]
+    traced_flops = 2.0 * sum(product.macs for product in products(traced.jaxpr)) / len(devices)
+    common = (topology, variant, len(devices), batch, mesh)
     started = time.perf_counter()
     try:
         compiled = traced.lower().compile()
@@ -188,13 +209,12 @@ def plan(
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         seconds = time.perf_counter() - started
-        traced_flops = 2.0 * products_of / len(devices)
         return Plan(*common, None, None, None, None, None, traced_flops, {}, seconds, False, _one_line(error))
     seconds = time.perf_counter() - started
     memory, text = compiled.memory_analysis(), compiled.as_text()
     if hlo is not None:
         hlo.mkdir(parents=True, exist_ok=True)
-        (hlo / f"{topology.replace(':', '-')}-{reading}.hlo").write_text(text)
+        (hlo / f"{topology.replace(':', '-')}-{variant}.hlo").write_text(text)
     return Plan(
         *common,
         memory.argument_size_in_bytes,
@@ -202,23 +222,26 @@ def plan(
         memory.output_size_in_bytes - memory.alias_size_in_bytes,
         memory.peak_memory_in_bytes,
         float(compiled.cost_analysis()["flops"]),
-        2.0 * products_of / len(devices),
+        traced_flops,
         collectives(text),
         seconds,
         memory.peak_memory_in_bytes <= MEMORY[topology.partition(":")[0]] * 2**30,
     )
 
 
-def abstract_arguments(config: dict[str, Any], devices: Sequence[jax.Device]) -> Arguments:
-    """The step of a configuration as `framer-jax train` makes it, on the mesh that it asks for over some devices.
+def training_settings(config: dict[str, Any]) -> TrainingSettings:
+    """The `training` section; ValueError for a knob or value that is not legal."""
+    settings: TrainingSettings = settings_from(TrainingSettings, config["training"], "training")
+    return settings
+
+
+def abstract_step(config: dict[str, Any], devices: Sequence[jax.Device]) -> AbstractStep:
+    """The step of a plain configuration as `framer-jax train` makes it, on its mesh over the given devices.
 
     Raises:
       ConfigError, ValueError: the configuration cannot be used, or its batch does not split over the devices.
     """
-    try:
-        settings = TrainingSettings(**config["training"])
-    except TypeError as error:
-        raise ConfigError(f"training: {error}") from error
+    settings = training_settings(config)
     mesh = make_mesh(settings, devices)
     check_batch(settings, mesh.size)
     recipe = described_recipe(config)
@@ -226,159 +249,92 @@ def abstract_arguments(config: dict[str, Any], devices: Sequence[jax.Device]) ->
     optimizers = make_optimizers(recipe, settings)
     state = abstract_train_state(recipe, optimizers, settings, mesh, shapes)
     step = make_step(recipe, lambda batch: batch, optimizers, settings, mesh, state)
-    frozen = _placed(recipe.frozen, tree_shardings(recipe.frozen, mesh, settings))
-    batch = _placed(shapes, jax.tree.map(lambda leaf: batch_sharding(mesh), shapes))
-    return Arguments(step, state, frozen, batch)
+    frozen = _with_shardings(recipe.frozen, tree_shardings(recipe.frozen, mesh, settings))
+    batch = _with_shardings(shapes, jax.tree.map(lambda leaf: batch_sharding(mesh), shapes))
+    return AbstractStep(step, state, frozen, batch)
 
 
 def described_recipe(config: dict[str, Any]) -> Recipe:
-    """The recipe, with FRAMER, its frozen weights described.
+    """The recipe with FRAMER, built without weights: its frozen weights are shapes.
 
     Raises:
-      ConfigError: it needs networks of which nothing is known without their weights.
+      ConfigError: the shapes of some frozen weights depend on a file.
     """
     section = config["recipe"]
-    if section["name"] != "dit4sr" and (section["name"] in OF_OTHERS or section["space"]["name"] != "wavelet"):
-        raise ConfigError(f"recipe {section['name']!r} needs another network's weights: only dit4sr is described then")
-    return add_framer(build_recipe(section, "description"), config["framer"])
+    teachers = [file.knob for file in method_of(section).weight_files if file.role.startswith("teacher")]
+    undescribed = [*teachers, *(["recipe.space.checkpoint"] if _space(section) not in DESCRIBED_SPACES else [])]
+    if undescribed:
+        raise ConfigError(
+            f"{undescribed[0]}: the step depends on weights whose shapes are known from their file only, and no file "
+            "is read here: choose a method without a teacher, in the latent space wavelet or kl"
+        )
+    return add_framer(build_recipe(section, "description", training_data(section)), config["framer"])
+
+
+def training_data(section: dict[str, Any]) -> str:
+    """The kind of training data: latents where they can be precomputed and the method trains on them, else photos."""
+    if _space(section) != "kl":
+        return PHOTOS
+    try:
+        method_of(section).batch_entries(section, LATENTS)
+    except ValueError:
+        return PHOTOS
+    return LATENTS
+
+
+def _space(section: dict[str, Any]) -> str:
+    """Name of the latent space; methods without one need no other weights, as with wavelets."""
+    return str(section["space"]["name"]) if "space" in section else "wavelet"
 
 
 def batch_shapes(config: dict[str, Any], recipe: Recipe, count: int) -> dict[str, jax.ShapeDtypeStruct]:
-    """What a batch holds: photographs, or, of dit4sr, precomputed latents and embeddings."""
+    """Shapes of the entries of a batch of `count` examples."""
     crop, section = config["data"]["crop"], config["recipe"]
-    if section["name"] == "dit4sr":
-        latent = (crop // LATENT_STRIDE, crop // LATENT_STRIDE, CHANNELS)
-        shapes = {HR_LATENT: latent, LR_LATENT: latent, **text_settings(section["text"]).shapes}
-    else:
-        shapes = {"hr": (crop, crop, 3), "lr": (crop // recipe.scale, crop // recipe.scale, 3)}
-    return {name: jax.ShapeDtypeStruct((count, *shape), jnp.float32) for name, shape in shapes.items()}
+    shapes: dict[str, tuple[int, ...]] = {"hr": (crop, crop, 3), "lr": (crop // recipe.scale, crop // recipe.scale, 3)}
+    if "space" in section:
+        space = build_space(section, "description", READER)
+        side = crop // space.image_pixels_per_latent
+        shapes |= dict.fromkeys((HR_LATENT, LR_LATENT), (side, side, space.channels))
+    if "text" in section:
+        shapes |= text_sizes(section).shapes
+    return {name: jax.ShapeDtypeStruct((count, *shapes[name]), jnp.float32) for name in recipe.batch_entries}
 
 
-def _placed(tree: Any, shardings: Any) -> Any:
+def _with_shardings(tree: Any, shardings: Any) -> Any:
     return jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree, shardings
     )
 
 
-COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\) -> .* \{$")
-CALLED = re.compile(r"(?:calls|to_apply|body|true_computation|false_computation)=%?([\w.\-]+)")
-BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
-COLLECTIVE = re.compile(rf"= (.*?) ({'|'.join(COLLECTIVES)})(-start)?\(")
-ARRAY = re.compile(r"\b([a-z]+\d*[a-z0-9]*)\[([\d,]*)\]")
-
-
-def collectives(text: str) -> dict[str, tuple[int, int]]:
-    """Kind → (how often one runs, bytes of the results on one device), from a compiled program's text.
-
-    Loops count as often as they run, if their condition compares with a constant, as those of a scan do. What the
-    compiler spreads over several fusions (one channel) is one.
-    """
-    bodies, entry = _computations(text)
-    rounds = _rounds(bodies, entry)
-    seen: set[tuple[str, str]] = set()
-    totals: dict[str, tuple[int, int]] = {}
-    for name, lines in bodies.items():
-        for line in lines:
-            found = COLLECTIVE.search(line)
-            if not found or not rounds.get(name):
-                continue
-            kind = found[2]
-            channel = re.search(r"channel_id=(\d+)", line)
-            key = (kind, channel[1] if channel else line)
-            if key in seen:
-                continue
-            seen.add(key)
-            number, size = totals.get(kind, (0, 0))
-            each = _bytes(found[1], bool(found[3]) and kind != "all-reduce")  # a started sum gives results only
-            totals[kind] = (number + rounds[name], size + rounds[name] * each)
-    return totals
-
-
-def _computations(text: str) -> tuple[dict[str, list[str]], str]:
-    """Name → lines of every computation, and the name of the first one."""
-    bodies: dict[str, list[str]] = {}
-    entry = current = ""
-    for line in text.splitlines():
-        found = COMPUTATION.match(line)
-        if found:
-            current = found[2]
-            bodies[current] = []
-            entry = current if found[1] else entry
-        elif current and line.startswith(" "):
-            bodies[current].append(line)
-        elif line.startswith("}"):
-            current = ""
-    return bodies, entry
-
-
-def _rounds(bodies: dict[str, list[str]], entry: str) -> dict[str, int]:
-    """How often each computation runs; a callee is printed before its callers."""
-    rounds = dict.fromkeys(bodies, 0) | {entry: 1}
-    for name in reversed(list(bodies)):
-        for line in bodies[name]:
-            called = CALLED.findall(line)
-            for group in BRANCHES.findall(line):
-                called += [part.strip().lstrip("%") for part in group.split(",")]
-            times = rounds[name] * (_trips(bodies, line) if " while(" in line else 1)
-            for callee in called:
-                if callee in rounds:
-                    rounds[callee] += times
-    return rounds
-
-
-def _trips(bodies: dict[str, list[str]], line: str) -> int:
-    known = re.search(r'known_trip_count":\{"n":"(\d+)"', line)
-    if known:
-        return int(known[1])
-    condition = re.search(r"condition=%?([\w.\-]+)", line)
-    numbers = re.findall(
-        r"[su]32\[\]\S* constant\((\d+)\)", "\n".join(bodies.get(condition[1] if condition else "", []))
-    )
-    return max(map(int, numbers), default=1)
-
-
-def _bytes(shape: str, operands_first: bool) -> int:
-    """Bytes of 'bf16[2,3]{1,0}' or of all in a tuple; or of the second part of (operands, results, …)."""
-    shape = re.sub(r"\{[^{}]*\}|/\*.*?\*/", "", shape)
-    if operands_first and shape.startswith("("):
-        groups = re.findall(r"\([^()]*\)|[a-z]\w*\[[\d,]*\]", shape[1:-1])
-        shape = groups[1] if len(groups) > 1 else shape
-    total = 0
-    for kind, sides in ARRAY.findall(shape):
-        bits = BITS.match(kind)
-        total += math.prod(int(side) for side in sides.split(",") if side) * (int(bits[1]) if bits else 8) // 8
-    return total
-
-
 def table(plans: Sequence[Plan]) -> Table:
-    """Rows of plans for one topology, the first one the base of the ratios."""
+    """One row per plan of one topology; changes are relative to the first plan."""
     first = plans[0]
-    found = Table(
+    rows = Table(
         title=f"{first.topology}: {first.chips} chips, global batch {first.global_batch}, mesh {first.mesh}; per chip"
     )
     for heading in ("FRAMER", "arguments", "temporaries", "outputs", "peak", "XLA FLOPs", "traced FLOPs"):
-        found.add_column(heading, justify="left" if heading == "FRAMER" else "right")
+        rows.add_column(heading, justify="left" if heading == "FRAMER" else "right")
     for heading in ("collectives", "compile", "fits"):
-        found.add_column(heading)
-    for one in plans:
-        found.add_row(
-            one.reading,
-            *(_mebibytes(size) for size in (one.arguments, one.temporaries, one.outputs)),
-            _mebibytes(one.peak) + _more(one.peak, first.peak),
-            "-" if one.flops is None else f"{one.flops:.4g}" + _more(one.flops, first.flops),
-            f"{one.traced_flops:.4g}" + _more(one.traced_flops, first.traced_flops),
-            ", ".join(f"{kind} {n} ({size / 2**20:.0f} MiB)" for kind, (n, size) in one.collectives.items()),
-            f"{one.seconds:.0f} s",
-            "yes" if one.fits else f"no: {one.complaint[:200]}",
+        rows.add_column(heading)
+    for plan in plans:
+        rows.add_row(
+            plan.variant,
+            *(_mebibytes(size) for size in (plan.arguments, plan.temporaries, plan.outputs)),
+            _mebibytes(plan.peak) + _change(plan.peak, first.peak),
+            "-" if plan.flops is None else f"{plan.flops:.4g}" + _change(plan.flops, first.flops),
+            f"{plan.traced_flops:.4g}" + _change(plan.traced_flops, first.traced_flops),
+            ", ".join(f"{kind} {n} ({size / 2**20:.0f} MiB)" for kind, (n, size) in plan.collectives.items()),
+            f"{plan.seconds:.0f} s",
+            "yes" if plan.fits else f"no: {plan.error[:200]}",
         )
-    return found
+    return rows
 
 
 def _mebibytes(size: int | None) -> str:
     return "-" if size is None else f"{size / 2**20:.0f} MiB"
 
 
-def _more(value: float | None, base: float | None) -> str:
+def _change(value: float | None, base: float | None) -> str:
     return "" if not value or not base or value == base else f" ({value / base - 1:+.2%})"
 
 

@@ -1,6 +1,6 @@
-"""The two ends of tools/quickstart.sh: `prepare` makes the degraded held-out photos, `report` measures what came out.
+"""First and last step of tools/quickstart.sh: `prepare` degrades the held-out photos, `report` scores the models.
 
-Everything that is printed is measured here; nothing is set.
+Every printed number is measured in this run.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from PIL import Image, ImageDraw
 from rich.console import Console
 from rich.table import Table
 
-from configs import quickstart
+from framer_jax.config import shipped
 from framer_jax.data.whole_photos import ValidationPair
 from framer_jax.evaluation.layers import LayerSimilarity, layer_similarity, plot_similarity
 from framer_jax.evaluation.metrics import score
@@ -33,7 +33,14 @@ METRICS = ("psnr-y", "ssim-y", "niqe-framer")
 
 
 class Row(NamedTuple):
-    """One line of the table: scores of the one-step mean and of the sampled pictures, and of the layers."""
+    """One row of the table.
+
+    Attributes:
+      mean: scores of the one-step mean.
+      sample: scores of the sampled images; None for bicubic upsampling.
+      layers: layer similarity; None for bicubic upsampling.
+      ratio: the last FRAMER term divided by the main loss; None for training without FRAMER.
+    """
 
     mean: Mapping[str, float]
     sample: Mapping[str, float] | None
@@ -43,12 +50,12 @@ class Row(NamedTuple):
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=("prepare", "report"))
-    parser.add_argument("folder", type=Path)
+    parser.add_argument("step", choices=("prepare", "report"), help="what to do")
+    parser.add_argument("folder", type=Path, help="folder of the quickstart")
     arguments = parser.parse_args()
     arguments.folder.mkdir(parents=True, exist_ok=True)
-    pairs = degraded_pairs(load_model(), None, seed=0, degradation=quickstart.get_config().data.degradation)
-    if arguments.what == "prepare":
+    pairs = degraded_pairs(load_model(), None, seed=0, degradation=shipped("quickstart").data.degradation)
+    if arguments.step == "prepare":
         prepare(pairs, arguments.folder)
     else:
         report(pairs, arguments.folder)
@@ -56,6 +63,7 @@ def main() -> int:
 
 
 def prepare(pairs: list[ValidationPair], folder: Path) -> None:
+    """Write the photos and their LR images."""
     for part in ("hr", "lr"):
         (folder / part).mkdir(exist_ok=True)
     for pair in pairs:
@@ -68,39 +76,42 @@ def save(path: Path, pixels: np.ndarray) -> None:
 
 
 def report(pairs: list[ValidationPair], folder: Path) -> None:
+    """Score all models, print the table and write it with the plots."""
     models = {
         "starter": load_model(),
         "+ base steps": load_model(folder / "base"),
         "+ FRAMER steps": load_model(folder / "framer"),
     }
-    pictures = {"bicubic": [upsample_bicubic(pair.lr, models["starter"].recipe.scale) for pair in pairs]}
-    rows = {"bicubic": Row(scores(pictures["bicubic"], pairs), None, None, None)}
-    run = upscalers(models["starter"])
+    images = {"bicubic": [upsample_bicubic(pair.lr, models["starter"].recipe.scale) for pair in pairs]}
+    rows = {"bicubic": Row(scores(images["bicubic"], pairs), None, None, None)}
+    upscale = upscalers(models["starter"])
     for name, model in models.items():
-        made = {mode: [run[mode](model.params, pair.lr).pixels for pair in pairs] for mode in run}
-        pictures[f"{name}, mean"], pictures[f"{name}, sampled"] = made["mean"], made["sample"]
+        outputs = {mode: [run(model.params, pair.lr).pixels for pair in pairs] for mode, run in upscale.items()}
+        images[f"{name}, mean"], images[f"{name}, sampled"] = outputs["mean"], outputs["sample"]
         ratio = last_value(folder / "framer", "framer_ratio") if "FRAMER" in name else None
-        rows[name] = Row(scores(made["mean"], pairs), scores(made["sample"], pairs), similarity(model, pairs), ratio)
+        rows[name] = Row(
+            scores(outputs["mean"], pairs), scores(outputs["sample"], pairs), similarity(model, pairs), ratio
+        )
     Console(width=118).print(table(rows))
     print(verdict(rows["+ base steps"], rows["+ FRAMER steps"]))
     (folder / "table.json").write_text(json.dumps(as_json(rows), indent=1) + "\n", encoding="utf-8")
-    comparison(pairs, pictures, folder / "comparison.png")
+    comparison(pairs, images, folder / "comparison.png")
     plot_similarity(
         {name: row.layers for name, row in rows.items() if row.layers is not None},
         folder / "layers.png",
         "Cosine of each layer's features to the last layer's (held-out photos, ridge probes)",
     )
-    print(f"Pictures: {folder / 'comparison.png'}, {folder / 'layers.png'}; numbers: {folder / 'table.json'}")
+    print(f"Images: {folder / 'comparison.png'}, {folder / 'layers.png'}; numbers: {folder / 'table.json'}")
 
 
-def scores(pictures: list[np.ndarray], pairs: list[ValidationPair]) -> dict[str, float]:
-    """Mean over photos of each metric."""
-    found = [score(picture[None], pair.hr[None], METRICS) for picture, pair in zip(pictures, pairs, strict=True)]
-    return {name: float(np.mean([entry[name] for entry in found])) for name in METRICS}
+def scores(images: list[np.ndarray], pairs: list[ValidationPair]) -> dict[str, float]:
+    """Each metric's mean over the photos."""
+    per_photo = [score(image[None], pair.hr[None], METRICS) for image, pair in zip(images, pairs, strict=True)]
+    return {name: float(np.mean([values[name] for values in per_photo])) for name in METRICS}
 
 
 def similarity(model: Model, pairs: list[ValidationPair]) -> LayerSimilarity:
-    """Layer similarity on crops of the held-out photos: probes fitted on the left halves, measured on the right."""
+    """Layer similarity on crops of the held-out photos; probes are fitted on the left halves, measured on the right."""
     fit, measure = halves(pairs, model.recipe.scale, model.recipe.lr_multiple)
     return layer_similarity(model.recipe, model.params, fit, measure, jax.random.key(0))
 
@@ -112,6 +123,7 @@ def last_value(run: Path, name: str) -> float:
 
 
 def table(rows: Mapping[str, Row]) -> Table:
+    """The table that is printed."""
     result = Table(title="Held-out photos, x4 (PSNR and SSIM: higher is better; NIQE: lower)", title_justify="left")
     for heading in ("", "PSNR-Y mean", "SSIM-Y mean", "NIQE mean", "PSNR-Y sampled", "SSIM-Y sampled", "NIQE sampled"):
         result.add_column(heading, justify="left" if not heading else "right")
@@ -126,18 +138,19 @@ def table(rows: Mapping[str, Row]) -> Table:
 
 
 def cells(values: Mapping[str, float]) -> list[str]:
+    """The three metrics of one way to upscale."""
     return [f"{values['psnr-y']:.2f}", f"{values['ssim-y']:.4f}", f"{values['niqe-framer']:.2f}"]
 
 
 def verdict(base: Row, framer: Row) -> str:
-    """One sentence that compares FRAMER's row with the base's, from the numbers."""
+    """One sentence that compares FRAMER's row with the base method's."""
     assert base.sample is not None and framer.sample is not None and base.layers is not None
     assert framer.layers is not None
     psnr = framer.mean["psnr-y"] - base.mean["psnr-y"]
     niqe = framer.sample["niqe-framer"] - base.sample["niqe-framer"]
     cosine = framer.layers.middle_high - base.layers.middle_high
-    fidelity = judged(psnr, least=0.02)
-    naturalness = judged(-niqe, least=0.05)
+    fidelity = assess(psnr, threshold=0.02)
+    naturalness = assess(-niqe, threshold=0.05)
     return (
         f"FRAMER against the base, equal steps, one seed: PSNR-Y of the mean {psnr:+.3f} dB ({fidelity}), NIQE of the "
         f"samples {niqe:+.3f} ({naturalness}), HF cosine of the middle layers {cosine:+.3f}. "
@@ -145,12 +158,13 @@ def verdict(base: Row, framer: Row) -> str:
     )
 
 
-def judged(gain: float, least: float) -> str:
-    """A word for a gain; below `least` it is none."""
-    return "no difference" if abs(gain) < least else "better" if gain > 0 else "worse"
+def assess(gain: float, threshold: float) -> str:
+    """'better' or 'worse', or 'no difference' where the gain is below the threshold."""
+    return "no difference" if abs(gain) < threshold else "better" if gain > 0 else "worse"
 
 
 def as_json(rows: Mapping[str, Row]) -> dict[str, Any]:
+    """The rows as JSON types."""
     return {
         name: {
             "mean": row.mean,
@@ -164,20 +178,20 @@ def as_json(rows: Mapping[str, Row]) -> dict[str, Any]:
     }
 
 
-def comparison(pairs: list[ValidationPair], pictures: Mapping[str, list[np.ndarray]], path: Path) -> None:
-    """One strip per photo: a detail from the middle, as every row of the table made it, and the original."""
+def comparison(pairs: list[ValidationPair], images: Mapping[str, list[np.ndarray]], path: Path) -> None:
+    """Write one image with a row per photo: its center crop from every way to upscale, and the original."""
     size, label = 192, 18
-    names = [*pictures, "original"]
+    names = [*images, "original"]
     sheet = Image.new("RGB", (len(names) * (size + 4) - 4, len(pairs) * (size + label + 4) - 4), "white")
     draw = ImageDraw.Draw(sheet)
     for row, pair in enumerate(pairs):
         top, left = ((length - size) // 2 for length in pair.hr.shape[:2])
         for column, name in enumerate(names):
-            picture = pair.hr if name == "original" else pictures[name][row]
-            detail = to_uint8(picture[top : top + size, left : left + size])
-            place = (column * (size + 4), row * (size + label + 4))
-            draw.text((place[0] + 2, place[1] + 3), name, fill="black")
-            sheet.paste(Image.fromarray(detail), (place[0], place[1] + label))
+            image = pair.hr if name == "original" else images[name][row]
+            crop = to_uint8(image[top : top + size, left : left + size])
+            x, y = column * (size + 4), row * (size + label + 4)
+            draw.text((x + 2, y + 3), name, fill="black")
+            sheet.paste(Image.fromarray(crop), (x, y + label))
     sheet.save(path)
 
 

@@ -9,8 +9,8 @@ echo "== installed after $((SECONDS - started)) s; upscaling held-out photograph
 python tools/quickstart.py prepare "$out"
 framer-jax upscale "$out/lr" "$out/starter" --skip-existing
 echo "== $((SECONDS - started)) s: further training, twice from the same weights and seed: base, then base + FRAMER"
-framer-jax train --config configs/quickstart.py --init starter --workdir "$out/base"
-framer-jax train --config configs/quickstart_framer.py --init starter --workdir "$out/framer"
+framer-jax train --config quickstart --init starter --workdir "$out/base"
+framer-jax train --config quickstart_framer --init starter --workdir "$out/framer"
 echo "== $((SECONDS - started)) s: measuring"
 python tools/quickstart.py report "$out"
 echo "== done after $((SECONDS - started)) s"

@@ -1,9 +1,9 @@
-"""Score a model on photographs degraded by its own training degradation, or another: what a model card reports.
+"""Score a model on degraded photographs, as a model card reports it; the degradation is that of training by default.
 
     python tools/score_model.py [WEIGHTS] --photos FOLDER [--json OUT.json [--overwrite]]
 
-Without a folder the held-out built-in photographs are used; without weights, the starter. Rows: bicubic, the one-step
-mean, and the sampler; figures are means over photographs with 95 % bootstrap intervals.
+Without a folder the held-out built-in photographs are used; without weights, the starter model. Rows: bicubic
+upsampling, the one-step mean and the sampler; figures are means over photographs with 95 % bootstrap intervals.
 """
 
 from __future__ import annotations
@@ -47,28 +47,27 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Score a model on degraded photographs.")
     parser.add_argument("weights", nargs="?", help="weights file or training directory; default: the starter")
     parser.add_argument("--photos", help="folder of clean photographs; default: the held-out built-in ones")
-    parser.add_argument("--seed", type=int, default=0, help="of the degradation and of the noise")
-    parser.add_argument("--degradation", help="preset; default: the one that the model was trained with")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the degradation and of the noise")
+    parser.add_argument("--degradation", help="name of a preset; default: that of the model's training")
     parser.add_argument("--niqe-model", help="published pristine model: adds the metric niqe")
-    parser.add_argument("--json", type=Path, help="write per-image scores here")
+    parser.add_argument("--json", type=Path, help="also write the scores of every image to this file")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing --json file")
     arguments = parser.parse_args()
     if arguments.json and arguments.json.exists() and not arguments.overwrite:
         parser.error(f"{arguments.json} exists: choose another name or add --overwrite")
     model = load_model(arguments.weights)
     pairs = degraded_pairs(model, arguments.photos, arguments.seed, degradation=arguments.degradation)
-    published = None if arguments.niqe_model is None else load_niqe_model(arguments.niqe_model)
-    ids = ["psnr-y", "psnr-rgb", "ssim-y", "niqe-framer", *(["niqe"] if published else [])]
-    values: dict[str, dict[str, list[float]]]
-    run = upscalers(model, arguments.seed)
-    values = {name: {metric: [] for metric in ids} for name in ("bicubic", *run)}
+    niqe_model = None if arguments.niqe_model is None else load_niqe_model(arguments.niqe_model)
+    ids = ["psnr-y", "psnr-rgb", "ssim-y", "niqe-framer", *(["niqe"] if niqe_model else [])]
+    upscale = upscalers(model, arguments.seed)
+    values: dict[str, dict[str, list[float]]] = {name: {metric: [] for metric in ids} for name in ("bicubic", *upscale)}
     for pair in track(pairs, "scoring", console=Console(stderr=True)):
-        pictures = {"bicubic": upsample_bicubic(pair.lr, model.recipe.scale)}
-        pictures |= {mode: run[mode](model.params, pair.lr).pixels for mode in run}
-        for name, picture in pictures.items():
-            found = score(np.clip(picture, 0, 1)[None], pair.hr[None], ids, published)
+        outputs = {"bicubic": upsample_bicubic(pair.lr, model.recipe.scale)}
+        outputs |= {mode: run(model.params, pair.lr).pixels for mode, run in upscale.items()}
+        for name, output in outputs.items():
+            scores = score(np.clip(output, 0, 1)[None], pair.hr[None], ids, niqe_model)
             for metric in ids:
-                values[name][metric].append(float(found[metric][0]))
+                values[name][metric].append(float(scores[metric][0]))
     title = f"{model.path.name}, {len(pairs)} photographs, seed {arguments.seed}, jax {jax.__version__}"
     Console(width=150).print(summary(values, ids, title))
     if arguments.json:
@@ -80,43 +79,56 @@ def main() -> int:
 def degraded_pairs(
     model: Model, photos: str | None, seed: int, limit: int | None = None, degradation: str | None = None
 ) -> list[ValidationPair]:
-    """Photographs (the first `limit` of them) and their LR versions; by default as the model was trained."""
+    """Whole photographs with their LR images.
+
+    Args:
+      model: the model that will be scored.
+      photos: folder of clean photographs; None: the held-out built-in ones.
+      seed: seed of the degradation.
+      limit: largest number of photographs; None for all.
+      degradation: name of a preset; None: that of the model's training.
+    """
     source = folder_source(photos) if photos else photo_source(HELD_OUT)
     preset = preset_by_name(degradation or model.metadata["config"]["data"]["degradation"], model.recipe.scale)
     return validation_pairs(source, preset, seed, model.recipe.scale * model.recipe.lr_multiple, limit)
 
 
 def halves(pairs: Sequence[ValidationPair], scale: int, multiple: int = 1) -> tuple[Batch, Batch]:
-    """Equal crops from the left and from the right half of every photograph, at the top: to fit probes and to measure.
+    """Crops of one size from the top left and the top right of every photograph: to fit probes, and to measure.
 
     Args:
       pairs: photographs and their LR versions.
-      scale: of the pairs.
+      scale: upsampling factor of the pairs.
       multiple: the crops' sides are multiples of this, in LR pixels.
 
     Returns:
-      Two batches; the crops are `CROP` LR pixels wide, or as large as the halves of all photographs allow.
+      Two batches, whose crops do not overlap; their side is `CROP` LR pixels, or what all photographs allow.
 
     Raises:
-      ValueError: a photograph with too small a half.
+      ValueError: a photograph is too small.
     """
     side = min(CROP, *(min(pair.lr.shape[0], pair.lr.shape[1] // 2) for pair in pairs)) // multiple * multiple
     if side == 0:
-        raise ValueError(f"a photograph is too small to be halved: give at least {2 * multiple * scale} pixels a side")
+        raise ValueError(
+            f"a photograph is too small for two crops: its sides must be at least {2 * multiple * scale} pixels"
+        )
 
-    def batch(last: bool) -> Batch:
+    def crops(right: bool) -> Batch:
         lr, hr = [], []
         for pair in pairs:
-            left = pair.lr.shape[1] - side if last else 0
+            left = pair.lr.shape[1] - side if right else 0
             lr.append(pair.lr[:side, left : left + side])
             hr.append(pair.hr[: side * scale, left * scale : (left + side) * scale])
         return {"hr": jnp.stack(hr), "lr": jnp.stack(lr)}
 
-    return batch(False), batch(True)
+    return crops(right=False), crops(right=True)
 
 
 def upscalers(model: Model, seed: int = 0, tile: int = TILE) -> dict[str, UpscaleFunction]:
-    """The model's ways to upscale (SinSR has no mean, SwinIR nothing else), mode → run(params, image)."""
+    """The upscaling functions of a model: mode → (params, image) → result.
+
+    A recipe may have no mean (one-step distillation), or a sampler that is its mean (one-pass networks).
+    """
     settings = settings_for(model, tile=min(tile, settings_for(model).tile), seed=seed)
     modes = MODES if model.recipe.mean else MODES[1:]
     if model.recipe.sample is model.recipe.mean:
@@ -125,7 +137,7 @@ def upscalers(model: Model, seed: int = 0, tile: int = TILE) -> dict[str, Upscal
 
 
 def summary(values: Mapping[str, Mapping[str, Sequence[float]]], ids: Sequence[str], title: str) -> Table:
-    """One row per method: mean and interval of every metric."""
+    """One row per way to upscale: mean and interval of every metric."""
     table = Table(title=title, title_justify="left")
     table.add_column("")
     for metric in ids:

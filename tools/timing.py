@@ -1,4 +1,4 @@
-"""Programs timed against each other in one process."""
+"""Timing of programs against each other in one process."""
 
 from __future__ import annotations
 
@@ -7,16 +7,19 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 
-def in_turn(
+def time_alternately(
     programs: Mapping[str, Callable[[], Any]], rounds: int, warm_up: int = 3, pause: float = 0.0
 ) -> dict[str, list[float]]:
-    """Seconds of each call. Programs alternate, so that a busy machine slows all of them alike.
+    """Time calls that alternate between programs, so that a busy machine slows all programs alike.
 
     Args:
-      programs: by name; a call returns when its work is done.
-      rounds: timed calls of each; every round begins with another program.
-      warm_up: rounds before those.
+      programs: name → function that returns when its work is done.
+      rounds: number of timed calls of each program; every round starts with the next program.
+      warm_up: number of untimed rounds before them.
       pause: seconds of rest before each call.
+
+    Returns:
+      name → seconds of each timed call.
     """
     names = list(programs)
     times: dict[str, list[float]] = {name: [] for name in names}

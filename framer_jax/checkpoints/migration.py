@@ -1,8 +1,9 @@
 """Configurations and knob names of earlier versions, brought to the present schema.
 
-A stored configuration has a schema version; one without it is of version 1, when every configuration had the sections of
-all methods. What methods renamed stands in their own records (`Method.renamed_knobs`), what networks renamed in
-framer_jax.porting.table, as ported files have it too; the renamed knobs of the shared sections stand here. Old knob names stay accepted on the command line for one version.
+A stored configuration has a schema version; one without it is of version 1, when every configuration had the sections
+of all methods. What methods renamed stands in their own records (`Method.renamed_knobs`), what networks renamed in
+framer_jax.porting.table, as ported files have it too; the renamed knobs of the shared sections stand here. Old knob names
+stay accepted on the command line for one version.
 """
 
 from __future__ import annotations
@@ -87,24 +88,30 @@ def migrate(config: Config) -> dict[str, Any]:
     Raises:
       SchemaError: it was written by a newer version, or is damaged.
     """
-    schema = config.get("schema", 1)
-    if schema == SCHEMA:
-        return dict(config)
-    if schema != 1:
-        raise SchemaError(
-            f"the configuration has schema {schema!r}, and this version of framer_jax knows schemas 1 to {SCHEMA}: "
-            "install the version that wrote it"
-        )
     try:
-        migrated: dict[str, Any] = {"schema": SCHEMA, "recipe": migrate_recipe(config["recipe"])}
-        for section, values in config.items():
-            if section in ("framer", "data", "training"):
-                knobs = present_knobs({f"{section}.{knob}": value for knob, value in values.items()})
-                migrated[section] = {knob.split(".", 1)[1]: value for knob, value in knobs.items()}
-            elif section not in ("recipe", "schema"):
-                migrated[section] = values
-    except (AttributeError, KeyError, TypeError) as error:
-        raise SchemaError(f"the configuration is damaged ({type(error).__name__}: {error})") from error
+        schema = config.get("schema", 1)
+        if schema == SCHEMA:
+            return dict(config)
+        if schema == 1:
+            return _from_schema_1(config)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise SchemaError(
+            f"the configuration is of another version or damaged ({type(error).__name__}: {error})"
+        ) from error
+    raise SchemaError(
+        f"the configuration has schema {schema!r}, and this version of framer_jax knows schemas 1 to {SCHEMA}: "
+        "install the version that wrote it"
+    )
+
+
+def _from_schema_1(config: Config) -> dict[str, Any]:
+    migrated: dict[str, Any] = {"schema": SCHEMA, "recipe": migrate_recipe(config["recipe"])}
+    for section, values in config.items():
+        if section in ("framer", "data", "training"):
+            knobs = present_knobs({f"{section}.{knob}": value for knob, value in values.items()})
+            migrated[section] = {knob.split(".", 1)[1]: value for knob, value in knobs.items()}
+        elif section not in ("recipe", "schema"):
+            migrated[section] = values
     return migrated
 
 
@@ -121,9 +128,9 @@ def migrate_recipe(recipe: Config) -> dict[str, Any]:
     for name, settings in method.sections.items():
         defaults = {knob.name: knob.default for knob in knobs_of(settings)}
         kept[name] = {**defaults, **_section(flat, f"recipe.{name}")}
-    if published := recipe.get("teacher", {}).get("published"):
-        if "teacher" in kept:
-            kept["teacher"]["published"] = migrate_recipe(published)
+    published = recipe.get("teacher", {}).get("published")
+    if published and "teacher" in kept:
+        kept["teacher"]["published"] = migrate_recipe(published)
     return kept
 
 

@@ -91,7 +91,8 @@ def port_to_jax(model: str, inputs: list[Path], output: Path, original: str | No
     """Write a checkpoint in our format, checked against the code in folder `original` if given; the facts to print.
 
     Raises:
-      ValueError, FileNotFoundError, ImportError: as framer_jax.checkpoints.networks.read_network, `read_ours`, `check` and
+      ValueError, FileNotFoundError, ImportError: as framer_jax.checkpoints.networks.read_network, `read_ours`, `check`
+      and
         `save_weights`.
     """
     if len(inputs) == 1 and is_mergeable_run(inputs[0]):
@@ -166,7 +167,7 @@ def read_ours(model: str, path: Path) -> Ours:
         ours = Ours(run.params, run.arguments, run.files, {}, run.lora)
     else:
         params, metadata = load_weights(path)
-        metadata = present_metadata(metadata)
+        metadata = present_metadata(metadata, path)
         if (stated := metadata.get("model")) and map_named(stated).name != model:
             raise ValueError(f"{path} holds {stated}, not {model}: use --model {stated}")
         _refuse_release_differences(model, metadata, path)

@@ -6,7 +6,7 @@ and Song, "JPEG-resistant adversarial images" (2017), as used by Real-ESRGAN; ta
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, cast
 
 import jax
 import jax.numpy as jnp
@@ -76,7 +76,8 @@ def _quantize(planes: jax.Array, table: np.ndarray, factor: jax.Array, rounding:
 
 def _convert_color(matrix: np.ndarray, planes: jax.Array) -> list[jax.Array]:
     """Multiply three planes by a color matrix [3, 3]."""
-    return [sum(float(weight) * plane for weight, plane in zip(row, planes, strict=True)) for row in matrix]  # type: ignore[misc]
+    rows = [sum(float(weight) * plane for weight, plane in zip(row, planes, strict=True)) for row in matrix]
+    return cast(list[jax.Array], rows)
 
 
 def jpeg(

@@ -48,9 +48,9 @@ def from_json(record: Mapping[str, Any]) -> DegradationParameters:
     return _parse(DegradationParameters, record, {"first": first, "second": second})
 
 
-def _parse(group: type, record: Mapping[str, Any], stages: Mapping[str, StageParameters]) -> Any:
+def _parse(group: Any, record: Mapping[str, Any], stages: Mapping[str, StageParameters]) -> Any:
     """A NamedTuple of type `group` from its JSON record and its stages, which are parsed already."""
-    mismatched = sorted(set(group._fields) ^ {*record, *stages})  # type: ignore[attr-defined]
+    mismatched = sorted(set(group._fields) ^ {*record, *stages})
     if mismatched:
         raise ValueError(f"degradation parameters have missing or unknown entries: {', '.join(mismatched)}")
 
@@ -64,7 +64,7 @@ def _parse(group: type, record: Mapping[str, Any], stages: Mapping[str, StagePar
             return np.int32(_NAMES[name].index(value))
         return np.asarray(value, np.uint32) if name == "noise_seed" else _DTYPES[name](value)
 
-    return group(**{name: from_plain(name) for name in group._fields})  # type: ignore[attr-defined]
+    return group(**{name: from_plain(name) for name in group._fields})
 
 
 def _cropped_rows(kernel: np.ndarray) -> list[list[float]] | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -131,6 +131,6 @@ def _resize_rows(
     def resample(kind: str, planes: jax.Array) -> jax.Array:
         # All indices are in range; 'clip' avoids the gather's own check.
         rows = (jnp.take(planes, indices[:, k], axis=1, mode="clip") for k in range(counts[kind]))
-        return sum(weights[None, :, k, None] * row for k, row in enumerate(rows))  # type: ignore[return-value]
+        return cast(jax.Array, sum(weights[None, :, k, None] * row for k, row in enumerate(rows)))
 
     return jax.lax.switch(mode, [partial(resample, kind) for kind in MODES], planes)

@@ -48,7 +48,8 @@ class Protocol(NamedTuple):
       clips: each tile is clipped to [0, 1] before it is blended.
       color_fixes: the color fixes that may follow; the first one is the default.
       fixed: the tile is a part of the protocol, so it is not reduced where memory runs out.
-      sizes: (height, width, scale, tile, multiple) → sizes to which the image is resized first, one after the other, the
+      sizes: (height, width, scale, tile, multiple) → sizes to which the image is resized first, one after the other,
+        the
         last one as large as the result. The image is then super-resolved as a whole by `Recipe.sample_tiled`, with the
         tiles within its steps. None: tiles of the LR image go through `Recipe.sample`.
       autoencoder: then, sides of the tiles of its encoder and its decoder, pixels of the result; 0 for no tiles.
@@ -85,8 +86,8 @@ def upsampled_sizes(
     """How released samplers of latent tiles resize an image before they super-resolve it.
 
     The shorter side to no less than shorter_side / scale; then everything by the scale; then both sides down to
-    multiples of 8 or, where a side is not larger than a tile, to multiples of what the denoiser takes (the released code
-    does not need the latter).
+    multiples of 8 or, where a side is not larger than a tile, to multiples of what the denoiser takes (the released
+    code does not need the latter).
 
     Args:
       height: height of the LR image.

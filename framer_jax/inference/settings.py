@@ -1,4 +1,4 @@
-"""How a picture is upscaled."""
+"""Settings of upscaling."""
 
 from __future__ import annotations
 
@@ -10,17 +10,18 @@ from framer_jax.inference.protocols import DEFAULT_PROTOCOL, PROTOCOLS
 
 @dataclass(frozen=True)
 class UpscaleSettings:
-    """How a picture is upscaled.
+    """How an image is upscaled.
 
     Attributes:
       mode: 'sample' for the full sampler, 'mean' for the one-call estimate.
       tile: side of a tile in LR pixels; a multiple of the recipe's lr_multiple.
-      overlap: LR pixels that neighbouring tiles share at least.
-      tile_batch: tiles computed at a time; with protocols 'dit4sr' and 'tsd_sr', of one picture's latents in each step.
-      color_fix: 'none', 'adain' or 'wavelet', on the whole picture; '' for what the protocol has.
-      color_strength: 0 to 1, how much of the colour fix is applied.
-      seed: of the noise canvas.
-      protocol: of framer_jax.inference.protocols.PROTOCOLS.
+      overlap: LR pixels that neighboring tiles share at least.
+      tile_batch: number of tiles computed at a time; with protocols of latent tiles, of one image's latents in each
+        step.
+      color_fix: 'none', 'adain' or 'wavelet', on the whole image; '' for the protocol's default.
+      color_strength: strength of the color fix, 0 to 1.
+      seed: seed of the noise canvas.
+      protocol: one of framer_jax.inference.protocols.PROTOCOLS.
     """
 
     mode: str = "sample"
@@ -40,10 +41,10 @@ class UpscaleSettings:
         fixes = PROTOCOLS[self.protocol].color_fixes
         object.__setattr__(self, "color_fix", self.color_fix or fixes[0])
         if self.color_fix not in COLOR_FIXES:
-            raise ValueError(f"unknown colour fix {self.color_fix!r}: use one of {', '.join(COLOR_FIXES)}")
+            raise ValueError(f"unknown color fix {self.color_fix!r}: use one of {', '.join(COLOR_FIXES)}")
         if self.color_fix not in fixes:
-            has = "no colour fix" if fixes == ("none",) else f"the colour fix {', '.join(fixes)}"
-            raise ValueError(f"protocol {self.protocol!r} has {has}: leave it out, or choose another protocol")
+            has = "no color fix" if fixes == ("none",) else f"the color fix {', '.join(fixes)}"
+            raise ValueError(f"protocol {self.protocol!r} has {has}: omit it, or choose another protocol")
         for name, least, most in (("tile", 1, 1 << 20), ("tile_batch", 1, 1 << 20), ("seed", 0, (1 << 32) - 1)):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:

@@ -11,6 +11,7 @@ bands b = LF, HF of the spectra, chosen by the masks M_LF and M_HF.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -257,8 +258,7 @@ def framer_loss(taps: tuple[jax.Array, ...], negatives: jax.Array, settings: Fra
     teacher_features = jax.lax.stop_gradient(spectral_or_pixel_features(teacher, settings))
     mask = low_band(teacher_features.magnitude, size, settings)  # [1 or N, 1 or B, H, W // 2 + 1, 1 or C]
 
-    def vectors(split: object) -> tuple[BandVectors, ...]:
-        return band_vectors(student_features.compared, teacher_features.compared, negatives, split)  # type: ignore[arg-type]
+    vectors = partial(band_vectors, student_features.compared, teacher_features.compared, negatives)
 
     def band_loss(band: BandVectors, band_mask: jax.Array, kind: str) -> _BandLoss:
         magnitudes = student_features.magnitude, teacher_features.magnitude

@@ -266,23 +266,23 @@ def with_control(base: Mapping[str, Any], variant: str = "correct", seed: int = 
     rng = np.random.default_rng(seed)
     added = {}
     for path, leaf in leaves.items():
-        *place, layer, kind = path
+        *parents, layer, kind = path
         control_layer = f"{layer}_{CONTROL}"
-        in_attention = place and place[-1].startswith("attention")
+        in_attention = parents and parents[-1].startswith("attention")
         if in_attention and layer in ("query", "key", "value"):
-            added[(*place, control_layer, kind)] = np.zeros(leaf.shape, leaf.dtype)
+            added[(*parents, control_layer, kind)] = np.zeros(leaf.shape, leaf.dtype)
             if kind == "kernel":
                 kernel = control_kernel_init(control_layer, variant)(None, leaf.shape, leaf.dtype)
-                added[(*place, control_layer, kind)] = np.asarray(kernel)
+                added[(*parents, control_layer, kind)] = np.asarray(kernel)
         elif in_attention and layer == "out":
             bound = 1 / np.sqrt(leaf.shape[-1])
             random = rng.uniform(-bound, bound, leaf.shape).astype(leaf.dtype)
-            added[(*place, control_layer, kind)] = leaf if variant == "correct" else random
-        elif place and place[-1] == "mlp" and (layer, kind) == ("dense_0", "bias"):
-            added[(*place, f"conv_{CONTROL}", "bias")] = np.zeros(leaf.shape, leaf.dtype)
-            added[(*place, f"conv_{CONTROL}", "kernel")] = np.zeros((3, 3, 1, *leaf.shape), leaf.dtype)
-        elif place and place[-1] == "attention" and layer.endswith(TEXT_SUFFIX) and variant == "released":
-            second = (*place[:-1], "attention_2")  # where the released checkpoints hold these layers without a use
+            added[(*parents, control_layer, kind)] = leaf if variant == "correct" else random
+        elif parents and parents[-1] == "mlp" and (layer, kind) == ("dense_0", "bias"):
+            added[(*parents, f"conv_{CONTROL}", "bias")] = np.zeros(leaf.shape, leaf.dtype)
+            added[(*parents, f"conv_{CONTROL}", "kernel")] = np.zeros((3, 3, 1, *leaf.shape), leaf.dtype)
+        elif parents and parents[-1] == "attention" and layer.endswith(TEXT_SUFFIX) and variant == "released":
+            second = (*parents[:-1], "attention_2")  # where the released checkpoints hold these unused layers
             if (*second, "query", "kernel") in leaves:
                 added[(*second, layer, kind)] = np.zeros(leaf.shape, leaf.dtype)
     return unflatten_dict(leaves | added)

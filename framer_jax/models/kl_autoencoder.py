@@ -37,10 +37,6 @@ class Gaussian(NamedTuple):
         """[B, h, w, C] float32."""
         return jnp.exp(0.5 * self.log_variance)
 
-    def sample(self, key: jax.Array) -> jax.Array:
-        """Draw a latent, differentiable with respect to mean and variance: [B, h, w, C] float32."""
-        return self.mean + self.standard_deviation * jax.random.normal(key, self.mean.shape, jnp.float32)
-
 
 class KLAutoencoder(nn.Module):
     """Encoder and decoder. Apply it by method: `apply(variables, image, method="encode")`.

@@ -1,4 +1,4 @@
-"""The transformer of Stable Diffusion 3 and 3.5 (MMDiT, MMDiT-X); its knobs make every published size.
+"""The transformer of Stable Diffusion 3 and 3.5 (MMDiT, MMDiT-X); with knobs for every published size.
 
 Esser et al., "Scaling Rectified Flow Transformers for High-Resolution Image Synthesis" (2024). Written from the names
 and shapes of the released checkpoints; published weights are read by framer_jax.porting. One tap per block: its image
@@ -306,8 +306,8 @@ def unstack_blocks(params: Mapping[str, Any], model: JointTransformer) -> dict[s
             raise ValueError(
                 f"blocks_{name} holds {wrong.pop()[0]} blocks instead of {len(segment)}: it is from another model"
             )
-        for place, index in enumerate(segment):
-            result[f"block_{index}"] = jax.tree.map(lambda leaf, place=place: leaf[place], blocks)
+        for position, index in enumerate(segment):
+            result[f"block_{index}"] = jax.tree.map(lambda leaf, position=position: leaf[position], blocks)
     return result
 
 

@@ -102,11 +102,11 @@ class Head(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """[B, H, W, C] → [B, scale H, scale W, image_channels] float32."""
         if self.kind == "pixelshuffledirect":
-            return pixel_shuffle(self._last(x, self.colours * self.scale**2, "shuffle_0"), self.scale)
+            return pixel_shuffle(self._last(x, self.image_channels * self.scale**2, "shuffle_0"), self.scale)
         if self.kind != "none":
             x = nn.leaky_relu(self._conv(x, "features"), 0.01)
             x = self._shuffle(x) if self.kind == "pixelshuffle" else self._nearest(x)
-        return self._last(x, self.colours, "conv_out")
+        return self._last(x, self.image_channels, "conv_out")
 
     def _shuffle(self, x: jax.Array) -> jax.Array:
         factors = (3,) if self.scale == 3 else (2,) * (self.scale.bit_length() - 1)

@@ -27,7 +27,7 @@ class ConvLayer(NamedTuple):
     """A convolution followed by a ReLU.
 
     Attributes:
-      index: index in torchvision's list of layers, which is part of its name.
+      number: index in torchvision's list of layers, which is part of its name.
       channels: output channels.
       kernel: side of the kernel.
       stride: stride of the convolution.
@@ -36,7 +36,7 @@ class ConvLayer(NamedTuple):
       tap: whether its output is one of the features that LPIPS compares.
     """
 
-    index: int
+    number: int
     channels: int
     kernel: int
     stride: int = 1
@@ -105,7 +105,7 @@ class Trunk(nn.Module):
             if layer.pool:
                 h = nn.max_pool(h, (layer.pool, layer.pool), (2, 2))
             padding = ((layer.padding, layer.padding),) * 2
-            name = f"conv_{layer.index}"
+            name = f"conv_{layer.number}"
             kernel, stride = (layer.kernel, layer.kernel), (layer.stride, layer.stride)
             h = nn.relu(nn.Conv(layer.channels, kernel, stride, padding, dtype=self.dtype, name=name)(h))
             if layer.tap:

@@ -182,7 +182,7 @@ def _read_shards(path: Path, index: str) -> StateDict:
         shard = read_state(path / name)[0]
         expected = {key for key, file in weight_map.items() if file == name}
         if wrong := sorted(expected ^ shard.keys()):
-            verb = "lacks" if wrong[0] in expected else "holds, unlike the index says,"
+            verb = "lacks" if wrong[0] in expected else "holds, contrary to the index,"
             raise ValueError(f"{path / name}: {verb} {wrong[0]!r}; {index} is of other shards: fetch them together")
         state |= shard
     return {key: state[key] for key in weight_map}

@@ -28,6 +28,8 @@ State = dict[str, Any]
 Batch = Mapping[str, jax.Array]
 """'hr': [B, sH, sW, 3] and 'lr': [B, H, W, 3], float32 in [0, 1], and the further entries that a recipe declares."""
 
+NO_OUTPUTS: Mapping[str, jax.Array] = {}  # a dict, as losses are returned from jitted functions; never changed
+
 PIXELS = ("hr", "lr")
 """The batch entries of training on images."""
 
@@ -42,15 +44,14 @@ class Loss(NamedTuple):
         teacher. Unused taps cost nothing under jit.
       state: the mutable state after this loss.
       outputs: further batch entries, [B, ...] each, for the later updates of the same step, which take no gradient
-        through them; so that a generated image, say, is not computed twice. The update must run in every step. None for
-        no such entries.
+        through them; so that a generated image, say, is not computed twice. The update must run in every step.
     """
 
     values: jax.Array
     metrics: dict[str, jax.Array]
     taps: tuple[jax.Array, ...]
     state: State
-    outputs: Mapping[str, jax.Array] | None = None
+    outputs: Mapping[str, jax.Array] = NO_OUTPUTS
 
 
 class LossFunction(Protocol):
@@ -63,9 +64,9 @@ class LossFunction(Protocol):
         ...
 
 
-def with_outputs(batch: Batch, loss_outputs: Mapping[str, jax.Array] | None) -> Batch:
+def with_outputs(batch: Batch, loss_outputs: Mapping[str, jax.Array]) -> Batch:
     """The batch as the later updates of a step see it: with the outputs of an earlier update, without gradient."""
-    return {**batch, **jax.lax.stop_gradient(dict(loss_outputs or {}))}
+    return {**batch, **jax.lax.stop_gradient(dict(loss_outputs))}
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,8 @@ KnobPath = tuple[str, ...]
 """Where a knob lies in the `recipe` section, such as ('space', 'checkpoint')."""
 
 PURPOSES = ("training", "inference", "description")
-"""What a recipe is built for. Training needs all weights that its configuration names, inference those that `sample` and
+"""What a recipe is built for. Training needs all weights that its configuration names, inference those that `sample`
+and
 `mean` use; a description asks for names and shapes only and reads no weights."""
 
 DTYPES = ("float32", "bfloat16")
@@ -194,8 +195,8 @@ class UpscaleProtocol:
     Attributes:
       summary: one sentence for `framer-jax upscale --help` and the documentation.
       tiles: 'strided' (tiles of the LR image at a fixed stride, moved inwards at the far edges, fresh noise per tile,
-        plain average) or 'latent' (the image is upsampled first and is one canvas of latents; the denoiser sees tiles of
-        it in each step, whose predictions are blended with Gaussian weights).
+        plain average) or 'latent' (the image is upsampled first and is one canvas of latents; the denoiser sees tiles
+        of it in each step, whose predictions are blended with Gaussian weights).
       tile: side of a tile, pixels of the result.
       overlap: (tile side in LR pixels) → LR pixels that tiles share.
       color_fixes: the color fixes that may follow; the first one is the default.
@@ -256,7 +257,8 @@ class Method:
         configuration asks no teacher and so can train on any records of its data. For methods that can train on such
         records.
       published_network: published checkpoints of its network are models of this method.
-      check_file_name: (name of a published file, config) raises ValueError where the name contradicts the configuration.
+      check_file_name: (name of a published file, config) raises ValueError where the name contradicts the
+        configuration.
       published: another published layout, or None.
       release_differences: (config) → in what a trained model differs from what the released samplers can run.
       merge: weight map → how a run, which holds only what was trained, becomes that whole network.

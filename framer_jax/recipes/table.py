@@ -31,6 +31,8 @@ def method_named(name: str) -> Method:
     for method in METHODS:
         if method.name == name:
             return method
+        if name in method.former_names:
+            raise ValueError(f"recipe.name {name!r} is now {method.name!r}: use the new name")
     raise ValueError(f"unknown method recipe.name {name!r}{nearest(name, [method.name for method in METHODS])}")
 
 

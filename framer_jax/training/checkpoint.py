@@ -19,7 +19,8 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
 from framer_jax.training.settings import TrainingSettings
-from framer_jax.training.state import TrainState, check_same_leaves, describe_leaves
+from framer_jax.training.state import TrainState, describe_leaves
+from framer_jax.trees import check_same_descriptions
 
 MAY_CHANGE = (
     "training.steps",
@@ -200,7 +201,7 @@ class Checkpoints:
                 f"checkpoint {path} was trained on other records ({about['data']['records']} then, {data['records']} "
                 "now, or other names): give the same data, or a new working folder"
             )
-        check_same_leaves(about["leaves"], describe_leaves(abstract), f"checkpoint {path}: its arrays")
+        check_same_descriptions(about["leaves"], describe_leaves(abstract), f"checkpoint {path}", _remedy(path))
         try:
             restored = self._manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract)))
         except (ValueError, OSError, KeyError) as error:

@@ -133,12 +133,6 @@ def _step_of(line: str) -> float:
         return float("inf")
 
 
-def read_json_lines(path: str | Path) -> list[dict[str, Any]]:
-    """The entries of a log of JsonLinesWriter, without texts."""
-    entries = [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines()]
-    return [entry for entry in entries if "text" not in entry]
-
-
 class PngWriter(SilentWriter):
     """Writes images to `<folder>/<name>_<step>.png`."""
 

@@ -15,6 +15,7 @@ from framer_jax.recipes.tracing import leaves_read
 from framer_jax.training.optimizer import Optimizer
 from framer_jax.training.settings import TrainingSettings
 from framer_jax.training.sharding import leaf_name, place_tree, tree_shardings
+from framer_jax.trees import check_same_descriptions
 
 INIT, LOSS, TEACHER = 0, 2, 3
 """Purposes of random numbers, folded into the root key before anything else."""
@@ -77,7 +78,7 @@ def init_train_state(
     shapes = _state_shapes(build, recipe)
     if initial_params:
         expected = {name: shapes.params[name] for name in initial_params if name in shapes.params}
-        check_same_leaves(describe_leaves(initial_params), describe_leaves(expected), "initial weights")
+        check_same_descriptions(describe_leaves(initial_params), describe_leaves(expected), "initial weights")
     placed = place_tree(initial_params or {}, mesh, settings)
     return jax.jit(build, out_shardings=tree_shardings(shapes, mesh, settings))(placed)
 
@@ -124,9 +125,10 @@ def place_frozen(
     is_read = leaves_read(losses, *arguments)[1]
     to_place = jax.tree.map(lambda leaf, used: leaf if used else None, recipe.frozen, is_read)
     placed = place_tree(to_place, mesh, settings)
-    return jax.tree.map(  # type: ignore[no-any-return]
+    frozen: Frozen = jax.tree.map(
         lambda leaf, host: host if leaf is None else leaf, placed, recipe.frozen, is_leaf=lambda leaf: leaf is None
     )
+    return frozen
 
 
 def _state_builder(
@@ -173,22 +175,3 @@ def describe_leaves(tree: Any) -> dict[str, str]:
     return {
         leaf_name(path): f"{leaf.dtype}{list(leaf.shape)}" for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
     }
-
-
-def check_same_leaves(actual: Mapping[str, str], expected: Mapping[str, str], source: str) -> None:
-    """Compare the leaves of two trees, as described by `describe_leaves`.
-
-    Raises:
-      ValueError: one line that names `source` and up to five leaves that are missing, unexpected, or of another shape
-        or dtype.
-    """
-    differences = [f"{name} missing" for name in expected if name not in actual]
-    differences += [f"{name} unexpected" for name in actual if name not in expected]
-    differences += [
-        f"{name} {actual[name]} not {expected[name]}"
-        for name in expected
-        if name in actual and actual[name] != expected[name]
-    ]
-    if differences:
-        more = f" and {len(differences) - 5} more" if len(differences) > 5 else ""
-        raise ValueError(f"{source} do not fit this model: {'; '.join(differences[:5])}{more}")

@@ -160,7 +160,7 @@ def _make_update(
                 f"loss of update {update.name!r} returns values of shape {loss.values.shape}: "
                 f"it must return one per example, ({examples},)"
             )
-        return jnp.mean(loss.values.astype(jnp.float32)), (loss.metrics, loss.state, dict(loss.outputs or {}))
+        return jnp.mean(loss.values.astype(jnp.float32)), (loss.metrics, loss.state, dict(loss.outputs))
 
     gradient_of = jax.value_and_grad(objective, has_aux=True)
     microbatches = settings.gradient_accumulation_steps

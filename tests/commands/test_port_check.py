@@ -7,13 +7,13 @@ import types
 import flax.linen as nn
 import numpy as np
 import pytest
+from framer_jax.recipes.pretrained import build, expected_params
 
 from framer_jax.commands import port_check
 from framer_jax.commands.port_originals import ORIGINALS
 from framer_jax.porting.maps import layer_pairs, to_flax
 from framer_jax.porting.table import MAPS
 from framer_jax.porting.torch_files import write_state
-from framer_jax.recipes.pretrained import build, expected_params
 from tests.commands.test_port import port, refused
 from tests.support.checkpoints import small_states
 from tests.support.tiny import ported

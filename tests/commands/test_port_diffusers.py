@@ -5,12 +5,12 @@ import warnings
 import jax
 import numpy as np
 import pytest
+from framer_jax.recipes.pretrained import KINDS, build
 
 from framer_jax.commands.port_originals import ORIGINALS
 from framer_jax.porting.maps import to_torch
 from framer_jax.porting.table import MAPS
 from framer_jax.porting.weights import load_weights
-from framer_jax.recipes.pretrained import KINDS, build
 from tests.commands.test_port import port
 from tests.support.tiny import ported
 

@@ -1,4 +1,4 @@
-"""`framer-jax precompute captions` with a captioner of plain Python, the clean-up, and the file of captions."""
+"""`framer-jax precompute captions` with a captioner in plain Python, caption cleaning, and captions files."""
 
 import json
 import sys
@@ -23,17 +23,17 @@ def place(tmp_path):
     return tmp_path
 
 
-def says(image, seed):
-    """A captioner of image and seed."""
+def describe(image, seed):
+    """A captioner whose output depends on the image and the seed."""
     return f"An image of {image.mean():.0f}, said with {seed}.  The background is blurred."
 
 
-def caption(place, file="captions.jsonl", captioner=says, settings=SETTINGS, **more):
+def caption(place, file="captions.jsonl", captioner=describe, settings=SETTINGS, **more):
     return caption_photos(folder_source(place / "photos"), captioner, place / file, settings, **more)
 
 
 @pytest.mark.parametrize(
-    ("text", "wanted"),
+    ("text", "cleaned"),
     [
         ("A red bird.  It sits on a branch!\nIs it singing?", "A red bird. It sits on a branch! Is it singing?"),
         ("A bird. The focus is on it. The sky is blue.", "A bird. The sky is blue."),
@@ -43,9 +43,9 @@ def caption(place, file="captions.jsonl", captioner=says, settings=SETTINGS, **m
         ("", ""),
     ],
 )
-def test_the_clean_up(text, wanted):
-    assert clean_caption(text) == wanted
-    assert clean_caption(wanted) == wanted
+def test_clean_caption(text, cleaned):
+    assert clean_caption(text) == cleaned
+    assert clean_caption(cleaned) == cleaned
 
 
 def test_a_caption_depends_on_its_photograph_and_name_only(place):
@@ -55,32 +55,32 @@ def test_a_caption_depends_on_its_photograph_and_name_only(place):
     assert lines[0]["raw"].endswith("The background is blurred.")
     assert lines[0]["caption"] == lines[0]["raw"].removesuffix("  The background is blurred.")
     assert lines[0]["raw"] != lines[1]["raw"]  # the same pixels, another name
-    whole = read_captions([place / "captions.jsonl"])
+    captions = read_captions([place / "captions.jsonl"])
     files = [shard_file(place / "parts.jsonl", (i, 2)) for i in range(2)]
     assert [caption(place, file, shard=(i, 2)).captioned for i, file in enumerate(files)] == [3, 2]
     assert [file.name for file in files] == ["parts-0-of-2.jsonl", "parts-1-of-2.jsonl"]
-    assert read_captions(files) == whole
+    assert read_captions(files) == captions
     caption(place, "other.jsonl", settings=CaptionSettings(seed=1))
-    assert all(read_captions([place / "other.jsonl"])[name] != known for name, known in whole.items())
+    assert all(read_captions([place / "other.jsonl"])[name] != known for name, known in captions.items())
 
 
-def test_it_goes_on_where_it_stopped(place):
-    asked = []
+def test_it_continues_after_an_interruption(place):
+    seeds = []
 
-    def stops(image, seed):
-        asked.append(seed)
-        if len(asked) == 3:
+    def interrupted(image, seed):
+        seeds.append(seed)
+        if len(seeds) == 3:
             raise KeyboardInterrupt
-        return says(image, seed)
+        return describe(image, seed)
 
     with pytest.raises(KeyboardInterrupt):
-        caption(place, captioner=stops)
+        caption(place, captioner=interrupted)
     with open(place / "captions.jsonl", "a") as file:
-        file.write('{"image": "photo_3.p')  # as a killed process leaves it
+        file.write('{"image": "photo_3.p')  # as a killed process leaves it behind
     assert caption(place) == CaptionCounts(3, 2, 0)
     assert caption(place) == CaptionCounts(0, 5, 0)
-    caption(place, "whole.jsonl")
-    assert (place / "captions.jsonl").read_bytes() == (place / "whole.jsonl").read_bytes()
+    caption(place, "complete.jsonl")
+    assert (place / "captions.jsonl").read_bytes() == (place / "complete.jsonl").read_bytes()
 
 
 def test_other_settings_do_not_mix(place):
@@ -98,14 +98,14 @@ def test_other_settings_do_not_mix(place):
 
 def test_damaged_photographs_are_named(place, caplog):
     path = place / "photos" / "photo_1.png"
-    path.write_bytes(path.read_bytes()[:-400])  # found when its pixels are decoded
+    path.write_bytes(path.read_bytes()[:-400])  # the damage is found on decoding
     assert caption(place) == CaptionCounts(4, 0, 1)
     assert "photo_1.png" in caplog.text
     assert read_captions([place / "captions.jsonl"])["photo_1.png"] == Caption("photo_1.png", "", "", True)
     assert caption(place) == CaptionCounts(0, 5, 0)
 
 
-def test_files_of_captions_are_checked(tmp_path):
+def test_captions_files_are_checked(tmp_path):
     path = tmp_path / "captions.jsonl"
     with pytest.raises(FileNotFoundError, match=r"captions\.jsonl: no such file: make it with"):
         read_captions([path])

@@ -1,4 +1,4 @@
-"""`framer-jax precompute embeddings` with encoders of plain Python, and how their features are joined."""
+"""`framer-jax precompute embeddings` with encoders in plain Python, and the joining of their features."""
 
 import sys
 
@@ -19,32 +19,34 @@ NAMES = ("b.png", "a.png", "c/d.png")
 CAPTIONS = {name: Caption(name, "", f"This is {name}.") for name in NAMES}
 
 
-def test_where_features_go():
+def test_layout_of_joined_features():
     assert TextSettings().shapes == {"text": (154, 4096), "pooled_text": (2048,)}
-    every = encoders()
-    left, right, t5 = (every[name].encode(["x", "y"]) for name in every)
-    prompt, pooled = embed_texts(["x", "y"], every, SETTINGS)
-    assert prompt.shape == (2, 5, 12) and pooled.shape == (2, 9) and prompt.dtype == pooled.dtype == np.float32
-    np.testing.assert_array_equal(prompt[:, :3], np.concatenate([left[0], right[0], np.zeros((2, 3, 3))], axis=2))
-    np.testing.assert_array_equal(prompt[:, 3:], t5.tokens)
+    all_encoders = encoders()
+    left, right, t5 = (all_encoders[name].encode(["x", "y"]) for name in all_encoders)
+    tokens, pooled = embed_texts(["x", "y"], all_encoders, SETTINGS)
+    assert tokens.shape == (2, 5, 12) and pooled.shape == (2, 9) and tokens.dtype == pooled.dtype == np.float32
+    np.testing.assert_array_equal(tokens[:, :3], np.concatenate([left[0], right[0], np.zeros((2, 3, 3))], axis=2))
+    np.testing.assert_array_equal(tokens[:, 3:], t5.tokens)
     np.testing.assert_array_equal(pooled, np.concatenate([left[1], right[1]], axis=1))
 
 
 @pytest.mark.parametrize("missing", ["clip_l", "clip_g", "t5"])
-def test_zeros_stand_for_an_encoder(missing):
-    whole, without = (embed_texts(["x"], some, SETTINGS) for some in (encoders(), encoders(*{*encoders()} - {missing})))
+def test_zeros_replace_a_missing_encoder(missing):
+    complete, without = (
+        embed_texts(["x"], some, SETTINGS) for some in (encoders(), encoders(*{*encoders()} - {missing}))
+    )
     places = {
         "clip_l": (np.s_[:, :3, :4], np.s_[:, :4]),
         "clip_g": (np.s_[:, :3, 4:9], np.s_[:, 4:]),
         "t5": (np.s_[:, 3:], np.s_[:, :0]),
     }
-    for value, place in zip(whole, places[missing], strict=True):
+    for value, place in zip(complete, places[missing], strict=True):
         value[place] = 0
-    for value, other in zip(whole, without, strict=True):
+    for value, other in zip(complete, without, strict=True):
         np.testing.assert_array_equal(value, other)
 
 
-def test_encoders_of_other_sizes_are_named():
+def test_encoders_of_other_sizes_are_refused():
     with pytest.raises(
         ValueError, match=r"clip_l gives 3 tokens of 5 features, not 3 of 4: .*CLIP-L and CLIP-G swapped"
     ):
@@ -60,7 +62,7 @@ def test_encoders_of_other_sizes_are_named():
 
 
 @pytest.mark.parametrize("storage", ["float16", "float32"])
-def test_records_are_the_captions_in_the_order_of_names(tmp_path, storage):
+def test_records_are_sorted_by_photograph_name(tmp_path, storage):
     work = Work(samples=3, per_file=2, batch=8)
     arguments = (CAPTIONS, encoders("clip_l", "clip_g"), tmp_path)
     assert embed_captions(*arguments, work._replace(shard=(1, 2)), SETTINGS, storage) == (1, 0)
@@ -75,8 +77,8 @@ def test_records_are_the_captions_in_the_order_of_names(tmp_path, storage):
     assert len(records) == len(NAMES)
     for number, name in enumerate(sorted(NAMES)):
         record = records[number]
-        wanted = embed_texts([CAPTIONS[name].caption], encoders("clip_l", "clip_g"), SETTINGS)
-        for value, other in zip(wanted, (record["prompt"], record["pooled"]), strict=True):
+        expected = embed_texts([CAPTIONS[name].caption], encoders("clip_l", "clip_g"), SETTINGS)
+        for value, other in zip(expected, (record["prompt"], record["pooled"]), strict=True):
             assert other.dtype == storage
             np.testing.assert_array_equal(value[0].astype(storage), other)
 
@@ -117,12 +119,12 @@ def test_one_text_is_one_file(tmp_path):
         write_text(tmp_path / "null.npz", "", encoders(), SETTINGS)
 
 
-def test_what_overflows_is_refused():
+def test_an_overflow_is_refused():
     with pytest.raises(ValueError, match="not finite in float16: use --storage float32"):
         cast_to_storage(TextEmbedding(np.full((1, 1), 1e6, np.float32), np.zeros(1, np.float32)), "float16")
 
 
-def test_every_encoder_is_given_or_said_to_be_zeros(tmp_path):
+def test_every_encoder_is_given_or_replaced_by_zeros(tmp_path):
     for name in ("text_encoder", "text_encoder_2"):
         (tmp_path / name).mkdir()
     with pytest.raises(ValueError, match="has no text_encoder_3/: give --t5 FOLDER, or --zeros t5"):

@@ -1,4 +1,4 @@
-"""Text encoders and captioners of transformers: the parity fixtures, and whole commands on tiny random models."""
+"""Text encoders and captioners of transformers: parity fixtures, and the commands on tiny random models."""
 
 import json
 
@@ -22,7 +22,7 @@ from framer_jax.data.text import TextSettings
 from tests.support.tiny import photos
 from tools.parity.cases import load_case
 
-pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # of torch and transformers
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # raised by torch and transformers
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -33,7 +33,7 @@ WIDTHS = ("--clip-length", "8", "--t5-length", "6", "--widths", "16", "24", "48"
 
 
 def tokenizer(bos=True):
-    """Words by number, between beginning and end as CLIP's, or with an end as T5's."""
+    """A tokenizer of words, with beginning and end tokens like CLIP's or only an end token like T5's."""
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
     words = Tokenizer(models.WordLevel({word: number for number, word in enumerate(WORDS)}, "<unk>"))
@@ -63,7 +63,7 @@ def t5(width, seed=0):
 
 @pytest.fixture(scope="module")
 def pipeline(tmp_path_factory):
-    """A pipeline's text encoders, tiny and random."""
+    """A pipeline folder with tiny random text encoders."""
     place = tmp_path_factory.mktemp("pipeline")
     models = (clip(16, 0), clip(24, 1), t5(48))
     for model, number in zip(models, ("", "_2", "_3"), strict=True):
@@ -73,7 +73,7 @@ def pipeline(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", ["clip_text_proj_sd3_tiny", "t5_encoder_tiny"])
-def test_parity_of_what_is_taken(shared, name):
+def test_parity_of_the_features(shared, name):
     case = load_case(shared / "parity" / f"{name}.npz")
     config = dict(case.config["config"])
     of_t5 = name.startswith("t5")
@@ -82,15 +82,15 @@ def test_parity_of_what_is_taken(shared, name):
     state = {key: torch.tensor(value) for key, value in case.weights["model"].items()}
     missing, unexpected = model.load_state_dict(state, strict=False)
     assert not unexpected and not [key for key in missing if "embed_tokens" not in key and "position_ids" not in key]
-    found = (t5_features if of_t5 else clip_features)(model, torch.tensor(case.arrays["in/ids"]))
-    outputs = {"out/last_hidden_state": found.tokens} if of_t5 else {"out/penultimate": found.tokens}
-    outputs |= {} if of_t5 else {"out/pooled": found.pooled}
+    encoded = (t5_features if of_t5 else clip_features)(model, torch.tensor(case.arrays["in/ids"]))
+    outputs = {"out/last_hidden_state": encoded.tokens} if of_t5 else {"out/penultimate": encoded.tokens}
+    outputs |= {} if of_t5 else {"out/pooled": encoded.pooled}
     for entry, value in outputs.items():
         atol = case.tolerances[entry]
         np.testing.assert_allclose(value, case.arrays[entry], rtol=0, atol=atol, err_msg=entry)
 
 
-def test_a_text_does_not_depend_on_its_neighbours(pipeline):
+def test_an_embedding_does_not_depend_on_the_rest_of_the_batch(pipeline):
     folders = encoder_folders(str(pipeline), {}, [])
     encoders = {name: load_text_encoder(name, folder, SIZES) for name, folder in folders.items()}
     both, one = embed_texts(["a bird is red", "a"], encoders, SIZES), embed_texts(["a"], encoders, SIZES)
@@ -98,7 +98,7 @@ def test_a_text_does_not_depend_on_its_neighbours(pipeline):
     for value, other in zip(both, one, strict=True):
         np.testing.assert_allclose(value[1:], other, rtol=1e-4, atol=1e-5)
         assert np.abs(value[0] - value[1]).max() > 1e-3
-    # The very numbers that the models give, in their places.
+    # The outputs of the models, at their positions.
     ids = torch.tensor([[1, 5, 2, 0, 0, 0, 0, 0]])
     left = clip(16, 0)(ids, output_hidden_states=True)
     np.testing.assert_allclose(one.tokens[:, :8, :16], left.hidden_states[-2].detach(), rtol=1e-4, atol=1e-5)
@@ -143,7 +143,7 @@ def test_the_commands_end_to_end(pipeline, tmp_path, capsys):
 
 
 def llava(folder):
-    """A LLaVA of a few thousand random parameters."""
+    """A LLaVA model with a few thousand random parameters."""
     torch.manual_seed(0)
     sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
     vision = transformers.CLIPVisionConfig(**sizes, image_size=16, patch_size=8)
@@ -162,12 +162,14 @@ def test_a_captioner_end_to_end(tmp_path, capsys):
     command = ["precompute", "captions", "--photos", str(photos(tmp_path / "photos")), "--captioner", str(model)]
     options = ("--max-tokens", "5", "--prompt", "describe", "--temperature", "5", "--top-p", "1")
     assert main([*command, *options, "--output", str(output)]) == 0
-    found = read_captions([output])
-    assert len(found) == 3 and len({caption.raw for caption in found.values()}) > 1
-    assert all(len(caption.raw.split()) <= 5 and "describe ASSISTANT:" not in caption.raw for caption in found.values())
+    captions = read_captions([output])
+    assert len(captions) == 3 and len({caption.raw for caption in captions.values()}) > 1
+    assert all(
+        len(caption.raw.split()) <= 5 and "describe ASSISTANT:" not in caption.raw for caption in captions.values()
+    )
     for shard in ("0/2", "1/2"):
         assert main([*command, *options, "--output", str(tmp_path / "parts.jsonl"), "--shard", shard]) == 0
-    assert read_captions(tmp_path.glob("parts-*.jsonl")) == found
+    assert read_captions(tmp_path.glob("parts-*.jsonl")) == captions
     before = torch.random.get_rng_state()
     captioner = load_captioner(model, CaptionSettings(max_tokens=3, temperature=0.0))
     image = np.zeros((20, 30, 3), np.uint8)

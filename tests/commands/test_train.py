@@ -16,7 +16,7 @@ from framer_jax.data.photos import HELD_OUT
 from framer_jax.inference.model import LAST
 from framer_jax.porting.files import sha256_of
 from framer_jax.porting.weights import load_weights
-from framer_jax.training.logging import read_json_lines
+from tests.support.logs import read_json_lines
 from tests.support.paths import CONFIGS, ROOT
 from tests.support.tiny import MODEL, RUN, config, photos, weights
 

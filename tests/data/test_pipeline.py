@@ -1,4 +1,4 @@
-"""Batches: shapes, determinism over threads, processes, hosts and stops, and validation pairs."""
+"""Batches (shapes; independence of threads, processes, hosts and interruptions) and validation pairs."""
 
 import itertools
 import os
@@ -20,7 +20,7 @@ from tests.support.paths import ROOT
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Seven images in two sizes whose blue channel is their number."""
+    """Seven images of two sizes; the blue channel of each is its number."""
     root = tmp_path_factory.mktemp("images")
     for i in range(7):
         pixels = np.random.default_rng(i).integers(0, 256, (32 + 8 * (i % 2), 40, 3), np.uint8)
@@ -50,7 +50,7 @@ def assert_same(one, other):
 
 
 @given(size=st.integers(1, 40), new_size=st.integers(1, 40))
-def test_areas_are_shared_out_whole(size, new_size):
+def test_area_weights_sum_to_the_pixel_areas(size, new_size):
     areas = pipeline.area_matrix(size, new_size)
     np.testing.assert_allclose(areas.sum(axis=1), 1.0, rtol=1e-5)
     np.testing.assert_allclose(areas.sum(axis=0), new_size / size, rtol=1e-4)
@@ -59,26 +59,26 @@ def test_areas_are_shared_out_whole(size, new_size):
 
 
 def test_the_largest_square_is_reduced_to_the_crop(tmp_path):
-    """ResShift's way to cut ImageNet: the record is the mean of areas of a square as wide as the shorter side."""
+    """As in ResShift's ImageNet crops, the record is the area average of a square as wide as the shorter side."""
     noise = np.random.default_rng(0).integers(0, 256, (48, 60, 3), np.uint8)
     Image.fromarray(noise).save(tmp_path / "a.png")
     (batch,) = take(make(sources.folder_source(tmp_path, crop=24), crop_mode="square", global_batch=1), 1)
-    found = batch["hr"][0].astype(np.float64)
+    hr = batch["hr"][0].astype(np.float64)
     halves = [noise[:, left : left + 48].reshape(24, 2, 24, 2, 3).mean(axis=(1, 3)) for left in range(13)]
-    fits = [min(np.abs(found - half).max(), np.abs(found[:, ::-1] - half).max()) for half in halves]
-    assert sorted(fits)[0] <= 0.5 < sorted(fits)[1]
+    errors = sorted(min(np.abs(hr - half).max(), np.abs(hr[:, ::-1] - half).max()) for half in halves)
+    assert errors[0] <= 0.5 < errors[1]
     small = tmp_path / "small"
     small.mkdir()
     Image.fromarray(noise[:20, :30]).save(small / "a.png")
     (batch,) = take(make(sources.folder_source(small), crop_mode="square", global_batch=1), 1)
-    assert batch["hr"].shape == (1, 24, 24, 3)  # 24 of 30 columns, 20 rows and 4 of them again
+    assert batch["hr"].shape == (1, 24, 24, 3)  # 24 of 30 columns; 20 rows, padded by 4 reflected ones
     rows = batch["hr"][0]
     np.testing.assert_array_equal(rows[20:], rows[15:19][::-1])
     with pytest.raises(ValueError, match=r"crop_mode is .*: choose one of crop, square"):
         make(sources.folder_source(small), crop_mode="whole", global_batch=1)
 
 
-def test_turns_give_all_eight_ways_to_lay_a_crop(tmp_path):
+def test_flip_and_rotate_gives_all_eight_orientations(tmp_path):
     pixels = np.zeros((24, 24, 3), np.uint8)
     pixels[0, :, 0], pixels[:, 0, 1] = 255, 128
     Image.fromarray(pixels).save(tmp_path / "a.png")
@@ -89,7 +89,7 @@ def test_turns_give_all_eight_ways_to_lay_a_crop(tmp_path):
         assert len({batch["hr"].tobytes() for batch in batches}) == count
 
 
-def test_batches_have_the_contracts_shapes_and_prepare_makes_pairs(source):
+def test_batches_have_the_documented_shapes_and_prepare_makes_pairs(source):
     (batch,) = take(make(source), 1)
     assert batch["hr"].shape == (4, 24, 24, 3)
     assert batch["hr"].dtype == np.uint8
@@ -117,7 +117,7 @@ def test_the_cache_does_not_change_the_batches(folder, source):
     assert_same(take(make(fresh), 4), take(make(source), 4))
 
 
-def test_a_stopped_iterator_goes_on_where_it_was(source):
+def test_an_interrupted_iterator_resumes_exactly(source):
     uninterrupted = take(make(source), 9)
     first = make(source, num_threads=4)
     start = [next(first) for _ in range(4)]
@@ -128,7 +128,7 @@ def test_a_stopped_iterator_goes_on_where_it_was(source):
     assert_same(start + take(second, 5), uninterrupted)
 
 
-def test_epochs_show_every_image_once_in_another_order_with_other_crops(source):
+def test_every_epoch_has_all_images_in_another_order_with_other_crops(source):
     batches = take(make(source, global_batch=7), 3)
     for batch in batches:
         assert sorted(batch["record"]) == list(range(7))
@@ -142,9 +142,9 @@ def test_epochs_show_every_image_once_in_another_order_with_other_crops(source):
 def test_hosts_share_the_same_global_batches(source):
     together = take(make(source), 6)
     parts = [take(make(source, process_index=i, process_count=2), 6) for i in range(2)]
-    for whole, even, odd in zip(together, *parts, strict=True):
-        assert_same(even, jax.tree.map(lambda x: x[0::2], whole))
-        assert_same(odd, jax.tree.map(lambda x: x[1::2], whole))
+    for batch, even, odd in zip(together, *parts, strict=True):
+        assert_same(even, jax.tree.map(lambda x: x[0::2], batch))
+        assert_same(odd, jax.tree.map(lambda x: x[1::2], batch))
 
 
 def test_crops_reach_every_border_and_half_are_flipped(folder):
@@ -153,15 +153,15 @@ def test_crops_reach_every_border_and_half_are_flipped(folder):
     tops, lefts, flips = set(), set(), 0
     for batch in take(make(source, crop=32, global_batch=7), 40):
         for hr, record in zip(batch["hr"], batch["record"], strict=True):
-            whole = original[record]
-            found = [
+            image = original[record]
+            matches = [
                 (top, left, flip)
-                for top in range(whole.shape[0] - 31)
+                for top in range(image.shape[0] - 31)
                 for left in range(9)
                 for flip in (False, True)
-                if np.array_equal(whole[top : top + 32, left : left + 32][:, :: -1 if flip else 1], hr)
+                if np.array_equal(image[top : top + 32, left : left + 32][:, :: -1 if flip else 1], hr)
             ]
-            ((top, left, flip),) = found
+            ((top, left, flip),) = matches
             tops.add(top)
             lefts.add(left)
             flips += flip
@@ -170,7 +170,7 @@ def test_crops_reach_every_border_and_half_are_flipped(folder):
     assert 100 < flips < 180  # of 280
 
 
-def test_a_damaged_image_does_not_break_the_order(folder, tmp_path):
+def test_a_damaged_image_does_not_change_the_order(folder, tmp_path):
     for path in folder.iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes()[: 1500 if path.name == "3.png" else None])
     runs = [
@@ -191,12 +191,12 @@ def test_a_damaged_image_does_not_break_the_order(folder, tmp_path):
         ({"global_batch": 16, "epochs": 2}, "less than one batch of 16"),
     ],
 )
-def test_what_cannot_work_is_refused_before_it_starts(source, changes, message):
+def test_invalid_arguments_are_refused(source, changes, message):
     with pytest.raises(ValueError, match=message):
         make(source, **changes)
 
 
-def test_validation_pairs_are_the_same_bytes_whatever_is_beside_them(source, folder):
+def test_validation_pairs_do_not_depend_on_other_photographs(source, folder):
     pairs = whole_photos.validation_pairs(source, LIGHT_ONE_STAGE, seed=3)
     assert [pair.name for pair in pairs] == [f"{i}.png" for i in range(7)]
     assert pairs[0].hr.shape == (32, 40, 3)
@@ -218,7 +218,7 @@ def test_validation_pairs_are_the_same_bytes_whatever_is_beside_them(source, fol
 
 @pytest.mark.slow
 def test_worker_processes_do_not_change_the_batches(folder):
-    """In a process of its own: workers are spawned, and want a main module that can be imported."""
+    """Run in a separate process, since spawned workers need an importable main module."""
     program = textwrap.dedent(
         f"""
         import numpy as np, jax

@@ -1,4 +1,4 @@
-"""Image files as a source: what is read, and what is said about what cannot be."""
+"""Image files as a source: reading, and errors for files that cannot be read."""
 
 import pickle
 
@@ -15,7 +15,7 @@ PHOTO_NAMES = {
 
 
 def write_images(folder, number, size=(24, 20), start=0):
-    """Noise PNGs 000.png, 001.png, …, `size` is (width, height)."""
+    """Write noise images 000.png, 001.png, …; `size` is (width, height)."""
     folder.mkdir(parents=True, exist_ok=True)
     for i in range(start, start + number):
         pixels = np.random.default_rng(i).integers(0, 256, (size[1], size[0], 3), np.uint8)
@@ -33,9 +33,9 @@ def test_a_folder_is_read_recursively_in_a_fixed_order(tmp_path):
     Image.new("RGB", (30, 30), (255, 0, 0)).save(tmp_path / "top.JPG")
     (tmp_path / "notes.txt").write_text("not an image")
     write_images(tmp_path / ".thumbnails" / "b", 1)
-    (tmp_path / "._top.png").write_bytes(b"\0\5\x16\7")  # what macOS leaves on foreign disks
-    for name in ("figure.eps", "paper.pdf", "film.mpg", "data.h5"):  # Pillow knows of them, but is no reader of them
-        (tmp_path / name).write_text("no photograph")
+    (tmp_path / "._top.png").write_bytes(b"\0\5\x16\7")  # macOS writes such files to other file systems
+    for name in ("figure.eps", "paper.pdf", "film.mpg", "data.h5"):  # registered in Pillow, but not readable by it
+        (tmp_path / name).write_text("not an image")
     source = sources.folder_source(tmp_path)
     assert source.names == ["a/deep/000.png", "b/000.png", "b/001.png", "top.JPG"]
     assert len(source) == 4
@@ -52,12 +52,12 @@ def test_a_folder_is_read_recursively_in_a_fixed_order(tmp_path):
 def test_crops_are_the_same_with_and_without_the_cache(tmp_path, cache_bytes):
     write_images(tmp_path, 1)
     source = sources.folder_source(tmp_path, cache_bytes=cache_bytes)
-    whole = np.asarray(Image.open(tmp_path / "000.png"))
+    image = np.asarray(Image.open(tmp_path / "000.png"))
     for _ in range(2):
-        np.testing.assert_array_equal(source[0].crop(3, 5, 8, 10), whole[3:11, 5:15])
+        np.testing.assert_array_equal(source[0].crop(3, 5, 8, 10), image[3:11, 5:15])
 
 
-def test_empty_missing_and_foreign_folders_are_one_line_errors(tmp_path):
+def test_empty_and_missing_folders_and_folders_of_other_files_are_errors(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"there is no folder .*nowhere"):
         sources.folder_source(tmp_path / "nowhere")
     with pytest.raises(ValueError, match=r"holds no image"):
@@ -84,7 +84,7 @@ def test_a_truncated_image_is_named_once_and_replaced(tmp_path, caplog, cache_by
     write_images(tmp_path, 5)
     truncate(tmp_path / "002.png")
     source = sources.folder_source(tmp_path, cache_bytes=cache_bytes)
-    assert len(source) == 5  # the header is whole: it is found when it is decoded
+    assert len(source) == 5  # the header is intact, so the damage is found on decoding
     for _ in range(3):
         photo = source[2]
         assert photo.record == 3
@@ -145,30 +145,30 @@ def test_every_pillow_mode_becomes_rgb(tmp_path):
     assert (sources.read_image(tmp_path / "bits.png") == 255).all()
 
 
-def test_a_palette_with_transparency_by_the_byte_is_no_warning(tmp_path):
+def test_a_palette_with_transparency_per_entry_gives_no_warning(tmp_path):
     image = Image.new("P", (32, 32))
     image.putpalette([1, 2, 3, 4, 5, 6])
     image.save(tmp_path / "image.png", transparency=bytes([0, 128]))
     np.testing.assert_array_equal(sources.read_image(tmp_path / "image.png")[0, 0], (1, 2, 3))
 
 
-def test_photographs_are_turned_upright(tmp_path):
+def test_photographs_are_rotated_upright(tmp_path):
     image = Image.fromarray(np.arange(12 * 16 * 3, dtype=np.uint8).reshape(12, 16, 3))
     exif = Image.Exif()
-    exif[0x0112] = 6  # turned by 90°
-    image.save(tmp_path / "turned.png", exif=exif)
+    exif[0x0112] = 6  # rotated by 90°
+    image.save(tmp_path / "rotated.png", exif=exif)
     source = sources.folder_source(tmp_path)
     assert source[0].size == (16, 12)
 
 
-def test_reading_a_damaged_file_is_an_error_with_the_name(tmp_path):
+def test_reading_a_damaged_file_names_it(tmp_path):
     write_images(tmp_path, 1)
     truncate(tmp_path / "000.png")
     with pytest.raises(ValueError, match=r"000\.png cannot be read as an image"):
         sources.read_image(tmp_path / "000.png")
 
 
-def test_sources_travel_to_worker_processes(tmp_path):
+def test_sources_can_be_pickled_for_worker_processes(tmp_path):
     write_images(tmp_path, 2)
     source = sources.folder_source(tmp_path)
     expected = source[1].crop(0, 0, 20, 24)
@@ -186,7 +186,7 @@ def test_the_split_is_fixed():
     assert set(photos.TRAINING) | set(photos.HELD_OUT) == PHOTO_NAMES
 
 
-def test_every_photograph_is_there():
+def test_all_photographs_are_available():
     pytest.importorskip("skimage")
     pytest.importorskip("sklearn")
     source = photos.photo_source(tuple(photos.PHOTOS), crop=256)

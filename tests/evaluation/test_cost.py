@@ -26,23 +26,23 @@ def floats(*shape):
     return jax.ShapeDtypeStruct(shape, jnp.float32)
 
 
-def counted(function, *inputs):
+def products_of(function, *inputs):
     return list(products(jax.make_jaxpr(function)(*inputs)))
 
 
-def of_module(module, *inputs):
-    """Products of a flax module that is only traced; making its parameters multiplies nothing."""
-    return counted(module.init_with_output, jax.random.key(0), *inputs)
+def products_of_module(module, *inputs):
+    """Products of a flax module that is only traced; initialising its parameters has no products."""
+    return products_of(module.init_with_output, jax.random.key(0), *inputs)
 
 
-# --- one product ------------------------------------------------------------------------------------------------------
+# --- single layers ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("module", "shape", "macs"),
     [
         (nn.Dense(5), (2, 7, 3), 2 * 7 * 3 * 5),
-        (nn.Conv(8, (3, 3)), (2, 6, 5, 4), 2 * 6 * 5 * 9 * 4 * 8),  # with the places outside the picture
+        (nn.Conv(8, (3, 3)), (2, 6, 5, 4), 2 * 6 * 5 * 9 * 4 * 8),  # including the zero padding
         (nn.Conv(8, (3, 3), padding="VALID"), (2, 6, 5, 4), 2 * 4 * 3 * 9 * 4 * 8),
         (nn.Conv(8, (4, 4), strides=2), (1, 8, 8, 4), 4 * 4 * 16 * 4 * 8),
         (nn.Conv(8, (3, 3), feature_group_count=4), (1, 6, 5, 4), 6 * 5 * 9 * 1 * 8),
@@ -51,32 +51,32 @@ def of_module(module, *inputs):
     ids=["dense", "conv", "valid", "strided", "depthwise", "transposed"],
 )
 def test_one_layer(module, shape, macs):
-    (found,) = of_module(module, floats(*shape))
-    assert (found.macs, found.module) == (macs, type(module).__name__)
-    assert found.kind == ("matrix" if isinstance(module, nn.Dense) else "convolution")
+    (product,) = products_of_module(module, floats(*shape))
+    assert (product.macs, product.module) == (macs, type(module).__name__)
+    assert product.kind == ("matrix" if isinstance(module, nn.Dense) else "convolution")
 
 
 def test_attention():
     batch, tokens, others, heads, width = 2, 9, 5, 3, 4
-    found = counted(attention, *(floats(batch, count, heads, width) for count in (tokens, others, others)))
-    assert [product.kind for product in found] == ["batched matrix"] * 2
-    assert [product.macs for product in found] == [batch * heads * tokens * others * width] * 2
+    listed = products_of(attention, *(floats(batch, count, heads, width) for count in (tokens, others, others)))
+    assert [product.kind for product in listed] == ["batched matrix"] * 2
+    assert [product.macs for product in listed] == [batch * heads * tokens * others * width] * 2
 
 
 def test_modules_have_their_paths():
     channels, side, window = 6, 8, 4
-    found = of_module(
+    listed = products_of_module(
         WindowAttention(heads=2, window=window, shift=2, variant="correct"), floats(1, side, side, channels)
     )
     pixels = side * side
-    assert macs_by_module(found) == {
+    assert macs_by_module(listed) == {
         "WindowAttention/qkv": pixels * channels * 3 * channels,
         "WindowAttention": 2 * pixels * window**2 * channels,
         "WindowAttention/project": pixels * channels * channels,
     }
 
 
-# --- what stands around products --------------------------------------------------------------------------------------
+# --- control flow and transformations ---------------------------------------------------------------------------------
 
 
 def square(x):
@@ -98,7 +98,7 @@ EIGHT = floats(8, 8)
         (lambda x: jax.lax.fori_loop(0, 3, lambda _, y: jax.lax.fori_loop(0, 4, lambda _, z: square(z), y), x), 12),
         (lambda x: jax.lax.cond(x[0, 0] > 0, square, lambda y: square(square(y)), x), 2),
         (lambda x: jax.lax.switch(1, [lambda y: y, square], x), 1),
-        (jax.nn.relu6, 0),  # a custom derivative around no product
+        (jax.nn.relu6, 0),  # a custom derivative without products
         (custom, 1),
         (lambda x: jax.vmap(square)(jnp.stack([x, x])), 2),
         (lambda x: jax.grad(lambda y: square(y).sum())(x), 3),
@@ -106,14 +106,16 @@ EIGHT = floats(8, 8)
     ids=["jit", "checkpoint", "scan", "nested", "cond", "switch", "nothing", "custom", "vmap", "grad"],
 )
 def test_control_flow(function, times):
-    found = counted(function, EIGHT)
-    assert sum(product.macs for product in found) == times * 8**3
-    assert all(product.bounded for product in found)
+    listed = products_of(function, EIGHT)
+    assert sum(product.macs for product in listed) == times * 8**3
+    assert all(product.bounded for product in listed)
 
 
 def test_loops_of_unknown_length_are_marked():
-    found = counted(lambda x: jax.lax.while_loop(lambda y: square(y).sum() < 9, lambda y: square(square(y)), x), EIGHT)
-    assert [(product.macs, product.bounded) for product in found] == [(8**3, False)] * 3
+    listed = products_of(
+        lambda x: jax.lax.while_loop(lambda y: square(y).sum() < 9, lambda y: square(square(y)), x), EIGHT
+    )
+    assert [(product.macs, product.bounded) for product in listed] == [(8**3, False)] * 3
 
 
 def test_paths_through_loops_and_transformations():
@@ -132,8 +134,8 @@ def test_paths_through_loops_and_transformations():
     def steps(params, x):
         return jax.lax.scan(lambda y, _: (jax.vmap(lambda z: module.apply(params, z))(y[None])[0], None), x, None, 4)[0]
 
-    # einsum has no path of its own, nor has a method
-    assert macs_by_module(counted(steps, params, EIGHT)) == dict.fromkeys(
+    # neither einsum nor a method adds to the path
+    assert macs_by_module(products_of(steps, params, EIGHT)) == dict.fromkeys(
         ("Inner/first", "Inner", "Inner/second"), 4 * 8**3
     )
 
@@ -151,16 +153,16 @@ def test_paths_through_loops_and_transformations():
     ],
     ids=["classical", "lightweight", "real-world L", "small pixelshuffle"],
 )
-def test_published_swinir(arguments, gmacs):
-    found = of_module(SwinIR(**arguments), floats(1, 64, 64, 3))
+def test_published_swinir_macs(arguments, gmacs):
+    listed = products_of_module(SwinIR(**arguments), floats(1, 64, 64, 3))
     digits = len(str(gmacs).split(".")[1])
-    assert round(sum(product.macs for product in found) / 1e9, digits) == gmacs
+    assert round(sum(product.macs for product in listed) / 1e9, digits) == gmacs
 
 
-def test_swinir_small_is_the_published_10_087_giga():
-    """DTKD prints 10.087 GFLOPs; they are ptflops' "MACs" (0.7.5: 9.333194752 G) and the products of attention."""
-    found = of_module(SwinIR(), floats(1, 64, 64, 3))
-    kinds = macs_by_kind(found)
+def test_swinir_small_has_the_published_10_087_gmacs():
+    """DTKD's 10.087 GFLOPs are the sum of ptflops' "MACs" (0.7.5: 9.333194752 G) and the products of attention."""
+    listed = products_of_module(SwinIR(), floats(1, 64, 64, 3))
+    kinds = macs_by_kind(listed)
     pixels, blocks, width = 64 * 64, 24, 60
     dense = (3 + 1 + 2 + 2) * width * width
     assert kinds["matrix"] == blocks * pixels * dense
@@ -168,17 +170,17 @@ def test_swinir_small_is_the_published_10_087_giga():
     head = pixels * width * 64 + (4 + 16 + 16) * pixels * 64 * 64 + 16 * pixels * 64 * 3
     assert kinds["convolution"] == 9 * (pixels * (3 * width + 5 * width * width) + head)
     biases = pixels * (blocks * (3 + 1 + 2 + 1) * width + 6 * width + 64 + (4 + 16 + 16) * 64 + 16 * 3)
-    assert sum(kinds.values()) + biases == 9_999_597_568  # ptflops with its backend 'aten', to the digit
+    assert sum(kinds.values()) + biases == 9_999_597_568  # ptflops with backend 'aten', exactly
     others = {
         "biases": biases,
         "norms": (2 * blocks + 2) * pixels * width,
         "leaky ReLU": (1 + 4 + 16 + 16) * pixels * 64,
         "GELU, as a module and as a function": 2 * blocks * pixels * 2 * width,
         "softmax": blocks * pixels * 6 * 64,
-        "nearest neighbours": (4 + 16) * pixels * 64,
+        "nearest-neighbor upsampling": (4 + 16) * pixels * 64,
     }
     ptflops = kinds["convolution"] + kinds["matrix"] + sum(others.values())
-    assert ptflops == 9_333_194_752  # ptflops with its backend 'pytorch', to the digit
+    assert ptflops == 9_333_194_752  # ptflops with backend 'pytorch', exactly
     assert ptflops + kinds["batched matrix"] == pytest.approx(10.087e9, rel=2e-4)
 
 
@@ -190,7 +192,7 @@ def test_resshift_v1_is_counted_with_all_its_steps():
     for product in products(traced.jaxpr):
         if product.module:
             totals[product.module.split("/")[0]] += product.macs
-    assert round(totals["SwinUNet"] / 15 / 1e9, 1) == 50.7  # as measured on the original
+    assert round(totals["SwinUNet"] / 15 / 1e9, 1) == 50.7  # as measured on the original implementation
     assert round(totals["VQAutoencoder"] / 1e9) == 508
 
 
@@ -205,7 +207,7 @@ def test_xla_counts_two_flops_for_a_mac():
     assert xla_flops(square, EIGHT) == 2 * 8**3
 
 
-def test_xla_leaves_out_places_outside_the_picture():
+def test_xla_does_not_count_zero_padding():
     convolution = nn.Conv(8, (3, 3), use_bias=False)
     inputs = (jax.eval_shape(convolution.init, jax.random.key(0), floats(1, 6, 5, 4)), floats(1, 6, 5, 4))
     assert xla_flops(convolution.apply, *inputs) == 2 * (3 * 6 - 2) * (3 * 5 - 2) * 4 * 8
@@ -216,7 +218,7 @@ def test_xla_counts_the_body_of_a_loop_once():
         return jax.lax.scan(lambda y, _: (square(y), None), x, None, length=50)[0]
 
     assert xla_flops(chain, EIGHT) < 2 * 2 * 8**3
-    assert sum(product.macs for product in counted(chain, EIGHT)) == 50 * 8**3
+    assert sum(product.macs for product in products_of(chain, EIGHT)) == 50 * 8**3
 
 
 # --- the command ------------------------------------------------------------------------------------------------------
@@ -224,7 +226,7 @@ def test_xla_counts_the_body_of_a_loop_once():
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A training directory's weights of a tiny student."""
+    """A training directory with the weights of a tiny student."""
     folder = tmp_path_factory.mktemp("run")
     weights(folder / "weights.safetensors", base=CONFIGS / "swinir_small.py")
     return folder
@@ -241,10 +243,10 @@ def test_cost_of_a_model(folder, capsys):
     assert cli.main([*words, "--json"]) == 0
     cost = json.loads(capsys.readouterr().out)
     model = load_model(folder)
-    found = list(products(trace(model.recipe, model.params, {}, CostSettings(16, 8)).jaxpr))
-    assert cost["macs"] == sum(product.macs for product in found)  # per image, whatever the batch
-    assert cost["macs_by_module"] == macs_by_module(found)
-    assert cost["macs_by_kind"] == macs_by_kind(found)
+    listed = list(products(trace(model.recipe, model.params, {}, CostSettings(16, 8)).jaxpr))
+    assert cost["macs"] == sum(product.macs for product in listed)  # per image, whatever the batch
+    assert cost["macs_by_module"] == macs_by_module(listed)
+    assert cost["macs_by_kind"] == macs_by_kind(listed)
     assert cost["flops"] == 2 * cost["macs"]
     assert 0.5 * cost["flops"] < cost["xla_flops"] < 2 * cost["flops"]
     assert cost["unbounded_macs"] == 0
@@ -280,7 +282,7 @@ def test_cost_of_a_configuration_without_any_weights(tmp_path, capsys):
     }
 
 
-def test_frozen_modules_are_shapes():
+def test_frozen_shapes_read_no_weights():
     shapes = frozen_shapes(to_dict(load_config(CONFIGS / "resshift_v1.py"))["recipe"])
     assert set(shapes) == {"autoencoder"}
     assert all(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(shapes))
@@ -288,7 +290,7 @@ def test_frozen_modules_are_shapes():
 
 
 def test_bad_requests_are_one_line(folder, tmp_path, capsys):
-    assert "--cost needs a model: name a weights file" in fails(capsys, "--cost")
+    assert "--cost of what? Name a weights file" in fails(capsys, "--cost")
     assert "--size belongs to --cost: add --cost" in fails(capsys, folder, "--size", "16")
     assert "--runs belongs to --cost: add --cost" in fails(capsys, "--runs", "3")
     for size in ("16by8", "-8", "8x", "x", "8.5"):

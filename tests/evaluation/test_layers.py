@@ -1,4 +1,4 @@
-"""Layers against the last one: cosines, factors, densities and matrices of a recipe whose taps are made by hand."""
+"""Layer analysis: cosines, factors, densities and matrices of a recipe with constructed taps."""
 
 import jax
 import jax.numpy as jnp
@@ -24,13 +24,13 @@ def recipe(taps):
     """A recipe whose taps are a function of the batch's 'lr' and its parameters' 'gain'."""
 
     def loss(params, frozen, state, batch, key, step):
-        found = taps(batch["lr"] * params["gain"])
-        return Loss(jnp.zeros(batch["lr"].shape[0]), {}, tuple(found), state)
+        maps = taps(batch["lr"] * params["gain"])
+        return Loss(jnp.zeros(batch["lr"].shape[0]), {}, tuple(maps), state)
 
     def sample(params, frozen, lr, noise):
         return lr
 
-    return Recipe("by hand", 1, lambda key, batch: {}, (Update("only", (), loss),), sample)
+    return Recipe("constructed", 1, lambda key, batch: {}, (Update("only", (), loss),), sample)
 
 
 def batch(seed, count=3, side=8):
@@ -39,7 +39,7 @@ def batch(seed, count=3, side=8):
 
 
 def average(x):
-    """Low band only: the mean of every map."""
+    """The low band only: the mean of every feature map."""
     return jnp.broadcast_to(x.mean(axis=(1, 2), keepdims=True), x.shape)
 
 
@@ -52,10 +52,10 @@ PARAMS = {"gain": jnp.float32(1)}
 
 @pytest.fixture(scope="module")
 def analysis():
-    return layer_analysis(recipe(students), PARAMS, batch(0), batch(1), KEY, radius=0.1)  # low: the mean alone
+    return layer_analysis(recipe(students), PARAMS, batch(0), batch(1), KEY, radius=0.1)  # the low band is the mean
 
 
-def test_cosines_of_known_maps(analysis):
+def test_cosines_of_known_feature_maps(analysis):
     np.testing.assert_allclose(analysis.similarity.low, [1, -1, -1, 1], atol=1e-5)
     np.testing.assert_allclose(analysis.similarity.high, [1, -1, 1, 1], atol=1e-5)
     assert analysis.similarity.middle_high == pytest.approx(0, abs=1e-5)
@@ -78,8 +78,8 @@ def test_densities_cover_every_coefficient(analysis):
     for band in (low, high):
         np.testing.assert_allclose(band @ np.diff(edges), 1, rtol=1e-4)
     np.testing.assert_array_equal(low[0], low[-1])
-    centres = (edges[1:] + edges[:-1]) / 2
-    assert (high[3] * np.diff(edges)) @ centres > (high[0] * np.diff(edges)) @ centres + 0.5  # 3 x is larger
+    centers = (edges[1:] + edges[:-1]) / 2
+    assert (high[3] * np.diff(edges)) @ centers > (high[0] * np.diff(edges)) @ centers + 0.5  # 3 x is larger
 
 
 def test_matrices_compare_the_images_of_one_layer(analysis):
@@ -93,7 +93,7 @@ def test_matrices_compare_the_images_of_one_layer(analysis):
         np.testing.assert_allclose(layer, mean @ mean.T, atol=1e-5)
 
 
-def test_a_linear_map_of_the_teacher_is_found_by_the_probe():
+def test_the_probe_recovers_a_linear_map_of_the_teacher():
     mixing = np.random.default_rng(2).standard_normal((4, 6)).astype(np.float32)
 
     def taps(x):
@@ -101,11 +101,11 @@ def test_a_linear_map_of_the_teacher_is_found_by_the_probe():
         coarse = x[:, ::2, ::2]
         return [wider, jnp.zeros_like(wider), coarse, x]
 
-    found = mapped_taps(recipe(taps), PARAMS, batch(0), batch(1), KEY)
-    assert [tap.shape for tap in found] == [(3, 8, 8, 4)] * 4
+    mapped = mapped_taps(recipe(taps), PARAMS, batch(0), batch(1), KEY)
+    assert [tap.shape for tap in mapped] == [(3, 8, 8, 4)] * 4
     measured = layer_similarity(recipe(taps), PARAMS, batch(0), batch(1), KEY)
     assert min(measured.low[0], measured.high[0]) > 0.99
-    assert measured.high[1] == pytest.approx(0, abs=1e-3)  # constant: the best map is the mean
+    assert measured.high[1] == pytest.approx(0, abs=1e-3)  # constant features: the best linear map is the mean
     assert 0 < measured.high[2] < 0.9
 
 
@@ -114,7 +114,7 @@ def test_one_tap_is_refused():
         mapped_taps(recipe(lambda x: [x]), PARAMS, batch(0), batch(1), KEY)
 
 
-def test_every_part_has_a_picture(analysis, tmp_path):
+def test_every_measurement_has_a_plot(analysis, tmp_path):
     pytest.importorskip("matplotlib")
     plot_similarity({"one": analysis.similarity}, tmp_path / "similarity.png", "title")
     plot_factors(analysis.factors, tmp_path / "factors.png")

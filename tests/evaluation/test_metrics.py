@@ -1,4 +1,4 @@
-"""PSNR and SSIM: known values, scikit-image as the independent judge, published digits (slow), and the table of ids."""
+"""PSNR and SSIM: known values, comparison with scikit-image, published digits (slow), and the table of ids."""
 
 import csv
 
@@ -36,13 +36,13 @@ def test_a_constant_shift_has_a_known_psnr(shift):
 
 
 def test_luma_of_black_white_and_primaries():
-    colours = jnp.asarray([[0, 0, 0], [1, 1, 1], [1, 0, 0], [0, 1, 0], [0, 0, 1]], jnp.float32).reshape(1, 1, 5, 3)
-    np.testing.assert_allclose(luma_studio(colours)[0, 0], [16, 235, 81.481, 144.553, 40.966], rtol=1e-6)
+    colors = jnp.asarray([[0, 0, 0], [1, 1, 1], [1, 0, 0], [0, 1, 0], [0, 0, 1]], jnp.float32).reshape(1, 1, 5, 3)
+    np.testing.assert_allclose(luma_studio(colors)[0, 0], [16, 235, 81.481, 144.553, 40.966], rtol=1e-6)
 
 
 @settings(deadline=None, max_examples=5)
 @given(seed=st.integers(0, 10_000))
-def test_psnr_is_numpy_in_float64(seed):
+def test_psnr_equals_numpy_in_float64(seed):
     first, second = pair(seed)
     error = np.mean((first.astype(np.float64) - second) ** 2, axis=(1, 2, 3))
     np.testing.assert_allclose(psnr_rgb(first, second), -10 * np.log10(error + 1e-8), atol=1e-4)
@@ -50,8 +50,8 @@ def test_psnr_is_numpy_in_float64(seed):
 
 
 @pytest.mark.parametrize(("peak", "low", "high"), [(1.0, 0.0, 1.0), (255.0, 0.0, 255.0), (255.0, 230.0, 235.0)])
-def test_structural_similarity_is_that_of_scikit_image(peak, low, high):
-    """The last case is almost flat and bright, where float32 moments cancel."""
+def test_structural_similarity_equals_scikit_image(peak, low, high):
+    """The last case is almost flat and bright, so that float32 moments cancel."""
     similarity = pytest.importorskip("skimage.metrics").structural_similarity
     first, second = (low + (high - low) * image[..., 0] for image in pair(height=40, width=36))
     made = jax.jit(structural_similarity)(first, second, peak)
@@ -78,13 +78,13 @@ def test_ssim_rounds_luma_and_psnr_does_not():
     assert np.abs(np.asarray(rounded - unrounded)).min() > 2e-6
 
 
-def test_crop_border_is_left_out():
+def test_crop_border_is_ignored():
     first, second = pair()
-    spoilt = second.copy()
-    spoilt[:, :4] = spoilt[:, -4:] = spoilt[:, :, :4] = spoilt[:, :, -4:] = 0
-    whole, inner = score(first, spoilt, ["psnr-rgb"]), score(first, spoilt, ["psnr-rgb"], crop_border=4)
+    corrupted = second.copy()
+    corrupted[:, :4] = corrupted[:, -4:] = corrupted[:, :, :4] = corrupted[:, :, -4:] = 0
+    full, inner = score(first, corrupted, ["psnr-rgb"]), score(first, corrupted, ["psnr-rgb"], crop_border=4)
     np.testing.assert_allclose(inner["psnr-rgb"], psnr_rgb(first[:, 4:-4, 4:-4], second[:, 4:-4, 4:-4]), rtol=1e-6)
-    assert (inner["psnr-rgb"] > whole["psnr-rgb"]).all()
+    assert (inner["psnr-rgb"] > full["psnr-rgb"]).all()
 
 
 @pytest.mark.parametrize("name", ["psnr", "ssim", "niqe-", "maniqa", "PSNR-Y", ""])
@@ -112,7 +112,7 @@ def test_missing_inputs_are_named():
         score(image, image, ["psnr-y"], crop_border=10)
 
 
-def test_every_row_of_the_table_says_what_it_is():
+def test_every_metric_is_described():
     assert all(name == name.lower() and row.description for name, row in METRICS.items())
     assert not METRICS["niqe"].needs_reference
     assert not METRICS["niqe-framer"].needs_niqe_model

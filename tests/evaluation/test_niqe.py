@@ -61,15 +61,15 @@ def test_published_scores_of_100_images_to_the_printed_digits(shared):
         made.extend(niqe(np.stack(images) / np.float32(255), model, luma="full"))
     expected = np.array([float(row["niqe"]) for row in rows])
     assert len(rows) == 100
-    # The sixth decimal is float32 arithmetic on the authors' GPU. A moment ratio on the border between two entries of
-    # the shape table falls on either side with its last bit: one image of the hundred does, in some runs.
+    # The sixth decimal depends on float32 arithmetic on the authors' GPU. The last bit of a moment ratio on the border
+    # between two entries of the shape table decides between them; this happens for one of the images in some runs.
     error = np.abs(np.asarray(made) - expected)
     assert np.sort(error)[-2] <= 3e-6
     assert error.max() <= 1e-3
     assert f"{np.mean(made):.4f}" == "5.6476"
 
 
-def test_batches_and_floats_score_as_their_files(image):
+def test_batches_and_floats_have_the_scores_of_their_files(image):
     model = module.shipped_niqe_model()
     flipped = image[:, :, ::-1]
     both = niqe(np.concatenate([image, flipped]), model)
@@ -87,7 +87,7 @@ def test_noise_and_blur_score_worse_than_the_photograph(image):
 
 
 @pytest.mark.parametrize("luma", ["studio", "full"])
-def test_flat_blocks_are_left_out_and_flat_images_named(image, luma):
+def test_flat_blocks_are_ignored_and_flat_images_refused(image, luma):
     model = module.shipped_niqe_model()
     wide = np.concatenate([image[:, :192, :192], np.full((1, 192, 192, 3), 0.5, np.float32)], axis=2)
     assert np.isfinite(niqe(wide, model, luma=luma)).all()
@@ -120,7 +120,7 @@ def test_model_files(tmp_path):
     assert np.linalg.eigvalsh(shipped.covariance).min() > 0
 
 
-def test_sharp_blocks_are_chosen():
+def test_the_fit_uses_sharp_blocks_only():
     features = np.random.default_rng(0).normal(size=(200, 36))
     sharpness = np.repeat([4.0, 3.01, 2.99, 1.0], 50)
     fit = fit_gaussian([(features, sharpness)], threshold=0.75)

@@ -1,4 +1,4 @@
-"""From two folders of pictures to a table, a CSV and a JSON; the bootstrap; and what is said about bad input."""
+"""Scores of two folders of images as a table, CSV and JSON; the bootstrap; and errors for bad input."""
 
 import csv
 import io
@@ -69,7 +69,7 @@ def test_end_to_end(folders, tmp_path):
     assert "3 images" in out.getvalue()
 
 
-def test_outputs_are_never_overwritten_unasked(folders, tmp_path):
+def test_outputs_are_only_overwritten_on_request(folders, tmp_path):
     (tmp_path / "scores.csv").write_text("mine")
     with pytest.raises(FileExistsError, match=r"scores\.csv"):
         evaluate(*folders, IDS, csv_path=tmp_path / "scores.csv")
@@ -99,7 +99,7 @@ def test_without_a_reference_and_with_one_image(tmp_path, fixtures):
     assert "1 image" in out.getvalue()
 
 
-def test_pairs_by_stem_or_by_path_where_stems_repeat(folders, tmp_path):
+def test_pairs_by_stem_or_by_path_if_stems_repeat(folders, tmp_path):
     sr, gt = folders
     pairs, left_out = pair_files(sr, gt)
     assert [pair.name for pair in pairs] == ["a", "b", "c"]
@@ -153,22 +153,22 @@ def test_bad_input_is_named(folders, tmp_path):
     (sr / "b.png").write_bytes((sr / "b.png").read_bytes()[:200])
     with pytest.raises(ValueError, match=r"b\.png: cannot be read"):
         evaluate(sr, gt, IDS)
-    (sr / "b.png").write_text("no picture")
+    (sr / "b.png").write_text("not an image")
     with pytest.raises(ValueError, match=r"b\.png: cannot be read"):
         evaluate(sr, gt, IDS)
 
 
-def test_size_of_a_picture_lying_on_its_side(tmp_path):
+def test_size_of_a_rotated_image(tmp_path):
     image = Image.new("RGB", (30, 20))
     exif = image.getexif()
     exif[0x0112] = 6
-    image.save(tmp_path / "side.jpg", exif=exif)
-    assert image_size(tmp_path / "side.jpg") == (30, 20)
+    image.save(tmp_path / "rotated.jpg", exif=exif)
+    assert image_size(tmp_path / "rotated.jpg") == (30, 20)
 
 
 @settings(deadline=None, max_examples=20)
 @given(values=st.lists(st.floats(-100, 100), min_size=2, max_size=20), seed=st.integers(0, 1000))
-def test_bootstrap_lies_within_the_values_and_repeats(values, seed):
+def test_bootstrap_interval_lies_within_the_values_and_is_reproducible(values, seed):
     low, high = bootstrap_interval(values, seed, resamples=200)
     assert min(values) - 1e-9 <= low <= high <= max(values) + 1e-9
     assert (low, high) == bootstrap_interval(np.array(values), seed, resamples=200)
@@ -185,7 +185,7 @@ def test_bootstrap_of_a_normal_sample_is_the_textbook_interval():
     assert summarise(values).mean == pytest.approx(values.mean())
 
 
-def test_bootstrap_refuses_nonsense():
+def test_bootstrap_refuses_invalid_arguments():
     for values in ([], [1.0, float("nan")]):
         with pytest.raises(ValueError, match="finite"):
             bootstrap_interval(values)
@@ -193,7 +193,7 @@ def test_bootstrap_refuses_nonsense():
         bootstrap_interval([1.0, 2.0], resamples=10)
 
 
-def test_scores_say_how_pictures_were_made(tmp_path):
+def test_settings_of_the_upscaling_are_summarised(tmp_path):
     settings_ = {"protocol": "dit4sr", "mode": "sample", "color_fix": "adain", "tile": 128}
     record = {"settings": settings_, "recipe": "dit4sr", "changes": {"recipe.dit4sr.guidance": 4.0}, "checkpoint": None}
     (tmp_path / "a.png.json").write_text(json.dumps(record))

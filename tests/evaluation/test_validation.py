@@ -1,4 +1,4 @@
-"""What a training run is scored by while it runs."""
+"""Validation during training."""
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ from tests.support import training_toys as toys
 
 
 def pair(name, height, width, flat=False):
-    """Noise (or grey), and every fourth pixel of it."""
+    """Noise (or gray) as HR image, and every fourth pixel of it as LR image."""
     hr = np.random.default_rng(len(name)).random((height, width, 3), np.float32)
     hr = np.full_like(hr, 0.5) if flat else hr
     return ValidationPair(name, hr, hr[::4, ::4])
@@ -32,7 +32,7 @@ def recipe(**changes):
 PARAMS = {"denoiser": {"gain": jnp.ones((8,), jnp.float32)}}
 
 
-def test_crops_of_both_cover_the_same_square():
+def test_hr_and_lr_crops_cover_the_same_square():
     hr, lr = center_crops([pair("a", 40, 64), pair("bb", 56, 48)], scale=4, multiple=2)
     assert (hr.shape, lr.shape) == ((2, 40, 40, 3), (2, 10, 10, 3))
     np.testing.assert_array_equal(hr[:, ::4, ::4], lr)
@@ -41,24 +41,24 @@ def test_crops_of_both_cover_the_same_square():
     assert (hr.shape, lr.shape) == ((1, 32, 32, 3), (1, 8, 8, 3))
 
 
-def test_scores_and_pictures():
+def test_scores_and_images():
     def mean(*inputs):
         return nearest(*inputs)
 
     pairs = [pair("a/b.png", 40, 48), pair("c", 48, 40)]
     validate = make_validation(recipe(mean=mean), pairs)
-    scalars, pictures = validate(PARAMS, {}, 3)
+    scalars, images = validate(PARAMS, {}, 3)
     assert set(scalars) == {f"{way}/{name}" for way in ("bicubic", "sample", "mean") for name in ("psnr-y", "ssim-y")}
     assert scalars["sample/psnr-y"] == scalars["mean/psnr-y"] > 5
-    assert {name: picture.shape for name, picture in pictures.items()} == {"a_b.png": (40, 160, 3), "c": (40, 160, 3)}
-    np.testing.assert_array_equal(pictures["c"][:, 120:], pair("c", 48, 40).hr[4:44])
-    # one pass is scored once
-    once, pictures = make_validation(recipe(mean=nearest), pairs)(PARAMS, {}, 3)
+    assert {name: image.shape for name, image in images.items()} == {"a_b.png": (40, 160, 3), "c": (40, 160, 3)}
+    np.testing.assert_array_equal(images["c"][:, 120:], pair("c", 48, 40).hr[4:44])
+    # a one-step network is scored once
+    once, images = make_validation(recipe(mean=nearest), pairs)(PARAMS, {}, 3)
     assert once == {name: value for name, value in scalars.items() if not name.startswith("sample/")}
-    assert pictures["c"].shape == (40, 120, 3)
+    assert images["c"].shape == (40, 120, 3)
 
 
-def test_crops_too_small_for_a_metric_leave_it_out():
+def test_metrics_that_need_larger_crops_are_skipped():
     scalars, _ = make_validation(recipe(), [pair("a", 8, 40)])(PARAMS, {}, 0)
     assert set(scalars) == {"bicubic/psnr-y", "sample/psnr-y"}
 
@@ -70,12 +70,12 @@ def test_a_flat_photograph_does_not_end_the_run():
     alone, both = mean_scores(hr[:1], hr[:1], ids), mean_scores(hr, hr, ids)
     assert both["niqe-framer"] == pytest.approx(alone["niqe-framer"])
     assert set(mean_scores(hr[1:], hr[1:], ids)) == {"psnr-y"}
-    scalars, pictures = make_validation(recipe(), [flat], ids)(PARAMS, {}, 0)
+    scalars, images = make_validation(recipe(), [flat], ids)(PARAMS, {}, 0)
     assert set(scalars) == {"bicubic/psnr-y", "sample/psnr-y"}
-    assert set(pictures) == {"bb"}
+    assert set(images) == {"bb"}
 
 
-def test_parameters_on_a_mesh_give_whole_results():
+def test_parameters_on_a_mesh_give_complete_results():
     mesh = make_mesh(toys.settings(mesh={"data": 2, "fsdp": 4}))
     spread = jax.device_put(PARAMS, NamedSharding(mesh, PartitionSpec("fsdp")))
     validate = make_validation(recipe(), [pair("a", 40, 40), pair("bb", 40, 40)])

@@ -1,4 +1,4 @@
-"""Stable Diffusion 3's transformer beside its fixture (test_check_parity.py): sizes, taps, settings, precision."""
+"""Stable Diffusion 3's transformer: sizes, taps, knobs, precision. Its parity fixture is in test_check_parity.py."""
 
 import jax
 import jax.numpy as jnp
@@ -7,7 +7,8 @@ import pytest
 
 from framer_jax.models.joint_inputs import centred_positions
 from framer_jax.models.layers import attention
-from framer_jax.models.mmdit import CONFIGURATIONS, REMAT, MMDiT, arranged, stacked, unstacked
+from framer_jax.models.mmdit import REMAT, MMDiT, match_block_layout, stack_blocks, unstack_blocks
+from tests.models.published import PUBLISHED
 from tests.support.drawn import drawn
 
 TINY = MMDiT(
@@ -29,8 +30,10 @@ def inputs(model=TINY, height=8, width=12, batch=2):
     return (
         jax.random.normal(keys[0], (batch, height, width, model.channels)),
         jnp.linspace(20.0, 900.0, batch),
-        jax.random.normal(keys[1], (batch, 5, model.context_width)),
-        jax.random.normal(keys[2], (batch, model.pooled_width)),
+        {
+            "text": jax.random.normal(keys[1], (batch, 5, model.context_width)),
+            "pooled_text": jax.random.normal(keys[2], (batch, model.pooled_width)),
+        },
     )
 
 
@@ -55,7 +58,7 @@ def result(tree):
     ("name", "count"), [("sd3_medium", 2_028_328_000), ("sd35_medium", 2_243_171_520), ("sd35_large", 8_056_627_520)]
 )
 def test_published_models_have_their_parameters(name, count):
-    params, prediction, taps = shapes(MMDiT(**CONFIGURATIONS[name], scan=True), 64, 64)
+    params, prediction, taps = shapes(MMDiT(**PUBLISHED[name], scan=True), 64, 64)
     assert sum(leaf.size for leaf in jax.tree.leaves(params)) == count
     assert prediction.shape == (2, 64, 64, 16)
     assert len(taps) == len(jax.tree.leaves(taps)) == (38 if "large" in name else 24)
@@ -82,8 +85,8 @@ def test_prediction_taps_end_with_the_prediction(tree, result):
     params = params | {"block_0": {k: dict(v) for k, v in params["block_0"].items() if k != "mlp_text"}}
     del params["block_0"]["attention"]["out_text"]
     kernel, bias = (params["block_0"]["modulation_text"][name] for name in ("kernel", "bias"))
-    both = {"kernel": kernel[:, :32], "bias": bias[:32]}  # shift and scale, in the other order in a last block
-    params["block_0"]["modulation_text"] = {k: np.roll(v, 16, axis=-1) for k, v in both.items()}
+    shift_and_scale = {"kernel": kernel[:, :32], "bias": bias[:32]}  # in the opposite order in a last block
+    params["block_0"]["modulation_text"] = {k: np.roll(v, 16, axis=-1) for k, v in shift_and_scale.items()}
     np.testing.assert_allclose(taps[0], jax.jit(shallow.apply)({"params": params}, *inputs())[0], atol=1e-5)
 
 
@@ -106,10 +109,10 @@ def close(mine, reference, relative):
 def test_scan_and_rematerialisation_change_nothing(tree, result):
     plain = gradients(TINY, tree, inputs())
     model = TINY.clone(scan=True, remat="attention")
-    folded = {"params": stacked(tree["params"], TINY)}
+    folded = {"params": stack_blocks(tree["params"], TINY)}
     assert folded["params"].keys() >= {"blocks_dual", "blocks_single", "block_3"}
     close(jax.jit(model.apply)(folded, *inputs()), result, 1e-5)
-    close({"params": unstacked(gradients(model, folded, inputs())["params"], TINY)}, plain, 1e-4)
+    close({"params": unstack_blocks(gradients(model, folded, inputs())["params"], TINY)}, plain, 1e-4)
     unread = ("query_text", "norm_query_text")  # of the last block: the original's layers too, without a use
     for path, leaf in jax.tree_util.tree_leaves_with_path(plain):
         name = jax.tree_util.keystr(path, simple=True, separator="/")
@@ -117,38 +120,38 @@ def test_scan_and_rematerialisation_change_nothing(tree, result):
         assert np.isfinite(leaf).all() and (np.abs(leaf).max() == 0) == last, name
 
 
-def test_stacked_parameters_are_those_that_a_scan_has(tree):
+def test_stacked_parameters_are_those_of_a_scan(tree):
     for changes in ({}, {"dual_blocks": 4}, {"dual_blocks": 0}, {"depth": 1, "dual_blocks": 1}):
         model = TINY.clone(**changes)
         params = shapes(model, 8, 8)[0]
-        folded = jax.eval_shape(lambda params, model=model: stacked(params, model), params)
+        folded = jax.eval_shape(lambda params, model=model: stack_blocks(params, model), params)
         assert folded == shapes(model.clone(scan=True), 8, 8)[0]
-        assert jax.eval_shape(lambda params, model=model: unstacked(params, model), folded) == params
+        assert jax.eval_shape(lambda params, model=model: unstack_blocks(params, model), folded) == params
 
 
-def test_parts_of_the_parameters_are_arranged_as_the_model_has_them(tree):
+def test_parts_of_the_parameters_get_the_layout_of_the_model(tree):
     scanning = TINY.clone(scan=True)
     params = {name: {"modulation": block["modulation"]} for name, block in tree["params"].items() if "block" in name}
-    folded = arranged(params, scanning)
+    folded = match_block_layout(params, scanning)
     assert set(folded) == {"blocks_dual", "blocks_single", "block_3"}
-    assert jax.tree.all(jax.tree.map(np.array_equal, arranged(folded, TINY), params))
-    assert jax.tree.all(jax.tree.map(np.array_equal, arranged(folded, scanning), folded))
-    assert arranged({}, scanning) == {} and arranged({"head": 1}, TINY) == {"head": 1}
+    assert jax.tree.all(jax.tree.map(np.array_equal, match_block_layout(folded, TINY), params))
+    assert jax.tree.all(jax.tree.map(np.array_equal, match_block_layout(folded, scanning), folded))
+    assert match_block_layout({}, scanning) == {} and match_block_layout({"head": 1}, TINY) == {"head": 1}
     lacking = {name: part for name, part in params.items() if name != "block_1"}
     for other in (lacking, params | {"block_1": {}}):
         with pytest.raises(ValueError, match="block_0 and block_1 hold different parameters"):
-            stacked(other, TINY)
+            stack_blocks(other, TINY)
     with pytest.raises(ValueError, match="blocks_dual holds 2 blocks instead of 3"):
-        unstacked(folded, TINY.clone(dual_blocks=3))
+        unstack_blocks(folded, TINY.clone(dual_blocks=3))
 
 
-def test_less_is_kept_for_the_gradient_the_more_is_computed_again(tree):
-    def kept(remat):
+def test_rematerialisation_stores_less_for_the_gradient(tree):
+    def stored(remat):
         model = TINY.clone(remat=remat)
         backwards = jax.eval_shape(lambda tree: jax.vjp(lambda tree: model.apply(tree, *inputs())[0], tree)[1], tree)
         return sum(leaf.size for leaf in jax.tree.leaves(backwards))
 
-    everything, attention_again, nothing = (kept(name) for name in ("everything", "attention", "none"))
+    everything, attention_again, nothing = (stored(name) for name in ("everything", "attention", "none"))
     assert everything < attention_again < nothing
     assert set(REMAT) == {"none", "everything", "attention"}
 
@@ -168,14 +171,14 @@ def test_parameters_may_be_bfloat16(tree):
 
 
 def test_examples_do_not_see_each_other(tree, result):
-    alone = jax.jit(TINY.apply)(tree, *(value[1:] for value in inputs()))
+    alone = jax.jit(TINY.apply)(tree, *jax.tree.map(lambda value: value[1:], inputs()))
     close(alone, (result[0][1:], tuple(tap[1:] for tap in result[1])), 1e-5)
 
 
 # --- attention --------------------------------------------------------------------------------------------------------
 
 
-def test_attention_is_the_same_whoever_computes_it():
+def test_implementations_of_attention_agree():
     query, key, value = (jax.random.normal(jax.random.key(n), (2, 7 - n, 3, 8)) for n in (0, 1, 1))
 
     def run(kind):
@@ -198,13 +201,13 @@ def test_positions_are_those_of_the_reference(fixtures):
     np.testing.assert_allclose(centre, table[9:15, 7:16], atol=1e-6)
 
 
-def test_a_table_of_positions_takes_their_place(tree, result):
+def test_a_table_of_positions_replaces_the_computed_ones(tree, result):
     model = TINY.clone(positions="table")
     table = centred_positions((8, 8), 8, 4, 16)
     assert shapes(model, 8, 12)[0]["tokens"]["positions"].shape == (1, 64, 16)
     tokens = tree["params"]["tokens"] | {"positions": table[None]}
-    found = jax.jit(model.apply)({"params": tree["params"] | {"tokens": tokens}}, *inputs())
-    close(found, result, 1e-5)
+    output = jax.jit(model.apply)({"params": tree["params"] | {"tokens": tokens}}, *inputs())
+    close(output, result, 1e-5)
 
 
 # --- bad input --------------------------------------------------------------------------------------------------------
@@ -213,12 +216,12 @@ def test_a_table_of_positions_takes_their_place(tree, result):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"taps": "all"}, "taps must be one of hidden, prediction"),
+        ({"taps": "all"}, "taps .* one of hidden, prediction"),
         ({"attention": "flash"}, "auto, xla, cudnn, manual"),
         ({"attention": "cudnn"}, "bfloat16 or float16"),
         ({"remat": "all"}, "none, everything, attention"),
         ({"positions": "learnt"}, "sine, table"),
-        ({"heads": 3, "head_width": 2}, "multiple of 4, not 6"),
+        ({"heads": 3, "head_width": 2}, "is 6: it must be a multiple of 4"),
         ({"dual_blocks": 5}, r"from 0 to depth \(4\)"),
     ],
 )
@@ -228,17 +231,24 @@ def test_contradictory_settings_are_errors(changes, message):
 
 
 @pytest.mark.parametrize(
-    ("place", "shape", "message"),
+    ("changes", "message"),
     [
-        (0, (2, 8, 9, 4), r"\[B, H, W, 4\], sides multiples of 2"),
-        (0, (2, 8, 8, 3), r"\[B, H, W, 4\]"),
-        (0, (2, 8, 18, 4), "more than 8 tokens a side"),
-        (2, (2, 5, 11), r"\[2, T, 12\] and pooled text \[2, 10\]"),
-        (3, (1, 10), r"\[2, 10\]"),
+        ({"x": (2, 8, 9, 4)}, r"\[B, H, W, 4\], .* multiples of 2"),
+        ({"x": (2, 8, 8, 3)}, r"\[B, H, W, 4\]"),
+        ({"x": (2, 8, 18, 4)}, "more than 8 tokens per side"),
+        ({"text": (2, 5, 11)}, r"\[2, T, 12\] and pooled text \[2, 10\]"),
+        ({"pooled_text": (1, 10)}, r"\[2, 10\]"),
     ],
 )
-def test_inputs_that_do_not_fit_are_errors(place, shape, message):
-    arguments = [*inputs()]
-    arguments[place] = jnp.zeros(shape)
+def test_inputs_that_do_not_fit_are_errors(changes, message):
+    x, t, condition = inputs()
+    arguments = {"x": x, **condition} | {name: jnp.zeros(shape) for name, shape in changes.items()}
     with pytest.raises(ValueError, match=message):
-        jax.eval_shape(TINY.init, jax.random.key(0), *arguments)
+        jax.eval_shape(TINY.init, jax.random.key(0), arguments.pop("x"), t, arguments)
+
+
+@pytest.mark.parametrize("name", ["text", "pooled_text"])
+def test_a_condition_that_lacks_an_entry_is_an_error(name):
+    x, t, condition = inputs()
+    with pytest.raises(ValueError, match=f"lacks '{name}'"):
+        jax.eval_shape(TINY.init, jax.random.key(0), x, t, {key: condition[key] for key in condition if key != name})

@@ -1,4 +1,4 @@
-"""ResShift's denoiser beside its parity fixtures (test_check_parity.py): masks, shifts, sizes, precision."""
+"""ResShift's denoiser: masks, shifts, sizes, precision. Its parity fixtures are in test_check_parity.py."""
 
 import flax.linen as nn
 import jax
@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from framer_jax.models.resshift_unet import SwinUNet
-from framer_jax.models.swin import WindowAttention, from_windows, relative_index, separated, to_windows
+from framer_jax.models.swin import WindowAttention, from_windows, relative_index, shifted_window_mask, to_windows
 from framer_jax.porting.resshift import registered_mask
 from framer_jax.porting.swin import relative_position_index, textbook_mask
 from tests.support.drawn import drawn
@@ -19,8 +19,9 @@ TINY = SwinUNet(
 
 def inputs(model=TINY, height=16, width=32):
     keys = jax.random.split(jax.random.key(0), 2)
-    wide = (2, height << model.halvings, width << model.halvings, 3)
-    return jax.random.normal(keys[0], (2, height, width, 3)), jnp.asarray([0, 14]), jax.random.uniform(keys[1], wide)
+    sides = (height * model.downsampling, width * model.downsampling)
+    image = jax.random.uniform(keys[1], (2, *sides, 3))
+    return jax.random.normal(keys[0], (2, height, width, 3)), jnp.asarray([0, 14]), {"image": image}
 
 
 def outputs(model, *arguments):
@@ -39,7 +40,7 @@ def test_one_tap_per_block_in_order_of_depth():
 
 def test_the_published_configuration_has_nine_taps():
     model = SwinUNet()
-    assert model.multiple == 64
+    assert model.size_multiple == 64
     shapes = outputs(model, *inputs(model, 64, 128))[1]
     assert [tap.shape[1:] for tap in shapes[:5]] == [
         *((64, 128, 160), (32, 64, 320), (16, 32, 320), (8, 16, 640), (8, 16, 640))
@@ -53,7 +54,7 @@ def test_the_condition_may_come_with_its_local_contrast():
     shapes = jax.eval_shape(rich.init, jax.random.key(0), *arguments)["params"]
     assert shapes["conv_in"]["kernel"].shape == (3, 3, 9, 32)
     tree = drawn(rich.init, jax.random.key(0), *arguments)
-    flat = (*arguments[:2], jnp.full_like(arguments[2], 0.5))  # has no contrast
+    flat = (*arguments[:2], {"image": jnp.full_like(arguments[2]["image"], 0.5)})  # has no contrast
     kernel = tree["params"]["conv_in"]["kernel"]
     poor = {"params": {**tree["params"], "conv_in": {**tree["params"]["conv_in"], "kernel": kernel[:, :, :6]}}}
     np.testing.assert_allclose(
@@ -72,8 +73,9 @@ def test_bfloat16_stays_close_to_float32():
         assert 1e-4 < np.sqrt(np.mean(error**2) / np.mean(np.square(reference))) < 0.03
 
 
-def test_a_finer_condition_is_halved_to_the_grid_of_the_latents():
+def test_a_finer_condition_is_downsampled_to_the_grid_of_the_latents():
     model = TINY.clone(condition_size=64)
+    assert (TINY.downsampling, model.downsampling) == (1, 4)
     arguments = inputs(model)
     shapes = jax.eval_shape(model.init, jax.random.key(0), *arguments)["params"]
     kernels = {name: layer["kernel"].shape for name, layer in shapes["condition"].items()}
@@ -111,8 +113,8 @@ def test_the_nominal_side_decides_which_levels_shift(nominal, shifted, height):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"mask": "none"}, "mask must be one of released, correct"),
-        ({"blocks": (1,)}, "needs a number of blocks"),
+        ({"variant": "none"}, "variant .* one of released, correct"),
+        ({"blocks": (1,)}, "blocks .* for each of the levels"),
         ({"condition_size": 24}, "power of two"),
         ({"condition_size": 8}, "power of two"),
     ],
@@ -124,8 +126,9 @@ def test_contradictory_settings_are_errors(changes, message):
 
 def test_sides_that_do_not_fit_are_errors():
     x, t, condition = inputs()
-    for faulty in ((x[:, :8], t, condition[:, :8]), (x, t, condition[:, :8])):
-        with pytest.raises(ValueError, match=r"multiples of 16|need a condition"):
+    half = {"image": condition["image"][:, :8]}
+    for faulty in ((x[:, :8], t, half), (x, t, half)):
+        with pytest.raises(ValueError, match=r"multiples of 16|need a condition image"):
             jax.eval_shape(TINY.init, jax.random.key(0), *faulty)
 
 
@@ -143,11 +146,11 @@ def textbook(rows, columns, window, shift):
 
 
 def test_the_correct_mask_is_the_textbooks():
-    np.testing.assert_array_equal(separated(3, 2, 8, 4, "correct"), textbook(3, 2, 8, 4))
+    np.testing.assert_array_equal(shifted_window_mask(3, 2, 8, 4, "correct"), textbook(3, 2, 8, 4))
 
 
 def test_the_released_mask_keeps_token_columns_apart_in_the_last_row_of_windows():
-    mask = np.broadcast_to(separated(3, 2, 8, 4, "released"), (3, 2, 64, 64)).reshape(3, 2, 8, 8, 8, 8)
+    mask = np.broadcast_to(shifted_window_mask(3, 2, 8, 4, "released"), (3, 2, 64, 64)).reshape(3, 2, 8, 8, 8, 8)
     assert not mask[:2].any()
     assert mask[2, :, :, :4, :, 4:].all() and mask[2, :, :, 4:, :, :4].all()
     assert not mask[2, :, :, :4, :, :4].any() and not mask[2, :, :, 4:, :, 4:].any()
@@ -155,18 +158,18 @@ def test_the_released_mask_keeps_token_columns_apart_in_the_last_row_of_windows(
 
 def test_porting_registers_what_the_model_computes():
     np.testing.assert_array_equal(relative_position_index(8), relative_index(8))
-    mask = np.broadcast_to(separated(4, 4, 8, 4, "released"), (4, 4, 64, 64)).reshape(16, 64, 64)
+    mask = np.broadcast_to(shifted_window_mask(4, 4, 8, 4, "released"), (4, 4, 64, 64)).reshape(16, 64, 64)
     np.testing.assert_array_equal(registered_mask(4, 8), np.where(mask, -100, 0))
-    mask = np.broadcast_to(separated(4, 4, 7, 3, "correct"), (4, 4, 49, 49)).reshape(16, 49, 49)
+    mask = np.broadcast_to(shifted_window_mask(4, 4, 7, 3, "correct"), (4, 4, 49, 49)).reshape(16, 49, 49)
     np.testing.assert_array_equal(textbook_mask(4, 7), np.where(mask, -100, 0))
 
 
 def test_only_the_correct_mask_keeps_the_ends_of_the_map_apart():
     x = jax.random.normal(jax.random.key(1), (1, 16, 16, 8))
 
-    def influence(mask):
+    def influence(variant):
         """How far the last row and column feel the first token: the shift puts them into one window."""
-        layer = WindowAttention(heads=2, window=8, shift=4, mask=mask)
+        layer = WindowAttention(heads=2, window=8, shift=4, variant=variant)
         tree = drawn(layer.init, jax.random.key(0), x, spread=1.0)
         change = layer.apply(tree, x.at[0, 0, 0].add(1.0)) - layer.apply(tree, x)
         return np.abs(change).max(axis=(0, 3))

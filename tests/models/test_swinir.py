@@ -1,11 +1,11 @@
-"""SwinIR beside its parity fixtures (test_check_parity.py): variants, sizes, stochastic depth, precision."""
+"""SwinIR: variants, sizes, stochastic depth, precision. Its parity fixtures are in test_check_parity.py."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from framer_jax.models.swinir import SwinIR, pixel_shuffle, survivors, whole_windows
+from framer_jax.models.swinir import SwinIR, drop_path_mask, pad_to_windows, pixel_shuffle
 from tests.support.drawn import drawn
 
 TINY = SwinIR(channels=8, depths=(2, 1), heads=2)
@@ -15,7 +15,7 @@ SIX = (6,) * 6
 
 def shapes(model, *sides, batch=1):
     """Shapes of the parameters, the prediction and the taps, without computing them."""
-    image = jax.ShapeDtypeStruct((batch, *sides, model.colours), jnp.float32)
+    image = jax.ShapeDtypeStruct((batch, *sides, model.image_channels), jnp.float32)
     (prediction, taps), tree = jax.eval_shape(model.init_with_output, jax.random.key(0), image)
     return tree["params"], prediction, taps
 
@@ -45,15 +45,15 @@ def test_published_variants_have_their_parameters(model, count):
         *({"head": "pixelshuffle", "scale": scale} for scale in (2, 3, 4, 8)),
         *({"head": "pixelshuffledirect", "scale": scale} for scale in (2, 3, 4)),
         {"head": "none", "scale": 1},
-        {"head": "none", "scale": 1, "colours": 1, "window": 7, "image_size": 126, "value_range": 255.0},
+        {"head": "none", "scale": 1, "image_channels": 1, "window": 7, "image_size": 126, "value_range": 255.0},
         {"residual": "3conv"},
     ],
     ids=lambda changes: " ".join(map(str, changes.values())) or "default",
 )
-def test_any_size_is_enlarged_and_each_group_has_a_tap(changes, sides):
+def test_any_size_is_upsampled_and_each_group_has_a_tap(changes, sides):
     model = TINY.clone(dtype=jnp.bfloat16, **changes)
     _, prediction, taps = shapes(model, *sides, batch=2)
-    assert prediction.shape == (2, *(side * model.scale for side in sides), model.colours)
+    assert prediction.shape == (2, *(side * model.scale for side in sides), model.image_channels)
     assert prediction.dtype == jnp.float32
     padded = [-(-side // model.window) * model.window for side in sides]
     assert [tap.shape for tap in taps] == [(2, *padded, 8)] * 2
@@ -74,11 +74,11 @@ compiled = jax.jit(TINY.apply)
 
 def test_sides_are_filled_up_by_reflection(tree):
     image = photo(5, 16)
-    found, _ = compiled(tree, image)
+    prediction, _ = compiled(tree, image)
     by_hand = jnp.concatenate([image, image[:, 3:0:-1]], axis=1)
-    np.testing.assert_array_equal(found, compiled(tree, by_hand)[0][:, :20])
-    assert whole_windows(photo(1, 2), 8).shape == (1, 8, 8, 3)  # smaller than what is missing: reflected again
-    np.testing.assert_array_equal(whole_windows(photo(16, 8), 8), photo(16, 8))
+    np.testing.assert_array_equal(prediction, compiled(tree, by_hand)[0][:, :20])
+    assert pad_to_windows(photo(1, 2), 8).shape == (1, 8, 8, 3)  # smaller than what is missing: reflected again
+    np.testing.assert_array_equal(pad_to_windows(photo(16, 8), 8), photo(16, 8))
 
 
 def test_examples_do_not_see_each_other(tree):
@@ -130,14 +130,14 @@ def test_without_a_key_nothing_is_dropped_and_with_one_the_draw_decides(tree):
     assert np.abs(one - still).max() > 1e-3 and np.abs(one - other).max() > 1e-3
     with jax.disable_jit():  # the same operations, whatever a compiler would fuse
         still, never = (
-            np.asarray(made.apply(tree, image, key)[0])
-            for made, key in ((model, None), (TINY.clone(drop_path=0.0), jax.random.key(0)))
+            np.asarray(network.apply(tree, image, key)[0])
+            for network, key in ((model, None), (TINY.clone(drop_path=0.0), jax.random.key(0)))
         )
     np.testing.assert_allclose(never, still, atol=1e-6)
 
 
-def test_survivors_have_mean_one_and_the_later_blocks_fewer():
-    factors = np.asarray(survivors(jax.random.key(0), 0.5, 3, 4000))
+def test_drop_path_masks_have_mean_one_and_the_later_blocks_fewer():
+    factors = np.asarray(drop_path_mask(jax.random.key(0), 0.5, 3, 4000))
     assert factors.shape == (3, 2, 4000)
     np.testing.assert_array_equal(factors[0], 1.0)
     np.testing.assert_allclose((factors == 0).mean(axis=2), [[0.0, 0.0], [0.25, 0.25], [0.5, 0.5]], atol=0.03)
@@ -153,16 +153,16 @@ def test_survivors_have_mean_one_and_the_later_blocks_fewer():
     ("changes", "message"),
     [
         ({"head": "conv"}, r"pixelshuffle, pixelshuffledirect, nearest\+conv, none"),
-        ({"scale": 3}, "makes scale 2, 4, not 3"),
-        ({"head": "none"}, "makes scale 1, not 4"),
+        ({"scale": 3}, "scale is 3: .* one of 2, 4"),
+        ({"head": "none"}, "scale is 4: .* one of 1"),
         ({"residual": "2conv"}, "1conv, 3conv"),
         ({"heads": 3}, "multiple of heads"),
         ({"channels": 6, "residual": "3conv"}, "of 4 for 3conv"),
         ({"depths": ()}, "at least one block"),
         ({"depths": (2, 0)}, "at least one block"),
         ({"image_size": 7}, r"at least the window \(8\)"),
-        ({"colours": 4}, "1 or 3"),
-        ({"drop_path": 1.0}, r"\[0, 1\)"),
+        ({"image_channels": 4}, "image_channels .* one of 1, 3"),
+        ({"drop_path": 1.0}, "drop_path .* from 0 below 1"),
     ],
 )
 def test_contradictory_settings_are_errors(changes, message):

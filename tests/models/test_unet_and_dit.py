@@ -1,3 +1,5 @@
+"""The small denoisers: shapes, precision, gradients, locality; and the layers that they share."""
+
 import functools
 
 import jax
@@ -5,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from framer_jax.models.denoiser import denoise
 from framer_jax.models.dit import DiffusionTransformer, from_patches, to_patches
 from framer_jax.models.layers import LayerNorm, position_table, sinusoidal_embedding
 from framer_jax.models.unet import UNet, depth_to_space
@@ -17,7 +20,7 @@ DIT = DiffusionTransformer(out_channels=12, width=16, depth=2, heads=2)
 def inputs(height=8, width=12, batch=2):
     keys = jax.random.split(jax.random.key(0), 2)
     x = jax.random.normal(keys[0], (batch, height, width, 12))
-    return x, jnp.arange(batch, dtype=jnp.float32), jax.random.normal(keys[1], (batch, height, width, 3))
+    return x, jnp.arange(batch, dtype=jnp.float32), {"image": jax.random.normal(keys[1], (batch, height, width, 3))}
 
 
 @functools.cache
@@ -79,9 +82,9 @@ def test_every_parameter_and_input_matters(model):
 def test_examples_of_a_batch_do_not_mix(model):
     x, t, condition = inputs()
     params = perturbed(model)
-    both, _ = compiled(model)(params, x, t, condition)
-    one, _ = compiled(model)(params, x[1:], t[1:], condition[1:])
-    np.testing.assert_allclose(both[1:], one, atol=2e-5)
+    batch, _ = compiled(model)(params, x, t, condition)
+    one, _ = compiled(model)(params, x[1:], t[1:], {"image": condition["image"][1:]})
+    np.testing.assert_allclose(batch[1:], one, atol=2e-5)
 
 
 @pytest.mark.parametrize("model", [UNET, DIT], ids=["unet", "dit"])
@@ -90,12 +93,33 @@ def test_sides_that_do_not_fit_are_errors(model):
         model.init(jax.random.key(0), *inputs(height=7))
 
 
+@pytest.mark.parametrize("model", [UNET, DIT], ids=["unet", "dit"])
+def test_a_condition_without_an_image_is_an_error(model):
+    x, t, condition = inputs()
+    with pytest.raises(ValueError, match=r"lacks 'image' \(it holds text\)"):
+        model.init(jax.random.key(0), x, t, {"text": condition["image"]})
+
+
+def test_denoisers_state_their_grid_and_taps():
+    assert (UNET.taps, UNET.downsampling, UNET.size_multiple) == ("hidden", 1, 2)
+    assert (DIT.taps, DIT.downsampling, DIT.size_multiple) == ("hidden", 1, 2)
+    assert DIT.clone(taps="prediction", patch=4).size_multiple == 4
+
+
+def test_denoise_applies_the_network():
+    params, arguments = perturbed(UNET), inputs()
+    prediction, taps = jax.jit(functools.partial(denoise, UNET))(params, *arguments)
+    expected, expected_taps = compiled(UNET)(params, *arguments)
+    np.testing.assert_array_equal(prediction, expected)
+    assert len(taps) == len(expected_taps) == 3
+
+
 def test_unet_results_do_not_depend_on_what_is_far_away():
-    """Norms look at one position, so only the receptive field matters: that is what makes tiles agree."""
+    """Norms use one position, so only the receptive field matters, and tiles agree with the whole image."""
     x, t, condition = inputs(48, 8, 1)
     params = perturbed(UNET)
     whole, _ = compiled(UNET)(params, x, t, condition)
-    part, _ = compiled(UNET)(params, x[:, :32], t, condition[:, :32])
+    part, _ = compiled(UNET)(params, x[:, :32], t, {"image": condition["image"][:, :32]})
     np.testing.assert_allclose(whole[:, :16], part[:, :16], atol=1e-4)
 
 
@@ -117,7 +141,7 @@ def test_patches_and_depth_to_space_are_rearrangements():
     np.testing.assert_array_equal(y[0, :, :, 0], [[0, 2], [4, 6]])
 
 
-def test_channel_norm_has_zero_mean_and_unit_variance_at_each_position():
+def test_layer_norm_has_zero_mean_and_unit_variance_at_each_position():
     x = 3 + 2 * jax.random.normal(jax.random.key(0), (2, 3, 3, 64))
     y = LayerNorm(affine=False).apply({}, x)
     np.testing.assert_allclose(y.mean(-1), 0, atol=1e-6)

@@ -1,4 +1,4 @@
-"""The autoencoder beside its parity fixtures (test_check_parity.py): codes, straight-through gradient, pieces."""
+"""The autoencoder: codes, straight-through gradient, chunks. Its parity fixtures are in test_check_parity.py."""
 
 import functools
 
@@ -28,16 +28,16 @@ def apply(tree, x, method, dtype=jnp.float32, **options):
     return TINY.clone(dtype=dtype).apply(tree, x, method=method, **options)
 
 
-def test_shapes_and_the_way_there_and_back():
+def test_shapes_and_reconstruction():
     z = apply(variables(), IMAGE, method="encode")
     assert z.shape == (2, 8, 12, 3)
-    whole = apply(variables(), IMAGE, method="__call__")
-    assert whole.shape == IMAGE.shape
+    image = apply(variables(), IMAGE, method="__call__")
+    assert image.shape == IMAGE.shape
     codes, index = TINY.apply(variables(), z, method="quantise")
     assert index.shape == (2, 8, 12) and index.dtype == jnp.int32
     np.testing.assert_array_equal(codes, variables()["params"]["codebook"][index])  # exactly the codes
     decoded = apply(variables(), codes, method="decode", quantise=False)
-    np.testing.assert_allclose(decoded, whole, atol=1e-5)
+    np.testing.assert_allclose(decoded, image, atol=1e-5)
 
 
 def test_gradient_passes_straight_through_the_codes():
@@ -81,7 +81,7 @@ def test_the_search_needs_little_memory():
     assert memory.temp_size_in_bytes < 300e6
 
 
-def test_attention_in_pieces_is_the_same_attention(monkeypatch):
+def test_attention_in_chunks_is_the_same_attention(monkeypatch):
     layer = PositionAttention()
     x = jax.random.normal(jax.random.key(2), (2, 6, 5, 32))
     tree = drawn(layer.init, jax.random.key(0), x)
@@ -93,7 +93,7 @@ def test_attention_in_pieces_is_the_same_attention(monkeypatch):
 
         return jax.tree.leaves(jax.jit(jax.value_and_grad(loss, has_aux=True))(tree))
 
-    whole = run()
+    reference_leaves = run()
     monkeypatch.setattr(autoencoder_layers, "LARGEST_SCORES", 30 * 7)
-    for mine, reference in zip(run(), whole, strict=True):
+    for mine, reference in zip(run(), reference_leaves, strict=True):
         np.testing.assert_allclose(mine, reference, atol=2e-6)

@@ -1,4 +1,4 @@
-"""Folders of config.json and weights: what is read, what is refused, and that writing is all or nothing."""
+"""Folders of config.json and weights: reading, errors, and atomic writing."""
 
 import json
 
@@ -47,8 +47,8 @@ def test_names_of_transformers_variants_and_half_precision(tmp_path):
     save_file({"a": np.ones(2, np.float16)}, tmp_path / "model.safetensors")
     save_file({"a": np.full(2, 3, ml_dtypes.bfloat16)}, tmp_path / "model.fp16.safetensors")
     for variant, value in (("", 1.0), ("fp16", 3.0)):
-        found = read_folder(tmp_path, variant)[1]["a"]
-        assert found.dtype == np.float32 and (found == value).all()
+        array = read_folder(tmp_path, variant)[1]["a"]
+        assert array.dtype == np.float32 and (array == value).all()
     with pytest.raises(
         FileNotFoundError, match=r"lacks diffusion_pytorch_model\.bf16\.safetensors.*it holds model\.fp16"
     ):
@@ -65,7 +65,7 @@ def shard(number):
     return f"diffusion_pytorch_model-{number:05d}-of-00003.safetensors"
 
 
-def place_elsewhere(folder):
+def point_outside(folder):
     index = json.loads((folder / INDEX).read_text())
     index["weight_map"]["scalar"] = "../elsewhere.safetensors"
     (folder / INDEX).write_text(json.dumps(index))
@@ -76,7 +76,7 @@ SPOILED = {
     "cut": (lambda folder: (folder / shard(2)).write_bytes((folder / shard(2)).read_bytes()[:-9]), ValueError, "cut"),
     "swapped": (lambda folder: (folder / shard(1)).replace(folder / shard(3)), FileNotFoundError, "lacks 1 of 3"),
     "other": (lambda folder: save_file({"x": np.ones(1)}, folder / shard(3)), ValueError, "of other shards"),
-    "outside": (place_elsewhere, ValueError, "not a file beside it"),
+    "outside": (point_outside, ValueError, "not a file next to it"),
     "index": (lambda folder: (folder / INDEX).write_text("{}"), ValueError, "no 'weight_map'"),
     "no index": (lambda folder: (folder / INDEX).unlink(), FileNotFoundError, "lacks diffusion_pytorch_model.safetens"),
     "config": (lambda folder: (folder / "config.json").unlink(), FileNotFoundError, "lacks config.json"),
@@ -104,7 +104,7 @@ def test_no_folder_and_no_weights(tmp_path):
         write_folder(tmp_path / "new", CONFIG, {})
 
 
-def test_an_older_folder_is_replaced_whole_and_only_when_told(tmp_path):
+def test_an_older_folder_is_replaced_only_on_request(tmp_path):
     folder = sharded(tmp_path / "model")
     new = {"a": np.ones(3, np.float32)}
     with pytest.raises(FileExistsError, match="exists"):

@@ -1,4 +1,4 @@
-"""LoRA files of PEFT's and kohya's names, on an autoencoder as the base model; and the conventions of PiSA-SR's."""
+"""LoRA files with keys of PEFT, of kohya and of PiSA-SR, with an autoencoder as the base model."""
 
 import jax
 import numpy as np
@@ -22,7 +22,7 @@ def base(fixtures):
     return state, to_flax(KL_AUTOENCODER, state, "base")[0]
 
 
-def drawn_set(params, *patterns, alpha=8.0):
+def drawn_layers(params, *patterns, alpha=8.0):
     lora = init_lora(jax.random.key(0), params, patterns, RANK, alpha)
     factors = {name: named_weight(name, leaf.shape) for name, leaf in flatten_names(lora.factors)[0].items()}
     nested = jax.tree.unflatten(jax.tree.structure(lora.factors), [factors[name] for name in sorted(factors)])
@@ -50,21 +50,21 @@ LAYERS = (r"encoder/conv_in", r"middle/attention_1/(query|project)", r"up_1_to_f
         ("kohya", "lora_unet", "lora_unet_encoder_conv_in.alpha"),
     ],
 )
-def test_files_come_and_go_unchanged(base, tmp_path, style, prefix, key):
+def test_files_survive_a_round_trip(base, tmp_path, style, prefix, key):
     _, params = base
-    layers = drawn_set(params, *LAYERS)
+    layers = drawn_layers(params, *LAYERS)
     state = write_layers(KL_AUTOENCODER, params, {"": layers}, style, prefix)
     assert key in state and len(state) == 3 * 7
     write_state(tmp_path / "lora.safetensors", state)
-    found = read_layers(KL_AUTOENCODER, params, read_state(tmp_path / "lora.safetensors")[0], "lora")
-    assert found.keys() == {""}
-    same(found[""], layers)
+    adapters = read_layers(KL_AUTOENCODER, params, read_state(tmp_path / "lora.safetensors")[0], "lora")
+    assert adapters.keys() == {""}
+    same(adapters[""], layers)
 
 
 def test_the_sum_is_the_same_on_both_sides(base):
     """W + (alpha / r) B A in PyTorch's layout, as PEFT merges it: linear layers and convolutions."""
     state, params = base
-    layers = drawn_set(params, ".")
+    layers = drawn_layers(params, ".")
     lora = write_layers(KL_AUTOENCODER, params, {"": layers}, prefix="")
     merged = to_torch(KL_AUTOENCODER, merge(params, {"a": make_lora(*layers)}), "merged")
     for key, weight in state.items():
@@ -78,33 +78,33 @@ def test_the_sum_is_the_same_on_both_sides(base):
         np.testing.assert_allclose(merged[key], weight + 2.0 * addition, atol=2e-5, err_msg=key)
 
 
-def test_several_adapters_become_sets(base):
-    """PiSA-SR: an adapter for the way down, one for the way up and one for the rest, of each of two sets; no alphas."""
+def test_several_adapters_become_one(base):
+    """PiSA-SR: three adapters each (encoder, decoder, others) make two; the file holds no alphas."""
     _, params = base
     parts = {"encoder": r"encoder/conv_in", "decoder": r"up_1_to_fine", "others": r"attention_1"}
     state = {}
     for name in ("pix", "sem"):
         for part, pattern in parts.items():
             state |= write_layers(
-                KL_AUTOENCODER, params, {f"default_{part}_{name}": drawn_set(params, pattern)}, prefix=""
+                KL_AUTOENCODER, params, {f"default_{part}_{name}": drawn_layers(params, pattern)}, prefix=""
             )
     assert "encoder.conv_in.lora_A.default_encoder_pix.weight" in state
     plain = {key: value for key, value in state.items() if not key.endswith("alpha")}
-    found = read_layers(
-        KL_AUTOENCODER, params, plain, "pisa", alpha=8.0, set_of=lambda adapter: adapter.rpartition("_")[2]
+    adapters = read_layers(
+        KL_AUTOENCODER, params, plain, "pisa", alpha=8.0, adapter_name=lambda adapter: adapter.rpartition("_")[2]
     )
-    assert found.keys() == {"pix", "sem"}
-    for layers in found.values():
-        same(layers, drawn_set(params, *parts.values()))
-    with pytest.raises(ValueError, match="give each adapter a set"):
-        read_layers(KL_AUTOENCODER, params, plain, "pisa", set_of=lambda adapter: "all")
+    assert adapters.keys() == {"pix", "sem"}
+    for layers in adapters.values():
+        same(layers, drawn_layers(params, *parts.values()))
+    with pytest.raises(ValueError, match="keep the adapters apart"):
+        read_layers(KL_AUTOENCODER, params, plain, "pisa", adapter_name=lambda adapter: "all")
     by_rank = read_layers(KL_AUTOENCODER, params, plain, "pisa")
     assert len(by_rank) == 6 and set(by_rank["default_others_sem"].alphas.values()) == {4.0}
 
 
 def test_linear_layers_may_be_written_as_convolutions(base):
     _, params = base
-    layers = drawn_set(params, "attention_1/query", "after_encoder")
+    layers = drawn_layers(params, "attention_1/query", "after_encoder")
     state = write_layers(KL_AUTOENCODER, params, {"": layers})
     turned = {
         key: value if not value.ndim else value[:, :, 0, 0] if value.ndim == 4 else value[:, :, None, None]
@@ -115,7 +115,7 @@ def test_linear_layers_may_be_written_as_convolutions(base):
 
 def test_wrong_files_are_errors_of_one_line(base):
     _, params = base
-    layers = drawn_set(params, "conv_in")
+    layers = drawn_layers(params, "conv_in")
     state = write_layers(KL_AUTOENCODER, params, {"": layers}, prefix="vae")
 
     def refused(message, changed):
@@ -124,7 +124,7 @@ def test_wrong_files_are_errors_of_one_line(base):
         assert "\n" not in str(caught.value)
 
     refused(
-        "no LoRA of kl_autoencoder: 1 of 7 keys are unknown to it: text_encoder",
+        "not a LoRA of kl_autoencoder: 1 of 7 keys are unknown to it: text_encoder",
         state | {"text_encoder.q.lora_A.weight": np.ones((4, 8), np.float32)},
     )
     refused("unknown to it: vae.encoder.conv_in.dora_scale", state | {"vae.encoder.conv_in.dora_scale": np.ones(3)})
@@ -136,29 +136,34 @@ def test_wrong_files_are_errors_of_one_line(base):
         write_layers(KL_AUTOENCODER, params, {"": layers}, "loha")
     with pytest.raises(ValueError, match="hold one LoRA"):
         write_layers(KL_AUTOENCODER, params, {"a": layers, "b": layers}, "kohya")
-    with pytest.raises(ValueError, match="sets differ in the alpha"):
-        write_layers(KL_AUTOENCODER, params, {"a": layers, "b": drawn_set(params, "conv_in", alpha=1.0)})
-    with pytest.raises(ValueError, match="is no layer of kl_autoencoder"):
+    with pytest.raises(ValueError, match="adapters differ in the alpha"):
+        write_layers(KL_AUTOENCODER, params, {"a": layers, "b": drawn_layers(params, "conv_in", alpha=1.0)})
+    with pytest.raises(ValueError, match="is not a layer of kl_autoencoder"):
         write_layers(KL_AUTOENCODER, {"encoder": params["encoder"]}, {"": layers})
 
 
 @pytest.mark.slow
 def test_every_key_of_pisa_srs_adapters_is_understood(shared):
-    """On a base model whose rules are its own keys: the U-Net is not needed to read its LoRA."""
+    """With a base model whose rules are its keys: reading a LoRA does not need the U-Net itself."""
     case = load_case(shared / "parity" / "unet_sd2_tiny_duallora.npz")
     kernels = [key.removesuffix(".weight") for key, value in case.weights["base"].items() if value.ndim > 1]
     weights = WeightMap("unet", tuple(Rule(name, name.replace(".", "/")) for name in kernels), lambda state: {})
     known = {key: value for key, value in case.weights["base"].items() if key.rpartition(".")[0] in kernels}
     params = to_flax(weights, known, "base")[0]
-    found = read_layers(
-        weights, params, case.weights["lora"], "pisa", alpha=8.0, set_of=lambda adapter: adapter.rpartition("_")[2]
+    adapters = read_layers(
+        weights,
+        params,
+        case.weights["lora"],
+        "pisa",
+        alpha=8.0,
+        adapter_name=lambda adapter: adapter.rpartition("_")[2],
     )
-    assert found.keys() == {"pix", "sem"}
-    for layers in found.values():
+    assert adapters.keys() == {"pix", "sem"}
+    for layers in adapters.values():
         leaves = flatten_names(layers.factors)[0]
         assert len(leaves) == 1032 // 2
         assert sum(leaf.size for leaf in leaves.values()) == 167_840
-    merged = merge(params, {name: make_lora(*layers) for name, layers in found.items()})
+    merged = merge(params, {name: make_lora(*layers) for name, layers in adapters.items()})
     lora = case.weights["lora"]
     for key in (key for key in lora if ".lora_A.default_" in key and key.endswith("_pix.weight")):
         module, _, adapter = key.removesuffix(".weight").partition(".lora_A.")

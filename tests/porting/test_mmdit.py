@@ -1,4 +1,4 @@
-"""Folders of Diffusers, tables of positions, and what tells one transformer from another."""
+"""Folders of Diffusers, tables of positions, and the recognition of transformers."""
 
 import json
 
@@ -8,11 +8,12 @@ import pytest
 from safetensors.numpy import save_file
 
 from framer_jax.models.joint_inputs import centred_positions
-from framer_jax.models.mmdit import CONFIGURATIONS, MMDiT
+from framer_jax.models.mmdit import MMDiT
 from framer_jax.porting.maps import to_flax, to_torch
 from framer_jax.porting.mmdit import TABLE, mmdit_variant
 from framer_jax.porting.table import MAPS, read_torch
 from framer_jax.trees import flatten_names
+from tests.models.published import PUBLISHED
 from tests.support.checkpoints import small_states
 
 WEIGHTS = "diffusion_pytorch_model"
@@ -36,7 +37,7 @@ def write(folder, state, config, parts=1):
     if parts == 1:
         save_file(state, folder / f"{WEIGHTS}.safetensors")
         return
-    names = {key: f"{WEIGHTS}-{place % parts + 1:05}-of-{parts:05}.safetensors" for place, key in enumerate(state)}
+    names = {key: f"{WEIGHTS}-{number % parts + 1:05}-of-{parts:05}.safetensors" for number, key in enumerate(state)}
     for name in set(names.values()):
         save_file({key: state[key] for key in state if names[key] == name}, folder / name)
     (folder / f"{WEIGHTS}.safetensors.index.json").write_text(json.dumps({"weight_map": names}))
@@ -54,19 +55,19 @@ def refused(path, *words, name="mmdit", error=ValueError):
 # --- folders ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["mmdit", "dit4sr"])
+@pytest.mark.parametrize("name", ["mmdit", "dit4sr_transformer"])
 @pytest.mark.parametrize("parts", [1, 3])
 def test_a_pipelines_folder_is_read(states, config, tmp_path, name, parts):
     write(tmp_path / "transformer", states[name], config, parts)
-    found = read_torch(name, tmp_path)
-    assert found.arguments["position_grid"] == 24  # which the tensors do not tell without their table
-    assert found.arguments["position_base"] == 8
-    assert len(found.source["files"]) == parts + 1
+    ported = read_torch(name, tmp_path)
+    assert ported.arguments["position_grid"] == 24  # which the tensors do not tell without their table
+    assert ported.arguments["position_base"] == 8
+    assert len(ported.source["files"]) == parts + 1
     expected = flatten_names(to_flax(MAPS[name], states[name], name)[0])[0]
-    leaves = flatten_names(found.params)[0]
+    leaves = flatten_names(ported.params)[0]
     assert leaves.keys() == expected.keys()
     assert all(np.array_equal(leaf, expected[key]) for key, leaf in leaves.items())
-    assert read_torch(name, tmp_path / "transformer").arguments == found.arguments
+    assert read_torch(name, tmp_path / "transformer").arguments == ported.arguments
 
 
 def test_a_missing_shard_is_named(states, config, tmp_path):
@@ -92,7 +93,7 @@ def test_faulty_folders_are_named(states, config, tmp_path):
 
 
 def test_a_configuration_of_another_model_is_told(states, config, tmp_path):
-    """Weights of SD3 beside the configuration of SD3.5, and the other way round."""
+    """Weights of SD3 with the configuration of SD3.5, and vice versa."""
     plain = {
         key: value[: 384 if "norm1.linear" in key and "blocks.2" not in key else None]
         for key, value in states["mmdit"].items()
@@ -112,20 +113,20 @@ def test_a_configuration_of_another_model_is_told(states, config, tmp_path):
 
 def test_the_two_transformers_are_not_taken_for_each_other(states, config, tmp_path):
     write(tmp_path / "base", states["mmdit"], config)
-    refused(tmp_path / "base", "incomplete as dit4sr", "to_q_control", name="dit4sr")
-    write(tmp_path / "sr", states["dit4sr"], config)
+    refused(tmp_path / "base", "incomplete as dit4sr_transformer", "to_q_control", name="dit4sr")
+    write(tmp_path / "sr", states["dit4sr_transformer"], config)
     refused(tmp_path / "sr", "is not mmdit", "control")
     refused(tmp_path / "sr", "no such checkpoint", name="swinir", error=FileNotFoundError)
 
 
-# --- what the tensors tell --------------------------------------------------------------------------------------------
+# --- arguments from tensors ------------------------------------------------------------------------------------------
 
 
 def test_dit4sr_weights_tell_whether_they_are_the_released_ones(states):
-    state = states["dit4sr"]
-    assert MAPS["dit4sr_transformer"].arguments(state)["compatibility"] == "released"
+    state = states["dit4sr_transformer"]
+    assert MAPS["dit4sr_transformer"].arguments(state)["variant"] == "released"
     mended = {key: value for key, value in state.items() if "attn2.add" not in key and "attn2.to_add" not in key}
-    assert MAPS["dit4sr_transformer"].arguments(mended)["compatibility"] == "correct"
+    assert MAPS["dit4sr_transformer"].arguments(mended)["variant"] == "correct"
 
 
 def test_dual_attention_is_in_the_first_blocks(states):
@@ -160,7 +161,7 @@ def test_another_table_is_carried_over_as_it_is(states):
     [("sd3_medium", "SD3-medium ("), ("sd35_medium", "SD3.5-medium ("), ("sd35_large", "SD3.5-large")],
 )
 def test_variants_have_names(name, words):
-    model = MMDiT(**CONFIGURATIONS[name])
+    model = MMDiT(**PUBLISHED[name])
     assert mmdit_variant({key: getattr(model, key) for key in ("depth", "heads", "dual_blocks", "qk_norm")}).startswith(
         words
     )

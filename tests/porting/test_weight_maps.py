@@ -71,8 +71,8 @@ def test_round_trips_are_exact_both_ways(states, name):
     for key, value in state.items():
         assert back[key].dtype == np.float32
         np.testing.assert_array_equal(back[key], value)
-    again, told, _ = to_flax(weights, back, name)
-    assert told == arguments
+    again, again_arguments, _ = to_flax(weights, back, name)
+    assert again_arguments == arguments
     leaves, expected = flatten_names(again)[0], flatten_names(params)[0]
     assert leaves.keys() == expected.keys()
     for leaf_name, leaf in leaves.items():
@@ -93,8 +93,8 @@ JPEG = {"window": 7, "image_size": 126, "value_range": 255.0}
         (SwinIR(head="pixelshuffledirect", scale=2), "SwinIR lightweight (SwinIR-S), x2 ("),
         (SwinIR(**DEEP, scale=2), "SwinIR real-world M, x2 (head nearest+conv"),
         (SwinIR(channels=240, depths=(6,) * 9, heads=8, residual="3conv"), "SwinIR real-world L, x4 ("),
-        (SwinIR(**DEEP, head="none", scale=1, image_size=128, colours=1), "SwinIR grey denoising, x1 ("),
-        (SwinIR(**DEEP, **JPEG, head="none", scale=1), "SwinIR colour JPEG, x1 (head none, 180 channels"),
+        (SwinIR(**DEEP, head="none", scale=1, image_size=128, image_channels=1), "SwinIR gray denoising, x1 ("),
+        (SwinIR(**DEEP, **JPEG, head="none", scale=1), "SwinIR color JPEG, x1 (head none, 180 channels"),
         (SwinIR(), "SwinIR small real-world, x4 ("),
         (
             SwinIR(**SMALL, image_size=8),

@@ -1,14 +1,14 @@
-"""Parameters for tests, drawn without compiling an initialiser; none is zero, which would hide mistakes."""
+"""Random parameters for tests, made without compiling an initialiser; none is zero, which would hide mistakes."""
 
 import jax
 import numpy as np
 
 
 def drawn(init, *arguments, spread=0.1):
-    """Parameters shaped as `init(*arguments)` gives them: kernels by fan-in, norm scales near 1, the rest near 0."""
+    """Parameters of the shapes of `init(*arguments)`: kernels scaled by fan-in, norm scales near 1, the rest near 0."""
     rng = np.random.default_rng(1)
 
-    def one(path, leaf):
+    def draw(path, leaf):
         noise = spread * rng.standard_normal(leaf.shape)
         name = jax.tree_util.keystr(path[-1:], simple=True)
         if name == "kernel":
@@ -17,4 +17,4 @@ def drawn(init, *arguments, spread=0.1):
             noise += 1.0
         return noise.astype(leaf.dtype)
 
-    return jax.tree_util.tree_map_with_path(one, jax.eval_shape(init, *arguments))
+    return jax.tree_util.tree_map_with_path(draw, jax.eval_shape(init, *arguments))

@@ -10,27 +10,26 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from framer_jax.training import checkpoint
-from framer_jax.training.checkpoint import Checkpoints, Notes, data_identity
+from framer_jax.training.checkpoint import CheckpointMetadata, Checkpoints, data_identity
 from framer_jax.training.optimizer import make_optimizers
 from framer_jax.training.sharding import make_mesh
-from framer_jax.training.state import abstract_state
+from framer_jax.training.state import abstract_train_state
 from tests.support import training_toys as toys
 from tests.support.paths import ROOT
 from tests.training.test_step import setup
 
 RECIPE = toys.recipe(init_state=lambda: {"count": jnp.float32(2.5)})
 CONFIG = {"model": {"width": 8}, "training": {"steps": 6, "mesh": {"data": 1}}}
-NOTES = Notes(CONFIG, data_identity(toys.names()), {"loss": (0.1, 3)}, {"step": 2, "value": 0.5})
+METADATA = CheckpointMetadata(CONFIG, data_identity(toys.names()), {"loss": (0.1, 3)}, {"step": 2, "value": 0.5})
 
 
 def abstract(settings, recipe=RECIPE):
     shapes = jax.eval_shape(toys.prepare, toys.batch())
-    return abstract_state(recipe, make_optimizers(recipe, settings), settings, make_mesh(settings), shapes)
+    return abstract_train_state(recipe, make_optimizers(recipe, settings), settings, make_mesh(settings), shapes)
 
 
-def saved(folder, settings=None, steps=1, metrics=None, notes=NOTES):
-    """Train and save after each step; gives the last state and the batch that comes next."""
+def saved(folder, settings=None, steps=1, metrics=None, metadata=METADATA):
+    """Train and save after each step; returns the last state and the next batch."""
     settings = settings or toys.settings(ema_decay=0.9)
     iterator = toys.batches()
     state, step, frozen, batch = setup(RECIPE, settings)
@@ -39,32 +38,32 @@ def saved(folder, settings=None, steps=1, metrics=None, notes=NOTES):
         next(iterator)
         state, _ = step(state, frozen, batch)
         jax.block_until_ready(state)
-        checkpoints.save(state, iterator, notes, metrics and {"psnr-y": metrics[index]})
+        checkpoints.save(state, iterator, metadata, metrics and {"psnr-y": metrics[index]})
     checkpoints.close()
     return state, next(iterator)
 
 
-def restored(folder, settings=None, config=CONFIG, data=None, step=1, iterator=None, like=None):
+def restored(folder, settings=None, config=CONFIG, data=None, step=1, iterator=None, like=None, **options):
     settings = settings or toys.settings(ema_decay=0.9)
-    checkpoints = Checkpoints(folder, settings)
+    checkpoints = Checkpoints(folder, settings, **options)
     iterator = iterator or toys.batches()
     try:
-        state, notes = checkpoints.restore(
+        state, metadata = checkpoints.restore(
             step, like or abstract(settings), iterator, config, data or data_identity(toys.names())
         )
     finally:
         checkpoints.close()
-    return state, notes, iterator
+    return state, metadata, iterator
 
 
 def test_everything_comes_back(tmp_path):
     state, following = saved(tmp_path)
-    back, notes, iterator = restored(tmp_path)
+    back, metadata, iterator = restored(tmp_path)
     assert toys.same(state, back)
     assert jax.tree.structure(state) == jax.tree.structure(back)
     assert jnp.issubdtype(back.key.dtype, jax.dtypes.prng_key)
-    assert float(back.state["count"]) == 3.5
-    assert notes == NOTES
+    assert float(back.mutable["count"]) == 3.5
+    assert metadata == METADATA
     assert toys.same(following, next(iterator))
 
 
@@ -77,19 +76,19 @@ def test_onto_another_topology(tmp_path):
     assert back.params["denoiser"]["out"]["kernel"].addressable_shards[0].data.shape == (4, 3)
 
 
-def test_donation_does_not_reach_into_a_save(tmp_path):
-    """The files hold the state of the save, though later steps reuse its buffers while they are written."""
+def test_a_save_is_independent_of_later_steps(tmp_path):
+    """Later steps reuse the donated buffers of the state while its files are written."""
     settings = toys.settings()
     state, step, frozen, batch = setup(RECIPE, settings)
     iterator, checkpoints = toys.batches(), Checkpoints(tmp_path, settings)
     state, _ = step(state, frozen, batch)
-    want = jax.tree.map(np.array, state.params)
-    checkpoints.save(state, iterator, NOTES)
+    expected = jax.tree.map(np.array, state.params)
+    checkpoints.save(state, iterator, METADATA)
     for _ in range(20):
         state, _ = step(state, frozen, batch)
     checkpoints.close()
     back, *_ = restored(tmp_path, settings)
-    assert toys.same(want, back.params)
+    assert toys.same(expected, back.params)
 
 
 def test_last_and_best_are_kept(tmp_path):
@@ -110,15 +109,15 @@ def test_saving_twice_is_saving_once(tmp_path):
     settings = toys.settings()
     state, *_ = setup(RECIPE, settings)
     checkpoints = Checkpoints(tmp_path, settings)
-    checkpoints.save(state, toys.batches(), NOTES)
-    checkpoints.save(state, toys.batches(), NOTES)
+    checkpoints.save(state, toys.batches(), METADATA)
+    checkpoints.save(state, toys.batches(), METADATA)
     assert checkpoints.steps() == [0]
     checkpoints.close()
 
 
 def test_missing(tmp_path):
     saved(tmp_path)
-    with pytest.raises(FileNotFoundError, match=r"no checkpoint .*/7: steps there are 1"):
+    with pytest.raises(FileNotFoundError, match=r"no checkpoint .*/7: the saved steps are 1"):
         restored(tmp_path, step=7)
 
 
@@ -143,28 +142,28 @@ def test_damaged_arrays(tmp_path):
 
 def test_other_configuration(tmp_path):
     saved(tmp_path)
-    free = {"model": {"width": 8}, "training": {"steps": 12, "mesh": {"data": 8}}}
-    restored(tmp_path, config=free)
-    other = {"model": {"width": 16, "depth": 2}, "training": free["training"]}
+    legal = {"model": {"width": 8}, "training": {"steps": 12, "mesh": {"data": 8}}}
+    restored(tmp_path, config=legal)
+    other = {"model": {"width": 16, "depth": 2}, "training": legal["training"]}
     with pytest.raises(ValueError, match=r"model.depth 'absent' then, 2 now; model.width 8 then, 16 now"):
         restored(tmp_path, config=other)
 
 
-def test_only_whole_paths_are_exempt(tmp_path):
+def test_paths_that_may_change(tmp_path):
     config = {
         "recipe": {"resshift": {"steps": 4}},
         "data": {"train": "here", "validation": "here", "validation_count": 3, "threads": 2, "workers": 0},
         "training": {"steps": 6, "stop_after": 3, "mesh": {"data": 1}, "seed": 0},
         "logging": {"tensorboard": False},
     }
-    saved(tmp_path, notes=NOTES._replace(config=config))
+    saved(tmp_path, metadata=METADATA._replace(config=config))
 
     def other(**sections):
         return {**config, **{name: {**config[name], **values} for name, values in sections.items()}}
 
-    free = {"train": "there", "validation": "there", "validation_count": 1, "threads": 0}
-    run = {"steps": 9, "stop_after": None, "mesh": {"data": 2, "fsdp": 4}}
-    restored(tmp_path, config=other(data=free, training=run, logging={"tensorboard": True}))
+    data = {"train": "there", "validation": "there", "validation_count": 1, "threads": 0}
+    training = {"steps": 9, "stop_after": None, "mesh": {"data": 2, "fsdp": 4}}
+    restored(tmp_path, config=other(data=data, training=training, logging={"tensorboard": True}))
     for changes, message in (
         ({"recipe": {"resshift": {"steps": 15}}}, "recipe.resshift.steps 4 then, 15 now"),
         ({"data": {"workers": 1}}, "data.workers 0 then, 1 now"),
@@ -175,8 +174,8 @@ def test_only_whole_paths_are_exempt(tmp_path):
             restored(tmp_path, config=other(**changes))
 
 
-def test_an_entry_that_is_off_may_be_absent(tmp_path):
-    saved(tmp_path, notes=NOTES._replace(config={**CONFIG, "old": {"off": 0, "word": "", "kept": 2}}))
+def test_a_knob_that_is_off_may_be_absent(tmp_path):
+    saved(tmp_path, metadata=METADATA._replace(config={**CONFIG, "old": {"off": 0, "word": "", "kept": 2}}))
     restored(tmp_path, config={**CONFIG, "old": {"kept": 2}, "new": {"off": False, "unset": None}})
     with pytest.raises(ValueError, match=r"new 'absent' then, 0\.5 now"):
         restored(tmp_path, config={**CONFIG, "old": {"kept": 2}, "new": 0.5})
@@ -191,7 +190,7 @@ def test_other_model(tmp_path):
     like.params["denoiser"]["new"] = jax.ShapeDtypeStruct((2,), jnp.float32)
     with pytest.raises(ValueError, match=r"new missing; .*out/kernel float32\[8, 3\] not float32\[9, 3\]"):
         restored(tmp_path, like=like)
-    with pytest.raises(ValueError, match="ema/critic/kernel unexpected"):
+    with pytest.raises(ValueError, match="ema/denoiser/conv/bias unexpected"):
         restored(tmp_path, toys.settings(), like=abstract(toys.settings()))
 
 
@@ -202,7 +201,7 @@ def test_other_records(tmp_path):
 
 
 class FakeWorkers:
-    """Positions in the form of Grain's worker processes."""
+    """An iterator whose positions look like those of Grain with worker processes."""
 
     def __init__(self, count):
         self.state = {"next": 0, "states": [{"next_index": 0}] * count, "future": {}}
@@ -222,7 +221,7 @@ def test_other_number_of_workers(tmp_path, other):
     settings = toys.settings()
     state, *_ = setup(RECIPE, settings)
     checkpoints = Checkpoints(tmp_path, settings)
-    checkpoints.save(state, FakeWorkers(2), NOTES)
+    checkpoints.save(state, FakeWorkers(2), METADATA)
     checkpoints.close()
     restored(tmp_path, settings, step=0, iterator=FakeWorkers(2))
     with pytest.raises(ValueError, match="use the same number of worker processes"):
@@ -255,7 +254,7 @@ def test_kill_in_the_middle_of_a_save(tmp_path):
         [sys.executable, "-c", KILLED, str(tmp_path)], env=environment, capture_output=True, check=False
     )
     assert done.returncode == -signal.SIGKILL, done.stderr.decode()[-2000:]
-    assert len(list(tmp_path.iterdir())) == 2  # the complete one and what the kill left
+    assert len(list(tmp_path.iterdir())) == 2  # the complete one and the remains of the killed save
     settings = toys.settings(ema_decay=0.9, keep_last=1)
     checkpoints = Checkpoints(tmp_path, settings)
     assert checkpoints.steps() == [1]
@@ -265,11 +264,11 @@ def test_kill_in_the_middle_of_a_save(tmp_path):
     state, following = saved(tmp_path / "again", settings)
     assert toys.same(state, back)
     assert toys.same(following, next(iterator))
-    saved(tmp_path, settings, steps=2)  # the interrupted save again, over what the kill left
+    saved(tmp_path, settings, steps=2)  # the interrupted save again, over the remains of the killed one
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["2", "again"]
 
 
-def test_about_is_readable(tmp_path):
+def test_metadata_are_readable(tmp_path):
     saved(tmp_path)
     about = json.loads(next((tmp_path / "1" / "about").iterdir()).read_text())
     assert about["config"] == CONFIG
@@ -277,8 +276,42 @@ def test_about_is_readable(tmp_path):
 
 
 def test_frozen_weights_are_compared_by_content_and_not_by_path(tmp_path):
-    begun = {"recipe": {"sinsr": {"teacher": "a/t.safetensors"}}, "weights": {"recipe.sinsr.teacher": "12"}}
-    moved = {"recipe": {"sinsr": {"teacher": "b/t.safetensors"}}, "weights": {"recipe.sinsr.teacher": "12"}}
-    checkpoint._check_config(tmp_path, begun, moved)
-    with pytest.raises(ValueError, match=r"weights\.recipe\.sinsr\.teacher '12' then, '34' now"):
-        checkpoint._check_config(tmp_path, begun, {**moved, "weights": {"recipe.sinsr.teacher": "34"}})
+    begun = {"recipe": {"teacher": "a/t.safetensors"}, "weights": {"recipe.teacher": "12"}}
+    moved = {"recipe": {"teacher": "b/t.safetensors"}, "weights": {"recipe.teacher": "12"}}
+    saved(tmp_path, metadata=METADATA._replace(config=begun))
+    restored(tmp_path, config=moved, may_change=("recipe.teacher",))
+    with pytest.raises(ValueError, match=r"recipe\.teacher 'a/t.safetensors' then, 'b/t.safetensors' now"):
+        restored(tmp_path, config=moved)
+    with pytest.raises(ValueError, match=r"weights\.recipe\.teacher '12' then, '34' now"):
+        restored(tmp_path, config={**moved, "weights": {"recipe.teacher": "34"}}, may_change=("recipe.teacher",))
+
+
+def test_configuration_of_an_older_schema(tmp_path):
+    saved(tmp_path)
+
+    def migrate(config):
+        return {"network": config["model"], "training": config["training"]}
+
+    def refuse(config):
+        raise ValueError("its configuration is too old: train again")
+
+    migrated = migrate(CONFIG)
+    restored(tmp_path, config=migrated, migrate=migrate)
+    with pytest.raises(ValueError, match=r"network\.width 8 then, 16 now"):
+        restored(tmp_path, config={**migrated, "network": {"width": 16}}, migrate=migrate)
+    with pytest.raises(ValueError, match=r"checkpoint .*/1: its configuration is too old: train again"):
+        restored(tmp_path, config=migrated, migrate=refuse)
+
+
+def test_other_layout(tmp_path):
+    saved(tmp_path)
+    file = next((tmp_path / "1" / "about").iterdir())
+    about = json.loads(file.read_text())
+    assert about["layout"] == 2
+    del about["layout"]  # as the first one was written
+    about["leaves"]["carry/count"] = about["leaves"].pop("mutable/count")
+    file.write_text(json.dumps(about))
+    message = r"checkpoint .*/1 was written by another version of framer_jax .*: use a new working folder, .* --init"
+    with pytest.raises(ValueError, match=message) as caught:
+        restored(tmp_path)
+    assert "\n" not in str(caught.value)

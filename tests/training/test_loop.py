@@ -1,3 +1,4 @@
+import dataclasses
 import io
 import json
 import os
@@ -13,10 +14,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from framer_jax.recipes.base import Loss
-from framer_jax.training.logging import JsonLinesWriter, TensorBoardWriter, default_writer, read_json_lines
+from framer_jax.recipes.base import Loss, Update
+from framer_jax.training.logging import (
+    JsonLinesWriter,
+    LoggingSettings,
+    TensorBoardWriter,
+    default_writer,
+)
 from framer_jax.training.loop import NonFiniteError, train
 from tests.support import training_toys as toys
+from tests.support.logs import read_json_lines
 from tests.support.paths import ROOT
 
 
@@ -53,6 +60,23 @@ def test_stop_and_resume_is_exact(tmp_path):
     assert toys.same(whole.state, again.state)
 
 
+@pytest.mark.parametrize("stop", [2, 3, 5])
+def test_resume_within_and_between_phases_is_exact(tmp_path, stop):
+    phases = (
+        Update("first", ("denoiser",), toys.noisy_loss, stop=3),
+        Update("second", ("denoiser", "critic"), toys.critic_loss, start=3),
+    )
+    recipe = toys.recipe(updates=phases, init_state=lambda: {"count": jnp.float32(0)})
+    changes = {"steps": 7, "ema_decay": 0.9, "updates": {"second": {"learning_rate": 0.02}}}
+    whole = run(tmp_path / "whole", toys.settings(**changes), recipe=recipe)
+    assert run(tmp_path / "parts", toys.settings(**changes, stop_after=stop), recipe=recipe).step == stop
+    rest = run(tmp_path / "parts", toys.settings(**changes), recipe=recipe)
+    assert toys.same(whole.state, rest.state)
+    assert losses(tmp_path / "whole") == losses(tmp_path / "parts")
+    assert float(whole.state.mutable["count"]) == 3
+    assert [int(whole.state.opt_state[name][0].count) for name in ("first", "second")] == [3, 4]
+
+
 def test_same_run_on_eight_devices(tmp_path):
     alone = run(tmp_path / "one", toys.settings())
     spread = run(tmp_path / "eight", toys.settings(mesh={"data": 4, "fsdp": 2}))
@@ -74,10 +98,11 @@ def test_log_checkpoint_validate_and_export(tmp_path):
     seen = []
 
     def validate(params, frozen, step):
-        assert set(params) == {"denoiser", "critic"}
+        assert set(params) == {"denoiser"}
         return {"psnr-y": {2: 20.0, 4: 30.0, 6: 25.0, 7: 28.0}[step]}, {"first": np.full((4, 4, 3), 0.5)}
 
     def export(params, step, best):
+        assert set(params) == {"denoiser"}
         assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(params))
         seen.append((step, best))
 
@@ -99,7 +124,7 @@ def test_log_checkpoint_validate_and_export(tmp_path):
 
 
 class Recording:
-    """A writer that keeps what it is told."""
+    """A writer that stores its calls."""
 
     def __init__(self, lines):
         self.lines = lines
@@ -137,10 +162,10 @@ def test_resumed_run_keeps_the_best(tmp_path):
 
 
 def test_unknown_best_metric(tmp_path):
-    """It is found at the first validation, and what was trained until then is saved."""
+    """The error is raised at the first validation, after a save."""
     changes = {"validate_every": 2, "checkpoint_every": 4}
     wrong = toys.settings(**changes, best_metric="psnr")
-    with pytest.raises(ValueError, match="'psnr' is not among what validation gives: psnr-y; step 2 is saved: correct"):
+    with pytest.raises(ValueError, match="'psnr' is not a metric of validation: psnr-y; step 2 is saved: correct"):
         run(tmp_path, wrong, validate=lambda *_: ({"psnr-y": 1.0}, {}))
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["2"]
     result = run(
@@ -173,7 +198,7 @@ def test_nan_names_step_records_and_checkpoint(tmp_path):
 def test_bad_data(tmp_path):
     with pytest.raises(ValueError, match="the data gives no batch"):
         run(tmp_path, toys.settings(), batches=iter([]))
-    with pytest.raises(ValueError, match="batches hold 4 examples per host: global_batch 8 needs 8"):
+    with pytest.raises(ValueError, match=r"batches hold 4 examples per host: training.global_batch 8 needs 8"):
         run(tmp_path, toys.settings(), batches=toys.batches(size=4))
     with pytest.raises(ValueError, match="10 is not divisible by 8 devices x 1 microbatches: use 8 or 16"):
         run(tmp_path, toys.settings(global_batch=10, mesh={"data": 8}))
@@ -182,13 +207,53 @@ def test_bad_data(tmp_path):
         run(tmp_path, toys.settings(), batches=iter(short))
 
 
+def test_batch_without_an_entry_of_the_recipe(tmp_path):
+    def init(key, batch):
+        raise AssertionError("nothing is computed")
+
+    recipe = toys.recipe(batch_entries=("hr", "lr", "prompt", "pooled"))
+    with pytest.raises(
+        ValueError, match=r"batches lack prompt, pooled, which the recipe 'toy' needs .*hr, lr"
+    ) as caught:
+        run(tmp_path, toys.settings(), recipe=dataclasses.replace(recipe, init=init))
+    assert "\n" not in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_initial_params_replace_those_of_the_recipe(tmp_path):
+    start = jax.device_get(toys.init(jax.random.key(1), {"hr": np.zeros((1, 4, 4, 3))})["denoiser"])
+    zeros = jax.tree.map(np.zeros_like, start)
+    recipe = toys.recipe(initial_params={"denoiser": start})
+    settings = toys.settings(steps=1, learning_rate=1e-9)
+    for folder, initial_params, expected in (("recipe", None, start), ("argument", {"denoiser": zeros}, zeros)):
+        result = run(tmp_path / folder, settings, recipe=recipe, initial_params=initial_params)
+        denoiser = result.state.params["denoiser"]
+        jax.tree.map(lambda one, other: np.testing.assert_allclose(one, other, atol=1e-8), denoiser, expected)
+
+
+def test_configuration_that_may_change_or_is_migrated(tmp_path):
+    run(tmp_path, toys.settings(steps=2), config_json='{"recipe": {"weights": "a"}}')
+    options = {
+        "config_json": '{"method": {"weights": "b"}}',
+        "migrate": lambda config: {"method": config["recipe"]},
+    }
+    with pytest.raises(ValueError, match=r"method\.weights 'a' then, 'b' now"):
+        run(tmp_path, toys.settings(steps=2), **options)
+    result = run(
+        tmp_path, toys.settings(steps=2), **options, may_change=("method.weights",), run_info={"text": "words"}
+    )
+    assert "already complete" in result.message
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert {"step": 2, "text": "text", "value": "words"} in lines
+
+
 def test_foreign_checkpoint(tmp_path):
     run(tmp_path, toys.settings(stop_after=2), config_json='{"model": "small"}')
     with pytest.raises(ValueError, match="another configuration: model 'small' then, 'large' now"):
         run(tmp_path, toys.settings(), config_json='{"model": "large"}')
-    both = toys.recipe(updates=(toys.Update("main", ("denoiser", "critic"), toys.noisy_loss),))
+    both_groups = toys.recipe(updates=(Update("main", ("denoiser", "critic"), toys.noisy_loss),))
     with pytest.raises(ValueError, match="opt_state/main/0/mu/critic/kernel"):
-        run(tmp_path, toys.settings(), recipe=both, config_json='{"model": "small"}')
+        run(tmp_path, toys.settings(), recipe=both_groups, config_json='{"model": "small"}')
 
 
 SIGNALLED = """
@@ -251,7 +316,7 @@ def test_signal_handlers_are_restored(tmp_path):
     assert before == (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT))
 
 
-def test_json_lines_forget_what_lies_beyond(tmp_path):
+def test_json_lines_drop_later_entries_when_a_run_resumes(tmp_path):
     path = tmp_path / "metrics.jsonl"
     writer = JsonLinesWriter(path)
     for step in (2, 4, 6):
@@ -267,7 +332,7 @@ def test_json_lines_forget_what_lies_beyond(tmp_path):
 
 def test_default_writer(tmp_path, capsys):
     folder = tmp_path / "not" / "yet"
-    assert not (default_writer(folder) and folder.exists())  # a run that is refused leaves nothing behind
+    assert not (default_writer(folder) and folder.exists())  # a refused run leaves no folder
     writer = default_writer(tmp_path)
     writer.resume(0)
     writer.write_scalars(3, {"loss": 0.12349, "images_per_second": 10.0})
@@ -283,6 +348,7 @@ def test_default_writer(tmp_path, capsys):
 
 def test_tensorboard_writer(tmp_path):
     pytest.importorskip("tensorboardX")
+    assert default_writer(tmp_path / "run", LoggingSettings(tensorboard=True)) is not None
     writer = TensorBoardWriter(tmp_path)
     writer.resume(2)
     writer.write_scalars(3, {"loss": 1.0})

@@ -1,4 +1,4 @@
-"""Parity fixtures: reading them, drawing their weights, comparing with their tolerances."""
+"""Parity fixtures: reading them, drawing their weights, and comparing with their tolerances."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-TABLES = (
+TABLE_KEYS = (
     "relative_position_bias_table",
     "relative_attention_bias.weight",
     "pos_embed",
@@ -28,14 +28,13 @@ TABLES = (
     "quantize.embedding.weight",
     "codebook",
 )
-"""Endings of the state-dict keys that hold tables."""
-
+"""Suffixes of the state-dict keys of tables."""
 
 INNER_ERROR = "hid (worst, relative to max)"
-"""Where a fixture says how exact its outputs of inner blocks are."""
+"""The entry of a fixture with the error of its outputs of inner blocks."""
 
 INNER = ("hid/", "hidsub/")
-"""Outputs of inner blocks: whole, and every s-th number of large ones."""
+"""Prefixes of the outputs of inner blocks: all numbers, or every s-th number of large outputs."""
 
 
 @dataclass(frozen=True)
@@ -43,11 +42,11 @@ class Case:
     """One fixture file.
 
     Attributes:
-      family: what kind of case it is.
+      family: name of its comparison, see tools.parity.families.FAMILIES.
       config: constructor arguments and call parameters.
-      tolerances: output name to its largest allowed absolute error, or None where it must be equal.
-      weights: model name to a flat state dict in PyTorch's names and layout.
-      arrays: everything else, by its name in the file.
+      tolerances: output name → its largest allowed absolute error, or None where it must be equal.
+      weights: model name → a flat state dict in PyTorch's names and layout.
+      arrays: all other entries of the file, by name.
     """
 
     family: str
@@ -59,13 +58,17 @@ class Case:
 
 @dataclass(frozen=True)
 class Options:
-    """What a family may need besides its file."""
+    """What a comparison may need besides the fixture.
+
+    Attributes:
+      niqe_model: path of the published pristine model of NIQE.
+    """
 
     niqe_model: str | None = None
 
 
 Outputs = Iterator[tuple[str, Any]]
-"""Names of outputs and our values of them, in the layout of the fixtures."""
+"""Pairs of an output's name and framer_jax's value, in the layout of the fixtures."""
 
 
 def channels_last(x: np.ndarray) -> jax.Array:
@@ -80,7 +83,14 @@ def channels_first(x: Any) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Comparison:
-    """One output against its reference."""
+    """The errors of one output.
+
+    Attributes:
+      name: name of the output.
+      absolute: largest absolute error.
+      relative: that error, relative to the largest absolute value of the reference.
+      tolerance: largest allowed absolute error; None: the output must be equal.
+    """
 
     name: str
     absolute: float
@@ -94,7 +104,7 @@ class Comparison:
 
 
 def named_weight(key: str, shape: tuple[int, ...], salt: str = "", gain: float = 1.0) -> np.ndarray:
-    """A float32 tensor drawn from its name: the rule by which the fixtures' reference models got their weights."""
+    """A float32 tensor whose random numbers depend on its name: the weights of the fixtures' reference models."""
     normal = np.random.Generator(np.random.PCG64(zlib.crc32((salt + key).encode()))).standard_normal(
         shape, dtype=np.float32
     )
@@ -104,7 +114,7 @@ def named_weight(key: str, shape: tuple[int, ...], salt: str = "", gain: float =
         return 1 + np.float32(0.1) * np.abs(normal)
     if last == "running_mean":
         return np.float32(0.1) * normal
-    if key.endswith(TABLES):
+    if key.endswith(TABLE_KEYS):
         return np.float32(0.5) * normal
     if normal.ndim >= 2:
         return normal * np.float32(gain / np.sqrt(float(np.prod(shape[1:]))))
@@ -117,12 +127,12 @@ def load_case(path: str | Path) -> Case:
     """Read a fixture and draw its weights.
 
     Raises:
-      FileNotFoundError: no such file.
-      ValueError: not a parity fixture.
+      FileNotFoundError: there is no such file.
+      ValueError: the file is not a parity fixture.
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"no fixture {str(path)!r}")
+        raise FileNotFoundError(f"{path}: there is no such fixture")
     try:
         with np.load(path, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
@@ -132,8 +142,8 @@ def load_case(path: str | Path) -> Case:
     weights = {}
     for name in [name for name in arrays if name.startswith("params/")]:
         model = name.removeprefix("params/")
-        facts = meta["models"][model]
-        salt, gain = meta["salt"] + facts.get("salt", ""), facts.get("weight_gain", 1.0)
+        options = meta["models"][model]
+        salt, gain = meta["salt"] + options.get("salt", ""), options.get("weight_gain", 1.0)
         rows = (str(line).split("\t") for line in arrays.pop(name))
         weights[model] = {
             key: named_weight(key, tuple(int(side) for side in shape.split(",") if side), salt, gain)
@@ -142,7 +152,7 @@ def load_case(path: str | Path) -> Case:
     tolerances = {
         name: entry.get("atol") for name, entry in meta["float32_vs_float64"].items() if isinstance(entry, dict)
     }
-    if INNER_ERROR in meta["float32_vs_float64"]:  # relative to the largest value; ten times it is allowed
+    if INNER_ERROR in meta["float32_vs_float64"]:  # relative to the largest value; ten times as much is allowed
         allowed = 10 * meta["float32_vs_float64"][INNER_ERROR]
         tolerances |= {
             name: allowed * float(np.abs(value).max()) for name, value in arrays.items() if name.startswith(INNER)
@@ -151,17 +161,20 @@ def load_case(path: str | Path) -> Case:
 
 
 BLOCK, TIES = 16, 2
-"""In JPEG outputs so many blocks of so many pixels a side may differ: a coefficient half-way between two levels may be
-rounded either way, says the fixtures' README."""
+"""Side of a JPEG block in pixels, and the number of blocks that may differ: a coefficient half-way between two levels
+may be rounded either way (the fixtures' README)."""
 
 
-def compare(case: Case, name: str, mine: Any) -> Comparison:
-    """Largest errors of one output; a wrong shape is an infinite one. Of 'hidsub/…' mine is the whole.
+def compare(case: Case, name: str, output: Any) -> Comparison:
+    """The largest errors of one output; those of a wrong shape are infinite.
 
-    JPEG blocks at a tie are left out.
+    Args:
+      case: the fixture.
+      name: name of the output; ties of JPEG blocks are left out.
+      output: framer_jax's value; for 'hidsub/…' all numbers.
     """
     reference = np.asarray(case.arrays[name], np.float64)
-    value = np.asarray(mine, np.float64)
+    value = np.asarray(output, np.float64)
     if name.startswith("hidsub/") and value.shape == tuple(case.arrays[name.replace("hidsub/", "hidshape/")]):
         value = value.reshape(-1)[:: max(1, value.size // 1024)]
     tolerance = case.tolerances.get(name)
@@ -174,7 +187,7 @@ def compare(case: Case, name: str, mine: Any) -> Comparison:
 
 
 def _without_ties(error: np.ndarray) -> np.ndarray:
-    """The largest errors of the blocks of [B, C, H, W], without those of the `TIES` worst blocks."""
+    """The largest error of every block of [B, C, H, W], without the `TIES` largest."""
     height, width = error.shape[2:]
     padded = np.pad(error.max(axis=1), ((0, 0), (0, -height % BLOCK), (0, -width % BLOCK)))
     blocks = padded.reshape(len(error), padded.shape[1] // BLOCK, BLOCK, padded.shape[2] // BLOCK, BLOCK)

@@ -1,4 +1,4 @@
-"""The primitives of the Real-ESRGAN degradation against their fixture."""
+"""The fixture of Real-ESRGAN's degradation primitives."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tools.parity.cases import Case, Options, Outputs
 
 
 def realesrgan_family(case: Case, options: Options) -> Outputs:
-    """The degradation's primitives. JPEG blocks with a coefficient half-way between two levels may differ."""
+    """The outputs of the primitives."""
     arrays, config = case.arrays, case.config
     for entry in config["kernels"]:
         yield f"out/kernel/{entry['name']}", _kernel(entry)
@@ -32,7 +32,7 @@ def realesrgan_family(case: Case, options: Options) -> Outputs:
         scale = entry.get("scale")
         height, width = entry["size"] if scale is None else (int(side * scale) for side in old)
         step = None if scale is None else jnp.float32(1 / scale)
-        smallest = min(one / other for one, other in zip((height, width), old, strict=True))
+        smallest = min(new_side / old_side for new_side, old_side in zip((height, width), old, strict=True))
         mode = jnp.int32(MODES.index(entry["mode"]))
         yield (
             f"out/resize/{entry['name']}",
@@ -72,16 +72,16 @@ def _noise_outputs(case: Case) -> Outputs:
     gray = arrays["in/gray_flag"][:, None, None, None] > 0.5
     sigma, scale = arrays["in/gauss_sigma"] / 255.0, arrays["in/poisson_scale"]
     color = jax.vmap(noise.gaussian_noise)(arrays["in/gauss_color_noise"], sigma)
-    one = jax.vmap(noise.gaussian_noise, (None, 0))(arrays["in/gauss_gray_noise"][None], sigma)
+    shared = jax.vmap(noise.gaussian_noise, (None, 0))(arrays["in/gauss_gray_noise"][None], sigma)
     yield "out/gauss/noise_color_only", color
-    yield "out/gauss/noise", jnp.where(gray, one, color)
+    yield "out/gauss/noise", jnp.where(gray, shared, color)
     rates = {
         "color": jax.vmap(noise.poisson_rate)(arrays["in/img"]),
         "gray": jax.vmap(lambda planes: noise.poisson_rate(noise.grayscale(planes)))(arrays["in/img"]),
     }
-    found = {}
+    noisy = {}
     for name, rate in rates.items():
         yield f"out/poisson/rate_{name}", jax.vmap(lambda rate: rate.image * rate.gain)(rate)
-        found[name] = jax.vmap(noise.poisson_noise)(rate, arrays[f"in/poisson_{name}_counts"], scale)
-    yield "out/poisson/noise_color_only", found["color"]
-    yield "out/poisson/noise", jnp.where(gray, found["gray"], found["color"])
+        noisy[name] = jax.vmap(noise.poisson_noise)(rate, arrays[f"in/poisson_{name}_counts"], scale)
+    yield "out/poisson/noise_color_only", noisy["color"]
+    yield "out/poisson/noise", jnp.where(gray, noisy["gray"], noisy["color"])

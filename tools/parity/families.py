@@ -1,6 +1,6 @@
-"""One function per family of fixtures: (case, options) → name of an output and our value of it, one after the other.
+"""One function per family of fixtures: (case, options) → pairs of an output's name and framer_jax's value of it.
 
-Outputs that a file does not hold may be named; they are passed over.
+Outputs that a file does not contain may be yielded; they are skipped.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from tools.parity.degradations import realesrgan_family
 def framer_loss_family(case: Case, options: Options) -> Outputs:
     """The released FRAMER loss, its factors, masks and gradients."""
     arrays = case.arrays
-    reading = released(quantile=case.config["cutoff"], temperature=case.config["tau"])
+    settings = released(quantile=case.config["cutoff"], temperature=case.config["tau"])
     noisy, sigma = channels_last(arrays["in/noisy"]), jnp.asarray(arrays["in/sigmas"].reshape(-1))
     velocities = [channels_last(arrays[f"in/student_{layer}"]) for layer in range(case.config["layers"])]
     teacher = channels_last(arrays["in/teacher"])
@@ -37,7 +37,7 @@ def framer_loss_family(case: Case, options: Options) -> Outputs:
     @jax.jit
     def loss(velocities: list[jax.Array]) -> tuple[jax.Array, dict[str, jax.Array]]:
         taps = prediction_taps_to_clean((*velocities, teacher), noisy, sigma, "prediction")
-        result = framer_loss(taps, negatives, reading)
+        result = framer_loss(taps, negatives, settings)
         return result.values.mean(), result.diagnostics
 
     (value, diagnostics), gradients = jax.value_and_grad(loss, has_aux=True)(velocities)
@@ -48,7 +48,7 @@ def framer_loss_family(case: Case, options: Options) -> Outputs:
     def centred(half: jax.Array) -> np.ndarray:
         return channels_first(np.fft.fftshift(np.asarray(bands.full_layout(half, width)), (1, 2)))
 
-    low = bands.quantile_mask(magnitude, width, reading.quantile)
+    low = bands.quantile_mask(magnitude, width, settings.quantile)
     yield "out/loss", value
     yield "out/avg_w_low", diagnostics["factor_low"].mean()
     yield "out/avg_w_high", diagnostics["factor_high"].mean()
@@ -60,7 +60,7 @@ def framer_loss_family(case: Case, options: Options) -> Outputs:
 
 
 def color_fix_family(case: Case, options: Options) -> Outputs:
-    """AdaIN and wavelet colour transfer, and latent tile weights (known up to a factor)."""
+    """AdaIN and wavelet color transfer, and the weights of latent tiles (known up to a factor)."""
     output, source = case.arrays["in/output"], case.arrays["in/source"]  # [1, 3, H, W]
 
     def per_channel(function: Callable[..., np.ndarray], *images: np.ndarray) -> np.ndarray:
@@ -80,23 +80,23 @@ def color_fix_family(case: Case, options: Options) -> Outputs:
 
 
 def dwt_family(case: Case, options: Options) -> Outputs:
-    """Wavelet bands: Haar by slices, every other wavelet by `decompose`; the filters are PyWavelets' own."""
+    """Wavelet bands: `haar_decompose` for Haar, `decompose` for other wavelets and odd sizes."""
     image = channels_last(case.arrays["in/img"])
     for wavelet in case.config["wavelets"]:
         for mode in case.config["modes"]:
             prefix = f"out/{wavelet}_{mode}"
             for levels in (1, 2):
                 if wavelet == "haar" and not any(side % 2**levels for side in image.shape[1:3]):
-                    found = wavelets.haar_decompose(image, levels)
+                    decomposition = wavelets.haar_decompose(image, levels)
                 else:
-                    found = wavelets.decompose(image, wavelet, levels, mode)
-                yield f"{prefix}/level{levels}/LL", channels_first(found.low)
-                for name, value in found.details[0]._asdict().items():
+                    decomposition = wavelets.decompose(image, wavelet, levels, mode)
+                yield f"{prefix}/level{levels}/LL", channels_first(decomposition.low)
+                for name, value in decomposition.details[0]._asdict().items():
                     yield f"{prefix}/level{levels}/{name}", channels_first(value)
 
 
 def niqe_family(case: Case, options: Options) -> Outputs:
-    """Luma, window, features and scores; scores with the published model need --niqe-model."""
+    """Luma, window, features and scores; scores with the published pristine model need --niqe-model."""
     image = case.arrays["in/image"][None] / np.float32(255)
     plane = niqe.luma_levels(image, "studio")
     features, _ = niqe.niqe_features(plane)
@@ -108,8 +108,8 @@ def niqe_family(case: Case, options: Options) -> Outputs:
     yield "out/features", features[0]
     yield "out/niqe_drawn_model", niqe.gaussian_distance(features[0], drawn)
     for name in case.arrays:
-        if found := re.fullmatch(r"out/half_size_(\d+)", name):
-            side = int(found[1])
+        if matched := re.fullmatch(r"out/half_size_(\d+)", name):
+            side = int(matched[1])
             crop = jnp.asarray(plane[:, :side, :side, None], jnp.float32) / 255.0
             yield name, matlab_bicubic(crop, scale=0.5)[0, :, :, 0]
     if options.niqe_model is not None:
@@ -119,7 +119,7 @@ def niqe_family(case: Case, options: Options) -> Outputs:
 
 
 def schedulers_family(case: Case, options: Options) -> Outputs:
-    """The flow-matching part: tables, Euler steps and loss weights."""
+    """The flow-matching schedulers: tables, Euler steps and loss weights."""
     shift = case.config["shift"]
     x, noise = channels_last(case.arrays["in/x"]), channels_last(case.arrays["in/n"])
     yield "out/fm_train_sigmas", flow.training_sigmas(shift)
@@ -153,4 +153,4 @@ FAMILIES: dict[str, Callable[[Case, Options], Outputs]] = {
     "mmdit": transformers.mmdit_family,
     "dit4sr": transformers.dit4sr_family,
 }
-"""Family name, as a fixture's `meta` gives it → its comparison. A new port is one function and one line here."""
+"""Name of a family in a fixture's `meta` → its comparison. A new family is one function and one line here."""

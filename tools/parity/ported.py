@@ -1,4 +1,4 @@
-"""Families of fixtures whose models come through the weight maps: ResShift, SinSR, their autoencoder, SwinIR, LPIPS."""
+"""Fixtures of models with weight maps: ResShift, SinSR, their autoencoder, SwinIR and LPIPS."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any, cast
 import jax
 import jax.numpy as jnp
 import numpy as np
-from framer_jax.recipes.latent_space import enlarge
 
 from framer_jax.diffusion import resshift as process
 from framer_jax.diffusion.samplers import resshift_ancestral, resshift_deterministic
 from framer_jax.losses.lpips import lpips_terms
+from framer_jax.models.denoiser import IMAGE
 from framer_jax.models.resshift_unet import SwinUNet
 from framer_jax.models.swinir import SwinIR
 from framer_jax.models.vgg import Lpips
@@ -20,35 +20,36 @@ from framer_jax.models.vq_autoencoder import VQAutoencoder, nearest_code
 from framer_jax.porting.maps import to_flax, to_torch
 from framer_jax.porting.swin import INDEX, MASK
 from framer_jax.porting.table import MAPS
-from framer_jax.recipes.resshift import predictor
-from framer_jax.recipes.sinsr import chain_ends, distillation_terms, student_schedule
+from framer_jax.recipes.components.latent_space import upsample_bicubic
+from framer_jax.recipes.resshift.recipe import predictor
+from framer_jax.recipes.sinsr.recipe import distillation_terms, student_schedule, trajectory_endpoints
 from tools.parity.cases import Case, Options, Outputs, channels_first, channels_last
 
 
-def carried_over(case: Case, model: str, name: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """A model of the fixture through the map of that name: (params, constructor arguments)."""
+def port_model(case: Case, model: str, name: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Convert a model of the fixture with the weight map `name`: (params, constructor arguments)."""
     params, arguments, _ = to_flax(MAPS[name], case.weights[model], f"{case.family}/{model}")
     return params, arguments
 
 
-def unet_of(case: Case, model: str = "model") -> tuple[SwinUNet, dict[str, Any]]:
-    """The denoiser of a fixture; the nominal side of its latents is in the configuration, not in the tensors."""
-    params, arguments = carried_over(case, model, "resshift_unet")
+def port_unet(case: Case, model: str = "model") -> tuple[SwinUNet, dict[str, Any]]:
+    """The denoiser of a fixture, whose nominal latent size is in the fixture's configuration and not in the tensors."""
+    params, arguments = port_model(case, model, "resshift_unet")
     side = case.config["unet"]["image_size"]
     return SwinUNet(**{**arguments, "image_size": side, "condition_size": side}), params
 
 
-def vq_of(case: Case, model: str = "vq") -> tuple[VQAutoencoder, dict[str, Any]]:
+def port_autoencoder(case: Case, model: str = "vq") -> tuple[VQAutoencoder, dict[str, Any]]:
     """The autoencoder of a fixture."""
-    params, arguments = carried_over(case, model, "vq_f4")
+    params, arguments = port_model(case, model, "vq_f4")
     return VQAutoencoder(**arguments), params
 
 
-def captured(model: Any, params: dict[str, Any], *inputs: jax.Array, **options: Any) -> tuple[Any, dict[str, Any]]:
-    """Output of a module and of every module inside it."""
+def apply_and_capture(model: Any, params: dict[str, Any], *inputs: Any, **options: Any) -> tuple[Any, dict[str, Any]]:
+    """(the output of a module, the outputs of all modules within it)."""
 
     @jax.jit
-    def run(params: dict[str, Any], *inputs: jax.Array) -> Any:
+    def run(params: dict[str, Any], *inputs: Any) -> Any:
         return model.apply({"params": params}, *inputs, capture_intermediates=True, **options)
 
     output, state = run(params, *inputs)
@@ -56,12 +57,12 @@ def captured(model: Any, params: dict[str, Any], *inputs: jax.Array, **options: 
 
 
 def resshift_unet_family(case: Case, options: Options) -> Outputs:
-    """The denoiser on each call's input, and its blocks on the first."""
-    model, params = unet_of(case)
+    """The denoiser's output for every call, and the outputs of its blocks for the first one."""
+    model, params = port_unet(case)
     for call in range(case.config["calls"]):
         x, lq = (channels_last(case.arrays[f"in/{name}{call}"]) for name in ("x", "lq"))
         t = jnp.asarray(case.arrays[f"in/t{call}"], jnp.float32)
-        (y, _), inner = captured(model, params, x, t, lq)
+        (y, _), inner = apply_and_capture(model, params, x, t, {IMAGE: lq})
         yield f"out/y{call}", channels_first(y)
         if call == 0:
             yield from _unet_blocks(inner)
@@ -75,54 +76,56 @@ def _unet_blocks(inner: dict[str, Any]) -> Outputs:
     yield "hid/input_blocks.0", channels_first(output("conv_in"))
     yield "hid/middle_block", channels_first(output("middle_2"))
     for ours, theirs in (("down", "input_blocks"), ("up", "output_blocks")):
-        for place in range(len(inner)):
-            # A place is a block, with a Swin layer or a change of size behind it, or a change of size alone.
-            parts = [f"{ours}_{place}_{part}" for part in ("block", "swin", "to_coarse", "to_fine")]
-            if found := [name for name in parts if name in inner]:
-                yield f"hid/{theirs}.{place}", channels_first(output(found[-1]))
+        for index in range(len(inner)):
+            # The original's list entry is a block, perhaps followed by a Swin layer or a resampling, or a resampling.
+            candidates = [f"{ours}_{index}_{part}" for part in ("block", "swin", "to_coarse", "to_fine")]
+            if present := [name for name in candidates if name in inner]:
+                yield f"hid/{theirs}.{index}", channels_first(output(present[-1]))
 
 
 def resshift_vq_family(case: Case, options: Options) -> Outputs:
-    """Encode, nearest codes, decode with and without quantisation, and the blocks of both halves."""
-    model, params = vq_of(case, "model")
+    """Latents, nearest codes, images with and without quantisation, and the blocks of encoder and decoder."""
+    model, params = port_autoencoder(case, "model")
     zr = channels_last(case.arrays["in/zr"])
-    z, inner = captured(model, params, channels_last(case.arrays["in/x"]), method="encode")
+    z, inner = apply_and_capture(model, params, channels_last(case.arrays["in/x"]), method="encode")
     yield "out/z", channels_first(z)
     yield from _half_blocks(inner["encoder"], "encoder", "down", "to_coarse")
     codes, index = cast(Any, model.apply({"params": params}, zr, method="quantise"))
     yield "out/q_of_zr", channels_first(codes)
     yield "out/idx_of_zr", np.ravel(index)
-    image, inner = captured(model, params, zr, method="decode")
+    image, inner = apply_and_capture(model, params, zr, method="decode")
     yield "out/dec_q", channels_first(image)
     yield from _half_blocks(inner["decoder"], "decoder", "up", "to_fine")
-    yield "out/dec_noq", channels_first(captured(model, params, zr, method="decode", quantise=False)[0])
+    yield "out/dec_noq", channels_first(apply_and_capture(model, params, zr, method="decode", quantise=False)[0])
 
 
-def _half_blocks(inner: dict[str, Any], side: str, way: str, step: str) -> Outputs:
+def _half_blocks(inner: dict[str, Any], half: str, direction: str, resampling: str) -> Outputs:
+    """Blocks of the encoder or the decoder."""
+
     def output(name: str) -> np.ndarray:
         return channels_first(inner[name]["__call__"][0])
 
-    yield f"hid/{side}.conv_in", output("conv_in")
-    yield f"hid/{side}.mid", output("middle")
-    yield f"hid/{side}.conv_out", output("conv_out")
+    yield f"hid/{half}.conv_in", output("conv_in")
+    yield f"hid/{half}.mid", output("middle")
+    yield f"hid/{half}.conv_out", output("conv_out")
     for level in range(len(inner)):
-        blocks = [name for name in inner if name.startswith(f"{way}_{level}_")]
+        blocks = [name for name in inner if name.startswith(f"{direction}_{level}_")]
         if blocks:
-            # The fixtures' level ends with its change of size or else with its last residual block.
-            last = max(blocks, key=lambda name: (name.endswith(step), "block" in name, name))
-            yield f"hid/{side}.{way}.{level}", output(last)
+            # A level of the fixture ends with its resampling, or else with its last residual block.
+            last = max(blocks, key=lambda name: (name.endswith(resampling), "block" in name, name))
+            yield f"hid/{half}.{direction}.{level}", output(last)
 
 
 def swinir_family(case: Case, options: Options) -> Outputs:
-    """Each call's picture, the blocks of the first, and gradients of the mean square of its picture.
+    """The output of every call, the blocks of the first one, and gradients of the mean square of its output.
 
-    In swinir_tiny_3conv an input of the last leaky ReLU lies within 2e-7 of zero, where the gradient jumps; so the
-    products of the gradients are float64.
+    In swinir_tiny_3conv an input of the last leaky ReLU lies within 2e-7 of zero, where the gradient jumps, so
+    gradients are computed in float64.
     """
-    params, arguments = carried_over(case, "model", "swinir")
+    params, arguments = port_model(case, "model", "swinir")
     model = SwinIR(**{**arguments, "image_size": case.config["img_size"]})
     for name in (name for name in case.arrays if name.startswith("in/x")):
-        (y, _), inner = captured(model, params, channels_last(case.arrays[name]))
+        (y, _), inner = apply_and_capture(model, params, channels_last(case.arrays[name]))
         yield name.replace("in/x", "out/y"), channels_first(y)
         if name == "in/x0":
             yield from _swinir_blocks(inner, len(arguments["depths"]))
@@ -135,10 +138,11 @@ def swinir_family(case: Case, options: Options) -> Outputs:
 
     with jax.enable_x64(True):
         image = channels_last(case.arrays["in/x0"])
-        value, (of_params, of_image) = jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))(params, image)
+        value, (params_gradient, image_gradient) = jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))(params, image)
         yield "grad/loss", value
-        yield "grad/x0", channels_first(of_image)
-        yield from ((f"grad/{key}", leaf) for key, leaf in to_torch(MAPS["swinir"], of_params, "gradient").items())
+        yield "grad/x0", channels_first(image_gradient)
+        gradient = to_torch(MAPS["swinir"], params_gradient, "gradient")
+        yield from ((f"grad/{key}", leaf) for key, leaf in gradient.items())
 
 
 def _swinir_blocks(inner: dict[str, Any], groups: int) -> Outputs:
@@ -157,46 +161,46 @@ def _swinir_blocks(inner: dict[str, Any], groups: int) -> Outputs:
 
 
 def resshift_schedule_family(case: Case, options: Options) -> Outputs:
-    """All tables of each variant."""
+    """All tables of every variant."""
     common = case.config["common"]
     for name, variant in case.config["variants"].items():
-        schedule = schedule_of({**common, **variant})
+        schedule = make_schedule({**common, **variant})
         for table in case.arrays:
             if table.startswith(f"out/{name}/"):
                 yield table, getattr(schedule, table.rsplit("/", 1)[1])
 
 
-def schedule_of(facts: dict[str, Any]) -> process.Schedule:
-    """A schedule from the words of the original's configuration."""
+def make_schedule(config: dict[str, Any]) -> process.Schedule:
+    """The schedule of an original configuration."""
     return process.make_schedule(
-        steps=facts["steps"],
-        kappa=facts["kappa"],
-        min_noise_level=facts["min_noise_level"],
-        etas_end=facts["etas_end"],
-        power=facts["schedule_kwargs"]["power"],
-        sampling_steps=facts.get("timestep_respacing"),
+        steps=config["steps"],
+        kappa=config["kappa"],
+        min_noise_level=config["min_noise_level"],
+        etas_end=config["etas_end"],
+        power=config["schedule_kwargs"]["power"],
+        sampling_steps=config.get("timestep_respacing"),
     )
 
 
-class Chain:
-    """A denoiser with an autoencoder around it: what sampling and distillation have in common."""
+class LatentDenoiser:
+    """A denoiser in the latent space of an autoencoder, as sampling and distillation use it."""
 
     def __init__(self, case: Case, unet: str) -> None:
-        self.vq, self.vq_params = vq_of(case)
-        self.unet, self.unet_params = unet_of(case, unet)
+        self.vq, self.vq_params = port_autoencoder(case)
+        self.unet, self.unet_params = port_unet(case, unet)
         self.lq = channels_last(case.arrays["in/y"])
-        self.programs: dict[int, Any] = {}  # by the number of steps of the schedule
+        self.programs: dict[int, Any] = {}  # number of steps of the schedule → compiled estimate
 
     def encode(self, image: jax.Array) -> jax.Array:
-        """An image to its latent."""
-        return cast(Any, compiled(self.vq, "encode", self.vq_params, image))
+        """The latent of an image."""
+        return cast(Any, apply_compiled(self.vq, "encode", self.vq_params, image))
 
     def decode(self, z: jax.Array, quantise: bool) -> np.ndarray:
-        """A latent to its image, channels first."""
-        return channels_first(compiled(self.vq, "decode", self.vq_params, z, quantise=quantise))
+        """The image of a latent, channels first."""
+        return channels_first(apply_compiled(self.vq, "decode", self.vq_params, z, quantise=quantise))
 
     def estimate(self, schedule: process.Schedule, x: jax.Array, index: jax.Array) -> jax.Array:
-        """The clean latent, from x at an index ([B] or one for all), as the recipe predicts it."""
+        """The recipe's estimate of the clean latent from x at an index, [B] or one for all examples."""
         if schedule.steps not in self.programs:
             self.programs[schedule.steps] = jax.jit(
                 lambda params, x, index, lq: predictor(self.unet)({"denoiser": params}, schedule, x, index, lq)[0]
@@ -205,31 +209,35 @@ class Chain:
 
 
 @partial(jax.jit, static_argnames=("model", "method", "quantise"))
-def compiled(model: Any, method: str | None, params: dict[str, Any], *inputs: jax.Array, **options: Any) -> Any:
-    """Apply a module; equal modules share the program."""
+def apply_compiled(model: Any, method: str | None, params: dict[str, Any], *inputs: jax.Array, **options: Any) -> Any:
+    """Apply a module; equal modules share a compiled program."""
     return model.apply({"params": params}, *inputs, method=method, **options)
 
 
 def resshift_sampling_family(case: Case, options: Options) -> Outputs:
-    """Whole sampling loops with the given noise, step by step and by the sampler, and the training loss."""
-    chain = Chain(case, "unet")
-    enlarged = enlarge(chain.lq, case.config["common"]["sf"])
-    yield "out/y_bicubic_x4", channels_first(enlarged[:1, :, :, :1])
-    z_y, z_gt = chain.encode(enlarged), chain.encode(channels_last(case.arrays["in/gt"]))
+    """Sampling loops with the fixture's noise, step by step and by the sampler, and the training loss."""
+    denoiser = LatentDenoiser(case, "unet")
+    upsampled = upsample_bicubic(denoiser.lq, case.config["common"]["sf"])
+    yield "out/y_bicubic_x4", channels_first(upsampled[:1, :, :, :1])
+    z_y, z_gt = denoiser.encode(upsampled), denoiser.encode(channels_last(case.arrays["in/gt"]))
     for name, variant in case.config["variants"].items():
-        schedule = schedule_of({**case.config["common"], **variant})
+        schedule = make_schedule({**case.config["common"], **variant})
         yield f"out/{name}/z_y", channels_first(z_y)
-        yield from ((f"out/{name}/{word}", value) for word, value in _sampled(case, chain, name, schedule, z_y))
+        for output, value in _sampling_loop(case, denoiser, name, schedule, z_y):
+            yield f"out/{name}/{output}", value
         start = channels_last(case.arrays[f"in/{name}/init_noise"])
         index = jnp.asarray([0, schedule.steps - 1], jnp.int32)
         z_t = process.forward(schedule, z_gt, z_y, index, start)
-        prediction = chain.estimate(schedule, z_t, index)
+        prediction = denoiser.estimate(schedule, z_t, index)
         yield f"out/{name}/train_z_t", channels_first(z_t)
         yield f"out/{name}/train_pred", channels_first(prediction)
         yield f"out/{name}/train_mse", jnp.square(prediction - z_gt).mean(axis=(1, 2, 3))
 
 
-def _sampled(case: Case, chain: Chain, name: str, schedule: process.Schedule, z_y: jax.Array) -> Outputs:
+def _sampling_loop(
+    case: Case, denoiser: LatentDenoiser, name: str, schedule: process.Schedule, z_y: jax.Array
+) -> Outputs:
+    """The latents of every step, the sampler's latent and its images."""
     arrays, last = case.arrays, schedule.steps - 1
     noise = [channels_last(arrays[f"in/{name}/init_noise"])]
     noise += [channels_last(arrays[f"in/{name}/step_noise"][index]) for index in range(last, 0, -1)]
@@ -237,47 +245,47 @@ def _sampled(case: Case, chain: Chain, name: str, schedule: process.Schedule, z_
     z = process.prior(schedule, z_y, draws[0])
     yield "z_T", channels_first(z)
     for number, index in enumerate(range(last, 0, -1), start=1):
-        x0 = chain.estimate(schedule, z, jnp.int32(index))
+        x0 = denoiser.estimate(schedule, z, jnp.int32(index))
         z = process.posterior_step(schedule, z, x0, jnp.int32(index), draws[number])
         yield f"x0_t{index}", channels_first(x0)
         yield f"z_after_t{index}", channels_first(z)
 
     z_0 = resshift_ancestral(
-        schedule, lambda x, index: chain.estimate(schedule, x, index), z_y, lambda number: draws[number]
+        schedule, lambda x, index: denoiser.estimate(schedule, x, index), z_y, lambda number: draws[number]
     )
     yield "z_0", channels_first(z_0)
-    vectors, codebook = z_0.reshape(-1, z_0.shape[-1]), chain.vq_params["codebook"]
+    vectors, codebook = z_0.reshape(-1, z_0.shape[-1]), denoiser.vq_params["codebook"]
     reference = arrays[f"out/{name}/code_idx"]
-    # A latent near a tie may fall on either side; elsewhere the codes must agree.
+    # A latent near a tie between two codes may get either one; elsewhere the codes must agree.
     codes = np.asarray(nearest_code(vectors, jnp.asarray(codebook)))
     tied = arrays[f"out/{name}/code_gap"] <= case.tolerances[f"out/{name}/z_0"]
     yield "code_idx", np.where(tied, reference, codes)
     yield "code_gap", code_gap(np.asarray(vectors), np.asarray(codebook))
     if np.array_equal(codes, reference):
-        yield "sr", chain.decode(z_0[:1], True)
-    yield "sr_noq", chain.decode(z_0[:1], False)
+        yield "sr", denoiser.decode(z_0[:1], True)
+    yield "sr_noq", denoiser.decode(z_0[:1], False)
 
 
 def code_gap(vectors: np.ndarray, codebook: np.ndarray) -> np.ndarray:
-    """How much nearer, in squared distance, the nearest code is than the second nearest: [N]."""
+    """Squared distance to the second nearest code minus that to the nearest code, [N]."""
     distance = np.square(vectors[:, None].astype(np.float64) - codebook[None]).sum(axis=-1)
     nearest = np.partition(distance, 1, axis=1)
     return nearest[:, 1] - nearest[:, 0]
 
 
 def sinsr_family(case: Case, options: Options) -> Outputs:
-    """Coefficients of the deterministic step, the teacher's loop, the student's step and its losses with gradients."""
-    schedule = schedule_of(case.config["diffusion"])
+    """Coefficients of the deterministic step, the teacher's sampling loop, and the student's step with its losses."""
+    schedule = make_schedule(case.config["diffusion"])
     for name, table in zip("kmj", process.deterministic_coefficients(schedule), strict=True):
         yield f"out/{name}", table
     yield "out/sqrt_etas", schedule.sqrt_etas
-    teacher = Chain(case, "teacher")
-    z_y = teacher.encode(enlarge(teacher.lq, case.config["diffusion"]["sf"]))
+    teacher = LatentDenoiser(case, "teacher")
+    z_y = teacher.encode(upsample_bicubic(teacher.lq, case.config["diffusion"]["sf"]))
     start = process.prior(schedule, z_y, channels_last(case.arrays["in/noise"]))
     yield "out/z_T", channels_first(start)
     z_0 = resshift_deterministic(schedule, lambda x, index: teacher.estimate(schedule, x, index), z_y, start)
     yield "out/teacher_z0", channels_first(z_0)
-    student = Chain(case, "student")
+    student = LatentDenoiser(case, "student")
     one_step = channels_first(student.estimate(schedule, start, jnp.int32(schedule.steps - 1)))
     yield "out/student_pred", one_step
     yield "out/student_one_step_z0", one_step
@@ -286,42 +294,46 @@ def sinsr_family(case: Case, options: Options) -> Outputs:
 
 
 def _sinsr_losses(
-    schedule: process.Schedule, teacher: Chain, student: Chain, pair: tuple[jax.Array, jax.Array], noise: jax.Array
+    schedule: process.Schedule,
+    teacher: LatentDenoiser,
+    student: LatentDenoiser,
+    pair: tuple[jax.Array, jax.Array],
+    noise: jax.Array,
 ) -> Outputs:
-    """The terms of the recipe's loss per example, and the gradients of their means in the checkpoint's names."""
+    """The terms of the recipe's loss per example, and the gradients of their means under the checkpoint's names."""
     fixed = student_schedule(schedule)
-    ends = chain_ends(schedule, lambda x, index: teacher.estimate(schedule, x, index), pair[1], noise)
+    endpoints = trajectory_endpoints(schedule, lambda x, index: teacher.estimate(schedule, x, index), pair[1], noise)
 
-    @jax.jit  # the calls of one function share its program and that of its gradient; together they compile for a minute
+    @jax.jit  # so that all calls share one program; compiling them together takes a minute
     def predict(params: Any, x: jax.Array, index: jax.Array) -> Any:
         return predictor(student.unet)({"denoiser": params}, fixed, x, index, student.lq)
 
     def terms(params: Any) -> dict[str, jax.Array]:
-        found, _ = distillation_terms(
+        losses, _ = distillation_terms(
             schedule,
             lambda x, index: predict(params, x, index),
             pair[0],
-            ends,
+            endpoints,
             np.ones(noise.shape[-1], np.float32),
         )
-        whole = found.distillation + found.inverse + found.consistency
-        return {"mse": found.distillation, "mse_xT": found.inverse, "mse_gt": found.consistency, "loss": whole}
+        total = losses.distillation + losses.inverse + losses.consistency
+        return {"mse": losses.distillation, "mse_xT": losses.inverse, "mse_gt": losses.consistency, "loss": total}
 
     values, pullback = jax.vjp(terms, student.unet_params)
     for name, value in values.items():
         yield f"out/loss/{name}", value
         mean = {other: jnp.full_like(value, float(other == name) / len(value)) for other in values}
         gradient = to_torch(MAPS["resshift_unet"], pullback(mean)[0], name)
-        kept = {key: leaf for key, leaf in gradient.items() if not key.endswith((INDEX, MASK))}
-        yield f"grad/{name}/global_norm", np.sqrt(sum(float(np.square(leaf).sum()) for leaf in kept.values()))
-        yield from ((f"grad/{name}/{key}", leaf) for key, leaf in kept.items())
+        trainable = {key: leaf for key, leaf in gradient.items() if not key.endswith((INDEX, MASK))}
+        yield f"grad/{name}/global_norm", np.sqrt(sum(float(np.square(leaf).sum()) for leaf in trainable.values()))
+        yield from ((f"grad/{name}/{key}", leaf) for key, leaf in trainable.items())
 
 
 def lpips_family(case: Case, options: Options) -> Outputs:
     """The distance, its terms, the features of the first image, and the gradient.
 
-    The gradient jumps where a ReLU's input changes sign, and in lpips_vgg one input lies within 2e-7 of zero: float32
-    products of another order fall on the other side. So the convolutions of the gradient are float64.
+    The gradient jumps where a ReLU's input changes sign, and in lpips_vgg one input lies within 2e-7 of zero, so that
+    float32 sums in another order have the other sign. The gradient's convolutions are therefore computed in float64.
     """
     name = f"lpips_{case.config['net']}"
     params, arguments, _ = to_flax(MAPS[name], case.weights["model"] | case.weights["lin"], name)
@@ -341,7 +353,7 @@ def lpips_family(case: Case, options: Options) -> Outputs:
 
 
 def _lpips_terms(model: Lpips, x0: jax.Array, x1: jax.Array, params: dict[str, Any]) -> tuple[Any, Any]:
-    """Features of x0, and the terms of its distance to x1."""
+    """(features of x0, the terms of its distance to x1)."""
     features, heads = cast(Any, model.apply({"params": params}, x0))
     other, _ = cast(Any, model.apply({"params": params}, x1))
     return features, lpips_terms(features, other, heads)

@@ -1,4 +1,4 @@
-"""Families of fixtures of Stable Diffusion 3's transformer and DiT4SR on it."""
+"""Fixtures of Stable Diffusion 3's transformer and of DiT4SR's."""
 
 from __future__ import annotations
 
@@ -7,36 +7,39 @@ from typing import Any, cast
 import jax
 import jax.numpy as jnp
 
+from framer_jax.models.denoiser import LR_LATENT, POOLED_TEXT, TEXT
 from framer_jax.models.dit4sr_transformer import DiT4SRTransformer
 from framer_jax.models.joint_blocks import modulated
 from framer_jax.models.mmdit import MMDiT
 from framer_jax.porting.maps import to_flax, to_torch
 from framer_jax.porting.table import MAPS
 from tools.parity.cases import Case, Options, Outputs, channels_first, channels_last
-from tools.parity.ported import captured
+from tools.parity.ported import apply_and_capture
 
-TABLE = "pos_embed.pos_embed"
+POSITIONS = "pos_embed.pos_embed"
+"""The table of positions in a state dict."""
 
 
-def carried_over(case: Case, name: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The fixture's model with its table of positions: (params, constructor arguments)."""
-    state = case.weights["model"] | {TABLE: case.arrays[f"buf/{TABLE}"]}
+def port_transformer(case: Case, name: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Convert the fixture's model and its table of positions: (params, constructor arguments)."""
+    state = case.weights["model"] | {POSITIONS: case.arrays[f"buf/{POSITIONS}"]}
     params, arguments, _ = to_flax(MAPS[name], state, case.family)
     return params, arguments
 
 
-def texts(case: Case, call: str = "") -> list[jax.Array]:
-    """Timestep, text tokens and pooled text of a call ('', '_a', '_b')."""
-    return [jnp.asarray(case.arrays[f"in/{name}{call}"]) for name in ("t", "e", "p")]
+def time_and_text(case: Case, call: str = "") -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Timesteps and text condition of a call: '', '_a' or '_b'."""
+    t, tokens, pooled = (jnp.asarray(case.arrays[f"in/{name}{call}"]) for name in ("t", "e", "p"))
+    return t, {TEXT: tokens, POOLED_TEXT: pooled}
 
 
 def mmdit_family(case: Case, options: Options) -> Outputs:
-    """Both calls, every block of the first, and gradients of the mean square of its prediction."""
-    params, arguments = carried_over(case, "mmdit")
+    """The predictions of both calls, every block of the first one, and gradients of its mean square."""
+    params, arguments = port_transformer(case, "mmdit")
     model = MMDiT(**arguments)
     for call in ("_a", "_b"):
-        inputs = (channels_last(case.arrays[f"in/x{call}"]), *texts(case, call))
-        (prediction, _), inner = captured(model, params, *inputs)
+        inputs = (channels_last(case.arrays[f"in/x{call}"]), *time_and_text(case, call))
+        (prediction, _), inner = apply_and_capture(model, params, *inputs)
         yield f"out/{call[1:]}", channels_first(prediction)
         if call == "_a":
             yield from _blocks(inner, model.depth)
@@ -44,11 +47,12 @@ def mmdit_family(case: Case, options: Options) -> Outputs:
 
 
 def dit4sr_family(case: Case, options: Options) -> Outputs:
-    """The prediction, its taps, the parts of every block, and gradients of the mean square of the prediction."""
-    params, arguments = carried_over(case, "dit4sr")
+    """The prediction, its taps, the layers of every block, and gradients of the mean square of the prediction."""
+    params, arguments = port_transformer(case, "dit4sr_transformer")
     model = DiT4SRTransformer(**arguments, taps="prediction")
-    inputs = (channels_last(case.arrays["in/x"]), *texts(case), channels_last(case.arrays["in/lr"]))
-    (prediction, taps), inner = captured(model, params, *inputs)
+    t, text = time_and_text(case)
+    inputs = (channels_last(case.arrays["in/x"]), t, {**text, LR_LATENT: channels_last(case.arrays["in/lr"])})
+    (prediction, taps), inner = apply_and_capture(model, params, *inputs)
     yield "out/v", channels_first(prediction)
     for index, tap in enumerate((*taps, prediction)):
         yield f"out/decoded_{index}", channels_first(tap)
@@ -57,13 +61,13 @@ def dit4sr_family(case: Case, options: Options) -> Outputs:
         yield f"hid/block{index}_attn_image", block["attention"]["__call__"][0][0]
         yield f"hid/block{index}_ff", block["mlp"]["__call__"][0]
     yield from _blocks(inner, model.depth)
-    yield from _gradients("dit4sr", model, params, *inputs)
+    yield from _gradients("dit4sr_transformer", model, params, *inputs)
 
 
 def _blocks(inner: dict[str, Any], depth: int) -> Outputs:
     condition = inner["condition"]["__call__"][0]
     tokens = inner["tokens"]["__call__"][0]
-    streams = len(tokens) // len(condition)  # an example's latents side by side: the last is the LR image's, if any
+    streams = len(tokens) // len(condition)  # latents per example; of two, the second is the LR image's
     yield "hid/pos_embed", tokens[streams - 1 :: streams]
     yield "hid/time_text_embed", condition
     yield "hid/context_embedder", inner["context"]["__call__"][0]
@@ -76,12 +80,12 @@ def _blocks(inner: dict[str, Any], depth: int) -> Outputs:
     yield "hid/norm_out", modulated(image, scale, shift)
 
 
-def _gradients(name: str, model: Any, params: dict[str, Any], *inputs: jax.Array) -> Outputs:
+def _gradients(name: str, model: Any, params: dict[str, Any], *inputs: Any) -> Outputs:
     def loss(params: dict[str, Any], latent: jax.Array) -> jax.Array:
         prediction, _ = cast(Any, model.apply({"params": params}, latent, *inputs[1:]))
         return jnp.square(prediction).mean()
 
-    value, (of_params, of_latent) = jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))(params, inputs[0])
+    value, (params_gradient, latent_gradient) = jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))(params, inputs[0])
     yield "grad/loss", value
-    yield "grad/x", channels_first(of_latent)
-    yield from ((f"grad/{key}", leaf) for key, leaf in to_torch(MAPS[name], of_params, "gradient").items())
+    yield "grad/x", channels_first(latent_gradient)
+    yield from ((f"grad/{key}", leaf) for key, leaf in to_torch(MAPS[name], params_gradient, "gradient").items())

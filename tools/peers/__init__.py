@@ -1,1 +1,1 @@
-"""Other projects, run beside ours by the benchmarks; their checkouts are the user's and never part of this one."""
+"""Drivers of other projects that the benchmarks compare with; you provide their checkouts, none is included here."""

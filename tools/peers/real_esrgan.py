@@ -1,16 +1,16 @@
-"""The Real-ESRGAN degradation in PyTorch, as the peer of tools/benchmark_degradation.py.
+"""The Real-ESRGAN degradation in PyTorch, the peer of tools/benchmark_degradation.py.
 
 This is a driver only. The primitives (kernels, filtering, noise, JPEG, sharpening) are loaded by path from CHECKOUT,
-the user's own checkout of BasicSR (github:XPixelGroup/BasicSR, from which Real-ESRGAN imports them; 1.4.2 is what this
-was run with). It is never part of this project. PyTorch comes from the extra `[torch]`; the primitives also need
-opencv-python-headless. Importing this module needs none of them.
+your checkout of BasicSR (github:XPixelGroup/BasicSR, from which Real-ESRGAN imports them; tested with 1.4.2), none of
+which is included here. PyTorch comes from the extra `[torch]`; the primitives also need opencv-python-headless.
+Importing this module needs none of them.
 
-The order of the operations and what is drawn once per batch (resizings, kind of noise, second blur, order at the end)
-or once per image (kernels, noise level, gray, JPEG quality) are those of Real-ESRGAN's `feed_data` up to the LR image.
-Neither the crop nor the pool of pairs, nor the second sharpening that the pool asks for, is included.
+The order of the operations and what is drawn once per batch (resizings, kind of noise, second blur, final order) or
+once per image (kernels, noise level, gray noise, JPEG quality) are those of Real-ESRGAN's `feed_data` up to the LR
+image. The crop, the pool of pairs and the second sharpening, which the pool needs, are not included.
 
-Time it on an idle machine only: one more busy process on the same cores slowed PyTorch's small parallel operations many
-times over (its threads wait for each other), which would flatter whatever it is compared with.
+Time it on an idle machine only: one more busy process on the same cores slowed PyTorch's small parallel operations by a
+large factor (its threads wait for each other), which would flatter framer_jax.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     import torch
 
 STAGES = ("usm", "blur1", "resize1", "noise1", "jpeg1", "blur2", "resize2", "noise2", "final")
-"""What is timed. `final` is the reduction to the LR size, the last filter and the second JPEG, in either order."""
+"""The timed stages. `final` is the resize to the LR size, the final filter and the second JPEG, in either order."""
 
 MODES = ("area", "bilinear", "bicubic")
 
@@ -43,19 +43,18 @@ FILES = {
     "filtering": "basicsr/utils/img_process_util.py",
     "jpeg": "basicsr/utils/diffjpeg.py",
 }
-"""The only files of the checkout that are loaded. Its package import would pull in all of BasicSR."""
-
+"""The only files of the checkout that are loaded; importing its package would import all of BasicSR."""
 
 KINDS = {
     f"{form}otropic_{ours}": f"{theirs}{short}"
     for form, short in (("is", "iso"), ("anis", "aniso"))
     for ours, theirs in (("gaussian", ""), ("generalized_gaussian", "generalized_"), ("plateau", "plateau_"))
 }
-"""Our names of kernels to BasicSR's."""
+"""Kernel kinds of framer_jax → those of BasicSR."""
 
 
 class Primitives(NamedTuple):
-    """The checkout's functions and classes, by what they do."""
+    """The functions and classes of the checkout."""
 
     mixed_kernel: Callable[..., Any]
     low_pass_kernel: Callable[..., Any]
@@ -67,7 +66,7 @@ class Primitives(NamedTuple):
 
 
 class Kernels(NamedTuple):
-    """One kernel per image, [B, side, side] float32 each: first blur, second blur, last filter."""
+    """One kernel per image, [B, side, side] float32 each: first blur, second blur, final filter."""
 
     first: torch.Tensor
     second: torch.Tensor
@@ -81,16 +80,16 @@ def load_primitives(checkout: Path) -> Primitives:
       checkout: the folder that holds `basicsr/`.
 
     Raises:
-      FileNotFoundError: a file is not there: not BasicSR, or one older than 1.3.4.
-      ImportError: PyTorch, OpenCV or SciPy is missing.
+      FileNotFoundError: the checkout lacks a file: it is not BasicSR, or older than 1.3.4.
+      ImportError: PyTorch, OpenCV or SciPy is not installed.
     """
     missing = [name for name in FILES.values() if not (checkout / name).is_file()]
     if missing:
         raise FileNotFoundError(
-            f"{checkout} lacks {', '.join(missing)}; name a checkout of BasicSR 1.3.4 or later "
-            "(github:XPixelGroup/BasicSR; the Real-ESRGAN repository does not hold the primitives itself)"
+            f"{checkout} lacks {', '.join(missing)}: give a checkout of BasicSR 1.3.4 or later "
+            "(github:XPixelGroup/BasicSR; the Real-ESRGAN repository itself does not contain the primitives)"
         )
-    # The file of the kernels silences NumPy's floating-point warnings for the whole process: undone by errstate.
+    # BasicSR's kernels module silences NumPy's floating-point warnings for the whole process; errstate restores them.
     with _torchvision_stub(), np.errstate():
         modules = {name: _load(checkout / file, f"_basicsr_{name}") for name, file in FILES.items()}
     degradations = modules["degradations"]
@@ -115,7 +114,7 @@ def _load(path: Path, name: str) -> ModuleType:
 
 @contextmanager
 def _torchvision_stub() -> Iterator[None]:
-    """Stand in for torchvision, of which one function is used, from a module whose name depends on the version."""
+    """Replace torchvision, of which BasicSR imports one function, from a module whose name depends on the version."""
 
     def rgb_to_grayscale(image: torch.Tensor, num_output_channels: int = 1) -> torch.Tensor:
         assert num_output_channels == 1
@@ -128,7 +127,7 @@ def _torchvision_stub() -> Iterator[None]:
         "torchvision.transforms.functional",
         "torchvision.transforms.functional_tensor",
     ]
-    kept = {name: sys.modules.pop(name) for name in names if name in sys.modules}
+    replaced = {name: sys.modules.pop(name) for name in names if name in sys.modules}
     for name in names:
         sys.modules[name] = ModuleType(name)
     for name in names[2:]:
@@ -138,13 +137,13 @@ def _torchvision_stub() -> Iterator[None]:
     finally:
         for name in names:
             del sys.modules[name]
-        sys.modules.update(kept)
+        sys.modules.update(replaced)
 
 
 def draw_kernels(primitives: Primitives, preset: DegradationPreset, batch: int, seed: int) -> Kernels:
-    """Draw the kernels of a batch, as the reference's dataset does beside the crop.
+    """Draw the kernels of a batch, as the original dataset does.
 
-    The primitives draw from the global generators of `random` and NumPy, which are seeded here.
+    The primitives draw from the global generators of `random` and NumPy, which this function seeds.
     """
     import torch
 
@@ -156,7 +155,7 @@ def draw_kernels(primitives: Primitives, preset: DegradationPreset, batch: int, 
             (
                 _stage_kernel(primitives, preset.first.blur),
                 _stage_kernel(primitives, preset.second.blur),
-                _last_kernel(primitives, preset.low_pass),
+                _final_kernel(primitives, preset.low_pass),
             )
             for _ in range(batch)
         ]
@@ -182,7 +181,7 @@ def _stage_kernel(primitives: Primitives, blur: BlurPreset | None) -> np.ndarray
     return np.pad(kernel, (max(blur.sizes) - size) // 2)
 
 
-def _last_kernel(primitives: Primitives, low_pass: LowPassPreset | None) -> np.ndarray:
+def _final_kernel(primitives: Primitives, low_pass: LowPassPreset | None) -> np.ndarray:
     assert low_pass is not None
     canvas = max(low_pass.sizes)
     if _uniform(0, 1) < low_pass.probability:
@@ -197,7 +196,7 @@ def _uniform(low: float, high: float) -> float:
 
 
 class Peer:
-    """The pipeline for batches of one shape. See `make_peer`."""
+    """The pipeline for batches of one shape; see `make_peer`."""
 
     def __init__(
         self,
@@ -219,23 +218,23 @@ class Peer:
     def __call__(self, hr: torch.Tensor, kernels: Kernels) -> tuple[torch.Tensor, dict[str, float]]:
         """Degrade one batch.
 
-        Call n of a peer draws from generators seeded with seed + n (PyTorch's global one among them), so what a call
-        gives does not depend on other peers that run in turn with it.
+        Call n of a peer seeds its generators, PyTorch's global one among them, with seed + n, so that its result does
+        not depend on other peers that run alternately with it.
 
         Args:
           hr: [B, 3, H, W] float32 in [0, 1], on the peer's device.
-          kernels: as `draw_kernels` gives them, on the peer's device.
+          kernels: from `draw_kernels`, on the peer's device.
 
         Returns:
-          (LR image [B, 3, H / 4, W / 4] in steps of 1/255, wall seconds per stage; their sum is the whole call).
+          (LR images [B, 3, H / 4, W / 4], multiples of 1/255; wall seconds per stage, whose sum is the whole call).
 
         Raises:
-          ValueError: another shape than the peer was made for.
+          ValueError: a shape other than the one that the peer was made for.
         """
         import torch
 
         if tuple(hr.shape) != self._shape:
-            raise ValueError(f"this peer takes HR images {list(self._shape)}; got {list(hr.shape)}")
+            raise ValueError(f"this peer takes HR images {list(self._shape)}, not {list(hr.shape)}: make another peer")
         torch.manual_seed(self._seed)
         draws = _Draws(self._seed)
         self._seed += 1
@@ -285,7 +284,7 @@ class Peer:
         return lr, clock.seconds
 
     def _add_noise(self, image: torch.Tensor, stage: StagePreset, draws: _Draws) -> torch.Tensor:
-        """Noise of one kind for the whole batch; level and gray per image, drawn by the primitive."""
+        """Add noise of one kind to the whole batch; the primitive draws level and gray noise per image."""
         noise = stage.noise
         assert noise is not None
         if draws.happens(noise.gaussian):
@@ -293,16 +292,16 @@ class Peer:
         return self._primitives.poisson_noise(image, noise.poisson_scale, noise.gray, clip=True, rounds=False)
 
     def _compress(self, image: torch.Tensor, stage: StagePreset) -> torch.Tensor:
-        """JPEG, quality per image."""
+        """Compress as JPEG with one quality per image."""
         assert stage.jpeg_quality is not None
         quality = image.new_empty(len(image)).uniform_(*stage.jpeg_quality)
-        # The one change to the reference: in torch 2.13 what the JPEG gives is channels-last in memory, and the
-        # `view` of the filter that follows raises for more than one image.
+        # The only difference from the original: in torch 2.13 the output of the JPEG is channels-last in memory, for
+        # which the `view` of the next filter raises if there is more than one image.
         return self._jpeg(image.clamp(0, 1), quality=quality).contiguous()
 
 
 class _Draws:
-    """What is drawn once per batch, from the two kinds of generator that the reference uses."""
+    """The draws made once per batch, from the two kinds of generators that the original uses."""
 
     def __init__(self, seed: int) -> None:
         self._choices = random.Random(seed)
@@ -323,7 +322,7 @@ class _Draws:
 
 
 class _Clock:
-    """Wall seconds from lap to lap; waits for the GPU at each."""
+    """Wall seconds of each stage; `lap` waits for the GPU."""
 
     def __init__(self, device: str) -> None:
         self.seconds: dict[str, float] = {}
@@ -352,15 +351,15 @@ def make_peer(
     usm: bool,
     device: str = "cpu",
 ) -> Peer:
-    """Make what degrades one batch: (hr, kernels) to (lr, seconds per stage).
+    """Make the function that degrades one batch: (hr, kernels) → (lr, seconds per stage).
 
     Args:
       primitives: from `load_primitives`.
-      preset: ranges and probabilities; two stages, the second of which always takes place.
-      batch: images in a batch.
-      size: HR pixels per side.
-      seed: of everything that is drawn beside the kernels.
-      usm: sharpen the HR images first, once (x4plus does; FRAMER's table is silent).
-      device: where to run, as PyTorch names it.
+      preset: ranges and probabilities of two stages, the second of which is always applied.
+      batch: images per batch.
+      size: side of the HR images, pixels.
+      seed: seed of all draws except the kernels.
+      usm: sharpen the HR images first, once (as x4plus; FRAMER's table does not say).
+      device: PyTorch's name of the device.
     """
     return Peer(primitives, preset, (batch, 3, size, size), seed, usm, device)

@@ -1,4 +1,4 @@
-"""SwinIR in PyTorch, from a checkout of its repository that you have; nothing of it is part of this project."""
+"""SwinIR in PyTorch, loaded from your checkout of its repository; none of its code is included here."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ SMALL = {
 
 
 def load(checkout: Path) -> ModuleType:
-    """The checkout's module.
+    """Load the checkout's module.
 
     Raises:
-      FileNotFoundError: the file is not there.
+      FileNotFoundError: the checkout lacks it.
     """
     path = checkout / FILE
     if not path.is_file():
-        raise FileNotFoundError(f"--swinir-checkout {checkout}: holds no {FILE}; give a clone of the SwinIR repository")
+        raise FileNotFoundError(f"--swinir-checkout {checkout} lacks {FILE}: give a clone of the SwinIR repository")
     if importlib.util.find_spec("timm") is None:
-        _stand_in_for_timm()
+        _stub_timm()
     specification = importlib.util.spec_from_file_location("_network_swinir", path)
     assert specification is not None and specification.loader is not None
     module = importlib.util.module_from_spec(specification)
@@ -47,21 +47,22 @@ def load(checkout: Path) -> ModuleType:
 
 
 def build(checkout: Path, size: int, arguments: Mapping[str, Any] | None = None, seed: int = 0) -> torch.nn.Module:
-    """The network, for inference, with random weights everywhere (norms and biases too).
+    """Build the network for inference, with random values in all its weights, norms and biases included.
 
     Args:
-      checkout: of the repository.
-      size: side of the input; its masks for that size are made once, which is the fastest that it can do.
-      arguments: of the network.
-      seed: of the weights.
+      checkout: your clone of the repository.
+      size: side of the input; the network makes its masks for this size once, which is its fastest mode.
+      arguments: constructor arguments; None: those of SwinIR-small.
+      seed: seed of the weights.
 
     Raises:
-      FileNotFoundError: as `load`.
+      FileNotFoundError: as of `load`.
     """
-    given = dict(SMALL if arguments is None else arguments)
+    arguments = dict(SMALL if arguments is None else arguments)
     module = load(checkout)
     torch.manual_seed(seed)
-    network = module.SwinIR(img_size=-(-size // given["window_size"]) * given["window_size"], **given).eval()
+    window = arguments["window_size"]
+    network = module.SwinIR(img_size=-(-size // window) * window, **arguments).eval()
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.add_(0.02 * torch.randn_like(parameter))
@@ -69,12 +70,12 @@ def build(checkout: Path, size: int, arguments: Mapping[str, Any] | None = None,
 
 
 def state_of(network: torch.nn.Module) -> dict[str, np.ndarray]:
-    """Its weights and buffers, as framer_jax.porting takes them."""
+    """The network's state dict, as framer_jax.porting takes it."""
     return {name: value.detach().cpu().numpy() for name, value in network.state_dict().items()}
 
 
-def _stand_in_for_timm() -> None:
-    """Three names of timm are used, none of which does anything in inference."""
+def _stub_timm() -> None:
+    """Replace the three functions of timm that the network imports; none has an effect in inference."""
 
     class DropPath(torch.nn.Identity):
         def __init__(self, probability: float = 0.0) -> None:

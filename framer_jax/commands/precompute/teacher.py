@@ -58,7 +58,7 @@ def precompute_teacher(config: dict[str, Any], folder: Path, work: Work, overwri
     recipe, seed = build_recipe(config["recipe"]), config["training"]["seed"]
     if recipe.precompute is None:
         raise ConfigError(
-            f"the recipe {recipe.name!r} has no teacher whose outputs could be precomputed: use a configuration that distills"
+            f"the recipe {recipe.name!r} has no teacher whose outputs could be precomputed: use one that distills"
         )
     crops = shared.open_crops(config, folder)
     sharding = shared.devices_of(work.batch)

@@ -4,8 +4,8 @@ Zhang et al., "AugKD: Ingenious Augmentations Empower Knowledge Distillation for
 the teacher labels auxiliary images made of a training pair by zooming in (a crop of the HR image, as large as the LR
 image) and out (the LR image, downsampled once more), for which there is no ground truth. The student sees them under an
 invertible augmentation F, and F^-1 of its output is compared with the teacher's output for the plain image (label
-consistency). The available sources name these parts and print no weights, no set of F and no norms. Here the norm is L1,
-and the weights (1) and transforms (color inversion, flips, transposition) are settings.
+consistency). The available sources name these parts and print no weights, no set of F and no norms. Here the norm is
+L1, and the weights (1) and transforms (color inversion, flips, transposition) are settings.
 """
 
 from __future__ import annotations

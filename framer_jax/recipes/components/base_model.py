@@ -1,4 +1,4 @@
-"""A pretrained transformer as the frozen base of a method: which parameters are trained, and how the others are kept."""
+"""A pretrained transformer as the frozen base of a method: which parameters are trained, how others are kept."""
 
 from __future__ import annotations
 

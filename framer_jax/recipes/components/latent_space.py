@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import partial
 from math import ceil
+from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -83,7 +84,7 @@ def autoencoder_space(module: VQAutoencoder, params: Params | None) -> LatentSpa
     """
 
     def apply(frozen: Frozen, x: jax.Array, method: str) -> jax.Array:
-        return module.apply({"params": frozen[AUTOENCODER]}, x, method=method)  # type: ignore[return-value]
+        return cast(jax.Array, module.apply({"params": frozen[AUTOENCODER]}, x, method=method))
 
     return LatentSpace(
         channels=module.latent_channels,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -32,7 +32,7 @@ class Network(NamedTuple):
       tiny: knobs with which a test trains it for a step.
     """
 
-    module: Callable[..., nn.Module]
+    module: type[nn.Module]
     channels: str = "out_channels"
     global_attention: bool = False
     text: bool = False
@@ -89,7 +89,7 @@ def network_section(config: Config) -> tuple[str, str]:
 
 def network_knobs(name: str) -> tuple[Knob, ...]:
     """The knobs of a network."""
-    return knobs_of(NETWORKS[name].module)  # type: ignore[arg-type]  # every entry is a class
+    return knobs_of(NETWORKS[name].module)
 
 
 def execution_knobs(name: str) -> frozenset[str]:
@@ -123,8 +123,9 @@ def _build(config: Config, section: str, **arguments: Any) -> Any:
     if name not in NETWORKS:
         raise ValueError(f"unknown network recipe.{section}.name {name!r}{nearest(name, NETWORKS)}")
     values = {key: as_tuple(value) for key, value in config[section][name].items()}
+    module: Any = NETWORKS[name].module
     check_values(network_knobs(name), values, f"recipe.{section}.{name}")
     try:
-        return NETWORKS[name].module(**values, **arguments, dtype=DTYPES[config["dtype"]])
+        return module(**values, **arguments, dtype=DTYPES[config["dtype"]])
     except ValueError as error:
         raise ValueError(f"recipe.{section}.{name}: {error}") from error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import flax.linen as nn
 import jax
@@ -24,9 +24,9 @@ def tiled_apply(
     """Apply a module to an image, in overlapping tiles where the image is larger than a tile.
 
     Memory then depends on the tile alone. GroupNorm computes statistics over the whole image, so tiles that are
-    normalized separately differ in tone. All tiles therefore share the means and variances that the norms compute on the
-    image subsampled to the side of a tile, as in the fast mode of the tiled VAE that published samplers share. Attention
-    stays within a tile.
+    normalized separately differ in tone. All tiles therefore share the means and variances that the norms compute on
+    the image subsampled to the side of a tile, as in the fast mode of the tiled VAE that published samplers share.
+    Attention stays within a tile.
 
     Args:
       module: its norms are framer_jax.models.layers.GroupNorm.
@@ -38,12 +38,12 @@ def tiled_apply(
     """
     height, width = (length // unit for length in image.shape[1:3])
     if not side or max(height, width) <= side:
-        return module.apply(variables, image, method=method)  # type: ignore[return-value]
+        return cast(jax.Array, module.apply(variables, image, method=method))
     subsampled = subsample(image, side / max(height, width), unit)
     moments = module.apply(variables, subsampled, method=method, mutable=["intermediates"])[1]["intermediates"]
 
     def normalized(tile: jax.Array) -> jax.Array:
-        return module.apply({**variables, MOMENTS: moments}, tile, method=method)  # type: ignore[return-value]
+        return cast(jax.Array, module.apply({**variables, MOMENTS: moments}, tile, method=method))
 
     return map_tiles(normalized, tile_grid((height, width), side, side // OVERLAP), image)
 

@@ -88,7 +88,8 @@ def dit4sr(
       settings: see Dit4srSettings.
       text: sizes of the text embeddings.
       texts: name → text, at least the null text.
-      base: all parameters of the denoiser to start from, host arrays; those that are not trained stay frozen. Without it
+      base: all parameters of the denoiser to start from, host arrays; those that are not trained stay frozen. Without
+        it
         the recipe holds shapes in their place: it can be described, and trained only if everything is.
       batch_entries: images or latents, with or without texts.
 

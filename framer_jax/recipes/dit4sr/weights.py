@@ -1,4 +1,4 @@
-"""DiT4SR's weights: the base that training starts from, whole published transformers, and runs as whole transformers."""
+"""DiT4SR's weights: the base of training, whole published transformers, and runs as whole transformers."""
 
 from __future__ import annotations
 
@@ -47,7 +47,8 @@ def read_base(path: str, arguments: Mapping[str, Any], reader: WeightReader) -> 
       reader: reads the weights.
 
     Raises:
-      FileNotFoundError, ImportError, ValueError: the weights cannot be read, or are of another size than configured; one
+      FileNotFoundError, ImportError, ValueError: the weights cannot be read, or are of another size than configured;
+      one
         line that names the knobs.
     """
     knob = BASE_FILE.knob

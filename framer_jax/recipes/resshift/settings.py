@@ -44,8 +44,8 @@ class ResShiftSettings:
     )
     channel_weight_power: float = knob(
         1.0,
-        "Squared errors of latent channel c are weighted by channel_scale[c] to this power: 0 is the paper's latent MSE, "
-        "2 the pixel MSE of an orthonormal codec.",
+        "Squared errors of latent channel c are weighted by channel_scale[c] to this power: 0 is the paper's latent "
+        "MSE, 2 the pixel MSE of an orthonormal codec.",
     )
     perceptual_weight: float = knob(
         0.0, "Weight of LPIPS between the decoded estimate and the HR image (journal version: 1).", at_least=0

@@ -1,9 +1,9 @@
 """SinSR: a ResShift model of many steps distilled into one step.
 
 Wang et al., "SinSR: Diffusion-Based Image Super-Resolution in a Single Step" (CVPR 2024), Section 3 and Algorithm 1, in
-the variant of the released code: all three terms are errors of latents, with weight 1. The teacher's deterministic chain
-makes x_0 a function of the noise; the student S learns that function (distillation), its inverse, and to reproduce the
-HR latent from the inverse of it (consistency).
+the variant of the released code: all three terms are errors of latents, with weight 1. The teacher's deterministic
+chain makes x_0 a function of the noise; the student S learns that function (distillation), its inverse, and to
+reproduce the HR latent from the inverse of it (consistency).
 """
 
 from __future__ import annotations

@@ -5,10 +5,10 @@ Dong et al., "TSD-SR: One-Step Diffusion with Target Score Distillation for Real
 transformer with a LoRA that was fine-tuned on HR images; a third LoRA, the regulariser, follows the student's output
 distribution. All three lie on one copy of the transformer, whose own weights never change.
 
-Differences from the released trainer, which are faults there: the distillation has a gradient; the network gets the time
-of each example, not that of the first one; the regulariser's loss is not multiplied by random numbers (whose mean is a
-half). The encoder returns its mean, not a draw; the sub-steps' bias is drawn for each example; gradients are clipped by
-the joint norm of the student's two LoRAs.
+Differences from the released trainer, which are faults there: the distillation has a gradient; the network gets the
+time of each example, not that of the first one; the regulariser's loss is not multiplied by random numbers (whose mean
+is a half). The encoder returns its mean, not a draw; the sub-steps' bias is drawn for each example; gradients are
+clipped by the joint norm of the student's two LoRAs.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""DiT4SR beside its fixture (test_check_parity.py): its faults and their mending, the start of training, sizes."""
+"""DiT4SR's transformer: faults of the released code and their correction, the start of training, sizes.
+
+Its parity fixture is in test_check_parity.py.
+"""
 
 import json
 
@@ -11,17 +14,16 @@ from framer_jax.models.dit4sr_transformer import (
     ControlledAttention,
     DepthwiseConv,
     DiT4SRTransformer,
-    divided,
-    united,
     with_control,
+    without_control,
 )
-from framer_jax.models.mmdit import MMDiT, stacked
+from framer_jax.models.mmdit import MMDiT, stack_blocks
 from framer_jax.porting.maps import to_torch
 from framer_jax.porting.table import MAPS
 from framer_jax.trees import check_same_structure, flatten_names, nest_names
 from tests.support.drawn import drawn
-from tools.parity.cases import channels_last, load_case
-from tools.parity.transformers import carried_over, texts
+from tools.parity.cases import load_case
+from tools.parity.transformers import carried_over, inputs_of
 
 SIZES = {
     "channels": 4,
@@ -44,23 +46,32 @@ def inputs(height=6, width=10, batch=2):
     return (
         jax.random.normal(keys[0], (batch, height, width, 4)),
         jnp.linspace(20.0, 900.0, batch),
-        jax.random.normal(keys[1], (batch, 5, 12)),
-        jax.random.normal(keys[2], (batch, 10)),
-        jax.random.normal(keys[3], (batch, height, width, 4)),
+        {
+            "text": jax.random.normal(keys[1], (batch, 5, 12)),
+            "pooled_text": jax.random.normal(keys[2], (batch, 10)),
+            "lr_latent": jax.random.normal(keys[3], (batch, height, width, 4)),
+        },
     )
+
+
+def with_lr_latent(change):
+    """Inputs with a changed LR latent."""
+    x, t, condition = inputs()
+    return x, t, condition | {"lr_latent": change(condition["lr_latent"])}
 
 
 def expected(model, *arguments):
     return jax.eval_shape(model.init, jax.random.key(0), *arguments)["params"]
 
 
-@pytest.mark.parametrize(("compatibility", "count"), [("released", 2_716_814_144), ("correct", 2_594_049_216)])
-def test_the_published_size_has_its_parameters(compatibility, count):
-    """The mended one lacks the 122,764,928 of the second attention's text layers, which nothing uses."""
-    latent, *rest = (
+@pytest.mark.parametrize(("variant", "count"), [("released", 2_716_814_144), ("correct", 2_594_049_216)])
+def test_the_published_size_has_its_parameters(variant, count):
+    """The correct variant lacks the 122,764,928 parameters of the unused text layers of the second attention."""
+    latent, t, text, pooled = (
         jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((1, 64, 48, 16), (1,), (1, 154, 4096), (1, 2048))
     )
-    params = expected(DiT4SRTransformer(compatibility=compatibility, scan=True), latent, *rest, latent)
+    condition = {"text": text, "pooled_text": pooled, "lr_latent": latent}
+    params = expected(DiT4SRTransformer(variant=variant, scan=True), latent, t, condition)
     leaves = flatten_names(params)[0]
     assert sum(leaf.size for leaf in leaves.values()) == count
     assert sum(leaf.size for name, leaf in leaves.items() if "control" in name) == 350_877_696
@@ -69,13 +80,13 @@ def test_the_published_size_has_its_parameters(compatibility, count):
 # --- the released code's faults ---------------------------------------------------------------------------------------
 
 
-def gradient_of_fixture(fixtures, compatibility):
+def gradient_of_fixture(fixtures, variant):
     """(gradients by the original's keys, the keys that have none in the original)."""
     file = fixtures / "dit4sr_sd35_tiny.npz"
     case = load_case(file)
-    params, arguments = carried_over(case, "dit4sr")
-    model = DiT4SRTransformer(**arguments | {"compatibility": compatibility})
-    values = (channels_last(case.arrays["in/x"]), *texts(case), channels_last(case.arrays["in/lr"]))
+    params, arguments = carried_over(case, "dit4sr_transformer")
+    model = DiT4SRTransformer(**arguments | {"variant": variant})
+    values = inputs_of(case)
     known = flatten_names(expected(model, *values))[0]
     params = nest_names({name: leaf for name, leaf in flatten_names(params)[0].items() if name in known})
 
@@ -88,7 +99,7 @@ def gradient_of_fixture(fixtures, compatibility):
     return gradient, without
 
 
-def test_the_released_fault_throws_the_keys_of_the_lr_tokens_away(fixtures):
+def test_the_released_variant_discards_the_keys_of_the_lr_tokens(fixtures):
     gradient, without = gradient_of_fixture(fixtures, "released")
     last = {
         f"transformer_blocks.2.attn.{name}" for name in ("add_q_proj.weight", "add_q_proj.bias", "norm_added_q.weight")
@@ -98,7 +109,7 @@ def test_the_released_fault_throws_the_keys_of_the_lr_tokens_away(fixtures):
     assert {key for key in without if "control" in key} == {key for key in gradient if "to_k_control" in key}
 
 
-def test_mended_all_control_layers_learn(fixtures):
+def test_in_the_correct_variant_all_control_layers_learn(fixtures):
     gradient, _ = gradient_of_fixture(fixtures, "correct")
     assert not any("attn2.add" in key or "attn2.to_add" in key for key in gradient)
     control = [key for key in gradient if "control" in key]
@@ -106,14 +117,14 @@ def test_mended_all_control_layers_learn(fixtures):
     assert all(gradient[key].any() for key in control)
 
 
-@pytest.mark.parametrize("compatibility", ["correct", "released"])
-def test_attention_of_both_readings_by_hand(compatibility):
+@pytest.mark.parametrize("variant", ["correct", "released"])
+def test_attention_to_lr_tokens_by_hand(variant):
     def softmax(logits):
         weights = np.exp(logits - logits.max(axis=-1, keepdims=True))
         return weights / weights.sum(axis=-1, keepdims=True)
 
     image, text = (np.asarray(jax.random.normal(jax.random.key(n), (1, n, 8))) for n in (6, 5))
-    layer = ControlledAttention(1, True, compatibility=compatibility, reading="joint")
+    layer = ControlledAttention(1, True, variant=variant, lr_attention="joint")
     tree = drawn(layer.init, jax.random.key(0), image, text)
     params = tree["params"]
 
@@ -125,25 +136,25 @@ def test_attention_of_both_readings_by_hand(compatibility):
 
     noise, lr, words = image[0, :3], image[0, 3:], text[0]
     keys = norm(linear(noise, "key"), "norm_key")
-    lr_keys = keys if compatibility == "released" else linear(linear(lr, "key"), "key_control")
+    lr_keys = keys if variant == "released" else linear(linear(lr, "key"), "key_control")
     keys = [keys, norm(lr_keys, "norm_key"), norm(linear(words, "key_text"), "norm_key_text")]
     lr_queries = norm(linear(linear(lr, "query"), "query_control"), "norm_query")
     text_queries = norm(linear(words, "query_text"), "norm_query_text")
     queries = [norm(linear(noise, "query"), "norm_query"), lr_queries, text_queries]
     values = [linear(noise, "value"), linear(linear(lr, "value"), "value_control"), linear(words, "value_text")]
 
-    def read(query, places):
-        key, value = (np.concatenate([part[place] for place in places]) for part in (keys, values))
+    def attend(query, parts):
+        key, value = (np.concatenate([streams[part] for part in parts]) for streams in (keys, values))
         return softmax(queries[query] @ key.T / np.sqrt(8)) @ value
 
-    for reading in ("joint", "added"):
-        found = layer.clone(reading=reading).apply(tree, image, text)
-        whole = [read(query, (0, 1, 2)) for query in range(3)]
-        if reading == "added":
-            whole = [read(0, (0, 2)) + read(0, (1,)), whole[1], read(2, (0, 2)) + read(2, (1,))]
-        of_image = np.concatenate([linear(whole[0], "out"), linear(whole[1] + lr, "out_control")])
-        np.testing.assert_allclose(found[0][0], of_image, atol=1e-5)
-        np.testing.assert_allclose(found[1][0], linear(whole[2], "out_text"), atol=1e-5)
+    for lr_attention in ("joint", "added"):
+        outputs = layer.clone(lr_attention=lr_attention).apply(tree, image, text)
+        attended = [attend(query, (0, 1, 2)) for query in range(3)]
+        if lr_attention == "added":
+            attended = [attend(0, (0, 2)) + attend(0, (1,)), attended[1], attend(2, (0, 2)) + attend(2, (1,))]
+        image_output = np.concatenate([linear(attended[0], "out"), linear(attended[1] + lr, "out_control")])
+        np.testing.assert_allclose(outputs[0][0], image_output, atol=1e-5)
+        np.testing.assert_allclose(outputs[1][0], linear(attended[2], "out_text"), atol=1e-5)
 
 
 # --- the start of training --------------------------------------------------------------------------------------------
@@ -151,23 +162,23 @@ def test_attention_of_both_readings_by_hand(compatibility):
 
 @pytest.fixture(scope="module")
 def base():
-    return drawn(BASE.init, jax.random.key(0), *inputs()[:4])["params"]
+    return drawn(BASE.init, jax.random.key(0), *inputs())["params"]
 
 
 @pytest.fixture(scope="module")
-def of_base(base):
-    return jax.jit(BASE.apply)({"params": base}, *inputs()[:4])
+def base_outputs(base):
+    return jax.jit(BASE.apply)({"params": base}, *inputs())
 
 
-@pytest.mark.parametrize("compatibility", ["correct", "released"])
-def test_untrained_control_layers_fit_the_model(base, compatibility):
-    model = TINY.clone(compatibility=compatibility)
-    params = with_control(base, compatibility)
+@pytest.mark.parametrize("variant", ["correct", "released"])
+def test_untrained_control_layers_fit_the_model(base, variant):
+    model = TINY.clone(variant=variant)
+    params = with_control(base, variant)
     check_same_structure(params, expected(model, *inputs()))
     layer = params["block_0"]["attention"]
     same = np.array_equal(layer["out_control"]["kernel"], layer["out"]["kernel"])
-    assert same == (compatibility == "correct")
-    alone = ControlledAttention(2, True, compatibility=compatibility)
+    assert same == (variant == "correct")
+    alone = ControlledAttention(2, True, variant=variant)
     first = jax.jit(alone.init)(jax.random.key(0), jnp.zeros((1, 4, 16)))["params"]
     for name in ("query_control", "key_control", "value_control"):
         np.testing.assert_array_equal(layer[name]["kernel"], first[name]["kernel"])
@@ -177,33 +188,37 @@ def test_untrained_control_layers_fit_the_model(base, compatibility):
         with_control(params)
 
 
-def test_the_untrained_model_is_the_base_model(base, of_base):
+def test_the_untrained_model_is_the_base_model(base, base_outputs):
     def loss(params):
         outputs = TINY.apply({"params": params}, *inputs())
         return jnp.square(outputs[0]).mean(), outputs
 
-    gradient, found = jax.jit(jax.grad(loss, has_aux=True))(with_control(base))
-    for mine, reference in zip(jax.tree.leaves(found), jax.tree.leaves(of_base), strict=True):
+    gradient, model_outputs = jax.jit(jax.grad(loss, has_aux=True))(with_control(base))
+    for mine, reference in zip(jax.tree.leaves(model_outputs), jax.tree.leaves(base_outputs), strict=True):
         np.testing.assert_allclose(mine, reference, atol=2e-5)
     gradient = flatten_names(gradient)[0]
     moved = {name.split("/")[-2] for name, leaf in gradient.items() if "control" in name and np.abs(leaf).max() > 1e-6}
     assert moved == {"value_control", "conv_control"}
 
 
-def test_as_released_the_untrained_model_is_not_the_base_model_though_it_does_not_see_the_lr_image(base, of_base):
-    model = TINY.clone(compatibility="released")
+def test_the_untrained_released_variant_differs_from_the_base_though_it_ignores_the_lr_image(base, base_outputs):
+    model = TINY.clone(variant="released")
     apply, params = jax.jit(model.apply), {"params": with_control(base, "released")}
-    one, other = (apply(params, *inputs()[:4], lr)[0] for lr in (inputs()[4], 3 * inputs()[4] + 1))
+    one, other = (apply(params, *with_lr_latent(change))[0] for change in (lambda lr: lr, lambda lr: 3 * lr + 1))
     np.testing.assert_allclose(one, other, atol=1e-5)
-    assert np.sqrt(np.mean(np.square(one - of_base[0])) / np.mean(np.square(of_base[0]))) > 0.05
+    assert np.sqrt(np.mean(np.square(one - base_outputs[0])) / np.mean(np.square(base_outputs[0]))) > 0.05
 
 
-def test_what_is_trained_is_divided_from_the_base(base):
+def test_control_layers_without_an_effect_can_be_removed(base):
     params = with_control(base)
-    trained, rest = divided(params)
-    check_same_structure(rest, base)
-    assert all("control" in name for name in flatten_names(trained)[0])
-    check_same_structure(united(trained, rest), params)
+    leaves, expected_leaves = flatten_names(without_control(params, "added"))[0], flatten_names(base)[0]
+    assert leaves.keys() == expected_leaves.keys()
+    assert all(np.array_equal(leaf, expected_leaves[name]) for name, leaf in leaves.items())
+    with pytest.raises(ValueError, match="LR tokens take weight in the softmax"):
+        without_control(params, "joint")
+    params["block_0"]["mlp"]["conv_control"]["bias"] = np.ones(64, np.float32)
+    with pytest.raises(ValueError, match="block_0/mlp/conv_control/bias is not zero"):
+        without_control(params, "added")
 
 
 # --- shapes -----------------------------------------------------------------------------------------------------------
@@ -225,16 +240,16 @@ def test_scan_and_taps_of_a_rectangle():
     plain, taps = jax.jit(TINY.apply)({"params": params}, *inputs())
     assert [tap.shape for tap in taps] == [(2, 3, 5, 16)] * 3
     model = TINY.clone(scan=True, remat="attention", taps="prediction")
-    found, taps = jax.jit(model.apply)({"params": stacked(params, TINY)}, *inputs())
-    np.testing.assert_allclose(found, plain, atol=2e-5)
+    scanned, taps = jax.jit(model.apply)({"params": stack_blocks(params, TINY)}, *inputs())
+    np.testing.assert_allclose(scanned, plain, atol=2e-5)
     assert [tap.shape for tap in taps] == [(2, 6, 10, 4)] * 3
-    changed = jax.jit(TINY.apply)({"params": params}, *inputs()[:4], inputs()[4] + 1)[0]
+    changed = jax.jit(TINY.apply)({"params": params}, *with_lr_latent(lambda lr: lr + 1))[0]
     assert np.abs(changed - plain).max() > 1e-2
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
-    [({"compatibility": "fixed"}, "correct, released"), ({"reading": "both"}, "auto, joint, added")],
+    [({"variant": "fixed"}, "correct, released"), ({"lr_attention": "both"}, "auto, joint, added")],
 )
 def test_unknown_settings_are_errors(changes, message):
     with pytest.raises(ValueError, match=message):
@@ -242,5 +257,12 @@ def test_unknown_settings_are_errors(changes, message):
 
 
 def test_an_lr_latent_of_another_size_is_an_error():
-    with pytest.raises(ValueError, match=r"alike; got \(2, 6, 10, 4\) and \(2, 6, 8, 4\)"):
-        jax.eval_shape(TINY.init, jax.random.key(0), *inputs()[:4], inputs(6, 8)[4])
+    with pytest.raises(ValueError, match=r"equal shape.*; got \(2, 6, 10, 4\) and \(2, 6, 8, 4\)"):
+        jax.eval_shape(TINY.init, jax.random.key(0), *with_lr_latent(lambda lr: lr[:, :, :8]))
+
+
+def test_a_condition_without_the_lr_latent_is_an_error():
+    x, t, condition = inputs()
+    del condition["lr_latent"]
+    with pytest.raises(ValueError, match="lacks 'lr_latent'"):
+        jax.eval_shape(TINY.init, jax.random.key(0), x, t, condition)
