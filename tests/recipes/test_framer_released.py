@@ -21,7 +21,7 @@ from framer_jax.recipes import framer as framer_file
 from framer_jax.recipes.dit4sr import DENOISER, Dit4srSettings, dit4sr
 from framer_jax.recipes.framer import HEADS, framer
 from tools.parity.cases import channels_first, channels_last, load_case
-from tools.parity.transformers import carried_over
+from tools.parity.transformers import port_transformer
 
 LAMBDA = 0.1
 
@@ -128,7 +128,7 @@ def by_the_specification(velocities, noisy, sigma, negatives, cutoff):
 
 def test_on_the_features_that_the_original_decodes(fixtures, monkeypatch):
     case = load_case(fixtures / "dit4sr_sd35_tiny.npz")
-    params, arguments = carried_over(case, "dit4sr")
+    params, arguments = port_transformer(case, "dit4sr_transformer")
     denoiser = DiT4SRTransformer(**arguments, taps="prediction")
     told, pooled = case.arrays["in/e"], case.arrays["in/p"]
     sizes = TextSettings(4, told.shape[1] - 4, (1, pooled.shape[-1] - 1), told.shape[-1])
