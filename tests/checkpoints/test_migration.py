@@ -8,6 +8,7 @@ from framer_jax.checkpoints.migration import SCHEMA, SchemaError, migrate, prese
 from framer_jax.checkpoints.open import build_recipe
 from framer_jax.config import check_config, load_config, to_dict
 from framer_jax.inference.model import LAST, STARTER, load_model
+from framer_jax.porting.table import RENAMED_ARGUMENTS, RENAMED_MODELS
 from framer_jax.porting.weights import load_weights, read_metadata, save_weights
 from framer_jax.recipes.components.networks import NETWORKS
 from framer_jax.recipes.framer import add_framer
@@ -98,11 +99,12 @@ def test_every_former_knob_has_a_present_one():
             section, _, knob = new.partition(".")
             if section in method.sections:
                 assert not knob or knob in method.sections[section].__dataclass_fields__
-    for name, network in NETWORKS.items():
-        for old, new in network.renamed_knobs.items():
-            former = network.former_name or name
-            assert present_knob(f"recipe.denoiser.{former}.{old}") == f"recipe.denoiser.{name}.{new}"
-            assert new in network.module.__dataclass_fields__
+    former_names = {name: former for former, name in RENAMED_MODELS.items()}
+    for name, renamed in RENAMED_ARGUMENTS.items():
+        for old, new in renamed.items():
+            for network in (name, former_names.get(name, name)):
+                assert present_knob(f"recipe.denoiser.{network}.{old}") == f"recipe.denoiser.{name}.{new}"
+            assert new in NETWORKS[name].module.__dataclass_fields__
     published = "recipe.teacher.published.space.weights"
     assert present_knobs({published: "a", "training.steps": 1}) == {
         "recipe.teacher.published.space.checkpoint": "a",
