@@ -29,7 +29,7 @@ State = dict[str, Any]
 Batch = Mapping[str, jax.Array]
 """'hr': [B, sH, sW, 3] and 'lr': [B, H, W, 3], float32 in [0, 1], and the further entries that a recipe declares."""
 
-NO_OUTPUTS: Mapping[str, jax.Array] = MappingProxyType({})
+NO_OUTPUTS: Mapping[str, jax.Array] = {}
 
 PIXELS = ("hr", "lr")
 """The batch entries of training on images."""

@@ -48,7 +48,7 @@ def imported_names(tree, module, name):
             for alias in node.names:
                 if node.module == package and alias.name == last:
                     modules.add(alias.asname or alias.name)
-                if alias.name == name and (node.module or "").startswith("framer_jax"):
+                if node.module == module and alias.name == name:
                     objects.add(alias.asname or alias.name)
     return modules, objects
 
@@ -59,7 +59,8 @@ def uses(node, objects, modules, name):
         if isinstance(child, ast.Name) and isinstance(child.ctx, ast.Load) and child.id in objects:
             return True
         if isinstance(child, ast.Attribute) and child.attr == name:
-            if isinstance(child.value, ast.Name) and child.value.id in modules:
+            owner = child.value
+            if isinstance(owner, ast.Name) and owner.id in modules:
                 return True
     return False
 
@@ -78,15 +79,9 @@ def is_used(path, module, definition):
 
 def is_called_as_method(definition):
     """Whether any file calls a method of that name; who owns it cannot be seen in the source."""
-    for other in (ROOT / "framer_jax").rglob("*.py"):
-        for node in ast.walk(tree_of(other)):
-            if (
-                isinstance(node, ast.Call)
-                and isinstance(node.func, ast.Attribute)
-                and node.func.attr == definition.name
-            ):
-                return True
-    return False
+    trees = (tree_of(other) for other in (ROOT / "framer_jax").rglob("*.py"))
+    called = (node.func for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Call))
+    return any(isinstance(function, ast.Attribute) and function.attr == definition.name for function in called)
 
 
 def test_the_page_names_the_equations_of_framer():

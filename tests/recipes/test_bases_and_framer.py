@@ -11,10 +11,11 @@ from framer_jax.config import to_dict
 from framer_jax.diffusion.noise import NoiseField, noise_field
 from framer_jax.frequency import wavelets
 from framer_jax.losses.framer import paper, released
+from framer_jax.losses.latent import channel_weights
 from framer_jax.recipes.base import Recipe
 from framer_jax.recipes.framer import HEADS, apply_heads, framer, init_heads
 from framer_jax.recipes.latent_space import LatentTask, enlarge, wavelet_space
-from framer_jax.recipes.resshift import ResShiftSettings, channel_weights, resshift
+from framer_jax.recipes.resshift import ResShiftSettings, resshift
 from framer_jax.recipes.table import add_framer, build_recipe
 from tests.support.drawn import drawn
 
@@ -102,11 +103,11 @@ def test_resshift_loss_is_the_weighted_latent_error():
     params = jax.jit(recipe.init)(jax.random.key(1), data)
     space = wavelet_space(wavelets.WaveletCodec(scale=wavelets.RESIDUAL_SCALE))
     residual, _, _ = LatentTask(space, 4, residual=True).training_pair({}, data)
-    weights = channel_weights(space, 1.0)
+    weights = channel_weights(space.channel_scale, 1.0)
     assert weights.mean() == pytest.approx(1.0, rel=1e-6)
     expected = (np.square(residual) * weights).mean(axis=(1, 2, 3))
     np.testing.assert_allclose(loss_of(recipe, params, data).values, expected, rtol=1e-5)
-    np.testing.assert_allclose(channel_weights(space, 0.0), 1.0)
+    np.testing.assert_allclose(channel_weights(space.channel_scale, 0.0), 1.0)
 
 
 def test_paper_form_of_resshift_predicts_the_latent_itself():

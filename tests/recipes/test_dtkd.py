@@ -6,8 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from framer_jax.cli import main
 from framer_jax.commands.train import train_from_config
@@ -16,7 +14,6 @@ from framer_jax.diffusion.noise import noise_field
 from framer_jax.losses.wavelet_kd import WaveletKdSettings, wavelet_kd
 from framer_jax.porting.weights import load_weights
 from framer_jax.recipes import augkd
-from framer_jax.recipes.dtkd import SCHEDULES, Rise, weight_at
 from framer_jax.recipes.table import build_recipe, open_recipe
 from framer_jax.recipes.teacher import TEACHER, Teacher, pictures
 from framer_jax.recipes.weights_by_path import PATHS, outputs_of
@@ -33,26 +30,6 @@ def folder(tmp_path_factory):
 
 
 # --- lambda -----------------------------------------------------------------------------------------------------------
-
-
-def test_lambda_at_the_start_the_middle_and_the_end():
-    for kind, expected in {
-        "linear": (0, 0.25, 0.5, 1, 1),
-        "cosine": (0, (1 - np.cos(np.pi / 4)) / 2, 0.5, 1, 1),
-        "constant": (1, 1, 1, 1, 1),
-    }.items():
-        rise = Rise(weight=3.0, schedule=kind, steps=100)
-        found = [weight_at(jnp.int32(step), rise) for step in (0, 25, 50, 100, 170)]
-        np.testing.assert_allclose(found, 3 * np.asarray(expected), rtol=1e-6, atol=1e-7)
-        assert all(value.dtype == jnp.float32 for value in found)
-
-
-@given(steps=st.integers(1, 10**6), kind=st.sampled_from(SCHEDULES), step=st.integers(0, 10**6))
-@settings(deadline=None, max_examples=30)
-def test_lambda_never_falls(steps, kind, step):
-    rise = Rise(schedule=kind, steps=steps)
-    now, later = (float(weight_at(jnp.int32(at), rise)) for at in (step, step + 1))
-    assert 0 <= now <= later <= 1
 
 
 def test_lambda_rises_over_all_of_training_unless_told_otherwise():
