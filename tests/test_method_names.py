@@ -19,10 +19,7 @@ ALLOWED = {
         "degradations",  # the degradation that was published with it
         "porting",  # the networks' weight maps
     },
-    "dit4sr": {
-        "porting/table.py",  # its network's former name, which old files state
-        "recipes/components/networks.py",
-    },
+    "dit4sr": {"porting/table.py"},  # its network's former name, which old files state
 }
 """Method → layers or files where the same word is the name of something else."""
 

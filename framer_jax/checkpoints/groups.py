@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from framer_jax.checkpoints.identity import check_same_knobs, network_knobs, trained_identity
-from framer_jax.checkpoints.migration import migrate, present_knobs
+from framer_jax.checkpoints.migration import SchemaError, migrate, present_knobs
 from framer_jax.checkpoints.networks import read_network
 from framer_jax.models.mmdit import JointTransformer, match_block_layout
 from framer_jax.porting.table import MAPS
@@ -31,11 +31,19 @@ class Groups(NamedTuple):
     metadata: dict[str, Any]
 
 
-def present_metadata(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """The metadata of a weights file with its configuration and its knob names in the present schema."""
+def present_metadata(metadata: Mapping[str, Any], path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The metadata of a weights file with its configuration and its knob names in the present schema.
+
+    Raises:
+      SchemaError: the configuration is of a newer schema or damaged; the message names the file at `path`.
+    """
     present = dict(metadata)
     if "config" in metadata:
-        present["config"] = migrate(metadata["config"])
+        try:
+            present["config"] = migrate(metadata["config"])
+        except SchemaError as error:
+            version = metadata.get("framer_jax_version", "of unknown version")
+            raise SchemaError(f"{path}: {error}; it was written by framer_jax {version}") from error
     if isinstance(metadata.get("weights"), Mapping):
         present["weights"] = present_knobs(metadata["weights"])
     return present
@@ -57,7 +65,7 @@ def read_groups(path: str | os.PathLike[str], config: Config | None, same_proces
     if is_ours(path) or not Path(path).is_file():  # `load_weights` raises the error for a missing file
         params, metadata = load_weights(path)
         if not is_network(metadata):
-            metadata = present_metadata(metadata)
+            metadata = present_metadata(metadata, path)
             if config is not None and same_process and "config" in metadata:
                 trained = trained_identity(metadata["config"]["recipe"])
                 check_same_knobs(trained, trained_identity(config), str(path))

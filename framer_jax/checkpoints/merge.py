@@ -37,7 +37,7 @@ class MergedCheckpoint(NamedTuple):
 
 def is_mergeable_run(path: str | os.PathLike[str]) -> bool:
     """Whether a file is a training run that holds only what was trained, so that `merge_run` is needed."""
-    method = _method(read_metadata(path))
+    method = _method(read_metadata(path), path)
     return method is not None and bool(method.merge)
 
 
@@ -54,7 +54,7 @@ def merge_run(path: str | os.PathLike[str], model: str) -> MergedCheckpoint:
     """
     path = Path(path)
     groups, metadata = read_groups(path, None)
-    method = _method(metadata)
+    method = _method(metadata, path)
     if method is None or model not in method.merge:
         known = " or ".join(method.merge) if method else "no network"
         raise ValueError(f"{path}: a run of {method and method.name} becomes {known}, not {model}")
@@ -74,7 +74,7 @@ def merge_run(path: str | os.PathLike[str], model: str) -> MergedCheckpoint:
     return MergedCheckpoint(network.params, network.arguments, lora, sources)
 
 
-def _method(metadata: Mapping[str, Any]) -> Method | None:
+def _method(metadata: Mapping[str, Any], path: str | os.PathLike[str]) -> Method | None:
     if "config" not in metadata:
         return None
-    return method_of(present_metadata(metadata)["config"]["recipe"])
+    return method_of(present_metadata(metadata, path)["config"]["recipe"])

@@ -1,8 +1,9 @@
 """Configurations and knob names of earlier versions, brought to the present schema.
 
 A stored configuration has a schema version; one without it is of version 1, when every configuration had the sections
-of all methods. What methods and networks renamed stands in their own records (`Method.renamed_knobs`, `Network`); the
-renamed knobs of the shared sections stand here. Old knob names stay accepted on the command line for one version.
+of all methods. What methods renamed stands in their own records (`Method.renamed_knobs`), what networks renamed in
+framer_jax.porting.table, as ported files have it too; the renamed knobs of the shared sections stand here. Old knob
+names stay accepted on the command line for one version.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from functools import lru_cache
 from typing import Any
 
 from framer_jax.knobs import knobs_of
-from framer_jax.recipes.components.networks import NETWORKS
+from framer_jax.porting.table import RENAMED_ARGUMENTS, RENAMED_MODELS
 from framer_jax.recipes.method import CommonSettings
 from framer_jax.recipes.table import METHODS, method_named
 
@@ -43,14 +44,14 @@ def _renamed() -> dict[str, str]:
     table = dict(RENAMED)
     for method in METHODS:
         table |= {f"recipe.{old}": f"recipe.{new}" for old, new in method.renamed_knobs.items()}
-    for name, network in NETWORKS.items():
-        for section in ("denoiser", "student"):
-            former = network.former_name or name
-            for old, new in network.renamed_knobs.items():
-                table[f"recipe.{section}.{former}.{old}"] = f"recipe.{section}.{name}.{new}"
-                table[f"recipe.{section}.{name}.{old}"] = f"recipe.{section}.{name}.{new}"
-            if network.former_name:
-                table[f"recipe.{section}.{former}"] = f"recipe.{section}.{name}"
+    former_names = {name: former for former, name in RENAMED_MODELS.items()}
+    for section in ("denoiser", "student"):
+        for former, name in RENAMED_MODELS.items():
+            table[f"recipe.{section}.{former}"] = f"recipe.{section}.{name}"
+        for name, renamed in RENAMED_ARGUMENTS.items():
+            for old, new in renamed.items():
+                for network in (name, former_names.get(name, name)):
+                    table[f"recipe.{section}.{network}.{old}"] = f"recipe.{section}.{name}.{new}"
     return table
 
 
@@ -70,7 +71,7 @@ def present_value(knob: str, value: Any) -> Any:
     if knob.endswith("recipe.name") or knob == "recipe.teacher.published.name":
         former = {old: method.name for method in METHODS for old in method.former_names}
     elif knob.endswith(("denoiser.name", "student.name")):
-        former = {network.former_name: name for name, network in NETWORKS.items() if network.former_name}
+        former = RENAMED_MODELS
     else:
         return value
     return former.get(value, value)
@@ -87,24 +88,30 @@ def migrate(config: Config) -> dict[str, Any]:
     Raises:
       SchemaError: it was written by a newer version, or is damaged.
     """
-    schema = config.get("schema", 1)
-    if schema == SCHEMA:
-        return dict(config)
-    if schema != 1:
-        raise SchemaError(
-            f"the configuration has schema {schema!r}, and this version of framer_jax knows schemas 1 to {SCHEMA}: "
-            "install the version that wrote it"
-        )
     try:
-        migrated: dict[str, Any] = {"schema": SCHEMA, "recipe": migrate_recipe(config["recipe"])}
-        for section, values in config.items():
-            if section in ("framer", "data", "training"):
-                knobs = present_knobs({f"{section}.{knob}": value for knob, value in values.items()})
-                migrated[section] = {knob.split(".", 1)[1]: value for knob, value in knobs.items()}
-            elif section not in ("recipe", "schema"):
-                migrated[section] = values
-    except (AttributeError, KeyError, TypeError) as error:
-        raise SchemaError(f"the configuration is damaged ({type(error).__name__}: {error})") from error
+        schema = config.get("schema", 1)
+        if schema == SCHEMA:
+            return dict(config)
+        if schema == 1:
+            return _from_schema_1(config)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise SchemaError(
+            f"the configuration is of another version or damaged ({type(error).__name__}: {error})"
+        ) from error
+    raise SchemaError(
+        f"the configuration has schema {schema!r}, and this version of framer_jax knows schemas 1 to {SCHEMA}: "
+        "install the version that wrote it"
+    )
+
+
+def _from_schema_1(config: Config) -> dict[str, Any]:
+    migrated: dict[str, Any] = {"schema": SCHEMA, "recipe": migrate_recipe(config["recipe"])}
+    for section, values in config.items():
+        if section in ("framer", "data", "training"):
+            knobs = present_knobs({f"{section}.{knob}": value for knob, value in values.items()})
+            migrated[section] = {knob.split(".", 1)[1]: value for knob, value in knobs.items()}
+        elif section not in ("recipe", "schema"):
+            migrated[section] = values
     return migrated
 
 

@@ -18,7 +18,6 @@ from framer_jax.porting.diffusers_folder import write_folder
 from framer_jax.porting.files import sha256_of
 from framer_jax.porting.lora import LoraLayers, write_layers
 from framer_jax.porting.maps import to_torch
-from framer_jax.porting.resshift import RELEASED
 from framer_jax.porting.table import MAPS, Ported, arguments_in, map_named
 from framer_jax.porting.torch_files import write_state
 from framer_jax.porting.weights import load_weights, save_weights
@@ -168,7 +167,7 @@ def read_ours(model: str, path: Path) -> Ours:
         ours = Ours(run.params, run.arguments, run.files, {}, run.lora)
     else:
         params, metadata = load_weights(path)
-        metadata = present_metadata(metadata)
+        metadata = present_metadata(metadata, path)
         if (stated := metadata.get("model")) and map_named(stated).name != model:
             raise ValueError(f"{path} holds {stated}, not {model}: use --model {stated}")
         _refuse_release_differences(model, metadata, path)
@@ -205,7 +204,7 @@ def _network_notes(model: str, arguments: dict[str, Any]) -> dict[str, str]:
 def _refuse_release_differences(model: str, metadata: dict[str, Any], path: Path) -> None:
     """What the original code cannot compute must not become a file of it, which would give other images there."""
     trained = metadata.get("config", {}).get("recipe", {}).get("denoiser", {}).get(model, {})
-    for name, released in RELEASED.items() if model == "resshift_unet" else ():
+    for name, released in map_named(model).fixed_arguments.items():
         if (value := trained.get(name, released)) != released:
             raise ValueError(
                 f"{path}: trained with recipe.denoiser.{model}.{name} {value!r}, which the PyTorch code does not have: "

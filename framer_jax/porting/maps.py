@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
 
@@ -97,6 +97,7 @@ class WeightMap:
         folders.
       group: name of the group that holds these parameters in a trained model of ours; '' if there is none.
       describe: (arguments) → which variant of the family a checkpoint is, in a few words, or ''.
+      fixed_arguments: constructor arguments for which the original code has only this value.
     """
 
     name: str
@@ -110,6 +111,7 @@ class WeightMap:
     make_config: Callable[[Mapping[str, Any]], dict[str, Any]] | None = None
     group: str = ""
     describe: Callable[[Mapping[str, Any]], str] = no_description
+    fixed_arguments: Mapping[str, Any] = field(default_factory=dict)
 
 
 def to_flax(weights: WeightMap, state: StateDict, source: str) -> tuple[dict[str, Any], dict[str, Any], list[str]]:

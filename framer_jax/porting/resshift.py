@@ -145,6 +145,7 @@ RESSHIFT_UNET = WeightMap(
     ),
     buffers=unet_buffers,
     group="denoiser",
+    fixed_arguments=RELEASED,
 )
 """The denoiser of ResShift (v1, v2, v3 and derived models) and of SinSR, in any width."""
 

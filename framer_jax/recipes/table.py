@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from framer_jax.knobs import nearest
+from framer_jax.knobs import check_values, knobs_of, nearest
 from framer_jax.recipes import augkd, dit4sr, dtkd, rectified_flow, resshift, sinsr, supervised_l1, tsd_sr
 from framer_jax.recipes.base import Recipe
-from framer_jax.recipes.method import PHOTOS, PURPOSES, Config, Method, UpscaleProtocol, WeightReader
+from framer_jax.recipes.method import PHOTOS, PURPOSES, CommonSettings, Config, Method, UpscaleProtocol, WeightReader
 
 METHODS: tuple[Method, ...] = (
     resshift.METHOD,
@@ -58,6 +58,8 @@ def build_recipe(config: Config, reader: WeightReader, purpose: str = "training"
     if purpose not in PURPOSES:
         raise ValueError(f"unknown purpose {purpose!r}: choose one of {', '.join(PURPOSES)}")
     method = method_of(config)
+    common = knobs_of(CommonSettings)
+    check_values(common, {knob.name: config[knob.name] for knob in common}, "recipe")
     _check_network(method, config)
     return method.build(config, purpose, data, reader)
 

@@ -58,9 +58,9 @@ def uses(node, objects, modules, name):
     for child in ast.walk(node):
         if isinstance(child, ast.Name) and isinstance(child.ctx, ast.Load) and child.id in objects:
             return True
-        if isinstance(child, ast.Attribute) and child.attr == name:
-            if isinstance(child.value, ast.Name) and child.value.id in modules:
-                return True
+        named = isinstance(child, ast.Attribute) and child.attr == name and isinstance(child.value, ast.Name)
+        if named and child.value.id in modules:
+            return True
     return False
 
 

@@ -5,25 +5,25 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from framer_jax.recipes.latent_space import LatentTask, enlarge, wavelet_space
 
-from configs import default
-from framer_jax.config import to_dict
+from framer_jax.checkpoints.open import build_recipe
+from framer_jax.config import default, shipped, to_dict
 from framer_jax.diffusion.noise import NoiseField, noise_field
 from framer_jax.frequency import wavelets
 from framer_jax.losses.framer import paper, released
+from framer_jax.losses.latent import channel_weights
 from framer_jax.recipes.base import Recipe
-from framer_jax.recipes.framer import HEADS, apply_heads, framer, init_heads
-from framer_jax.recipes.resshift import ResShiftSettings, channel_weights, resshift
-from framer_jax.recipes.table import add_framer, build_recipe
+from framer_jax.recipes.components.latent_space import LatentTask, upsample_bicubic, wavelet_space
+from framer_jax.recipes.framer import HEADS, add_framer, apply_heads, framer, init_heads
+from framer_jax.recipes.resshift.recipe import resshift
+from framer_jax.recipes.resshift.settings import ResShiftSettings
 from tests.support.drawn import drawn
 
 STEP = jnp.int32(0)
 
 
 def config(name="resshift", denoiser="unet", **changes):
-    settings = to_dict(default.get_config())["recipe"]
-    settings["name"] = name
+    settings = to_dict(default(name))["recipe"]
     settings["denoiser"] = {
         "name": denoiser,
         "unet": {"channels": [8, 12], "blocks": 1, "condition_blocks": 1, "time_width": 8},
@@ -57,7 +57,7 @@ def loss_of(recipe, params, data, key=3, step=STEP):
     return jax.jit(recipe.updates[0].loss)(params, recipe.frozen, {}, data, jax.random.key(key), step)
 
 
-BASES = [("resshift", "unet"), ("resshift", "dit"), ("flow", "unet"), ("flow", "dit")]
+BASES = [("resshift", "unet"), ("resshift", "dit"), ("rectified_flow", "unet"), ("rectified_flow", "dit")]
 
 
 @pytest.mark.parametrize(("name", "denoiser"), BASES)
@@ -83,17 +83,17 @@ def test_bases_train_and_sample(name, denoiser):
         assert np.all(np.isfinite(sr))
 
 
-@pytest.mark.parametrize("name", ["resshift", "flow"])
-def test_an_untrained_residual_recipe_returns_the_enlarged_image(name):
-    """The head starts at zero: the first picture is bicubic, or bicubic plus noise that a velocity of 0 leaves."""
+@pytest.mark.parametrize("name", ["resshift", "rectified_flow"])
+def test_an_untrained_residual_recipe_returns_the_upsampled_image(name):
+    """The head starts at zero: the first image is bicubic, or bicubic plus noise that a velocity of 0 leaves."""
     recipe, data = build_recipe(config(name)), batch()
     params = jax.jit(recipe.init)(jax.random.key(1), data)
     if name == "resshift":
         sr = mean_of(recipe, params, data["lr"], noise_field(jax.random.key(4), 4))
-        np.testing.assert_allclose(sr, enlarge(data["lr"], 4), atol=2e-5)
+        np.testing.assert_allclose(sr, upsample_bicubic(data["lr"], 4), atol=2e-5)
     else:
         field = noise_field(jax.random.key(4), 4)
-        assert np.std(mean_of(recipe, params, data["lr"], field) - enlarge(data["lr"], 4)) > 0.05
+        assert np.std(mean_of(recipe, params, data["lr"], field) - upsample_bicubic(data["lr"], 4)) > 0.05
 
 
 def test_resshift_loss_is_the_weighted_latent_error():
@@ -102,11 +102,11 @@ def test_resshift_loss_is_the_weighted_latent_error():
     params = jax.jit(recipe.init)(jax.random.key(1), data)
     space = wavelet_space(wavelets.WaveletCodec(scale=wavelets.RESIDUAL_SCALE))
     residual, _, _ = LatentTask(space, 4, residual=True).training_pair({}, data)
-    weights = channel_weights(space, 1.0)
+    weights = channel_weights(space.channel_scale, 1.0)
     assert weights.mean() == pytest.approx(1.0, rel=1e-6)
     expected = (np.square(residual) * weights).mean(axis=(1, 2, 3))
     np.testing.assert_allclose(loss_of(recipe, params, data).values, expected, rtol=1e-5)
-    np.testing.assert_allclose(channel_weights(space, 0.0), 1.0)
+    np.testing.assert_allclose(channel_weights(space.channel_scale, 0.0), 1.0)
 
 
 def test_paper_form_of_resshift_predicts_the_latent_itself():
@@ -131,6 +131,9 @@ def test_centred_examples_start_from_the_prior_without_a_trace_of_the_answer():
     seen = []
 
     class Watched(nn.Module):
+        taps: str = "hidden"
+        size_multiple: int = 1
+
         @nn.compact
         def __call__(self, x, t, condition):
             seen.append((x, t))
@@ -138,9 +141,15 @@ def test_centred_examples_start_from_the_prior_without_a_trace_of_the_answer():
 
     for share, last in ((1.0, 1.0), (1.0, 0.0), (0.0, 1.0)):
         settings = ResShiftSettings(
-            steps=3, residual=True, last_step_probability=last, centred_probability=share, centred_mean=True
+            steps=3,
+            kappa=2.0,
+            min_noise_level=0.04,
+            residual=True,
+            last_step_probability=last,
+            centred_probability=share,
+            centred_mean=True,
         )
-        recipe = resshift(Watched(), wavelet_space(wavelets.WaveletCodec(levels=2)), settings)
+        recipe = resshift(Watched(), wavelet_space(wavelets.WaveletCodec(levels=2)), 4, settings)
         params = {"denoiser": {"factor": jnp.float32(1)}}
         recipe.updates[0].loss(params, {}, {}, batch(count=16), jax.random.key(0), jnp.int32(0))
         x, t = seen.pop()
@@ -151,8 +160,9 @@ def test_centred_examples_start_from_the_prior_without_a_trace_of_the_answer():
 
 @pytest.mark.parametrize(("name", "denoiser"), BASES)
 def test_tiles_of_a_canvas_equal_the_whole_in_the_interior_only_for_local_denoisers(name, denoiser):
-    """Noise follows the place, so a U-Net's tile agrees with the whole picture away from the tile's edge."""
-    recipe = build_recipe(config(name, denoiser, resshift__steps=2, flow__sampling_steps=1))
+    """Noise follows the position, so a U-Net's tile agrees with the whole image away from the tile's edge."""
+    steps = {"resshift": {"resshift__steps": 2}, "rectified_flow": {"rectified_flow__sampling_steps": 1}}
+    recipe = build_recipe(config(name, denoiser, **steps[name]))
     lr = jax.random.uniform(jax.random.key(5), (1, 64, 8, 3), jnp.float32)
     params = initialised(recipe, {"hr": jnp.zeros((1, 256, 32, 3)), "lr": lr}, spread=0.02)
     field = noise_field(jax.random.key(6), 1)
@@ -182,7 +192,7 @@ def test_framer_leaves_sampling_untouched_and_adds_its_term():
 
 
 def test_framer_trains_the_heads_and_the_denoiser():
-    # without FAM, whose gate is shut for a layer whose cosine happens to start below zero
+    # without FAM, whose alignment is 0 for a layer whose cosine happens to start below zero
     framed, data = framer(build_recipe(config()), paper(fam=False)), batch()
     params = initialised(framed, data)
 
@@ -204,8 +214,8 @@ def test_framer_needs_no_heads_where_taps_agree():
     assert {f"framer_cosine_high/{layer}" for layer in range(2)} <= set(metrics)
 
 
-def test_released_reading_takes_the_output_as_a_further_teacher():
-    settings = config("flow", "dit", denoiser__dit__taps="prediction")
+def test_released_variant_takes_the_output_as_a_further_teacher():
+    settings = config("rectified_flow", "dit", denoiser__dit__taps="prediction")
     settings["denoiser"]["dit"]["taps"] = "prediction"
     framed, data = framer(build_recipe(settings), released()), batch()
     metrics = loss_of(framed, initialised(framed, data), data).metrics
@@ -226,7 +236,7 @@ def test_a_middle_teacher_has_no_head_and_the_others_are_mapped_to_it():
     assert all(np.any(leaf) for leaf in jax.tree.leaves(jax.jit(jax.grad(term))(params)[HEADS]))
 
 
-def test_readings_that_a_denoiser_cannot_serve_are_errors():
+def test_variants_that_a_denoiser_cannot_serve_are_errors():
     with pytest.raises(ValueError, match="taps=prediction"):
         framer(build_recipe(config()), released())
     with pytest.raises(ValueError, match="use last or middle"):
@@ -244,13 +254,13 @@ def test_framer_weight_follows_its_schedule():
 def test_framer_without_an_objective_is_the_recipe_itself():
     base = build_recipe(config())
     assert framer(base, paper(objective="none")) is base
-    assert add_framer(base, to_dict(default.get_config())["framer"]) is base
+    assert add_framer(base, to_dict(default())["framer"]) is base
 
 
 def test_framer_errors():
     base = build_recipe(config())
-    with pytest.raises(ValueError, match="choose one of denoiser"):
-        framer(base, paper(), update="critic")
+    with pytest.raises(ValueError, match="no update 'critic': choose from denoiser"):
+        framer(base, paper(), updates=("critic",))
     tapless = dataclasses.replace(
         base.updates[0], loss=lambda *arguments: base.updates[0].loss(*arguments)._replace(taps=())
     )
@@ -270,20 +280,21 @@ def test_heads_map_to_the_teachers_shape():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"name": "ddpm"}, "flow, resshift, sinsr"),
-        ({"denoiser__name": "mlp"}, "dit, dit4sr, mmdit, resshift_unet, unet"),
-        ({"space__name": "vae"}, "vq_f4, wavelet"),
-        ({"space__statistics": "none"}, "image, residual"),
-        ({"dtype": "int8"}, "bfloat16"),
+        ({"name": "sinssr"}, r"unknown method recipe\.name 'sinssr': did you mean 'sinsr'"),
+        ({"denoiser__name": "mlp"}, r"recipe\.denoiser\.name unet or dit or resshift_unet, not mlp"),
+        ({"space__name": "vae"}, r"recipe\.space\.name is 'vae': .* wavelet, vq_f4, kl"),
+        ({"space__statistics": "none"}, r"recipe\.space\.statistics is 'none': .* image, residual"),
+        ({"dtype": "int8"}, r"recipe\.dtype is 'int8': .* float32, bfloat16"),
     ],
 )
-def test_unknown_names_are_errors_that_list_the_known_ones(changes, message):
+def test_unknown_names_are_errors_that_name_the_known_ones(changes, message):
+    settings = config(**{name: value for name, value in changes.items() if name != "name"})
     with pytest.raises(ValueError, match=message):
-        build_recipe(config(**changes))
+        build_recipe({**settings, "name": changes.get("name", "resshift")})
 
 
 def test_unknown_framer_values_are_errors():
-    settings = to_dict(default.get_config())["framer"]
+    settings = to_dict(default())["framer"]
     base = build_recipe(config())
     with pytest.raises(ValueError, match="paper, released"):
         add_framer(base, settings | {"variant": "blog"})
@@ -291,8 +302,8 @@ def test_unknown_framer_values_are_errors():
         add_framer(base, settings | {"variant": "paper", "negatives": "all"})
 
 
-def test_default_settings_are_the_papers():
-    settings = ResShiftSettings()
+def test_the_published_model_has_the_papers_chain():
+    settings = shipped("resshift_v1").recipe.resshift
     assert (settings.steps, settings.kappa, settings.min_noise_level, settings.residual) == (15, 2.0, 0.04, False)
 
 

@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
-from framer_jax.recipes.stable_diffusion import read_kl_autoencoder
-from framer_jax.recipes.text import TEXTS, text_settings
 
 from framer_jax import cli
+from framer_jax.checkpoints.autoencoder import read_kl_autoencoder
+from framer_jax.checkpoints.open import build_recipe
 from framer_jax.commands.precompute.embeddings import embed_captions, write_text
 from framer_jax.commands.precompute.latents import precompute_latents
 from framer_jax.commands.precompute.work import Work
@@ -18,17 +18,20 @@ from framer_jax.diffusion import flow
 from framer_jax.diffusion.noise import noise_field
 from framer_jax.inference.model import load_model
 from framer_jax.losses.framer import paper, released
+from framer_jax.models.dit4sr_transformer import DiT4SRTransformer
 from framer_jax.models.mmdit import MMDiT
 from framer_jax.porting.weights import load_weights
 from framer_jax.recipes.base import expected_params
-from framer_jax.recipes.dit4sr import BASE, DENOISER, LORA, Dit4srSettings, split, whole
+from framer_jax.recipes.components.base_model import BASE, split_params
+from framer_jax.recipes.components.text import TEXTS, text_sizes
+from framer_jax.recipes.dit4sr.recipe import DENOISER, LORA, merge_params
+from framer_jax.recipes.dit4sr.settings import Dit4srSettings
 from framer_jax.recipes.framer import framer
-from framer_jax.recipes.table import DENOISERS, build_recipe
 from tests.support.drawn import drawn
 from tests.support.texts import encoder
 from tests.support.tiny import config, photos, ported, text
 
-SMALL = ("recipe.name=dit4sr", "recipe.denoiser.name=dit4sr")
+SMALL = ("recipe.name=dit4sr",)
 
 KL = (*SMALL, "recipe.space.name=kl")
 
@@ -44,7 +47,7 @@ def folder(tmp_path_factory):
     place = tmp_path_factory.mktemp("dit4sr")
     ported(place / "vae.safetensors", "kl_autoencoder")
     ported(place / "base.safetensors", "mmdit")
-    for seed, name in enumerate(("null", "wanted", "avoided")):
+    for seed, name in enumerate(("null", "prompt", "negative")):
         text(place / f"{name}.safetensors", seed=seed)
     photos(place / "photos")
     return place
@@ -53,15 +56,15 @@ def folder(tmp_path_factory):
 def knobs(folder):
     return (
         *KL,
-        f"recipe.space.weights={folder}/vae.safetensors",
-        f"recipe.dit4sr.base={folder}/base.safetensors",
-        f"recipe.text.null={folder}/null.safetensors",
+        f"recipe.space.checkpoint={folder}/vae.safetensors",
+        f"recipe.dit4sr.base_checkpoint={folder}/base.safetensors",
+        f"recipe.text.null_embedding={folder}/null.safetensors",
         "recipe.text.condition=null",
     )
 
 
-def recipe_of(*changes, purpose="training"):
-    return build_recipe(config(*changes)["recipe"], purpose)
+def recipe_of(*changes, purpose="training", data="photos"):
+    return build_recipe(config(*changes)["recipe"], purpose, data)
 
 
 def batch(count=2, side=8):
@@ -82,23 +85,15 @@ def test_control_layers_are_trained_and_the_base_stays(folder):
     recipe = recipe_of(*knobs(folder))
     assert [(update.name, update.groups) for update in recipe.updates] == [(DENOISER, (DENOISER,))]
     params = started(recipe, batch())
-    trained, kept = (flatten_dict(tree, sep="/") for tree in (params[DENOISER], recipe.frozen[BASE]))
-    assert all("control" in path for path in trained) and not any("control" in path for path in kept)
+    trained, frozen = (flatten_dict(tree, sep="/") for tree in (params[DENOISER], recipe.frozen[BASE]))
+    assert all("control" in path for path in trained) and not any("control" in path for path in frozen)
     base = flatten_dict(load_weights(folder / "base.safetensors")[0], sep="/")
-    assert kept.keys() == base.keys()
+    assert frozen.keys() == base.keys()
     for path, leaf in base.items():
-        np.testing.assert_array_equal(kept[path], leaf)
-    assert (
-        recipe.exported == (DENOISER,)
-        and recipe.lr_multiple == 4
-        and set(recipe.frozen)
-        == {
-            "autoencoder",
-            BASE,
-            TEXTS,
-        }
-    )
-    gradient = jax.jit(jax.grad(lambda own: run(recipe, own, batch()).values.mean()))(params)
+        np.testing.assert_array_equal(frozen[path], leaf)
+    assert recipe.exported == (DENOISER,) and recipe.lr_multiple == 4
+    assert set(recipe.frozen) == {"autoencoder", BASE, TEXTS}
+    gradient = jax.jit(jax.grad(lambda params: run(recipe, params, batch()).values.mean()))(params)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
     # What passes through zero layers moves from the second step on.
     assert any(leaf.any() for leaf in jax.tree.leaves(gradient))
@@ -109,18 +104,20 @@ def test_untrained_it_samples_as_its_base(folder):
     sr = jax.jit(recipe.sample)(started(recipe, data), recipe.frozen, data["lr"], noise_field(jax.random.key(7), 2))
     assert sr.shape == (2, 32, 32, 3)
     base, _ = load_weights(folder / "base.safetensors")
-    arguments = {**config(*KL)["recipe"]["denoiser"]["dit4sr"], "context_width": 16, "pooled_width": 12}
+    arguments = {**config(*KL)["recipe"]["denoiser"]["dit4sr_transformer"], "context_width": 16, "pooled_width": 12}
     names = ("depth", "heads", "head_width", "dual_blocks", "qk_norm", "context_width", "pooled_width", "position_grid")
     module = MMDiT(channels=4, **{name: arguments[name] for name in names})
-    told = [np.repeat(part[None], 2, axis=0) for part in recipe.frozen[TEXTS]["null"]]
+    null = recipe.frozen[TEXTS]["null"].as_condition()
+    text = {name: np.repeat(part[None], 2, axis=0) for name, part in null.items()}
     z = jax.random.normal(jax.random.key(9), (2, 4, 4, 4), jnp.float32)
     time = jnp.full((2,), 500.0, jnp.float32)
-    expected, _ = jax.jit(lambda z: module.apply({"params": base}, z, time, *told))(z)
+    expected, _ = jax.jit(lambda z: module.apply({"params": base}, z, time, text))(z)
     # the same through the recipe's parameters
-    denoiser = DENOISERS["dit4sr"](out_channels=4, **arguments)
-    together = whole(started(recipe, data), recipe.frozen, Dit4srSettings())
-    found, _ = jax.jit(lambda z: denoiser.apply({"params": together}, z, time, *told, z * 0.5))(z)
-    np.testing.assert_allclose(found, expected, atol=1e-4)
+    denoiser = DiT4SRTransformer(channels=4, **arguments)
+    merged = merge_params(started(recipe, data), recipe.frozen, Dit4srSettings())
+    condition = {**text, "lr_latent": z * 0.5}
+    velocity, _ = jax.jit(lambda z: denoiser.apply({"params": merged}, z, time, condition))(z)
+    np.testing.assert_allclose(velocity, expected, atol=1e-4)
 
 
 def test_the_loss_is_the_error_of_the_clean_latent():
@@ -132,27 +129,27 @@ def test_the_loss_is_the_error_of_the_clean_latent():
         "hr_latent": jax.random.normal(jax.random.key(5), (2, 8, 8, 48), jnp.float32),
         "lr_latent": jax.random.normal(jax.random.key(6), (2, 8, 8, 48), jnp.float32),
     }
-    told = {"text": jnp.ones((2, 3, 16), jnp.float16), "pooled_text": jnp.ones((2, 12), jnp.float16)}
-    precomputed = run(recipe, params, {**latents, **told})  # no pictures at all
+    text = {"text": jnp.ones((2, 3, 16), jnp.float16), "pooled_text": jnp.ones((2, 12), jnp.float16)}
+    on_latents = recipe_of(*ALONE, data="latents")
+    precomputed = run(on_latents, params, {**latents, **text})  # no images at all
     key_sigma, key_noise = jax.random.split(jax.random.key(3))
     sigma = flow.draw_sigma(key_sigma, 2)
     noise = jax.random.normal(key_noise, (2, 8, 8, 48), jnp.float32)
     x = flow.forward(latents["hr_latent"], sigma, noise)
-    arguments = {**config(*ALONE)["recipe"]["denoiser"]["dit4sr"], "context_width": 16, "pooled_width": 12}
-    denoiser = DENOISERS["dit4sr"](out_channels=48, **arguments)
-    text_ = [jnp.ones((2, 3, 16), jnp.float32), jnp.ones((2, 12), jnp.float32)]
-    found, taps = jax.jit(
-        lambda x: denoiser.apply({"params": params[DENOISER]}, x, 1000 * sigma, *text_, latents["lr_latent"])
-    )(x)
-    target = np.square(found - flow.velocity(latents["hr_latent"], noise)).mean(axis=(1, 2, 3))
-    np.testing.assert_allclose(precomputed.values, np.square(sigma) * target, rtol=1e-4)
+    arguments = {**config(*ALONE)["recipe"]["denoiser"]["dit4sr_transformer"], "context_width": 16, "pooled_width": 12}
+    denoiser = DiT4SRTransformer(channels=48, **arguments)
+    condition = {name: value.astype(jnp.float32) for name, value in text.items()} | {"lr_latent": latents["lr_latent"]}
+    velocity, taps = jax.jit(lambda x: denoiser.apply({"params": params[DENOISER]}, x, 1000 * sigma, condition))(x)
+    error = np.square(velocity - flow.velocity(latents["hr_latent"], noise)).mean(axis=(1, 2, 3))
+    np.testing.assert_allclose(precomputed.values, np.square(sigma) * error, rtol=1e-4)
     np.testing.assert_allclose(precomputed.taps[0], taps[0], rtol=1e-4, atol=1e-4)
-    plain = run(recipe, params, latents)
+    zeros = {name: jnp.zeros_like(value) for name, value in text.items()}
+    plain = run(on_latents, params, {**latents, **zeros})
     assert np.any(np.abs(plain.values - precomputed.values) > 0)  # the text counts
 
 
-def test_guidance_goes_from_the_avoided_to_the_wanted(folder):
-    files = (f"recipe.text.{name}={folder}/{name}.safetensors" for name in ("wanted", "avoided"))
+def test_guidance_goes_from_the_negative_prompt_to_the_prompt(folder):
+    files = (f"recipe.text.{name}_embedding={folder}/{name}.safetensors" for name in ("prompt", "negative"))
     files = (*knobs(folder), *files)
     lr, noise = batch()["lr"], noise_field(jax.random.key(7), 2)
 
@@ -163,15 +160,15 @@ def test_guidance_goes_from_the_avoided_to_the_wanted(folder):
     plain, same = sample(), sample("recipe.dit4sr.guidance=1.0")
     np.testing.assert_array_equal(plain, same)
     none = sample("recipe.dit4sr.guidance=0.0")
-    only = sample(f"recipe.text.wanted={folder}/avoided.safetensors")
+    only = sample(f"recipe.text.prompt_embedding={folder}/negative.safetensors")
     np.testing.assert_allclose(none, only, atol=1e-4)
     assert np.abs(plain - none).max() > 1e-4
     assert np.abs(sample("recipe.dit4sr.guidance=4.0") - plain).max() > 1e-4
 
 
-def test_a_lora_beside_or_instead_of_the_control_layers(folder):
+def test_a_lora_in_addition_to_the_control_layers_or_instead_of_them(folder):
     data = batch()
-    lora = ("recipe.dit4sr.lora=attention/(query|key|value|out)$", "recipe.dit4sr.lora_rank=2")
+    lora = ("recipe.dit4sr.lora_modules=attention/(query|key|value|out)$", "recipe.dit4sr.lora_rank=2")
     both = recipe_of(*knobs(folder), *lora)
     params = started(both, data)
     assert both.exported == (DENOISER, LORA) and both.updates[0].groups == (DENOISER, LORA)
@@ -184,23 +181,23 @@ def test_a_lora_beside_or_instead_of_the_control_layers(folder):
     np.testing.assert_allclose(
         run(both, zero, data).values, run(plain, {DENOISER: params[DENOISER]}, data).values, rtol=1e-5
     )
-    gradient = jax.jit(jax.grad(lambda own: run(both, own, data).values.mean()))(params)
+    gradient = jax.jit(jax.grad(lambda params: run(both, params, data).values.mean()))(params)
     assert all(leaf.any() for leaf in jax.tree.leaves(gradient[LORA]))
     alone = recipe_of(*knobs(folder), *lora, "recipe.dit4sr.trainable=nothing")
     assert started(alone, data)[DENOISER] == {}
-    with pytest.raises(ValueError, match=r"'nothing' finds none of the \d+ parameters, and there is no LoRA"):
+    with pytest.raises(ValueError, match=r"'nothing' matches none of the \d+ parameters, and there is no LoRA"):
         recipe_of(*knobs(folder), "recipe.dit4sr.trainable=nothing")
 
 
 @pytest.mark.parametrize("taps", ["hidden", "prediction"])
 def test_framer_on_top(taps):
-    base, data = recipe_of(*ALONE, f"recipe.denoiser.dit4sr.taps={taps}"), batch()
+    base, data = recipe_of(*ALONE, f"recipe.denoiser.dit4sr_transformer.taps={taps}"), batch()
     assert base.tap_kind == taps
     recipe = framer(base, paper(weight=0.5))
     params = drawn(recipe.init, jax.random.key(1), data)
     assert params["framer_heads"] == {}
-    longer, plain = run(recipe, params, data), run(base, params, data)
-    np.testing.assert_allclose(longer.values, plain.values + longer.metrics["framer_term"], rtol=1e-5)
+    framed, plain = run(recipe, params, data), run(base, params, data)
+    np.testing.assert_allclose(framed.values, plain.values + framed.metrics["framer_term"], rtol=1e-5)
     assert recipe.sample is base.sample
     if taps == "prediction":
         loss = run(framer(base, released()), params, data)
@@ -211,19 +208,19 @@ def test_framer_on_top(taps):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ("recipe.text.condition=none", "recipe.text.condition is 'none': choose one of captions, null, zero"),
-        ("recipe.text.null=", "recipe.text.null is empty: .*say recipe.text.condition=zero"),
-        ("recipe.text.condition=zero", "'zero' takes no embeddings: leave recipe.text.null empty"),
-        ("recipe.text.null=gone.safetensors", "recipe.text.null: gone.safetensors: there is no such file"),
-        ("recipe.text.t5_length=4", r"null.safetensors has prompt embeddings of shape \(3, 16\), .* \(5, 16\): make"),
-        ("recipe.dit4sr.base=gone", "recipe.dit4sr.base: there is no file or folder 'gone'"),
+        ("recipe.text.condition=none", "recipe.text.condition is 'none': it must be one of captions, null, zero"),
+        ("recipe.text.null_embedding=", "recipe.text.null_embedding is empty: .*set recipe.text.condition=zero"),
+        ("recipe.text.condition=zero", "'zero' takes no embeddings: leave recipe.text.null_embedding empty"),
+        ("recipe.text.null_embedding=gone.safetensors", "text.null_embedding: gone.safetensors: there is no such file"),
+        ("recipe.text.t5_length=4", r"null.safetensors has text embeddings of shape \(3, 16\), .* \(5, 16\): make"),
+        ("recipe.dit4sr.base_checkpoint=gone", "recipe.dit4sr.base_checkpoint: there is no file 'gone'"),
         (
-            "recipe.denoiser.dit4sr.depth=3",
-            "an MMDiT .*, was made with recipe.denoiser.dit4sr.depth 2, not 3",
+            "recipe.denoiser.dit4sr_transformer.depth=3",
+            "an MMDiT .*, was made with recipe.denoiser.dit4sr_transformer.depth 2, not 3",
         ),
-        ("recipe.dit4sr.trainable=(", "recipe.dit4sr.trainable is no regular expression"),
-        ("recipe.dit4sr.base=", "recipe.dit4sr.base is empty"),
-        ("recipe.space.weights=", "recipe.space.weights is empty: .*Stable Diffusion's autoencoder"),
+        ("recipe.dit4sr.trainable=(", r"recipe.dit4sr.trainable is '\(', which is not a regular expression"),
+        ("recipe.dit4sr.base_checkpoint=", "recipe.dit4sr.base_checkpoint is empty"),
+        ("recipe.space.checkpoint=", "recipe.space.checkpoint is empty: .*Stable Diffusion's autoencoder"),
     ],
 )
 def test_bad_settings_are_named(folder, change, message):
@@ -238,9 +235,9 @@ def test_training_goes_on_from_what_it_wrote_and_upscales(folder, tmp_path, caps
     assert result.step == 2 and np.isfinite(result.scalars["loss"])
     params, metadata = load_weights(tmp_path / "run" / "weights.safetensors")
     assert all("control" in path for path in flatten_dict(params[DENOISER], sep="/"))
-    knobs_ = {"recipe.dit4sr.base", "recipe.space.weights", "recipe.text.null"}
-    assert metadata["weights"].keys() == knobs_
-    with pytest.raises(FileNotFoundError, match=r"needs the (autoencoder 'vae|base model 'base).*put it beside"):
+    names = {"dit4sr.base_checkpoint", "space.checkpoint", "text.null_embedding"}
+    assert metadata["weights"].keys() == {f"recipe.{name}" for name in names}
+    with pytest.raises(FileNotFoundError, match=r"needs the (autoencoder 'vae|base model 'base).*put it next to"):
         load_model(tmp_path / "run")
     for name in ("vae", "base", "null"):
         (tmp_path / "run" / f"{name}.safetensors").write_bytes((folder / f"{name}.safetensors").read_bytes())
@@ -253,16 +250,16 @@ def test_training_goes_on_from_what_it_wrote_and_upscales(folder, tmp_path, caps
 
 def test_training_on_latents_and_captions(folder, tmp_path, capsys):
     """As for the published model: latents and embeddings from disk, both made by the commands' functions."""
-    sizes = text_settings(config(*KL)["recipe"]["text"])
+    sizes = text_sizes(config(*KL)["recipe"])
     captions = {f"photo_{index}.png": Caption(f"photo_{index}.png", "", f"Number {index}.") for index in range(3)}
-    told = {name: encoder(name, sizes) for name in ("clip_l", "clip_g", "t5")}
-    embed_captions(captions, told, tmp_path / "embeddings", Work(3, 2), sizes)
-    write_text(tmp_path / "null.safetensors", "", told, sizes)
+    encoders = {name: encoder(name, sizes) for name in ("clip_l", "clip_g", "t5")}
+    embed_captions(captions, encoders, tmp_path / "embeddings", Work(3, 2), sizes)
+    write_text(tmp_path / "null.safetensors", "", encoders, sizes)
     changes = (
         *knobs(folder),
         f"data.train={folder}/photos",
         f"data.validation={folder}/photos",
-        f"recipe.text.null={tmp_path}/null.safetensors",
+        f"recipe.text.null_embedding={tmp_path}/null.safetensors",
         "recipe.text.condition=captions",
     )
     vae = read_kl_autoencoder(folder / "vae.safetensors")
@@ -274,8 +271,8 @@ def test_training_on_latents_and_captions(folder, tmp_path, capsys):
     _, metadata = load_weights(tmp_path / "run" / "weights.safetensors")
     assert metadata["config"]["data"]["embeddings"] == "embeddings"
     for change, message in (
-        (("data.embeddings=",), "needs the embeddings text embeddings: make them with"),
-        (("recipe.text.t5_length=4",), r"null\.safetensors has prompt embeddings of shape \(3, 16\)"),
+        (("data.embeddings=",), "needs data.embeddings: write the embeddings with"),
+        (("recipe.text.t5_length=4",), r"null\.safetensors has text embeddings of shape \(3, 16\)"),
         (("data.crop=64",), r"made with data\.crop 32, this run has 64"),
     ):
         with pytest.raises(ValueError, match=message):
@@ -283,15 +280,15 @@ def test_training_on_latents_and_captions(folder, tmp_path, capsys):
 
 
 def test_parameters_are_divided_by_path():
-    found, others = split({"a": {"control": 1, "b": 2}, "c": {"d": 3}}, "control|^c/")
-    assert (found, others) == ({"a": {"control": 1}, "c": {"d": 3}}, {"a": {"b": 2}})
-    assert split({}, "") == ({}, {})
+    matching, others = split_params({"a": {"control": 1, "b": 2}, "c": {"d": 3}}, "control|^c/")
+    assert (matching, others) == ({"a": {"control": 1}, "c": {"d": 3}}, {"a": {"b": 2}})
+    assert split_params({}, "") == ({}, {})
 
 
-def test_a_scanned_base_is_kept_in_two_bytes(folder):
+def test_a_scanned_base_is_stored_as_bfloat16(folder):
     one, two = (
         recipe_of(*knobs(folder), *changes)
-        for changes in ((), ("recipe.denoiser.dit4sr.scan=True", "recipe.dit4sr.base_dtype=bfloat16"))
+        for changes in ((), ("recipe.denoiser.dit4sr_transformer.scan=True", "recipe.dit4sr.base_dtype=bfloat16"))
     )
     for index, name in enumerate(("blocks_dual", "blocks_single")):
         if name not in two.frozen[BASE]:
@@ -302,5 +299,5 @@ def test_a_scanned_base_is_kept_in_two_bytes(folder):
         np.testing.assert_allclose(kernel[0].astype(np.float32), first, rtol=1e-2)
     assert set(two.frozen[BASE]) & {"blocks_dual", "blocks_single"}
     assert {leaf.dtype for leaf in jax.tree.leaves(two.initial_params)} == {np.dtype("float32")}
-    with pytest.raises(ValueError, match=r"base_dtype is 'float16': choose one of float32, bfloat16"):
+    with pytest.raises(ValueError, match=r"base_dtype is 'float16': it must be one of float32, bfloat16"):
         Dit4srSettings(base_dtype="float16")

@@ -1,4 +1,4 @@
-"""Students of a trained teacher: DTKD's rising weight and loss, records, and the teacher itself."""
+"""Students of a trained teacher: DTKD's settings and loss, records, and the teacher itself."""
 
 import json
 
@@ -6,24 +6,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from framer_jax.recipes.teacher import TEACHER, Teacher, pictures
-from framer_jax.recipes.weights_by_path import PATHS, outputs_of
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
+from framer_jax.checkpoints.identity import records_identity
+from framer_jax.checkpoints.open import build_recipe, open_recipe
 from framer_jax.cli import main
-from framer_jax.commands.train import WEIGHT_FILES, train_from_config
+from framer_jax.commands.train import paths_that_may_change, train_from_config
+from framer_jax.config import default, to_dict
 from framer_jax.data.records import RecordFiles
 from framer_jax.diffusion.noise import noise_field
 from framer_jax.losses.wavelet_kd import WaveletKdSettings, wavelet_kd
 from framer_jax.porting.weights import load_weights
-from framer_jax.recipes import augkd
-from framer_jax.recipes.dtkd import SCHEDULES, Rise, weight_at
-from framer_jax.recipes.table import build_recipe, open_recipe
+from framer_jax.recipes.augkd.recipe import CORNER
+from framer_jax.recipes.components.teacher import TEACHER, Teacher, teacher_outputs
+from framer_jax.recipes.table import METHODS
 from tests.support.drawn import drawn
 from tests.support.paths import CONFIGS
 from tests.support.students import AUGKD, DTKD, STEP, STILL, batch, recipe_of, run, teachers
-from tests.support.tiny import MODEL, RUN, config, photos, ported, weights
+from tests.support.tiny import config, overrides, photos, ported, weights
 
 
 @pytest.fixture(scope="module")
@@ -31,30 +30,10 @@ def folder(tmp_path_factory):
     return teachers(tmp_path_factory.mktemp("students"))
 
 
-# --- lambda -----------------------------------------------------------------------------------------------------------
+# --- settings ---------------------------------------------------------------------------------------------------------
 
 
-def test_lambda_at_the_start_the_middle_and_the_end():
-    for kind, expected in {
-        "linear": (0, 0.25, 0.5, 1, 1),
-        "cosine": (0, (1 - np.cos(np.pi / 4)) / 2, 0.5, 1, 1),
-        "constant": (1, 1, 1, 1, 1),
-    }.items():
-        rise = Rise(weight=3.0, schedule=kind, steps=100)
-        found = [weight_at(jnp.int32(step), rise) for step in (0, 25, 50, 100, 170)]
-        np.testing.assert_allclose(found, 3 * np.asarray(expected), rtol=1e-6, atol=1e-7)
-        assert all(value.dtype == jnp.float32 for value in found)
-
-
-@given(steps=st.integers(1, 10**6), kind=st.sampled_from(SCHEDULES), step=st.integers(0, 10**6))
-@settings(deadline=None, max_examples=30)
-def test_lambda_never_falls(steps, kind, step):
-    rise = Rise(schedule=kind, steps=steps)
-    now, later = (float(weight_at(jnp.int32(at), rise)) for at in (step, step + 1))
-    assert 0 <= now <= later <= 1
-
-
-def test_lambda_rises_over_all_of_training_unless_told_otherwise():
+def test_lambda_rises_over_all_of_training_unless_configured_otherwise():
     assert config(DTKD, "training.steps=7")["recipe"]["dtkd"]["ramp_steps"] == 7
     changed = config(DTKD, "recipe.dtkd.ramp_steps=5", "training.steps=7")
     assert (changed["recipe"]["dtkd"]["ramp_steps"], changed["training"]["steps"]) == (5, 7)
@@ -63,16 +42,16 @@ def test_lambda_rises_over_all_of_training_unless_told_otherwise():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ("recipe.dtkd.schedule=square", "recipe.dtkd.schedule is 'square': choose one of linear, cosine, constant"),
+        ("recipe.dtkd.schedule=square", "recipe.dtkd.schedule is 'square': it must be one of linear, cosine, constant"),
         ("recipe.dtkd.weight=-1.0", "recipe.dtkd.weight is -1.0"),
         ("recipe.dtkd.ramp_steps=0", "recipe.dtkd.ramp_steps is 0"),
         ("recipe.dtkd.wavelet=haarr", "haarr"),
-        ("recipe.dtkd.levels=5", "recipe.dtkd.levels is 5: it must be 1 to 4"),
-        ("recipe.teacher.output=picture", "recipe.teacher.output is 'picture': choose sample or mean"),
-        ("recipe.teacher.compare=some", "recipe.teacher.compare is 'some': choose all or one"),
+        ("recipe.dtkd.levels=5", "recipe.dtkd.levels is 5: it must be a whole number from 1 to 4"),
+        ("recipe.teacher.output=picture", "recipe.teacher.output is 'picture': it must be one of sample, mean"),
+        ("recipe.teacher.compare=some", "recipe.teacher.compare is 'some': it must be one of all, one"),
         ("recipe.teacher.samples=0", "recipe.teacher.samples is 0"),
-        ("recipe.teacher.weights=", "recipe.teacher.weights is empty: set it to the path of the trained teacher"),
-        ("recipe.scale=2", "enlarges by 4, the student by 2"),
+        ("recipe.teacher.checkpoint=", "recipe.teacher.checkpoint is empty: set it to the path of the trained teacher"),
+        ("recipe.scale=2", "upsamples by 4, the student by 2"),
     ],
 )
 def test_bad_settings_are_named(folder, change, message):
@@ -83,24 +62,24 @@ def test_bad_settings_are_named(folder, change, message):
 # --- the teacher ------------------------------------------------------------------------------------------------------
 
 
-def test_a_teacher_answers_for_any_size_in_pictures_of_its_own_noise(folder):
-    found = open_recipe(folder / "resshift.safetensors")
-    teacher = Teacher(found.recipe, found.params)
+def test_a_teachers_outputs_have_any_size_and_their_own_noise(folder):
+    opened = open_recipe(folder / "resshift.safetensors")
+    teacher = Teacher(opened.recipe, opened.params)
     lr, noise = batch(side=8)["lr"][:, :7, :5], noise_field(jax.random.key(1), 2)
-    made = jax.jit(lambda frozen: pictures(teacher, frozen, lr, noise, 3))(teacher.frozen)
-    assert made.shape == (2, 3, 28, 20, 3) and made.dtype == jnp.float32
-    levels = np.asarray(made) * 255
+    outputs = jax.jit(lambda frozen: teacher_outputs(teacher, frozen, lr, noise, 3))(teacher.frozen)
+    assert outputs.shape == (2, 3, 28, 20, 3) and outputs.dtype == jnp.float32
+    levels = np.asarray(outputs) * 255
     np.testing.assert_allclose(levels, np.round(levels), atol=1e-4)
-    assert made.min() >= 0 and made.max() <= 1
-    assert len({np.asarray(made[i, k]).tobytes() for i in range(2) for k in range(3)}) == 6
-    one = jax.jit(lambda frozen: pictures(teacher, frozen, lr, noise, 1))(teacher.frozen)
-    np.testing.assert_allclose(one[:, 0], made[:, 0], atol=1.01 / 255)
+    assert outputs.min() >= 0 and outputs.max() <= 1
+    assert len({np.asarray(outputs[i, k]).tobytes() for i in range(2) for k in range(3)}) == 6
+    one = jax.jit(lambda frozen: teacher_outputs(teacher, frozen, lr, noise, 1))(teacher.frozen)
+    np.testing.assert_allclose(one[:, 0], outputs[:, 0], atol=1.01 / 255)
 
 
-def test_several_pictures_without_noise_are_refused(folder, tmp_path):
-    message = r"recipe\.teacher\.samples is 2, but the {} of a teacher of recipe '{}' has no noise: .*samples=1"
-    for teacher, output in (("resshift", "mean"), ("swinir", "sample")):
-        with pytest.raises(ValueError, match=message.format(output, teacher)):
+def test_several_outputs_without_noise_are_refused(folder, tmp_path):
+    message = r"teacher\.samples is 2, but the {} of a teacher of recipe '{}' does not depend on noise.*samples=1"
+    for teacher, name, output in (("resshift", "resshift", "mean"), ("swinir", "supervised_l1", "sample")):
+        with pytest.raises(ValueError, match=message.format(output, name)):
             recipe_of(folder, DTKD, "recipe.teacher.samples=2", f"recipe.teacher.output={output}", teacher=teacher)
     weights(tmp_path / "drawn.safetensors", "recipe.resshift.centred_mean=False")
     recipe_of(tmp_path, DTKD, "recipe.teacher.samples=2", "recipe.teacher.output=mean", teacher="drawn")
@@ -116,13 +95,14 @@ def test_any_recipe_teaches(folder, tmp_path):
 
 def test_published_weights_teach_with_the_recipe_that_they_belong_to(tmp_path):
     settings = config("recipe.name=dtkd")["recipe"]
-    settings["teacher"]["weights"] = str(ported(tmp_path / "published.safetensors", "swinir"))
+    settings["teacher"]["checkpoint"] = str(ported(tmp_path / "published.safetensors", "swinir"))
     with pytest.raises(ValueError, match=r"published weights carry no configuration: give recipe\.teacher\.published"):
         build_recipe(settings)
-    settings["teacher"]["published"] = config("recipe.name=swinir")["recipe"]
+    settings["teacher"]["published"] = config("recipe.name=supervised_l1")["recipe"]
     recipe = build_recipe(settings)
     assert recipe.frozen[TEACHER]["params"].keys() == {"student"}
-    settings["teacher"]["published"] = config("recipe.name=swinir", "recipe.student.swinir.channels=16")["recipe"]
+    wider = ("recipe.name=supervised_l1", "recipe.student.swinir.channels=16")
+    settings["teacher"]["published"] = config(*wider)["recipe"]
     with pytest.raises(ValueError, match=r"published\.safetensors.*channels 8, not 16"):
         build_recipe(settings)
 
@@ -139,25 +119,25 @@ def test_no_teacher_is_needed_for_inference_and_for_weight_0(folder):
 
 
 def test_the_loss_is_the_l1_distance_and_lambda_times_the_teachers(folder):
-    recipe = recipe_of(folder, DTKD, STILL, "recipe.dtkd.weight=2.0", "recipe.dtkd.ramp_steps=4")
-    data = batch()
+    knobs = (DTKD, STILL, "recipe.dtkd.weight=2.0", "recipe.dtkd.ramp_steps=4")
+    recipe, data = recipe_of(folder, *knobs, data="teacher"), batch()
     params = drawn(recipe.init, jax.random.key(1), data)
-    taught = recipe.precompute(recipe.frozen, data, noise_field(jax.random.key(5), 2))
-    assert taught.keys() == {TEACHER} and taught[TEACHER].shape == (2, 1, 32, 32, 3)
-    loss = run(recipe, params, {**data, **taught}, frozen={})  # the records need no teacher
+    outputs = recipe.precompute(recipe.frozen, data, noise_field(jax.random.key(5), 2))
+    assert outputs.keys() == {TEACHER} and outputs[TEACHER].shape == (2, 1, 32, 32, 3)
+    loss = run(recipe, params, {**data, **outputs}, frozen={})  # the records need no teacher
     sr = recipe.sample(params, {}, data["lr"], noise_field(jax.random.key(0), 2))
-    distance = wavelet_kd(sr, taught[TEACHER][:, 0], WaveletKdSettings())
+    distance = wavelet_kd(sr, outputs[TEACHER][:, 0], WaveletKdSettings())
     expected = np.abs(sr - data["hr"]).mean(axis=(1, 2, 3)) + 0.5 * distance.values
     np.testing.assert_allclose(loss.values, expected, rtol=1e-5)
     np.testing.assert_allclose(loss.metrics["teacher_middle"], distance.groups["middle"], rtol=1e-5)
     assert loss.metrics["teacher_weight"] == 0.5
-    fresh = run(recipe, params, data)
-    assert np.all(fresh.values > fresh.metrics["pixel_l1"])
+    from_photos = run(recipe_of(folder, *knobs), params, data)
+    assert np.all(from_photos.values > from_photos.metrics["pixel_l1"])
 
 
-def test_at_step_0_and_with_weight_0_it_is_swinirs(folder):
+def test_at_step_0_and_with_weight_0_it_is_supervised_training(folder):
     data = batch()
-    plain = build_recipe(config("recipe.name=swinir")["recipe"])  # with its stochastic depth
+    plain = build_recipe(config("recipe.name=supervised_l1")["recipe"])  # with its stochastic depth
     params = drawn(plain.init, jax.random.key(1), data)
     for recipe, step in (
         (recipe_of(folder, DTKD), jnp.int32(0)),
@@ -170,18 +150,18 @@ def test_at_step_0_and_with_weight_0_it_is_swinirs(folder):
 def test_several_samples_are_averaged_or_drawn(folder):
     knobs = (DTKD, STILL, "recipe.dtkd.schedule=constant", "recipe.teacher.samples=3")
     data = batch()
-    every = recipe_of(folder, *knobs)
-    params = drawn(every.init, jax.random.key(1), data)
-    taught = every.precompute(every.frozen, data, noise_field(jax.random.key(5), 2))[TEACHER]
-    assert taught.shape == (2, 3, 32, 32, 3)
+    with_all = recipe_of(folder, *knobs, data="teacher")
+    params = drawn(with_all.init, jax.random.key(1), data)
+    outputs = with_all.precompute(with_all.frozen, data, noise_field(jax.random.key(5), 2))[TEACHER]
+    assert outputs.shape == (2, 3, 32, 32, 3)
 
-    def term(recipe, pictures, key=3):
-        return np.asarray(run(recipe, params, {**data, TEACHER: pictures}, key=key).metrics["teacher_term"])
+    def term(recipe, outputs, key=3):
+        return np.asarray(run(recipe, params, {**data, TEACHER: outputs}, key=key).metrics["teacher_term"])
 
-    single = np.stack([term(every, taught[:, k : k + 1]) for k in range(3)])
-    np.testing.assert_allclose(term(every, taught), single.mean(axis=0), rtol=1e-5)
-    drawing = recipe_of(folder, *knobs, "recipe.teacher.compare=one")
-    seen = {float(term(drawing, taught, key)[0]) for key in range(8)}
+    single = np.stack([term(with_all, outputs[:, k : k + 1]) for k in range(3)])
+    np.testing.assert_allclose(term(with_all, outputs), single.mean(axis=0), rtol=1e-5)
+    with_one = recipe_of(folder, *knobs, "recipe.teacher.compare=one", data="teacher")
+    seen = {float(term(with_one, outputs, key)[0]) for key in range(8)}
     assert 1 < len(seen) <= 3
     assert all(np.isclose(value, single[:, 0], rtol=1e-5).any() for value in seen)
 
@@ -197,15 +177,15 @@ def test_no_gradient_reaches_the_teacher(folder):
 
         return jax.grad(total, argnums=(0, 1))(params, frozen)
 
-    own, teachers = gradients(params, recipe.frozen)
-    assert all(np.isfinite(leaf).all() and leaf.any() for leaf in jax.tree.leaves(own))
-    assert not any(leaf.any() for leaf in jax.tree.leaves(teachers))
+    of_student, of_teacher = gradients(params, recipe.frozen)
+    assert all(np.isfinite(leaf).all() and leaf.any() for leaf in jax.tree.leaves(of_student))
+    assert not any(leaf.any() for leaf in jax.tree.leaves(of_teacher))
 
 
 @pytest.mark.parametrize("name", ["dtkd", "augkd"])
 def test_training_leaves_the_teacher_alone(folder, tmp_path, name):
     knobs = (f"data.{part}={folder}/photos" for part in ("train", "validation"))
-    settings = config(f"recipe.name={name}", f"recipe.teacher.weights={folder}/resshift.safetensors", *knobs)
+    settings = config(f"recipe.name={name}", f"recipe.teacher.checkpoint={folder}/resshift.safetensors", *knobs)
     before = (folder / "resshift.safetensors").read_bytes()
     recipe = build_recipe(settings["recipe"])
     frozen = jax.tree.map(np.array, recipe.frozen)
@@ -215,21 +195,22 @@ def test_training_leaves_the_teacher_alone(folder, tmp_path, name):
     assert (folder / "resshift.safetensors").read_bytes() == before
     params, metadata = load_weights(tmp_path / "run" / "weights.safetensors")
     assert params.keys() == {"student"}
-    assert metadata["weights"].keys() == {"recipe.teacher.weights"}
-    assert metadata["config"]["recipe"]["teacher"]["weights"] == "resshift.safetensors"  # the run may travel
+    assert metadata["weights"].keys() == {"recipe.teacher.checkpoint"}
+    assert metadata["config"]["recipe"]["teacher"]["checkpoint"] == "resshift.safetensors"  # the run may travel
     logged = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert any("teacher_plain" in line or "teacher_weight" in line for line in logged)
 
 
-def test_records_hold_the_teachers_pictures_and_training_reads_them(folder, tmp_path, capsys):
+def test_records_hold_the_teachers_outputs_and_training_reads_them(folder, tmp_path, capsys):
     """AugKD's: DTKD's are a part of them."""
-    knobs = [*MODEL, *RUN, AUGKD, "data.crop=64", "recipe.teacher.samples=2", "recipe.teacher.compare=one"]
-    knobs += [f"recipe.teacher.weights={folder}/resshift.safetensors", f"data.validation={folder}/photos"]
+    run_knobs = ("data.crop=64", f"data.validation={folder}/photos")
+    teacher = ("recipe.teacher.samples=2", "recipe.teacher.compare=one")
+    teacher = (*teacher, f"recipe.teacher.checkpoint={folder}/resshift.safetensors")
     photos(tmp_path / "photos", size=(72, 80))
     weights(tmp_path / "other.safetensors", fill=0.01)
 
-    def command(*words, more=()):
-        changes = [word for knob in (*knobs, *more) for word in ("--set", knob)]
+    def command(*words, name=AUGKD, knobs=teacher, more=()):
+        changes = [word for knob in overrides(name, *run_knobs, *knobs, *more) for word in ("--set", knob)]
         return main([*words, "--config", str(CONFIGS / "default.py"), *changes])
 
     records = str(tmp_path / "records")
@@ -242,7 +223,7 @@ def test_records_hold_the_teachers_pictures_and_training_reads_them(folder, tmp_
         "teacher": ("uint8", (2, 64, 64, 3)),
         "teacher_zoom_in": ("uint8", (2, 64, 64, 3)),
         "teacher_zoom_out": ("uint8", (2, 16, 16, 3)),
-        augkd.CORNER: ("int32", (2,)),
+        CORNER: ("int32", (2,)),
         "record": ("int32", ()),
     }
     assert (record["teacher"][0] != record["teacher"][1]).any()
@@ -251,25 +232,26 @@ def test_records_hold_the_teachers_pictures_and_training_reads_them(folder, tmp_
     for change, message in (
         ("recipe.teacher.samples=1", "made with recipe.teacher.samples 2, this run has 1"),
         ("recipe.augkd.zoom_in=False", "made with recipe.augkd.zoom_in True, this run has False"),
-        (f"recipe.teacher.weights={tmp_path}/other.safetensors", "made with the file of recipe.teacher.weights"),
-        (DTKD, "made with recipe.augkd"),
+        (f"recipe.teacher.checkpoint={tmp_path}/other.safetensors", "made with the file of recipe.teacher.checkpoint"),
     ):
         assert command("train", "--workdir", str(tmp_path / "never"), more=(f"data.train={records}", change)) == 2
         assert message in capsys.readouterr().err
+    assert command("train", "--workdir", str(tmp_path / "never"), name=DTKD, more=(f"data.train={records}",)) == 2
+    assert "made with recipe.augkd" in capsys.readouterr().err
     assert not (tmp_path / "never").exists()
     # a student without a teacher takes the pairs, so that both can learn from the same
-    alone = (f"data.train={records}", "recipe.name=swinir", "recipe.teacher.weights=")
-    assert command("train", "--workdir", str(tmp_path / "alone"), more=alone) == 0
+    alone = ("train", "--workdir", str(tmp_path / "alone"))
+    assert command(*alone, name="recipe.name=supervised_l1", knobs=(), more=(f"data.train={records}",)) == 0
     # knobs of the student do not make other records
     assert command(*words, more=(f"data.train={tmp_path}/photos", "training.steps=9", "recipe.augkd.weight=2.0")) == 0
     assert "0 files of records written, 2 were there" in capsys.readouterr().out
 
 
-def test_what_published_teachers_pictures_depend_on():
+def test_what_published_teachers_outputs_depend_on():
     def outputs(*changes, name="dtkd"):
         settings = config(f"recipe.name={name}")["recipe"]
         settings["teacher"]["published"] = config("recipe.denoiser.name=resshift_unet", *changes)["recipe"]
-        return outputs_of(settings)
+        return records_identity(settings)
 
     for change in (
         "recipe.resshift.sampling_steps=1",
@@ -284,14 +266,15 @@ def test_what_published_teachers_pictures_depend_on():
 def test_a_trained_teacher_may_move(folder, tmp_path):
     knobs = [f"data.{part}={folder}/photos" for part in ("train", "validation")]
     run = config(DTKD, *knobs)
-    run["recipe"]["teacher"]["published"] = {"space": {"weights": "gone.safetensors"}}  # of no effect
+    run["recipe"]["teacher"]["published"] = {"space": {"checkpoint": "gone.safetensors"}}  # of no effect
     for steps, place in ((2, folder), (3, tmp_path)):
         if place != folder:
             (place / "resshift.safetensors").write_bytes((folder / "resshift.safetensors").read_bytes())
-        run["recipe"]["teacher"]["weights"] = str(place / "resshift.safetensors")
+        run["recipe"]["teacher"]["checkpoint"] = str(place / "resshift.safetensors")
         run["recipe"]["dtkd"]["ramp_steps"] = run["training"]["steps"] = steps  # longer, and lambda with it
         assert train_from_config(run, tmp_path / "run").step == steps
 
 
 def test_every_path_may_change_on_resume():
-    assert {".".join(("recipe", *place)) for place in PATHS} <= set(WEIGHT_FILES)
+    for method in METHODS:
+        assert {file.knob for file in method.weight_files} <= set(paths_that_may_change(to_dict(default(method.name))))

@@ -6,13 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from framer_jax.recipes.normed_tiles import as_one, thinned
-from framer_jax.recipes.pretrained import build
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from framer_jax.checkpoints.networks import build_network
 from framer_jax.diffusion.tiles import blend_weights, gaussian_profile, map_tiles, tile_grid, tile_starts
-from framer_jax.recipes import normed_tiles
+from framer_jax.recipes.components import tiled_apply as tiled_apply_file
+from framer_jax.recipes.components.tiled_apply import subsample, tiled_apply
 from tests.support.drawn import drawn
 from tests.support.tiny import TINY
 
@@ -21,7 +21,7 @@ KERNEL = jnp.asarray(RNG.standard_normal((3, 3, 4, 4)), jnp.float32)
 
 
 def network(x, z):
-    """Neighbours matter, and so does the border of a tile."""
+    """A network whose results depend on the neighbors, and so on the border of a tile."""
     mixed = jax.lax.conv_general_dilated(x, KERNEL, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
     return jnp.tanh(mixed + 0.5 * z)
 
@@ -58,8 +58,8 @@ def released(function, x, z, tile, overlap):
 @pytest.mark.parametrize("batch", [1, 3, 16])
 def test_it_is_the_released_procedure(batch):
     x, z = maps(13, 19, 2)
-    found = jax.jit(lambda x, z: map_tiles(network, tile_grid((13, 19), 8, 3), x, z, batch=batch))(x, z)
-    np.testing.assert_allclose(found, released(jax.jit(network), x, z, 8, 3), atol=1e-5)
+    tiled = jax.jit(lambda x, z: map_tiles(network, tile_grid((13, 19), 8, 3), x, z, batch=batch))(x, z)
+    np.testing.assert_allclose(tiled, released(jax.jit(network), x, z, 8, 3), atol=1e-5)
 
 
 def test_one_tile_is_the_whole():
@@ -83,7 +83,7 @@ def test_weights_sum_to_one_and_tiles_cover_all(length, side, data):
     np.testing.assert_allclose(total, 1, atol=1e-6)
 
 
-def test_what_looks_at_one_place_only_is_exact_in_any_unit():
+def test_a_function_of_single_positions_is_exact_in_any_unit():
     image = maps(26, 38)[0]
 
     def halved(tile):  # as an encoder
@@ -93,8 +93,8 @@ def test_what_looks_at_one_place_only_is_exact_in_any_unit():
         return tile.repeat(2, axis=1).repeat(2, axis=2)
 
     for function, source in ((halved, image), (doubled, image[:, :13, :19]), (jnp.tanh, image[:, :13, :19])):
-        found = jax.jit(lambda x, function=function: map_tiles(function, tile_grid((13, 19), 6, 2), x, batch=2))(source)
-        np.testing.assert_allclose(found, function(source), atol=1e-6)
+        tiled = jax.jit(lambda x, function=function: map_tiles(function, tile_grid((13, 19), 6, 2), x, batch=2))(source)
+        np.testing.assert_allclose(tiled, function(source), atol=1e-6)
 
 
 def test_an_overlap_without_a_stride_is_named():
@@ -103,32 +103,32 @@ def test_an_overlap_without_a_stride_is_named():
 
 
 @pytest.mark.parametrize("method", ["encode", "decode"])
-def test_tiles_are_normed_as_one_image(method, monkeypatch):
-    """An image that is dark on one side: norms of the tiles' own would make both sides alike."""
-    module = build("kl_autoencoder", {**TINY["kl_autoencoder"], "multipliers": (1, 2)})
+def test_tiles_are_normalized_as_one_image(method, monkeypatch):
+    """An image that is dark on one side: normalizing the tiles separately would make both sides alike."""
+    module = build_network("kl_autoencoder", {**TINY["kl_autoencoder"], "multipliers": (1, 2)})
     channels, unit = {"encode": (3, 2), "decode": (4, 1)}[method]
     image = jnp.asarray(RNG.standard_normal((1, 16 * unit, 40 * unit, channels)), jnp.float32)
     image = image * 0.3 + jnp.linspace(-2, 2, 40 * unit)[None, None, :, None]
     params = drawn(module.init, jax.random.key(0), jnp.zeros((1, 8, 8, 3), jnp.float32))["params"]
-    for half in ("encoder", "decoder"):  # attention stays within a tile: without its part, norms alone differ
+    for half in ("encoder", "decoder"):  # attention stays within a tile: without it, only the norms differ
         part = params[half]["middle"]["attention_1"]["project"]
         part.update({name: np.zeros_like(leaf) for name, leaf in part.items()})
     call = {"encode": lambda m, x: m.encode(x).mean, "decode": lambda m, x: m.decode(x)}[method]
 
     def run(side):
-        applied = partial(as_one, module, method=call, side=side, unit=unit)
+        applied = partial(tiled_apply, module, method=call, side=side, unit=unit)
         return np.asarray(jax.jit(lambda image: applied({"params": params}, image=image))(image))
 
     whole, together = run(0), run(16)
     np.testing.assert_array_equal(run(40), whole)
-    monkeypatch.setattr(normed_tiles, "MOMENTS", "unused")
-    alone = run(16)
-    near, far = (np.sqrt(np.square(found - whole).mean()) for found in (together, alone))
+    monkeypatch.setattr(tiled_apply_file, "MOMENTS", "unused")
+    separate = run(16)
+    near, far = (np.sqrt(np.square(tiled - whole).mean()) for tiled in (together, separate))
     assert together.shape == whole.shape
     assert near < 0.6 * far
 
 
-def test_images_are_thinned_to_whole_latents():
+def test_images_are_subsampled_to_whole_latents():
     image = jnp.arange(40 * 24, dtype=jnp.float32).reshape(1, 40, 24, 1)
-    assert thinned(image, 0.5, 8).shape == (1, 16, 16, 1)  # 2.5 and 1.5 latents
-    np.testing.assert_array_equal(thinned(image, 0.5)[0, :, 0, 0], image[0, 1::2, 1, 0])
+    assert subsample(image, 0.5, 8).shape == (1, 16, 16, 1)  # 2.5 and 1.5 latents
+    np.testing.assert_array_equal(subsample(image, 0.5)[0, :, 0, 0], image[0, 1::2, 1, 0])

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from framer_jax.recipes.table import build_recipe
+from framer_jax.checkpoints.open import build_recipe
 from tests.support.tiny import config, photos, weights
 
 DTKD, AUGKD = "recipe.name=dtkd", "recipe.name=augkd"
@@ -17,12 +17,13 @@ def teachers(place):
     """The folder with photographs, and teachers of two kinds."""
     photos(place / "photos")
     weights(place / "resshift.safetensors")
-    weights(place / "swinir.safetensors", "recipe.name=swinir")
+    weights(place / "swinir.safetensors", "recipe.name=supervised_l1")
     return place
 
 
-def recipe_of(folder, *changes, teacher="resshift", purpose="training"):
-    return build_recipe(config(f"recipe.teacher.weights={folder}/{teacher}.safetensors", *changes)["recipe"], purpose)
+def recipe_of(folder, *changes, teacher="resshift", purpose="training", data="photos"):
+    checkpoint = f"recipe.teacher.checkpoint={folder}/{teacher}.safetensors"
+    return build_recipe(config(checkpoint, *changes)["recipe"], purpose, data)
 
 
 def batch(count=2, side=8):

@@ -4,16 +4,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from framer_jax.checkpoints.open import build_recipe
 from framer_jax.porting.lora import LoraLayers, write_layers
 from framer_jax.porting.table import MAPS
 from framer_jax.porting.torch_files import write_state
 from framer_jax.porting.weights import load_weights
-from framer_jax.recipes.table import build_recipe
 from tests.support.tiny import config, photos, ported, text
 
 SMALL = (
     "recipe.name=tsd_sr",
-    "recipe.denoiser.name=mmdit",
     "recipe.space.name=kl",
     "recipe.denoiser.mmdit.taps=prediction",
     "recipe.text.condition=null",
@@ -25,7 +24,7 @@ def make_files(place):
     ported(place / "vae.safetensors", "kl_autoencoder")
     ported(place / "base.safetensors", "mmdit")
     ported(place / "lpips.safetensors", "lpips_alex")
-    for seed, name in enumerate(("null", "wanted")):
+    for seed, name in enumerate(("null", "prompt")):
         text(place / f"{name}.safetensors", seed=seed)
     base, _ = load_weights(place / "base.safetensors")
     query = base["block_0"]["attention"]["query"]["kernel"]
@@ -41,17 +40,17 @@ def make_files(place):
 def knobs(folder):
     return (
         *SMALL,
-        f"recipe.space.weights={folder}/vae.safetensors",
-        f"recipe.tsd_sr.base={folder}/base.safetensors",
-        f"recipe.tsd_sr.teacher_lora={folder}/teacher.safetensors",
-        f"recipe.lpips.weights={folder}/lpips.safetensors",
-        f"recipe.text.null={folder}/null.safetensors",
-        f"recipe.text.wanted={folder}/wanted.safetensors",
+        f"recipe.space.checkpoint={folder}/vae.safetensors",
+        f"recipe.tsd_sr.base_checkpoint={folder}/base.safetensors",
+        f"recipe.tsd_sr.teacher_lora_checkpoint={folder}/teacher.safetensors",
+        f"recipe.lpips.checkpoint={folder}/lpips.safetensors",
+        f"recipe.text.null_embedding={folder}/null.safetensors",
+        f"recipe.text.prompt_embedding={folder}/prompt.safetensors",
     )
 
 
-def recipe_of(*changes):
-    return build_recipe(config(*changes)["recipe"], "training")
+def recipe_of(*changes, data="photos"):
+    return build_recipe(config(*changes)["recipe"], "training", data)
 
 
 def batch(count=2, side=8):

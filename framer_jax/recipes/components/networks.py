@@ -29,8 +29,6 @@ class Network(NamedTuple):
       channels: the argument that takes the number of latent channels, '' for networks on images.
       global_attention: every position sees every other, so it works best on inputs as large as its training crops.
       text: it is conditioned on text.
-      former_name: name that old configurations have for it.
-      renamed_knobs: former knob → present knob.
       tiny: knobs with which a test trains it for a step.
     """
 
@@ -38,8 +36,6 @@ class Network(NamedTuple):
     channels: str = "out_channels"
     global_attention: bool = False
     text: bool = False
-    former_name: str = ""
-    renamed_knobs: Mapping[str, str] = MappingProxyType({})
     tiny: Mapping[str, Any] = MappingProxyType({})
 
 
@@ -58,7 +54,6 @@ NETWORKS: Mapping[str, Network] = {
     "dit": Network(DiffusionTransformer, global_attention=True, tiny={"width": 8, "depth": 2, "heads": 1}),
     "resshift_unet": Network(
         SwinUNet,
-        renamed_knobs={"mask": "variant"},
         tiny={
             "channels": 32,
             "multipliers": (1,),
@@ -75,14 +70,10 @@ NETWORKS: Mapping[str, Network] = {
         "channels",
         global_attention=True,
         text=True,
-        former_name="dit4sr",
-        renamed_knobs={"compatibility": "variant", "reading": "lr_attention", "strength": "control_scale"},
         tiny=_TINY_TRANSFORMER,
     ),
     "mmdit": Network(MMDiT, "channels", global_attention=True, text=True, tiny=_TINY_TRANSFORMER),
-    "swinir": Network(
-        SwinIR, "", renamed_knobs={"colours": "image_channels"}, tiny={"channels": 8, "depths": (1, 1), "heads": 2}
-    ),
+    "swinir": Network(SwinIR, "", tiny={"channels": 8, "depths": (1, 1), "heads": 2}),
 }
 
 

@@ -110,8 +110,8 @@ def merge(run: TrainedRun, model: str) -> MergedNetwork:
       ValueError: control layers that have an effect have no place in 'mmdit'.
     """
     arguments = dict(run.config["denoiser"][NETWORK])
-    unstack_blocks = JointTransformer(depth=arguments["depth"], dual_blocks=arguments["dual_blocks"])
-    groups = {name: match_block_layout(group, unstack_blocks) for name, group in run.groups.items()}
+    unstacked = JointTransformer(depth=arguments["depth"], dual_blocks=arguments["dual_blocks"])
+    groups = {name: match_block_layout(group, unstacked) for name, group in run.groups.items()}
     settings = Dit4srSettings(**run.config["dit4sr"])
     dependencies: tuple[Path, ...] = ()
     frozen = {}

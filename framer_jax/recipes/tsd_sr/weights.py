@@ -108,8 +108,8 @@ def merge(run: TrainedRun, model: str) -> MergedNetwork:
     if group not in run.groups:
         raise ValueError(f"{run.path}: its {model} is the base's own, as recipe.tsd_sr.{group}_modules is empty")
     size = config["denoiser"][NETWORK]
-    unstack_blocks = JointTransformer(depth=size["depth"], dual_blocks=size["dual_blocks"])
-    factors = match_block_layout(run.groups[group], unstack_blocks)  # leaves the autoencoder's factors as they are
+    unstacked = JointTransformer(depth=size["depth"], dual_blocks=size["dual_blocks"])
+    factors = match_block_layout(run.groups[group], unstacked)  # leaves the autoencoder's factors as they are
     dependency = run.dependency(file.path)
     if model == NETWORK:
         arguments = {name: value for name, value in size.items() if name not in {"taps", *execution_knobs(NETWORK)}}

@@ -1,4 +1,4 @@
-"""SwinIR as a recipe: the L1 loss, one forward pass, published weights to start from, and back to PyTorch's names."""
+"""Supervised training of SwinIR: the L1 loss, one forward pass, published weights as a start, export to PyTorch."""
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +8,8 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 from framer_jax import cli
-from framer_jax.commands.train import starting_weights
+from framer_jax.checkpoints.open import build_recipe
+from framer_jax.commands.train import initial_weights
 from framer_jax.diffusion.noise import noise_field
 from framer_jax.inference.model import load_model, settings_for
 from framer_jax.inference.upscaler import UpscaleSettings
@@ -19,12 +20,11 @@ from framer_jax.porting.torch_files import write_state
 from framer_jax.porting.weights import load_weights, save_weights
 from framer_jax.recipes.base import expected_params
 from framer_jax.recipes.framer import HEADS, framer
-from framer_jax.recipes.table import build_recipe
 from tests.support.drawn import drawn
 from tests.support.paths import CONFIGS
-from tests.support.tiny import MODEL, TINY, config, photo, ported, weights
+from tests.support.tiny import TINY, config, overrides, photo, ported, weights
 
-NAME = "recipe.name=swinir"
+NAME = "recipe.name=supervised_l1"
 
 STEP = jnp.int32(0)
 
@@ -39,7 +39,8 @@ def batch(count=2, height=8, width=16):
 
 
 def test_it_needs_neither_space_nor_denoiser():
-    recipe = recipe_of("recipe.space.name=vq_f4", "recipe.denoiser.name=dit")  # whose weights nobody named
+    recipe = recipe_of()
+    assert not {"space", "denoiser"} & config(NAME)["recipe"].keys()
     assert recipe.frozen == {} and recipe.exported == ("student",) and recipe.lr_multiple == 1
     assert set(expected_params(recipe)) == {"student"}
     assert [(update.name, update.groups) for update in recipe.updates] == [("student", ("student",))]
@@ -90,8 +91,8 @@ def test_framer_compares_its_groups_without_heads():
     params = drawn(recipe.init, jax.random.key(1), data)
     assert params[HEADS] == {}
     run = (params, {}, {}, data, jax.random.key(3), STEP)
-    longer, plain = (jax.jit(each.updates[0].loss)(*run) for each in (recipe, base))
-    np.testing.assert_allclose(longer.values, plain.values + longer.metrics["framer_term"], rtol=1e-5)
+    framed, plain = (jax.jit(one.updates[0].loss)(*run) for one in (recipe, base))
+    np.testing.assert_allclose(framed.values, plain.values + framed.metrics["framer_term"], rtol=1e-5)
     assert recipe.sample is base.sample and recipe.exported == ("student",)
 
 
@@ -110,9 +111,9 @@ def test_training_starts_from_published_weights(published, tmp_path):
     path, params = published
     settings = config(NAME)["recipe"]
     for file in (path, tmp_path / "ported.safetensors"):
-        found, _ = starting_weights(build_recipe(settings), settings, str(file))
-        assert found.keys() == {"student"}
-        jax.tree.map(np.testing.assert_array_equal, found["student"], params)
+        initial, _ = initial_weights(build_recipe(settings), settings, str(file))
+        assert initial.keys() == {"student"}
+        jax.tree.map(np.testing.assert_array_equal, initial["student"], params)
 
 
 @pytest.mark.parametrize(
@@ -127,7 +128,7 @@ def test_another_variant_or_scale_is_named(published, change, named):
     settings = config(NAME, change)["recipe"]
     variant = r"published.safetensors, a checkpoint of SwinIR, x4 \(head nearest\+conv, 8 channels.*was made with "
     with pytest.raises(ValueError, match=variant + named):
-        starting_weights(build_recipe(settings), settings, str(published[0]))
+        initial_weights(build_recipe(settings), settings, str(published[0]))
 
 
 def test_the_range_of_jpeg_models_is_named(tmp_path):
@@ -137,23 +138,23 @@ def test_the_range_of_jpeg_models_is_named(tmp_path):
     save_weights(path, params, metadata)
     with pytest.raises(ValueError, match=r"recipe\.student\.swinir\.value_range 255\.0, not 1\.0"):
         load_model(path, config(NAME))
-    assert load_model(path, config(NAME, "recipe.student.swinir.value_range=255.0")).recipe.name == "swinir"
+    assert load_model(path, config(NAME, "recipe.student.swinir.value_range=255.0")).recipe.name == "supervised_l1"
 
 
 def test_weights_of_other_recipes_are_refused(published, tmp_path):
     settings = config(NAME)["recipe"]
     other = weights(tmp_path / "resshift.safetensors")
     with pytest.raises(ValueError, match=r"resshift.safetensors does not fit this model; missing .* student/"):
-        starting_weights(build_recipe(settings), settings, str(other))
-    settings = config("recipe.denoiser.name=resshift_unet")["recipe"]
+        initial_weights(build_recipe(settings), settings, str(other))
+    settings = config("recipe.name=resshift", "recipe.denoiser.name=resshift_unet")["recipe"]
     with pytest.raises(ValueError, match="this is a swinir checkpoint, not resshift_unet"):
-        starting_weights(build_recipe(settings), settings, str(published[0]))
+        initial_weights(build_recipe(settings), settings, str(published[0]))
 
 
 def test_a_trained_student_is_loaded_and_goes_back_to_pytorch(tmp_path):
     path = weights(tmp_path / "trained.safetensors", NAME)
     model = load_model(path)
-    assert model.recipe.name == "swinir" and set(model.params) == {"student"}
+    assert model.recipe.name == "supervised_l1" and set(model.params) == {"student"}
     out = tmp_path / "out.safetensors"
     assert cli.main(["port", str(path), str(out), "--model", "swinir", "--to", "torch"]) == 0
     state = load_file(out)
@@ -172,23 +173,23 @@ def upscaled(path, out, weights, *words):
 
 
 def test_upscale_is_one_pass_over_any_size(tmp_path):
-    """Ours, the same carried over to PyTorch's names, and by tiles."""
+    """From our file, from the same model in PyTorch's format, and in tiles."""
     path, small = weights(tmp_path / "trained.safetensors", NAME), photo(13, 19)
     Image.fromarray(small).save(tmp_path / "small.png")
-    picture = upscaled(tmp_path / "small.png", tmp_path / "ours.png", path)
+    image = upscaled(tmp_path / "small.png", tmp_path / "ours.png", path)
     model = load_model(path)
-    # Pictures of similar sizes share a program: the upscaler reflects them to multiples of 32 first.
+    # Images of similar sizes share a program: the upscaler reflects them to multiples of 32 first.
     filled = np.pad(small, ((0, 19), (0, 13), (0, 0)), mode="reflect")[None].astype(np.float32) / 255
     sr = jax.jit(model.recipe.sample)(model.params, {}, filled, noise_field(jax.random.key(0), 1))[0, :52, :76]
-    assert picture.shape == (52, 76, 3)
-    np.testing.assert_allclose(picture, np.clip(sr, 0, 1) * 255, atol=0.51)
+    assert image.shape == (52, 76, 3)
+    np.testing.assert_allclose(image, np.clip(sr, 0, 1) * 255, atol=0.51)
 
     torch = tmp_path / "back.safetensors"
     assert cli.main(["port", str(path), str(torch), "--model", "swinir", "--to", "torch"]) == 0
-    knobs = [word for change in (*MODEL, NAME) for word in ("--set", change)]
+    knobs = [word for change in overrides(NAME) for word in ("--set", change)]
     recipe = ("--recipe", str(CONFIGS / "default.py"), *knobs)
     back = upscaled(tmp_path / "small.png", tmp_path / "back.png", torch, *recipe)
-    np.testing.assert_array_equal(back, picture)
+    np.testing.assert_array_equal(back, image)
 
     Image.fromarray(photo(40, 44)).save(tmp_path / "large.png")
     whole, tiled = (
@@ -199,6 +200,6 @@ def test_upscale_is_one_pass_over_any_size(tmp_path):
     assert np.corrcoef(tiled.ravel(), whole.ravel())[0, 1] > 0.99
 
 
-def test_a_denoiser_that_nobody_uses_does_not_choose_the_tiles(tmp_path):
-    model = load_model(weights(tmp_path / "trained.safetensors", NAME, "recipe.denoiser.name=dit"))
+def test_a_local_network_takes_the_usual_tiles(tmp_path):
+    model = load_model(weights(tmp_path / "trained.safetensors", NAME))
     assert settings_for(model).tile == UpscaleSettings.tile
