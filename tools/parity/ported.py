@@ -165,9 +165,16 @@ def resshift_schedule_family(case: Case, options: Options) -> Outputs:
     common = case.config["common"]
     for name, variant in case.config["variants"].items():
         schedule = make_schedule({**common, **variant})
+        yield f"out/{name}/weight_loss_mse", variational_weight(schedule)
         for table in case.arrays:
-            if table.startswith(f"out/{name}/"):
-                yield table, getattr(schedule, table.rsplit("/", 1)[1])
+            field = table.rsplit("/", 1)[1]
+            if table.startswith(f"out/{name}/") and field != "weight_loss_mse":
+                yield table, getattr(schedule, field)
+
+
+def variational_weight(schedule: process.Schedule) -> np.ndarray:
+    """The weight of the error of x_0 in the variational bound, [T] (Eq. 8); framer_jax trains without it."""
+    return 0.5 / schedule.posterior_variance_clipped * (schedule.alpha / schedule.etas) ** 2
 
 
 def make_schedule(config: dict[str, Any]) -> process.Schedule:
