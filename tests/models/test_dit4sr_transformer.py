@@ -23,7 +23,7 @@ from framer_jax.porting.table import MAPS
 from framer_jax.trees import check_same_structure, flatten_names, nest_names
 from tests.support.drawn import drawn
 from tools.parity.cases import load_case
-from tools.parity.transformers import carried_over, inputs_of
+from tools.parity.transformers import port_transformer, time_and_text
 
 SIZES = {
     "channels": 4,
