@@ -14,14 +14,14 @@ from framer_jax.porting.weights import load_weights, save_weights
 from framer_jax.version import __version__
 from tests.support.logs import read_json_lines
 from tests.support.paths import CONFIGS
-from tests.support.tiny import MODEL, RUN, config, photo, photos, weights
+from tests.support.tiny import config, overrides, photo, photos, weights
 
 DEFAULT, FRAMED = (str(CONFIGS / f"{name}.py") for name in ("default", "quickstart_framer"))
 UPSCALE = ("--mode", "mean", "--tile", "16", "--overlap", "4", "--tile-batch", "2")
 
 
 def train(workdir, data, *changes, path=DEFAULT, init=None):
-    changes = (*MODEL, *RUN, f"data.train={data}", f"data.validation={data}", *changes)
+    changes = (*overrides(base=path), f"data.train={data}", f"data.validation={data}", *changes)
     start = [] if init is None else ["--init", str(init)]
     return cli.main(
         ["train", "--config", path, "--workdir", str(workdir), *start, *(f"--set={change}" for change in changes)]

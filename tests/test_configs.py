@@ -3,50 +3,51 @@ import math
 import jax
 import jax.numpy as jnp
 import pytest
-from framer_jax.recipes.weights_by_path import network_of
 
 from configs import dtkd_ablations
+from framer_jax.checkpoints.open import build_recipe
 from framer_jax.commands.train import train_from_config
 from framer_jax.config import ConfigError, load_config, to_dict
 from framer_jax.degradations.presets import preset_by_name
 from framer_jax.diffusion.noise import noise_field
 from framer_jax.inference.model import load_model
 from framer_jax.recipes.base import expected_params
-from framer_jax.recipes.table import add_framer, build_recipe
+from framer_jax.recipes.components.networks import network_section
+from framer_jax.recipes.framer import add_framer
 from framer_jax.training.settings import TrainingSettings
 from tests.support.logs import read_json_lines
 from tests.support.paths import CONFIGS
-from tests.support.tiny import MODEL, RUN, named_weights, photos, ported
+from tests.support.tiny import named_weights, overrides, photos, ported
 
 FILES = sorted(path for path in CONFIGS.glob("*.py") if path.stem != "__init__")
 SAME_PROGRAM = {"resshift_v2": "resshift_v1", "resshift_bicubic": "resshift_v3"}
-"""Configurations that differ from another in how long, or on what data, alone."""
+"""Configurations that differ from another one in the length of training, or in its data, alone."""
 
 by_name = pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 
 
 def test_every_ablation_is_what_it_is_called():
     path = CONFIGS / "dtkd_ablations.py"
-    found = {name: to_dict(load_config(f"{path}:{name}")) for name in dtkd_ablations.VARIANTS}
-    assert len({str(config) for config in found.values()}) == len(found)
-    for name, config in found.items():
+    configs = {name: to_dict(load_config(f"{path}:{name}")) for name in dtkd_ablations.VARIANTS}
+    assert len({str(config) for config in configs.values()}) == len(configs)
+    unchanged = configs["default"]["recipe"]["dtkd"]
+    for name, config in configs.items():
         build_recipe(config["recipe"], "inference")  # its settings are valid
-        changed = {
-            key for key, value in config["recipe"]["dtkd"].items() if value != found["default"]["recipe"]["dtkd"][key]
-        }
+        changed = {key for key, value in config["recipe"]["dtkd"].items() if value != unchanged[key]}
         assert changed == set(dtkd_ablations.VARIANTS[name]), name
-    assert found["default"] == to_dict(load_config(CONFIGS / "dtkd_swinir_small.py"))
+    assert configs["default"] == to_dict(load_config(CONFIGS / "dtkd_swinir_small.py"))
     with pytest.raises(ConfigError, match="there is no variant 'haar': choose one of default, levels_1"):
         load_config(f"{path}:haar")
 
 
 @by_name
 def test_as_it_is(path, tmp_path):
-    """The whole configuration makes a recipe that samples and settings, and its head tells what the house asks for."""
+    """The whole configuration gives a recipe that samples and valid settings; its docstring has all parts."""
     config = to_dict(load_config(path))
-    if config["recipe"]["space"]["name"] == "vq_f4":
-        config["recipe"]["space"]["weights"] = ported(tmp_path / "autoencoder.safetensors", "vq_f4")
-    purpose = "description" if config["recipe"]["space"]["name"] == "kl" else "inference"  # its weights are large
+    space = config["recipe"].get("space", {}).get("name")
+    if space == "vq_f4":
+        config["recipe"]["space"]["checkpoint"] = str(ported(tmp_path / "autoencoder.safetensors", "vq_f4"))
+    purpose = "description" if space == "kl" else "inference"  # its weights are large
     recipe = add_framer(build_recipe(config["recipe"], purpose), config["framer"])
     assert config["data"]["crop"] % (recipe.scale * recipe.lr_multiple) == 0
     preset_by_name(config["data"]["degradation"], recipe.scale)
@@ -59,7 +60,7 @@ def test_as_it_is(path, tmp_path):
         sr = jax.eval_shape(sampler, expected_params(recipe), recipe.frozen, lr, noise_field(jax.random.key(0), 1))
         assert sr.shape == (1, side * recipe.scale, side * recipe.scale, 3)
     head = path.read_text(encoding="utf-8").split('"""')[1]
-    assert f"framer-jax train --config configs/{path.name}" in head
+    assert f"framer-jax train --config {path.stem}" in head
     if path.stem != "default":
         assert all(word in head for word in ("Command:", "Hardware:", "Expected time:", "Expected:"))
 
@@ -67,8 +68,6 @@ def test_as_it_is(path, tmp_path):
 @pytest.mark.parametrize(("name", "other"), SAME_PROGRAM.items())
 def test_what_differs_in_length_and_data_alone(name, other):
     one, two = (to_dict(load_config(CONFIGS / f"{stem}.py")) for stem in (name, other))
-    ramps = [side["recipe"]["dtkd"].pop("ramp_steps") for side in (one, two)]  # which nothing uses here
-    assert ramps == [side["training"]["steps"] for side in (one, two)]
     assert one["recipe"] == two["recipe"]
     assert one["framer"] == two["framer"]
     assert one != two
@@ -83,12 +82,12 @@ def test_one_step(path, tmp_path):
     changes += named_weights(tmp_path / "run", path)
     if path.stem != "default":
         changes.append("data.validation_count=0")  # two more programs each
-    config = to_dict(load_config(path, (*MODEL, *RUN, *changes)))
+    config = to_dict(load_config(path, overrides(*changes, base=path)))
     result = train_from_config(config, tmp_path / "run")
     assert result.step == 1
     losses = [value for name, value in result.scalars.items() if name.split("/")[-1] == "loss"]
     assert losses and all(map(math.isfinite, losses))
-    framed = config["framer"]["reading"] != "none"
+    framed = config["framer"]["variant"] != "none"
     assert any(name.endswith("framer_ratio") for name in result.scalars) == framed
     assert ("framer_heads" in result.state.params) == framed
     if path.stem == "default":
@@ -96,5 +95,5 @@ def test_one_step(path, tmp_path):
         assert {"loss", *(f"validation/{name}/psnr-y" for name in ("mean", "sample", "bicubic"))} <= logged
     model = load_model(tmp_path / "run")
     loras = {"lora", "encoder_lora"} if config["recipe"]["name"] == "tsd_sr" else None
-    assert set(model.params) == (loras or {network_of(config["recipe"])[0]})
+    assert set(model.params) == (loras or {network_section(config["recipe"])[0]})
     assert model.metadata["step"] == 1

@@ -1,13 +1,13 @@
-"""What a person may get wrong with FRAMER_D's files: each is one line of the command line, before any training."""
+"""Files of FRAMER_D that do not fit: each is one line of the command line, before any training."""
 
 import json
 
 import numpy as np
 import pytest
-from framer_jax.recipes.stable_diffusion import read_kl_autoencoder
-from framer_jax.recipes.text import text_settings
 
 from framer_jax import cli
+from framer_jax.checkpoints.autoencoder import read_kl_autoencoder
+from framer_jax.checkpoints.networks import build_network, network_shapes
 from framer_jax.commands.precompute.embeddings import embed_captions, write_text
 from framer_jax.commands.precompute.work import Work
 from framer_jax.commands.provenance import latents_manifest
@@ -18,22 +18,22 @@ from framer_jax.data.text import ENCODERS
 from framer_jax.porting.diffusers_folder import INDEX, STEMS, SUFFIXES, write_folder
 from framer_jax.porting.maps import to_torch
 from framer_jax.porting.table import MAPS
-from framer_jax.recipes import pretrained
+from framer_jax.recipes.components.text import text_sizes
 from tests.support.paths import CONFIGS
 from tests.support.texts import encoder
-from tests.support.tiny import MODEL, RUN, TINY, config, photos, ported, random_weights
+from tests.support.tiny import RUN, TINY, config, overrides, photos, ported, random_weights
 
-KIND = ("recipe.name=dit4sr", "recipe.denoiser.name=dit4sr", "recipe.space.name=kl", "recipe.text.condition=captions")
+KIND = ("recipe.name=dit4sr", "recipe.space.name=kl", "recipe.text.condition=captions")
 
 NAMES = ("photo_0.png", "photo_1.png", "photo_2.png")
 
 
 def folder_of(place, max_shard_bytes=10**9, **changes):
-    """A folder of Diffusers with a transformer."""
+    """A transformer in a folder in Diffusers' layout."""
     arguments = {**TINY["mmdit"], **changes}
-    params = random_weights(pretrained.expected_params("mmdit", pretrained.build("mmdit", arguments)))
+    params = random_weights(network_shapes("mmdit", build_network("mmdit", arguments)))
     state = to_torch(MAPS["mmdit"], params, "ours", arguments)
-    told = {
+    transformer_config = {
         "in_channels": arguments["channels"],
         "num_layers": arguments["depth"],
         "num_attention_heads": arguments["heads"],
@@ -46,34 +46,34 @@ def folder_of(place, max_shard_bytes=10**9, **changes):
         "pos_embed_max_size": arguments["position_grid"],
         "sample_size": arguments["position_base"] * arguments["patch"],
     }
-    write_folder(place / "transformer", told, state, max_shard_bytes)
+    write_folder(place / "transformer", transformer_config, state, max_shard_bytes)
     return place
 
 
 def encoders(length=2):
-    """With T5 texts of so many tokens, and their sizes."""
-    sizes = text_settings({**config(*KIND)["recipe"]["text"], "t5_length": length})
+    """Encoders with `length` tokens of T5, and the sizes of their embeddings."""
+    sizes = text_sizes(config(*KIND, f"recipe.text.t5_length={length}")["recipe"])
     return {name: encoder(name, sizes) for name in ENCODERS}, sizes
 
 
 def embeddings(place, names=NAMES, length=2):
-    """Of captions of those photographs."""
-    told, sizes = encoders(length)
+    """Embeddings of captions of photographs."""
+    text_encoders, sizes = encoders(length)
     captions = {name: Caption(name, "", f"This is {name}.") for name in names}
-    embed_captions(captions, told, place, Work(len(names), 2), sizes)
+    embed_captions(captions, text_encoders, place, Work(len(names), 2), sizes)
     return place
 
 
 def null(path, length=2):
-    """Of the empty text."""
-    told, sizes = encoders(length)
-    write_text(path, "", told, sizes)
+    """The embedding of the empty text."""
+    text_encoders, sizes = encoders(length)
+    write_text(path, "", text_encoders, sizes)
     return path
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """All that a run needs, and it fits."""
+    """Everything that a run needs; all of it fits."""
     place = tmp_path_factory.mktemp("bad")
     photos(place / "photos")
     ported(place / "vae.safetensors", "kl_autoencoder")
@@ -91,18 +91,18 @@ def place(tmp_path_factory):
 
 def knobs(place):
     files = {
-        "recipe.space.weights": "vae.safetensors",
-        "recipe.dit4sr.base": "base.safetensors",
-        "recipe.text.null": "null.safetensors",
+        "recipe.space.checkpoint": "vae.safetensors",
+        "recipe.dit4sr.base_checkpoint": "base.safetensors",
+        "recipe.text.null_embedding": "null.safetensors",
         "data.train": "latents",
         "data.embeddings": "embeddings",
         "data.validation": "photos",
     }
-    return (*MODEL, *RUN, *KIND, *(f"{knob}={place / file}" for knob, file in files.items()))
+    return overrides(*KIND, *(f"{knob}={place / file}" for knob, file in files.items()))
 
 
-def complaint(capsys, *words):
-    """The one line in which the command refuses."""
+def error_line(capsys, *words):
+    """The one line with which the command refuses."""
     capsys.readouterr()
     assert cli.main(words) == 2
     error = capsys.readouterr().err
@@ -113,7 +113,7 @@ def complaint(capsys, *words):
 def refused(place, capsys, *changes):
     sets = [word for change in (*knobs(place), *changes) for word in ("--set", change)]
     run = place / "never"
-    line = complaint(capsys, "train", "--config", str(CONFIGS / "default.py"), "--workdir", str(run), *sets)
+    line = error_line(capsys, "train", "--config", str(CONFIGS / "default.py"), "--workdir", str(run), *sets)
     assert not run.exists()
     return line
 
@@ -123,8 +123,8 @@ def test_a_folder_that_lacks_a_shard(place, capsys, tmp_path):
     index = json.loads((folder / "transformer" / (STEMS[0] + SUFFIXES[0] + INDEX)).read_text())
     shard = sorted(set(index["weight_map"].values()))[1]
     (folder / "transformer" / shard).unlink()
-    line = refused(place, capsys, f"recipe.dit4sr.base={folder}")
-    assert "recipe.dit4sr.base" in line and f"such as {shard!r}" in line and "fetch it" in line
+    line = refused(place, capsys, f"recipe.dit4sr.base_checkpoint={folder}")
+    assert "recipe.dit4sr.base_checkpoint" in line and f"such as {shard!r}" in line and "fetch it" in line
 
 
 SD3 = {"qk_norm": False, "dual_blocks": 0, "heads": 2, "head_width": 32}
@@ -136,23 +136,23 @@ def test_stable_diffusion_3_is_not_3_5(place, capsys, tmp_path, layout):
         path = folder_of(tmp_path / "sd3", **SD3)
     else:
         path = ported(tmp_path / "sd3.safetensors", "mmdit", **SD3)
-    line = refused(place, capsys, f"recipe.dit4sr.base={path}")
-    assert "recipe.dit4sr.base" in line
+    line = refused(place, capsys, f"recipe.dit4sr.base_checkpoint={path}")
+    assert "recipe.dit4sr.base_checkpoint" in line
     assert "2 blocks, 0 with dual attention, without query norms" in line
-    assert "recipe.denoiser.dit4sr.dual_blocks 0, not 1" in line
-    assert "recipe.denoiser.dit4sr.qk_norm False, not True" in line
+    assert "recipe.denoiser.dit4sr_transformer.dual_blocks 0, not 1" in line
+    assert "recipe.denoiser.dit4sr_transformer.qk_norm False, not True" in line
 
 
 def test_a_base_of_another_kind(place, capsys):
-    line = refused(place, capsys, f"recipe.dit4sr.base={place}/vae.safetensors")
-    assert "recipe.dit4sr.base" in line and "kl_autoencoder" in line
+    line = refused(place, capsys, f"recipe.dit4sr.base_checkpoint={place}/vae.safetensors")
+    assert "recipe.dit4sr.base_checkpoint" in line and "kl_autoencoder" in line
 
 
 def test_embeddings_of_another_length(place, capsys):
     other = embeddings(place / "longer", length=4)
     line = refused(place, capsys, f"data.embeddings={other}")
     assert "longer" in line and "(5, 16)" in line and "(3, 16)" in line
-    line = refused(place, capsys, f"recipe.text.null={null(place / 'long.safetensors', length=4)}")
+    line = refused(place, capsys, f"recipe.text.null_embedding={null(place / 'long.safetensors', length=4)}")
     assert "long.safetensors" in line and "(5, 16)" in line and "(3, 16)" in line
 
 
@@ -161,16 +161,16 @@ def test_a_photograph_without_a_caption_is_named(place, capsys, tmp_path):
     line = refused(place, capsys, f"data.embeddings={other}")
     assert "fewer lacks 1 of 3 photographs, such as photo_1.png" in line
     captions = tmp_path / "captions.jsonl"
-    captions.write_text("".join(caption_line(Caption(name, "", "Said.")) for name in NAMES[:2]))
+    captions.write_text("".join(caption_line(Caption(name, "", "A caption.")) for name in NAMES[:2]))
     sets = [word for change in (*RUN, f"data.train={place}/photos") for word in ("--set", change)]
     words = ["--config", str(CONFIGS / "default.py"), *sets, "--vae", str(place / "vae.safetensors")]
     words += ["--captions", str(captions), "--output", str(tmp_path / "none"), "--samples", "8"]
-    line = complaint(capsys, "precompute", "latents", *words)
+    line = error_line(capsys, "precompute", "latents", *words)
     assert "--captions lacks 1 of 3 photographs, such as photo_2.png" in line
     assert not (tmp_path / "none").exists()
 
 
 def test_latents_of_another_autoencoder(place, capsys, tmp_path):
     ported(tmp_path / "other.safetensors", "kl_autoencoder", fill=0.02)
-    line = refused(place, capsys, f"recipe.space.weights={tmp_path}/other.safetensors")
+    line = refused(place, capsys, f"recipe.space.checkpoint={tmp_path}/other.safetensors")
     assert "latents: its latents are of the autoencoder" in line and "or train with theirs" in line

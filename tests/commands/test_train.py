@@ -18,7 +18,7 @@ from framer_jax.porting.files import sha256_of
 from framer_jax.porting.weights import load_weights
 from tests.support.logs import read_json_lines
 from tests.support.paths import CONFIGS, ROOT
-from tests.support.tiny import MODEL, RUN, config, photos, weights
+from tests.support.tiny import config, overrides, photos, weights
 
 
 def settings(data, *changes):
@@ -111,8 +111,7 @@ def test_two_processes_are_one_run(data, tmp_path):
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",
     }
     changes = (
-        *MODEL,
-        *RUN,
+        *overrides(),
         "training.mesh.data=-1",
         f"data.train={data}",
         f"data.validation={data}",
