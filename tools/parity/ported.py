@@ -75,12 +75,12 @@ def _unet_blocks(inner: dict[str, Any]) -> Outputs:
     yield "hid/time_embed", output("time")
     yield "hid/input_blocks.0", channels_first(output("conv_in"))
     yield "hid/middle_block", channels_first(output("middle_2"))
-    for ours, theirs in (("down", "input_blocks"), ("up", "output_blocks")):
+    for direction, torch_name in (("down", "input_blocks"), ("up", "output_blocks")):
         for index in range(len(inner)):
             # The original's list entry is a block, perhaps followed by a Swin layer or a resampling, or a resampling.
-            candidates = [f"{ours}_{index}_{part}" for part in ("block", "swin", "to_coarse", "to_fine")]
+            candidates = [f"{direction}_{index}_{part}" for part in ("block", "swin", "to_coarse", "to_fine")]
             if present := [name for name in candidates if name in inner]:
-                yield f"hid/{theirs}.{index}", channels_first(output(present[-1]))
+                yield f"hid/{torch_name}.{index}", channels_first(output(present[-1]))
 
 
 def resshift_vq_family(case: Case, options: Options) -> Outputs:
