@@ -111,7 +111,7 @@ def test_no_teacher_is_needed_for_inference_and_for_weight_0(folder):
     for recipe in (recipe_of(folder, DTKD, purpose="inference"), recipe_of(folder, DTKD, "recipe.dtkd.weight=0.0")):
         assert recipe.frozen == {} and recipe.precompute is None
     params = drawn(recipe.init, jax.random.key(1), batch())
-    with pytest.raises(ValueError, match=r"this recipe was built without.*recipe\.teacher\.weights"):
+    with pytest.raises(ValueError, match=r"this recipe was built without.*recipe\.teacher\.checkpoint"):
         run(recipe_of(folder, DTKD, purpose="inference"), params, batch())
 
 
