@@ -8,16 +8,17 @@ import types
 import ml_dtypes
 import numpy as np
 import pytest
-from framer_jax.recipes.pretrained import load_pretrained
 from safetensors.numpy import load_file, save_file
 
 from framer_jax import cli
+from framer_jax.checkpoints.networks import load_network
 from framer_jax.porting.maps import to_flax
 from framer_jax.porting.table import MAPS, read_torch
 from framer_jax.porting.torch_files import read_state, write_state
 from framer_jax.porting.weights import load_weights, save_weights
 from framer_jax.trees import flatten_names
 from tests.support.checkpoints import small_states
+from tests.support.tiny import config
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +59,7 @@ def test_there_and_back_on_the_command_line(states, checkpoint, tmp_path, capsys
     assert found.keys() == states["vq_f4"].keys()
     assert all(np.array_equal(found[key], value) for key, value in states["vq_f4"].items())
     for path in (checkpoint, ours):  # both can be loaded by path
-        model = load_pretrained("vq_f4", path)
+        model = load_network("vq_f4", path)
         assert model.module.codes == 256 and model.module.attention_levels == (2,)
         assert model.params["codebook"].shape == (256, 3)
 
@@ -73,9 +74,17 @@ def test_nothing_is_replaced_without_the_flag(checkpoint, tmp_path, capsys):
     assert load_weights(out)[1]["model"] == "vq_f4"
 
 
+def save_trained(path, states, **changes):
+    """The Swin U-Net as the denoiser of a training run."""
+    params, arguments, _ = to_flax(MAPS["resshift_unet"], states["resshift_unet"], "")
+    settings = config("recipe.denoiser.name=resshift_unet")
+    network = settings["recipe"]["denoiser"]["resshift_unet"]
+    network |= {name: value for name, value in arguments.items() if name in network} | changes
+    save_weights(path, {"denoiser": params}, {"config": settings})
+
+
 def test_a_trained_denoiser_goes_back_to_pytorch(states, tmp_path):
-    params, _, _ = to_flax(MAPS["resshift_unet"], states["resshift_unet"], "")
-    save_weights(tmp_path / "trained.safetensors", {"denoiser": params}, {"config": {}})
+    save_trained(tmp_path / "trained.safetensors", states)
     words = (tmp_path / "trained.safetensors", tmp_path / "out.safetensors", "--model", "resshift_unet")
     assert port(*words, "--to", "torch") == 0
     found = load_file(tmp_path / "out.safetensors")
@@ -83,27 +92,22 @@ def test_a_trained_denoiser_goes_back_to_pytorch(states, tmp_path):
     assert found["input_blocks.1.1.blocks.0.attn.relative_position_index"].dtype == np.int64
 
 
-def test_a_model_with_the_other_mask_stays_here(states, tmp_path, capsys):
-    params, _, _ = to_flax(MAPS["resshift_unet"], states["resshift_unet"], "")
-    settings = {"recipe": {"denoiser": {"resshift_unet": {"mask": "correct"}}}}
-    save_weights(tmp_path / "trained.safetensors", {"denoiser": params}, {"config": settings})
+def test_a_model_with_correct_masks_is_refused(states, tmp_path, capsys):
+    save_trained(tmp_path / "trained.safetensors", states, variant="correct")
     words = (tmp_path / "trained.safetensors", tmp_path / "out.safetensors", "--model", "resshift_unet")
     assert port(*words, "--to", "torch") == 2
-    refused(capsys, "trained.safetensors", "mask 'correct'", "'released'")
+    refused(capsys, "trained.safetensors", "variant 'correct'", "'released'")
     assert not (tmp_path / "out.safetensors").exists()
 
 
 def test_a_trained_model_keeps_its_nominal_side(states, tmp_path, capsys):
-    """It decides which levels shift their windows, and no tensor tells it."""
-    params, arguments, _ = to_flax(MAPS["resshift_unet"], states["resshift_unet"], "")
-    given = {name: value for name, value in arguments.items() if name != "out_channels"}
+    """It decides which levels shift their windows, and no tensor depends on it."""
     for side, name in ((32, "wide"), (64, "wider")):
-        denoiser = {"name": "resshift_unet", "resshift_unet": {**given, "image_size": side, "condition_size": side}}
-        recipe = {"name": "resshift", "denoiser": denoiser, "space": {"name": "wavelet"}}
-        save_weights(tmp_path / f"{name}.safetensors", {"denoiser": params}, {"config": {"recipe": recipe}})
+        save_trained(tmp_path / f"{name}.safetensors", states, image_size=side, condition_size=side)
         words = (tmp_path / f"{name}.safetensors", tmp_path / f"{name}_torch.safetensors", "--model", "resshift_unet")
         assert port(*words, "--to", "torch") == 0
-        assert "its latents are of wavelet: the released samplers do not run such a model" in capsys.readouterr().out
+        note = "its latents are those of wavelet, its chain is residual: the released samplers do not run such a model"
+        assert note in capsys.readouterr().out
         assert read_torch("resshift_unet", tmp_path / f"{name}_torch.safetensors").arguments["image_size"] == side
 
 
@@ -132,7 +136,7 @@ def test_swinir_goes_there_and_back_and_says_which_variant_it_is(states, tmp_pat
         assert found[key].dtype == value.dtype
         np.testing.assert_array_equal(found[key], value)
     for path in ("in", "ours"):
-        model = load_pretrained("swinir", tmp_path / f"{path}.safetensors", scale=4, drop_path=0.0).module
+        model = load_network("swinir", tmp_path / f"{path}.safetensors", scale=4, drop_path=0.0).module
         assert (model.image_size, model.residual, model.drop_path) == (32, "3conv", 0.0)
 
 
@@ -148,7 +152,7 @@ def test_another_variant_than_the_demanded_one_is_named(states, tmp_path, demand
     write_state(tmp_path / "in.safetensors", states["swinir"])
     named = r"in.safetensors, a checkpoint of SwinIR, x4 \(head nearest\+conv, 24 channels.*"
     with pytest.raises(ValueError, match=named + fault):
-        load_pretrained("swinir", tmp_path / "in.safetensors", **demand)
+        load_network("swinir", tmp_path / "in.safetensors", **demand)
 
 
 def test_trunk_and_heads_may_lie_in_two_files(states, tmp_path):
@@ -161,17 +165,17 @@ def test_trunk_and_heads_may_lie_in_two_files(states, tmp_path):
     write_state(tmp_path / "alexnet.safetensors", trunk)
     write_state(tmp_path / "alex.safetensors", heads)
     both = (tmp_path / "alexnet.safetensors", tmp_path / "alex.safetensors")
-    found = load_pretrained("lpips_alex", *both)
+    found = load_network("lpips_alex", *both)
     expected = flatten_names(to_flax(MAPS["lpips_alex"], state, "")[0])[0]
     for name, leaf in flatten_names(found.params)[0].items():
         np.testing.assert_array_equal(leaf, expected[name])
     with pytest.raises(ValueError, match=r"missing \(5\): heads/head_0"):
-        load_pretrained("lpips_alex", both[0])
+        load_network("lpips_alex", both[0])
     with pytest.raises(ValueError, match="of another file again"):
         read_torch("lpips_alex", both[1], both[1])
 
 
-def test_prefixes_are_taken_off_and_half_precision_is_widened(states, tmp_path):
+def test_prefixes_are_removed_and_half_precision_is_widened(states, tmp_path):
     state = {f"module._orig_mod.{key}": value for key, value in states["vq_f4"].items()}
     state["module._orig_mod.quant_conv.bias"] = np.asarray([1, 2, 0.1], ml_dtypes.bfloat16)
     state["module._orig_mod.post_quant_conv.bias"] = np.asarray([1, 2, 0.1], np.float16)
@@ -211,7 +215,7 @@ WRONG = {
     "another model": (lambda unet, vq: vq, "this is a vq_f4 checkpoint, not resshift_unet"),
     "a LoRA": (
         lambda unet, vq: {"unet.down.0.to_q.lora_A.weight": np.zeros((4, 8), np.float32)},
-        "a LoRA, an addition to other weights",
+        "a LoRA, not a resshift_unet checkpoint",
     ),
     "SwinIR": (
         lambda unet, vq: {

@@ -7,8 +7,8 @@ import types
 import flax.linen as nn
 import numpy as np
 import pytest
-from framer_jax.recipes.pretrained import build, expected_params
 
+from framer_jax.checkpoints.networks import build_network, network_shapes
 from framer_jax.commands import port_check
 from framer_jax.commands.port_originals import ORIGINALS
 from framer_jax.porting.maps import layer_pairs, to_flax
@@ -31,13 +31,13 @@ def checkpoint(states, tmp_path_factory):
     return path
 
 
-NAMES = [("resshift_unet", 180), ("vq_f4", 93), ("swinir", 41), ("mmdit", 71), ("dit4sr", 94)]
+NAMES = [("resshift_unet", 180), ("vq_f4", 93), ("swinir", 41), ("mmdit", 71), ("dit4sr_transformer", 94)]
 
 
 @pytest.mark.parametrize(("name", "count"), NAMES)
 def test_every_layer_of_the_original_has_one_of_ours_to_be_compared_with(states, name, count):
     pairs = layer_pairs(MAPS[name], states[name])
-    module = build(name, MAPS[name].arguments(states[name]))
+    module = build_network(name, MAPS[name].arguments(states[name]))
     called = set()
 
     def record(call, arguments, options, context):
@@ -45,8 +45,8 @@ def test_every_layer_of_the_original_has_one_of_ours_to_be_compared_with(states,
         return call(*arguments, **options)
 
     with nn.intercept_methods(record):
-        expected_params(name, module)
-    pairs = {layer: path for layer, path in pairs.items() if not re.search(ORIGINALS[name].idle, layer)}
+        network_shapes(name, module)
+    pairs = {layer: path for layer, path in pairs.items() if not re.search(ORIGINALS[name].unused, layer)}
     assert len(pairs) == count
     assert set(pairs.values()) <= called
 
@@ -56,7 +56,7 @@ def original_that_adds(change):
 
     def run(name, state, arguments, inputs, folder):
         params, arguments, _ = to_flax(MAPS[name], state, name)
-        ours, output = port_check._run_ours(name, build(name, arguments), params, inputs)
+        ours, output = port_check._run_ours(name, build_network(name, arguments), params, inputs)
         layers = {layer: ours[path] for layer, path in layer_pairs(MAPS[name], state).items()}
         layers["decoder.conv_in"] = layers["decoder.conv_in"] + np.float32(change)
         return {layer: np.moveaxis(value, -1, 1) for layer, value in layers.items()}, np.moveaxis(output, -1, 1)
@@ -93,9 +93,9 @@ def test_check_needs_pytorch_and_the_original(states, checkpoint, tmp_path, monk
 
 def test_check_of_dit4sr_is_of_what_its_code_computes(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "torch", types.SimpleNamespace())
-    for changes, fault in (({}, "compatibility 'correct', reading 'added'"), ({"compatibility": "released"}, "import")):
-        file = ported(tmp_path / "ours.safetensors", "dit4sr", **changes)
-        assert port(file, tmp_path / "out.safetensors", "--model", "dit4sr", "--check", tmp_path) == 2
+    for changes, fault in (({}, "variant 'correct', lr_attention 'added'"), ({"variant": "released"}, "import")):
+        file = ported(tmp_path / "ours.safetensors", "dit4sr_transformer", **changes)
+        assert port(file, tmp_path / "out.safetensors", "--model", "dit4sr_transformer", "--check", tmp_path) == 2
         refused(capsys, "--check", fault)
     assert not (tmp_path / "out.safetensors").exists()
 

@@ -5,8 +5,8 @@ import warnings
 import jax
 import numpy as np
 import pytest
-from framer_jax.recipes.pretrained import KINDS, build
 
+from framer_jax.checkpoints.networks import KINDS, build_network
 from framer_jax.commands.port_originals import ORIGINALS
 from framer_jax.porting.maps import to_torch
 from framer_jax.porting.table import MAPS
@@ -23,7 +23,7 @@ CLASSES = {"mmdit": "SD3Transformer2DModel", "kl_autoencoder": "AutoencoderKL"}
 
 
 def opened(folder, name):
-    """The folder's model, and nothing of it drawn at random."""
+    """The folder's model, of which nothing is initialized randomly."""
     kind = getattr(diffusers, CLASSES[name])
     model, report = kind.from_pretrained(folder, output_loading_info=True, low_cpu_mem_usage=False)
     assert not any(report.values()), report
@@ -31,19 +31,25 @@ def opened(folder, name):
 
 
 def outputs(name, folder, params, arguments):
-    """Of ours and of theirs, channels first."""
-    module = build(name, arguments)
+    """Outputs of our module and of diffusers' class, channels first."""
+    module = build_network(name, arguments)
     rng = np.random.default_rng(1)
-    inputs = [rng.standard_normal(shape.shape).astype(np.float32) for shape in KINDS[name].inputs(module)]
+    shapes, structure = jax.tree.flatten(KINDS[name].inputs(module))
+    arrays = [rng.standard_normal(shape.shape).astype(np.float32) for shape in shapes]
+    inputs = jax.tree.unflatten(structure, arrays)
     with jax.default_matmul_precision("highest"):
         ours = jax.jit(module.apply)({"params": params}, *inputs)
-    tensors = [torch.from_numpy(x.transpose(0, 3, 1, 2).copy() if x.ndim == 4 else x) for x in inputs]
+
+    def tensor(x):
+        return torch.from_numpy(x.transpose(0, 3, 1, 2).copy() if x.ndim == 4 else x)
+
     with torch.no_grad():
         if name == "mmdit":
-            ours, (latent, time, context, pooled) = ours[0], tensors
-            theirs = opened(folder, name)(latent, context, pooled, time).sample
+            latent, time, condition = inputs
+            ours, text = ours[0], (tensor(condition["text"]), tensor(condition["pooled_text"]))
+            theirs = opened(folder, name)(tensor(latent), *text, tensor(time)).sample
         else:
-            theirs = opened(folder, name)(*tensors, sample_posterior=False).sample
+            theirs = opened(folder, name)(*map(tensor, inputs), sample_posterior=False).sample
     return np.moveaxis(np.asarray(ours), -1, 1), theirs.numpy()
 
 
@@ -59,7 +65,7 @@ def test_a_written_folder_opens_strictly_and_computes_the_same(tmp_path, name, l
     np.testing.assert_allclose(ours, theirs, atol=2e-5 * np.abs(theirs).max())
 
 
-def test_what_diffusers_would_draw_at_random_is_refused(tmp_path):
+def test_weights_that_diffusers_would_initialize_randomly_are_refused(tmp_path):
     """A layer that is missing, one too many, and one of another shape."""
     params, metadata = load_weights(ported(tmp_path / "first.safetensors", "mmdit"))
     arguments, key = metadata["arguments"], "context_embedder.bias"

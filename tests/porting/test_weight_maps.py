@@ -5,8 +5,8 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
-from framer_jax.recipes.pretrained import KINDS, build, expected_params
 
+from framer_jax.checkpoints.networks import KINDS, build_network, network_shapes
 from framer_jax.models.resshift_unet import SwinUNet
 from framer_jax.models.swinir import SwinIR
 from framer_jax.models.vq_autoencoder import VQAutoencoder
@@ -42,9 +42,9 @@ def test_every_map_has_a_module():
 )
 def test_published_checkpoints_fill_the_published_configuration(fixtures, name, count, module):
     params, arguments, dropped = to_flax(MAPS[name], published(fixtures, name), name)
-    built = build(name, arguments)
+    built = build_network(name, arguments)
     assert module is None or built == module
-    check_same_structure(params, expected_params(name, built), name)
+    check_same_structure(params, network_shapes(name, built), name)
     assert sum(leaf.size for leaf in flatten_names(params)[0].values()) == count
     assert not dropped
 
@@ -59,7 +59,7 @@ def test_the_original_gets_back_the_564_entries_that_it_asks_for(fixtures):
     assert "middle_block.1.blocks.1.attn_mask" not in buffers
     _, arguments, dropped = to_flax(weights, state | buffers, "whole")
     assert set(dropped) == set(buffers)
-    assert build("resshift_unet", arguments) == SwinUNet()
+    assert build_network("resshift_unet", arguments) == SwinUNet()
 
 
 @pytest.mark.parametrize("name", FIXTURES)
@@ -107,11 +107,11 @@ JPEG = {"window": 7, "image_size": 126, "value_range": 255.0}
 def test_a_swinir_file_tells_its_variant(model, name):
     """From the shapes alone, with the constants that the original registers."""
     weights = MAPS["swinir"]
-    shapes = expected_params("swinir", model)
+    shapes = network_shapes("swinir", model)
     params = jax.tree.map(lambda leaf: np.broadcast_to(np.float32(0), leaf.shape), shapes)
     state = to_torch(weights, params, "ours", dataclasses.asdict(model))
     _, arguments, dropped = to_flax(weights, state, "theirs")
-    assert build("swinir", arguments) == model
+    assert build_network("swinir", arguments) == model
     assert weights.describe(arguments).startswith(name)
     blocks = sum(model.depths)
     shifted = sum(depth // 2 for depth in model.depths) if model.image_size > model.window else 0
@@ -123,11 +123,14 @@ def test_a_swinir_file_tells_its_variant(model, name):
 def test_published_swinir_files_without_constants_get_the_published_side():
     weights = MAPS["swinir"]
     for model in (SwinIR(**SMALL), SwinIR(**SMALL, **JPEG, head="none", scale=1)):
-        params = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), expected_params("swinir", model))
+        params = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), network_shapes("swinir", model))
         state = to_torch(weights, params, "ours", dataclasses.asdict(model))
-        assert build("swinir", weights.arguments({k: v for k, v in state.items() if v.dtype == np.float32})) == model
+        assert (
+            build_network("swinir", weights.arguments({k: v for k, v in state.items() if v.dtype == np.float32}))
+            == model
+        )
         bare = {key: value for key, value in state.items() if not key.endswith(("attn_mask", "position_index"))}
-        assert build("swinir", weights.arguments(bare)) == model
+        assert build_network("swinir", weights.arguments(bare)) == model
 
 
 def test_a_registered_mask_tells_the_nominal_side(states):
