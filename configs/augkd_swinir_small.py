@@ -1,11 +1,11 @@
-"""AugKD: SwinIR-small taught by classical SwinIR, with auxiliary images and label consistency.
+"""AugKD: classical SwinIR distilled into SwinIR-small, with auxiliary images and label consistency.
 
 Command:  framer-jax train --config augkd_swinir_small --workdir runs/augkd --set data.train=PHOTOS
               --set recipe.teacher.checkpoint=001_classicalSR_DF2K_s64w8_SwinIR-M_x4.pth
-          (or the weights of any model trained here, such as a ResShift)
+          (or the weights of any model trained with framer_jax, such as a ResShift)
 Hardware: 1 GPU with 80 GB. Expected time: not measured yet.
-Expected: not measured yet. The sources at hand print neither weights nor transforms (framer_jax.recipes.augkd); batch,
-          steps and learning rate are recalled, not checked, and its steps down are a cosine here.
+Expected: not measured yet. The available sources state neither loss weights nor transforms (framer_jax.recipes.augkd);
+          batch size, steps and learning rate are from memory, and the learning rate falls along a cosine, not in steps.
 """
 
 from ml_collections import ConfigDict

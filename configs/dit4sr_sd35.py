@@ -1,14 +1,14 @@
-"""DiT4SR at its published size: the LR stream on Stable Diffusion 3.5 medium, on precomputed latents and embeddings.
+"""DiT4SR at its published size: Stable Diffusion 3.5 medium with an LR stream, on precomputed latents and embeddings.
 
 Command:  framer-jax train --config dit4sr_sd35 --workdir runs/dit4sr --set data.train=LATENTS
               --set data.embeddings=EMBEDDINGS --set recipe.text.null_embedding=null.safetensors
               --set recipe.space.checkpoint=SD35/vae --set recipe.dit4sr.base_checkpoint=SD35/transformer
-          (framer-jax precompute latents, captions and embeddings make these)
-          Published weights: framer-jax upscale IN OUT --recipe configs/dit4sr_sd35.py --weights DIT4SR/transformer
-              --protocol dit4sr, with the same autoencoder and text, and for the released weights
-              --set recipe.denoiser.dit4sr_transformer.compatibility=released
+          (LATENTS, EMBEDDINGS and null.safetensors: framer-jax precompute latents, captions and embeddings)
+          Published weights: framer-jax upscale IN OUT --recipe dit4sr_sd35 --weights DIT4SR/transformer
+              --protocol dit4sr, with the same autoencoder and text, and
+              --set recipe.denoiser.dit4sr_transformer.variant=released
 Hardware: 8 GPUs with 80 GB, or a TPU v5e pod with training.mesh.fsdp. Expected time: not measured yet.
-Expected: not measured. The released trainer uses batch 8 on each of 8 GPUs and prints no number of steps.
+Expected: not measured. The released trainer uses a batch of 8 on each of 8 GPUs and states no number of steps.
 """
 
 from ml_collections import ConfigDict

@@ -1,11 +1,11 @@
-"""The ablations of DTKD's Tables 4 to 7, one variant each: dtkd_swinir_small.py with one thing changed.
+"""The ablations of DTKD's Tables 4 to 7: each variant changes one knob of dtkd_swinir_small.
 
 Command:  framer-jax train --config dtkd_ablations:fourier --workdir runs/dtkd_fourier
-              --set data.train=PHOTOS --set recipe.teacher.checkpoint=… (as for configs/dtkd_swinir_small.py)
+              --set data.train=PHOTOS --set recipe.teacher.checkpoint=… (as for dtkd_swinir_small)
           (without a variant: the defaults, which are the paper's choice in every table)
 Hardware: 1 GPU with 80 GB. Expected time: not measured yet.
-Expected: the paper's text prints differences only: two levels against one +0.02 dB and +4.386 MUSIQ; linear against
-          constant lambda +0.12 dB and +0.727 MUSIQ. docs/results/dtkd.md has some of them at a smaller size.
+Expected: the paper's text states differences only: two levels instead of one +0.02 dB and +4.386 MUSIQ; a linear
+          instead of a constant lambda +0.12 dB and +0.727 MUSIQ. docs/results/dtkd.md has some at a smaller size.
 """
 
 from ml_collections import ConfigDict
@@ -21,12 +21,12 @@ VARIANTS = {
     "dual_tree": {"transform": "dual_tree"},
     "fourier": {"transform": "fourier"},
     "pixel": {"transform": "pixel"},
-    # Table 6: weights of the low, the middle and the high bands
+    # Table 6: weights of the low, middle and high bands
     "uniform": {"weights": (1.0, 1.0, 1.0)},
     "low_2": {"weights": (2.0, 1.0, 1.0)},
     "high_2": {"weights": (1.0, 1.0, 2.0)},
     "middle_4": {"weights": (1.0, 4.0, 1.0)},
-    # Table 7: how lambda rises, and to what
+    # Table 7: schedule and final value of lambda
     "constant": {"schedule": "constant"},
     "cosine": {"schedule": "cosine"},
     "final_0.1": {"weight": 0.1},
@@ -34,12 +34,12 @@ VARIANTS = {
     "final_2": {"weight": 2.0},
     "final_10": {"weight": 10.0},
 }
-"""Variant → changes of `recipe.dtkd`. Which values the tables hold is not in the text at hand, beside the ones named
-above; the others are ours."""
+"""Variant → changed knobs of `recipe.dtkd`. The available text states only the values named above; the other values are
+choices made here."""
 
 
 def get_config(variant: str = "default") -> ConfigDict:
-    """One variant."""
+    """One variant of the ablations."""
     if variant not in VARIANTS:
         raise ValueError(f"there is no variant {variant!r}: choose one of {', '.join(VARIANTS)}")
     config = shipped("dtkd_swinir_small")

@@ -1,8 +1,8 @@
-"""A narrow SwinIR taught by the narrow ResShift, for one CPU core: the learning experiment's student.
+"""A narrow SwinIR distilled from the narrow ResShift, for one CPU core: the student of the learning experiment.
 
 Command:  framer-jax train --config dtkd_narrow --workdir runs/dtkd_narrow --set data.train=PHOTOS
               --set recipe.teacher.checkpoint=runs/resshift_narrow/weights.safetensors
-          (--set recipe.dtkd.weight=0 is the student with L1 alone, --set recipe.dtkd.transform=pixel distils pixels)
+          (--set recipe.dtkd.weight=0: L1 alone; --set recipe.dtkd.transform=pixel: distillation of pixels)
 Hardware: 1 CPU core. Expected time: 2.5 minutes on precomputed records (1600 steps).
 Expected: docs/results/dtkd.md.
 """
@@ -13,10 +13,10 @@ from framer_jax.config import default
 
 
 def get_config() -> ConfigDict:
-    """A narrow student."""
+    """DTKD with a narrow student."""
     config = default("dtkd")
     student = config.recipe.student.swinir
-    student.head = "pixelshuffledirect"  # convolutions on LR pixels only: most steps per minute
+    student.head = "pixelshuffledirect"  # convolutions on LR pixels only: the most steps per minute
     student.channels = 32
     student.depths = (2, 2)
     student.heads = 2

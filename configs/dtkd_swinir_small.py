@@ -1,12 +1,13 @@
-"""DTKD: SwinIR-small taught by ResShift's 15 steps through a two-level wavelet loss with a rising weight.
+"""DTKD: 15-step ResShift distilled into SwinIR-small by a two-level wavelet loss whose weight rises.
 
 Command:  framer-jax train --config dtkd_swinir_small --workdir runs/dtkd --set data.train=PHOTOS
               --set recipe.teacher.checkpoint=resshift_realsrx4_s15_v1.pth
-              --set recipe.teacher.published.space.weights=vq_f4.safetensors
-          (a ResShift trained here needs its weights only; `framer-jax precompute teacher` runs the teacher once)
+              --set recipe.teacher.published.space.checkpoint=vq_f4.safetensors
+          (a ResShift trained with framer_jax needs its own weights only; `framer-jax precompute teacher` computes the
+          teacher's outputs once)
 Hardware: 1 GPU with 80 GB. Expected time: not measured yet.
-Expected: not measured at this size; docs/results/dtkd.md has a smaller one. The text at hand states no iterations,
-          batch, learning rate, degradation or lambda; training is that of configs/swinir_small.py, lambda 1.
+Expected: not measured at this size; docs/results/dtkd.md has a smaller one. The available text states no iterations,
+          batch size, learning rate, degradation or lambda; training is that of swinir_small, with a lambda of 1.
 """
 
 from ml_collections import ConfigDict

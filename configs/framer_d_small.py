@@ -1,10 +1,11 @@
-"""FRAMER_D at a size that a laptop trains: DiT4SR's two streams with FRAMER, on wavelet latents and without text.
+"""FRAMER_D at laptop size: DiT4SR's two streams with FRAMER, on wavelet latents and without text.
 
 Command:  framer-jax train --config framer_d_small --workdir runs/framer_d_small --set data.train=PHOTOS
-          (--set framer.variant=none for DiT4SR alone)
+          (--set framer.variant=none: DiT4SR alone)
 Hardware: 2 CPU cores. Expected time: 8 minutes (35 examples a second).
-Expected: samples at 17.4 dB PSNR-Y (16.9 after half of the steps), far below bicubic's 24.7 on the same images: whole
-          latents from noise, without a base. It exercises FRAMER_D's training from nothing, and is no comparison.
+Expected: samples at 17.4 dB PSNR-Y (16.9 after half of the steps), far below bicubic's 24.7 on the same images, because
+          whole latents are generated from noise without a base model. It shows that FRAMER_D trains from random
+          weights, and is not a comparison.
 """
 
 from ml_collections import ConfigDict
@@ -23,8 +24,8 @@ def get_config() -> ConfigDict:
     transformer.dual_blocks = 1
     transformer.position_grid = 64
     transformer.taps = "prediction"
-    config.recipe.space.statistics = "image"  # of whole latents, not of what the LR image lacks
-    config.recipe.dit4sr.trainable = ""  # all: there is no base
+    config.recipe.space.statistics = "image"  # the clean latent is that of the whole image, not a residual
+    config.recipe.dit4sr.trainable = ""  # everything: there is no base model
     config.recipe.dit4sr.sampling_steps = 8
     config.recipe.text.condition = "zero"
     config.recipe.text.update({"clip_length": 1, "t5_length": 1, "clip_widths": (16, 16), "width": 32})

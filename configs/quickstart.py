@@ -1,7 +1,7 @@
-"""A few more steps from the starter model on the built-in photographs: what tools/quickstart.sh runs.
+"""Further training of the starter model on the built-in photographs, as in tools/quickstart.sh.
 
 Command:  framer-jax train --config quickstart --init starter --workdir quickstart/base
-          (the same with configs/quickstart_framer.py adds FRAMER)
+          (quickstart_framer is the same with FRAMER)
 Hardware: 2 CPU cores. Expected time: 2 minutes.
 Expected: the table in README.md.
 """
@@ -14,12 +14,12 @@ from framer_jax.config import shipped
 def get_config() -> ConfigDict:
     """The quickstart's configuration."""
     config = shipped("starter")
-    config.data.degradation = "framer_paper"  # heavier than what the starter was trained with
+    config.data.degradation = "framer_paper"  # heavier than the degradation of the starter's training
     config.training.steps = 120
     config.training.warmup_steps = 20
     config.training.learning_rate = 2e-4
     config.training.schedule = "constant"
-    config.training.ema_decay = 0.98  # so short a run needs a short memory
+    config.training.ema_decay = 0.98  # so short a run needs a fast average
     config.training.log_every = 20
     config.training.checkpoint_every = 60
     config.training.validate_every = 60

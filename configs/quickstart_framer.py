@@ -1,4 +1,4 @@
-"""The quickstart's steps with FRAMER: the same weights, seed, data and number of steps as configs/quickstart.py.
+"""The quickstart's training with FRAMER: the same initial weights, seed, data and number of steps as quickstart.
 
 Command:  framer-jax train --config quickstart_framer --init starter --workdir quickstart/framer
 Hardware: 2 CPU cores. Expected time: 3 minutes.
@@ -14,6 +14,6 @@ def get_config() -> ConfigDict:
     """The quickstart's configuration with FRAMER in the variant 'paper'."""
     config = shipped("quickstart")
     config.framer.variant = "paper"
-    # At lambda 1 the sum over layers would be some 2.6 times the main loss of the trained starter (measured).
+    # With a lambda of 1 the sum over layers is about 2.6 times the main loss of the trained starter (measured).
     config.framer.weight = 0.1
     return config

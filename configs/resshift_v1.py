@@ -2,11 +2,11 @@
 
 Command:  framer-jax train --config resshift_v1 --workdir runs/resshift_v1 --set data.train=PHOTOS
               --set recipe.space.checkpoint=AUTOENCODER
-          (AUTOENCODER: autoencoder_vq_f4.pth, or what framer-jax port makes of it; --init WEIGHTS fine-tunes the
-          published denoiser, resshift_realsrx4_s15_v1.pth)
-Hardware: 8 GPUs in the publication (8 examples each at a time). Expected time: not measured; 300,000 steps.
-Expected: the published model; this run itself has not been made. What differs: float32 instead of mixed float16, the
-          moving average warms up, the seed.
+          (AUTOENCODER: autoencoder_vq_f4.pth, ported or not; --init WEIGHTS fine-tunes the published denoiser,
+          resshift_realsrx4_s15_v1.pth)
+Hardware: 8 GPUs in the publication (microbatches of 8 examples each). Expected time: not measured; 300,000 steps.
+Expected: the published model; this training has not been run. Differences: float32 instead of mixed float16, a
+          moving average that warms up, the seed.
 """
 
 from ml_collections import ConfigDict
@@ -19,16 +19,16 @@ def get_config() -> ConfigDict:
     config = default()
     config.recipe.space.name = "vq_f4"
     config.recipe.denoiser.name = "resshift_unet"
-    chain = config.recipe.resshift
-    chain.steps = 15
-    chain.kappa = 2.0
-    chain.min_noise_level = 0.04
-    chain.residual = False
-    chain.last_step_probability = 0.0
-    chain.centred_mean = False
-    chain.channel_weight_power = 0.0
+    process = config.recipe.resshift
+    process.steps = 15
+    process.kappa = 2.0
+    process.min_noise_level = 0.04
+    process.residual = False
+    process.last_step_probability = 0.0
+    process.centred_mean = False
+    process.channel_weight_power = 0.0
     config.data.crop = 256
-    config.data.crop_mode = "square"  # whole scenes of 256 pixels, as the authors cut them from ImageNet
+    config.data.crop_mode = "square"  # whole scenes at 256 pixels, as the authors crop ImageNet
     config.data.degradation = "resshift"
     training = config.training
     training.steps = 300_000
@@ -40,5 +40,5 @@ def get_config() -> ConfigDict:
     training.log_every = 100
     training.checkpoint_every = 10_000
     training.validate_every = 10_000
-    training.best_metric = "sample/psnr-y"  # published: PSNR of the luma
+    training.best_metric = "sample/psnr-y"  # as published: PSNR of the luma
     return config

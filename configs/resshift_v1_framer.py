@@ -2,9 +2,9 @@
 
 Command:  framer-jax train --config resshift_v1_framer --init WEIGHTS --workdir runs/resshift_v1_framer
               --set data.train=PHOTOS --set recipe.space.checkpoint=AUTOENCODER
-          (WEIGHTS: resshift_realsrx4_s15_v1.pth, or what framer-jax port makes of it)
-Hardware: 8 GPUs at the batch of the publication. Expected time: not measured; 30,000 steps.
-Expected: not measured. Neither this base nor a number of steps is in FRAMER's paper; lambda is the quickstart's.
+          (WEIGHTS: resshift_realsrx4_s15_v1.pth, ported or not; AUTOENCODER as for resshift_v1)
+Hardware: 8 GPUs with the batch size of the publication. Expected time: not measured; 30,000 steps.
+Expected: not measured. FRAMER's paper has neither this base method nor a number of steps; lambda is the quickstart's.
 """
 
 from ml_collections import ConfigDict

@@ -3,7 +3,7 @@
 Command:  framer-jax train --config resshift_v2 --workdir runs/resshift_v2 --set data.train=PHOTOS
               --set recipe.space.checkpoint=AUTOENCODER
 Hardware: 8 GPUs in the publication. Expected time: not measured; 500,000 steps.
-Expected: the published model; this run itself has not been made.
+Expected: the published model; this training has not been run.
 """
 
 from ml_collections import ConfigDict

@@ -1,11 +1,11 @@
-"""ResShift realsrx4_s4_v3, the journal's model: 4 steps, and LPIPS on decoded estimates beside the latent error.
+"""ResShift realsrx4_s4_v3, the journal version: 4 steps, and LPIPS of decoded estimates next to the latent error.
 
 Command:  framer-jax train --config resshift_v3 --workdir runs/resshift_v3 --set data.train=PHOTOS
               --set recipe.space.checkpoint=AUTOENCODER --set recipe.lpips.checkpoint=LPIPS
           (LPIPS: framer-jax port vgg16.pth lpips_vgg_v0.1.pth LPIPS.safetensors --model lpips_vgg)
-Hardware: 8 GPUs in the publication (12 examples each at a time). Expected time: not measured; 400,000 steps.
-Expected: the published model; this run itself has not been made. A distance that is NaN stops the run, with the step
-          and the records; the authors' code leaves it out of that batch instead.
+Hardware: 8 GPUs in the publication (microbatches of 12 examples each). Expected time: not measured; 400,000 steps.
+Expected: the published model; this training has not been run. A distance that is NaN stops the run with the number of
+          the step and the records; the authors' code omits it from that batch instead.
 """
 
 from ml_collections import ConfigDict

@@ -2,11 +2,11 @@
 
 Command:  framer-jax train --config sinsr --workdir runs/sinsr --set data.train=PHOTOS
               --set recipe.space.checkpoint=AUTOENCODER --set recipe.sinsr.teacher_checkpoint=TEACHER
-          (TEACHER: resshift_realsrx4_s15_v1.pth or v2, ported or not, or weights of a run of configs/resshift_v1.py)
-Hardware: not stated by the authors. Expected time: not measured; 30,000 steps of a limit of 500,000 in the released
-          configuration, whose README saw convergence within a few thousand and stopped early.
-Expected: the published model; this run itself has not been made. (With a teacher of
-          another schedule than v1's the chain is the teacher's; the authors' code caps its least noise at .0316.)
+          (TEACHER: resshift_realsrx4_s15_v1.pth or v2, ported or not, or the weights of a run of resshift_v1)
+Hardware: not stated by the authors. Expected time: not measured; 30,000 steps. The released configuration has a limit
+          of 500,000, but its README reports convergence within a few thousand steps and stops early.
+Expected: the published model; this training has not been run. With a teacher whose schedule is not v1's, the schedule
+          here is the teacher's; the authors' code caps its least noise at .0316.
 """
 
 from ml_collections import ConfigDict

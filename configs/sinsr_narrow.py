@@ -1,9 +1,9 @@
-"""SinSR from the narrow ResShift, for one CPU core.
+"""SinSR distilled from the narrow ResShift, for one CPU core.
 
 Command:  framer-jax train --config sinsr_narrow --workdir runs/sinsr_narrow --set data.train=PHOTOS
               --set recipe.sinsr.teacher_checkpoint=runs/resshift_narrow/weights.safetensors
-Hardware: 1 CPU core. Expected time: about 6 minutes (200 steps of 1.6 s: four calls of the student, three of them with
-          gradients, and the four steps of the teacher).
+Hardware: 1 CPU core. Expected time: about 6 minutes (200 steps of 1.6 s: four calls of the student, three of which have
+          gradients, and four steps of the teacher).
 Expected: docs/results/resshift.md.
 """
 
@@ -18,7 +18,7 @@ def get_config() -> ConfigDict:
     config.training.learning_rate = 2e-4
     config.training.steps = 200
     config.training.warmup_steps = 20
-    config.training.ema_decay = 0.98  # so short a run needs a short memory
+    config.training.ema_decay = 0.98  # so short a run needs a fast average
     config.training.checkpoint_every = 100
     config.training.validate_every = 100
     config.training.best_metric = "sample/psnr-y"

@@ -2,8 +2,8 @@
 
 Command:  framer-jax train --config swinir_small --workdir runs/swinir_small --set data.train=PHOTOS
 Hardware: 1 GPU with 80 GB. Expected time: not measured yet.
-Expected: not measured yet. The paper of DTKD states no iterations, batch or learning rate; those here are of KAIR's
-          training of the lightweight SwinIR.
+Expected: not measured yet. DTKD's paper states no iterations, batch size or learning rate; these are KAIR's for the
+          lightweight SwinIR.
 """
 
 from ml_collections import ConfigDict
@@ -12,7 +12,7 @@ from framer_jax.config import default
 
 
 def get_config() -> ConfigDict:
-    """The student of DTKD without its teacher."""
+    """DTKD's student without a teacher."""
     config = default("supervised_l1")
     config.data.degradation = "resshift_testing"
     config.data.crop = 256  # 64 LR pixels

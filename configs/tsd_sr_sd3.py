@@ -1,15 +1,17 @@
-"""TSD-SR at its published size: Stable Diffusion 3 medium as a one-step super-resolver, by target-score distillation.
+"""TSD-SR at its published size: Stable Diffusion 3 medium distilled into one step by target scores.
 
 Command:  framer-jax train --config tsd_sr_sd3 --workdir runs/tsd_sr --set data.train=PHOTOS
               --set recipe.tsd_sr.base_checkpoint=SD3/transformer --set recipe.space.checkpoint=SD3/vae
-              --set recipe.tsd_sr.teacher_lora_checkpoint=teacher.safetensors --set
-              recipe.lpips.checkpoint=lpips_alex.safetensors --set recipe.text.null_embedding=null.safetensors --set
-              recipe.text.prompt_embedding=wanted.safetensors --set data.embeddings=EMBEDDINGS
-          (texts from `framer-jax precompute embeddings --t5-length 256` with `--null`, `--text` and `--captions`; the
-          LoRA is TSD-SR's; recipe.text.condition=null to do without captions: the teacher is then told what the student
-          is; `tsd_sr_sd3.py:released` for latents without the autoencoder's shift, as the published weights expect)
-Hardware: 8 GPUs with 80 GB. Expected time: not measured yet; the released trainer makes 200,000 steps of 16 images.
-Expected: not measured. FRAMER's Table 7 has TSD-SR at 23.45 dB PSNR, LPIPS .383, MUSIQ 71.08 on RealSR.
+              --set recipe.tsd_sr.teacher_lora_checkpoint=teacher.safetensors
+              --set recipe.lpips.checkpoint=lpips_alex.safetensors
+              --set recipe.text.null_embedding=null.safetensors
+              --set recipe.text.prompt_embedding=prompt.safetensors --set data.embeddings=EMBEDDINGS
+          (texts: `framer-jax precompute embeddings --t5-length 256` with `--null`, `--text` and `--captions`;
+          teacher.safetensors: TSD-SR's LoRA; --set recipe.text.condition=null: without captions, the teacher has the
+          student's text; `--config tsd_sr_sd3:released`: latents without the autoencoder's shift, as the published
+          weights expect)
+Hardware: 8 GPUs with 80 GB. Expected time: not measured yet; the released trainer takes 200,000 steps of 16 images.
+Expected: not measured. FRAMER's Table 7: TSD-SR has 23.45 dB PSNR, LPIPS .383 and MUSIQ 71.08 on RealSR.
 """
 
 from ml_collections import ConfigDict
@@ -19,14 +21,14 @@ from framer_jax.config import default
 VARIANTS = ("correct", "released")
 
 
-def get_config(latents: str = "correct") -> ConfigDict:
-    """TSD-SR, on latents with the autoencoder's shift or without."""
-    if latents not in VARIANTS:
-        raise ValueError(f"there is no variant {latents!r}: choose one of {', '.join(VARIANTS)}")
+def get_config(variant: str = "correct") -> ConfigDict:
+    """TSD-SR on latents with the autoencoder's shift ('correct') or without it ('released')."""
+    if variant not in VARIANTS:
+        raise ValueError(f"there is no variant {variant!r}: choose one of {', '.join(VARIANTS)}")
     config = default("tsd_sr")
     config.recipe.dtype = "bfloat16"
     config.recipe.space.name = "kl"
-    config.recipe.space.shift = 0.0 if latents == "released" else None
+    config.recipe.space.shift = 0.0 if variant == "released" else None
     config.recipe.denoiser.name = "mmdit"
     config.recipe.denoiser.mmdit.remat = "attention"
     config.recipe.lpips.net = "alex"
@@ -42,7 +44,7 @@ def get_config(latents: str = "correct") -> ConfigDict:
     config.training.weight_decay = 1e-4
     config.training.ema_decay = 0.0
     config.training.updates = {"regulariser": {"learning_rate": 1e-6}}
-    config.training.best_metric = "sample/psnr-y"  # it has no mean
+    config.training.best_metric = "sample/psnr-y"  # the method has no mean
     config.training.validate_every = 5000
     config.training.checkpoint_every = 5000
     return config

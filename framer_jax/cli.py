@@ -34,6 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
       The exit status. Errors that the user can correct are printed as one line on standard error, with status 2; any
       other error is a bug and shows its traceback, as do all errors if FRAMER_JAX_TRACEBACK is set.
     """
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")  # before an import adds a handler
     words = list(sys.argv[1:] if arguments is None else arguments)
     parser = argparse.ArgumentParser(prog="framer-jax", description="Image super-resolution with diffusion priors.")
     parser.add_argument("--version", action="version", version=f"framer_jax {__version__}")
@@ -43,7 +44,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if words[:1] == [name]:  # import only the command that runs
             importlib.import_module(_module(name)).add_arguments(command)
     parsed = parser.parse_args(words)
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     _keep_compiled_programs()
     try:
         return importlib.import_module(_module(parsed.command)).run(parsed)

@@ -2,8 +2,8 @@
 
 A stored configuration has a schema version; one without it is of version 1, when every configuration had the sections
 of all methods. What methods renamed stands in their own records (`Method.renamed_knobs`), what networks renamed in
-framer_jax.porting.table, as ported files have it too; the renamed knobs of the shared sections stand here. Old knob names
-stay accepted on the command line for one version.
+framer_jax.porting.table, as ported files have it too; the renamed knobs of the shared sections stand here. Old knob
+names stay accepted on the command line for one version.
 """
 
 from __future__ import annotations

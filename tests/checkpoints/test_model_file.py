@@ -1,12 +1,12 @@
 import numpy as np
 import pytest
 
+from framer_jax.checkpoints.open import build_recipe
 from framer_jax.inference import model as models
 from framer_jax.inference.model import BEST, LAST, load_model, save_model, settings_for
 from framer_jax.inference.upscaler import UpscaleSettings
 from framer_jax.porting.weights import load_weights, save_weights
 from framer_jax.recipes.base import expected_params
-from framer_jax.recipes.table import build_recipe
 from framer_jax.version import __version__
 from tests.support.tiny import config, weights
 

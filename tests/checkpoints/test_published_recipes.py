@@ -6,13 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from framer_jax.recipes.latent_space import AUTOENCODER
-from framer_jax.recipes.perceptual import LPIPS
-from framer_jax.recipes.weights_by_path import digest_of, digests
 
 import framer_jax
+from framer_jax.checkpoints.open import READER, build_recipe
+from framer_jax.checkpoints.paths import digest_of, digests
 from framer_jax.commands.provenance import portable
-from framer_jax.commands.train import starting_weights
+from framer_jax.commands.train import initial_weights
 from framer_jax.diffusion import resshift as process
 from framer_jax.diffusion.noise import noise_field
 from framer_jax.inference.model import load_model
@@ -21,11 +20,12 @@ from framer_jax.losses.framer import paper
 from framer_jax.porting.files import sha256_of
 from framer_jax.porting.weights import load_weights, save_weights
 from framer_jax.recipes.base import Recipe, expected_params
+from framer_jax.recipes.components.latent_space import AUTOENCODER
+from framer_jax.recipes.components.spaces import build_space
 from framer_jax.recipes.framer import HEADS, framer
-from framer_jax.recipes.sinsr import TEACHER, chain_ends, distillation_terms, student_schedule
-from framer_jax.recipes.table import SPACES, build_recipe
+from framer_jax.recipes.sinsr.recipe import TEACHER, distillation_terms, student_schedule, trajectory_endpoints
 from tests.support.paths import CONFIGS
-from tests.support.tiny import MODEL, config, ported, weights
+from tests.support.tiny import config, overrides, ported, weights
 
 STEP = jnp.int32(0)
 
@@ -53,17 +53,19 @@ def folder(tmp_path_factory):
 
 
 def vq(folder, *changes):
-    return config(*PAPER, "recipe.space.name=vq_f4", f"recipe.space.weights={folder}/vq_f4.safetensors", *changes)
+    return config(*PAPER, "recipe.space.name=vq_f4", f"recipe.space.checkpoint={folder}/vq_f4.safetensors", *changes)
 
 
 def v3(folder):
-    return vq(folder, "recipe.resshift.perceptual_weight=0.5", f"recipe.lpips.weights={folder}/lpips_alex.safetensors")
+    return vq(
+        folder, "recipe.resshift.perceptual_weight=0.5", f"recipe.lpips.checkpoint={folder}/lpips_alex.safetensors"
+    )
 
 
 def sinsr_config(folder, *changes):
-    """SinSR on wavelet latents, and the file of its teacher."""
+    """SinSR on wavelet latents, with a file of its teacher."""
     teacher = weights(folder / "teacher.safetensors", *PAPER)
-    return config(*PAPER, "recipe.name=sinsr", f"recipe.sinsr.teacher={teacher}", *changes)
+    return config(*PAPER, "recipe.name=sinsr", f"recipe.sinsr.teacher_checkpoint={teacher}", *changes)
 
 
 def loss_and_gradient(recipe, params, data):
@@ -84,7 +86,7 @@ def test_the_autoencoder_is_frozen_and_quantises_on_the_way_back_only(folder):
     assert set(recipe.frozen) == {AUTOENCODER}
     assert recipe.lr_multiple == 8
     assert set(expected_params(recipe)) == {"denoiser"}
-    space = build_space(folder)
+    space = vq_space(folder)
     image = jax.random.uniform(jax.random.key(1), (1, 16, 16, 3), jnp.float32, -1.0, 1.0)
     z = jax.jit(space.encode)(space.frozen, image)
     assert z.shape == (1, 4, 4, 3)
@@ -97,14 +99,14 @@ def test_the_autoencoder_is_frozen_and_quantises_on_the_way_back_only(folder):
     )
 
 
-def build_space(folder):
-    return SPACES["vq_f4"](vq(folder)["recipe"]["space"], jnp.float32, "training")
+def vq_space(folder):
+    return build_space(vq(folder)["recipe"], "training", READER)
 
 
-def test_v3_adds_the_distance_of_decoded_estimates(folder):
+def test_v3_adds_lpips_of_the_decoded_estimates(folder):
     data = batch()
     plain, recipe = build_recipe(vq(folder)["recipe"]), build_recipe(v3(folder)["recipe"])
-    assert set(recipe.frozen) == {AUTOENCODER, LPIPS}
+    assert set(recipe.frozen) == {AUTOENCODER, "perceptual"}
     params = load_weights(folder / "resshift_unet.safetensors")[0]
     loss, gradient = loss_and_gradient(recipe, {"denoiser": params}, data)
     without, plain_gradient = loss_and_gradient(plain, {"denoiser": params}, data)
@@ -122,24 +124,24 @@ def chain():
 
 
 def test_the_terms_of_sinsr_are_those_of_the_paper():
-    """Against a student and a teacher that can be followed by hand."""
+    """Of a student and a teacher whose terms can be computed by hand."""
     schedule = chain()
     keys = jax.random.split(jax.random.key(0), 3)
     clean, y, noise = (jax.random.normal(key, (2, 4, 4, 3), jnp.float32) for key in keys)
-    asked = []
+    calls = []
 
     def student(x, index):
-        asked.append((x, index))
+        calls.append((x, index))
         return 0.5 * x + index[:, None, None, None].astype(jnp.float32), (x,)
 
-    ends = chain_ends(schedule, lambda x, index: y, y, noise)
-    terms = distillation_terms(schedule, student, clean, ends, np.ones(3, np.float32))
+    endpoints = trajectory_endpoints(schedule, lambda x, index: y, y, noise)
+    terms, taps = distillation_terms(schedule, student, clean, endpoints, np.ones(3, np.float32))
     x_end = y + 2.0 * 0.99 * noise
     np.testing.assert_allclose(terms.distillation, jnp.square(0.5 * x_end + 2 - y).mean((1, 2, 3)), rtol=1e-5)
     np.testing.assert_allclose(terms.inverse, jnp.square(0.5 * y - x_end).mean((1, 2, 3)), rtol=1e-5)
     np.testing.assert_allclose(terms.consistency, jnp.square(0.25 * clean + 2 - clean).mean((1, 2, 3)), rtol=1e-5)
-    assert [int(index[0]) for _, index in asked] == [2, 0, 0, 2]
-    np.testing.assert_allclose(terms.taps[0], x_end, rtol=1e-5, atol=1e-6)
+    assert [int(index[0]) for _, index in calls] == [2, 0, 0, 2]
+    np.testing.assert_allclose(taps[0], x_end, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(student_schedule(schedule).input_std, schedule.input_std[-1])
 
 
@@ -150,8 +152,9 @@ def test_no_gradient_passes_the_inverse_of_the_consistency_term():
         def student(x, index):
             return x * factors[index][:, None, None, None], (x,)
 
-        still = jnp.zeros_like(clean)
-        return distillation_terms(chain(), student, clean, (still, still), np.ones(3, np.float32)).consistency[0]
+        zeros = jnp.zeros_like(clean)
+        terms, _ = distillation_terms(chain(), student, clean, (zeros, zeros), np.ones(3, np.float32))
+        return terms.consistency[0]
 
     gradient = jax.grad(term)(jnp.asarray([2.0, 1.0, 3.0]))
     np.testing.assert_allclose(gradient, [0.0, 0.0, 2 * (6 - 1) * 2])
@@ -166,14 +169,14 @@ def test_sinsr_starts_from_its_teacher_and_samples_in_one_step(tmp_path):
     total = sum(loss.metrics[name] for name in ("distillation", "inverse", "consistency"))
     np.testing.assert_allclose(loss.values, total, rtol=1e-5)
     assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(gradient))
-    lighter = sinsr_config(tmp_path, "recipe.sinsr.inverse_weight=0.0", "recipe.sinsr.distillation_weight=2.0")
-    weighed = jax.jit(build_recipe(lighter["recipe"]).updates[0].loss)(
+    changed = sinsr_config(tmp_path, "recipe.sinsr.inverse_weight=0.0", "recipe.sinsr.distillation_weight=2.0")
+    weighted = jax.jit(build_recipe(changed["recipe"]).updates[0].loss)(
         recipe.initial_params, recipe.frozen, {}, data, jax.random.key(3), STEP
     )
     expected = 2 * loss.metrics["distillation"] + loss.metrics["consistency"]
-    np.testing.assert_allclose(weighed.values, expected, rtol=1e-4)
+    np.testing.assert_allclose(weighted.values, expected, rtol=1e-4)
     # its one step is the teacher's estimate at the last index, from the same draw of the prior
-    teacher = build_recipe({**settings["recipe"], "name": "resshift"})
+    teacher = build_recipe(config(*PAPER)["recipe"])
     noise = noise_field(jax.random.key(4), 2)
     student_sr, teacher_mean = (
         jax.jit(sampler)(recipe.initial_params, {}, data["lr"], noise) for sampler in (recipe.sample, teacher.mean)
@@ -185,7 +188,7 @@ def test_the_loss_of_sinsr_without_its_teacher_is_one_line(tmp_path):
     settings = sinsr_config(tmp_path)
     recipe = build_recipe(settings["recipe"], "inference")
     params = build_recipe(settings["recipe"]).initial_params
-    with pytest.raises(ValueError, match=r"from a teacher.*recipe\.sinsr\.teacher"):
+    with pytest.raises(ValueError, match=r"from a teacher.*recipe\.sinsr\.teacher_checkpoint"):
         recipe.updates[0].loss(params, recipe.frozen, {}, batch(), jax.random.key(0), STEP)
 
 
@@ -204,9 +207,9 @@ def test_framer_needs_no_line_of_their_own(folder, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "knob", "model"),
     [
-        (("recipe.space.name=vq_f4",), "recipe.space.weights", "vq_f4"),
-        (("recipe.resshift.perceptual_weight=1.0",), "recipe.lpips.weights", "lpips_alex"),
-        (("recipe.name=sinsr",), "recipe.sinsr.teacher", "resshift_unet"),
+        (("recipe.space.name=vq_f4",), "recipe.space.checkpoint", "vq_f4"),
+        (("recipe.resshift.perceptual_weight=1.0",), "recipe.lpips.checkpoint", "lpips_alex"),
+        (("recipe.name=sinsr",), "recipe.sinsr.teacher_checkpoint", "resshift_unet"),
     ],
 )
 def test_a_missing_path_is_one_line_that_names_the_knob(changes, knob, model):
@@ -219,7 +222,7 @@ def test_a_missing_path_is_one_line_that_names_the_knob(changes, knob, model):
 
 def test_a_model_of_another_kind_is_refused(folder):
     with pytest.raises(ValueError, match=r"lpips_alex\.safetensors: holds lpips_alex, not vq_f4"):
-        build_recipe(vq(folder, f"recipe.space.weights={folder}/lpips_alex.safetensors")["recipe"])
+        build_recipe(vq(folder, f"recipe.space.checkpoint={folder}/lpips_alex.safetensors")["recipe"])
 
 
 def test_a_teacher_of_another_chain_is_refused(tmp_path):
@@ -238,16 +241,17 @@ def test_published_weights_take_a_configuration_and_must_fit_it(folder, tmp_path
     model = load_model(path, settings)
     assert model.metadata["config"] == settings
     assert set(model.params) == {"denoiser"}
-    with pytest.raises(ValueError, match=r"made with recipe\.denoiser\.resshift_unet\.mask 'released', not 'correct'"):
-        load_model(path, vq(folder, "recipe.denoiser.resshift_unet.mask=correct"))
+    with pytest.raises(ValueError, match=r"made with .*resshift_unet\.variant 'released', not 'correct'"):
+        load_model(path, vq(folder, "recipe.denoiser.resshift_unet.variant=correct"))
     four = ported(tmp_path / "four.safetensors", "resshift_unet", "resshift_realsrx4_s4_v3.pth")
-    with pytest.raises(ValueError, match=r"s4_v3\.pth is by its name a model of 4 steps; .*resshift\.steps 15"):
+    with pytest.raises(ValueError, match=r"s4_v3\.pth is by its name a model of 4 steps, .*resshift\.steps is 15"):
         load_model(four, vq(folder, "recipe.resshift.steps=15"))
     assert load_model(four, vq(folder, "recipe.resshift.steps=4")).recipe.name == "resshift"
     with pytest.raises(ValueError, match=r"do not fit .* 'unet': use a configuration such as resshift_v1"):
         load_model(path, config())
-    with pytest.raises(ValueError, match=r"do not fit recipe\.name 'flow'"):
-        load_model(path, vq(folder, "recipe.name=flow"))
+    flow = config("recipe.name=rectified_flow", UNET)
+    with pytest.raises(ValueError, match=r"do not fit recipe\.name 'rectified_flow'"):
+        load_model(path, flow)
 
 
 def test_models_of_another_recipe_are_refused(folder, tmp_path):
@@ -255,19 +259,19 @@ def test_models_of_another_recipe_are_refused(folder, tmp_path):
     with pytest.raises(ValueError, match=r"made with recipe\.name 'sinsr', not 'resshift'"):
         load_model(student, config(*PAPER))
     with pytest.raises(ValueError, match=r"made with recipe\.name 'sinsr', not 'resshift'"):
-        build_recipe(config(*PAPER, "recipe.name=sinsr", f"recipe.sinsr.teacher={student}")["recipe"])
-    with pytest.raises(ValueError, match=r"made with recipe\.name 'flow', not 'resshift'"):
-        load_model(weights(tmp_path / "flow.safetensors", "recipe.name=flow"), config())
+        build_recipe(config(*PAPER, "recipe.name=sinsr", f"recipe.sinsr.teacher_checkpoint={student}")["recipe"])
+    with pytest.raises(ValueError, match=r"made with recipe\.name 'rectified_flow', not 'resshift'"):
+        load_model(weights(tmp_path / "flow.safetensors", "recipe.name=rectified_flow"), config())
 
 
 def test_latents_must_lie_on_the_grid_of_the_low_resolution_image():
-    with pytest.raises(ValueError, match=r"a latent per 4 HR pixels .* need 2"):
+    with pytest.raises(ValueError, match=r"one latent position per 4 HR pixels .* need 2"):
         build_recipe(config("recipe.scale=2")["recipe"])
     finer = ("recipe.scale=2", "recipe.denoiser.resshift_unet.condition_size=16")
     assert build_recipe(config(*PAPER, *finer)["recipe"]).lr_multiple == 16
 
 
-def test_the_autoencoder_is_told_by_its_content(folder, tmp_path, monkeypatch):
+def test_the_autoencoder_is_identified_by_its_content(folder, tmp_path, monkeypatch):
     settings = vq(folder)
     run, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
     path = weights(run / "weights.safetensors", *PAPER)
@@ -278,17 +282,17 @@ def test_the_autoencoder_is_told_by_its_content(folder, tmp_path, monkeypatch):
     save_weights(path, params, {"config": portable(settings), "weights": recorded, "step": 1})
     # another one of the same name in the current folder is not taken
     elsewhere.mkdir()
-    own, metadata = load_weights(folder / "vq_f4.safetensors")
-    other = jax.tree.map(lambda leaf: leaf * np.float32(1.5), own)
+    autoencoder, metadata = load_weights(folder / "vq_f4.safetensors")
+    other = jax.tree.map(lambda leaf: leaf * np.float32(1.5), autoencoder)
     save_weights(elsewhere / "vq_f4.safetensors", other, {**metadata, "source": {}})
     monkeypatch.chdir(elsewhere)
-    with pytest.raises(ValueError, match=r"not the autoencoder .* was trained with: put that one beside it"):
+    with pytest.raises(ValueError, match=r"not the autoencoder .* was trained with: put that one next to it"):
         load_model(run)
-    save_weights(run / "vq_f4.safetensors", own, metadata)
+    save_weights(run / "vq_f4.safetensors", autoencoder, metadata)
     model = load_model(run)
     assert model.frozen_weights == recorded
-    np.testing.assert_array_equal(model.recipe.frozen[AUTOENCODER]["codebook"], own["codebook"])
-    with pytest.raises(ValueError, match=r"trained with other weights than those of recipe\.space\.weights"):
+    np.testing.assert_array_equal(model.recipe.frozen[AUTOENCODER]["codebook"], autoencoder["codebook"])
+    with pytest.raises(ValueError, match=r"trained with other weights than those of recipe\.space\.checkpoint"):
         load_model(run, vq(elsewhere))
 
 
@@ -301,7 +305,7 @@ def test_a_ported_file_counts_as_what_it_was_made_of(folder, tmp_path):
 
 
 def test_in_a_notebook_published_weights_take_a_configuration_too(folder, tmp_path):
-    knobs = (*MODEL, *PAPER, "recipe.space.name=vq_f4", f"recipe.space.weights={folder}/vq_f4.safetensors")
+    knobs = overrides(*PAPER, "recipe.space.name=vq_f4", f"recipe.space.checkpoint={folder}/vq_f4.safetensors")
     model = framer_jax.load_model(folder / "resshift_unet.safetensors", CONFIGS / "default.py", knobs)
     small = framer_jax.upscale(np.zeros((8, 8, 3), np.uint8), model, tile=8, overlap=0)
     assert small.pixels.shape == (32, 32, 3)
@@ -309,7 +313,7 @@ def test_in_a_notebook_published_weights_take_a_configuration_too(folder, tmp_pa
         framer_jax.load_model(folder / "resshift_unet.safetensors", overrides=knobs)
 
 
-def test_a_trained_model_finds_its_autoencoder_beside_it(folder, tmp_path):
+def test_a_trained_model_finds_its_autoencoder_next_to_it(folder, tmp_path):
     settings = vq(folder)
     run = tmp_path / "run"
     path = weights(run / "weights.safetensors", *PAPER)
@@ -317,11 +321,10 @@ def test_a_trained_model_finds_its_autoencoder_beside_it(folder, tmp_path):
     params["denoiser"]["conv_in"]["kernel"] = np.zeros((3, 3, 6, 32), np.float32)
     params["denoiser"]["conv_out"] = {"kernel": np.zeros((3, 3, 32, 3), np.float32), "bias": np.zeros(3, np.float32)}
     save_weights(path, params, {"config": portable(settings), "step": 1})
-    with pytest.raises(FileNotFoundError, match=r"needs the autoencoder 'vq_f4\.safetensors' .*beside"):
+    with pytest.raises(FileNotFoundError, match=r"needs the autoencoder 'vq_f4\.safetensors' .*next to"):
         load_model(run)
-    assert (
-        load_model(run, purpose="description").metadata["config"]["recipe"]["space"]["weights"] == "vq_f4.safetensors"
-    )
+    described = load_model(run, purpose="description")
+    assert described.metadata["config"]["recipe"]["space"]["checkpoint"] == "vq_f4.safetensors"
     ported(run / "vq_f4.safetensors", "vq_f4")
     assert AUTOENCODER in load_model(run).recipe.frozen
     with pytest.raises(ValueError, match=r"made with recipe\.resshift\.kappa 1\.0, not 2\.0"):
@@ -331,7 +334,7 @@ def test_a_trained_model_finds_its_autoencoder_beside_it(folder, tmp_path):
 def test_training_may_start_from_weights_of_another_chain(folder, tmp_path):
     settings = vq(folder, "recipe.resshift.steps=15")["recipe"]
     four = ported(tmp_path / "four.safetensors", "resshift_unet", "resshift_realsrx4_s4_v3.pth")
-    params, digest = starting_weights(build_recipe(settings), settings, str(four))
+    params, digest = initial_weights(build_recipe(settings), settings, str(four))
     assert set(params) == {"denoiser"}
     assert len(digest) == 64
 
@@ -341,5 +344,5 @@ def test_an_image_that_is_no_multiple_is_padded_and_cropped(folder):
     params = {"denoiser": load_weights(folder / "resshift_unet.safetensors")[0]}
     image = np.asarray(batch()["lr"][0])[:5, :7]
     assert upscale(recipe, params, image, UpscaleSettings(tile=8, overlap=0)).shape == (20, 28, 3)
-    chopped = UpscaleSettings(tile=8, overlap=2, protocol="resshift")
-    assert upscale(recipe, params, image, chopped).shape == (20, 28, 3)
+    strided = UpscaleSettings(tile=8, overlap=2, protocol="resshift")
+    assert upscale(recipe, params, image, strided).shape == (20, 28, 3)

@@ -9,15 +9,16 @@ import jax.numpy as jnp
 import pytest
 
 from framer_jax import cli
-from framer_jax.config import load_config, to_dict
-from framer_jax.evaluation.cost import CostSettings, frozen_shapes, trace
+from framer_jax.checkpoints.networks import autoencoder_shapes
+from framer_jax.checkpoints.open import build_recipe
+from framer_jax.config import shipped, to_dict
+from framer_jax.evaluation.cost import CostSettings, trace
 from framer_jax.evaluation.macs import macs_by_kind, macs_by_module, products
 from framer_jax.inference.model import load_model
 from framer_jax.models.layers import attention
 from framer_jax.models.swin import WindowAttention
 from framer_jax.models.swinir import SwinIR
 from framer_jax.recipes.base import expected_params
-from framer_jax.recipes.table import build_recipe
 from tests.support.paths import CONFIGS
 from tests.support.tiny import config, ported, weights
 
@@ -185,9 +186,9 @@ def test_swinir_small_has_the_published_10_087_gmacs():
 
 
 def test_resshift_v1_is_counted_with_all_its_steps():
-    recipe_config = to_dict(load_config(CONFIGS / "resshift_v1.py"))["recipe"]
+    recipe_config = to_dict(shipped("resshift_v1"))["recipe"]
     recipe = build_recipe(recipe_config, "description")
-    traced = trace(recipe, expected_params(recipe), frozen_shapes(recipe_config), CostSettings())
+    traced = trace(recipe, expected_params(recipe), autoencoder_shapes(recipe_config), CostSettings())
     totals = dict.fromkeys(("SwinUNet", "VQAutoencoder"), 0)
     for product in products(traced.jaxpr):
         if product.module:
@@ -282,11 +283,11 @@ def test_cost_of_a_configuration_without_any_weights(tmp_path, capsys):
     }
 
 
-def test_frozen_shapes_read_no_weights():
-    shapes = frozen_shapes(to_dict(load_config(CONFIGS / "resshift_v1.py"))["recipe"])
+def test_shapes_of_an_autoencoder_need_no_weights():
+    shapes = autoencoder_shapes(to_dict(shipped("resshift_v1"))["recipe"])
     assert set(shapes) == {"autoencoder"}
     assert all(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(shapes))
-    assert frozen_shapes(to_dict(load_config(CONFIGS / "swinir_small.py"))["recipe"]) == {}
+    assert autoencoder_shapes(to_dict(shipped("swinir_small"))["recipe"]) == {}
 
 
 def test_bad_requests_are_one_line(folder, tmp_path, capsys):

@@ -23,7 +23,7 @@ from framer_jax.porting.table import MAPS
 from framer_jax.trees import check_same_structure, flatten_names, nest_names
 from tests.support.drawn import drawn
 from tools.parity.cases import load_case
-from tools.parity.transformers import carried_over, inputs_of
+from tools.parity.transformers import network_inputs, port_transformer
 
 SIZES = {
     "channels": 4,
@@ -84,9 +84,9 @@ def gradient_of_fixture(fixtures, variant):
     """(gradients by the original's keys, the keys that have none in the original)."""
     file = fixtures / "dit4sr_sd35_tiny.npz"
     case = load_case(file)
-    params, arguments = carried_over(case, "dit4sr_transformer")
+    params, arguments = port_transformer(case, "dit4sr_transformer")
     model = DiT4SRTransformer(**arguments | {"variant": variant})
-    values = inputs_of(case)
+    values = network_inputs(case)
     known = flatten_names(expected(model, *values))[0]
     params = nest_names({name: leaf for name, leaf in flatten_names(params)[0].items() if name in known})
 

@@ -107,7 +107,8 @@ def test_untrained_it_samples_as_its_base(folder):
     arguments = {**config(*KL)["recipe"]["denoiser"]["dit4sr_transformer"], "context_width": 16, "pooled_width": 12}
     names = ("depth", "heads", "head_width", "dual_blocks", "qk_norm", "context_width", "pooled_width", "position_grid")
     module = MMDiT(channels=4, **{name: arguments[name] for name in names})
-    text = {name: np.repeat(part[None], 2, axis=0) for name, part in recipe.frozen[TEXTS]["null"].as_condition().items()}
+    null = recipe.frozen[TEXTS]["null"].as_condition()
+    text = {name: np.repeat(part[None], 2, axis=0) for name, part in null.items()}
     z = jax.random.normal(jax.random.key(9), (2, 4, 4, 4), jnp.float32)
     time = jnp.full((2,), 500.0, jnp.float32)
     expected, _ = jax.jit(lambda z: module.apply({"params": base}, z, time, text))(z)
@@ -210,7 +211,7 @@ def test_framer_on_top(taps):
         ("recipe.text.condition=none", "recipe.text.condition is 'none': it must be one of captions, null, zero"),
         ("recipe.text.null_embedding=", "recipe.text.null_embedding is empty: .*set recipe.text.condition=zero"),
         ("recipe.text.condition=zero", "'zero' takes no embeddings: leave recipe.text.null_embedding empty"),
-        ("recipe.text.null_embedding=gone.safetensors", "recipe.text.null_embedding: gone.safetensors: there is no such file"),
+        ("recipe.text.null_embedding=gone.safetensors", "text.null_embedding: gone.safetensors: there is no such file"),
         ("recipe.text.t5_length=4", r"null.safetensors has text embeddings of shape \(3, 16\), .* \(5, 16\): make"),
         ("recipe.dit4sr.base_checkpoint=gone", "recipe.dit4sr.base_checkpoint: there is no file 'gone'"),
         (

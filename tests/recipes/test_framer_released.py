@@ -1,4 +1,4 @@
-"""FRAMER's released reading through the whole recipe of DiT4SR: velocities of the blocks, clean latents, term, total.
+"""FRAMER's released variant through the whole recipe of DiT4SR: velocities of the blocks, clean latents, term, total.
 
 Only the draws (sigma, noisy latent, negatives) are replaced, by those of the fixtures.
 """
@@ -10,43 +10,44 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from framer_jax.recipes.latent_space import LatentSpace
-from framer_jax.recipes.text import NULL
 
 from framer_jax.data.text import TextSettings, zero_text
 from framer_jax.losses.framer import released
 from framer_jax.models.dit4sr_transformer import DiT4SRTransformer
-from framer_jax.recipes import dit4sr as recipe_file
 from framer_jax.recipes import framer as framer_file
-from framer_jax.recipes.dit4sr import DENOISER, Dit4srSettings, dit4sr
+from framer_jax.recipes.components.latent_space import LatentSpace
+from framer_jax.recipes.components.text import NULL, TEXT_ENTRIES
+from framer_jax.recipes.dit4sr import recipe as recipe_file
+from framer_jax.recipes.dit4sr.recipe import DENOISER, LATENT_ENTRIES, dit4sr
+from framer_jax.recipes.dit4sr.settings import Dit4srSettings
 from framer_jax.recipes.framer import HEADS, framer
 from tools.parity.cases import channels_first, channels_last, load_case
-from tools.parity.transformers import carried_over
+from tools.parity.transformers import port_transformer
 
 LAMBDA = 0.1
 
 
 class Blocks(nn.Module):
-    """A denoiser whose blocks say what its parameters hold, whatever it is told."""
+    """A denoiser whose blocks predict what its parameters hold, whatever its inputs are."""
 
     shape: tuple[int, ...]
     count: int
     taps: str = "prediction"
-    multiple: int = 1
+    size_multiple: int = 1
 
     @nn.compact
-    def __call__(self, x, t, context, pooled, z_lr):
+    def __call__(self, x, t, condition):
         zeros = nn.initializers.zeros
-        said = tuple(self.param(f"block_{index}", zeros, self.shape) for index in range(self.count))
-        return said[-1], said
+        predictions = tuple(self.param(f"block_{index}", zeros, self.shape) for index in range(self.count))
+        return predictions[-1], predictions
 
 
 def latents(channels):
-    """A space that training on precomputed latents never enters."""
+    """A latent space whose autoencoder training on precomputed latents never uses."""
     return LatentSpace(channels, 8, encode=None, decode=None, channel_scale=np.ones(channels, np.float32))
 
 
-def given_draws(monkeypatch, noisy, sigma, negatives):
+def fix_draws(monkeypatch, noisy, sigma, negatives):
     monkeypatch.setattr(recipe_file.process, "draw_sigma", lambda *arguments: jnp.asarray(sigma, jnp.float32))
     monkeypatch.setattr(recipe_file.process, "forward", lambda *arguments: noisy)
     monkeypatch.setattr(framer_file, "draw_negatives", lambda *arguments: jnp.asarray(negatives, jnp.int32))
@@ -60,26 +61,26 @@ def evaluate(recipe, params, batch):
     return jax.jit(jax.value_and_grad(total, has_aux=True))(params)
 
 
-def test_the_released_code_s_loss_and_gradients(fixtures, monkeypatch):
+def test_loss_and_gradients_of_the_released_code(fixtures, monkeypatch):
     """Its last student is not its teacher, so that `last_is_student`, which repeats the last tap, is off here."""
     arrays = np.load(fixtures / "framer_loss_B3.npz", allow_pickle=False)
     meta = json.loads(str(arrays["meta"]))
     layers, allowed = meta["config"]["layers"], meta["float32_vs_float64"]
     noisy, sigma = channels_last(arrays["in/noisy"]), arrays["in/sigmas"].reshape(-1)
-    said = [*(arrays[f"in/student_{index}"] for index in range(layers)), arrays["in/teacher"]]
+    velocities = [*(arrays[f"in/student_{index}"] for index in range(layers)), arrays["in/teacher"]]
     sizes = TextSettings(1, 1, (1, 1), 2)
-    base = dit4sr(
-        Blocks(noisy.shape, layers + 1), latents(16), Dit4srSettings(trainable=""), sizes, {NULL: zero_text(sizes)}
-    )
-    reading = released(quantile=meta["config"]["cutoff"], temperature=meta["config"]["tau"], last_is_student=False)
-    assert reading.weight == LAMBDA
-    given_draws(monkeypatch, noisy, sigma, arrays["in/neg_idx"])
-    own = {f"block_{index}": channels_last(velocity) for index, velocity in enumerate(said)}
+    settings, nulls = Dit4srSettings(trainable=""), {NULL: zero_text(sizes)}
+    denoiser = Blocks(noisy.shape, layers + 1)
+    base = dit4sr(denoiser, latents(16), 4, settings, sizes, nulls, batch_entries=LATENT_ENTRIES)
+    variant = released(quantile=meta["config"]["cutoff"], temperature=meta["config"]["tau"], last_is_student=False)
+    assert variant.weight == LAMBDA
+    fix_draws(monkeypatch, noisy, sigma, arrays["in/neg_idx"])
+    params = {f"block_{index}": channels_last(velocity) for index, velocity in enumerate(velocities)}
     clean = jax.random.normal(jax.random.key(1), noisy.shape, jnp.float32)
     (value, loss), gradient = evaluate(
-        framer(base, reading), {DENOISER: own, HEADS: {}}, {"hr_latent": clean, "lr_latent": clean}
+        framer(base, variant), {DENOISER: params, HEADS: {}}, {"hr_latent": clean, "lr_latent": clean}
     )
-    error = np.asarray(noisy) - sigma[:, None, None, None] * np.asarray(own[f"block_{layers}"]) - np.asarray(clean)
+    error = np.asarray(noisy) - sigma[:, None, None, None] * np.asarray(params[f"block_{layers}"]) - np.asarray(clean)
     flow = np.square(error.astype(np.float64)).mean()
     term = np.asarray(loss.metrics["framer_term"]).mean()
     assert abs(term / LAMBDA - arrays["out/loss"]) <= allowed["out/loss"]["atol"]
@@ -89,7 +90,7 @@ def test_the_released_code_s_loss_and_gradients(fixtures, monkeypatch):
             channels_first(gradient[DENOISER][f"block_{index}"]) / LAMBDA - arrays[f"grad/student_{index}"]
         )
         assert error_of.max() <= allowed[f"grad/student_{index}"]["atol"], index
-    # The teacher learns from the flow alone.
+    # The teacher's gradient is that of the flow's loss alone.
     of_flow = -2.0 * sigma[:, None, None, None] * error / error.size
     np.testing.assert_allclose(gradient[DENOISER][f"block_{layers}"], of_flow, rtol=1e-5, atol=1e-9)
 
@@ -114,42 +115,43 @@ def by_the_specification(velocities, noisy, sigma, negatives, cutoff):
     for index, student in enumerate(students):
         for mask, kind in ((teacher < bound, "intra"), (teacher >= bound, "inter")):
             q, k, n = (unit(x, mask) for x in (student, teacher, students[negatives[index]]))
-            own = (q * k).sum(1)
+            aligned = (q * k).sum(1)
             if kind == "intra":
-                logits, label = np.stack([own, (q * n).sum(1)], axis=1), np.zeros(count, int)
+                logits, label = np.stack([aligned, (q * n).sum(1)], axis=1), np.zeros(count, int)
             else:
                 logits, label = np.concatenate([q @ k.T, q @ n.T], axis=1), np.arange(count)
             loss = np.log(np.exp(logits).sum(1)) - logits[np.arange(count), label]
             of_student, of_teacher = magnitude(student, mask), magnitude(teacher, mask)
             weight = 1 / (1 + np.abs(of_teacher - of_student) / (of_student + 1e-9))
-            total += weight * np.maximum(own, 0) * loss / len(students)
+            total += weight * np.maximum(aligned, 0) * loss / len(students)
     return total
 
 
-def test_on_the_features_that_the_original_decodes(fixtures, monkeypatch):
+def test_on_the_features_that_the_released_code_decodes(fixtures, monkeypatch):
     case = load_case(fixtures / "dit4sr_sd35_tiny.npz")
-    params, arguments = carried_over(case, "dit4sr")
+    params, arguments = port_transformer(case, "dit4sr_transformer")
     denoiser = DiT4SRTransformer(**arguments, taps="prediction")
-    told, pooled = case.arrays["in/e"], case.arrays["in/p"]
-    sizes = TextSettings(4, told.shape[1] - 4, (1, pooled.shape[-1] - 1), told.shape[-1])
-    base = dit4sr(denoiser, latents(16), Dit4srSettings(), sizes, {NULL: zero_text(sizes)}, params)
+    text, pooled = case.arrays["in/e"], case.arrays["in/p"]
+    sizes = TextSettings(4, text.shape[1] - 4, (1, pooled.shape[-1] - 1), text.shape[-1])
+    entries = (*LATENT_ENTRIES, *TEXT_ENTRIES)
+    base = dit4sr(denoiser, latents(16), 4, Dit4srSettings(), sizes, {NULL: zero_text(sizes)}, params, entries)
     # With 16 x 16 x 16 numbers the quantile 0.2 is one of them, and rounding decides its side.
-    reading = released(quantile=0.3)
+    variant = released(quantile=0.3)
     noisy, sigma, negatives = channels_last(case.arrays["in/x"]), case.arrays["in/t"] / 1000, [2, 0, 0]
-    given_draws(monkeypatch, noisy, sigma, negatives)
+    fix_draws(monkeypatch, noisy, sigma, negatives)
     clean = jax.random.normal(jax.random.key(1), noisy.shape, jnp.float32)
     batch = {
         "hr_latent": clean,
         "lr_latent": channels_last(case.arrays["in/lr"]),
-        "text": jnp.asarray(told),
+        "text": jnp.asarray(text),
         "pooled_text": jnp.asarray(pooled),
     }
-    recipe = framer(base, reading)
+    recipe = framer(base, variant)
     loss = jax.jit(recipe.updates[0].loss)(
         {**base.initial_params, HEADS: {}}, base.frozen, {}, batch, jax.random.key(0), jnp.int32(0)
     )
     velocities = [case.arrays[f"out/decoded_{index}"] for index in range(denoiser.depth + 1)]
-    expected = by_the_specification(velocities, case.arrays["in/x"], sigma, negatives, reading.quantile)
+    expected = by_the_specification(velocities, case.arrays["in/x"], sigma, negatives, variant.quantile)
     np.testing.assert_allclose(loss.metrics["framer_term"] / LAMBDA, expected, rtol=1e-4)
     error = case.arrays["in/x"] - sigma.reshape(-1, 1, 1, 1) * velocities[-1] - channels_first(clean)
     flow = np.square(error.astype(np.float64)).mean(axis=(1, 2, 3))

@@ -18,8 +18,8 @@ from framer_jax.knobs import check_values, legal_values
 from framer_jax.porting.table import MAPS
 from framer_jax.porting.weights import load_weights
 from framer_jax.recipes.table import METHODS
-from framer_jax.training.logging import read_json_lines
 from framer_jax.trees import flatten_names
+from tests.support.logs import read_json_lines
 from tests.support.tiny import named_weights, overrides, photos, weights
 
 by_method = pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)

@@ -1,4 +1,4 @@
-"""Supervised training of SwinIR: the L1 loss, one forward pass, published weights to start from, and back to PyTorch's names."""
+"""Supervised training of SwinIR: the L1 loss, one forward pass, published weights as a start, export to PyTorch."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""TSD-SR from files and through the command line: its authors' LoRAs, captions of photographs, training, pictures."""
+"""TSD-SR from files and through the command line: its authors' LoRAs, captions of photographs, training, upscaling."""
 
 import json
 
@@ -7,14 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
-from framer_jax.recipes.latent_space import AUTOENCODER
-from framer_jax.recipes.stable_diffusion import PUBLISHED_LORAS
-from framer_jax.recipes.text import text_settings
 
 from framer_jax import cli
 from framer_jax.commands.precompute.embeddings import embed_captions, write_text
 from framer_jax.commands.precompute.work import Work
-from framer_jax.commands.train import starting_weights, train_from_config
+from framer_jax.commands.train import initial_weights, train_from_config
 from framer_jax.commands.training_data import open_training
 from framer_jax.config import ConfigError
 from framer_jax.data.captions import Caption
@@ -27,12 +24,13 @@ from framer_jax.porting.table import MAPS
 from framer_jax.porting.torch_files import write_state
 from framer_jax.porting.weights import load_weights
 from framer_jax.recipes.base import expected_params
-from framer_jax.recipes.dit4sr import BASE
-from framer_jax.recipes.tsd_sr import ENCODER, STUDENT
+from framer_jax.recipes.components.text import text_sizes
+from framer_jax.recipes.tsd_sr.recipe import ENCODER, STUDENT
+from framer_jax.recipes.tsd_sr.weights import PUBLISHED_LORAS
 from tests.support.drawn import drawn
 from tests.support.paths import CONFIGS
 from tests.support.texts import encoder
-from tests.support.tiny import MODEL, config
+from tests.support.tiny import config, overrides
 from tests.support.tsd_sr_files import batch, knobs, make_files, recipe_of
 
 
@@ -47,12 +45,12 @@ def test_its_authors_loras_are_weights_and_a_start(folder, tmp_path, capsys):
     params = drawn(recipe.init, jax.random.key(1), batch(), spread=0.2)
     published = tmp_path / "tsdsr"
     published.mkdir()
-    for name, group, on in (("mmdit", STUDENT, BASE), ("kl_autoencoder", ENCODER, AUTOENCODER)):
+    for group, (file, name, network) in PUBLISHED_LORAS.items():
         downs = [path for path in flatten_dict(params[group], sep="/") if path.endswith("/down")]
         layers = LoraLayers(params[group], {path.removesuffix("/down"): 2.0 for path in downs})
-        state = write_layers(MAPS[name], recipe.frozen[on], {"": layers})
+        state = write_layers(MAPS[name], recipe.frozen[network], {"": layers})
         state = {key: value for key, value in state.items() if not key.endswith(".alpha")}  # PEFT's files have none
-        write_state(published / PUBLISHED_LORAS[group][0], state)
+        write_state(published / file, state)
     settings = config(*knobs(folder))
     model = load_model(published, settings)
     jax.tree.map(np.testing.assert_array_equal, model.params, {name: params[name] for name in (STUDENT, ENCODER)})
@@ -60,21 +58,22 @@ def test_its_authors_loras_are_weights_and_a_start(folder, tmp_path, capsys):
     np.testing.assert_array_equal(
         half.params[STUDENT]["tokens"]["embed"]["up"], params[STUDENT]["tokens"]["embed"]["up"] / 2
     )
-    start, digest = starting_weights(recipe, settings["recipe"], str(published))
-    jax.tree.map(np.testing.assert_array_equal, start, model.params)
+    initial, digest = initial_weights(recipe, settings["recipe"], str(published))
+    jax.tree.map(np.testing.assert_array_equal, initial, model.params)
     assert len(digest) == 2 * 64 + 1
-    changes = [word for change in (*MODEL, *knobs(folder)) for word in ("--set", change)]
-    recipe_words = ["--recipe", str(CONFIGS / "tsd_sr_sd3.py"), *changes, "--set", "recipe.text.t5_length=2"]
+    base = CONFIGS / "tsd_sr_sd3.py"
+    changes = [word for change in overrides(*knobs(folder), base=base) for word in ("--set", change)]
+    recipe_words = ["--recipe", str(base), *changes]
     words = ["upscale", str(folder / "photos" / "photo_0.png"), str(tmp_path / "large.png"), "--protocol", "tsd_sr"]
     assert cli.main([*words, "--weights", str(published), *recipe_words, "--tile", "16"]) == 0
     sidecar = json.loads((tmp_path / "large.png.json").read_text())
     assert digest in json.dumps(sidecar)
     assert cli.main([*words[:2], str(tmp_path / "never.png"), "--weights", str(published)]) == 2
-    assert "name one with --recipe, such as configs/tsd_sr_sd3.py" in capsys.readouterr().err
+    assert "name one with --recipe, such as tsd_sr_sd3" in capsys.readouterr().err
     with pytest.raises(ValueError, match=r"tsdsr does not fit this model; .* \(16, 2\) instead of \(16, 3\)"):
         load_model(published, config(*knobs(folder), "recipe.tsd_sr.lora_rank=3"))
     with pytest.raises(ValueError, match=r"vae\.safetensors is not a LoRA of mmdit"):
-        load_model(published / "vae.safetensors", config(*knobs(folder), "recipe.tsd_sr.encoder_lora="))
+        load_model(published / "vae.safetensors", config(*knobs(folder), "recipe.tsd_sr.encoder_lora_modules="))
 
 
 def test_photographs_come_with_the_embeddings_of_their_captions(folder, tmp_path):
@@ -84,12 +83,12 @@ def test_photographs_come_with_the_embeddings_of_their_captions(folder, tmp_path
         "recipe.text.condition=captions",
         "training.stop_after=1",
     )
-    sizes = text_settings(config(*settings)["recipe"]["text"])
+    sizes = text_sizes(config(*settings)["recipe"])
     encoders = {name: encoder(name, sizes) for name in ("clip_l", "clip_g", "t5")}
     captions = {f"photo_{index}.png": Caption(f"photo_{index}.png", "", f"Number {index}.") for index in range(3)}
     embed_captions(captions, encoders, tmp_path / "embeddings", Work(3, 2), sizes)
     write_text(tmp_path / "null.safetensors", "", encoders, sizes)
-    settings += (f"recipe.text.null={tmp_path}/null.safetensors", f"data.embeddings={tmp_path}/embeddings")
+    settings += (f"recipe.text.null_embedding={tmp_path}/null.safetensors", f"data.embeddings={tmp_path}/embeddings")
     source = open_training(config(*settings, "data.caption_dropout=0.0"))
     preset = preset_by_name("bicubic", 4)
     raw = next(make_batches(source, 32, preset, 4, 0, num_threads=0))
@@ -120,11 +119,16 @@ def test_it_trains_goes_on_and_upscales(folder, tmp_path):
     assert {"student/latent_mse", "student/distillation", "regulariser/latent_mse"} <= result.scalars.keys()
     params, metadata = load_weights(tmp_path / "run" / "weights.safetensors")
     assert params.keys() == {STUDENT, ENCODER}
-    needed = {f"recipe.{name}" for name in ("space.weights", "tsd_sr.base", "text.null", "text.wanted")}
-    assert needed | {"recipe.tsd_sr.teacher_lora", "recipe.lpips.weights"} == metadata["weights"].keys()
+    needed = {
+        f"recipe.{name}"
+        for name in ("space.checkpoint", "tsd_sr.base_checkpoint", "text.null_embedding", "text.prompt_embedding")
+    }
+    assert needed | {"recipe.tsd_sr.teacher_lora_checkpoint", "recipe.lpips.checkpoint"} == metadata["weights"].keys()
     card = (tmp_path / "run" / "card.md").read_text(encoding="utf-8")
-    assert "the student one prompt (recipe.text.wanted); its teacher, of an example, the same" in card
-    for name in ("vae", "base", "null", "wanted"):  # what upscaling needs, and no teacher
+    assert (
+        "for the student, one prompt (recipe.text.prompt_embedding); for its teacher, of each example, the same" in card
+    )
+    for name in ("vae", "base", "null", "prompt"):  # what upscaling needs, and no teacher
         (tmp_path / "run" / f"{name}.safetensors").write_bytes((folder / f"{name}.safetensors").read_bytes())
     model = load_model(tmp_path / "run")
     assert model.params.keys() == expected_params(model.recipe).keys() == {STUDENT, ENCODER}

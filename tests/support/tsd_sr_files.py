@@ -4,11 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from framer_jax.checkpoints.open import build_recipe
 from framer_jax.porting.lora import LoraLayers, write_layers
 from framer_jax.porting.table import MAPS
 from framer_jax.porting.torch_files import write_state
 from framer_jax.porting.weights import load_weights
-from framer_jax.checkpoints.open import build_recipe
 from tests.support.tiny import config, photos, ported, text
 
 SMALL = (

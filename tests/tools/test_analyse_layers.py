@@ -10,11 +10,11 @@ from tools import analyse_layers
 from tools.score_model import halves
 
 
-def test_pictures_and_numbers_are_written_once(tmp_path, monkeypatch, capsys):
+def test_plots_and_numbers_are_not_overwritten(tmp_path, monkeypatch, capsys):
     pytest.importorskip("matplotlib")
     model, out = weights(tmp_path / "tiny.safetensors"), tmp_path / "out"
-    pictures = [photo(64, 128, seed).astype(np.float32) / 255 for seed in range(2)]
-    pairs = [ValidationPair("photo", hr, hr[::4, ::4]) for hr in pictures]
+    photos = [photo(64, 128, seed).astype(np.float32) / 255 for seed in range(2)]
+    pairs = [ValidationPair("photo", hr, hr[::4, ::4]) for hr in photos]
     monkeypatch.setattr(analyse_layers, "degraded_pairs", lambda *arguments: pairs)
     monkeypatch.setattr(sys, "argv", ["analyse_layers", str(model), "--output", str(out)])
     assert analyse_layers.main() == 0

@@ -5,7 +5,7 @@ from framer_jax.diffusion import flow
 from tools.check_parity import main
 from tools.parity.cases import Case, compare, named_weight
 
-CARRIED = (
+COPIED = (
     *("framer_loss_B3", "color_fix", "dwt_pywt", "niqe", "realesrgan_primitives", "schedulers"),
     *("resshift_schedule", "resshift_unet_small", "resshift_vq_small", "sinsr", "lpips_alex"),
     *("swinir_small60_nearestconv_x4", "swinir_lightweight_x4", "swinir_tiny_3conv"),
@@ -14,18 +14,18 @@ CARRIED = (
 )
 
 SHARED = ("resshift_unet_full", "resshift_vq_full", "resshift_sampling", "lpips_vgg")
-"""Too large to be carried, or too slow for every run."""
+"""Too large to copy into tests/fixtures, or too slow for every run."""
 
 
-@pytest.mark.parametrize("name", CARRIED)
-def test_carried_fixtures_are_met(fixtures, name, capsys):
+@pytest.mark.parametrize("name", COPIED)
+def test_copied_fixtures_are_within_tolerance(fixtures, name, capsys):
     assert main([str(fixtures / f"{name}.npz")]) == 0
     assert "EXCEEDED" not in capsys.readouterr().out
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SHARED)
-def test_shared_fixtures_are_met(shared, name, capsys):
+def test_shared_fixtures_are_within_tolerance(shared, name, capsys):
     assert main([str(shared / "parity" / f"{name}.npz")]) == 0
     assert "EXCEEDED" not in capsys.readouterr().out
 
@@ -48,7 +48,7 @@ def write_case(path, family="schedulers", **arrays):
     return str(path)
 
 
-def test_exit_status_tells_what_happened(tmp_path, capsys):
+def test_exit_status(tmp_path, capsys):
     tables = {"out/fm_train_timesteps": np.zeros(1000)}
     wrong = write_case(tmp_path / "wrong.npz", **{"out/fm_train_sigmas": np.zeros(1000)}, **tables)
     assert main([wrong]) == 1
@@ -61,7 +61,7 @@ def test_exit_status_tells_what_happened(tmp_path, capsys):
     assert main([str(tmp_path / "plain.npz")]) == 2
 
 
-def test_files_may_hold_fewer_outputs_but_not_none(fixtures, tmp_path, capsys):
+def test_files_may_lack_some_outputs_but_not_all(fixtures, tmp_path, capsys):
     sigmas = flow.training_sigmas(3.0)
     assert main([write_case(tmp_path / "fewer.npz", **{"out/fm_train_sigmas": sigmas})]) == 0
     assert main([write_case(tmp_path / "none.npz", **{"out/betas": np.zeros(3)})]) == 1
@@ -76,13 +76,13 @@ def test_files_may_hold_fewer_outputs_but_not_none(fixtures, tmp_path, capsys):
     assert "lacks 'in/source'" in capsys.readouterr().err
 
 
-def test_niqe_crops_are_read_from_their_names(fixtures, tmp_path, capsys):
+def test_niqe_crop_sizes_are_read_from_output_names(fixtures, tmp_path, capsys):
     with np.load(fixtures / "niqe.npz") as archive:
         arrays = {name: archive[name] for name in archive.files}
-    for side, kept in (("192", 1), ("190", 0)):
+    for side, status in (("192", 0), ("190", 1)):  # half of 190 has another shape
         changed = {name.replace("size_192", f"size_{side}"): value for name, value in arrays.items()}
         np.savez(tmp_path / "niqe.npz", **changed)
-        assert main([str(tmp_path / "niqe.npz")]) == 1 - kept  # half of 190 has another shape
+        assert main([str(tmp_path / "niqe.npz")]) == status
         assert f"out/half_size_{side}" in capsys.readouterr().out
 
 

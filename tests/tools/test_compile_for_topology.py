@@ -5,7 +5,7 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from framer_jax.config import load_config, to_dict
-from framer_jax.recipes.dit4sr import BASE
+from framer_jax.recipes.components.base_model import BASE
 from tools import compile_for_topology as tool
 
 HLO = """
@@ -47,8 +47,8 @@ ENTRY %main.1_spmd (param.3: bf16[2,4], param.4: f32[8]) -> f32[8] {
 
 def test_collectives_of_a_program():
     assert tool.collectives(HLO) == {
-        "all-gather": (2, 2 * 64 + 4 * 24),  # one that two fusions share, and one of two arrays
-        "all-reduce": (13, 12 * 40 + 1),  # in a loop, and once; what is never called does not count
+        "all-gather": (2, 2 * 64 + 4 * 24),  # one split into two fusions, and one of two arrays
+        "all-reduce": (13, 12 * 40 + 1),  # 12 in a loop and one outside; the one that is never called does not count
         "collective-permute": (1, 3),
     }
 
@@ -66,9 +66,9 @@ def tiny(*changes):
     settings = ("data.crop=32", "training.mesh.data=2", "training.mesh.fsdp=4", "training.fsdp_min_size=64")
     return to_dict(
         load_config(
-            "configs/framer_d_sd35.py",
+            "framer_d_sd35",
             (
-                *(f"recipe.denoiser.dit4sr.{size}" for size in sizes),
+                *(f"recipe.denoiser.dit4sr_transformer.{size}" for size in sizes),
                 *(f"recipe.{other}" for other in others),
                 *settings,
             ),
@@ -76,8 +76,8 @@ def tiny(*changes):
     )
 
 
-def test_the_described_arguments_are_those_of_a_run():
-    step, state, frozen, batch = tool.abstract_arguments(
+def test_abstract_arguments_are_those_of_a_run():
+    step, state, frozen, batch = tool.abstract_step(
         {**tiny(), "training": {**tiny()["training"], "global_batch": 8}}, jax.devices()
     )
     assert {name: leaf.shape for name, leaf in batch.items()} == {
@@ -87,45 +87,47 @@ def test_the_described_arguments_are_those_of_a_run():
         "pooled_text": (8, 8),
     }
     assert {leaf.sharding.spec for leaf in batch.values()} == {P(("data", "fsdp"))}
-    own = state.params["denoiser"]["blocks_dual"]["attention"]["query_control"]["kernel"]
+    trained = state.params["denoiser"]["blocks_dual"]["attention"]["query_control"]["kernel"]
     base = frozen[BASE]["blocks_dual"]["attention"]["query"]["kernel"]
-    assert (own.shape, own.dtype, own.sharding.spec) == ((1, 16, 16), "float32", P(None, None, "fsdp"))
+    assert (trained.shape, trained.dtype, trained.sharding.spec) == ((1, 16, 16), "float32", P(None, None, "fsdp"))
     assert (base.shape, base.dtype, base.sharding.spec) == ((1, 16, 16), "bfloat16", P(None, None, "fsdp"))
     assert "query" not in state.params["denoiser"]["blocks_dual"]["attention"]
     shapes, _ = jax.eval_shape(step, state, frozen, batch)
     assert jax.tree.map(lambda leaf: leaf.shape, shapes) == jax.tree.map(lambda leaf: leaf.shape, state)
 
 
-def test_a_plan_of_fake_devices(monkeypatch):
+def test_plan_for_fake_devices(monkeypatch):
     monkeypatch.setitem(tool.MEMORY, "cpu", 16)
-    found = tool.plan(tiny(), "cpu:8", jax.devices(), per_chip=1)
-    assert (found.chips, found.global_batch, found.mesh) == (8, 8, {"data": 2, "fsdp": 4})
-    assert found.fits
-    assert found.flops > 0
-    assert found.peak > 0
-    number, size = found.collectives["all-gather"]
+    plan = tool.plan_step(tiny(), "cpu:8", jax.devices(), per_chip=1)
+    assert (plan.chips, plan.global_batch, plan.mesh) == (8, 8, {"data": 2, "fsdp": 4})
+    assert plan.fits
+    assert plan.flops > 0
+    assert plan.peak > 0
+    number, size = plan.collectives["all-gather"]
     assert 0 < number < size
-    assert "paper" in str(next(tool.table([found]).columns[0].cells))
+    assert "paper" in str(next(tool.table([plan]).columns[0].cells))
 
 
 @pytest.mark.parametrize("name", ["v5e", "v9:4x4", "v5e:4", "v5e:4x4x4x4"])
 def test_unknown_topologies(name):
     with pytest.raises(ValueError, match=r"unknown topology .* write a generation \(v4, v5e, .* such as v5e:4x4"):
-        tool.described_devices(name)
+        tool.topology_devices(name)
 
 
-def test_the_remedy_where_libtpu_is_missing(monkeypatch):
+def test_missing_libtpu_names_the_remedy(monkeypatch):
     def missing(name):
         raise importlib.metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(tool, "version", missing)
     with pytest.raises(ImportError, match=r'libtpu is not installed: pip install "framer_jax\[tpu\]"'):
-        tool.described_devices("v5e:4x4")
+        tool.topology_devices("v5e:4x4")
 
 
-def test_a_batch_that_does_not_split_is_refused(capsys, monkeypatch):
+def test_refuses_a_batch_that_does_not_split(capsys, monkeypatch):
     changes = ["--set", "training.mesh.fsdp=4", "--topology", "v5e:4x4", "--per-chip", "0", "--only", "base"]
-    monkeypatch.setattr(tool, "described_devices", lambda name: jax.devices())
+    monkeypatch.setattr(tool, "topology_devices", lambda name: jax.devices())
     monkeypatch.setattr("sys.argv", ["tool", *changes, "--set", "training.global_batch=12"])
     assert tool.main() == 2
-    assert capsys.readouterr().err.startswith("compile_for_topology: global_batch 12 is not divisible by 8 devices")
+    assert capsys.readouterr().err.startswith(
+        "compile_for_topology: training.global_batch 12 is not divisible by 8 devices"
+    )

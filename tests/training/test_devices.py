@@ -4,12 +4,12 @@ import jax
 import numpy as np
 import pytest
 
-from configs import default
-from framer_jax.config import to_dict
+from framer_jax.checkpoints.open import build_recipe
+from framer_jax.config import default, to_dict
 from framer_jax.data.pipeline import make_prepare
 from framer_jax.degradations.draw import draw, stack
 from framer_jax.degradations.presets import LIGHT_ONE_STAGE
-from framer_jax.recipes.table import add_framer, build_recipe
+from framer_jax.recipes.framer import add_framer
 from framer_jax.training.optimizer import make_optimizers
 from framer_jax.training.sharding import make_mesh, place_batch
 from framer_jax.training.state import init_train_state
@@ -25,7 +25,7 @@ def raw_batch(count=8, side=32):
 
 
 def losses(mesh):
-    config = to_dict(default.get_config())["recipe"]
+    config = to_dict(default())["recipe"]
     config["denoiser"]["unet"] = {"channels": [8, 12], "blocks": 1, "condition_blocks": 1, "time_width": 8}
     recipe = add_framer(build_recipe(config), {"variant": "paper"})
     settings = toys.settings(steps=2, learning_rate=1e-3, mesh=mesh, fsdp_min_size=64, seed=0)

@@ -4,12 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from framer_jax.recipes.latent_space import AUTOENCODER
-from framer_jax.recipes.text import TEXTS
 from jax.sharding import PartitionSpec as P
 
-from framer_jax.recipes.dit4sr import BASE
-from framer_jax.recipes.table import build_recipe
+from framer_jax.checkpoints.open import build_recipe
+from framer_jax.recipes.components.base_model import BASE
+from framer_jax.recipes.components.latent_space import AUTOENCODER
+from framer_jax.recipes.components.text import TEXTS
 from framer_jax.recipes.tracing import leaves_read
 from framer_jax.training.loop import train
 from framer_jax.training.optimizer import make_optimizers
@@ -81,17 +81,19 @@ def test_validation_gets_all_frozen_weights(tmp_path):
 
 def test_on_latents_dit4sr_places_only_its_base(tmp_path):
     paths = (
-        f"recipe.space.weights={ported(tmp_path / 'vae.safetensors', 'kl_autoencoder')}",
-        f"recipe.dit4sr.base={ported(tmp_path / 'base.safetensors', 'mmdit')}",
-        f"recipe.text.null={text(tmp_path / 'null.safetensors')}",
+        f"recipe.space.checkpoint={ported(tmp_path / 'vae.safetensors', 'kl_autoencoder')}",
+        f"recipe.dit4sr.base_checkpoint={ported(tmp_path / 'base.safetensors', 'mmdit')}",
+        f"recipe.text.null_embedding={text(tmp_path / 'null.safetensors')}",
         "recipe.text.condition=null",
     )
-    names = ("recipe.name=dit4sr", "recipe.denoiser.name=dit4sr", "recipe.space.name=kl")
-    recipe = build_recipe(config(*names, *paths)["recipe"])
+    names = ("recipe.name=dit4sr", "recipe.space.name=kl")
+    section = config(*names, *paths)["recipe"]
     settings = toys.settings(mesh={"data": 1, "fsdp": 8}, fsdp_min_size=64)
-    mesh, optimizers = make_mesh(settings), make_optimizers(recipe, settings)
+    mesh = make_mesh(settings)
 
-    def placed(shapes):
+    def placed(data, shapes):
+        recipe = build_recipe(section, data=data)
+        optimizers = make_optimizers(recipe, settings)
         batch = {name: jax.ShapeDtypeStruct((8, *shape), jnp.float32) for name, shape in shapes.items()}
         abstract = abstract_train_state(recipe, optimizers, settings, mesh, batch)
         frozen = place_frozen(recipe, settings, mesh, batch, abstract)
@@ -100,8 +102,8 @@ def test_on_latents_dit4sr_places_only_its_base(tmp_path):
         }
 
     latents = {"hr_latent": (4, 4, 4), "lr_latent": (4, 4, 4), "text": (3, 16), "pooled_text": (12,)}
-    frozen, on_the_mesh = placed(latents)
+    frozen, on_the_mesh = placed("latents", latents)
     assert on_the_mesh == {BASE}
     kernel = frozen[BASE]["block_0"]["attention"]["query"]["kernel"]
     assert kernel.sharding.spec == P(None, "fsdp")
-    assert placed({"hr": (32, 32, 3), "lr": (8, 8, 3)})[1] == {AUTOENCODER, BASE, TEXTS}
+    assert placed("photos", {"hr": (32, 32, 3), "lr": (8, 8, 3)})[1] == {AUTOENCODER, BASE, TEXTS}

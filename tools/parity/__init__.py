@@ -1,1 +1,1 @@
-"""What tools/check_parity.py compares: cases, named weights, and one function per family."""
+"""The comparisons of tools/check_parity.py: reading fixtures, drawing weights, and one function per family."""

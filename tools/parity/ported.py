@@ -75,12 +75,12 @@ def _unet_blocks(inner: dict[str, Any]) -> Outputs:
     yield "hid/time_embed", output("time")
     yield "hid/input_blocks.0", channels_first(output("conv_in"))
     yield "hid/middle_block", channels_first(output("middle_2"))
-    for ours, theirs in (("down", "input_blocks"), ("up", "output_blocks")):
+    for direction, torch_name in (("down", "input_blocks"), ("up", "output_blocks")):
         for index in range(len(inner)):
             # The original's list entry is a block, perhaps followed by a Swin layer or a resampling, or a resampling.
-            candidates = [f"{ours}_{index}_{part}" for part in ("block", "swin", "to_coarse", "to_fine")]
+            candidates = [f"{direction}_{index}_{part}" for part in ("block", "swin", "to_coarse", "to_fine")]
             if present := [name for name in candidates if name in inner]:
-                yield f"hid/{theirs}.{index}", channels_first(output(present[-1]))
+                yield f"hid/{torch_name}.{index}", channels_first(output(present[-1]))
 
 
 def resshift_vq_family(case: Case, options: Options) -> Outputs:
@@ -165,9 +165,16 @@ def resshift_schedule_family(case: Case, options: Options) -> Outputs:
     common = case.config["common"]
     for name, variant in case.config["variants"].items():
         schedule = make_schedule({**common, **variant})
+        yield f"out/{name}/weight_loss_mse", variational_weight(schedule)
         for table in case.arrays:
-            if table.startswith(f"out/{name}/"):
-                yield table, getattr(schedule, table.rsplit("/", 1)[1])
+            field = table.rsplit("/", 1)[1]
+            if table.startswith(f"out/{name}/") and field != "weight_loss_mse":
+                yield table, getattr(schedule, field)
+
+
+def variational_weight(schedule: process.Schedule) -> np.ndarray:
+    """The weight of the error of x_0 in the variational bound, [T] (Eq. 8); framer_jax trains without it."""
+    return 0.5 / schedule.posterior_variance_clipped * (schedule.alpha / schedule.etas) ** 2
 
 
 def make_schedule(config: dict[str, Any]) -> process.Schedule:

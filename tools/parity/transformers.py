@@ -27,10 +27,13 @@ def port_transformer(case: Case, name: str) -> tuple[dict[str, Any], dict[str, A
     return params, arguments
 
 
-def time_and_text(case: Case, call: str = "") -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Timesteps and text condition of a call: '', '_a' or '_b'."""
-    t, tokens, pooled = (jnp.asarray(case.arrays[f"in/{name}{call}"]) for name in ("t", "e", "p"))
-    return t, {TEXT: tokens, POOLED_TEXT: pooled}
+def network_inputs(case: Case, call: str = "") -> tuple[jax.Array, jax.Array, dict[str, jax.Array]]:
+    """Noisy latents, timesteps and condition of a call: '', '_a' or '_b'."""
+    t, text, pooled = (jnp.asarray(case.arrays[f"in/{name}{call}"]) for name in ("t", "e", "p"))
+    condition = {TEXT: text, POOLED_TEXT: pooled}
+    if "in/lr" in case.arrays:
+        condition[LR_LATENT] = channels_last(case.arrays["in/lr"])
+    return channels_last(case.arrays[f"in/x{call}"]), t, condition
 
 
 def mmdit_family(case: Case, options: Options) -> Outputs:
@@ -38,7 +41,7 @@ def mmdit_family(case: Case, options: Options) -> Outputs:
     params, arguments = port_transformer(case, "mmdit")
     model = MMDiT(**arguments)
     for call in ("_a", "_b"):
-        inputs = (channels_last(case.arrays[f"in/x{call}"]), *time_and_text(case, call))
+        inputs = network_inputs(case, call)
         (prediction, _), inner = apply_and_capture(model, params, *inputs)
         yield f"out/{call[1:]}", channels_first(prediction)
         if call == "_a":
@@ -50,8 +53,7 @@ def dit4sr_family(case: Case, options: Options) -> Outputs:
     """The prediction, its taps, the layers of every block, and gradients of the mean square of the prediction."""
     params, arguments = port_transformer(case, "dit4sr_transformer")
     model = DiT4SRTransformer(**arguments, taps="prediction")
-    t, text = time_and_text(case)
-    inputs = (channels_last(case.arrays["in/x"]), t, {**text, LR_LATENT: channels_last(case.arrays["in/lr"])})
+    inputs = network_inputs(case)
     (prediction, taps), inner = apply_and_capture(model, params, *inputs)
     yield "out/v", channels_first(prediction)
     for index, tap in enumerate((*taps, prediction)):

@@ -46,9 +46,9 @@ FILES = {
 """The only files of the checkout that are loaded; importing its package would import all of BasicSR."""
 
 KINDS = {
-    f"{form}otropic_{ours}": f"{theirs}{short}"
-    for form, short in (("is", "iso"), ("anis", "aniso"))
-    for ours, theirs in (("gaussian", ""), ("generalized_gaussian", "generalized_"), ("plateau", "plateau_"))
+    f"{form}otropic_{kind}": f"{prefix}{suffix}"
+    for form, suffix in (("is", "iso"), ("anis", "aniso"))
+    for kind, prefix in (("gaussian", ""), ("generalized_gaussian", "generalized_"), ("plateau", "plateau_"))
 }
 """Kernel kinds of framer_jax → those of BasicSR."""
 

@@ -15,7 +15,7 @@ from framer_jax.recipes.components.networks import DTYPES
 from framer_jax.recipes.method import Config, WeightFile, WeightReader
 
 LPIPS = "lpips"
-"""Section of the configuration, entry of `frozen`, and name of the term in the logs."""
+"""Section of the configuration; by default also the entry of `frozen` and the name of the term in the logs."""
 
 WEIGHT_FILE = WeightFile((LPIPS, "checkpoint"), "LPIPS network", training_only=True)
 
@@ -28,8 +28,8 @@ class LpipsSettings:
     checkpoint: str = knob("", "Path of its weights, as published or from `framer-jax port`.")
 
 
-def lpips_loss(module: Lpips, params: Params, weight: float) -> AuxiliaryLoss:
-    """LPIPS as an auxiliary loss, see framer_jax.losses.lpips; the gradient reaches the first image only."""
+def lpips_loss(module: Lpips, params: Params, weight: float, name: str = LPIPS) -> AuxiliaryLoss:
+    """LPIPS as an auxiliary loss of a name, see framer_jax.losses.lpips; the gradient reaches the first image only."""
 
     def distance(params: Params, image: jax.Array, reference: jax.Array) -> jax.Array:
         def features(image: jax.Array) -> tuple[tuple[jax.Array, ...], tuple[jax.Array, ...]]:
@@ -38,10 +38,12 @@ def lpips_loss(module: Lpips, params: Params, weight: float) -> AuxiliaryLoss:
         image_features, heads = features(image)
         return lpips(image_features, features(jax.lax.stop_gradient(reference))[0], heads)
 
-    return AuxiliaryLoss(LPIPS, weight, distance, params)
+    return AuxiliaryLoss(name, weight, distance, params)
 
 
-def auxiliary_losses(config: Config, weight: float, purpose: str, reader: WeightReader) -> tuple[AuxiliaryLoss, ...]:
+def auxiliary_losses(
+    config: Config, weight: float, purpose: str, reader: WeightReader, name: str = LPIPS
+) -> tuple[AuxiliaryLoss, ...]:
     """The auxiliary losses of a method with a perceptual term; none unless it is trained with a weight above 0."""
     if purpose != "training" or not weight:
         return ()
@@ -49,4 +51,4 @@ def auxiliary_losses(config: Config, weight: float, purpose: str, reader: Weight
     network = reader.network(
         WEIGHT_FILE.knob, section["checkpoint"], f"lpips_{section['net']}", "LPIPS", DTYPES[config["dtype"]]
     )
-    return (lpips_loss(network.module, network.params, weight),)
+    return (lpips_loss(network.module, network.params, weight, name),)

@@ -36,7 +36,8 @@ class SpaceSettings:
     )
     checkpoint: str = knob("", "vq_f4, kl: path of the autoencoder, as published or from `framer-jax port`.")
     shift: float | None = knob(
-        None, "kl: subtracted when latents are normalized; None: the autoencoder's own (published TSD-SR weights: 0)."
+        None,
+        "kl: shift of normalized latents; None: the autoencoder's own; 0 for weights trained without it.",
     )
     levels: int = knob(
         2, "wavelet: a latent position covers 2^levels x 2^levels HR pixels; keep it at the LR grid.", at_least=1

@@ -64,7 +64,7 @@ def _build(config: Config, purpose: str, data: str, reader: WeightReader) -> Rec
     space = spaces.build_space(config, purpose, reader)
     denoiser = build_denoiser(config, space)
     spaces.check_grid(config, space, denoiser.downsampling)
-    auxiliary = perceptual.auxiliary_losses(config, settings.perceptual_weight, purpose, reader)
+    auxiliary = perceptual.auxiliary_losses(config, settings.perceptual_weight, purpose, reader, name="perceptual")
     return resshift(denoiser, space, config["scale"], settings, auxiliary)
 
 

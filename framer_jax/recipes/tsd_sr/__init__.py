@@ -34,9 +34,8 @@ PROTOCOL = UpscaleProtocol(
     shorter_side=512,
     autoencoder_tiles=(1024, 1792),
 )
-"""As TSD-SR's released code. Differences: the image is upsampled to its final size before the colors are restored
-(there,
-the size is restored before the colors), and AdaIN's source is the upsampled image (there, the LR image)."""
+"""As TSD-SR's released code; its authors use AdaIN for their benchmarks. Differences: the released code upsamples the
+image in one step, restores its size before its colors, and takes the LR image as AdaIN's source."""
 
 
 def _build(config: Config, purpose: str, data: str, reader: WeightReader) -> Recipe:
