@@ -190,7 +190,7 @@ def _port_lora(model: str, ours: Ours, path: Path, output: Path) -> dict[str, An
     state = write_layers(weights, ours.params, {"": ours.lora}, prefix=weights.folder, alphas=False)
     write_state(output, state)
     facts = _facts(output, f"LoRA of {model}", _count(state)) | {"tensors": len(state)}
-    note = "the LoRA alone, of alpha = rank: parameters that were trained beside it are not in it"
+    note = "the LoRA alone, of alpha = rank: parameters that were trained with it are not in it"
     return facts | _described({"files": ours.files}) | {"note": note}
 
 

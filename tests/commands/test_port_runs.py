@@ -1,14 +1,14 @@
-"""`framer-jax port` of trained runs: put together with their base, stacked or not, as files, folders and LoRAs."""
+"""`framer-jax port` of trained runs: merged with their base, stacked or not, as files, folders and LoRAs."""
 
 import json
 
 import jax
 import numpy as np
 import pytest
-from framer_jax.recipes.pretrained import read
-from framer_jax.recipes.stable_diffusion import read_base
 
-from framer_jax.commands.train import starting_weights, train_from_config
+from framer_jax.checkpoints.networks import read_network
+from framer_jax.checkpoints.open import READER, build_recipe
+from framer_jax.commands.train import initial_weights, train_from_config
 from framer_jax.diffusion.noise import noise_field
 from framer_jax.models.lora import init_lora, make_lora, merge
 from framer_jax.models.mmdit import MMDiT, match_block_layout
@@ -19,34 +19,38 @@ from framer_jax.porting.mmdit import MMDIT
 from framer_jax.porting.table import MAPS
 from framer_jax.porting.torch_files import read_state
 from framer_jax.porting.weights import load_weights, save_weights
-from framer_jax.recipes.table import build_recipe
+from framer_jax.recipes.dit4sr.weights import read_base
 from framer_jax.trees import flatten_names, nest_names
 from tests.commands.test_port import port, refused
 from tests.support.tiny import config, photos, ported, random_weights, weights
 
 DEPTH = {"depth": 3, "dual_blocks": 2}
 
-LORA = ("recipe.dit4sr.lora=attention/(query|out)$", "recipe.dit4sr.lora_rank=2", "recipe.dit4sr.lora_alpha=3.0")
+LORA = (
+    "recipe.dit4sr.lora_modules=attention/(query|out)$",
+    "recipe.dit4sr.lora_rank=2",
+    "recipe.dit4sr.lora_alpha=3.0",
+)
 
 ALONE = ("recipe.dit4sr.trainable=nothing", *LORA)
-"""The base with a LoRA, and control layers as they were."""
+"""The base with a LoRA; the control layers are not trained."""
 
-SCAN = ("recipe.denoiser.dit4sr.scan=True",)
+SCAN = ("recipe.denoiser.dit4sr_transformer.scan=True",)
 
 APART = MMDiT(**DEPTH)
-"""Whose blocks lie one by one."""
+"""A transformer whose blocks are not stacked."""
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """What a run needs, and runs: of control layers and a LoRA, of a LoRA alone, and the first of a scan."""
+    """A base and runs: of control layers and a LoRA, of a LoRA alone, and the first one with scanned blocks."""
     place = tmp_path_factory.mktemp("runs")
     ported(place / "base.safetensors", "mmdit", channels=48, **DEPTH)
     photos(place / "photos")
     weights(place / "both.safetensors", *knobs(place), *LORA)
     weights(place / "alone.safetensors", *knobs(place), *ALONE)
     params, metadata = load_weights(place / "both.safetensors")
-    metadata["config"]["recipe"]["denoiser"]["dit4sr"]["scan"] = True
+    metadata["config"]["recipe"]["denoiser"]["dit4sr_transformer"]["scan"] = True
     stacked = {name: match_block_layout(group, APART.clone(scan=True)) for name, group in params.items()}
     save_weights(place / "scanned.safetensors", stacked, metadata)
     return place
@@ -55,20 +59,19 @@ def folder(tmp_path_factory):
 def knobs(folder):
     return (
         "recipe.name=dit4sr",
-        "recipe.denoiser.name=dit4sr",
         "recipe.space.statistics=image",  # wavelets instead of an autoencoder, which would be compiled too
-        "recipe.denoiser.dit4sr.depth=3",
-        "recipe.denoiser.dit4sr.dual_blocks=2",
-        f"recipe.dit4sr.base={folder}/base.safetensors",
+        "recipe.denoiser.dit4sr_transformer.depth=3",
+        "recipe.denoiser.dit4sr_transformer.dual_blocks=2",
+        f"recipe.dit4sr.base_checkpoint={folder}/base.safetensors",
         "recipe.text.condition=zero",
     )
 
 
 def expected(folder, run):
-    """The whole transformer, added up in NumPy."""
-    arguments = config(*knobs(folder))["recipe"]["denoiser"]["dit4sr"]
+    """The whole transformer, merged in NumPy."""
+    arguments = config(*knobs(folder))["recipe"]["denoiser"]["dit4sr_transformer"]
     groups, _ = load_weights(folder / f"{run}.safetensors")
-    base = flatten_names(read_base(str(folder / "base.safetensors"), arguments))[0]
+    base = flatten_names(read_base(str(folder / "base.safetensors"), arguments, READER))[0]
     whole = dict(base) | flatten_names(groups["denoiser"])[0]
     factors = flatten_names(groups["lora"])[0]
     for path in {name.rpartition("/")[0] for name in factors}:
@@ -87,62 +90,73 @@ def same(params, reference, tolerance=1e-6):
 
 @pytest.mark.parametrize("run", ["both", "scanned"])
 def test_a_run_becomes_a_folder_of_the_whole_transformer(folder, tmp_path, capsys, run):
-    assert port(folder / f"{run}.safetensors", tmp_path / "out", "--model", "dit4sr", "--to", "diffusers") == 0
+    assert (
+        port(folder / f"{run}.safetensors", tmp_path / "out", "--model", "dit4sr_transformer", "--to", "diffusers") == 0
+    )
     printed = capsys.readouterr().out
     for file in (f"{run}.safetensors", "base.safetensors"):
         assert f"{file}  {sha256_of(folder / file)}" in printed
-    assert "compatibility 'correct', reading 'added': DiT4SR's released code computes otherwise" in printed
+    assert "variant 'correct', lr_attention 'added': DiT4SR's released code computes something else" in printed
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
         "config.json",
         "diffusion_pytorch_model.safetensors",
     ]
-    found = read_config(tmp_path / "out")
-    assert found["_class_name"] == "SD3Transformer2DModel" and found["dual_attention_layers"] == [0, 1]
-    assert (found["num_layers"], found["sample_size"], found["pos_embed_max_size"]) == (3, 128, 32)
-    again = read("dit4sr", tmp_path / "out")
-    assert (again.arguments["compatibility"], again.arguments["depth"]) == ("correct", 3)
+    written = read_config(tmp_path / "out")
+    assert written["_class_name"] == "SD3Transformer2DModel" and written["dual_attention_layers"] == [0, 1]
+    assert (written["num_layers"], written["sample_size"], written["pos_embed_max_size"]) == (3, 128, 32)
+    again = read_network("dit4sr_transformer", tmp_path / "out")
+    assert (again.arguments["variant"], again.arguments["depth"]) == ("correct", 3)
     same(again.params, expected(folder, "both"))
 
 
-def test_a_whole_run_may_also_be_a_file_of_either_side(folder, tmp_path):
-    """Of ours it can be a base in its turn."""
-    words = (folder / "both.safetensors", tmp_path / "ours.safetensors", "--model", "dit4sr")
+def test_a_merged_run_may_also_be_a_file_of_framer_jax_or_pytorch(folder, tmp_path):
+    """In framer_jax's format, it can be the base of another run."""
+    words = (folder / "both.safetensors", tmp_path / "ours.safetensors", "--model", "dit4sr_transformer")
     assert port(*words) == 0
     metadata = load_weights(tmp_path / "ours.safetensors")[1]
-    assert metadata["model"] == "dit4sr" and metadata["arguments"]["strength"] == 1.2
+    assert metadata["model"] == "dit4sr_transformer" and metadata["arguments"]["control_scale"] == 1.2
     assert [file["file"] for file in metadata["source"]["files"]] == ["both.safetensors", "base.safetensors"]
-    arguments = config(*knobs(folder))["recipe"]["denoiser"]["dit4sr"]
-    same(read_base(str(tmp_path / "ours.safetensors"), arguments), expected(folder, "both"))
-    assert port(words[0], tmp_path / "torch.safetensors", "--model", "dit4sr", "--to", "torch") == 0
-    same(read("dit4sr", tmp_path / "torch.safetensors").params, expected(folder, "both"))
+    arguments = config(*knobs(folder))["recipe"]["denoiser"]["dit4sr_transformer"]
+    same(read_base(str(tmp_path / "ours.safetensors"), arguments, READER), expected(folder, "both"))
+    assert port(words[0], tmp_path / "torch.safetensors", "--model", "dit4sr_transformer", "--to", "torch") == 0
+    same(read_network("dit4sr_transformer", tmp_path / "torch.safetensors").params, expected(folder, "both"))
 
 
 def test_a_lora_alone_becomes_the_base_model_again(folder, tmp_path, capsys):
     words = ("--model", "mmdit", "--to", "diffusers")
     assert port(folder / "alone.safetensors", tmp_path / "out", *words) == 0
     plain = {name: leaf for name, leaf in expected(folder, "alone").items() if "control" not in name}
-    same(read("mmdit", tmp_path / "out").params, plain)
+    same(read_network("mmdit", tmp_path / "out").params, plain)
     capsys.readouterr()
     assert port(folder / "both.safetensors", tmp_path / "other", *words) == 2
-    refused(capsys, "both.safetensors: its control layers have an effect", "is not zero", "make --model dit4sr of it")
-    joint = ("recipe.denoiser.dit4sr.reading=joint",)
+    refused(
+        capsys, "both.safetensors: its control layers have an effect", "is not zero", "use --model dit4sr_transformer"
+    )
+    joint = ("recipe.denoiser.dit4sr_transformer.lr_attention=joint",)
     weights(tmp_path / "joint.safetensors", *knobs(folder), *ALONE, *joint)
     assert port(tmp_path / "joint.safetensors", tmp_path / "other", *words) == 2
     refused(capsys, "LR tokens take weight in the softmax")
     assert port(folder / "both.safetensors", tmp_path / "other", "--model", "swinir", "--to", "torch") == 2
-    refused(capsys, "a run of dit4sr becomes dit4sr or mmdit, not swinir")
+    refused(capsys, "a run of dit4sr becomes dit4sr_transformer or mmdit, not swinir")
     assert not (tmp_path / "other").exists()
 
 
 @pytest.mark.parametrize("run", ["alone", "scanned"])
 def test_a_lora_is_written_by_itself(folder, tmp_path, capsys, run):
-    words = (folder / f"{run}.safetensors", tmp_path / "lora.safetensors", "--model", "dit4sr", "--to", "lora")
+    words = (
+        folder / f"{run}.safetensors",
+        tmp_path / "lora.safetensors",
+        "--model",
+        "dit4sr_transformer",
+        "--to",
+        "lora",
+    )
     assert port(*words) == 0
-    assert "parameters that were trained beside it are not in it" in capsys.readouterr().out
+    assert "parameters that were trained with it are not in it" in capsys.readouterr().out
     state, _ = read_state(tmp_path / "lora.safetensors")
     # two factors of two layers of three blocks, no alphas
     assert len(state) == 2 * 2 * 3 and "transformer.transformer_blocks.2.attn.to_out.0.lora_A.weight" in state
-    base = read("mmdit", folder / "base.safetensors").params
+    base = read_network("mmdit", folder / "base.safetensors").params
     (layers,) = read_layers(MMDIT, base, state, "lora").values()
     assert set(layers.alphas.values()) == {2.0}  # the rank: ours is in the factor
     if run == "scanned":  # whose control layers are trained too
@@ -156,18 +170,18 @@ def test_a_lora_is_written_by_itself(folder, tmp_path, capsys, run):
     refused(capsys, "no LoRA was trained in it")
 
 
-def test_a_run_is_put_together_with_its_own_base_alone(folder, tmp_path, capsys):
-    """Beside it before where it was; another one is refused."""
+def test_a_run_is_merged_with_its_own_base_only(folder, tmp_path, capsys):
+    """The base next to the run comes before the one at the recorded path; another one is refused."""
     params, metadata = load_weights(folder / "both.safetensors")
-    metadata["config"]["recipe"]["dit4sr"]["base"] = "base.safetensors"
+    metadata["config"]["recipe"]["dit4sr"]["base_checkpoint"] = "base.safetensors"
     run = tmp_path / "run.safetensors"
     save_weights(run, params, metadata)
-    words = (run, tmp_path / "out", "--model", "dit4sr", "--to", "diffusers")
+    words = (run, tmp_path / "out", "--model", "dit4sr_transformer", "--to", "diffusers")
     assert port(*words) == 2
-    refused(capsys, "run.safetensors needs the base model 'base.safetensors'", "put it beside the weights")
+    refused(capsys, "run.safetensors needs the base model 'base.safetensors'", "put it next to the weights")
     (tmp_path / "base.safetensors").write_bytes((folder / "base.safetensors").read_bytes())
     assert port(*words) == 0
-    save_weights(run, params, metadata | {"weights": {"recipe.dit4sr.base": 64 * "0"}})
+    save_weights(run, params, metadata | {"weights": {"recipe.dit4sr.base_checkpoint": 64 * "0"}})
     assert port(*words, "--overwrite") == 2
     refused(capsys, "base.safetensors is not the base model that", "was trained with")
     lacking = {name: leaf for name, leaf in flatten_names(params)[0].items() if "block_1/mlp/conv" not in name}
@@ -176,16 +190,18 @@ def test_a_run_is_put_together_with_its_own_base_alone(folder, tmp_path, capsys)
     refused(capsys, "missing (2): denoiser/block_1/mlp/conv_control/bias")
 
 
-def test_a_base_of_two_bytes_is_written_as_it_was_trained_on(folder, tmp_path):
+def test_a_base_in_bfloat16_is_written_as_it_was_in_training(folder, tmp_path):
     weights(tmp_path / "run.safetensors", *knobs(folder), "recipe.dit4sr.base_dtype=bfloat16")
-    assert port(tmp_path / "run.safetensors", tmp_path / "out", "--model", "dit4sr", "--to", "diffusers") == 0
-    found = read("dit4sr", tmp_path / "out").params["context"]["kernel"]
+    assert (
+        port(tmp_path / "run.safetensors", tmp_path / "out", "--model", "dit4sr_transformer", "--to", "diffusers") == 0
+    )
+    found = read_network("dit4sr_transformer", tmp_path / "out").params["context"]["kernel"]
     kernel = load_weights(folder / "base.safetensors")[0]["context"]["kernel"]
     np.testing.assert_array_equal(found, np.asarray(jax.numpy.asarray(kernel, jax.numpy.bfloat16), np.float32))
     assert np.any(found != kernel)
 
 
-@pytest.mark.parametrize("name", ["mmdit", "dit4sr", "kl_autoencoder"])
+@pytest.mark.parametrize("name", ["mmdit", "dit4sr_transformer", "kl_autoencoder"])
 def test_ported_models_become_folders_and_come_back(tmp_path, name, capsys):
     first = ported(tmp_path / "first.safetensors", name)
     assert port(first, tmp_path / "out", "--model", name, "--to", "diffusers") == 0
@@ -195,14 +211,14 @@ def test_ported_models_become_folders_and_come_back(tmp_path, name, capsys):
     assert port(tmp_path / "out", tmp_path / "again.safetensors", "--model", name) == 0
     (params, metadata), (again, other) = (load_weights(tmp_path / f"{file}.safetensors") for file in ("first", "again"))
     same(again, flatten_names(params)[0], 0)
-    told = json.loads(json.dumps(metadata["arguments"]))
-    assert {key: other["arguments"][key] for key in told} == told
+    arguments = json.loads(json.dumps(metadata["arguments"]))
+    assert {key: other["arguments"][key] for key in arguments} == arguments
 
 
 def test_others_have_no_folders(tmp_path, capsys):
     first = ported(tmp_path / "first.safetensors", "swinir")
     assert port(first, tmp_path / "out", "--model", "swinir", "--to", "diffusers") == 2
-    refused(capsys, "there are no folders of swinir, only of kl_autoencoder, mmdit, dit4sr: use --to torch")
+    refused(capsys, "there are no folders of swinir, only of kl_autoencoder, mmdit, dit4sr_transformer: use --to torch")
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("mine")
     base = ported(tmp_path / "base.safetensors", "mmdit")
@@ -216,22 +232,22 @@ def test_others_have_no_folders(tmp_path, capsys):
 
 
 def test_scanned_and_unscanned_runs_start_each_other(folder):
-    """And make the same pictures."""
+    """And give the same images."""
     lr = np.random.default_rng(0).uniform(size=(1, 8, 8, 3)).astype(np.float32)
-    pictures = []
+    images = []
     for scan, file in ((SCAN, "both"), ((), "scanned"), (SCAN, "scanned")):
         settings = config(*knobs(folder), *LORA, *scan)["recipe"]
         recipe = build_recipe(settings)
-        params, digest = starting_weights(recipe, settings, str(folder / f"{file}.safetensors"))
+        params, digest = initial_weights(recipe, settings, str(folder / f"{file}.safetensors"))
         assert digest == sha256_of(folder / f"{file}.safetensors")
         assert ("blocks_dual" in params["lora"]) == bool(scan)
         if (scan, file) == (SCAN, "both"):
             assert params["lora"]["blocks_dual"]["attention"]["query"]["down"].shape == (2, 16, 2)
-        if pictures and scan:
+        if images and scan:
             continue  # the same program as the first
-        pictures.append(jax.jit(recipe.mean)(params, recipe.frozen, lr, noise_field(jax.random.key(7), 1)))
-    np.testing.assert_allclose(*pictures, atol=2e-5)
-    assert np.std(pictures[0]) > 0.01
+        images.append(jax.jit(recipe.mean)(params, recipe.frozen, lr, noise_field(jax.random.key(7), 1)))
+    np.testing.assert_allclose(*images, atol=2e-5)
+    assert np.std(images[0]) > 0.01
 
 
 @pytest.mark.slow
@@ -246,8 +262,8 @@ def test_a_scanned_run_with_a_lora_is_trained_from_an_unscanned_one(folder, tmp_
     assert before.keys() == after.keys() and all(np.any(after[name] != leaf) for name, leaf in before.items())
     (tmp_path / "run" / "base.safetensors").write_bytes((folder / "base.safetensors").read_bytes())
     run, out = tmp_path / "run" / "weights.safetensors", tmp_path / "out"
-    assert port(run, out, "--model", "dit4sr", "--to", "diffusers") == 0
-    found = read("dit4sr", out).params["block_1"]["attention"]["query"]["kernel"]
+    assert port(run, out, "--model", "dit4sr_transformer", "--to", "diffusers") == 0
+    found = read_network("dit4sr_transformer", out).params["block_1"]["attention"]["query"]["kernel"]
     factors = trained["lora"]["blocks_dual"]["attention"]["query"]
     base = load_weights(folder / "base.safetensors")[0]["block_1"]["attention"]["query"]["kernel"]
     np.testing.assert_allclose(found, base + 1.5 * factors["down"][1] @ factors["up"][1], atol=1e-6)
@@ -270,8 +286,9 @@ def test_a_run_of_tsd_sr_becomes_a_transformer_and_an_autoencoder(tmp_path, caps
     whole = load_weights(tmp_path / f"{base}.safetensors")[0]
     lora = init_lora(jax.random.key(0), whole, "block_0/attention/query$|encoder/conv_in", 2, 2.0)
     factors = random_weights(dict(lora.factors))
-    settings = config("recipe.name=tsd_sr", "recipe.denoiser.name=mmdit", "recipe.tsd_sr.lora_scale=0.5")
-    settings["recipe"]["tsd_sr"]["base"], settings["recipe"]["space"]["weights"] = "base.safetensors", "vae.safetensors"
+    settings = config("recipe.name=tsd_sr", "recipe.tsd_sr.lora_scale=0.5")
+    settings["recipe"]["tsd_sr"]["base_checkpoint"] = "base.safetensors"
+    settings["recipe"]["space"]["checkpoint"] = "vae.safetensors"
     run = tmp_path / "run.safetensors"
     settings["recipe"]["denoiser"]["mmdit"]["scan"] = scan
     save_weights(
@@ -279,14 +296,17 @@ def test_a_run_of_tsd_sr_becomes_a_transformer_and_an_autoencoder(tmp_path, caps
     )
     assert port(run, tmp_path / "out", "--model", model, "--to", "diffusers") == 0
     merged = merge(whole, {"a": make_lora(factors, 1.0)})  # half of the rank
-    same(read(model, tmp_path / "out").params, flatten_names(jax.tree.map(np.asarray, merged))[0])
+    same(read_network(model, tmp_path / "out").params, flatten_names(jax.tree.map(np.asarray, merged))[0])
     assert port(run, tmp_path / "lora.safetensors", "--model", model, "--to", "lora") == 0
     state, _ = read_state(tmp_path / "lora.safetensors")
     assert len(state) == 2 and key in state
     (layers,) = read_layers(MAPS[model], whole, state, "lora").values()
     same(jax.tree.map(np.asarray, merge(whole, {"a": make_lora(*layers)})), flatten_names(merged)[0])
     capsys.readouterr()
-    for other, fault in (("dit4sr", "a run of tsd_sr becomes mmdit or kl_autoencoder"), (model, "is the base's own")):
+    for other, fault in (
+        ("dit4sr_transformer", "a run of tsd_sr becomes mmdit or kl_autoencoder"),
+        (model, "is the base's own"),
+    ):
         if other == model:
             save_weights(run, {"other": factors}, {"config": settings})
         assert port(run, tmp_path / "other", "--model", other, "--to", "diffusers") == 2

@@ -87,7 +87,10 @@ METHOD = Method(
     identity=(("name",), ("space",)),
     sampler_knobs=(("dit4sr", "sampling_steps"), ("dit4sr", "guidance"), ("dtype",)),
     published=published_by(_build),
-    merge={NETWORK: partial(merge, model=NETWORK), BASE_NETWORK: partial(merge, model=BASE_NETWORK)},
+    merge={
+        NETWORK: partial(merge, build=_build, model=NETWORK),
+        BASE_NETWORK: partial(merge, build=_build, model=BASE_NETWORK),
+    },
     protocols={"dit4sr": PROTOCOL},
     tiny=("recipe.dit4sr.sampling_steps=2", *texts.TINY),
     renamed_knobs={

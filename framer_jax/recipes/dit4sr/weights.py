@@ -13,12 +13,13 @@ from framer_jax.models.dit4sr_transformer import resolve_lr_attention, with_cont
 from framer_jax.models.mmdit import JointTransformer, match_block_layout
 from framer_jax.porting.table import map_named
 from framer_jax.porting.weights import read_metadata
-from framer_jax.recipes.base import Params, Recipe
+from framer_jax.recipes.base import Params, Recipe, expected_params
 from framer_jax.recipes.components.base_model import BASE, base_file, cast_frozen, check_same_size
 from framer_jax.recipes.components.networks import execution_knobs
 from framer_jax.recipes.dit4sr.recipe import LORA, merge_params
 from framer_jax.recipes.dit4sr.settings import Dit4srSettings
 from framer_jax.recipes.method import (
+    PHOTOS,
     Build,
     Config,
     MergedNetwork,
@@ -27,6 +28,7 @@ from framer_jax.recipes.method import (
     WeightReader,
     with_values,
 )
+from framer_jax.trees import check_same_structure
 
 BASE_FILE = base_file("dit4sr")
 
@@ -91,7 +93,7 @@ def published_by(build: Build) -> Published:
                 f"{path} is a transformer without the LoRA of recipe.dit4sr.lora_modules: leave that empty"
             )
         try:
-            recipe = build(with_values(config, {BASE_FILE.path: str(path)}), purpose, "photos", reader)
+            recipe = build(with_values(config, {BASE_FILE.path: str(path)}), purpose, PHOTOS, reader)
         except (ValueError, FileNotFoundError) as error:  # the path was given as weights, not as a base
             raise type(error)(str(error).replace(BASE_FILE.knob, "weights")) from error
         return recipe, dict(recipe.initial_params)
@@ -99,16 +101,19 @@ def published_by(build: Build) -> Published:
     return Published(matches, in_folder, open_published, None, (), "dit4sr_sd35")
 
 
-def merge(run: TrainedRun, model: str) -> MergedNetwork:
+def merge(run: TrainedRun, build: Build, model: str) -> MergedNetwork:
     """A run as one whole transformer: the trained parameters joined with the frozen base, the LoRA merged.
 
     Args:
       run: the run.
+      build: builds the recipe, whose parameters the run must have.
       model: 'dit4sr_transformer', or 'mmdit' if the control layers have no effect.
 
     Raises:
-      ValueError: control layers that have an effect have no place in 'mmdit'.
+      ValueError: the run lacks parameters, or its control layers have an effect and 'mmdit' has none.
     """
+    recipe = build(run.config, "description", PHOTOS, run.reader)
+    check_same_structure(run.groups, expected_params(recipe), str(run.path))
     arguments = dict(run.config["denoiser"][NETWORK])
     unstacked = JointTransformer(depth=arguments["depth"], dual_blocks=arguments["dual_blocks"])
     groups = {name: match_block_layout(group, unstacked) for name, group in run.groups.items()}
