@@ -131,12 +131,15 @@ def test_what_cannot_be_precomputed(place, capsys):
         (("--batch", "3"), (), "--batch 3 must be a multiple of the 8 devices"),
         (("--samples", "0"), (), "--samples must be at least 1"),
         (("--shard", "2/2"), (), "--shard must be I/N with 0 <= I < N"),
-        ((), ("recipe.name=resshift",), "has no teacher whose outputs could be precomputed"),
         ((), (f"data.train={place}/records",), "holds records already"),
         (("--output", str(place / "photos")), (), "is the folder of the photographs"),
     ):
         assert precompute(place, "records", *words, more=more) == 2
         assert message in capsys.readouterr().err
+    settings = [word for knob in overrides(f"data.train={place}/photos") for word in ("--set", knob)]
+    words = ("--config", "default", "--output", str(place / "never"), "--samples", "8")
+    assert main(["precompute", "teacher", *words, *settings]) == 2
+    assert "the recipe 'resshift' has no teacher whose outputs could be precomputed" in capsys.readouterr().err
     assert parse_shard("3/4") == (3, 4)
 
 
