@@ -151,12 +151,13 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> ConfigDict:
         raise ConfigError(f"{file}: get_config() gives no {', '.join(missing)}: start from framer_jax.config.default()")
     _check_sections(config, file)
     pairs = [_present_override(override) for override in overrides]
-    for key, text in pairs:
-        if key == "recipe.name" and text != config.recipe.name:
-            config = with_method(config, text)
+    method = dict(pairs).get("recipe.name", config.recipe.name)  # the last one
+    if method != config.recipe.name:
+        config = with_method(config, method)
     config.lock()
     for key, text in pairs:
-        _apply(config, key, text)
+        if key != "recipe.name":
+            _apply(config, key, text)
     check_config(to_dict(config))
     return config
 
@@ -366,10 +367,8 @@ def _apply(config: ConfigDict, key: str, text: str) -> None:
     present = node[last]
     if isinstance(present, ConfigDict) and len(present):
         raise ConfigError(f"{key} is a section: set one of its knobs, {', '.join(sorted(present))}")
-    if key in ("schema", "recipe.name"):
-        if str(present) != text:
-            raise ConfigError(f"{key} cannot be set to {text}")
-        return
+    if key == "schema":
+        raise ConfigError("schema is the version of the configuration's layout: it cannot be set")
     value: Any = text
     optional = isinstance(dict(node.items(preserve_field_references=True))[last], FieldReference)
     if not isinstance(present, str) or (optional and text == "None"):
