@@ -151,12 +151,13 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> ConfigDict:
         raise ConfigError(f"{file}: {error}") from error
     try:
         pairs = [parse_override(override) for override in overrides]
-        for key, text in pairs:
-            if key == "recipe.name" and text != config.recipe.name:
-                config = with_method(config, text)
+        method = dict(pairs).get("recipe.name", config.recipe.name)  # the last one
+        if method != config.recipe.name:
+            config = with_method(config, method)
         config.lock()
         for key, text in pairs:
-            apply_override(config, key, text)
+            if key != "recipe.name":
+                apply_override(config, key, text)
         check_config(to_dict(config))
     except ValueError as error:
         raise ConfigError(str(error)) from error

@@ -16,9 +16,6 @@ LOGGER = logging.getLogger(__name__)
 FREE = "training.updates."
 """Beginning of the knobs whose names and types are the user's own."""
 
-FIXED = ("schema", "recipe.name")
-"""Entries that decide which knobs a configuration has, so they cannot be overridden in it."""
-
 
 def parse_override(override: str) -> tuple[str, str]:
     """(knob, text of its value) of a 'key.path=value' override, in present names; former names are logged.
@@ -36,7 +33,7 @@ def parse_override(override: str) -> tuple[str, str]:
 
 
 def apply_override(config: ConfigDict, key: str, text: str) -> None:
-    """Set one knob of a configuration.
+    """Set one knob of a configuration; `recipe.name` is for framer_jax.config.with_method.
 
     Args:
       config: the configuration.
@@ -56,10 +53,8 @@ def apply_override(config: ConfigDict, key: str, text: str) -> None:
     present = node[last]
     if isinstance(present, ConfigDict) and len(present):
         raise ValueError(f"{key} is a section: set one of its knobs, {', '.join(sorted(present))}")
-    if key in FIXED:
-        if str(present) != text:
-            raise ValueError(f"{key} cannot be set to {text}")
-        return
+    if key == "schema":
+        raise ValueError("schema is the version of the configuration's layout: it cannot be set")
     optional = isinstance(dict(node.items(preserve_field_references=True))[last], FieldReference)
     is_text = isinstance(present, str) and not (optional and text == "None")
     value = text if is_text else _literal(text)

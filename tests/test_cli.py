@@ -126,7 +126,7 @@ def test_a_loss_that_is_not_a_number_stops_the_run(data, tmp_path, capsys):
 
 def test_a_loss_that_explodes_names_the_last_checkpoint(data, tmp_path, capsys):
     workdir = tmp_path / "run"
-    # best_metric off: pictures of the exploded model have no score
+    # best_metric off: images of the exploded model have no score
     status = train(workdir, data, "training.learning_rate=1e15", "training.best_metric=", "training.validate_every=2")
     fails(
         capsys,
@@ -145,11 +145,11 @@ def test_a_loss_that_explodes_names_the_last_checkpoint(data, tmp_path, capsys):
             ["training.mesh.data=-1", "training.global_batch=12"],
             [r"global_batch 12 is not divisible by 8 devices .*use 8 or 16"],
         ),
-        (["training.stepz=3"], ["unknown key 'training.stepz': training has .*steps"]),
-        (["recipe.name=resnet"], ["unknown recipe 'resnet': choose one of augkd, dit4sr, dtkd, flow, resshift"]),
-        (["framer.variant=mine"], ["unknown reading of FRAMER 'mine': choose one of paper, released"]),
+        (["training.stepz=3"], ["unknown knob 'training.stepz': did you mean 'training.steps'"]),
+        (["recipe.name=resnet"], [r"unknown method recipe\.name 'resnet': did you mean 'resshift'"]),
+        (["framer.variant=mine"], ["framer.variant is 'mine': it must be one of none, paper, released"]),
         (["framer.variant=paper", "framer.objective=all"], ["all"]),
-        (["data.degradation=fog"], ["degradation preset 'fog': choose one of "]),
+        (["data.degradation=fog"], ["data.degradation is 'fog': it must be one of bicubic, "]),
         (["data.crop=30"], ["data.crop 30 must be a multiple of 8"]),
         (["data.crop=48"], [r"photo_0\.png is 48 x 40, smaller than the crop of 48 .*use a smaller crop"]),
         (["training.steps=0"], [r"training\.steps is 0: .* at least 1"]),
@@ -168,9 +168,9 @@ def test_bad_folders_are_one_line(data, tmp_path, capsys):
     empty = tmp_path / "empty"
     empty.mkdir()
     fails(capsys, train(tmp_path / "run", empty), "empty holds no image .*give a folder of photographs")
-    (empty / "notes.txt").write_text("no picture")
+    (empty / "notes.txt").write_text("not an image")
     fails(capsys, train(tmp_path / "run", empty), "empty holds no image")
-    (empty / "notes.png").write_text("no picture either")
+    (empty / "notes.png").write_text("not an image either")
     fails(capsys, train(tmp_path / "run", empty), "empty holds no readable image: give photographs")
     mixed = photos(tmp_path / "mixed")
     for name in ("a.png", "b.png"):
@@ -188,7 +188,7 @@ def test_bad_weights_to_start_from_are_one_line(data, tmp_path, capsys):
     other = weights(tmp_path / "wide.safetensors", "recipe.denoiser.unet.channels=(8, 16)")
     fails(capsys, train(workdir, data, init=other), r"wide\.safetensors does not fit this model; .*another shape")
     (tmp_path / "torch.pth").write_bytes(pickle.dumps({"weight": 1}))
-    message = r"torch\.pth: no file of a framer_jax run, .* fit .*'unet'"
+    message = r"torch\.pth is not a file of a framer_jax run, .* fit .*'unet'"
     fails(capsys, train(workdir, data, init=tmp_path / "torch.pth"), message)
     assert not workdir.exists()
 
@@ -237,9 +237,9 @@ def test_upscale_a_folder_with_a_training_run(run, data, tmp_path, capsys):
     assert "0 written, 3 skipped, 0 failed" in capsys.readouterr().out
 
 
-def test_upscale_goes_on_after_a_bad_picture_if_told_to(model, tmp_path, capsys):
+def test_upscale_continues_after_a_bad_image_with_the_flag(model, tmp_path, capsys):
     folder = photos(tmp_path / "photos", 2)
-    (folder / "bad.png").write_text("no picture")
+    (folder / "bad.png").write_text("not an image")
     words = ["upscale", str(folder), str(tmp_path / "out"), "--weights", str(model), *UPSCALE]
     fails(capsys, cli.main(words), r"bad\.png: not an image", alone=False)
     assert cli.main([*words, "--overwrite", "--continue-on-error"]) == 1
@@ -275,7 +275,7 @@ def test_bad_upscale_inputs_are_one_line(model, data, tmp_path, capsys):
 
 @pytest.fixture
 def folders(tmp_path):
-    """Two folders of two 16 x 16 pictures of the same names."""
+    """Two folders of two 16 x 16 images of the same names."""
     for folder, shift in (("sr", 4), ("gt", 0)):
         (tmp_path / folder).mkdir()
         for index in range(2):
@@ -329,7 +329,7 @@ def test_bad_niqe_fits_are_one_line(folders, tmp_path, capsys):
     fails(capsys, cli.main(["fit-niqe", sr, str(tmp_path / "model.txt")]), r"\.npz")
     fails(capsys, cli.main(["fit-niqe", str(tmp_path / "none"), str(out)]), "none: no such folder")
     fails(capsys, cli.main(["fit-niqe", sr, str(out)]), "more than 36 sharp blocks; these photos give 0: add photos")
-    fails(capsys, cli.main(["fit-niqe", sr, str(out), "--threshold", "1"]), "threshold must lie in")
+    fails(capsys, cli.main(["fit-niqe", sr, str(out), "--threshold", "1"]), "threshold is 1.0: it must lie in")
     out.write_text("")
     fails(capsys, cli.main(["fit-niqe", sr, str(out)]), r"model\.npz exists")
 
@@ -364,6 +364,8 @@ def test_info_of_a_configuration(capsys):
     assert facts["recipe"] == "resshift+framer"
     assert facts["parameters"] > 1_000_000
     assert facts["config"]["framer"]["variant"] == "paper"
+    assert info(capsys, "quickstart_framer") == facts  # by name
+    assert info(capsys, "dtkd_ablations:levels_3")["config"]["recipe"]["dtkd"]["levels"] == 3
     fails(capsys, cli.main(["info", "nowhere.py"]), r"no configuration file 'nowhere\.py'")
     fails(capsys, cli.main(["info", "nowhere"]), "nowhere: no such weight file")
 

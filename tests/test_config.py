@@ -267,6 +267,7 @@ def test_a_configuration_has_the_sections_of_its_own_method_only(method):
 
 def test_later_overrides_win():
     assert load_config(DEFAULT, ["training.steps=1", "training.steps=2"]).training.steps == 2
+    assert load_config(DEFAULT, ["recipe.name=sinsr", "recipe.name=dtkd", "recipe.name=sinsr"]).recipe.name == "sinsr"
 
 
 @pytest.mark.parametrize(
@@ -288,6 +289,7 @@ def test_later_overrides_win():
         ("training.learning_rate=True", "training.learning_rate=True: it must be of type float"),
         ("recipe.resshift.residual=1", "recipe.resshift.residual=1: .*'int'.* 'bool'"),
         ("recipe.denoiser.unet.channels=8", "recipe.denoiser.unet.channels=8: .*'int'.* 'tuple'"),
+        ("schema=3", "schema .*: it cannot be set"),
         ("training.updates=5", "training.updates=5: .*dict"),
         ("framer.start_step=1.5", "framer.start_step=1.5: .*'float'.* 'int'"),
         ("training.mesh={'data': 8}", "training.mesh is a section: set one of its knobs, data, fsdp"),

@@ -6,9 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from framer_jax.recipes.latent_space import enlarge
-from framer_jax.recipes.stable_diffusion import read_kl_autoencoder
 
+from framer_jax.checkpoints.autoencoder import read_kl_autoencoder
 from framer_jax.cli import main
 from framer_jax.commands.precompute.embeddings import embed_captions, write_text
 from framer_jax.commands.precompute.latents import precompute_latents
@@ -23,8 +22,10 @@ from framer_jax.data.sources import folder_source
 from framer_jax.data.text import zero_text
 from framer_jax.degradations.presets import LIGHT_ONE_STAGE
 from framer_jax.models.kl_autoencoder import KLAutoencoder
-from framer_jax.porting.kl_autoencoder import write_autoencoder
 from framer_jax.porting.weights import save_weights
+from framer_jax.recipes.components.latent_space import upsample_bicubic
+from framer_jax.recipes.components.text import describe_text
+from tests.support.autoencoders import write_autoencoder
 from tests.support.drawn import drawn
 from tests.support.texts import SETTINGS as SIZES
 from tests.support.texts import encoders
@@ -91,7 +92,7 @@ def opened(place, text=None, folder="records"):
     return open_latents(place / folder, settings(place), digest, text or condition(place))
 
 
-def test_records_are_latents_of_crops_and_their_enlarged_degradations(place):
+def test_records_are_latents_of_crops_and_their_upsampled_degradations(place):
     assert latents(place, "modes", "--draw", "mode", "--storage", "float32") == 0
     records = RecordFiles(place / "modes")
     source = folder_source(place / "photos", crop=32)
@@ -101,7 +102,7 @@ def test_records_are_latents_of_crops_and_their_enlarged_degradations(place):
     for number in (0, 7):
         raw = jax.tree.map(lambda leaf: np.asarray(leaf)[None], dataset[number])
         ready = make_prepare(LIGHT_ONE_STAGE)(raw)
-        big = jnp.round(jnp.clip(enlarge(ready["lr"], 4), 0, 1) * 255) / 255
+        big = jnp.round(jnp.clip(upsample_bicubic(ready["lr"], 4), 0, 1) * 255) / 255
         for name, image in (("hr_latent", ready["hr"]), ("lr_latent", big)):
             mean = VAE.apply({"params": params}, image * 2 - 1, method="encode").mean
             assert records[number][name].dtype == np.float32 and records[number][name].shape == (16, 16, 4)
@@ -206,17 +207,17 @@ def test_conditions_without_captions(place):
     null = opened(place, TextCondition("null", null=str(place / "null.safetensors"), sizes=SIZES))
     assert null.with_text(record, generator)["text"].any()
     assert null.names != opened(place).names  # a resumed run notices another text
-    assert "no text encoder was used" in TextCondition("zero").told("dit4sr")
-    assert "20%" in condition(place).told("dit4sr")
+    assert "no text encoder was used" in describe_text("zero", 0.2)
+    assert "20%" in describe_text("captions", condition(place).caption_dropout)
 
 
 def test_texts_that_do_not_go_together(place, tmp_path):
     for changes, message in (
-        ({"embeddings": ""}, "needs the embeddings text embeddings: .* --captions`; without any text encoder, say"),
-        ({"null": ""}, "needs the null text embeddings: .* --null`"),
-        ({"condition": "null"}, "takes no embeddings embeddings: leave them out"),
+        ({"embeddings": ""}, r"needs data\.embeddings: .* --captions`; without any text encoder, set"),
+        ({"null": ""}, r"needs recipe\.text\.null_embedding: .* --null`"),
+        ({"condition": "null"}, r"takes no data\.embeddings: leave it empty"),
         ({"condition": "none"}, "'none' must be one of captions, null, zero"),
-        ({"condition": "zero"}, "takes no embeddings embeddings"),
+        ({"condition": "zero"}, r"takes no data\.embeddings"),
     ):
         with pytest.raises(ConfigError, match=message):
             condition(place, **changes)
@@ -233,10 +234,10 @@ def test_texts_that_do_not_go_together(place, tmp_path):
         opened(place, condition(place, embeddings=str(tmp_path / "some")))
     with pytest.raises(ValueError, match="holds records of 'latents', not 'embeddings'"):
         opened(place, condition(place, embeddings=str(place / "records")))
-    with pytest.raises(FileNotFoundError, match="holds no records: make them with `framer-jax precompute embeddings`"):
+    with pytest.raises(FileNotFoundError, match="holds no records: write them with `framer-jax precompute embeddings`"):
         opened(place, condition(place, embeddings=str(tmp_path)))
     save_weights(tmp_path / "other.safetensors", {"x": np.zeros(1, np.float32)}, {"kind": "model"})
-    with pytest.raises(ValueError, match="no embedding of a text: make it with"):
+    with pytest.raises(ValueError, match="not the embedding of a text: make one with"):
         opened(place, condition(place, null=str(tmp_path / "other.safetensors")))
     for ratio, null in ((1.5, zero_text(SIZES)), (0.2, zero_text(longer))):
         with pytest.raises(ValueError, match=r"must lie in 0 to 1|make both with the same text lengths"):

@@ -7,15 +7,15 @@ import jax
 import numpy as np
 import pytest
 
+from framer_jax.checkpoints.open import build_recipe
 from framer_jax.cli import main
 from framer_jax.commands.precompute.work import parse_shard
 from framer_jax.commands.provenance import check_records
 from framer_jax.config import ConfigError
 from framer_jax.data.records import MANIFEST, RecordFiles, file_name, write_manifest, write_records
 from framer_jax.diffusion.noise import noise_field
-from framer_jax.recipes.sinsr import ENDS
-from framer_jax.recipes.table import build_recipe
-from tests.support.tiny import MODEL, RUN, config, photos, weights
+from framer_jax.recipes.sinsr.recipe import TRAJECTORY_ENTRIES
+from tests.support.tiny import config, overrides, photos, weights
 
 SAMPLES, PER_FILE = 10, 4
 
@@ -30,25 +30,24 @@ def place(tmp_path_factory):
     return place
 
 
-def changes(place):
+def knobs(place):
     return (
-        *MODEL,
-        *RUN,
         "recipe.name=sinsr",
         "training.best_metric=sample/psnr-y",
         "recipe.denoiser.name=resshift_unet",
-        f"recipe.sinsr.teacher={place}/teacher.safetensors",
+        f"recipe.sinsr.teacher_checkpoint={place}/teacher.safetensors",
         f"data.train={place}/photos",
     )
 
 
-def command(*words, settings):
+def command(*words, place, more=()):
+    settings = (*overrides(*knobs(place)), *more)
     return main([*words, "--config", "configs/default.py", *(word for knob in settings for word in ("--set", knob))])
 
 
 def precompute(place, output, *words, more=()):
     options = ("--output", str(place / output), "--samples", str(SAMPLES), "--per-file", str(PER_FILE), *words)
-    return command("precompute", "teacher", *options, settings=(*changes(place), *more))
+    return command("precompute", "teacher", *options, place=place, more=more)
 
 
 def contents(folder):
@@ -69,7 +68,7 @@ def test_a_record_depends_on_its_number_only(place):
     assert {name: (value.dtype.name, value.shape) for name, value in record.items()} == {
         "hr": ("uint8", (32, 32, 3)),
         "lr": ("uint8", (8, 8, 3)),
-        **dict.fromkeys(ENDS, ("float32", (8, 8, 48))),
+        **dict.fromkeys(TRAJECTORY_ENTRIES, ("float32", (8, 8, 48))),
         "record": ("int32", ()),
     }
     assert len({first[number]["chain_start"].tobytes() for number in range(SAMPLES)}) == SAMPLES
@@ -85,22 +84,25 @@ def test_it_goes_on_where_it_stopped(place, capsys):
     assert contents(place / "records") == before
 
 
-def test_training_reads_them_and_needs_no_chain(place):
-    settings = config(*changes(place)[len(MODEL) + len(RUN) :])
-    trained, bare = build_recipe(settings["recipe"]), build_recipe(settings["recipe"], "inference")
+def test_training_reads_them_and_needs_no_teacher(place):
+    settings = config(*knobs(place))["recipe"]
+    trained, reading = build_recipe(settings), build_recipe(settings, data="teacher")
+    bare = build_recipe(settings, "inference", "teacher")
     records = [RecordFiles(place / "records")[number] for number in range(2)]
-    batch = {name: np.stack([record[name] for record in records]) for name in ("hr", "lr", *ENDS)}
+    batch = {name: np.stack([record[name] for record in records]) for name in ("hr", "lr", *TRAJECTORY_ENTRIES)}
     batch |= {name: batch[name].astype(np.float32) / 255 for name in ("hr", "lr")}
     arguments = ({}, batch, jax.random.key(0), np.int32(0))
     loss = bare.updates[0].loss(trained.initial_params, bare.frozen, *arguments)  # without the teacher's weights
-    # the chain of the same start, made by hand
+    # the teacher's trajectories from other noise
     noise = noise_field(jax.random.key(1), 2)
-    chain = trained.precompute(trained.frozen, batch, noise)
-    other = trained.updates[0].loss(trained.initial_params, trained.frozen, {}, {**batch, **chain}, *arguments[2:])
+    trajectories = trained.precompute(trained.frozen, batch, noise)
+    other = reading.updates[0].loss(
+        trained.initial_params, reading.frozen, {}, {**batch, **trajectories}, *arguments[2:]
+    )
     np.testing.assert_allclose(loss.metrics["consistency"], other.metrics["consistency"], rtol=1e-5)
     assert np.all(np.abs(loss.metrics["distillation"] - other.metrics["distillation"]) > 0)
     run = place / "run"
-    assert command("train", "--workdir", str(run), settings=(*changes(place), f"data.train={place}/records")) == 0
+    assert command("train", "--workdir", str(run), place=place, more=(f"data.train={place}/records",)) == 0
     logged = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert all(np.isfinite(line["distillation"]) for line in logged if "distillation" in line)
 
@@ -116,9 +118,9 @@ def test_training_reads_them_and_needs_no_chain(place):
 def test_records_of_another_run_are_refused(place, capsys, more, message):
     if "kappa" in more[0]:
         weights(place / "other.safetensors", "recipe.denoiser.name=resshift_unet", *more)
-        more = (*more, f"recipe.sinsr.teacher={place}/other.safetensors")
-    settings = (*changes(place), f"data.train={place}/records", *more)
-    assert command("train", "--workdir", str(place / "never"), settings=settings) == 2
+        more = (*more, f"recipe.sinsr.teacher_checkpoint={place}/other.safetensors")
+    more = (f"data.train={place}/records", *more)
+    assert command("train", "--workdir", str(place / "never"), place=place, more=more) == 2
     assert re.search(message, capsys.readouterr().err)
     assert not (place / "never").exists()
 
@@ -129,12 +131,15 @@ def test_what_cannot_be_precomputed(place, capsys):
         (("--batch", "3"), (), "--batch 3 must be a multiple of the 8 devices"),
         (("--samples", "0"), (), "--samples must be at least 1"),
         (("--shard", "2/2"), (), "--shard must be I/N with 0 <= I < N"),
-        ((), ("recipe.name=resshift",), "has no teacher to precompute"),
         ((), (f"data.train={place}/records",), "holds records already"),
         (("--output", str(place / "photos")), (), "is the folder of the photographs"),
     ):
         assert precompute(place, "records", *words, more=more) == 2
         assert message in capsys.readouterr().err
+    settings = [word for knob in overrides(f"data.train={place}/photos") for word in ("--set", knob)]
+    words = ("--config", "default", "--output", str(place / "never"), "--samples", "8")
+    assert main(["precompute", "teacher", *words, *settings]) == 2
+    assert "the recipe 'resshift' has no teacher whose outputs could be precomputed" in capsys.readouterr().err
     assert parse_shard("3/4") == (3, 4)
 
 

@@ -104,7 +104,7 @@ def test_photographs_come_with_the_embeddings_of_their_captions(folder, tmp_path
     np.testing.assert_array_equal(without["hr"], raw["hr"])
     assert len({prompt.tobytes() for prompt in without["text"]}) == 1
     assert open_training(config(*settings)).names != source.names  # a run notices
-    with pytest.raises(ConfigError, match=r"holds records, and recipe\.name tsd_sr needs photographs"):
+    with pytest.raises(ConfigError, match=r"holds records: recipe\.name tsd_sr needs photographs"):
         open_training(config(*settings, f"data.train={tmp_path}/embeddings"))
 
 
