@@ -1,4 +1,4 @@
-"""What a run says of itself in its log, its weights and its card; the training itself is left out."""
+"""The metadata of a run in its log, its weights and its card; the training itself is left out."""
 
 import pytest
 
@@ -14,61 +14,60 @@ from tests.support.tiny import config, photos, text
 
 ALONE = (
     "recipe.name=dit4sr",
-    "recipe.denoiser.name=dit4sr",
     "recipe.text.condition=zero",
     "recipe.dit4sr.trainable=",
     "recipe.space.statistics=image",
 )
-"""DiT4SR without any file."""
+"""DiT4SR without any files."""
 
 
 @pytest.fixture
 def run(tmp_path, monkeypatch):
-    """Trains nothing: (changes) → what the loop is given, after it has saved once."""
+    """Trains nothing: (changes) → keyword arguments of the loop, after it has exported once."""
     data = photos(tmp_path / "photos")
 
     def started(*changes):
-        given = {}
+        arguments = {}
 
         def train(recipe, batches, prepare, settings, workdir, **named):
-            given.update(named)
+            arguments.update(named)
             named["export"](drawn(lambda: expected_params(recipe)), 1, True)
             return TrainResult(None, 1, False, "", {})
 
         monkeypatch.setattr(command, "train", train)
-        data_ = [f"data.{part}={data}" for part in ("train", "validation")]
-        train_from_config(config(*data_, *changes), tmp_path / "run")
-        return given
+        photographs = [f"data.{part}={data}" for part in ("train", "validation")]
+        train_from_config(config(*photographs, *changes), tmp_path / "run")
+        return arguments
 
     return started
 
 
 def test_without_a_text_encoder_log_weights_and_card_say_so(run, tmp_path, capsys):
-    given = run(*ALONE, "framer.variant=paper")
-    said = "zeros for every example: no text encoder was used, and the model does not know any text"
-    assert given["remarks"] == {"text": said}
+    arguments = run(*ALONE, "framer.variant=paper")
+    summary = "zeros for every example: no text encoder was used, and the model does not know any text"
+    assert arguments["run_info"] == {"text": summary}
     for name in ("weights", "best"):
-        assert load_weights(tmp_path / "run" / f"{name}.safetensors")[1]["text"] == said
+        assert load_weights(tmp_path / "run" / f"{name}.safetensors")[1]["text"] == summary
     card = (tmp_path / "run" / CARD).read_text(encoding="utf-8").splitlines()
     assert card[0] == "# dit4sr+framer"
-    assert f"| text | {said} |" in card
-    assert "| FRAMER | in the reading 'paper', in training only |" in card
+    assert f"| text | {summary} |" in card
+    assert "| FRAMER | variant 'paper', in training only |" in card
     assert "| data | photos, crops of 32 pixels, degradation `light_one_stage` |" in card
     assert cli.main(["info", str(tmp_path / "run")]) == 0
-    assert said in capsys.readouterr().out
+    assert summary in capsys.readouterr().out
 
 
 def test_the_null_text_is_named_with_its_digest(run, tmp_path):
     null = text(tmp_path / "null.safetensors")
-    changes = ("recipe.text.condition=null", f"recipe.text.null={null}")
-    assert run(*ALONE, *changes)["remarks"] == {"text": "the null text for every example"}
-    digest = load_weights(tmp_path / "run" / "weights.safetensors")[1]["weights"]["recipe.text.null"]
+    changes = ("recipe.text.condition=null", f"recipe.text.null_embedding={null}")
+    assert run(*ALONE, *changes)["run_info"] == {"text": "the null text for every example"}
+    digest = load_weights(tmp_path / "run" / "weights.safetensors")[1]["weights"]["recipe.text.null_embedding"]
     card = (tmp_path / "run" / CARD).read_text(encoding="utf-8")
-    assert f"| needs | `recipe.text.null`: null.safetensors (SHA-256 {digest[:12]}…) |" in card
+    assert f"| needs | `recipe.text.null_embedding`: null.safetensors (SHA-256 {digest[:12]}…) |" in card
     assert str(tmp_path) not in card
 
 
-def test_a_recipe_that_is_told_nothing_says_nothing_of_texts(run, tmp_path):
-    assert run()["remarks"] == {}
+def test_a_method_without_text_has_no_metadata_about_it(run, tmp_path):
+    assert run()["run_info"] == {}
     assert "text" not in load_weights(tmp_path / "run" / "weights.safetensors")[1]
     assert "| text |" not in (tmp_path / "run" / CARD).read_text(encoding="utf-8")

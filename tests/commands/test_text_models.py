@@ -15,10 +15,10 @@ from framer_jax.commands.precompute.text_encoders import (
     load_text_encoder,
     t5_features,
 )
-from framer_jax.commands.text_condition import read_text
 from framer_jax.data.captions import read_captions
 from framer_jax.data.records import RecordFiles
 from framer_jax.data.text import TextSettings
+from framer_jax.recipes.components.text import read_text
 from tests.support.tiny import photos
 from tools.parity.cases import load_case
 
