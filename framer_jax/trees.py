@@ -100,7 +100,7 @@ def check_same_descriptions(
     descriptions: Mapping[str, str],
     expected: Mapping[str, str],
     source: str,
-    remedy: str = "Use the config it was made with.",
+    remedy: str = "use the configuration it was made with",
 ) -> None:
     """`check_same_structure` for trees whose leaves are described by texts.
 
@@ -108,7 +108,7 @@ def check_same_descriptions(
       descriptions: name of a leaf → its shape, or shape and dtype, as a text such as 'float32[3, 3, 64]'.
       expected: those of the model.
       source: name of `descriptions` in the error message.
-      remedy: last sentence of the error message.
+      remedy: end of the error message: what to do.
 
     Raises:
       ValueError: see `check_same_structure`.
@@ -128,7 +128,7 @@ def check_same_descriptions(
         if names
     ]
     if problems:
-        raise ValueError(f"{source} does not fit this model; {'; '.join(problems)}. {remedy}")
+        raise ValueError(f"{source} does not fit this model; {'; '.join(problems)}: {remedy}")
 
 
 def _describe(tree: Mapping[str, Any], dtypes: bool) -> dict[str, str]:

@@ -291,7 +291,7 @@ def test_shapes_of_an_autoencoder_need_no_weights():
 
 
 def test_bad_requests_are_one_line(folder, tmp_path, capsys):
-    assert "--cost of what? Name a weights file" in fails(capsys, "--cost")
+    assert "--cost needs a model: name a weights file" in fails(capsys, "--cost")
     assert "--size belongs to --cost: add --cost" in fails(capsys, folder, "--size", "16")
     assert "--runs belongs to --cost: add --cost" in fails(capsys, "--runs", "3")
     for size in ("16by8", "-8", "8x", "x", "8.5"):

@@ -306,9 +306,9 @@ def test_initial_weights_and_errors():
     assert toys.same(state.ema["denoiser"], initial["denoiser"])
     step(state, frozen, batch)
     initial["denoiser"]["out"]["kernel"] = np.zeros((2, 3), np.float32)
-    with pytest.raises(ValueError, match=r"initial weights .* denoiser/out/kernel float32\[2, 3\] not float32\[8, 3\]"):
+    with pytest.raises(ValueError, match=r"initial weights .* float32\[2, 3\] instead of float32\[8, 3\]"):
         setup(CLEAN, toys.settings(), initial=initial)
-    with pytest.raises(ValueError, match="other/x unexpected"):
+    with pytest.raises(ValueError, match=r"unexpected \(1\): other/x"):
         setup(CLEAN, toys.settings(), initial={"other": {"x": np.zeros(3, np.float32)}})
     with pytest.raises(ValueError, match="trains decoder: the groups are critic, denoiser"):
         setup(toys.recipe(updates=(Update("main", ("decoder",), toys.clean_loss),)), toys.settings())

@@ -25,15 +25,19 @@ WEIGHT_FILE = WeightFile(("space", "checkpoint"), "autoencoder", inference=True,
 WAVELET_SCALES = {"image": wavelets.IMAGE_SCALE, "residual": wavelets.RESIDUAL_SCALE}
 
 
+def _name(default: str) -> Any:
+    return knob(
+        default,
+        "wavelet: training-free Haar codec; vq_f4: ResShift's autoencoder; kl: Stable Diffusion's autoencoder.",
+        choices=("wavelet", "vq_f4", "kl"),
+    )
+
+
 @dataclass(frozen=True)
 class SpaceSettings:
     """The section `recipe.space`."""
 
-    name: str = knob(
-        "wavelet",
-        "wavelet: training-free Haar codec; vq_f4: ResShift's autoencoder; kl: Stable Diffusion's autoencoder.",
-        choices=("wavelet", "vq_f4", "kl"),
-    )
+    name: str = _name("wavelet")
     checkpoint: str = knob("", "vq_f4, kl: path of the autoencoder, as published or from `framer-jax port`.")
     shift: float | None = knob(
         None,
@@ -50,6 +54,13 @@ class SpaceSettings:
 
     def __post_init__(self) -> None:
         check_knobs(self)
+
+
+@dataclass(frozen=True)
+class KlSpaceSettings(SpaceSettings):
+    """The section `recipe.space` of a method that needs Stable Diffusion's latents by default."""
+
+    name: str = _name("kl")
 
 
 def _wavelet(settings: SpaceSettings, dtype: Any, purpose: str, reader: WeightReader) -> LatentSpace:

@@ -97,7 +97,7 @@ METHOD = Method(
     summary="Stable Diffusion 3 with LoRAs, distilled into one step by target-score distillation.",
     networks=Networks("denoiser", (NETWORK,)),
     sections={
-        "space": spaces.SpaceSettings,
+        "space": spaces.KlSpaceSettings,
         "tsd_sr": TsdSrSettings,
         "lpips": perceptual.LpipsSettings,
         "text": texts.TextConditioning,
