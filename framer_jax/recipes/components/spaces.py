@@ -22,6 +22,8 @@ AUTOENCODER_MAPS = {"vq_f4": "vq_f4", "kl": "kl_autoencoder"}
 
 WEIGHT_FILE = WeightFile(("space", "checkpoint"), "autoencoder", inference=True, part="vae")
 
+RENAMED_KNOBS = {"space.weights": "space.checkpoint"}
+
 WAVELET_SCALES = {"image": wavelets.IMAGE_SCALE, "residual": wavelets.RESIDUAL_SCALE}
 
 

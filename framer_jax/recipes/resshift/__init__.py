@@ -20,8 +20,6 @@ CHAIN_KNOBS = tuple(
 SAMPLER_KNOBS = (("resshift", "sampling_steps"), ("resshift", "centred_mean"), ("dtype",))
 """The knobs that a sampler's images depend on and its parameters do not."""
 
-RENAMED_KNOBS = {"space.weights": "space.checkpoint", "lpips.weights": "lpips.checkpoint"}
-
 OVERLAPS = {512: 64, 256: 32, 64: 16}
 """Tile → overlap of the settings that the authors publish (512 with stride 448, 256 with 224, 64 with 48)."""
 
@@ -87,5 +85,5 @@ METHOD = Method(
     release_differences=release_differences,
     protocols={"resshift": PROTOCOL},
     tiny=("recipe.resshift.steps=2", "recipe.lpips.net=alex"),
-    renamed_knobs=RENAMED_KNOBS,
+    renamed_knobs={**spaces.RENAMED_KNOBS, **perceptual.RENAMED_KNOBS},
 )

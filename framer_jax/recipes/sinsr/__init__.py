@@ -19,7 +19,6 @@ from framer_jax.recipes.method import (
 )
 from framer_jax.recipes.resshift import (
     CHAIN_KNOBS,
-    RENAMED_KNOBS,
     SAMPLER_KNOBS,
     check_file_name,
     release_differences,
@@ -71,5 +70,5 @@ METHOD = Method(
     check_file_name=check_file_name,
     release_differences=release_differences,
     tiny=("recipe.resshift.steps=2",),
-    renamed_knobs={**RENAMED_KNOBS, "sinsr.teacher": "sinsr.teacher_checkpoint"},
+    renamed_knobs={**spaces.RENAMED_KNOBS, "sinsr.teacher": "sinsr.teacher_checkpoint"},
 )
