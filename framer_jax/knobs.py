@@ -86,6 +86,12 @@ def knob(
     return dataclasses.field(default=default, metadata=metadata)
 
 
+def inherited_knob(base: type, name: str, default: Any) -> Any:
+    """The knob `name` of a base class with another default."""
+    fields = {field.name: field for field in dataclasses.fields(base)}
+    return dataclasses.field(default=default, metadata=fields[name].metadata)
+
+
 def knobs_of(settings: type) -> tuple[Knob, ...]:
     """The knobs of a settings class or flax module, in the order of its fields."""
     annotations = typing.get_type_hints(settings)

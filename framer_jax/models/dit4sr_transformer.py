@@ -25,7 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from framer_jax.knobs import knob
+from framer_jax.knobs import inherited_knob, knob
 from framer_jax.models.denoiser import LR_LATENT, Condition, Taps, condition_entry
 from framer_jax.models.joint_blocks import (
     TEXT_SUFFIX,
@@ -36,7 +36,7 @@ from framer_jax.models.joint_blocks import (
     concatenate_tokens,
 )
 from framer_jax.models.layers import attention
-from framer_jax.models.mmdit import Constructor, Grid, JointTransformer, inherited_knob
+from framer_jax.models.mmdit import Constructor, Grid, JointTransformer
 
 VARIANTS = ("correct", "released")
 """Without the faults of the released code, or with them, as its weights need it.

@@ -7,7 +7,6 @@ tokens; the last one is FRAMER's teacher.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -222,12 +221,6 @@ class JointTransformer(nn.Module):
                 f"[{shape[0]}, {self.pooled_width}], got {text.shape} and {pooled.shape}"
             )
         return grid
-
-
-def inherited_knob(base: type, name: str, default: Any) -> Any:
-    """The knob `name` of a base class with another default."""
-    fields = {field.name: field for field in dataclasses.fields(base)}
-    return dataclasses.field(default=default, metadata=fields[name].metadata)
 
 
 class MMDiT(JointTransformer):

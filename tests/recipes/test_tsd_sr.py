@@ -253,7 +253,7 @@ def test_framer_on_the_student(recipe, student, params):
         ("recipe.tsd_sr.regulariser_lora_modules=(", r"lora_modules is '\(', which is not a regular expression"),
         ("recipe.tsd_sr.substeps=5", "recipe.tsd_sr.substeps is 5: it must be a whole number from 1 to 4"),
         ("recipe.space.name=wavelet", "encoder_lora_modules needs an autoencoder: use recipe.space.name=kl"),
-        ("recipe.denoiser.name=dit", "recipe.name tsd_sr takes recipe.denoiser.name mmdit, not dit"),
+        ("recipe.denoiser.name=dit", "recipe.denoiser.name is 'dit': it must be one of mmdit"),
         ("recipe.lpips.checkpoint=", "recipe.lpips.checkpoint is empty"),
     ],
 )

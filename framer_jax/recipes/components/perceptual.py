@@ -19,6 +19,8 @@ LPIPS = "lpips"
 
 WEIGHT_FILE = WeightFile((LPIPS, "checkpoint"), "LPIPS network", training_only=True)
 
+RENAMED_KNOBS = {"lpips.weights": "lpips.checkpoint"}
+
 
 @dataclass(frozen=True)
 class LpipsSettings:

@@ -22,22 +22,20 @@ AUTOENCODER_MAPS = {"vq_f4": "vq_f4", "kl": "kl_autoencoder"}
 
 WEIGHT_FILE = WeightFile(("space", "checkpoint"), "autoencoder", inference=True, part="vae")
 
+RENAMED_KNOBS = {"space.weights": "space.checkpoint"}
+
 WAVELET_SCALES = {"image": wavelets.IMAGE_SCALE, "residual": wavelets.RESIDUAL_SCALE}
-
-
-def _name(default: str) -> Any:
-    return knob(
-        default,
-        "wavelet: training-free Haar codec; vq_f4: ResShift's autoencoder; kl: Stable Diffusion's autoencoder.",
-        choices=("wavelet", "vq_f4", "kl"),
-    )
 
 
 @dataclass(frozen=True)
 class SpaceSettings:
     """The section `recipe.space`."""
 
-    name: str = _name("wavelet")
+    name: str = knob(
+        "wavelet",
+        "wavelet: training-free Haar codec; vq_f4: ResShift's autoencoder; kl: Stable Diffusion's autoencoder.",
+        choices=("wavelet", "vq_f4", "kl"),
+    )
     checkpoint: str = knob("", "vq_f4, kl: path of the autoencoder, as published or from `framer-jax port`.")
     shift: float | None = knob(
         None,
@@ -54,13 +52,6 @@ class SpaceSettings:
 
     def __post_init__(self) -> None:
         check_knobs(self)
-
-
-@dataclass(frozen=True)
-class KlSpaceSettings(SpaceSettings):
-    """The section `recipe.space` of a method that needs Stable Diffusion's latents by default."""
-
-    name: str = _name("kl")
 
 
 def _wavelet(settings: SpaceSettings, dtype: Any, purpose: str, reader: WeightReader) -> LatentSpace:

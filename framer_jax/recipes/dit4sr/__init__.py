@@ -94,7 +94,7 @@ METHOD = Method(
     protocols={"dit4sr": PROTOCOL},
     tiny=("recipe.dit4sr.sampling_steps=2", *texts.TINY),
     renamed_knobs={
-        "space.weights": "space.checkpoint",
+        **spaces.RENAMED_KNOBS,
         "dit4sr.base": "dit4sr.base_checkpoint",
         "dit4sr.lora": "dit4sr.lora_modules",
         "dit4sr.density": "dit4sr.timestep_sampling",

@@ -33,7 +33,7 @@ METHOD = Method(
     tiny=("recipe.rectified_flow.sampling_steps=2",),
     former_names=("flow",),
     renamed_knobs={
-        "space.weights": "space.checkpoint",
+        **spaces.RENAMED_KNOBS,
         "flow.density": "rectified_flow.timestep_sampling",
         "flow": "rectified_flow",
     },

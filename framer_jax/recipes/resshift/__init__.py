@@ -85,5 +85,5 @@ METHOD = Method(
     release_differences=release_differences,
     protocols={"resshift": PROTOCOL},
     tiny=("recipe.resshift.steps=2", "recipe.lpips.net=alex"),
-    renamed_knobs={"space.weights": "space.checkpoint", "lpips.weights": "lpips.checkpoint"},
+    renamed_knobs={**spaces.RENAMED_KNOBS, **perceptual.RENAMED_KNOBS},
 )

@@ -70,5 +70,5 @@ METHOD = Method(
     check_file_name=check_file_name,
     release_differences=release_differences,
     tiny=("recipe.resshift.steps=2",),
-    renamed_knobs={"space.weights": "space.checkpoint", "sinsr.teacher": "sinsr.teacher_checkpoint"},
+    renamed_knobs={**spaces.RENAMED_KNOBS, "sinsr.teacher": "sinsr.teacher_checkpoint"},
 )

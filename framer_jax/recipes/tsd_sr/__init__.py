@@ -12,7 +12,7 @@ from framer_jax.recipes.components.base_model import stored_layout
 from framer_jax.recipes.components.networks import build_denoiser
 from framer_jax.recipes.method import Config, Method, Networks, UpscaleProtocol, WeightFile, WeightReader
 from framer_jax.recipes.tsd_sr.recipe import tsd_sr
-from framer_jax.recipes.tsd_sr.settings import TsdSrSettings
+from framer_jax.recipes.tsd_sr.settings import AutoencoderSettings, TsdSrSettings
 from framer_jax.recipes.tsd_sr.weights import (
     AUTOENCODER_NETWORK,
     BASE_FILE,
@@ -97,7 +97,7 @@ METHOD = Method(
     summary="Stable Diffusion 3 with LoRAs, distilled into one step by target-score distillation.",
     networks=Networks("denoiser", (NETWORK,)),
     sections={
-        "space": spaces.KlSpaceSettings,
+        "space": AutoencoderSettings,
         "tsd_sr": TsdSrSettings,
         "lpips": perceptual.LpipsSettings,
         "text": texts.TextConditioning,
@@ -121,8 +121,8 @@ METHOD = Method(
         *texts.TINY,
     ),
     renamed_knobs={
-        "space.weights": "space.checkpoint",
-        "lpips.weights": "lpips.checkpoint",
+        **spaces.RENAMED_KNOBS,
+        **perceptual.RENAMED_KNOBS,
         "tsd_sr.base": "tsd_sr.base_checkpoint",
         "tsd_sr.teacher_lora": "tsd_sr.teacher_lora_checkpoint",
         "tsd_sr.lora": "tsd_sr.lora_modules",

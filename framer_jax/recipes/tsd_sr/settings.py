@@ -4,14 +4,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from framer_jax.knobs import check_knobs, knob
+from framer_jax.knobs import check_knobs, inherited_knob, knob
 from framer_jax.recipes.components.base_model import check_regex
+from framer_jax.recipes.components.spaces import SpaceSettings
 from framer_jax.recipes.method import DTYPES
 
 SUBSTEP_WEIGHT = 0.3
 """Loss weight of each sub-step but the first, whose weight is 1."""
 
 ATTENTION_MODULES = r"attention(_2)?/(query|key|value|out)$|attention/(query|key|value)_text$"
+
+
+@dataclass(frozen=True)
+class AutoencoderSettings(SpaceSettings):
+    """The section `recipe.space`: by default Stable Diffusion's autoencoder, whose encoder gets a LoRA."""
+
+    name: str = inherited_knob(SpaceSettings, "name", "kl")
 
 
 @dataclass(frozen=True)
