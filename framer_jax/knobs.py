@@ -112,7 +112,7 @@ def legal_values(knob: Knob) -> str:
         kind = "a whole number" if knob.type is int else "a number"
         words = " ".join(part for part in (kind, _range(knob)) if part)
     else:
-        words = {str: "a text", bool: "True or False", tuple: "a list of values", dict: "a section"}[knob.type]
+        words = {str: "a string", bool: "True or False", tuple: "a list of values", dict: "a section"}[knob.type]
     return f"{words}, or None" if knob.optional else words
 
 

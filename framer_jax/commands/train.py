@@ -16,7 +16,7 @@ from framer_jax.checkpoints.open import READER, build_recipe
 from framer_jax.checkpoints.paths import digest_of, digests
 from framer_jax.commands.model_card import write_card
 from framer_jax.commands.provenance import portable
-from framer_jax.commands.training_data import open_source, open_training, text_condition
+from framer_jax.commands.training_data import open_source, open_training, text_condition, training_kind
 from framer_jax.config import ConfigError, knob_table, load_config, to_dict
 from framer_jax.data.photos import HELD_OUT
 from framer_jax.data.pipeline import make_batches, prepare_for
@@ -112,15 +112,15 @@ def train_from_config(config: dict[str, Any], workdir: str | Path, init: str | N
     Raises:
       ConfigError, ValueError, FileNotFoundError: an input that cannot be used, in one line.
     """
-    workdir, data, source = Path(workdir), config["data"], open_training(config)
-    base = build_recipe(config["recipe"], data=source.kind)
+    workdir, data = Path(workdir), config["data"]
+    base = build_recipe(config["recipe"], data=training_kind(config))
     recipe = add_framer(base, config["framer"])
     multiple = base.scale * base.lr_multiple
     if data["crop"] % multiple:
         raise ConfigError(f"data.crop {data['crop']} must be a multiple of {multiple} for this recipe")
     settings: TrainingSettings = settings_from(TrainingSettings, config["training"], "training")
     preset = preset_by_name(data["degradation"], base.scale)
-    text = text_info(config)
+    source, text = open_training(config), text_info(config)
     initial, digest = initial_weights(base, config["recipe"], init) if init else (base.initial_params, None)
     # The weights that a run started from and its frozen weights are part of its identity.
     identity = {"init": digest, "weights": digests(config["recipe"])}

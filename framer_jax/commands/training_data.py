@@ -17,7 +17,7 @@ from framer_jax.data.sources import ImageFiles, folder_source
 from framer_jax.porting.kl_autoencoder import KL_AUTOENCODER
 from framer_jax.recipes.components.spaces import WEIGHT_FILE as AUTOENCODER_FILE
 from framer_jax.recipes.components.text import text_sizes
-from framer_jax.recipes.method import LATENTS, TEACHER_OUTPUTS, value_at
+from framer_jax.recipes.method import CAPTIONED_PHOTOS, LATENTS, PHOTOS, TEACHER_OUTPUTS, value_at
 from framer_jax.recipes.table import method_of
 
 BUILTIN = "builtin"
@@ -34,6 +34,23 @@ def least_side(data: dict[str, Any]) -> int:
     return 2 if data["crop_mode"] == "square" else int(data["crop"])
 
 
+def training_kind(config: dict[str, Any]) -> str:
+    """The kind of a configuration's training data, without opening it, see framer_jax.recipes.method.
+
+    Raises:
+      ConfigError: the method cannot train on it, or as of TextCondition.
+    """
+    folder, text = config["data"]["train"], text_condition(config)
+    if not is_records(folder):
+        return CAPTIONED_PHOTOS if text and text.condition == "captions" else PHOTOS
+    kind = LATENTS if text else TEACHER_OUTPUTS
+    try:
+        method_of(config["recipe"]).batch_entries(config["recipe"], kind)
+    except ValueError as error:
+        raise ConfigError(f"data.train {folder} holds records: {error}") from error
+    return kind
+
+
 def open_training(config: dict[str, Any]) -> ImageFiles | CaptionedPhotos | RecordFiles:
     """The training set of a configuration: photographs, or the folder that `framer-jax precompute` wrote.
 
@@ -41,15 +58,10 @@ def open_training(config: dict[str, Any]) -> ImageFiles | CaptionedPhotos | Reco
       ConfigError, ValueError, FileNotFoundError: it cannot be used, or its records belong to another configuration.
     """
     folder, recipe = config["data"]["train"], config["recipe"]
-    method, text = method_of(recipe), text_condition(config)
-    if not is_records(folder):
+    kind, text = training_kind(config), text_condition(config)
+    if kind in (PHOTOS, CAPTIONED_PHOTOS):
         photos = open_source(folder, TRAINING, least_side(config["data"]))
-        return captioned(photos, text) if text and text.condition == "captions" else photos
-    kind = LATENTS if text else TEACHER_OUTPUTS
-    try:
-        method.batch_entries(recipe, kind)
-    except ValueError as error:
-        raise ConfigError(f"data.train {folder} holds records: {error}") from error
+        return captioned(photos, text) if text and kind == CAPTIONED_PHOTOS else photos
     if not text:
         records = RecordFiles(folder)
         check_records(records.manifest, config, folder)

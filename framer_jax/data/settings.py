@@ -22,41 +22,41 @@ class DataSettings:
     train: str = knob(
         "builtin",
         "builtin (photographs of scikit-image and scikit-learn), a folder of images, searched recursively, or a folder "
-        "of records from `framer-jax precompute`",
+        "of records from `framer-jax precompute`.",
     )
     embeddings: str = knob(
         "",
-        "folder from `framer-jax precompute embeddings --captions`, for recipes that train with captions",
+        "Folder from `framer-jax precompute embeddings --captions`, for recipes that train with captions.",
     )
     caption_dropout: float = knob(
         0.2,
-        "probability that an example has the empty text instead of its caption",
+        "Probability that an example has the empty text instead of its caption.",
         at_least=0,
         at_most=1,
     )
-    validation: str = knob("builtin", "builtin (the held-out photographs) or a folder of images")
-    validation_count: int = knob(3, "largest number of validation images", at_least=0)
-    crop: int = knob(128, "side of a training crop", unit="HR pixels", at_least=1)
+    validation: str = knob("builtin", "builtin (the held-out photographs) or a folder of images.")
+    validation_count: int = knob(3, "Largest number of validation images.", at_least=0)
+    crop: int = knob(128, "Side of a training crop.", unit="HR pixels", at_least=1)
     crop_mode: str = knob(
         "crop",
-        "crop (random pixels of a photograph) or square (its largest square, reduced to the crop's side)",
+        "crop (random pixels of a photograph) or square (its largest square, reduced to the crop's side).",
         choices=CROP_MODES,
     )
     flip_and_rotate: bool = knob(
         False,
-        "also flip crops vertically and transpose them, each with probability 1/2; horizontal flips are always on",
+        "Also flip crops vertically and transpose them, each with probability 1/2; horizontal flips are always on.",
     )
-    threads: int = knob(2, "decoding threads of this process", at_least=0, execution=True)
+    threads: int = knob(2, "Decoding threads of this process.", at_least=0, execution=True)
     workers: int = knob(
         0,
-        "decoding processes; a checkpoint resumes only with the same number",
+        "Decoding processes; a checkpoint resumes only with the same number.",
         at_least=0,
         execution=True,
     )
     degradation: str = knob(
         "light_one_stage",
-        "degradation preset, see framer_jax.degradations.presets; the two-stage ones reduce images to 0.15 of their "
-        "size and need crops of at least 64 pixels",
+        "Degradation preset, see framer_jax.degradations.presets; the two-stage ones reduce images to 0.15 of their "
+        "size and need crops of at least 64 pixels.",
         choices=sorted(PRESETS),
     )
 

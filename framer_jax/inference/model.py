@@ -90,13 +90,15 @@ def weights_file(path: str | os.PathLike[str] | None, folders: bool = False) -> 
         return path
     if (path / LAST).is_file():
         return path / LAST
-    examples = [method.published.example for method in METHODS if method.published and method.published.in_folder(path)]
-    if not examples:
+    layouts = [method.published for method in METHODS if method.published and method.published.in_folder(path)]
+    if not layouts:
         raise FileNotFoundError(f"{path} holds no {LAST}: give a weights file or the directory of a training run")
     if not folders:
+        examples = " or ".join(layout.example for layout in layouts)
+        base = "; training starts from a whole transformer as base_checkpoint" if not layouts[0].initialize else ""
         raise ValueError(
             f"{path} holds published weights, which carry no configuration: name one with --recipe, such as "
-            f"{' or '.join(examples)}; training starts from a whole transformer as the base_checkpoint of its method"
+            f"{examples}{base}"
         )
     return path
 

@@ -28,7 +28,7 @@ class LoggingSettings:
       ValueError: an illegal value, in one line that starts with the name of the setting.
     """
 
-    tensorboard: bool = knob(False, "also write TensorBoard event files to tensorboard/ (extra `tensorboard`)")
+    tensorboard: bool = knob(False, "Also write TensorBoard event files to tensorboard/ (extra `tensorboard`).")
 
     def __post_init__(self) -> None:
         check_knobs(self)

@@ -33,73 +33,75 @@ class TrainingSettings:
       ValueError: an illegal value, in one line that starts with the name of the setting.
     """
 
-    seed: int = knob(0, "root of all random keys", at_least=0)
-    steps: int = knob(2000, "number of training steps, at which the learning rate schedule ends", at_least=1)
+    seed: int = knob(0, "Root of all random keys.", at_least=0)
+    steps: int = knob(2000, "Number of training steps, at which the learning rate schedule ends.", at_least=1)
     global_batch: int = knob(
-        16, "batch size over all devices, hosts and microbatches", unit="examples per step", at_least=1
+        16, "Batch size over all devices, hosts and microbatches.", unit="examples per step", at_least=1
     )
     gradient_accumulation_steps: int = knob(
-        1, "microbatches per step; in-batch negatives are drawn within a microbatch", at_least=1
+        1, "Microbatches per step; in-batch negatives are drawn within a microbatch.", at_least=1
     )
-    learning_rate: float = knob(1e-3, "peak learning rate", above=0)
+    learning_rate: float = knob(1e-3, "Peak learning rate.", above=0)
     warmup_steps: int = knob(
-        100, "steps of linear warm-up: step k uses (k + 1) / warmup_steps of the peak", unit="steps", at_least=0
+        100, "Steps of linear warm-up: step k uses (k + 1) / warmup_steps of the peak.", unit="steps", at_least=0
     )
     schedule: str = knob(
         "cosine",
-        "learning rate after the warm-up; 'cosine' falls to final_learning_rate at `steps`",
+        "Learning rate after the warm-up; 'cosine' falls to final_learning_rate at `steps`.",
         choices=("constant", "cosine"),
     )
-    final_learning_rate: float = knob(1e-5, "learning rate at the end of the cosine schedule", at_least=0)
-    optimizer: str = knob("adamw", "optimiser", choices=("adamw",))
-    b1: float = knob(0.9, "Adam's decay rate of the mean gradient, per update", at_least=0, below=1)
-    b2: float = knob(0.999, "Adam's decay rate of the mean squared gradient, per update", at_least=0, below=1)
-    epsilon: float = knob(1e-8, "Adam's epsilon", unit="units of the gradient")
+    final_learning_rate: float = knob(1e-5, "Learning rate at the end of the cosine schedule.", at_least=0)
+    optimizer: str = knob("adamw", "Optimiser.", choices=("adamw",))
+    b1: float = knob(0.9, "Adam's decay rate of the mean gradient, per update.", at_least=0, below=1)
+    b2: float = knob(0.999, "Adam's decay rate of the mean squared gradient, per update.", at_least=0, below=1)
+    epsilon: float = knob(1e-8, "Adam's epsilon.", unit="units of the gradient")
     weight_decay: float = knob(
         0.0,
-        "decoupled weight decay, multiplied by the learning rate; not applied to biases, scales and other 1-D arrays",
+        "Decoupled weight decay, multiplied by the learning rate; not applied to biases, scales and other 1-D arrays.",
         at_least=0,
     )
-    clip_norm: float | None = knob(1.0, "maximum global norm of an update's gradient; None: no clipping", above=0)
+    clip_norm: float | None = knob(1.0, "Maximum global norm of an update's gradient; None: no clipping.", above=0)
     ema_decay: float = knob(
         0.999,
-        "decay of the parameters' moving average per step, min(ema_decay, (1 + n) / (10 + n)) after n steps; 0: no EMA",
+        "Decay of the parameters' moving average per step, min(ema_decay, (1 + n) / (10 + n)) after n steps; 0: none.",
         at_least=0,
         below=1,
     )
     mesh: Mapping[str, int] = knob(
         {"data": -1, "fsdp": 1},
-        "devices per mesh axis: the batch is split over both axes, parameters over 'fsdp'; -1: all remaining devices",
+        "Devices per mesh axis: the batch is split over both axes, parameters over 'fsdp'; -1: all remaining devices.",
         execution=True,
     )
-    fsdp_min_size: int = knob(65536, "smaller arrays are replicated", unit="array elements", at_least=0, execution=True)
+    fsdp_min_size: int = knob(
+        65536, "Smaller arrays are replicated.", unit="array elements", at_least=0, execution=True
+    )
     sharding_rules: tuple[tuple[str, tuple[str | None, ...]], ...] = knob(
         (),
-        "pairs of a regex of parameter paths and a mesh axis or None for each dimension; the first match decides",
+        "Pairs of a regex of parameter paths and a mesh axis or None for each dimension; the first match decides.",
         execution=True,
     )
-    log_every: int = knob(50, "interval between log entries, which are averages over it", unit="steps", at_least=1)
+    log_every: int = knob(50, "Interval between log entries, which are averages over it.", unit="steps", at_least=1)
     validate_every: int = knob(
-        500, "interval between validations; the last step is always validated", unit="steps", at_least=1
+        500, "Interval between validations; the last step is always validated.", unit="steps", at_least=1
     )
     checkpoint_every: int = knob(
-        500, "interval between checkpoints; the last step is always saved", unit="steps", at_least=1
+        500, "Interval between checkpoints; the last step is always saved.", unit="steps", at_least=1
     )
-    keep_last: int = knob(2, "number of newest checkpoints that are kept", at_least=1)
+    keep_last: int = knob(2, "Number of newest checkpoints that are kept.", at_least=1)
     best_metric: str | None = knob(
-        "mean/psnr-y", "validation metric whose best checkpoint is kept as well; None: no best checkpoint"
+        "mean/psnr-y", "Validation metric whose best checkpoint is kept as well; None: no best checkpoint."
     )
     best_mode: str = knob(
-        "max", "whether the best value of best_metric is the highest or lowest", choices=("max", "min")
+        "max", "Whether the best value of best_metric is the highest or lowest.", choices=("max", "min")
     )
     stop_after: int | None = knob(
         None,
-        "step after which the run stops as if it were interrupted, with unchanged schedules",
+        "Step after which the run stops as if it were interrupted, with unchanged schedules.",
         unit="steps",
         at_least=1,
     )
     updates: Mapping[str, Mapping[str, Any]] = knob(
-        {}, "optimiser settings of single updates, such as {'discriminator': {'learning_rate': 1e-4}}"
+        {}, "Optimiser settings of single updates, such as {'discriminator': {'learning_rate': 1e-4}}."
     )
 
     def __post_init__(self) -> None:

@@ -44,7 +44,7 @@ def test_knobs_as_a_table(toy, capsys):
         r"recipe\.toy\.kappa +2\.0 +standard deviations +a number above 0 +Noise level\.",
         r"recipe\.toy\.steps +that of training\.steps +a whole number of at least 1, or None +Steps of the ramp\.",
         r"recipe\.toy\.kind +'paper' +one of paper, released +Variant \[of two\]\.",
-        r"recipe\.toy\.path +required +a text +Path of the weights\.",
+        r"recipe\.toy\.path +required +a string +Path of the weights\.",
         r"recipe\.toy\.betas +\(0\.9, 0\.99\) +a list of values +Decay rates\.",
     ):
         assert re.search(f"^{pattern} *$", text, re.MULTILINE), pattern

@@ -28,14 +28,12 @@ class Network(NamedTuple):
       module: its flax module.
       channels: the argument that takes the number of latent channels, '' for networks on images.
       global_attention: every position sees every other, so it works best on inputs as large as its training crops.
-      text: it is conditioned on text.
       tiny: knobs with which a test trains it for a step.
     """
 
     module: type[nn.Module]
     channels: str = "out_channels"
     global_attention: bool = False
-    text: bool = False
     tiny: Mapping[str, Any] = MappingProxyType({})
 
 
@@ -69,10 +67,9 @@ NETWORKS: Mapping[str, Network] = {
         DiT4SRTransformer,
         "channels",
         global_attention=True,
-        text=True,
         tiny=_TINY_TRANSFORMER,
     ),
-    "mmdit": Network(MMDiT, "channels", global_attention=True, text=True, tiny=_TINY_TRANSFORMER),
+    "mmdit": Network(MMDiT, "channels", global_attention=True, tiny=_TINY_TRANSFORMER),
     "swinir": Network(SwinIR, "", tiny={"channels": 8, "depths": (1, 1), "heads": 2}),
 }
 
