@@ -15,11 +15,10 @@ Unknown knobs and values that are not legal are errors, in files and on the comm
 
 from __future__ import annotations
 
-import ast
+import copy
 import importlib.util
 import inspect
 import json
-import logging
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,12 +26,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ml_collections import ConfigDict, FieldReference, config_dict
+from ml_collections import ConfigDict, config_dict
 
-from framer_jax.checkpoints.migration import RENAMED, SCHEMA, present_knob, present_value
+from framer_jax.checkpoints.migration import SCHEMA, renamed_knobs
 from framer_jax.data.settings import DataSettings
 from framer_jax.knobs import MISSING, Knob, check_values, knobs_of, nearest
 from framer_jax.losses.framer import VARIANTS, FramerSettings
+from framer_jax.overrides import apply_override, parse_override
 from framer_jax.recipes.components.networks import network_knobs
 from framer_jax.recipes.framer import NO_FRAMER
 from framer_jax.recipes.method import CommonSettings
@@ -40,16 +40,14 @@ from framer_jax.recipes.table import DEFAULT_METHOD, METHODS, method_named
 from framer_jax.training.logging import LoggingSettings
 from framer_jax.training.settings import TrainingSettings
 
-LOGGER = logging.getLogger(__name__)
-
 SECTIONS = ("schema", "recipe", "framer", "data", "training", "logging")
-"""What every configuration has."""
+"""The entries of every configuration."""
 
 SHARED: Mapping[str, type] = {"data": DataSettings, "training": TrainingSettings, "logging": LoggingSettings}
 """Sections that all methods share → their settings classes."""
 
-FREE = ("training.updates.", "recipe.teacher.published.")
-"""Sections whose keys are the user's own."""
+PUBLISHED = "recipe.teacher.published"
+"""The `recipe` section of a published teacher, within that of its student."""
 
 VARIANT = Knob(
     "variant",
@@ -84,25 +82,23 @@ def default(method: str = DEFAULT_METHOD.name) -> ConfigDict:
             if part not in node:
                 node[part] = ConfigDict()
             node = node[part]
-        if section == f"recipe.{record.networks.section}":
-            node.name = record.networks.names[0]
         for knob in knobs:
             _declare(node, knob)
     return config.lock()
 
 
 def with_method(config: ConfigDict, method: str) -> ConfigDict:
-    """The configuration for another method: shared sections, and sections that both methods have, stay as they are."""
-    changed = default(method)
+    """A copy of the configuration for another method: sections that both methods have stay as they are."""
+    config, changed = copy.deepcopy(config), default(method)
+    networks = method_named(method).networks
     with changed.unlocked():
         for section in ("framer", *SHARED):
             changed[section] = config[section]
         for name, value in config.recipe.items(preserve_field_references=True):
-            if name in changed.recipe and name != "name":
-                if name == method_named(method).networks.section:
-                    _copy_network(changed.recipe[name], config.recipe[name], method_named(method).networks.names)
-                else:
-                    changed.recipe[name] = value
+            if name == networks.section:
+                _copy_network(changed.recipe[name], value, networks.names)
+            elif name in changed.recipe and name != "name":
+                changed.recipe[name] = value
     return changed.lock()
 
 
@@ -149,55 +145,80 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> ConfigDict:
         raise ConfigError(f"{file}: get_config() must return a ConfigDict, not {type(config).__name__}")
     if missing := [name for name in SECTIONS if name not in config]:
         raise ConfigError(f"{file}: get_config() gives no {', '.join(missing)}: start from framer_jax.config.default()")
-    _check_sections(config, file)
-    pairs = [_present_override(override) for override in overrides]
-    method = dict(pairs).get("recipe.name", config.recipe.name)  # the last one
-    if method != config.recipe.name:
-        config = with_method(config, method)
-    config.lock()
-    for key, text in pairs:
-        if key != "recipe.name":
-            _apply(config, key, text)
-    check_config(to_dict(config))
+    try:
+        _check_section_names(config.recipe)
+    except ConfigError as error:
+        raise ConfigError(f"{file}: {error}") from error
+    try:
+        pairs = [parse_override(override) for override in overrides]
+        method = dict(pairs).get("recipe.name", config.recipe.name)  # the last one
+        if method != config.recipe.name:
+            config = with_method(config, method)
+        config.lock()
+        for key, text in pairs:
+            if key != "recipe.name":
+                apply_override(config, key, text)
+        check_config(to_dict(config))
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
     return config
 
 
 def is_config(path: str | Path) -> bool:
-    """Whether this names a configuration: a Python file, or a shipped one (perhaps with a variant)."""
+    """Whether this names a configuration: a Python file or, unless it exists as a file or folder, a shipped one."""
     file, _ = split_variant(path)
-    return file.suffix == ".py" or str(file) in shipped_names()
+    return file.suffix == ".py" or (not Path(path).exists() and str(file) in shipped_names())
 
 
 def split_variant(path: str | Path) -> tuple[Path, tuple[str, ...]]:
     """'a.py:b' → (a.py, ('b',)); 'name:b' → (name, ('b',)); without a variant (a.py, ())."""
-    matched = re.fullmatch(r"(.*?(?:\.py|[\w-]+)):([\w.-]+)", str(path))
-    if matched and ("/" not in matched[1] or matched[1].endswith(".py")):
-        return Path(matched[1]), (matched[2],)
+    text = str(path)
+    file, separator, variant = text.partition(".py:")
+    if separator:
+        return Path(f"{file}.py"), (variant,)
+    name, separator, variant = text.partition(":")
+    if separator and "/" not in text and not text.endswith(".py"):
+        return Path(name), (variant,)
     return Path(path), ()
 
 
 def knob_table(method: str) -> list[tuple[str, Knob]]:
     """Every knob of a method's configuration: (full name, knob), in the order of its sections."""
-    return [
-        (f"{section}.{knob.name}" if section else knob.name, knob)
-        for section, knobs in _knob_sections(method)
-        for knob in knobs
-    ]
+    return [(f"{section}.{knob.name}", knob) for section, knobs in _knob_sections(method) for knob in knobs]
 
 
 def check_config(config: Mapping[str, Any]) -> None:
-    """Check every knob of a plain configuration.
+    """Check every knob of a plain configuration, and of the published teacher in it.
 
     Raises:
-      ConfigError: a value that is not legal; the message names the knob and its legal values.
+      ConfigError: a value that is not legal; the message names the knob and its legal values. Or the published teacher
+        has the sections of another method than the one it names.
     """
+    published = config["recipe"].get("teacher", {}).get("published")
     try:
-        for section, knobs in _knob_sections(config["recipe"]["name"]):
-            names = {knob.name for knob in knobs}
-            values = {name: value for name, value in _at(config, section.split(".")).items() if name in names}
-            check_values(knobs, values, section)
+        _check_knobs(config, config["recipe"]["name"])
+        if published:
+            _check_section_names(published, PUBLISHED)
+            _check_knobs({"recipe": published}, published["name"], PUBLISHED)
     except ValueError as error:
         raise ConfigError(str(error)) from error
+
+
+def _check_knobs(config: Mapping[str, Any], method: str, prefix: str = "recipe") -> None:
+    for section, knobs in _knob_sections(method):
+        names = {knob.name for knob in knobs}
+        values = {name: value for name, value in _at(config, section.split(".")).items() if name in names}
+        check_values(knobs, values, section.replace("recipe", prefix, 1))
+
+
+def _check_section_names(recipe: Mapping[str, Any], section: str = "recipe") -> None:
+    """Refuse a `recipe` section with the sections of another method than the one it names."""
+    name = str(recipe.get("name"))
+    if set(recipe) != set(default(name).recipe):
+        raise ConfigError(
+            f"{section}.name is {name!r}, and the sections are those of another method: start from "
+            f"framer_jax.config.default({name!r}), or use with_method(config, {name!r})"
+        )
 
 
 def to_dict(config: ConfigDict) -> dict[str, Any]:
@@ -221,9 +242,9 @@ def _knob_sections(method: str) -> Iterator[tuple[str, tuple[Knob, ...]]]:
     """(section, its knobs) of a method's configuration."""
     record = method_named(method)
     yield "recipe", knobs_of(CommonSettings)
-    section = record.networks.section
-    yield f"recipe.{section}", ()
-    for network in record.networks.names:
+    section, networks = record.networks
+    yield f"recipe.{section}", (Knob("name", str, False, networks[0], "Network that is trained.", choices=networks),)
+    for network in networks:
         yield f"recipe.{section}.{network}", network_knobs(network)
     for name, settings in record.sections.items():
         yield f"recipe.{name}", knobs_of(settings)
@@ -241,17 +262,13 @@ def _declare(node: ConfigDict, knob: Knob) -> None:
     if knob.default is MISSING:
         raise AssertionError(f"the knob {knob.name} has no default")
     if knob.type is dict:
-        node[knob.name] = ConfigDict(_nested(knob.default))
+        node[knob.name] = ConfigDict(knob.default)
     elif knob.optional:
         node[knob.name] = config_dict.placeholder(knob.type)
         if knob.default is not None:
             node[knob.name] = knob.default
     else:
         node[knob.name] = knob.default
-
-
-def _nested(value: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: _nested(item) if isinstance(item, Mapping) else item for key, item in value.items()}
 
 
 def _copy_network(target: ConfigDict, source: ConfigDict, names: Sequence[str]) -> None:
@@ -290,7 +307,8 @@ def _get_config(path: Path, variant: Sequence[str]) -> ConfigDict:
     spec = importlib.util.spec_from_file_location(f"_framer_jax_config_{path.stem}", path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.path.insert(0, str(path.resolve().parents[1]))  # former files say `from configs import default`
+    folder = str(path.resolve().parent.parent)  # former files say `from configs import default`
+    sys.path.insert(0, folder)
     try:
         spec.loader.exec_module(module)
         if variant and not inspect.signature(module.get_config).parameters:
@@ -301,7 +319,7 @@ def _get_config(path: Path, variant: Sequence[str]) -> ConfigDict:
     except (AttributeError, NameError, KeyError, TypeError, ValueError, SyntaxError, ImportError) as error:
         raise ConfigError(f"{path}: {_explained(error)}") from error
     finally:
-        sys.path.pop(0)
+        sys.path.remove(folder)
     return config
 
 
@@ -317,10 +335,8 @@ def _explained(error: Exception) -> str:
 
 
 def _remedy(key: str) -> str:
-    """What to write instead of a knob or section, given by its last name, that a configuration does not have."""
-    tables = [RENAMED, *({f"recipe.{a}": f"recipe.{b}" for a, b in m.renamed_knobs.items()} for m in METHODS)]
-    renamed = {old: new for table in tables for old, new in table.items() if old.rsplit(".", 1)[-1] == key}
-    remedies = [f"{old} is now {new}" for old, new in renamed.items()]
+    """The remedy for a knob or section, given by its last name, that a configuration does not have."""
+    remedies = [f"{old} is now {new}" for old, new in renamed_knobs().items() if old.rsplit(".", 1)[-1] == key]
     if any(key in (*method.sections, method.networks.section) for method in METHODS):
         remedies.append(
             "for the section of another method, start from framer_jax.config.default(METHOD), or use "
@@ -329,71 +345,3 @@ def _remedy(key: str) -> str:
     if remedies:
         return f": {'; '.join(remedies)}"
     return nearest(key, {part for method in METHODS for name, _ in knob_table(method.name) for part in name.split(".")})
-
-
-def _check_sections(config: ConfigDict, file: Path) -> None:
-    """Refuse a configuration whose `recipe` section has the sections of another method than the one it names."""
-    name = str(config.recipe.get("name"))
-    try:
-        sections = set(default(name).recipe)
-    except ConfigError as error:
-        raise ConfigError(f"{file}: {error}") from error
-    if set(config.recipe) != sections:
-        raise ConfigError(
-            f"{file}: recipe.name is {name!r}, and the sections are those of another method: start from "
-            f"framer_jax.config.default({name!r}), or use with_method(config, {name!r})"
-        )
-
-
-def _present_override(override: str) -> tuple[str, str]:
-    """(knob, text of its value) of a 'key.path=value' override, in present names."""
-    key, separator, text = override.partition("=")
-    if not separator:
-        raise ConfigError(f"cannot read the override {override!r}: write key=value, such as training.steps=500")
-    present = present_knob(key)
-    if present != key:
-        LOGGER.warning("%s is now %s; the old name is accepted in this version only", key, present)
-    return present, str(present_value(present, text))
-
-
-def _apply(config: ConfigDict, key: str, text: str) -> None:
-    node: Any = config
-    *sections, last = key.split(".")
-    for depth, part in enumerate((*sections, last)):
-        if not isinstance(node, ConfigDict) or part not in node:
-            raise ConfigError(f"unknown knob {key!r}{_nearest_knob(config, key)}")
-        if depth < len(sections):
-            node = node[part]
-    present = node[last]
-    if isinstance(present, ConfigDict) and len(present):
-        raise ConfigError(f"{key} is a section: set one of its knobs, {', '.join(sorted(present))}")
-    if key == "schema":
-        raise ConfigError("schema is the version of the configuration's layout: it cannot be set")
-    value: Any = text
-    optional = isinstance(dict(node.items(preserve_field_references=True))[last], FieldReference)
-    if not isinstance(present, str) or (optional and text == "None"):
-        try:
-            value = ast.literal_eval(text)
-        except (ValueError, SyntaxError):
-            value = text
-    if isinstance(value, bool) and node.get_type(last) is not bool:  # ml_collections takes it for a number
-        raise ConfigError(f"{key}={text}: it must be of type {node.get_type(last).__name__}")
-    if value is None and not optional and not key.startswith(FREE):  # which ml_collections accepts for any type
-        raise ConfigError(
-            f"{key}=None: it needs a value; `framer-jax info METHOD --knobs` says which knobs may be None"
-        )
-    try:
-        node[last] = value
-    except TypeError as error:
-        raise ConfigError(f"{key}={text}: {' '.join(str(error).split())}") from error
-
-
-def _nearest_knob(config: ConfigDict, key: str) -> str:
-    """The known knob nearest to an unknown one."""
-    known = [name for name, _ in knob_table(config.recipe.name)]
-    hint = nearest(key, known)
-    if hint.startswith(": known"):
-        section = key.rpartition(".")[0]
-        siblings = ", ".join(sorted(name for name in known if name.startswith(f"{section}.")))
-        return f": {section} has {siblings}" if siblings else ": see `framer-jax info METHOD --knobs`"
-    return hint

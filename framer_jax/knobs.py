@@ -19,13 +19,16 @@ MISSING = dataclasses.MISSING
 
 _METADATA_KEY = "framer_jax.knob"
 
+_ACCEPTED: Mapping[type, Any] = {float: int | float, tuple: list | tuple, dict: Mapping}
+"""Type of a knob → types of its values, where that is not the same type."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Knob:
     """One configurable value.
 
     Attributes:
-      name: of the field.
+      name: name of the field.
       type: `int`, `float`, `str`, `bool`, `tuple` or `dict`.
       optional: whether None is a legal value.
       default: the default; `MISSING` where a value must be given.
@@ -86,13 +89,13 @@ def knob(
 def knobs_of(settings: type) -> tuple[Knob, ...]:
     """The knobs of a settings class or flax module, in the order of its fields."""
     annotations = typing.get_type_hints(settings)
-    found = []
+    knobs = []
     for field in dataclasses.fields(settings):
         if _METADATA_KEY in field.metadata:
             plain, optional = _plain_type(annotations[field.name])
             default = field.default if field.default_factory is MISSING else field.default_factory()
-            found.append(Knob(field.name, plain, optional, default, **field.metadata[_METADATA_KEY]))
-    return tuple(found)
+            knobs.append(Knob(field.name, plain, optional, default, **field.metadata[_METADATA_KEY]))
+    return tuple(knobs)
 
 
 def legal_values(knob: Knob) -> str:
@@ -101,16 +104,23 @@ def legal_values(knob: Knob) -> str:
         words = f"one of {', '.join(map(_shown, knob.choices))}"
     elif knob.type in (int, float):
         kind = "a whole number" if knob.type is int else "a number"
-        low = f"from {knob.at_least:g}" if knob.at_least is not None else ""
-        low = f"above {knob.above:g}" if knob.above is not None else low
-        high = f"to {knob.at_most:g}" if knob.at_most is not None else ""
-        high = f"below {knob.below:g}" if knob.below is not None else high
-        if low.startswith("from") and not high:
-            low = f"of at least {knob.at_least:g}"
-        words = " ".join(part for part in (kind, low, high) if part)
+        words = " ".join(part for part in (kind, _range(knob)) if part)
     else:
         words = {str: "a text", bool: "True or False", tuple: "a list of values", dict: "a section"}[knob.type]
     return f"{words}, or None" if knob.optional else words
+
+
+def _range(knob: Knob) -> str:
+    """The range of a number in words, '' if it is open on both sides."""
+    if knob.at_least is not None and knob.at_most is not None:
+        return f"from {knob.at_least:g} to {knob.at_most:g}"
+    bounds = {
+        "of at least": knob.at_least,
+        "above": knob.above,
+        "at most": knob.at_most,
+        "below": knob.below,
+    }
+    return " and ".join(f"{words} {bound:g}" for words, bound in bounds.items() if bound is not None)
 
 
 def check_values(knobs: Iterable[Knob], values: Mapping[str, Any], section: str) -> None:
@@ -125,6 +135,26 @@ def check_values(knobs: Iterable[Knob], values: Mapping[str, Any], section: str)
             raise ValueError(f"unknown knob {section}.{name}{nearest(name, known)}")
         if not _is_legal(known[name], value):
             raise ValueError(f"{section}.{name} is {value!r}: it must be {legal_values(known[name])}")
+
+
+def check_same_values(stored: Mapping[str, Any], present: Mapping[str, Any], source: str) -> None:
+    """Compare the knobs that both sides have; lists and tuples of the same values are equal.
+
+    Args:
+      stored: knobs that weights were made with, full name → value.
+      present: knobs of the present configuration.
+      source: what the error calls the weights.
+
+    Raises:
+      ValueError: they differ; the message names the knobs.
+    """
+    differing = [
+        f"{name} {value!r}, not {present[name]!r}"
+        for name, value in stored.items()
+        if name in present and as_tuple(value) != as_tuple(present[name])
+    ]
+    if differing:
+        raise ValueError(f"{source} was made with {'; '.join(differing[:4])}: use the configuration that belongs to it")
 
 
 def check_knobs(settings: Any) -> None:
@@ -187,19 +217,20 @@ def _plain_type(annotation: Any) -> tuple[type, bool]:
 def _is_legal(knob: Knob, value: Any) -> bool:
     if value is None:
         return knob.optional
+    if not isinstance(value, _ACCEPTED.get(knob.type, knob.type)):
+        return False
+    if isinstance(value, bool) and knob.type is not bool:  # Python's bool is an int
+        return False
     if knob.choices:
         return value in knob.choices
-    if knob.type in (int, float):
-        if isinstance(value, bool) or not isinstance(value, int if knob.type is int else int | float):
-            return False
-        return (
-            math.isfinite(value)
-            and (knob.at_least is None or value >= knob.at_least)
-            and (knob.above is None or value > knob.above)
-            and (knob.at_most is None or value <= knob.at_most)
-            and (knob.below is None or value < knob.below)
-        )
-    return isinstance(value, list | tuple) if knob.type is tuple else isinstance(value, knob.type)
+    if isinstance(value, float) and not math.isfinite(value):
+        return False
+    return (
+        (knob.at_least is None or value >= knob.at_least)
+        and (knob.above is None or value > knob.above)
+        and (knob.at_most is None or value <= knob.at_most)
+        and (knob.below is None or value < knob.below)
+    )
 
 
 def _shown(choice: Any) -> str:

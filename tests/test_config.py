@@ -6,7 +6,17 @@ import pytest
 from ml_collections import ConfigDict
 
 from framer_jax.checkpoints.migration import SCHEMA
-from framer_jax.config import ConfigError, default, is_config, load_config, to_dict
+from framer_jax.config import (
+    ConfigError,
+    check_config,
+    default,
+    is_config,
+    load_config,
+    shipped,
+    split_variant,
+    to_dict,
+    with_method,
+)
 from framer_jax.recipes.table import METHODS, method_named
 from framer_jax.training.settings import TrainingSettings
 from tests.support.paths import CONFIGS
@@ -108,6 +118,61 @@ def test_a_variant_of_a_file(tmp_path):
         load_config(f"{CONFIGS / 'starter.py'}:7")
     with pytest.raises(ConfigError, match=r"no configuration file 'gone\.py'"):
         load_config("gone.py:7")
+
+
+@pytest.mark.parametrize(
+    ("text", "file", "variant"),
+    [
+        ("a.py:b", "a.py", ("b",)),
+        ("x:y/a.py:b", "x:y/a.py", ("b",)),
+        ("name:final_0.1", "name", ("final_0.1",)),
+        ("x:y/a.py", "x:y/a.py", ()),
+        ("x:a.py", "x:a.py", ()),
+        ("/x/y:z", "/x/y:z", ()),
+        ("name", "name", ()),
+    ],
+)
+def test_colons_in_paths_are_not_taken_for_variants(text, file, variant):
+    path, found = split_variant(text)
+    assert (str(path), found) == (file, variant)
+
+
+def test_an_existing_folder_is_not_taken_for_a_shipped_configuration(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert is_config("sinsr")
+    (tmp_path / "sinsr").mkdir()
+    assert not is_config("sinsr")
+    assert load_config("sinsr").recipe.name == "sinsr"
+
+
+def test_the_configuration_of_another_method_is_a_copy():
+    config = load_config("resshift_v1", ["training.seed=7"])
+    changed = with_method(config, "sinsr")
+    assert changed.recipe.name == "sinsr"
+    assert to_dict(changed)["recipe"]["denoiser"] == to_dict(config)["recipe"]["denoiser"]
+    assert changed.training.seed == 7
+    changed.training.seed, changed.recipe.space.levels, changed.training.best_metric = 8, 1, None
+    assert (config.training.seed, config.recipe.space.levels) == (7, 2)
+    assert config.training.best_metric == "sample/psnr-y"
+    with pytest.raises(ConfigError, match=r"unknown method recipe\.name 'sinrs'"):
+        with_method(config, "sinrs")
+
+
+def test_the_knobs_of_a_published_teacher_are_checked():
+    config = to_dict(shipped("dtkd_swinir_small"))
+    published = config["recipe"]["teacher"]["published"]
+    check_config(config)
+    for change, message in (
+        ({"scale": None}, r"recipe\.teacher\.published\.scale is None: it must be a whole number"),
+        ({"name": "sinsr"}, r"recipe\.teacher\.published\.name is 'sinsr', and the sections are those of another"),
+        ({"resshift": {"steps": 0}}, r"recipe\.teacher\.published\.resshift\.steps is 0: .* at least 1"),
+    ):
+        config["recipe"]["teacher"]["published"] = {**published, **change}
+        with pytest.raises(ConfigError, match=message):
+            check_config(config)
+    override = "recipe.teacher.published.space.checkpont=a"
+    with pytest.raises(ConfigError, match=r"did you mean 'recipe\.teacher\.published\.space\.checkpoint'"):
+        load_config("dtkd_swinir_small", [override])
 
 
 def write_as_before(folder, line=""):
@@ -212,6 +277,8 @@ def test_later_overrides_win():
         ("trainings.steps=5", "unknown knob 'trainings.steps': did you mean 'training.steps'"),
         ("training.steps.x=5", "unknown knob 'training.steps.x': did you mean 'training.steps'"),
         ("logging.qqqqqqqqqqqqqqq=5", "unknown knob 'logging.q+': logging has .*logging.tensorboard"),
+        ("recipe.denoiser.name=unett", "recipe.denoiser.name is 'unett': it must be one of unet, dit, resshift_unet"),
+        ("recipe.denoiser.nam=dit", "unknown knob 'recipe.denoiser.nam': did you mean 'recipe.denoiser.name'"),
         ("=5", "unknown knob '': see `framer-jax info METHOD --knobs`"),
         ("training.steps", "cannot read the override 'training.steps': write key=value"),
         ("training.steps=many", "training.steps=many: .*'str'.* 'int'"),

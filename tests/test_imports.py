@@ -32,7 +32,8 @@ LAYERS = {
     "inference": (*GROUND, "data.files", "porting", "recipes", "checkpoints"),
     "evaluation": (*GROUND, *FIRST, "recipes", "checkpoints", "inference"),
     # configurations are generated from the settings of every layer
-    "config": (*GROUND, *FIRST, "recipes", "checkpoints", "training"),
+    "overrides": (*GROUND, *FIRST, "recipes", "checkpoints"),
+    "config": (*GROUND, *FIRST, "recipes", "checkpoints", "training", "overrides"),
     "commands": (*GROUND, *FIRST, "recipes", "checkpoints", "training", "inference", "evaluation", "config"),
     "cli": ("commands",),
     "api": (*GROUND, *FIRST, "recipes", "checkpoints", "training", "inference", "config", "commands"),

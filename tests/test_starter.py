@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 import framer_jax
+from framer_jax.commands.info import describe
 from framer_jax.data.photos import HELD_OUT, photo_path
 from framer_jax.data.sources import folder_source, read_image
 from framer_jax.data.whole_photos import validation_pairs
@@ -34,6 +35,12 @@ def test_it_is_small_and_whole(model):
         assert np.isfinite(leaf).all(), name
     assert model.recipe.scale == 4
     assert model.recipe.mean is not None
+
+
+def test_its_name_means_the_model_and_not_the_configuration(model):
+    facts = describe("starter")
+    assert facts["file"] == str(STARTER)
+    assert facts["step"] == model.metadata["step"]
 
 
 def test_its_card_tells_how_it_was_made(model):

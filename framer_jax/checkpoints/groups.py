@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from framer_jax.checkpoints.identity import check_same_knobs, network_knobs, trained_identity
+from framer_jax.checkpoints.identity import network_knobs, trained_identity
 from framer_jax.checkpoints.migration import SchemaError, migrate, present_knobs
 from framer_jax.checkpoints.networks import read_network
+from framer_jax.knobs import check_same_values
 from framer_jax.models.mmdit import JointTransformer, match_block_layout
 from framer_jax.porting.table import MAPS
 from framer_jax.porting.weights import is_ours, load_weights
@@ -58,7 +59,7 @@ def read_groups(path: str | os.PathLike[str], config: Config | None, same_proces
       same_process: False lets a training run start from the weights of another diffusion process.
 
     Raises:
-      ValueError: the file says that it belongs to another process, another latent space or another network; or it is a
+      ValueError: the file belongs to another diffusion process, another latent space or another network; or it is a
         published network and there is no `config`; or the recipe scans blocks that differ.
       FileNotFoundError, ImportError: it cannot be read.
     """
@@ -68,11 +69,11 @@ def read_groups(path: str | os.PathLike[str], config: Config | None, same_proces
             metadata = present_metadata(metadata, path)
             if config is not None and same_process and "config" in metadata:
                 trained = trained_identity(metadata["config"]["recipe"])
-                check_same_knobs(trained, trained_identity(config), str(path))
+                check_same_values(trained, trained_identity(config), str(path))
             return Groups(params if config is None else _with_block_layout(params, config), metadata)
     if config is None:
         if not is_ours(path):
-            load_weights(path)  # says what is wrong with it
+            load_weights(path)  # raises an error that describes the file
         raise ValueError(
             f"{path}: published weights carry no configuration, so their recipe is unknown: name one with --recipe"
         )
@@ -99,7 +100,7 @@ def _published_network(path: str | os.PathLike[str], config: Config, same_proces
         )
     network = read_network(name, path)
     description = MAPS[name].describe(network.arguments)
-    check_same_knobs(
+    check_same_values(
         network_knobs(section, name, network.arguments, network.arguments.get("scale", config.get("scale"))),
         network_knobs(section, name, config[section][name], config.get("scale")),
         f"{path}, a checkpoint of {description}," if description else str(path),

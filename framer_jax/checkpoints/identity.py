@@ -1,4 +1,4 @@
-"""What trained parameters and precomputed records depend on, as knob → value, and the comparison of two of them."""
+"""The knobs that trained parameters and precomputed records depend on: full knob name → value."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def network_knobs(section: str, name: str, arguments: Mapping[str, Any], scale: 
 
 
 def trained_identity(config: Config) -> dict[str, Any]:
-    """What a recipe's parameters depend on besides their shapes: full knob name → value."""
+    """The knobs that a recipe's parameters depend on besides their shapes: full knob name → value."""
     section, name = network_section(config)
     hidden = execution_knobs(name) if name in NETWORKS else frozenset()
     arguments = {key: value for key, value in config.get(section, {}).get(name, {}).items() if key not in hidden}
@@ -31,9 +31,13 @@ def trained_identity(config: Config) -> dict[str, Any]:
 
 
 def records_identity(config: Config) -> dict[str, Any] | None:
-    """What a teacher's precomputed outputs depend on besides its weights and the data; None: nothing but the scale.
+    """The knobs that a teacher's precomputed outputs depend on besides its weights and the data.
 
-    None means that the configuration asks no teacher, so that it can train on any records of its data.
+    Returns:
+      full knob name → value; None for a configuration without a teacher, which can train on any records of its data.
+
+    Raises:
+      ValueError: the method cannot train on such records.
     """
     method = method_of(config)
     if method.records_identity is None:
@@ -42,32 +46,12 @@ def records_identity(config: Config) -> dict[str, Any] | None:
     if further is None:
         return None
     knobs = {f"recipe.{name}": config.get(name) for name in ("name", "scale")}
-    if method.networks.section == "denoiser":  # the teacher is of the student's own kind
+    if method.networks.section == "denoiser":  # the teacher has the student's network and process
         return {**knobs, **trained_identity(config), **_sampler_knobs(config), **further}
     if published := value_at(config, ("teacher", "published")):
         published = {**trained_identity(published), **_sampler_knobs(published)}
         further |= {name.replace("recipe.", "recipe.teacher.published.", 1): value for name, value in published.items()}
     return {**knobs, **further}
-
-
-def check_same_knobs(first: Mapping[str, Any], second: Mapping[str, Any], source: str) -> None:
-    """Compare the knobs that both sides have.
-
-    Args:
-      first: knobs that weights were made with.
-      second: knobs of the present configuration.
-      source: what the error calls the weights.
-
-    Raises:
-      ValueError: they differ; the message names the knobs.
-    """
-    differing = [
-        f"{knob} {first[knob]!r}, not {second[knob]!r}"
-        for knob in first
-        if knob in second and _plain(first[knob]) != _plain(second[knob])
-    ]
-    if differing:
-        raise ValueError(f"{source} was made with {'; '.join(differing[:4])}: use the configuration that belongs to it")
 
 
 def _sampler_knobs(config: Config) -> dict[str, Any]:
@@ -79,7 +63,3 @@ def _leaves(config: Config, path: KnobPath) -> dict[KnobPath, Any]:
     if isinstance(value, Mapping):
         return {leaf: item for key in value for leaf, item in _leaves(config, (*path, key)).items()}
     return {} if value is None and value_at(config, path[:-1]) is None else {path: value}
-
-
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value

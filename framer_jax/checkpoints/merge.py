@@ -1,4 +1,4 @@
-"""A training run as one whole network: what was trained merged into the base that was not."""
+"""A training run as one whole network: the trained parameters merged into the base."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ def merge_run(path: str | os.PathLike[str], model: str) -> MergedCheckpoint:
     """Merge a training run with its base, with weights in the dtypes in which it was trained.
 
     Args:
-      path: its weights file. The base lies next to it, and is checked to be the same.
-      model: the weight map of the network that is wanted.
+      path: its weights file. The base lies next to it, or where the run had it, and is checked to be the same.
+      model: the weight map of the merged network.
 
     Raises:
       FileNotFoundError, ImportError: the base cannot be read.
@@ -55,15 +55,16 @@ def merge_run(path: str | os.PathLike[str], model: str) -> MergedCheckpoint:
     path = Path(path)
     groups, metadata = read_groups(path, None)
     method = _method(metadata, path)
-    if method is None or model not in method.merge:
-        known = " or ".join(method.merge) if method else "no network"
-        raise ValueError(f"{path}: a run of {method and method.name} becomes {known}, not {model}")
+    if method is None or not method.merge:
+        raise ValueError(f"{path} is not a run that is merged with a base: port it as it is")
+    if model not in method.merge:
+        raise ValueError(f"{path}: a run of {method.name} becomes {' or '.join(method.merge)}, not {model}")
     config = metadata["config"]["recipe"]
     files = {file.path: file for file in method.weight_files}
 
     def dependency(knob: KnobPath) -> Path:
-        found = with_dependencies(config, path, metadata.get("weights", {}), [files[knob]])
-        return Path(value_at(found, knob))
+        located = with_dependencies(config, path, metadata.get("weights", {}), [files[knob]])
+        return Path(value_at(located, knob))
 
     network = method.merge[model](TrainedRun(path, config, groups, dependency, READER))
     sources = [{"file": file.name, "sha256": sha256_of(file)} for file in (path, *network.dependencies)]

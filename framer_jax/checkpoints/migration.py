@@ -1,9 +1,9 @@
 """Configurations and knob names of earlier versions, brought to the present schema.
 
 A stored configuration has a schema version; one without it is of version 1, when every configuration had the sections
-of all methods. What methods renamed stands in their own records (`Method.renamed_knobs`), what networks renamed in
-framer_jax.porting.table, as ported files have it too; the renamed knobs of the shared sections stand here. Old knob
-names stay accepted on the command line for one version.
+of all methods. The renamed knobs of a method are in its record (`Method.renamed_knobs`), those of a network in
+framer_jax.porting.table, as ported files have them too, and those of the shared sections here. Former knob names are
+accepted on the command line for one version.
 """
 
 from __future__ import annotations
@@ -39,19 +39,17 @@ class SchemaError(ValueError):
 
 
 @lru_cache(maxsize=1)
-def _renamed() -> dict[str, str]:
+def renamed_knobs() -> dict[str, str]:
     """Former full knob name, or beginning of one, → the present one."""
     table = dict(RENAMED)
     for method in METHODS:
         table |= {f"recipe.{old}": f"recipe.{new}" for old, new in method.renamed_knobs.items()}
-    former_names = {name: former for former, name in RENAMED_MODELS.items()}
-    for section in ("denoiser", "student"):
-        for former, name in RENAMED_MODELS.items():
-            table[f"recipe.{section}.{former}"] = f"recipe.{section}.{name}"
-        for name, renamed in RENAMED_ARGUMENTS.items():
-            for old, new in renamed.items():
-                for network in (name, former_names.get(name, name)):
-                    table[f"recipe.{section}.{network}.{old}"] = f"recipe.{section}.{name}.{new}"
+        for name in method.networks.names:
+            present = f"recipe.{method.networks.section}.{name}"
+            former = [f"recipe.{method.networks.section}.{old}" for old, new in RENAMED_MODELS.items() if new == name]
+            table |= dict.fromkeys(former, present)
+            for old, new in RENAMED_ARGUMENTS.get(name, {}).items():
+                table |= dict.fromkeys((f"{network}.{old}" for network in (present, *former)), f"{present}.{new}")
     return table
 
 
@@ -61,7 +59,7 @@ def present_knob(name: str) -> str:
         return f"recipe.teacher.published.{present_knob('recipe.' + name.split('.', 3)[3])[len('recipe.') :]}"
     parts = name.split(".")
     for length in range(len(parts), 0, -1):  # the longest beginning that was renamed
-        if (new := _renamed().get(".".join(parts[:length]))) is not None:
+        if (new := renamed_knobs().get(".".join(parts[:length]))) is not None:
             return ".".join((new, *parts[length:]))
     return name
 
@@ -121,17 +119,17 @@ def migrate_recipe(recipe: Config) -> dict[str, Any]:
     method = method_named(str(flat.get("recipe.name")))
     section = method.networks.section
     network = flat.get(f"recipe.{section}.name", method.networks.names[0])
-    kept: dict[str, Any] = {"name": method.name}
+    migrated: dict[str, Any] = {"name": method.name}
     for common in knobs_of(CommonSettings):
-        kept[common.name] = flat.get(f"recipe.{common.name}", common.default)
-    kept[section] = {"name": network, network: _section(flat, f"recipe.{section}.{network}")}
+        migrated[common.name] = flat.get(f"recipe.{common.name}", common.default)
+    migrated[section] = {"name": network, network: _section(flat, f"recipe.{section}.{network}")}
     for name, settings in method.sections.items():
         defaults = {knob.name: knob.default for knob in knobs_of(settings)}
-        kept[name] = {**defaults, **_section(flat, f"recipe.{name}")}
+        migrated[name] = {**defaults, **_section(flat, f"recipe.{name}")}
     published = recipe.get("teacher", {}).get("published")
-    if published and "teacher" in kept:
-        kept["teacher"]["published"] = migrate_recipe(published)
-    return kept
+    if published and "teacher" in migrated:
+        migrated["teacher"]["published"] = migrate_recipe(published)
+    return migrated
 
 
 def _section(flat: Mapping[str, Any], prefix: str) -> dict[str, Any]:

@@ -6,7 +6,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from framer_jax.checkpoints.groups import read_groups
-from framer_jax.checkpoints.paths import digests, is_trained, named_files, required_path, with_dependencies
+from framer_jax.checkpoints.paths import (
+    digests,
+    is_trained,
+    named_files,
+    required_path,
+    weight_path,
+    with_dependencies,
+)
 from framer_jax.checkpoints.reader import NetworkReader
 from framer_jax.checkpoints.sampling import UNCHANGED, Sampling, knob_names, sampling_values
 from framer_jax.recipes import table
@@ -22,7 +29,7 @@ class OpenedModel(NamedTuple):
       recipe: the recipe.
       params: the groups of `recipe.exported`.
       metadata: metadata of the file; 'config' is the configuration it was trained with, in the present schema.
-      frozen_weights: digests of what else the recipe computes with, such as the autoencoder, by their knobs.
+      frozen_weights: full knob name → digest of the other files that the recipe computes with, such as the autoencoder.
       overrides: knobs of the configuration that were overridden for this use → their values.
     """
 
@@ -34,7 +41,7 @@ class OpenedModel(NamedTuple):
 
 
 class Reader(NetworkReader):
-    """The whole of framer_jax.recipes.method.WeightReader."""
+    """All functions of framer_jax.recipes.method.WeightReader."""
 
     def teacher(self, knob_name: str, path: str, what: str, published: Config) -> tuple[Recipe, Params]:
         """A trained model with the recipe it belongs to; `published` describes weights without a configuration."""
@@ -76,7 +83,7 @@ def open_recipe(
       sampling: overrides of the sampler.
 
     Raises:
-      FileNotFoundError: there is no such file, or not the autoencoder that the recipe needs.
+      FileNotFoundError: there is no such file, or a file that the recipe needs, such as the autoencoder, is missing.
       ValueError: not such a file, or one that does not fit the recipe that its configuration describes.
     """
     if config is not None:
@@ -85,7 +92,10 @@ def open_recipe(
             overrides = sampling_values(config, sampling)
             overridden = with_values(config, overrides)
             recipe, params = published.open(path, overridden, purpose, READER)
-            return OpenedModel(recipe, params, {}, digests(overridden, "inference"), overrides)
+            named = {file.path: weight_path(overridden, file) for file in named_files(overridden, "inference")}
+            itself = {knob: "" for knob, name in named.items() if Path(name).resolve() == path.resolve()}
+            frozen = digests(with_values(overridden, itself), "inference")
+            return OpenedModel(recipe, params, {}, frozen, overrides)
     params, metadata = read_groups(path, config)
     if config is None and "config" not in metadata:
         raise ValueError(f"{path}: the weights carry no configuration, so their recipe is unknown; export them again")

@@ -14,7 +14,7 @@ from framer_jax.recipes.method import Config, WeightFile, value_at, with_values
 from framer_jax.recipes.table import METHODS, method_of
 
 NEEDS = ("training", "teacher", "inference")
-"""What may need a weight file: training, a teacher's precomputed outputs, upscaling."""
+"""Purposes that may need a weight file: training, a teacher's precomputed outputs, upscaling."""
 
 
 def required_path(path: str, knob: str, what: str, model: str, folder: bool = False) -> str:
@@ -23,7 +23,7 @@ def required_path(path: str, knob: str, what: str, model: str, folder: bool = Fa
     Args:
       path: the value of the knob.
       knob: its name.
-      what: what the path is of, in words.
+      what: what the file is, in words.
       model: weight map for `framer-jax port`.
       folder: whether it may be a folder.
 
@@ -52,7 +52,7 @@ def weight_path(config: Config, file: WeightFile) -> str:
 
 
 def named_files(config: Config, need: str = "training") -> list[WeightFile]:
-    """The weight files that a configuration names and that something needs.
+    """The weight files that a configuration names and that a purpose needs.
 
     Args:
       config: the `recipe` section.
@@ -65,20 +65,20 @@ def named_files(config: Config, need: str = "training") -> list[WeightFile]:
         if (need == "inference" and not file.inference) or (need == "teacher" and file.training_only):
             continue
         if file.unless_trained and is_trained(str(value_at(config, file.unless_trained) or "")):
-            continue  # a trained teacher brings its own configuration
+            continue  # a trained teacher has its own configuration
         files.append(file)
     return files
 
 
 def digest_of(path: str | os.PathLike[str], part: str = "") -> str:
-    """SHA-256 of a file; of a ported one, that of the file it was made of, so that both count as the same.
+    """SHA-256 of a file; for a ported one, that of the file it was made of, so that both count as the same.
 
-    Of a folder in Diffusers' layout, the digest of its configuration and weights together. Of a folder that a method's
-    authors publish, that of the files that identify it.
+    For a folder in Diffusers' layout, the digests of its configuration and weights together; for a folder that a
+    method's authors publish, those of the files that identify it.
 
     Args:
       path: file or folder.
-      part: the part that is meant of a whole pipeline's folder.
+      part: the part to take where the folder of a whole pipeline is given.
     """
     for method in METHODS:
         published = method.published
@@ -93,7 +93,7 @@ def digest_of(path: str | os.PathLike[str], part: str = "") -> str:
 
 
 def digests(config: Config, need: str = "training") -> dict[str, str]:
-    """Full knob name → digest of every weight file that `need` of `named_files` reads."""
+    """Full knob name → digest of the `named_files`."""
     return {file.knob: digest_of(weight_path(config, file), file.part) for file in named_files(config, need)}
 
 
@@ -105,24 +105,25 @@ def with_dependencies(
     Args:
       config: the `recipe` section.
       path: the weights file.
-      recorded: digests of what the run was trained with, by knob; {} if the file does not say.
+      recorded: full knob name → digest of the file that the run was trained with; {} if the weights do not state any.
       files: the weight files that are needed.
 
     Raises:
-      FileNotFoundError: an autoencoder, say, is in neither place.
-      ValueError: a file there is another one than the model was trained with.
+      FileNotFoundError: a file does not exist.
+      ValueError: it is another file than the one that the model was trained with.
     """
     changes = {}
     for file in files:
         name = weight_path(config, file)
         if not name:
             continue
-        candidates = [place for place in (path.parent / Path(name).name, Path(name)) if place.exists()]
+        candidates = [candidate for candidate in (path.parent / Path(name).name, Path(name)) if candidate.exists()]
         if not candidates:
             raise FileNotFoundError(
                 f"{path} needs the {file.role} {name!r} ({file.knob}), which is missing: put it next to the weights"
             )
-        fitting = [place for place in candidates if recorded.get(file.knob) in (None, digest_of(place, file.part))]
+        digest = recorded.get(file.knob)
+        fitting = [candidate for candidate in candidates if digest in (None, digest_of(candidate, file.part))]
         if not fitting:
             raise ValueError(
                 f"{candidates[0]} is not the {file.role} that {path} was trained with: put that one next to it"

@@ -14,7 +14,7 @@ from framer_jax.checkpoints.groups import read_groups
 from framer_jax.checkpoints.networks import load_network, read_network
 from framer_jax.checkpoints.paths import required_path
 from framer_jax.porting.lora import read_layers
-from framer_jax.porting.table import Ported, map_named
+from framer_jax.porting.table import Ported, map_named, model_in
 from framer_jax.porting.torch_files import read_state
 from framer_jax.porting.weights import is_ours, read_metadata
 from framer_jax.recipes.base import Params, Recipe, expected_params
@@ -31,7 +31,8 @@ class NetworkReader:
     ) -> Pretrained:
         """The published network at `path`."""
         path = required_path(path, knob_name, what, model, folder=bool(map_named(model).folder))
-        return load_network(model, path, dtype=dtype or jnp.float32, **demands)
+        with _naming(knob_name):
+            return load_network(model, path, dtype=dtype or jnp.float32, **demands)
 
     def transformer(self, knob_name: str, path: str, models: tuple[str, ...], what: str) -> tuple[str, Pretrained]:
         """The published network at `path` and its weight map, the first of `models` that the file is of."""
@@ -43,8 +44,9 @@ class NetworkReader:
     def trained(self, knob_name: str, path: str, what: str, config: Config, recipe: Recipe) -> Params:
         """The exported groups of a trained or published model that fits `recipe`."""
         path = required_path(path, knob_name, what, network_section(config)[1])
-        params = read_groups(path, config).params
-        check_same_structure(params, expected_params(recipe), f"{knob_name} {path}")
+        with _naming(knob_name):
+            params = read_groups(path, config).params
+            check_same_structure(params, expected_params(recipe), path)
         return params
 
     def lora(self, knob_name: str, path: str, model: str, params: Params) -> Params:
@@ -66,8 +68,8 @@ class NetworkReader:
 def _read_first(path: str, models: tuple[str, ...]) -> tuple[str, Ported]:
     """(weight map, network) of a file: the map that a ported file states, else the first that takes its tensors."""
     if Path(path).is_file() and is_ours(path):
-        stated = read_metadata(path).get("model")
-        model = next((model for model in models if stated and map_named(stated).name == model), models[0])
+        stated = model_in(read_metadata(path))
+        model = stated if stated in models else models[0]
         return model, read_network(model, path)
     for model in models[:-1]:
         try:
@@ -81,7 +83,9 @@ def _read_first(path: str, models: tuple[str, ...]) -> tuple[str, Ported]:
 @contextmanager
 def _naming(knob: str) -> Iterator[None]:
     """Errors begin with the knob's name."""
+    kinds = (FileNotFoundError, ImportError, ValueError)
     try:
         yield
-    except (ValueError, FileNotFoundError, ImportError) as error:
-        raise type(error)(f"{knob}: {error}") from error
+    except kinds as error:
+        kind = next(kind for kind in kinds if isinstance(error, kind))
+        raise kind(f"{knob}: {error}") from error

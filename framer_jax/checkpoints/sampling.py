@@ -11,7 +11,7 @@ from framer_jax.recipes.table import METHODS, method_of
 
 
 class Sampling(NamedTuple):
-    """Overrides of the sampler that a configuration describes; None leaves what it says.
+    """Overrides of the sampler that a configuration describes; None for no override.
 
     Attributes:
       steps: number of sampling steps.

@@ -34,6 +34,9 @@ from framer_jax.trees import flatten_names
 from framer_jax.version import __version__
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
+STARTER_NAME = "starter"
+"""The name of the shipped model; the configuration of that name is meant by its file."""
+
 EXTRAS = {"photos": "scikit-image", "eval": "matplotlib", "tensorboard": "tensorboardX", "torch": "torch"}
 
 PIPE_WIDTH = 160
@@ -58,7 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print what was asked for."""
+    """Print the requested information."""
     settings = cost_settings(arguments)
     if arguments.knobs:
         if settings:
@@ -108,15 +111,19 @@ def cost_of(what: str, settings: CostSettings) -> Cost:
     Raises:
       ValueError, FileNotFoundError: `what` is no model or configuration, or does not take that size or mode.
     """
-    if is_config(what):
+    if _means_config(what):
         config = to_dict(load_config(what))["recipe"]
         recipe = build_recipe(config, "description")
         return measure(recipe, expected_params(recipe), {**recipe.frozen, **autoencoder_shapes(config)}, settings)
     if is_network(metadata := read_metadata(what)):
         raise ValueError(f"{what}: a ported {metadata['model']} carries no recipe: name a configuration that uses it")
-    model = load_model(None if what == "starter" else what, purpose="description")
+    model = load_model(None if what == STARTER_NAME else what, purpose="description")
     frozen = {**model.recipe.frozen, **autoencoder_shapes(model.metadata["config"]["recipe"])}
     return measure(model.recipe, model.params, frozen, settings)
+
+
+def _means_config(what: str) -> bool:
+    return what != STARTER_NAME and is_config(what)
 
 
 def environment() -> dict[str, Any]:
@@ -138,7 +145,7 @@ def describe(what: str) -> dict[str, Any]:
     Raises:
       ValueError, FileNotFoundError: `what` is none of these.
     """
-    if is_config(what):
+    if _means_config(what):
         config = to_dict(load_config(what))
         recipe = build_recipe(config["recipe"], "description")
         framer_recipe = add_framer(recipe, config["framer"])
@@ -146,7 +153,7 @@ def describe(what: str) -> dict[str, Any]:
         return {"recipe": framer_recipe.name, "parameters": sum(sizes.values()), "config": config}
     if is_network(metadata := read_metadata(what)):
         return {"file": what, "bytes": Path(what).stat().st_size, **metadata}
-    model = load_model(None if what == "starter" else what, purpose="description")
+    model = load_model(None if what == STARTER_NAME else what, purpose="description")
     leaves = flatten_names(model.params)[0]
     return {
         "file": str(model.path),

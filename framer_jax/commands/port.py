@@ -1,4 +1,4 @@
-"""`framer-jax port`: PyTorch weights to our format, and ours to PyTorch's: a file, a Diffusers folder, a LoRA."""
+"""`framer-jax port`: convert weights of PyTorch to framer_jax, and back: a file, a Diffusers folder, a LoRA."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from framer_jax.porting.diffusers_folder import write_folder
 from framer_jax.porting.files import sha256_of
 from framer_jax.porting.lora import LoraLayers, write_layers
 from framer_jax.porting.maps import to_torch
-from framer_jax.porting.table import MAPS, Ported, arguments_in, map_named
+from framer_jax.porting.table import MAPS, Ported, arguments_in, map_named, model_in
 from framer_jax.porting.torch_files import write_state
 from framer_jax.porting.weights import load_weights, save_weights
 from framer_jax.recipes.components.networks import network_section
@@ -60,8 +60,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--to",
         choices=FORMS,
         default="jax",
-        help="jax: our format (default); torch: a state dict; diffusers: a folder of config.json and weights; lora: "
-        "the LoRA of a trained run alone, in PEFT's names",
+        help="jax: framer_jax's format (default); torch: a state dict; diffusers: a folder of config.json and weights; "
+        "lora: the LoRA of a trained run alone, in PEFT's names",
     )
     parser.add_argument(
         "--check",
@@ -73,7 +73,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Convert, write, and say what was written."""
+    """Convert the weights, write them and report what was written."""
     output = Path(arguments.output)
     if output.exists() and not arguments.overwrite:
         raise ValueError(f"{output} exists: name another file, or use --overwrite")
@@ -88,12 +88,17 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def port_to_jax(model: str, inputs: list[Path], output: Path, original: str | None = None) -> dict[str, Any]:
-    """Write a checkpoint in our format, checked against the code in folder `original` if given; the facts to print.
+    """Write a checkpoint in framer_jax's format; returns the facts to print.
+
+    Args:
+      model: name of the weight map.
+      inputs: the checkpoint; several files if each holds a part of the model.
+      output: the file to write.
+      original: folder of the original code, with which the network is compared first; None for no comparison.
 
     Raises:
       ValueError, FileNotFoundError, ImportError: as framer_jax.checkpoints.networks.read_network, `read_ours`, `check`
-      and
-        `save_weights`.
+        and `save_weights`.
     """
     if len(inputs) == 1 and is_mergeable_run(inputs[0]):
         ours = read_ours(model, inputs[0])
@@ -119,12 +124,12 @@ def port_to_jax(model: str, inputs: list[Path], output: Path, original: str | No
 def port_to_torch(
     model: str, inputs: list[Path], output: Path, form: str = "torch", original: str | None = None
 ) -> dict[str, Any]:
-    """Write a file of ours, ported or trained, in PyTorch's names, checked as by `port_to_jax`; the facts to print.
+    """Write a file of framer_jax, ported or trained, in PyTorch's names; returns the facts to print.
 
     Args:
       model: name of the weight map.
-      inputs: one file of ours; a run whose base is frozen is put together with it.
-      output: what to write.
+      inputs: one file of framer_jax; a run with a frozen base is merged with it.
+      output: the file or folder to write.
       form: 'torch', 'diffusers' or 'lora'.
       original: as for `port_to_jax`.
 
@@ -155,7 +160,7 @@ def port_to_torch(
 
 
 def read_ours(model: str, path: Path) -> Ours:
-    """A file of ours, ported or trained, as one whole model.
+    """A file of framer_jax, ported or trained, as one whole model.
 
     Raises:
       ValueError, FileNotFoundError, ImportError: it is not of this model, is not whole, or as
@@ -168,7 +173,7 @@ def read_ours(model: str, path: Path) -> Ours:
     else:
         params, metadata = load_weights(path)
         metadata = present_metadata(metadata, path)
-        if (stated := metadata.get("model")) and map_named(stated).name != model:
+        if (stated := model_in(metadata)) and stated != model:
             raise ValueError(f"{path} holds {stated}, not {model}: use --model {stated}")
         _refuse_release_differences(model, metadata, path)
         if weights.group and set(params) == {weights.group}:
@@ -181,7 +186,7 @@ def read_ours(model: str, path: Path) -> Ours:
 
 
 def _port_lora(model: str, ours: Ours, path: Path, output: Path) -> dict[str, Any]:
-    """Write the LoRA of a run by itself."""
+    """Write the LoRA of a run without its base."""
     if ours.lora is None:
         raise ValueError(
             f"{path}: no LoRA was trained in it: --to lora takes a run of one, such as one with lora_modules"
@@ -195,14 +200,14 @@ def _port_lora(model: str, ours: Ours, path: Path, output: Path) -> dict[str, An
 
 
 def _network_notes(model: str, arguments: dict[str, Any]) -> dict[str, str]:
-    """In what the released code would compute something else."""
+    """A note on arguments with which the released code would compute something else; {} without any."""
     if model != "dit4sr_transformer" or not (differences := control_differences(arguments)):
         return {}
     return {"note": f"{differences}: DiT4SR's released code computes something else, framer_jax reads it"}
 
 
 def _refuse_release_differences(model: str, metadata: dict[str, Any], path: Path) -> None:
-    """What the original code cannot compute must not become a file of it, which would give other images there."""
+    """Refuse models that the original code cannot compute: a file in its format would give other images there."""
     trained = metadata.get("config", {}).get("recipe", {}).get("denoiser", {}).get(model, {})
     for name, released in map_named(model).fixed_arguments.items():
         if (value := trained.get(name, released)) != released:
@@ -222,7 +227,7 @@ def _known_arguments(model: str, metadata: dict[str, Any]) -> dict[str, Any]:
 
 
 def _pipeline_notes(metadata: dict[str, Any]) -> dict[str, str]:
-    """In what a trained model differs from what the released samplers run: a ResShift chain on VQ-f4 latents."""
+    """A note on the differences of a trained model from what the released samplers run; {} without any."""
     recipe = metadata.get("config", {}).get("recipe")
     if recipe is None:
         return {}
@@ -238,7 +243,7 @@ def _checked(model: str, params: dict[str, Any], arguments: dict[str, Any], orig
     if original is None:
         return {}
     *layers, output = check(model, params, arguments, original)
-    worst = max(layers, key=lambda found: found.relative)
+    worst = max(layers, key=lambda difference: difference.relative)
     return {
         "checked": f"{len(layers)} layers, relative differences up to {worst.relative:.1e} ({worst.layer}); "
         f"output {output.relative:.1e}"
@@ -250,7 +255,7 @@ def _facts(output: Path, model: str, parameters: int) -> dict[str, Any]:
 
 
 def _described(source: dict[str, Any]) -> dict[str, Any]:
-    """Source files with their checksums, and what was left out of them."""
+    """Source files with their checksums, and the parts of them that were left out."""
     lines = {f"source {number}": f"{file['file']}  {file['sha256']}" for number, file in enumerate(source["files"], 1)}
     if source.get("taken_off"):
         lines["taken off"] = ", ".join(source["taken_off"])

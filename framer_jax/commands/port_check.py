@@ -1,8 +1,8 @@
-"""What `framer-jax port --check` does: the original and ours on the same input, layer by layer.
+"""`framer-jax port --check`: compare the layers of an original network and of ours on the same input.
 
-The weight map says which layer of the original is which of ours, so every layer that has parameters is compared, and a
-new map brings its own comparison; framer_jax.commands.port_originals says how each original is built and called. The
-user names the folder that the original is imported from; it needs PyTorch and whatever the original itself imports.
+The weight map relates the layers of the original to ours, so every layer with parameters is compared, for new maps too;
+framer_jax.commands.port_originals builds and calls the originals. The user names the folder that the original is
+imported from; it needs PyTorch and whatever the original itself imports.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from framer_jax.porting.maps import StateDict, layer_pairs, to_torch
 from framer_jax.porting.table import map_named
 
 LARGEST_DIFFERENCE = 1e-4
-"""Of a layer's output, relative to its largest value, in float32; measured differences are near 2e-6."""
-
+"""Largest difference of a layer's output that passes, relative to its largest value, in float32; measured differences
+are near 2e-6."""
 
 INSTALLED = "installed"
-"""In place of a folder: the original is a package of this environment."""
+"""The word that stands for a folder where the original is a package of this environment."""
 
 
 class Difference(NamedTuple):
@@ -41,10 +41,10 @@ def check(name: str, params: Mapping[str, Any], arguments: Mapping[str, Any], fo
     """Run the original and ours with the same weights on the same random input.
 
     Args:
-      name: of the weight map.
-      params: our parameters, without a group around them.
-      arguments: of our module.
-      folder: where the original can be imported from: a clone of its repository; or `INSTALLED`.
+      name: name of the weight map.
+      params: our parameters, without an enclosing group.
+      arguments: constructor arguments of our module.
+      folder: folder from which the original is imported, a clone of its repository; or `INSTALLED`.
 
     Returns:
       the differences of every layer with parameters, from the input on; the last one is the output's ('output').
@@ -71,9 +71,9 @@ def check(name: str, params: Mapping[str, Any], arguments: Mapping[str, Any], fo
         for layer, path in pairs.items()
     ]
     differences.append(Difference("output", _difference(result, output)))
-    worst = max(differences, key=lambda found: found.relative)
+    worst = max(differences, key=lambda difference: difference.relative)
     if not worst.relative <= LARGEST_DIFFERENCE:
-        first = next(found for found in differences if not found.relative <= LARGEST_DIFFERENCE)
+        first = next(difference for difference in differences if not difference.relative <= LARGEST_DIFFERENCE)
         raise ValueError(
             f"{name} differs from its original: first at {first.layer} ({first.relative:.1e} of its largest value), "
             f"most at {worst.layer} ({worst.relative:.1e})"
@@ -91,7 +91,7 @@ def _random_input(rng: np.random.Generator, shapes: Any) -> Any:
 def _run_original(
     name: str, state: StateDict, arguments: Mapping[str, Any], inputs: list[Any], folder: str
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Outputs of the original's layers by name, in the order of their first call, and of the whole."""
+    """Outputs of the original's layers by name, in the order of their first call, and of the whole network."""
     if folder != INSTALLED and not Path(folder).is_dir():
         raise ValueError(f"--check {folder}: no such folder")
     try:
@@ -141,18 +141,18 @@ def _importing_from(folder: str) -> Iterator[None]:
 def _run_ours(
     name: str, module: Any, params: Mapping[str, Any], inputs: list[Any]
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Outputs of our layers by path, and of the whole."""
+    """Outputs of our layers by path, and of the whole network."""
 
     def run(params: Any, *inputs: Any) -> Any:
         return module.apply({"params": params}, *inputs, method=ORIGINALS[name].ours, capture_intermediates=True)
 
     with jax.default_matmul_precision("highest"):
         result, state = cast(Any, jax.jit(run)(params, *inputs))
-    found: dict[str, np.ndarray] = {}
+    outputs: dict[str, np.ndarray] = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(state["intermediates"]):
         if path[-2] == jax.tree_util.DictKey("__call__"):  # the first call of several
-            found.setdefault(jax.tree_util.keystr(path[:-2], simple=True, separator="/"), np.asarray(leaf))
-    return found, np.asarray(result)
+            outputs.setdefault(jax.tree_util.keystr(path[:-2], simple=True, separator="/"), np.asarray(leaf))
+    return outputs, np.asarray(result)
 
 
 def _channels_first(x: np.ndarray) -> np.ndarray:

@@ -1,6 +1,6 @@
-"""The original networks that `framer-jax port --check` compares with: how each is built, called, and matched to ours.
+"""The original networks that `framer-jax port --check` compares with: how they are built, called and matched to ours.
 
-A clone's code is imported from the folder that the user names; diffusers also from the installed package.
+A clone's code is imported from the folder that the user names, diffusers also from the installed package.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Original(NamedTuple):
 
 
 def _filled(make: Callable[[Arguments], Any]) -> Callable[[Arguments, StateDict], Any]:
-    """What builds a module with random weights, with the given ones after it."""
+    """A function that builds a module and loads the given weights into it."""
 
     def made(arguments: Arguments, state: StateDict) -> Any:
         import torch
@@ -67,7 +67,7 @@ def _filled(make: Callable[[Arguments], Any]) -> Callable[[Arguments, StateDict]
 def _make_unet(arguments: Arguments) -> Any:
     size, levels = arguments["image_size"], len(arguments["multipliers"])
     network = importlib.import_module("models.unet").UNetModelSwin
-    # ResShift's adds the LR image's channels (and knows its side); SinSR's is told of both together.
+    # ResShift's network adds the channels of the LR image itself and takes its side; SinSR's takes the sum.
     adds_lq = "lq_size" in inspect.signature(network).parameters
     return network(
         image_size=size,
@@ -126,9 +126,9 @@ def _make_swinir(arguments: Arguments) -> Any:
 
 
 def _opened(name: str, module: str, network: str) -> Callable[[Arguments, StateDict], Any]:
-    """What opens a folder of Diffusers, as `--to diffusers` writes it, with a class of diffusers or derived from one.
+    """A function that loads a Diffusers folder, as `--to diffusers` writes it, with a class of the given module.
 
-    Nothing may be missing, left over or of another shape: diffusers itself would draw it at random, with a warning.
+    Missing or unexpected weights and other shapes are errors; diffusers itself would draw them randomly and warn.
     """
 
     def made(arguments: Arguments, state: StateDict) -> Any:
@@ -137,8 +137,8 @@ def _opened(name: str, module: str, network: str) -> Callable[[Arguments, StateD
             raise ImportError(f"{module} has no {network}")
         make_config = map_named(name).make_config
         assert make_config is not None, name
-        with tempfile.TemporaryDirectory() as place:
-            folder = Path(place) / name
+        with tempfile.TemporaryDirectory() as temporary:
+            folder = Path(temporary) / name
             write_folder(folder, make_config(arguments), state)
             opened, report = kind.from_pretrained(
                 folder, output_loading_info=True, low_cpu_mem_usage=False, local_files_only=True
@@ -151,7 +151,7 @@ def _opened(name: str, module: str, network: str) -> Callable[[Arguments, StateD
 
 
 def control_differences(arguments: Arguments) -> str:
-    """In which arguments a DiT4SR transformer differs from what its released code computes, '' if in none."""
+    """Arguments with which a DiT4SR transformer differs from what its released code computes, '' if there are none."""
     released = {"variant": "released", "lr_attention": "joint", "control_scale": 1.2}
     values = {"variant": "correct", "lr_attention": "auto", **arguments}
     values["lr_attention"] = resolve_lr_attention(values["lr_attention"], values["variant"])

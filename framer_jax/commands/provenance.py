@@ -1,4 +1,4 @@
-"""What files say of the configuration that they come from, and whether it is the present one."""
+"""The configuration that records and weights were made with, and its comparison with the present one."""
 
 from __future__ import annotations
 
@@ -107,7 +107,9 @@ def check_records(manifest: Mapping[str, Any], config: dict[str, Any], folder: s
         raise ConfigError(f"data.train {folder}: {MANIFEST} lacks {', '.join(missing)}: make the records again")
     present = json.loads(json.dumps(manifest_of(config, 0, 0, 0)))
     stored, needed = _record_knobs(manifest), _record_knobs(present)
-    if present["outputs"] is None:  # no teacher is asked: any records of these images will do
+    # Manifests of earlier versions also state sampler knobs of other methods than the teacher's.
+    stored = {name: value for name, value in stored.items() if not _has_no_section(name, config["recipe"])}
+    if present["outputs"] is None:  # no teacher is used, so any records of these images will do
         images = {"recipe.scale", *(f"data.{knob}" for knob in DATA.values())}
         stored = {name: value for name, value in stored.items() if name in images}
         needed = {"recipe.scale": config["recipe"]["scale"], **_data_knobs(present["data"])}
@@ -125,6 +127,12 @@ def _data_knobs(data: Mapping[str, Any]) -> dict[str, Any]:
 def _record_knobs(manifest: Mapping[str, Any]) -> dict[str, Any]:
     weights = {f"the file of {knob}": digest for knob, digest in present_knobs(manifest["weights"]).items()}
     return _data_knobs(manifest["data"]) | present_knobs(manifest["outputs"] or {}) | weights
+
+
+def _has_no_section(name: str, recipe: Mapping[str, Any]) -> bool:
+    """Whether a knob belongs to a section that a configuration's `recipe` does not have."""
+    first, *sections, _ = name.split(".")
+    return first == "recipe" and value_at(recipe, tuple(sections)) is None
 
 
 def _check_same(stored: Mapping[str, Any], needed: Mapping[str, Any], folder: str) -> None:

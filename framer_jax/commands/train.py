@@ -75,13 +75,13 @@ def initialize_distributed(
     Raises:
       ConfigError: the arguments do not fit together, or the processes do not find each other.
     """
-    given = {"--coordinator": coordinator, "--processes": processes, "--process": process}
-    missing = [name for name, value in given.items() if value is None]
+    options = {"--coordinator": coordinator, "--processes": processes, "--process": process}
+    missing = [name for name, value in options.items() if value is None]
     if not distributed:
-        if len(missing) < len(given):
-            raise ConfigError(f"{', '.join(sorted(set(given) - set(missing)))} without --distributed: add it")
+        if len(missing) < len(options):
+            raise ConfigError(f"{', '.join(sorted(set(options) - set(missing)))} without --distributed: add it")
         return
-    if missing and len(missing) < len(given):
+    if missing and len(missing) < len(options):
         raise ConfigError(
             f"--distributed also needs {', '.join(missing)} (or none of them, on SLURM, MPI and TPU pods)"
         )
@@ -112,8 +112,7 @@ def train_from_config(config: dict[str, Any], workdir: str | Path, init: str | N
     Raises:
       ConfigError, ValueError, FileNotFoundError: an input that cannot be used, in one line.
     """
-    workdir, data = Path(workdir), config["data"]
-    source = open_training(config)
+    workdir, data, source = Path(workdir), config["data"], open_training(config)
     base = build_recipe(config["recipe"], data=source.kind)
     recipe = add_framer(base, config["framer"])
     multiple = base.scale * base.lr_multiple
@@ -168,9 +167,9 @@ def text_info(config: dict[str, Any]) -> dict[str, str]:
 
 
 def paths_that_may_change(config: dict[str, Any]) -> tuple[str, ...]:
-    """Knobs that may differ between a checkpoint and the run that resumes it, besides those of training and data.
+    """Knobs of the recipe that may differ between a checkpoint and the run that resumes it.
 
-    Paths of weights, whose digests are compared instead; and knobs that follow another one.
+    These are paths of weights, whose digests are compared instead, and knobs that follow another one.
     """
     recipe = config["recipe"]
     files = [file.knob for file in method_of(recipe).weight_files]

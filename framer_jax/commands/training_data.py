@@ -1,4 +1,4 @@
-"""What a run trains and validates on: photographs, or records that `framer-jax precompute` wrote."""
+"""The training and validation data of a run: photographs, or records that `framer-jax precompute` wrote."""
 
 from __future__ import annotations
 

@@ -67,9 +67,9 @@ def load_model(
     """
     path = weights_file(path, folders=config is not None)
     opened = open_recipe(path, config["recipe"] if config else None, purpose, sampling)
-    whole = dict(config or opened.metadata["config"])
-    recipe_section = with_values(whole["recipe"], opened.overrides)
-    metadata = {**opened.metadata, "config": {**whole, "recipe": recipe_section}}
+    config = dict(config or opened.metadata["config"])
+    recipe_section = with_values(config["recipe"], opened.overrides)
+    metadata = {**opened.metadata, "config": {**config, "recipe": recipe_section}}
     overrides = knob_names(opened.overrides)
     return Model(opened.recipe, opened.params, metadata, path, opened.frozen_weights, overrides)
 

@@ -49,9 +49,8 @@ class Protocol(NamedTuple):
       color_fixes: the color fixes that may follow; the first one is the default.
       fixed: the tile is a part of the protocol, so it is not reduced where memory runs out.
       sizes: (height, width, scale, tile, multiple) → sizes to which the image is resized first, one after the other,
-        the
-        last one as large as the result. The image is then super-resolved as a whole by `Recipe.sample_tiled`, with the
-        tiles within its steps. None: tiles of the LR image go through `Recipe.sample`.
+        the last one as large as the result. The image is then super-resolved as a whole by `Recipe.sample_tiled`, with
+        the tiles within its steps. None: tiles of the LR image go through `Recipe.sample`.
       autoencoder: then, sides of the tiles of its encoder and its decoder, pixels of the result; 0 for no tiles.
       summary: one sentence for the command line.
     """

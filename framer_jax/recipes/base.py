@@ -35,7 +35,7 @@ PIXELS = ("hr", "lr")
 
 
 class Loss(NamedTuple):
-    """What one loss function returns.
+    """The result of a loss function.
 
     Attributes:
       values: [B] float32, one value per example; the step applies weight, mask and the mean over the global batch.
@@ -110,7 +110,7 @@ class Tiling(NamedTuple):
 
     Attributes:
       side: side of the denoiser's tiles.
-      overlap: pixels that neighbouring tiles share at least.
+      overlap: pixels that neighboring tiles share at least.
       batch: number of tiles computed at a time.
       encoder: side of the tiles that an autoencoder encodes.
       decoder: side of the tiles that it decodes to.

@@ -1,4 +1,4 @@
-"""What a function reads of what it is given, by tracing it: nothing is computed."""
+"""The arguments that the results of a function depend on, by tracing it: nothing is computed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def leaves_read(function: Callable[..., Any], *arguments: Any) -> tuple[Any, ...
       arguments: trees of arrays, or of their shapes (jax.ShapeDtypeStruct).
 
     Returns:
-      a tree of bools for each argument. A leaf that goes into a program within (the body of a loop) counts as read.
+      a tree of bools for each argument. A leaf that enters an inner program (the body of a loop) counts as read.
     """
     program = jax.make_jaxpr(function)(*arguments).jaxpr
     needed = {value for value in program.outvars if isinstance(value, Var)}

@@ -6,7 +6,8 @@ import pytest
 
 from framer_jax.checkpoints.migration import SCHEMA, SchemaError, migrate, present_knob, present_knobs
 from framer_jax.checkpoints.open import build_recipe
-from framer_jax.config import check_config, load_config, to_dict
+from framer_jax.commands.provenance import check_records, manifest_of
+from framer_jax.config import ConfigError, check_config, load_config, to_dict
 from framer_jax.inference.model import LAST, STARTER, load_model
 from framer_jax.porting.table import RENAMED_ARGUMENTS, RENAMED_MODELS
 from framer_jax.porting.weights import load_weights, read_metadata, save_weights
@@ -14,7 +15,7 @@ from framer_jax.recipes.components.networks import NETWORKS
 from framer_jax.recipes.framer import add_framer
 from framer_jax.recipes.table import METHODS, method_named
 from tests.support.paths import FIXTURES
-from tests.support.tiny import weights
+from tests.support.tiny import ported, weights
 
 STORED = json.loads((FIXTURES / "configurations_schema_1.json").read_text(encoding="utf-8"))
 """Shipped configuration → what the version before stored of it: the sections of all methods, and no schema."""
@@ -92,6 +93,27 @@ def test_an_unknown_schema_is_refused_in_one_line(schema, tmp_path):
     assert "\n" not in str(caught.value)
 
 
+def test_records_of_the_version_before_are_taken(tmp_path):
+    teacher = ported(tmp_path / "teacher.safetensors", "swinir")
+    config = to_dict(load_config("augkd_swinir_small", [f"recipe.teacher.checkpoint={teacher}"]))
+    manifest = json.loads(json.dumps(manifest_of(config, 1, 1, 1)))
+    published = "recipe.teacher.published"
+    assert manifest["outputs"][f"{published}.dtype"] == "float32"
+    (digest,) = manifest["weights"].values()
+    # It wrote the sampler's knobs of all methods, and knobs by their former names.
+    outputs = {**manifest["outputs"], f"{published}.resshift.centred_mean": True}
+    outputs |= {f"{published}.resshift.sampling_steps": None}
+    outputs[f"{published}.student.swinir.colours"] = outputs.pop(f"{published}.student.swinir.image_channels")
+    stored = {**manifest, "outputs": outputs, "weights": {"recipe.teacher.weights": digest}}
+    check_records(stored, config, "records")
+    for change, message in (
+        ({f"{published}.dtype": "bfloat16"}, "published.dtype 'bfloat16', this run has 'float32'"),
+        ({"recipe.name": "dtkd"}, "recipe.name 'dtkd', this run has 'augkd'"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            check_records({**stored, "outputs": {**outputs, **change}}, config, "records")
+
+
 def test_every_former_knob_has_a_present_one():
     for method in METHODS:
         for old, new in method.renamed_knobs.items():
@@ -100,10 +122,12 @@ def test_every_former_knob_has_a_present_one():
             if section in method.sections:
                 assert not knob or knob in method.sections[section].__dataclass_fields__
     former_names = {name: former for former, name in RENAMED_MODELS.items()}
+    sections = {name: method.networks.section for method in METHODS for name in method.networks.names}
     for name, renamed in RENAMED_ARGUMENTS.items():
+        section = f"recipe.{sections[name]}"
         for old, new in renamed.items():
             for network in (name, former_names.get(name, name)):
-                assert present_knob(f"recipe.denoiser.{network}.{old}") == f"recipe.denoiser.{name}.{new}"
+                assert present_knob(f"{section}.{network}.{old}") == f"{section}.{name}.{new}"
             assert new in NETWORKS[name].module.__dataclass_fields__
     published = "recipe.teacher.published.space.weights"
     assert present_knobs({published: "a", "training.steps": 1}) == {

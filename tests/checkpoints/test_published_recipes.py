@@ -346,3 +346,24 @@ def test_an_image_that_is_no_multiple_is_padded_and_cropped(folder):
     assert upscale(recipe, params, image, UpscaleSettings(tile=8, overlap=0)).shape == (20, 28, 3)
     strided = UpscaleSettings(tile=8, overlap=2, protocol="resshift")
     assert upscale(recipe, params, image, strided).shape == (20, 28, 3)
+
+
+def test_a_published_transformer_is_not_a_further_weight_of_itself(folder):
+    base, autoencoder = folder / "base.safetensors", ported(folder / "autoencoder.safetensors", "kl_autoencoder")
+    ported(base, "mmdit")
+    space = ("recipe.space.name=kl", f"recipe.space.checkpoint={autoencoder}")
+    text = ("recipe.name=dit4sr", "recipe.text.condition=zero")
+    for named in ("", base):
+        model = load_model(base, config(*text, *space, f"recipe.dit4sr.base_checkpoint={named}"))
+        assert model.frozen_weights.keys() == {"recipe.space.checkpoint"}
+    with pytest.raises(ValueError, match=r"recipe\.dit4sr\.base_checkpoint names another"):
+        load_model(base, config(*text, *space, f"recipe.dit4sr.base_checkpoint={autoencoder}"))
+
+
+@pytest.mark.parametrize(("section", "file"), [("space", "vq_f4"), ("lpips", "lpips_alex")])
+def test_errors_of_weights_start_with_the_name_of_the_knob(folder, section, file):
+    recipe = v3(folder)["recipe"]
+    wrong = folder / "resshift_unet.safetensors"
+    recipe[section]["checkpoint"] = str(wrong)
+    with pytest.raises(ValueError, match=rf"^recipe\.{section}\.checkpoint: .*holds {wrong.stem}, not {file}"):
+        build_recipe(recipe)

@@ -162,7 +162,7 @@ def test_drop_path_masks_have_mean_one_and_the_later_blocks_fewer():
         ({"depths": (2, 0)}, "at least one block"),
         ({"image_size": 7}, r"at least the window \(8\)"),
         ({"image_channels": 4}, "image_channels .* one of 1, 3"),
-        ({"drop_path": 1.0}, "drop_path .* from 0 below 1"),
+        ({"drop_path": 1.0}, "drop_path .* of at least 0 and below 1"),
     ],
 )
 def test_contradictory_settings_are_errors(changes, message):

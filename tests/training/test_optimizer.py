@@ -74,7 +74,7 @@ def test_updates_by_name():
         ({"learning_rate": "1"}, "training.learning_rate is '1': .* a number"),
         ({"learning_rate": 0.0}, "training.learning_rate is 0.0: .* above 0"),
         ({"schedule": "linear"}, "training.schedule is 'linear': .* constant, cosine"),
-        ({"ema_decay": 1.0}, "training.ema_decay is 1.0: .* from 0 below 1"),
+        ({"ema_decay": 1.0}, "training.ema_decay is 1.0: .* of at least 0 and below 1"),
         ({"clip_norm": 0.0}, "training.clip_norm is 0.0: .* above 0, or None"),
         ({"stop_after": 0}, "training.stop_after is 0: .* at least 1, or None"),
         ({"mesh": 8}, "training.mesh is 8: .* a section"),

@@ -1,6 +1,7 @@
-"""`framer-jax precompute`: what frozen models say of a training set, computed once and written to disk.
+"""`framer-jax precompute`: outputs of frozen models for a training set, computed once and written to disk.
 
-One file per kind; `work.py` holds what they share. Each goes on where it stopped, and makes one of several shards.
+There is one file per kind, and `work.py` for what they share. All of them continue after an interruption and can be
+split into shards.
 """
 
 from __future__ import annotations

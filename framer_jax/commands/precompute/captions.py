@@ -40,7 +40,7 @@ class CaptionCounts(NamedTuple):
     Attributes:
       captioned: captioned by this call.
       existing: in the captions file before.
-      damaged: found damaged by this call.
+      damaged: could not be read by this call.
     """
 
     captioned: int

@@ -1,7 +1,7 @@
-"""`framer-jax precompute latents`: degraded crops in an autoencoder's latents, as DiT4SR and FRAMER_D train on them.
+"""`framer-jax precompute latents`: degraded crops as latents of an autoencoder, as DiT4SR and FRAMER_D train on them.
 
-HR crop and bicubically enlarged LR image, both as 8-bit pictures, go through the encoder once. A record has the number
-of its photograph, not its caption's embedding, which is four times as large: the reader joins them.
+The HR crop and the bicubically upsampled LR image, both rounded to 8 bits, are encoded once. A record holds the index
+of its photograph, not the embedding of its caption, which is four times as large; the reader joins the two.
 """
 
 from __future__ import annotations
@@ -27,16 +27,21 @@ from framer_jax.recipes.base import Frozen
 from framer_jax.recipes.components.latent_space import AUTOENCODER, to_model_range, upsample_bicubic
 
 DRAWS = ("sample", "mode")
-"""What of an encoder's Gaussian is stored: one draw, as the authors do, or its mean."""
+"""Stored values of the encoder's Gaussian: one draw (sample), as the authors do, or its mean (mode)."""
 
 STORAGES = ("float16", "float32")
 
 LATENT = 4
-"""Purpose, folded into the root key before records' numbers; others are in framer_jax.training.state."""
+"""Purpose that is folded into the root key before record numbers; the others are in framer_jax.training.state."""
 
 
 class LatentSettings(NamedTuple):
-    """Attributes: `draw` of DRAWS, `storage` of STORAGES."""
+    """How latents are stored.
+
+    Attributes:
+      draw: one of `DRAWS`.
+      storage: dtype of the records, one of `STORAGES`.
+    """
 
     draw: str = "sample"
     storage: str = "float16"
@@ -45,27 +50,29 @@ class LatentSettings(NamedTuple):
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     shared.add_config_arguments(parser)
-    parser.add_argument("--vae", required=True, help="vae/ folder of diffusers (or the pipeline's), or one file")
-    parser.add_argument("--draw", default="sample", choices=DRAWS, help="what of the encoder's Gaussian is stored")
-    parser.add_argument("--storage", default="float16", choices=STORAGES, help="of the latents")
-    parser.add_argument("--captions", nargs="+", metavar="FILE", help="see first that every photograph has a caption")
-    parser.add_argument("--embeddings", metavar="FOLDER", help="see first that every photograph has an embedding")
+    parser.add_argument("--vae", required=True, help="folder vae/ of diffusers, or of its pipeline, or one file")
+    parser.add_argument("--draw", default="sample", choices=DRAWS, help="a draw of the encoder's Gaussian, or its mean")
+    parser.add_argument("--storage", default="float16", choices=STORAGES, help="dtype of the records")
+    parser.add_argument("--captions", nargs="+", metavar="FILE", help="first check that every photograph has a caption")
+    parser.add_argument("--embeddings", metavar="FOLDER", help="first check that every photograph has an embedding")
     shared.add_portions(parser, "crops")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Compute, write, report."""
+    """Compute the latents, write them and report their number."""
     work = shared.work_of(arguments, arguments.samples)
-    config = to_dict(load_config(arguments.config, arguments.changes))
-    named = {}
+    config = to_dict(load_config(arguments.config, arguments.overrides))
+    required_names = {}
     if arguments.captions:
-        named["--captions"] = list(read_captions(arguments.captions))
+        required_names["--captions"] = list(read_captions(arguments.captions))
     if arguments.embeddings:
-        named[f"--embeddings {arguments.embeddings}"] = read_names(arguments.embeddings)
+        required_names[f"--embeddings {arguments.embeddings}"] = read_names(arguments.embeddings)
     settings = LatentSettings(arguments.draw, arguments.storage)
     vae = read_kl_autoencoder(arguments.vae)
-    made, kept = precompute_latents(config, vae, Path(arguments.output), work, settings, named, arguments.overwrite)
-    print(f"{made} files of latents written, {kept} were there, of the autoencoder {vae.digest[:12]}")
+    written, existing = precompute_latents(
+        config, vae, Path(arguments.output), work, settings, required_names, arguments.overwrite
+    )
+    print(f"{written} files of latents written, {existing} were there, of the autoencoder {vae.digest[:12]}")
     return 0
 
 
@@ -75,33 +82,33 @@ def precompute_latents(
     folder: Path,
     work: Work,
     settings: LatentSettings | None = None,
-    named: dict[str, list[str]] | None = None,
+    required_names: dict[str, list[str]] | None = None,
     overwrite: bool = False,
 ) -> tuple[int, int]:
     """Write the latents of a configuration's training set.
 
     Args:
-      config: plain dict of a whole configuration; its seed is that of crops, degradations and the encoder's draws.
+      config: plain dict of a whole configuration; its seed determines crops, degradations and the encoder's draws.
       vae: the autoencoder.
-      folder: of the records: 'hr_latent', 'lr_latent' [h, w, C], (z - shift) · scaling; 'image', a number in the
-        list of photographs' names beside the manifest.
-      work: how many, and in what portions.
-      settings: what is stored.
-      named: (source → names of photographs) that every photograph must be among, such as those with captions.
+      folder: folder of the records: 'hr_latent' and 'lr_latent' [h, w, C], (z - shift) · scaling; and 'image', the
+        index into the list of photograph names next to the manifest.
+      work: number of records, and sizes of files and batches.
+      settings: how latents are stored.
+      required_names: source → names of photographs, such as those with captions; every photograph must be one of them.
       overwrite: replace records of another configuration or autoencoder.
 
     Returns:
-      numbers of files written, and found written already.
+      the number of files written, and of files that existed already.
 
     Raises:
-      ConfigError, ValueError, FileNotFoundError, ImportError: what cannot be used, in one line.
+      ConfigError, ValueError, FileNotFoundError, ImportError: an input that cannot be used, in one line.
     """
     settings = settings or LatentSettings()
     crops = shared.open_crops(config, folder)
     crop, pixels = config["data"]["crop"], vae.module.pixels_per_latent
     if crop % pixels:
         raise ConfigError(f"data.crop {crop} must be a multiple of the {pixels} pixels of a latent position")
-    for source, names in (named or {}).items():
+    for source, names in (required_names or {}).items():
         check_captions(dict.fromkeys(names), crops.source.names, source)
     sharding = shared.devices_of(work.batch)
     manifest = latents_manifest(config, work.samples, work.per_file, vae.digest, **settings._asdict())
@@ -118,10 +125,10 @@ def precompute_latents(
 
 
 def _entries(module: KLAutoencoder, scale: int, settings: LatentSettings) -> shared.Entries:
-    def entries(frozen: Frozen, ready: dict[str, jax.Array], keys: jax.Array) -> dict[str, jax.Array]:
-        pictures = jnp.stack([ready["hr"], upsample_bicubic(ready["lr"], scale)], axis=1)  # [B, 2, H, W, 3]
-        pictures = jnp.round(jnp.clip(pictures, 0.0, 1.0) * 255.0) / 255.0
-        images = to_model_range(pictures).reshape(-1, *pictures.shape[2:])
+    def entries(frozen: Frozen, batch: dict[str, jax.Array], keys: jax.Array) -> dict[str, jax.Array]:
+        images = jnp.stack([batch["hr"], upsample_bicubic(batch["lr"], scale)], axis=1)  # [B, 2, H, W, 3]
+        images = jnp.round(jnp.clip(images, 0.0, 1.0) * 255.0) / 255.0
+        images = to_model_range(images).reshape(-1, *images.shape[2:])
         gaussian: Any = module.apply({"params": frozen[AUTOENCODER]}, images, method="encode")
         z = gaussian.mean
         if settings.draw == "sample":

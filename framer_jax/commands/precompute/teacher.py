@@ -1,7 +1,7 @@
 """`framer-jax precompute teacher`: crops, their degraded images, and the outputs of the recipe's teacher.
 
-Training then reads them instead of running the teacher. A record depends only on the configuration,
-the seed and its number, not on batch size, shards or interruptions.
+Training then reads them instead of running the teacher. A record depends only on the configuration, the seed and its
+number, not on batch size, shards or interruptions.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Compute, write, report."""
+    """Compute the records, write them and report their number."""
     work = shared.work_of(arguments, arguments.samples)
-    config = to_dict(load_config(arguments.config, arguments.changes))
-    made, kept = precompute_teacher(config, Path(arguments.output), work, arguments.overwrite)
-    print(f"{made} files of records written, {kept} were there; train with --set data.train={arguments.output}")
+    config = to_dict(load_config(arguments.config, arguments.overrides))
+    written, existing = precompute_teacher(config, Path(arguments.output), work, arguments.overwrite)
+    print(f"{written} files of records written, {existing} were there; train with --set data.train={arguments.output}")
     return 0
 
 
@@ -46,11 +46,11 @@ def precompute_teacher(config: dict[str, Any], folder: Path, work: Work, overwri
     Args:
       config: plain dict of a whole configuration; its seed determines crops, degradations and the teacher's noise.
       folder: folder of the records.
-      work: number of records, and in what portions.
+      work: number of records, and sizes of files and batches.
       overwrite: replace records of another configuration.
 
     Returns:
-      number of files written, number of files that existed already.
+      the number of files written, and of files that existed already.
 
     Raises:
       ConfigError, ValueError, FileNotFoundError, ImportError: an input that cannot be used, in one line.
@@ -76,8 +76,8 @@ def _entries(recipe: Recipe) -> shared.Entries:
     precompute = recipe.precompute
     assert precompute is not None
 
-    def entries(frozen: Frozen, ready: dict[str, jax.Array], keys: jax.Array) -> dict[str, jax.Array]:
+    def entries(frozen: Frozen, batch: dict[str, jax.Array], keys: jax.Array) -> dict[str, jax.Array]:
         noise = NoiseField(keys, jnp.zeros((keys.shape[0], 2), jnp.int32))
-        return {**ready, **precompute(frozen, ready, noise)}
+        return {**batch, **precompute(frozen, batch, noise)}
 
     return entries

@@ -1,4 +1,4 @@
-"""What every kind of precomputed records shares: portions and shards, crops of photographs, one sharded program."""
+"""Shared by all kinds of precomputed records: files and shards, crops of photographs, one sharded program."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ Entries = Callable[[Frozen, dict[str, jax.Array], jax.Array], dict[str, jax.Arra
 
 
 class Work(NamedTuple):
-    """How many records, and in what portions.
+    """Number of records, and sizes of files and batches.
 
     Attributes:
-      samples: records over all shards.
-      per_file: records in a file.
-      batch: records computed at a time, a multiple of the number of devices.
-      shard: (i, n): the files whose number is i modulo n.
+      samples: number of records over all shards.
+      per_file: number of records in a file.
+      batch: number of records computed at a time, a multiple of the number of devices.
+      shard: (i, n) selects the files whose number is i modulo n.
     """
 
     samples: int
@@ -51,8 +51,8 @@ class Crops(NamedTuple):
 
     Attributes:
       source: the photographs.
-      dataset: crops with their degradations drawn; each depends on the seed and its position alone.
-      preset: of the degradations.
+      dataset: crops with drawn degradation parameters; each depends on the seed and its position only.
+      preset: preset of the degradations.
     """
 
     source: ImageFiles
@@ -61,28 +61,33 @@ class Crops(NamedTuple):
 
 
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments of what is made of a configuration's crops."""
+    """Declare the arguments of records that are computed from a configuration's crops."""
     parser.add_argument("--config", required=True, help="configuration of the training run that will read the records")
     parser.add_argument(
-        "--set", dest="changes", action="append", default=[], metavar="KEY=VALUE", help="change one knob; repeatable"
+        "--set",
+        dest="overrides",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="override one knob; repeatable",
     )
-    parser.add_argument("--output", required=True, help="folder of the records; what it has already is kept")
-    parser.add_argument("--samples", type=int, required=True, metavar="N", help="how many crops, over all shards")
+    parser.add_argument("--output", required=True, help="folder of the records; existing files are kept")
+    parser.add_argument("--samples", type=int, required=True, metavar="N", help="number of crops over all shards")
 
 
 def add_portions(parser: argparse.ArgumentParser, what: str) -> None:
-    """Declare the arguments of the portions that records are made in."""
-    parser.add_argument("--per-file", type=int, default=256, help="records in one file")
-    parser.add_argument("--batch", type=int, default=8, help=f"{what} computed at a time")
-    parser.add_argument("--shard", default="0/1", metavar="I/N", help="make only every N-th file, from file I")
-    parser.add_argument("--overwrite", action="store_true", help="replace records that were made otherwise")
+    """Declare the arguments of files, batches and shards."""
+    parser.add_argument("--per-file", type=int, default=256, help="number of records in a file (256)")
+    parser.add_argument("--batch", type=int, default=8, help=f"number of {what} computed at a time (8)")
+    parser.add_argument("--shard", default="0/1", metavar="I/N", help="write only every N-th file, from file I on")
+    parser.add_argument("--overwrite", action="store_true", help="replace records that were made with other settings")
 
 
 def work_of(arguments: argparse.Namespace, samples: int) -> Work:
-    """The portions that the arguments ask for.
+    """The number of records and the sizes of files and batches that the arguments state.
 
     Raises:
-      ValueError: a number below one, or no shard.
+      ValueError: a number below one, or an invalid shard.
     """
     work = Work(samples, arguments.per_file, arguments.batch, parse_shard(arguments.shard))
     for name in ("samples", "per_file", "batch"):
@@ -97,18 +102,18 @@ def parse_shard(text: str) -> tuple[int, int]:
     Raises:
       ValueError: it is not such a pair.
     """
-    found = re.fullmatch(r"(\d+)/(\d+)", text)
-    if not found or int(found[1]) >= int(found[2]):
+    match = re.fullmatch(r"(\d+)/(\d+)", text)
+    if not match or int(match[1]) >= int(match[2]):
         raise ValueError(f"--shard must be I/N with 0 <= I < N, such as 0/4; got {text!r}")
-    return int(found[1]), int(found[2])
+    return int(match[1]), int(match[2])
 
 
 def open_crops(config: dict[str, Any], output: Path) -> Crops:
     """The crops that a configuration trains on.
 
     Args:
-      config: plain dict of a whole configuration; its seed is that of crops and degradations.
-      output: where the records will be.
+      config: plain dict of a whole configuration; its seed determines crops and degradations.
+      output: folder of the records.
 
     Raises:
       ConfigError, ValueError, FileNotFoundError: the photographs cannot be used, in one line.
@@ -128,43 +133,50 @@ def open_crops(config: dict[str, Any], output: Path) -> Crops:
 
 
 def write_files(folder: Path, work: Work, records_of: Callable[[int, int], Iterable[Record]]) -> tuple[int, int]:
-    """Write this shard's files that are not there yet, with a progress bar.
+    """Write the files of this shard that do not exist yet, with a progress bar.
 
     Args:
-      folder: of the records, with its manifest.
-      work: how many, and in what portions.
+      folder: folder of the records, with its manifest.
+      work: number of records, and sizes of files and batches.
       records_of: (first, end) → the records of these numbers.
 
     Returns:
-      numbers of files written, and found written already.
+      the number of files written, and of files that existed already.
     """
     numbers = range(work.shard[0], -(-work.samples // work.per_file), work.shard[1])
-    wanted = [number for number in numbers if not (folder / file_name(number)).is_file()]
-    for number in track(wanted, "files of records", console=Console(stderr=True)):
+    missing = [number for number in numbers if not (folder / file_name(number)).is_file()]
+    for number in track(missing, "files of records", console=Console(stderr=True)):
         first, end = number * work.per_file, min((number + 1) * work.per_file, work.samples)
         write_records(folder / file_name(number), records_of(first, end))
-    return len(wanted), len(numbers) - len(wanted)
+    return len(missing), len(numbers) - len(missing)
 
 
 def computed(
     dataset: grain.MapDataset, compute: Compute, batch: int, stored: Callable[[str, np.ndarray], np.ndarray]
 ) -> Callable[[int, int], Iterator[Record]]:
-    """Records (first, end) → computed in batches; `stored` (name, value of one record) → as it is written."""
+    """The function (first, end) → records, computed in batches.
+
+    Args:
+      dataset: the crops.
+      compute: computes a batch.
+      batch: number of records in it.
+      stored: (name, value of one record) → the value as it is written.
+    """
 
     def records_of(first: int, end: int) -> Iterator[Record]:
         for start in range(first, end, batch):
-            # The last batch is filled up with its last record: one shape, one program.
-            places = np.minimum(np.arange(start, start + batch), end - 1).astype(np.int32)
-            raw = jax.tree.map(lambda *leaves: np.stack(leaves), *[dataset[int(place)] for place in places])
-            found = jax.device_get(compute(raw, places))
+            # The last batch is padded with its last record, so that all batches run the same program.
+            numbers = np.minimum(np.arange(start, start + batch), end - 1).astype(np.int32)
+            raw = jax.tree.map(lambda *leaves: np.stack(leaves), *[dataset[int(number)] for number in numbers])
+            entries = jax.device_get(compute(raw, numbers))
             for index in range(min(batch, end - start)):
-                yield {name: stored(name, value[index]) for name, value in found.items()}
+                yield {name: stored(name, value[index]) for name, value in entries.items()}
 
     return records_of
 
 
 def devices_of(batch: int) -> jax.sharding.NamedSharding:
-    """Records split over this host's devices (other hosts make other shards).
+    """The sharding of records over this host's devices (other hosts write other shards).
 
     Raises:
       ValueError: the batch cannot be split evenly.
@@ -179,14 +191,14 @@ def devices_of(batch: int) -> jax.sharding.NamedSharding:
 def compute_on(
     sharding: jax.sharding.NamedSharding, preset: DegradationPreset, frozen: Frozen, entries: Entries, key: jax.Array
 ) -> Compute:
-    """One jitted program: degrade a batch, then compute entries, each record with a key of its own.
+    """One jitted program that degrades a batch and computes entries, each record with its own key.
 
     Args:
       sharding: from `devices_of`.
-      preset: of the degradations.
+      preset: preset of the degradations.
       frozen: weights, copied to every device.
-      entries: see Entries.
-      key: that records fold their numbers into.
+      entries: see `Entries`.
+      key: the key into which the numbers of records are folded.
     """
     spec = sharding.spec
     degrade = jax.shard_map(make_prepare(preset), mesh=sharding.mesh, in_specs=spec, out_specs=spec)

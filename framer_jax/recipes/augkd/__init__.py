@@ -46,6 +46,7 @@ METHOD = Method(
     build=_build,
     weight_files=teachers.WEIGHT_FILES,
     batch_entries=_batch_entries,
+    sampler_knobs=(("dtype",),),
     records_identity=_records_identity,
     published_network=True,
     renamed_knobs=teachers.RENAMED_KNOBS,

@@ -1,1 +1,1 @@
-"""What several methods are made of: latent spaces, text, networks, a teacher, perceptual terms."""
+"""Parts that methods share: latent spaces, text conditioning, networks, a teacher, perceptual terms."""

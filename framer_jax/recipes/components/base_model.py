@@ -1,4 +1,4 @@
-"""A pretrained transformer as the frozen base of a method: which parameters are trained, how others are kept."""
+"""A pretrained transformer as the frozen base of a method: its trained parameters, and the dtype of others."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from framer_jax.data.text import TextSettings
+from framer_jax.knobs import check_same_values
 from framer_jax.models.denoiser import LR_LATENT, Condition, Denoiser
 from framer_jax.models.mmdit import JointTransformer, match_block_layout
 from framer_jax.recipes.base import Params
@@ -20,9 +21,6 @@ from framer_jax.recipes.method import WeightFile
 
 BASE = "base"
 """The entry of `frozen` with the parameters that are not trained."""
-
-BASE_DTYPES = ("float32", "bfloat16")
-"""Dtypes in which frozen parameters may be kept; Stable Diffusion 3.5's are published in two bytes each."""
 
 FREE_ARGUMENTS = (
     "variant",
@@ -46,7 +44,7 @@ def base_file(section: str) -> WeightFile:
 
 
 def split_params(params: Mapping[str, Any], pattern: str) -> tuple[Params, Params]:
-    """(parameters in whose path, such as 'block_0/attention/out/kernel', a regex is found; the other parameters)."""
+    """(parameters whose path, such as 'block_0/attention/out/kernel', matches a regex; the other parameters)."""
     leaves = flatten_dict(params, sep="/")
     matching = {path: leaf for path, leaf in leaves.items() if re.search(pattern, path)}
     others = {path: leaf for path, leaf in leaves.items() if path not in matching}
@@ -54,7 +52,7 @@ def split_params(params: Mapping[str, Any], pattern: str) -> tuple[Params, Param
 
 
 def join_params(*parts: Mapping[str, Any]) -> Params:
-    """The inverse of `split_params`; of a parameter in several parts, the last one counts."""
+    """The inverse of `split_params`; where several parts have a parameter, the last one takes precedence."""
     leaves: dict[str, Any] = {}
     for part in parts:
         leaves |= flatten_dict(part, sep="/")
@@ -112,32 +110,21 @@ def check_same_size(
     Args:
       read: constructor arguments that the weights determine.
       configured: the configured ones.
-      section: of the configuration, for the message.
+      section: the section of the configuration, for the message.
       source: what the error calls the weights.
       also: arguments of `FREE_ARGUMENTS` that must agree too.
 
     Raises:
       ValueError: they differ; one line that names the knobs.
     """
-    differing = [
-        f"{section}.{name} {value!r}, not {configured[name]!r}"
-        for name, value in read.items()
-        if (name not in FREE_ARGUMENTS or name in also) and name in configured and not _same(configured[name], value)
-    ]
-    if differing:
-        raise ValueError(f"{source} was made with {'; '.join(differing[:4])}: use the configuration that belongs to it")
+    names = [name for name in read if (name not in FREE_ARGUMENTS or name in also) and name in configured]
+    stored, present = ({f"{section}.{name}": values[name] for name in names} for values in (read, configured))
+    check_same_values(stored, present, source)
 
 
-def checked_regex(name: str, pattern: str) -> None:
+def check_regex(name: str, pattern: str) -> None:
     """Raise ValueError if a knob's value is not a regular expression."""
     try:
         re.compile(pattern)
     except re.error as error:
         raise ValueError(f"{name} is {pattern!r}, which is not a regular expression ({error})") from error
-
-
-def _same(first: Any, second: Any) -> bool:
-    def plain(value: Any) -> Any:
-        return list(value) if isinstance(value, tuple) else value
-
-    return bool(plain(first) == plain(second))

@@ -46,7 +46,7 @@ _TINY_TRANSFORMER = {
     "dual_blocks": 1,
     "qk_norm": True,
     "position_grid": 32,
-    "attention": "manual",  # JAX's own mixes dtypes in its gradient, which a strict session refuses
+    "attention": "manual",  # the gradient of JAX's attention mixes dtypes, which strict promotion refuses
 }
 
 NETWORKS: Mapping[str, Network] = {
@@ -93,7 +93,7 @@ def network_knobs(name: str) -> tuple[Knob, ...]:
 
 
 def execution_knobs(name: str) -> frozenset[str]:
-    """The knobs that say how the same numbers are computed; weights do not depend on them."""
+    """The knobs that decide how the same numbers are computed; weights do not depend on them."""
     return frozenset(knob.name for knob in network_knobs(name) if knob.execution)
 
 

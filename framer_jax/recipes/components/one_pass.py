@@ -1,4 +1,4 @@
-"""What methods share that train a network from LR image to HR image in one pass: its parameters and its sampler."""
+"""Networks that map an LR image to an HR image in one pass: their parameters, sampler and recipe."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ from typing import cast
 
 import jax
 
-from framer_jax.knobs import knob
+from framer_jax.knobs import check_knobs, knob, settings_from
 from framer_jax.losses.lpips import lpips
 from framer_jax.models.vgg import Lpips
 from framer_jax.recipes.base import AuxiliaryLoss, Params
@@ -15,7 +15,7 @@ from framer_jax.recipes.components.networks import DTYPES
 from framer_jax.recipes.method import Config, WeightFile, WeightReader
 
 LPIPS = "lpips"
-"""Section of the configuration; by default also the entry of `frozen` and the name of the term in the logs."""
+"""The section of the configuration; by default also the entry of `frozen` and the name of the term in the logs."""
 
 WEIGHT_FILE = WeightFile((LPIPS, "checkpoint"), "LPIPS network", training_only=True)
 
@@ -26,6 +26,9 @@ class LpipsSettings:
 
     net: str = knob("vgg", "Trunk of the network.", choices=("vgg", "alex"))
     checkpoint: str = knob("", "Path of its weights, as published or from `framer-jax port`.")
+
+    def __post_init__(self) -> None:
+        check_knobs(self)
 
 
 def lpips_loss(module: Lpips, params: Params, weight: float, name: str = LPIPS) -> AuxiliaryLoss:
@@ -47,8 +50,8 @@ def auxiliary_losses(
     """The auxiliary losses of a method with a perceptual term; none unless it is trained with a weight above 0."""
     if purpose != "training" or not weight:
         return ()
-    section = config[LPIPS]
+    settings = settings_from(LpipsSettings, config[LPIPS], "recipe.lpips")
     network = reader.network(
-        WEIGHT_FILE.knob, section["checkpoint"], f"lpips_{section['net']}", "LPIPS", DTYPES[config["dtype"]]
+        WEIGHT_FILE.knob, settings.checkpoint, f"lpips_{settings.net}", "LPIPS", DTYPES[config["dtype"]]
     )
     return (lpips_loss(network.module, network.params, weight, name),)

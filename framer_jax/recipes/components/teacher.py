@@ -66,7 +66,7 @@ class Teacher:
       settings: which of its outputs are compared with.
 
     Raises:
-      ValueError: the recipe has no such output, or several samples are asked for without noise.
+      ValueError: the recipe has no such output, or it does not depend on noise and there are to be several samples.
     """
 
     recipe: Recipe

@@ -23,7 +23,7 @@ from framer_jax.data.text import (
     check_text,
     zero_text,
 )
-from framer_jax.knobs import check_knobs, knob
+from framer_jax.knobs import check_knobs, knob, settings_from
 from framer_jax.models.denoiser import Condition
 from framer_jax.porting.weights import load_weights
 from framer_jax.recipes.base import Batch, Frozen
@@ -39,6 +39,7 @@ in for the other two where they are not set."""
 TEXT_ENTRIES = (TEXT, POOLED_TEXT)
 
 CONDITIONS = ("captions", "null", "zero")
+"""Values of `TextConditioning.condition`."""
 
 WEIGHT_FILES = tuple(
     WeightFile(("text", f"{name}_embedding"), "text embedding", inference=True) for name in (NULL, PROMPT, NEGATIVE)
@@ -74,6 +75,13 @@ class TextConditioning:
 
     def __post_init__(self) -> None:
         check_knobs(self)
+        if len(self.clip_widths) != 2:
+            raise ValueError(f"clip_widths is {self.clip_widths!r}: it must be two numbers, for CLIP-L and CLIP-G")
+
+    @property
+    def sizes(self) -> TextSettings:
+        """The sizes of the embeddings."""
+        return TextSettings(self.clip_length, self.t5_length, self.clip_widths, self.width)
 
 
 TINY = (
@@ -132,26 +140,28 @@ def read_texts(config: Config, any_length: Collection[str] = ()) -> dict[str, Te
       any_length: names of texts whose lengths may differ from the configured ones.
 
     Raises:
-      ValueError: no null text although zeros are not asked for, or an embedding of other sizes.
+      ValueError: an unknown condition, no null text although the condition is not 'zero', or an embedding of other
+        sizes.
       FileNotFoundError: a file is missing.
     """
-    section, sizes = config["text"], text_sizes(config)
-    named = [name for name in (NULL, PROMPT, NEGATIVE) if section[f"{name}_embedding"]]
-    if section["condition"] == "zero":
+    settings = _settings(config)
+    paths = {name: getattr(settings, f"{name}_embedding") for name in (NULL, PROMPT, NEGATIVE)}
+    named = [name for name, path in paths.items() if path]
+    if settings.condition == "zero":
         if named:
-            knob = f"recipe.text.{named[0]}_embedding"
-            raise ValueError(f"recipe.text.condition 'zero' takes no embeddings: leave {knob} empty")
-        return {NULL: zero_text(sizes)}
-    if not section["null_embedding"]:
+            raise ValueError(
+                f"recipe.text.condition 'zero' takes no embeddings: leave recipe.text.{named[0]}_embedding empty"
+            )
+        return {NULL: zero_text(settings.sizes)}
+    if not settings.null_embedding:
         raise ValueError(
             "recipe.text.null_embedding is empty: set it to the file that `framer-jax precompute embeddings --null` "
             "writes; without any text encoder, set recipe.text.condition=zero"
         )
     texts = {}
     for name in named:
-        path = section[f"{name}_embedding"]
-        embedding, _ = read_text(path, f"recipe.text.{name}_embedding")
-        check_text(embedding.shapes, sizes, path, name in any_length)
+        embedding, _ = read_text(paths[name], f"recipe.text.{name}_embedding")
+        check_text(embedding.shapes, settings.sizes, paths[name], name in any_length)
         texts[name] = TextEmbedding(*(np.asarray(part, np.float32) for part in embedding))
     return texts
 
@@ -172,17 +182,20 @@ def read_text(path: str | os.PathLike[str], knob: str = "") -> tuple[TextEmbeddi
     return TextEmbedding.from_record(arrays), dict(metadata["text"]["encoders"])
 
 
+def _settings(config: Config) -> TextConditioning:
+    settings: TextConditioning = settings_from(TextConditioning, config["text"], "recipe.text")
+    return settings
+
+
 def text_sizes(config: Config) -> TextSettings:
     """The sizes of text embeddings that a configuration's `recipe.text` describes."""
-    section = config["text"]
-    left, right = section["clip_widths"]
-    return TextSettings(section["clip_length"], section["t5_length"], (left, right), section["width"])
+    return _settings(config).sizes
 
 
 def text_widths(config: Config) -> dict[str, int]:
     """The denoiser's constructor arguments that depend on the text embeddings."""
-    section = config["text"]
-    return {"context_width": section["width"], "pooled_width": sum(section["clip_widths"])}
+    settings = _settings(config)
+    return {"context_width": settings.width, "pooled_width": sum(settings.clip_widths)}
 
 
 def text_shapes(sizes: TextSettings) -> dict[str, jax.ShapeDtypeStruct]:
@@ -199,7 +212,7 @@ def describe_text(condition: str, caption_dropout: float) -> str:
     return f"captions, the null text for {caption_dropout:.0%} of the examples"
 
 
-def check_photos_have_no_records(config: Config, data: str) -> None:
+def require_photos(config: Config, data: str) -> None:
     """Raise ValueError for training data other than photographs, with or without captions."""
     if data not in (PHOTOS, CAPTIONED_PHOTOS):
         raise ValueError(

@@ -51,7 +51,7 @@ def tiled_apply(
 def subsample(image: jax.Array, factor: float, unit: int = 1) -> jax.Array:
     """An image [B, H, W, C] with rows and columns left out, to sides that are multiples of `unit`."""
     rows, columns = (
-        ((np.arange(kept) + 0.5) * length / kept).astype(np.int32)
-        for length, kept in ((side, max(1, round(side * factor / unit)) * unit) for side in image.shape[1:3])
+        ((np.arange(count) + 0.5) * length / count).astype(np.int32)
+        for length, count in ((side, max(1, round(side * factor / unit)) * unit) for side in image.shape[1:3])
     )
     return image[:, rows][:, :, columns]

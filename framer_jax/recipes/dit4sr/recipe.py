@@ -89,8 +89,7 @@ def dit4sr(
       text: sizes of the text embeddings.
       texts: name → text, at least the null text.
       base: all parameters of the denoiser to start from, host arrays; those that are not trained stay frozen. Without
-        it
-        the recipe holds shapes in their place: it can be described, and trained only if everything is.
+        it the recipe holds shapes in their place: it can be described, and trained only if all parameters are trained.
       batch_entries: images or latents, with or without texts.
 
     Raises:
@@ -98,7 +97,7 @@ def dit4sr(
     """
     task = LatentTask(space, scale, residual=False)
     shapes = transformer_shapes(denoiser, space, text, lr_latent=True)
-    trainable, frozen_shapes = split_params(shapes, settings.trainable)
+    trainable, untrained = split_params(shapes, settings.trainable)
     if not trainable and not settings.lora_modules:
         raise ValueError(
             f"recipe.dit4sr.trainable {settings.trainable!r} matches none of the {len(flatten_dict(shapes))} "
@@ -108,8 +107,8 @@ def dit4sr(
         check_same_structure(base, shapes, "recipe.dit4sr.base_checkpoint")
     if settings.guidance != 1:
         _check_lengths(texts)
-    initial, kept = split_params(base, settings.trainable) if base else ({}, frozen_shapes)
-    kept = cast_frozen(kept, settings.base_dtype)
+    initial, untrained = split_params(base, settings.trainable) if base else ({}, untrained)
+    untrained = cast_frozen(untrained, settings.base_dtype)
     predict = _predictor(denoiser, settings)
     groups = (DENOISER, LORA) if settings.lora_modules else (DENOISER,)
     return Recipe(
@@ -121,7 +120,7 @@ def dit4sr(
         lr_multiple=task.lr_multiple(denoiser),
         tap_kind=denoiser.taps,
         exported=groups,
-        frozen={**space.frozen, TEXTS: dict(texts), **({BASE: kept} if kept else {})},
+        frozen={**space.frozen, TEXTS: dict(texts), **({BASE: untrained} if untrained else {})},
         initial_params={DENOISER: initial} if initial else {},
         batch_entries=batch_entries,
     )

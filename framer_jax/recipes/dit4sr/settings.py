@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from framer_jax.diffusion.flow import TIMESTEP_SAMPLINGS
 from framer_jax.knobs import check_knobs, knob
 from framer_jax.losses.flow_matching import LOSS_WEIGHTINGS
-from framer_jax.recipes.components.base_model import BASE_DTYPES, checked_regex
+from framer_jax.recipes.components.base_model import check_regex
+from framer_jax.recipes.method import DTYPES
 
 
 @dataclass(frozen=True)
@@ -18,7 +19,7 @@ class Dit4srSettings:
         "", "Path of the transformer to start from, Stable Diffusion 3.5's or DiT4SR's: a file or a Diffusers folder."
     )
     base_dtype: str = knob(
-        "float32", "Dtype in which frozen parameters are kept; bfloat16 halves the memory.", choices=BASE_DTYPES
+        "float32", "Dtype in which frozen parameters are kept; bfloat16 halves the memory.", choices=DTYPES
     )
     trainable: str = knob("control", "Regex of the parameters that are trained; '': all of them.")
     lora_modules: str = knob("", "Regex of the modules that get a LoRA; '': none.")
@@ -35,4 +36,4 @@ class Dit4srSettings:
     def __post_init__(self) -> None:
         check_knobs(self)
         for name in ("trainable", "lora_modules"):
-            checked_regex(name, getattr(self, name))
+            check_regex(name, getattr(self, name))

@@ -1,4 +1,4 @@
-"""DiT4SR's weights: the base of training, whole published transformers, and runs as whole transformers."""
+"""DiT4SR's weights: the base of training, published transformers, and runs merged with their base."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from typing import Any
 import jax
 import numpy as np
 
+from framer_jax.knobs import settings_from
 from framer_jax.models.dit4sr_transformer import resolve_lr_attention, with_control, without_control
 from framer_jax.models.mmdit import JointTransformer, match_block_layout
+from framer_jax.porting.diffusers_folder import CONFIG, model_folder
 from framer_jax.porting.table import map_named
 from framer_jax.porting.weights import read_metadata
 from framer_jax.recipes.base import Params, Recipe, expected_params
@@ -50,8 +52,7 @@ def read_base(path: str, arguments: Mapping[str, Any], reader: WeightReader) -> 
 
     Raises:
       FileNotFoundError, ImportError, ValueError: the weights cannot be read, or are of another size than configured;
-      one
-        line that names the knobs.
+        one line that names the knobs.
     """
     knob = BASE_FILE.knob
     model, base = reader.transformer(knob, path, (BASE_NETWORK, NETWORK), "Stable Diffusion 3.5's transformer")
@@ -77,8 +78,6 @@ def published_by(build: Build) -> Published:
         return path.exists() and "config" not in read_metadata(path)
 
     def in_folder(folder: Path) -> bool:
-        from framer_jax.porting.diffusers_folder import CONFIG, model_folder
-
         return (model_folder(folder, BASE_FILE.part) / CONFIG).is_file()
 
     def open_published(path: Path, config: Config, purpose: str, reader: WeightReader) -> tuple[Recipe, Params]:
@@ -117,19 +116,19 @@ def merge(run: TrainedRun, build: Build, model: str) -> MergedNetwork:
     arguments = dict(run.config["denoiser"][NETWORK])
     unstacked = JointTransformer(depth=arguments["depth"], dual_blocks=arguments["dual_blocks"])
     groups = {name: match_block_layout(group, unstacked) for name, group in run.groups.items()}
-    settings = Dit4srSettings(**run.config["dit4sr"])
+    settings = settings_from(Dit4srSettings, run.config["dit4sr"], "recipe.dit4sr")
     dependencies: tuple[Path, ...] = ()
     frozen = {}
     if settings.base_checkpoint:
         dependencies = (run.dependency(BASE_FILE.path),)
         frozen = cast_frozen(read_base(str(dependencies[0]), arguments, run.reader), settings.base_dtype)
     params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), merge_params(groups, {BASE: frozen}, settings))
-    left_out = {"taps", *execution_knobs(NETWORK)}
+    omitted = {"taps", *execution_knobs(NETWORK)}
     if model == BASE_NETWORK:
-        left_out |= set(CONTROL_ARGUMENTS)
+        omitted |= set(CONTROL_ARGUMENTS)
         try:
             params = without_control(params, resolve_lr_attention(arguments["lr_attention"], arguments["variant"]))
         except ValueError as error:
             raise ValueError(f"{run.path}: {error}: use --model {NETWORK}") from error
-    kept = {name: value for name, value in arguments.items() if name not in left_out}
-    return MergedNetwork(params, kept, groups.get(LORA, {}), lambda rank: settings.lora_alpha, dependencies)
+    arguments = {name: value for name, value in arguments.items() if name not in omitted}
+    return MergedNetwork(params, arguments, groups.get(LORA, {}), lambda rank: settings.lora_alpha, dependencies)

@@ -1,4 +1,4 @@
-"""DTKD: a diffusion teacher's texture in a network of one pass, by a wavelet loss whose weight grows.
+"""DTKD: a diffusion teacher distilled into a one-pass network by a wavelet loss whose weight grows.
 
 Park and Song, "DTKD" (Electronics 15(10) 1986, 2026): L = |S(x) - y|_1 + lambda(t) L_DWT(S(x), T(x)), where lambda
 grows linearly from 0 over all iterations. The text states neither its final value nor the wavelet's family, padding or

@@ -18,7 +18,7 @@ CHAIN_KNOBS = tuple(
 """The knobs of the chain that trained parameters depend on."""
 
 SAMPLER_KNOBS = (("resshift", "sampling_steps"), ("resshift", "centred_mean"), ("dtype",))
-"""What a sampler's images depend on, and its parameters do not."""
+"""The knobs that a sampler's images depend on and its parameters do not."""
 
 RENAMED_KNOBS = {"space.weights": "space.checkpoint", "lpips.weights": "lpips.checkpoint"}
 
@@ -26,7 +26,7 @@ OVERLAPS = {512: 64, 256: 32, 64: 16}
 """Tile → overlap of the settings that the authors publish (512 with stride 448, 256 with 224, 64 with 48)."""
 
 PROTOCOL = UpscaleProtocol(
-    summary="tiles at a fixed stride with fresh noise per tile, averaged; the image is reflected to a multiple",
+    summary="tiles at a fixed stride with fresh noise per tile, averaged; the image is padded by reflection",
     tiles="strided",
     tile=512 * 4,  # the published sides are for x4 and grow for smaller scales
     overlap=lambda tile: OVERLAPS.get(tile, tile // 8),
@@ -35,7 +35,7 @@ PROTOCOL = UpscaleProtocol(
 
 
 def release_differences(config: Config) -> list[str]:
-    """In what a trained model differs from what the released samplers run: a ResShift chain on VQ-f4 latents."""
+    """Differences of a trained model from what the released samplers run: a ResShift chain on VQ-f4 latents."""
     differences = []
     if config["space"]["name"] != "vq_f4":
         differences.append(f"its latents are those of {config['space']['name']}")
@@ -45,7 +45,9 @@ def release_differences(config: Config) -> list[str]:
 
 
 def check_file_name(name: str, config: Config) -> None:
-    """Published denoisers of all schedules look alike inside; their names tell, as in resshift_…_s4_v3.pth.
+    """Check the number of steps in the name of a published denoiser, as in resshift_…_s4_v3.pth.
+
+    The tensors of all published denoisers have the same names and shapes, whatever their schedule.
 
     Raises:
       ValueError: the name states another number of steps than the configuration has.

@@ -41,9 +41,9 @@ def _build(config: Config, purpose: str, data: str, reader: WeightReader) -> Rec
     teacher = None
     if purpose == "training":
         what = "the trained ResShift denoiser (a file, not a folder)"
-        of_teacher = {**config, "name": "resshift"}
-        expected = resshift(denoiser, space, config["scale"], chain)
-        teacher = reader.trained(TEACHER_FILE.knob, settings.teacher_checkpoint, what, of_teacher, expected)
+        teacher_config = {**config, "name": "resshift"}
+        recipe = resshift(denoiser, space, config["scale"], chain)
+        teacher = reader.trained(TEACHER_FILE.knob, settings.teacher_checkpoint, what, teacher_config, recipe)
     return sinsr(denoiser, space, config["scale"], chain, settings, teacher, data == TEACHER_OUTPUTS)
 
 
@@ -52,7 +52,7 @@ def _batch_entries(config: Config, data: str) -> tuple[str, ...]:
 
 
 def _records_identity(config: Config) -> dict[str, Any]:
-    return {}  # the chain's and the sampler's knobs are all
+    return {}  # none besides those of the chain and of the sampler
 
 
 METHOD = Method(

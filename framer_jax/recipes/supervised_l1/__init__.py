@@ -19,7 +19,7 @@ def _batch_entries(config: Config, data: str) -> tuple[str, ...]:
 
 
 def _any_records(config: Config) -> None:
-    """No teacher is asked, so the HR and LR images of any precomputed records can be trained on."""
+    """There is no teacher, so any precomputed records of the same images can be trained on."""
 
 
 METHOD = Method(
@@ -30,6 +30,7 @@ METHOD = Method(
     sections={},
     build=_build,
     batch_entries=_batch_entries,
+    sampler_knobs=(("dtype",),),
     records_identity=_any_records,
     published_network=True,
     former_names=("swinir",),

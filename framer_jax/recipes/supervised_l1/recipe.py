@@ -14,9 +14,9 @@ from framer_jax.recipes.base import Batch, Frozen, Loss, LossFunction, Params, R
 from framer_jax.recipes.components.one_pass import one_pass_recipe, predictor
 
 
-def supervised_l1(student: OnePassNetwork, scale: int, name: str = "supervised_l1") -> Recipe:
+def supervised_l1(student: OnePassNetwork, scale: int) -> Recipe:
     """The recipe; arguments as of framer_jax.recipes.components.one_pass.one_pass_recipe."""
-    return one_pass_recipe(name, student, scale, _loss(student))
+    return one_pass_recipe("supervised_l1", student, scale, _loss(student))
 
 
 def _loss(student: OnePassNetwork) -> LossFunction:

@@ -79,7 +79,7 @@ def _check_prompt(config: Config, settings: TsdSrSettings) -> None:
 
 
 def _batch_entries(config: Config, data: str) -> tuple[str, ...]:
-    texts.check_photos_have_no_records(config, data)
+    texts.require_photos(config, data)
     return texts.batch_entries_with_text(config, data, PIXELS)
 
 

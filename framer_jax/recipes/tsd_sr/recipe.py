@@ -89,15 +89,13 @@ def tsd_sr(
 
     Args:
       denoiser: (x [B, h, w, C], 1000 sigma [B], {'text', 'pooled_text'}) → (velocity, taps).
-      space: the latents; of an autoencoder whose weights are available if its encoder gets a LoRA.
+      space: the latents, of an autoencoder with weights if its encoder gets a LoRA.
       scale: upsampling factor.
       settings: see TsdSrSettings.
       text: sizes of the text embeddings.
       texts: name → text, at least the null text.
-      base: the transformer's parameters, host arrays. Without them the recipe holds shapes in their place and can only
-        be described.
-      teacher: factors of the LoRA that makes the transformer the teacher, alphas equal to ranks; None: the transformer
-        itself is the teacher.
+      base: the transformer's parameters, host arrays; None for a description, which has shapes in their place.
+      teacher: factors of the LoRA that makes the transformer the teacher, with alphas equal to ranks; None for none.
       auxiliary: terms on the decoded image: LPIPS.
       batch_entries: images, with or without texts.
 
@@ -108,14 +106,11 @@ def tsd_sr(
         raise ValueError(
             "recipe.tsd_sr.encoder_lora_modules needs an autoencoder: use recipe.space.name=kl, or leave it empty"
         )
-    task = LatentTask(space, scale, residual=False)
-    kept = cast_frozen(base or transformer_shapes(denoiser, space, text, lr_latent=False), settings.base_dtype)
-    network = _network(denoiser)
+    task, network = LatentTask(space, scale, residual=False), _network(denoiser)
+    transformer = cast_frozen(base or transformer_shapes(denoiser, space, text, lr_latent=False), settings.base_dtype)
+    frozen: Frozen = {**space.frozen, TEXTS: dict(texts), BASE: transformer, **auxiliary_frozen(auxiliary)}
+    frozen |= {} if teacher is None else {TEACHER: teacher}
     exported = (STUDENT, ENCODER) if settings.encoder_lora_modules else (STUDENT,)
-    frozen: Frozen = {**space.frozen, TEXTS: dict(texts), BASE: kept}
-    if teacher is not None:
-        frozen[TEACHER] = teacher
-    frozen |= auxiliary_frozen(auxiliary)
     sample, sample_tiled = _samplers(task, settings, network)
     text_in_batch = TEXT_ENTRIES[0] in batch_entries
     student_loss = _student_loss(task, settings, network, denoiser.taps, auxiliary, text_in_batch)

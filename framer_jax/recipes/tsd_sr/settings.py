@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from framer_jax.knobs import check_knobs, knob
-from framer_jax.recipes.components.base_model import BASE_DTYPES, checked_regex
+from framer_jax.recipes.components.base_model import check_regex
+from framer_jax.recipes.method import DTYPES
 
 SUBSTEP_WEIGHT = 0.3
 """Loss weight of each sub-step but the first, whose weight is 1."""
@@ -19,7 +20,7 @@ class TsdSrSettings:
 
     base_checkpoint: str = knob("", "Path of Stable Diffusion 3's transformer: a file or a Diffusers folder.")
     base_dtype: str = knob(
-        "float32", "Dtype in which the transformer's weights are kept; bfloat16 halves the memory.", choices=BASE_DTYPES
+        "float32", "Dtype in which the transformer's weights are kept; bfloat16 halves the memory.", choices=DTYPES
     )
     teacher_lora_checkpoint: str = knob(
         "", "Path of a LoRA that makes the transformer the teacher; '': the transformer as it is. For training only."
@@ -66,7 +67,7 @@ class TsdSrSettings:
     def __post_init__(self) -> None:
         check_knobs(self)
         for name in ("lora_modules", "encoder_lora_modules", "regulariser_lora_modules"):
-            checked_regex(name, getattr(self, name))
+            check_regex(name, getattr(self, name))
         for name in ("lora_modules", "regulariser_lora_modules"):
             if not getattr(self, name):
                 raise ValueError(f"{name} is empty: name the modules that get the LoRA")

@@ -15,7 +15,15 @@ from framer_jax.recipes.components import spaces
 from framer_jax.recipes.components.base_model import BASE, base_file, cast_frozen, check_same_size
 from framer_jax.recipes.components.latent_space import AUTOENCODER
 from framer_jax.recipes.components.networks import execution_knobs
-from framer_jax.recipes.method import Build, Config, MergedNetwork, Published, TrainedRun, WeightReader
+from framer_jax.recipes.method import (
+    PHOTOS,
+    Build,
+    Config,
+    MergedNetwork,
+    Published,
+    TrainedRun,
+    WeightReader,
+)
 from framer_jax.recipes.tsd_sr.recipe import ENCODER, STUDENT, merge_params
 from framer_jax.trees import check_same_structure
 
@@ -69,7 +77,7 @@ def read_published(path: Path, config: Config, recipe: Recipe, reader: WeightRea
         params = unstack_blocks(params, model) if network == BASE else params
         factors = reader.lora("weights", str(path / file if path.is_dir() else path), name, params)
         factors = jax.tree_util.tree_map_with_path(
-            lambda place, leaf: leaf / np.float32(scale) if place[-1].key == "up" else leaf, factors
+            lambda path, leaf: leaf / np.float32(scale) if path[-1].key == "up" else leaf, factors
         )
         groups[group] = match_block_layout(factors, model) if network == BASE else factors
     check_same_structure(groups, expected_params(recipe), str(path))
@@ -86,7 +94,7 @@ def published_by(build: Build) -> Published:
         return (folder / LORA_FILES[0]).is_file()
 
     def open_published(path: Path, config: Config, purpose: str, reader: WeightReader) -> tuple[Recipe, Params]:
-        recipe = build(config, purpose, "photos", reader)
+        recipe = build(config, purpose, PHOTOS, reader)
         return recipe, read_published(path, config, recipe, reader)
 
     return Published(matches, in_folder, open_published, read_published, LORA_FILES, "tsd_sr_sd3")
