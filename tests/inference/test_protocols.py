@@ -96,11 +96,11 @@ def test_published_weights_on_the_command_line(tmp_path, capsys):
     command = ["upscale", str(small), str(tmp_path / "out"), "--weights", str(model), "--tile", "8"]
     assert main(command) != 0
     assert "name one with --recipe" in capsys.readouterr().err
-    assert main([*command, "--set", "recipe.space.weights=x"]) != 0
+    assert main([*command, "--set", "recipe.space.checkpoint=x"]) != 0
     assert "give --recipe too" in capsys.readouterr().err
     assert main([*command, "--recipe", str(recipe)]) != 0
-    assert "recipe.space.weights is empty" in capsys.readouterr().err
-    autoencoder = f"recipe.space.weights={tmp_path / 'vq.safetensors'}"
+    assert "recipe.space.checkpoint is empty" in capsys.readouterr().err
+    autoencoder = f"recipe.space.checkpoint={tmp_path / 'vq.safetensors'}"
     assert main([*command, "--recipe", str(recipe), "--set", autoencoder, "--protocol", "resshift"]) == 0
     with Image.open(tmp_path / "out" / "photo_0.png") as picture:
         assert picture.size == (48, 40)
