@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import difflib
+import functools
 import math
 import types
 import typing
@@ -92,6 +93,7 @@ def inherited_knob(base: type, name: str, default: Any) -> Any:
     return dataclasses.field(default=default, metadata=fields[name].metadata)
 
 
+@functools.cache  # resolving annotations takes a millisecond, and modules are built many times in a trace
 def knobs_of(settings: type) -> tuple[Knob, ...]:
     """The knobs of a settings class or flax module, in the order of its fields."""
     annotations = typing.get_type_hints(settings)

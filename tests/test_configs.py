@@ -14,14 +14,18 @@ from framer_jax.inference.model import load_model
 from framer_jax.recipes.base import expected_params
 from framer_jax.recipes.components.networks import network_section
 from framer_jax.recipes.framer import add_framer
+from framer_jax.recipes.table import METHODS
 from framer_jax.training.settings import TrainingSettings
 from tests.support.logs import read_json_lines
 from tests.support.paths import CONFIGS
-from tests.support.tiny import named_weights, overrides, photos, ported
+from tests.support.tiny import named_weights, overrides, photos, ported, shipped_configuration
 
 FILES = sorted(path for path in CONFIGS.glob("*.py") if path.stem != "__init__")
 SAME_PROGRAM = {"resshift_v2": "resshift_v1", "resshift_bicubic": "resshift_v3"}
 """Configurations that differ from another one in the length of training, or in its data, alone."""
+
+TRAINED = {*SAME_PROGRAM, "dtkd_ablations", *map(shipped_configuration, METHODS)}
+"""Configurations that tests/recipes/test_methods.py trains, or one with the same program."""
 
 by_name = pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 
@@ -73,9 +77,7 @@ def test_what_differs_in_length_and_data_alone(name, other):
     assert one != two
 
 
-@pytest.mark.parametrize(
-    "path", [path for path in FILES if path.stem not in (*SAME_PROGRAM, "dtkd_ablations")], ids=lambda path: path.stem
-)
+@pytest.mark.parametrize("path", [path for path in FILES if path.stem not in TRAINED], ids=lambda path: path.stem)
 def test_one_step(path, tmp_path):
     folder = photos(tmp_path / "photos")
     changes = [f"data.train={folder}", f"data.validation={folder}", "training.stop_after=1"]

@@ -11,7 +11,7 @@ import pytest
 from framer_jax.checkpoints.open import build_recipe
 from framer_jax.commands.port import port_to_jax, port_to_torch
 from framer_jax.commands.train import train_from_config
-from framer_jax.config import default, knob_table, load_config, shipped, shipped_names, to_dict
+from framer_jax.config import default, knob_table, load_config, to_dict
 from framer_jax.inference.model import load_model, settings_for
 from framer_jax.inference.upscaler import make_upscaler
 from framer_jax.knobs import check_values, legal_values
@@ -20,21 +20,14 @@ from framer_jax.porting.weights import load_weights
 from framer_jax.recipes.table import METHODS
 from framer_jax.trees import flatten_names
 from tests.support.logs import read_json_lines
-from tests.support.tiny import named_weights, overrides, photos, weights
+from tests.support.tiny import named_weights, overrides, photos, shipped_configuration, weights
 
 by_method = pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
 
 
-def configuration(method) -> str:
-    """A shipped configuration of a method, without FRAMER."""
-    names = [name for name in shipped_names() if name != "default"]
-    fitting = [name for name in names if shipped(name).recipe.name == method.name]
-    return next((name for name in fitting if shipped(name).framer.variant == "none"), fitting[0])
-
-
 @by_method
 def test_it_trains_resumes_exports_and_upscales(method, tmp_path):
-    folder, path = photos(tmp_path / "photos"), Path(configuration(method))
+    folder, path = photos(tmp_path / "photos"), Path(shipped_configuration(method))
     changes = [f"data.train={folder}", f"data.validation={folder}", "data.validation_count=0"]
     changes += [*named_weights(tmp_path / "weights", path), "training.best_metric=None", "framer.variant=none"]
     config = to_dict(load_config(path, overrides(*changes, base=path)))

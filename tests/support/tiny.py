@@ -1,6 +1,7 @@
 """Tiny photographs, configurations and weights, shared by the tests of the command line and of what lies behind it."""
 
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,13 @@ from PIL import Image
 
 from framer_jax.checkpoints.networks import build_network, network_shapes
 from framer_jax.checkpoints.open import build_recipe
-from framer_jax.config import load_config, to_dict
+from framer_jax.config import load_config, shipped, shipped_names, to_dict
 from framer_jax.inference.model import save_model
 from framer_jax.porting.weights import save_weights
 from framer_jax.recipes.base import expected_params
 from framer_jax.recipes.components.networks import NETWORKS
 from framer_jax.recipes.components.spaces import AUTOENCODER_MAPS
+from framer_jax.recipes.method import Method
 from framer_jax.recipes.table import method_named, method_of
 from framer_jax.trees import flatten_names, nest_names
 from tests.support.paths import CONFIGS
@@ -195,6 +197,21 @@ def named_weights(folder: Path, config_path: Path) -> tuple[str, ...]:
 def needs(recipe: Any) -> bool:
     """Whether a configuration trains on a frozen base with text, and not everything from nothing without any."""
     return "text" not in recipe or recipe.text.condition != "zero"
+
+
+def shipped_configuration(method: Method) -> str:
+    """A shipped configuration of a method, without FRAMER if there is one."""
+    fitting = [
+        (variant != "none", name) for name, (of_method, variant) in _shipped().items() if of_method == method.name
+    ]
+    return min(fitting)[1]
+
+
+@cache
+def _shipped() -> dict[str, tuple[str, str]]:
+    """Shipped configuration → (its method, its variant of FRAMER)."""
+    configurations = {name: shipped(name) for name in shipped_names() if name != "default"}
+    return {name: (each.recipe.name, each.framer.variant) for name, each in configurations.items()}
 
 
 def random_weights(shapes: dict[str, Any], fill: float | None = None) -> dict[str, Any]:
