@@ -45,7 +45,7 @@ RUN = (
 
 
 def photo(height: int, width: int, seed: int = 0) -> np.ndarray:
-    """A smooth colour field with some noise: uint8 [height, width, 3]."""
+    """A smooth color field with some noise: uint8 [height, width, 3]."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[:height, :width]
     waves = [np.sin(rng.uniform(0.05, 0.3) * x + rng.uniform(0.05, 0.3) * y + phase) for phase in range(3)]
