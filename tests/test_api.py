@@ -270,7 +270,7 @@ def test_a_loop_of_a_few_lines_trains(monkeypatch):
     assert losses[-1] < 0.5 * losses[0]
     assert (metrics["loss"].shape, metrics["loss"].dtype, int(state.step)) == ((), jnp.float32, 8)
     assert {"grad_norm", "learning_rate", "error"} <= metrics.keys()
-    # goes on from given parameters, with a prepare function
+    # continues from given parameters, with a prepare function
     params = jax.device_get(inference_params(state, recipe.exported))
     state, step = framer_jax.make_step(recipe, settings, toys.batch(), toys.prepare, {"denoiser": params["denoiser"]})
     for name, leaf in params["denoiser"]["conv"].items():

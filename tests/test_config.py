@@ -133,8 +133,8 @@ def test_a_variant_of_a_file(tmp_path):
     ],
 )
 def test_colons_in_paths_are_not_taken_for_variants(text, file, variant):
-    path, found = split_variant(text)
-    assert (str(path), found) == (file, variant)
+    path, read_variant = split_variant(text)
+    assert (str(path), read_variant) == (file, variant)
 
 
 def test_an_existing_folder_is_not_taken_for_a_shipped_configuration(tmp_path, monkeypatch):

@@ -167,16 +167,16 @@ def test_no_file_names_a_place_on_this_machine():
         ROOT / "README.md",
         *(
             path
-            for room in ("framer_jax", "configs", "tools", "tests", "docs")
-            for path in (ROOT / room).rglob("*")
+            for folder in ("framer_jax", "configs", "tools", "tests", "docs")
+            for path in (ROOT / folder).rglob("*")
             if path.suffix in (".py", ".sh", ".md", ".toml", ".json", ".csv", ".txt")
         ),
     ]
-    found = [
+    hits = [
         f"{path.relative_to(ROOT)} holds {place}"
         for path in searched
         if path.is_file()
         for place in places
         if place in path.read_text(encoding="utf-8")
     ]
-    assert not found, "\n".join(found)
+    assert not hits, "\n".join(hits)

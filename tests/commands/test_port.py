@@ -55,9 +55,9 @@ def test_there_and_back_on_the_command_line(states, checkpoint, tmp_path, capsys
     _, metadata = load_weights(ours)
     assert (metadata["model"], metadata["parameters"]) == ("vq_f4", 2_894_782)
     assert port(ours, back, "--model", "vq_f4", "--to", "torch") == 0
-    found = load_file(back)
-    assert found.keys() == states["vq_f4"].keys()
-    assert all(np.array_equal(found[key], value) for key, value in states["vq_f4"].items())
+    tensors = load_file(back)
+    assert tensors.keys() == states["vq_f4"].keys()
+    assert all(np.array_equal(tensors[key], value) for key, value in states["vq_f4"].items())
     for path in (checkpoint, ours):  # both can be loaded by path
         model = load_network("vq_f4", path)
         assert model.module.codes == 256 and model.module.attention_levels == (2,)
@@ -87,9 +87,9 @@ def test_a_trained_denoiser_goes_back_to_pytorch(states, tmp_path):
     save_trained(tmp_path / "trained.safetensors", states)
     words = (tmp_path / "trained.safetensors", tmp_path / "out.safetensors", "--model", "resshift_unet")
     assert port(*words, "--to", "torch") == 0
-    found = load_file(tmp_path / "out.safetensors")
-    assert len(found) == len(states["resshift_unet"]) + 14 + 4  # index tables of 7 layers' blocks, masks of 2 levels
-    assert found["input_blocks.1.1.blocks.0.attn.relative_position_index"].dtype == np.int64
+    tensors = load_file(tmp_path / "out.safetensors")
+    assert len(tensors) == len(states["resshift_unet"]) + 14 + 4  # index tables of 7 layers' blocks, masks of 2 levels
+    assert tensors["input_blocks.1.1.blocks.0.attn.relative_position_index"].dtype == np.int64
 
 
 def test_a_model_with_correct_masks_is_refused(states, tmp_path, capsys):
@@ -130,11 +130,11 @@ def test_swinir_goes_there_and_back_and_says_which_variant_it_is(states, tmp_pat
     assert "variant      SwinIR, x4 (head nearest+conv, 24 channels, 2+2 blocks, 2 heads, window 8, 3conv)" in printed
     assert "dropped      6 constants" in printed
     assert port(tmp_path / "ours.safetensors", tmp_path / "back.safetensors", *words, "--to", "torch") == 0
-    found = load_file(tmp_path / "back.safetensors")
-    assert found.keys() == state.keys()
+    tensors = load_file(tmp_path / "back.safetensors")
+    assert tensors.keys() == state.keys()
     for key, value in state.items():
-        assert found[key].dtype == value.dtype
-        np.testing.assert_array_equal(found[key], value)
+        assert tensors[key].dtype == value.dtype
+        np.testing.assert_array_equal(tensors[key], value)
     for path in ("in", "ours"):
         model = load_network("swinir", tmp_path / f"{path}.safetensors", scale=4, drop_path=0.0).module
         assert (model.image_size, model.residual, model.drop_path) == (32, "3conv", 0.0)
@@ -165,9 +165,9 @@ def test_trunk_and_heads_may_lie_in_two_files(states, tmp_path):
     write_state(tmp_path / "alexnet.safetensors", trunk)
     write_state(tmp_path / "alex.safetensors", heads)
     both = (tmp_path / "alexnet.safetensors", tmp_path / "alex.safetensors")
-    found = load_network("lpips_alex", *both)
+    network = load_network("lpips_alex", *both)
     expected = flatten_names(to_flax(MAPS["lpips_alex"], state, "")[0])[0]
-    for name, leaf in flatten_names(found.params)[0].items():
+    for name, leaf in flatten_names(network.params)[0].items():
         np.testing.assert_array_equal(leaf, expected[name])
     with pytest.raises(ValueError, match=r"missing \(5\): heads/head_0"):
         load_network("lpips_alex", both[0])
@@ -180,11 +180,11 @@ def test_prefixes_are_removed_and_half_precision_is_widened(states, tmp_path):
     state["module._orig_mod.quant_conv.bias"] = np.asarray([1, 2, 0.1], ml_dtypes.bfloat16)
     state["module._orig_mod.post_quant_conv.bias"] = np.asarray([1, 2, 0.1], np.float16)
     save_file(state, tmp_path / "wrapped.safetensors")
-    found, taken_off = read_state(tmp_path / "wrapped.safetensors")
-    assert found.keys() == states["vq_f4"].keys()
-    assert taken_off == "module., _orig_mod."
-    np.testing.assert_array_equal(found["quant_conv.bias"], np.float32([1, 2, 0.10009765625]))
-    assert found["post_quant_conv.bias"].dtype == np.float32
+    tensors, removed = read_state(tmp_path / "wrapped.safetensors")
+    assert tensors.keys() == states["vq_f4"].keys()
+    assert removed == "module., _orig_mod."
+    np.testing.assert_array_equal(tensors["quant_conv.bias"], np.float32([1, 2, 0.10009765625]))
+    assert tensors["post_quant_conv.bias"].dtype == np.float32
 
 
 # --- bad input --------------------------------------------------------------------------------------------------------
@@ -278,7 +278,7 @@ def test_files_of_ours_are_not_mistaken_for_pytorchs(states, checkpoint, tmp_pat
 
 @pytest.fixture
 def torch_that_loads(monkeypatch):
-    """A module named torch whose `load` gives what it is told to; it insists on the safe loader."""
+    """A stand-in for torch whose `load` returns a given result; it insists on the safe loader."""
 
     def install(result):
         def load(path, map_location, weights_only):
@@ -303,9 +303,9 @@ def pth(tmp_path):
 def test_wrapped_state_dicts(states, torch_that_loads, pth, wrapper):
     state = {f"module.{key}": value for key, value in states["vq_f4"].items()}
     torch_that_loads({"params": {}} | {wrapper: state, "iters_start": 300_000})
-    found, taken_off = read_state(pth)
-    assert found.keys() == states["vq_f4"].keys()
-    assert taken_off == f"{wrapper}, module."
+    tensors, removed = read_state(pth)
+    assert tensors.keys() == states["vq_f4"].keys()
+    assert removed == f"{wrapper}, module."
 
 
 @pytest.mark.parametrize(

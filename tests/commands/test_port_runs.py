@@ -195,10 +195,10 @@ def test_a_base_in_bfloat16_is_written_as_it_was_in_training(folder, tmp_path):
     assert (
         port(tmp_path / "run.safetensors", tmp_path / "out", "--model", "dit4sr_transformer", "--to", "diffusers") == 0
     )
-    found = read_network("dit4sr_transformer", tmp_path / "out").params["context"]["kernel"]
+    kernel_of_run = read_network("dit4sr_transformer", tmp_path / "out").params["context"]["kernel"]
     kernel = load_weights(folder / "base.safetensors")[0]["context"]["kernel"]
-    np.testing.assert_array_equal(found, np.asarray(jax.numpy.asarray(kernel, jax.numpy.bfloat16), np.float32))
-    assert np.any(found != kernel)
+    np.testing.assert_array_equal(kernel_of_run, np.asarray(jax.numpy.asarray(kernel, jax.numpy.bfloat16), np.float32))
+    assert np.any(kernel_of_run != kernel)
 
 
 @pytest.mark.parametrize("name", ["mmdit", "dit4sr_transformer", "kl_autoencoder"])
@@ -263,10 +263,10 @@ def test_a_scanned_run_with_a_lora_is_trained_from_an_unscanned_one(folder, tmp_
     (tmp_path / "run" / "base.safetensors").write_bytes((folder / "base.safetensors").read_bytes())
     run, out = tmp_path / "run" / "weights.safetensors", tmp_path / "out"
     assert port(run, out, "--model", "dit4sr_transformer", "--to", "diffusers") == 0
-    found = read_network("dit4sr_transformer", out).params["block_1"]["attention"]["query"]["kernel"]
+    kernel_of_run = read_network("dit4sr_transformer", out).params["block_1"]["attention"]["query"]["kernel"]
     factors = trained["lora"]["blocks_dual"]["attention"]["query"]
     base = load_weights(folder / "base.safetensors")[0]["block_1"]["attention"]["query"]["kernel"]
-    np.testing.assert_allclose(found, base + 1.5 * factors["down"][1] @ factors["up"][1], atol=1e-6)
+    np.testing.assert_allclose(kernel_of_run, base + 1.5 * factors["down"][1] @ factors["up"][1], atol=1e-6)
 
 
 # --- TSD-SR -----------------------------------------------------------------------------------------------------------

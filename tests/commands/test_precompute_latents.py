@@ -131,16 +131,21 @@ def test_it_goes_on_where_it_stopped(place, capsys):
 
 
 def test_the_digest_is_that_of_weights_scaling_and_shift(place, tmp_path):
-    found = read_kl_autoencoder(place / "vae")
-    assert found.module == VAE
-    save_weights(tmp_path / "vae.safetensors", found.params, {"model": "kl_autoencoder", "arguments": ARGUMENTS})
+    autoencoder_read = read_kl_autoencoder(place / "vae")
+    assert autoencoder_read.module == VAE
+    save_weights(
+        tmp_path / "vae.safetensors", autoencoder_read.params, {"model": "kl_autoencoder", "arguments": ARGUMENTS}
+    )
     (tmp_path / "pipeline").mkdir()
-    write_autoencoder(tmp_path / "pipeline" / "vae", found.params, ARGUMENTS)
+    write_autoencoder(tmp_path / "pipeline" / "vae", autoencoder_read.params, ARGUMENTS)
     for path in ("vae.safetensors", "pipeline"):
-        assert read_kl_autoencoder(tmp_path / path).digest == found.digest
-    write_autoencoder(tmp_path / "scaled", found.params, ARGUMENTS | {"scaling": 1.0})
+        assert read_kl_autoencoder(tmp_path / path).digest == autoencoder_read.digest
+    write_autoencoder(tmp_path / "scaled", autoencoder_read.params, ARGUMENTS | {"scaling": 1.0})
     autoencoder(tmp_path / "other", gain=1.1)
-    assert len({found.digest, *(read_kl_autoencoder(tmp_path / name).digest for name in ("scaled", "other"))}) == 3
+    assert (
+        len({autoencoder_read.digest, *(read_kl_autoencoder(tmp_path / name).digest for name in ("scaled", "other"))})
+        == 3
+    )
 
 
 def test_batches_join_latents_and_texts(place):
@@ -164,8 +169,8 @@ def test_batches_join_latents_and_texts(place):
     for batch in seen:
         for image, prompt, pooled in zip(batch["image"], batch["text"], batch["pooled_text"], strict=True):
             assert names[image] in captions
-            wanted = embeddings[rows.index(names[image])]
-            if np.array_equal(prompt, wanted["prompt"]) and np.array_equal(pooled, wanted["pooled"]):
+            expected = embeddings[rows.index(names[image])]
+            if np.array_equal(prompt, expected["prompt"]) and np.array_equal(pooled, expected["pooled"]):
                 continue
             assert np.array_equal(prompt, source.with_text({"image": 0}, FirstDraw(0.0))["text"])
             nulls += 1

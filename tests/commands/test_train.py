@@ -27,7 +27,7 @@ def settings(data, *changes):
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    return photos(tmp_path_factory.mktemp("data") / "pictures")
+    return photos(tmp_path_factory.mktemp("data") / "photos")
 
 
 def test_weights_to_start_from_are_a_part_of_the_run(data, tmp_path):
@@ -46,7 +46,7 @@ def test_weights_to_start_from_are_a_part_of_the_run(data, tmp_path):
 def test_the_end_of_a_run(data, tmp_path, monkeypatch):
     """Optimiser fields of an update, TensorBoard, damaged images counted, the loader closed."""
     pytest.importorskip("tensorboardX")
-    folder = photos(tmp_path / "pictures", 3)
+    folder = photos(tmp_path / "photos", 3)
     (folder / "photo_1.png").write_bytes((folder / "photo_1.png").read_bytes()[:1000])
     closed = []
     make_batches = command.make_batches
@@ -139,9 +139,9 @@ def test_two_processes_are_one_run(data, tmp_path):
             host.stdout.close()
             host.stderr.close()
     assert [host.returncode for host in hosts] == [0, 0], said
-    told = [[line for line in out.splitlines() if not line.startswith("[Gloo]")] for out, _ in said]
-    assert told[0][-1].startswith("complete: 2 steps, saved in ")
-    assert told[1] == []
+    lines_of_hosts = [[line for line in out.splitlines() if not line.startswith("[Gloo]")] for out, _ in said]
+    assert lines_of_hosts[0][-1].startswith("complete: 2 steps, saved in ")
+    assert lines_of_hosts[1] == []
     alone = train_from_config(settings(data, "training.mesh.data=1"), tmp_path / "alone")
     assert alone.step == 2
     lines, expected = (read_json_lines(folder / "metrics.jsonl") for folder in (run, tmp_path / "alone"))

@@ -135,10 +135,10 @@ def test_an_image_is_upsampled_super_resolved_as_a_whole_and_resized_to_four_tim
 
 def test_pillows_resizing(place):
     image = photo(11, 13)
-    found = resize_pillow(image.astype(np.float32) / 255, (30, 9))
+    resized = resize_pillow(image.astype(np.float32) / 255, (30, 9))
     expected = np.asarray(Image.fromarray(image).resize((9, 30), Image.Resampling.BICUBIC))
-    np.testing.assert_allclose(found, expected / 255, atol=1.5 / 255)
-    assert resize_pillow(found, (30, 9)) is found
+    np.testing.assert_allclose(resized, expected / 255, atol=1.5 / 255)
+    assert resize_pillow(resized, (30, 9)) is resized
 
 
 WAVELETS = (
@@ -157,8 +157,8 @@ def test_tiles_within_the_steps_are_those_of_a_loop_in_numpy(place):
     recipe = build_recipe(settings["recipe"], "inference")
     params = drawn(lambda: expected_params(recipe))
     image, noise = jnp.asarray(photo(48, 44)[None] / np.float32(255)), noise_field(jax.random.key(5), 1)
-    found = jax.jit(recipe.sample_tiled, static_argnums=4)(params, recipe.frozen, image, noise, Tiling(32, 12, 3))
-    assert found.shape == image.shape
+    sampled = jax.jit(recipe.sample_tiled, static_argnums=4)(params, recipe.frozen, image, noise, Tiling(32, 12, 3))
+    assert sampled.shape == image.shape
 
     arguments = settings["recipe"]["denoiser"]["dit4sr_transformer"]
     denoiser = DiT4SRTransformer(channels=48, **arguments, context_width=16, pooled_width=12)
@@ -185,7 +185,7 @@ def test_tiles_within_the_steps_are_those_of_a_loop_in_numpy(place):
                 total[part] += np.asarray(guided(x[part], z_lr[part], sigma)) * weight
                 weights_[part] += weight
         x = (x + (following - sigma) * (total / weights_)).astype(np.float32)
-    np.testing.assert_allclose(found, np.asarray(space.decode({}, jnp.asarray(x))) / 2 + 0.5, atol=2e-4)
+    np.testing.assert_allclose(sampled, np.asarray(space.decode({}, jnp.asarray(x))) / 2 + 0.5, atol=2e-4)
 
 
 def test_one_tile_is_what_the_sampler_makes():
@@ -217,8 +217,8 @@ def test_what_does_not_go_with_the_protocol(place):
     with pytest.raises(ValueError, match="which recipe 'toy' does not know: use protocol 'framer_jax'"):
         make_upscaler(toy(), UpscaleSettings(**good))
     model = load_model(place / "run")
-    found = settings_for(model, protocol="dit4sr")
-    assert (found.tile, found.overlap, found.color_fix) == (128, 48, "adain")
+    settings = settings_for(model, protocol="dit4sr")
+    assert (settings.tile, settings.overlap, settings.color_fix) == (128, 48, "adain")
 
 
 # --- the command line and Python --------------------------------------------------------------------------------------
@@ -267,9 +267,9 @@ def test_overrides_of_the_sampler_change_the_image(place):
         f"{field}_embedding": place / f"{name}.safetensors"
         for field, name in (("prompt", "prompt"), ("negative", "negative"))
     }
-    found = [plain, upscaled(steps=1), upscaled(steps=1, **texts), upscaled(steps=1, guidance=4.0, **texts)]
-    for index, one in enumerate(found):
-        assert all(np.abs(one - other).max() > 1e-5 for other in found[:index])
+    images = [plain, upscaled(steps=1), upscaled(steps=1, **texts), upscaled(steps=1, guidance=4.0, **texts)]
+    for index, one in enumerate(images):
+        assert all(np.abs(one - other).max() > 1e-5 for other in images[:index])
     with pytest.raises(TypeError, match="step"):
         framer_jax.load_model(place / "run", step=3)
 

@@ -1,4 +1,4 @@
-"""ResShift's own tiling beside ours."""
+"""ResShift's protocol next to the default one."""
 
 import jax
 import numpy as np
@@ -30,8 +30,8 @@ def test_starts_are_those_of_the_released_code(length, quarter, data):
             -(-length // 4) * 4,
         )
     else:
-        wanted = sorted({min(start, length - tile) for start in range(0, length, stride)})
-        assert (list(grid.rows), grid.tile[0], grid.shape[0]) == (wanted, tile, length)
+        expected = sorted({min(start, length - tile) for start in range(0, length, stride)})
+        assert (list(grid.rows), grid.tile[0], grid.shape[0]) == (expected, tile, length)
     total = np.zeros(grid.shape[0] * 2)
     for start, profile in zip(grid.rows, uniform_blend_weights(plan, 2).rows, strict=True):
         total[2 * start : 2 * start + len(profile)] += profile
@@ -41,8 +41,8 @@ def test_starts_are_those_of_the_released_code(length, quarter, data):
 def test_the_published_settings():
     model = load_model()
     for tile, stride in ((512, 448), (256, 224), (64, 48)):
-        found = settings_for(model, protocol="resshift", tile=tile)
-        assert (found.tile, found.overlap) == (tile, tile - stride)
+        upscale_settings = settings_for(model, protocol="resshift", tile=tile)
+        assert (upscale_settings.tile, upscale_settings.overlap) == (tile, tile - stride)
     assert settings_for(model, protocol="resshift").tile == 512
     assert settings_for(model).protocol == "framer_jax"
     assert PROTOCOLS["resshift"].tile(2) == 1024  # the original's sides are of ×4
@@ -54,9 +54,9 @@ def without_noise(params, frozen, lr, noise):
 
 def test_tiles_are_clipped_and_averaged():
     image = photo(21, 11)
-    found = upscale(toy(without_noise), PARAMS, image, UpscaleSettings(tile=8, overlap=3, protocol="resshift"))
+    upscaled = upscale(toy(without_noise), PARAMS, image, UpscaleSettings(tile=8, overlap=3, protocol="resshift"))
     expected = np.clip(1.5 * image - 0.25, 0, 1).repeat(SCALE, 0).repeat(SCALE, 1)
-    np.testing.assert_allclose(found, expected, atol=1e-6)
+    np.testing.assert_allclose(upscaled, expected, atol=1e-6)
 
 
 def test_each_tile_has_noise_of_its_own():
@@ -76,9 +76,9 @@ def test_what_does_not_go_together():
         UpscaleSettings(protocol="resshift", color_fix="wavelet")
     with pytest.raises(ValueError, match="tile 30 is no multiple of the recipe's lr_multiple 4"):
         check_settings(toy(), UpscaleSettings(tile=30, overlap=2, protocol="resshift"))
-    kept = UpscaleSettings(tile=64, overlap=16, tile_batch=2, protocol="resshift")
-    assert _reduced_settings(toy(), kept).tile_batch == 1
-    assert _reduced_settings(toy(), _reduced_settings(toy(), kept)) is None  # another tile would be another protocol
+    strided = UpscaleSettings(tile=64, overlap=16, tile_batch=2, protocol="resshift")
+    assert _reduced_settings(toy(), strided).tile_batch == 1
+    assert _reduced_settings(toy(), _reduced_settings(toy(), strided)) is None  # another tile would be another protocol
 
 
 def test_published_weights_on_the_command_line(tmp_path, capsys):
@@ -102,5 +102,5 @@ def test_published_weights_on_the_command_line(tmp_path, capsys):
     assert "recipe.space.checkpoint is empty" in capsys.readouterr().err
     autoencoder = f"recipe.space.checkpoint={tmp_path / 'vq.safetensors'}"
     assert main([*command, "--recipe", str(recipe), "--set", autoencoder, "--protocol", "resshift"]) == 0
-    with Image.open(tmp_path / "out" / "photo_0.png") as picture:
-        assert picture.size == (48, 40)
+    with Image.open(tmp_path / "out" / "photo_0.png") as upscaled:
+        assert upscaled.size == (48, 40)

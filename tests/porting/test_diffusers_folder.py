@@ -35,7 +35,7 @@ def test_what_was_written_is_read(tmp_path, limit, files):
         np.testing.assert_array_equal(state[key], value)
     names = sorted(path.name for path in (tmp_path / "deep" / "model").iterdir())
     assert len(names) == files + (2 if files > 1 else 1)
-    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["model"]  # nothing is left beside it
+    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["model"]  # nothing else is left
     if files == 3:
         assert names[1] == "diffusion_pytorch_model-00001-of-00003.safetensors"
         index = json.loads((tmp_path / "deep" / "model" / INDEX).read_text())

@@ -101,7 +101,7 @@ def test_a_configuration_of_another_model_is_told(states, config, tmp_path):
     }
     old = config | {"qk_norm": None, "dual_attention_layers": []}
     write(tmp_path / "old" / "transformer", plain, old)
-    assert read_torch("mmdit", tmp_path / "old").arguments["heads"] == 4  # told by the configuration alone
+    assert read_torch("mmdit", tmp_path / "old").arguments["heads"] == 4  # only the configuration has it
     write(tmp_path / "mixed" / "transformer", plain, config)
     words = ("config.json", "3 blocks, 2 with dual", "3 blocks, 0 with dual", "qk_norm True and False")
     refused(tmp_path / "mixed", "not of one model", *words)
