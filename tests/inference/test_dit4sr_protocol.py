@@ -214,7 +214,7 @@ def test_what_does_not_go_with_the_protocol(place):
     ):
         with pytest.raises(ValueError, match=message):
             make_upscaler(recipe, UpscaleSettings(**{**good, **changes}))
-    with pytest.raises(ValueError, match="which recipe 'toy' does not know: use protocol 'framer_jax'"):
+    with pytest.raises(ValueError, match="which recipe 'toy' does not support: use protocol 'framer_jax'"):
         make_upscaler(toy(), UpscaleSettings(**good))
     model = load_model(place / "run")
     settings = settings_for(model, protocol="dit4sr")

@@ -237,7 +237,7 @@ def test_records_hold_the_teachers_outputs_and_training_reads_them(folder, tmp_p
         assert command("train", "--workdir", str(tmp_path / "never"), more=(f"data.train={records}", change)) == 2
         assert message in capsys.readouterr().err
     assert command("train", "--workdir", str(tmp_path / "never"), name=DTKD, more=(f"data.train={records}",)) == 2
-    assert "made with recipe.augkd" in capsys.readouterr().err
+    assert "made with recipe.name 'augkd', this run has 'dtkd'" in capsys.readouterr().err
     assert not (tmp_path / "never").exists()
     # a student without a teacher takes the pairs, so that both can learn from the same
     alone = ("train", "--workdir", str(tmp_path / "alone"))
