@@ -93,9 +93,14 @@ def inherited_knob(base: type, name: str, default: Any) -> Any:
     return dataclasses.field(default=default, metadata=fields[name].metadata)
 
 
-@functools.cache  # resolving annotations takes a millisecond, and modules are built many times in a trace
 def knobs_of(settings: type) -> tuple[Knob, ...]:
     """The knobs of a settings class or flax module, in the order of its fields."""
+    resolved: Any = settings
+    return _knobs_of(resolved)
+
+
+@functools.cache  # resolving annotations takes a millisecond, and modules are built many times in a trace
+def _knobs_of(settings: Any) -> tuple[Knob, ...]:
     annotations = typing.get_type_hints(settings)
     knobs = []
     for field in dataclasses.fields(settings):
