@@ -108,6 +108,8 @@ def _from_schema_1(config: Config) -> dict[str, Any]:
         if section in ("framer", "data", "training"):
             knobs = present_knobs({f"{section}.{knob}": value for knob, value in values.items()})
             migrated[section] = {knob.split(".", 1)[1]: value for knob, value in knobs.items()}
+        elif section == "weights":  # digests by full knob names, which checkpoints store with the configuration
+            migrated[section] = present_knobs(values)
         elif section not in ("recipe", "schema"):
             migrated[section] = values
     return migrated

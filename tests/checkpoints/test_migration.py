@@ -79,6 +79,21 @@ def test_a_weights_file_of_the_version_before_loads(tmp_path):
     assert model.metadata["config"]["recipe"] == recipe
 
 
+def test_what_a_checkpoint_stores_with_the_configuration_is_migrated_too():
+    weights = {
+        "recipe.space.weights": "a",
+        "recipe.teacher.weights": "b",
+        "recipe.teacher.published.space.weights": "c",
+    }
+    stored = migrate({**STORED["dtkd_swinir_small"], "init": "d", "weights": weights})
+    assert stored["init"] == "d"
+    assert stored["weights"] == {
+        "recipe.space.checkpoint": "a",
+        "recipe.teacher.checkpoint": "b",
+        "recipe.teacher.published.space.checkpoint": "c",
+    }
+
+
 @pytest.mark.parametrize("schema", [0, 3, "2", None])
 def test_an_unknown_schema_is_refused_in_one_line(schema, tmp_path):
     config = {**STORED["starter"], "schema": schema}
