@@ -76,7 +76,7 @@ def test_its_default_configuration_is_that_of_its_settings(method):
     sections = {"name", "scale", "dtype", method.networks.section, *method.sections}
     assert set(config["recipe"]) == sections, "a method's configuration has its own sections only"
     for name, knob in knob_table(method.name):
-        assert knob.meaning.endswith((".", ")")) or knob.meaning, name
+        assert knob.meaning.endswith((".", ")")), name
         assert legal_values(knob), name
         if knob.default is not None:
             check_values([knob], {knob.name: knob.default}, name.rpartition(".")[0])

@@ -115,7 +115,7 @@ def test_batch_that_does_not_divide(batch, microbatches, devices, message):
 def test_every_setting_is_a_documented_knob(settings):
     knobs = {knob.name: knob for knob in knobs_of(settings)}
     assert list(knobs) == [field.name for field in dataclasses.fields(settings)]
-    assert all(knob.meaning and not knob.meaning.endswith(".") for knob in knobs.values())
+    assert all(knob.meaning.endswith((".", ")")) for knob in knobs.values()), "a knob's meaning is a sentence"
     defaults = {name: knob.default for name, knob in knobs.items()}
     assert settings_from(settings, json.loads(json.dumps(defaults)), "section") == settings()
 
