@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +16,7 @@ from framer_jax.checkpoints.networks import build_network, network_shapes, read_
 from framer_jax.commands.port_check import INSTALLED, check
 from framer_jax.commands.port_originals import control_differences
 from framer_jax.porting.diffusers_folder import write_folder
-from framer_jax.porting.files import sha256_of
+from framer_jax.porting.files import PathLike, check_output_folder, check_outputs, sha256_of
 from framer_jax.porting.lora import LoraLayers, write_layers
 from framer_jax.porting.maps import to_torch
 from framer_jax.porting.table import MAPS, Ported, arguments_in, map_named, model_in
@@ -75,6 +76,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Convert the weights, write them and report what was written."""
     output = Path(arguments.output)
+    check_output(arguments.output, arguments.inputs, arguments.to)
     if output.exists() and not arguments.overwrite:
         raise ValueError(f"{output} exists: name another file, or use --overwrite")
     inputs, model = [Path(path) for path in arguments.inputs], map_named(arguments.model).name
@@ -85,6 +87,18 @@ def run(arguments: argparse.Namespace) -> int:
     for name, value in facts.items():
         print(f"{name:<12} {value}")
     return 0
+
+
+def check_output(output: PathLike, inputs: Sequence[PathLike], form: str) -> None:
+    """Refuse an output that would replace an input.
+
+    Raises:
+      ValueError: as of framer_jax.porting.files.check_outputs and check_output_folder.
+    """
+    if form == "diffusers":
+        check_output_folder("the output", output, {"the input": inputs}, replaced=True)
+    else:
+        check_outputs({"the output": output}, {"the input": inputs})
 
 
 def port_to_jax(model: str, inputs: list[Path], output: Path, original: str | None = None) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from framer_jax.data.pipeline import make_prepare, record_dataset
 from framer_jax.data.records import Record, file_name, is_records, write_records
 from framer_jax.data.sources import ImageFiles
 from framer_jax.degradations.presets import DegradationPreset, preset_by_name
+from framer_jax.porting.files import check_output_folder
 from framer_jax.recipes.base import Frozen
 
 Compute = Callable[[Any, np.ndarray], Mapping[str, jax.Array]]
@@ -122,8 +123,8 @@ def open_crops(config: dict[str, Any], output: Path) -> Crops:
     if is_records(data["train"]):
         raise ConfigError(f"data.train {data['train']} holds records already: name a folder of photographs")
     preset = preset_by_name(data["degradation"], config["recipe"]["scale"])
-    if Path(data["train"]).is_dir() and output.resolve() == Path(data["train"]).resolve():
-        raise ConfigError(f"--output {output} is the folder of the photographs: name another one")
+    photos = [data["train"]] if Path(data["train"]).is_dir() else []
+    check_output_folder("--output", output, {"the photographs": photos})
     source = open_source(data["train"], TRAINING, least_side(data))
     seed = config["training"]["seed"]
     dataset = record_dataset(
