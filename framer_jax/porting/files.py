@@ -58,34 +58,37 @@ def sha256_of(path: str | os.PathLike[str]) -> str:
     return digest.hexdigest()
 
 
-def check_outputs(outputs: Mapping[str, PathLike | None], inputs: Mapping[str, Iterable[PathLike]]) -> None:
+def check_outputs(
+    outputs: Mapping[str, PathLike | None],
+    inputs: Mapping[str, Iterable[PathLike]],
+    remedy: str = "name another file",
+) -> None:
     """Refuse files that would replace one another or an input of the same command, before anything is computed.
 
     Args:
       outputs: what an error calls a file, such as its option → the file that will be written; None for none.
       inputs: what an error calls the inputs → files, and folders whose files are inputs.
+      remedy: what an error advises.
 
     Raises:
       ValueError: an empty name, a folder, or a file that is another output or an input.
     """
-    seen: dict[Path, str] = {}
+    sources = {Path(path).resolve(): f"{what} {path}" for what, paths in inputs.items() for path in paths}
+    labels: dict[Path, str] = {}
     for label, output in outputs.items():
         if output is None:
             continue
         if not os.fspath(output):
-            raise ValueError(f"{label} is an empty name: name a file")
+            raise ValueError(f"{label} is an empty name: {remedy}")
         if Path(output).is_dir():
-            raise ValueError(f"{label} {output} is a folder: name a file")
+            raise ValueError(f"{label}: {output} is a folder: {remedy}")
         target = Path(output).resolve()
-        if target in seen:
-            raise ValueError(f"{seen[target]} and {label} would both be written to {output}: name two files")
-        seen[target] = label
-    for what, paths in inputs.items():
-        for path in paths:
-            source = Path(path).resolve()
-            for target, label in seen.items():
-                if target == source or (target.is_relative_to(source) and target.exists()):
-                    raise ValueError(f"{label} {outputs[label]} would replace {what} {path}: name another file")
+        if target in labels:
+            raise ValueError(f"{labels[target]} and {label} would both be written to {output}: {remedy}")
+        labels[target] = label
+        replaced = next((folder for folder in (target, *target.parents) if folder in sources), None)
+        if replaced == target or (replaced and target.exists()):
+            raise ValueError(f"{label}: {output} would replace {sources[replaced]}: {remedy}")
 
 
 def check_output_folder(
