@@ -39,6 +39,15 @@ class DataSettings:
     validation: str = knob("builtin", "builtin (the held-out photographs) or a folder of images.")
     validation_count: int = knob(3, "Largest number of validation images.", at_least=0)
     crop: int = knob(128, "Side of a training crop.", unit="HR pixels", at_least=1)
+    small_share: float = knob(
+        0.05,
+        "Largest share of the training photographs that may be smaller than the crop; they are left out and counted. "
+        "One photograph always may, unless this is 0.",
+        unit="fraction",
+        at_least=0,
+        at_most=1,
+        execution=True,
+    )
     crop_mode: str = knob(
         "crop",
         "crop (random pixels of a photograph) or square (its largest square, reduced to the crop's side).",

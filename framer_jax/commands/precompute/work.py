@@ -14,9 +14,8 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
-from framer_jax.commands.training_data import least_side, open_source
+from framer_jax.commands.training_data import open_photos
 from framer_jax.config import ConfigError
-from framer_jax.data.photos import TRAINING
 from framer_jax.data.pipeline import make_prepare, record_dataset
 from framer_jax.data.records import Record, file_name, is_records, write_records
 from framer_jax.data.settings import degradation_preset
@@ -126,7 +125,7 @@ def open_crops(config: dict[str, Any], output: Path) -> Crops:
     preset = degradation_preset(data, config["recipe"]["scale"])
     photos = [data["train"]] if Path(data["train"]).is_dir() else []
     check_output_folder("--output", output, {"the photographs": photos})
-    source = open_source(data["train"], TRAINING, least_side(data))
+    source = open_photos(data)
     seed = config["training"]["seed"]
     dataset = record_dataset(
         source, data["crop"], preset, seed, crop_mode=data["crop_mode"], flip_and_rotate=data["flip_and_rotate"]
