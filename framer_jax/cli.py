@@ -8,8 +8,8 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
+from framer_jax.compile_cache import keep_compiled_programs
 from framer_jax.version import __version__
 
 COMMANDS = {
@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if words[:1] == [name]:  # import only the command that runs
             importlib.import_module(_module(name)).add_arguments(command)
     parsed = parser.parse_args(words)
-    _keep_compiled_programs()
+    keep_compiled_programs()
     try:
         return importlib.import_module(_module(parsed.command)).run(parsed)
     except (ValueError, OSError, ArithmeticError, ImportError) as error:
@@ -57,17 +57,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _module(command: str) -> str:
     return f"framer_jax.commands.{command.replace('-', '_')}"
-
-
-def _keep_compiled_programs() -> None:
-    """Enable JAX's persistent compilation cache, unless the user or the calling program has configured it."""
-    import jax
-
-    configured = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ and not configured:
-        cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "framer_jax" / "compiled"
-        jax.config.update("jax_compilation_cache_dir", str(cache))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,8 @@ GROUND = ("frequency", "diffusion", "degradations")
 FIRST = ("models", "losses", "data", "porting")
 
 LAYERS = {
+    # no JAX
+    "images": (),
     # pure jnp, no flax, no configuration
     "frequency": (),
     "diffusion": (),
@@ -29,24 +31,25 @@ LAYERS = {
     "checkpoints": (*GROUND, *FIRST, "recipes"),
     # neither of these imports the other
     "training": ("recipes.base", "recipes.tracing"),  # the types of a recipe, what one reads, and the name of no method
-    "inference": (*GROUND, "data.files", "porting", "recipes", "checkpoints"),
+    "inference": (*GROUND, "images", "data.files", "porting", "recipes", "checkpoints"),
     "evaluation": (*GROUND, *FIRST, "recipes", "checkpoints", "inference"),
     # configurations are generated from the settings of every layer
     "overrides": (*GROUND, *FIRST, "recipes", "checkpoints"),
     "config": (*GROUND, *FIRST, "recipes", "checkpoints", "training", "overrides"),
     "commands": (*GROUND, *FIRST, "recipes", "checkpoints", "training", "inference", "evaluation", "config"),
     "cli": ("commands",),
-    "api": (*GROUND, *FIRST, "recipes", "checkpoints", "training", "inference", "config", "commands"),
+    "api": (*GROUND, *FIRST, "images", "recipes", "checkpoints", "training", "inference", "config", "commands"),
     "__init__": ("api",),
     # files that every layer may import
     "knobs": (),
+    "compile_cache": (),
     "trees": (),
     "version": (),
     "weights": (),
 }
 """Layer → the layers (or single files of one) that it may import, besides itself and `EVERYWHERE`."""
 
-EVERYWHERE = ("knobs", "trees", "version")
+EVERYWHERE = ("compile_cache", "knobs", "trees", "version")
 
 FORBIDDEN = {
     **dict.fromkeys(GROUND, ("flax", "optax", "orbax", "grain", "clu", "ml_collections")),

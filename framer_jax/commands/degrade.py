@@ -257,7 +257,7 @@ def write_preview(jobs: Sequence[Job], preset: DegradationPreset, seed: int, cou
     A crop is degraded as a separate photograph, so its noise and JPEG blocks differ from those of the whole photograph.
     Damaged photographs are left out; if all are damaged, nothing is written.
     """
-    rows = []
+    rows: list[tuple[list[np.ndarray], list[str]]] = []
     for job in jobs:
         if len(rows) == PREVIEW_PHOTOS:
             break

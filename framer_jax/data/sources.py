@@ -200,7 +200,8 @@ class ImageFiles:
         if not small:
             return readable, ""
         count = f"{len(small)} of {len(readable)} images"
-        if len(small) == len(readable) or len(small) > (max(1, int(small_share * len(readable) + 1e-9)) if small_share else 0):
+        allowed = max(1, int(small_share * len(readable) + 1e-9)) if small_share else 0
+        if len(small) > allowed or len(small) == len(readable):
             name, (width, height) = small[0]
             raise ValueError(
                 f"{self._source}: {name} is {width} x {height}, smaller than the crop of {crop} ({count} are): use a "

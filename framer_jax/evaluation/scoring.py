@@ -167,8 +167,8 @@ def _score_images(
         reasons = {(ids[0], index): f"too small for {ids[0]} ({_NEEDED})" for index in range(len(images))}
         return {ids[0]: np.full(len(images), np.nan, np.float32)}, reasons
     try:
-        scores = score(stack(images), None if references is None else stack(references), ids, *options)
-        return {name: values[: len(images)] for name, values in scores.items()}, {}
+        padded = score(stack(images), None if references is None else stack(references), ids, *options)
+        return {name: values[: len(images)] for name, values in padded.items()}, {}
     except ValueError as error:
         if len(ids) == 1 and len(images) == 1:
             return {ids[0]: np.full(1, np.nan, np.float32)}, {(ids[0], 0): str(error)}

@@ -26,8 +26,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageCms, ImageFile, ImageOps, UnidentifiedImageError
 
+from framer_jax.images.arrays import check_range, check_shape, image_from_array
+from framer_jax.images.image_data import ImageData
 from framer_jax.inference.resample import upsample_bicubic
 from framer_jax.porting.files import atomic_write
 
@@ -60,26 +62,6 @@ FORMATS = {
     ".bmp": FileFormat("BMP", False, False, {}),
 }
 """The formats that can be written, by suffix. Only PNG, TIFF and BMP are lossless."""
-
-
-class ImageData(NamedTuple):
-    """An image and the properties of its file that are written back.
-
-    Attributes:
-      pixels: [H, W, 3] float32 in [0, 1], not multiplied by alpha; three equal channels for gray.
-      alpha: [H, W] float32 in [0, 1], or None for an image without transparency.
-      mode: Pillow mode to write: 'L', 'LA', 'RGB' or 'RGBA'.
-      icc: ICC color profile, or None.
-      bits: bits per channel, 8 or 16.
-      notes: what reading the file lost, one sentence each.
-    """
-
-    pixels: np.ndarray
-    alpha: np.ndarray | None = None
-    mode: str = "RGB"
-    icc: bytes | None = None
-    bits: int = 8
-    notes: tuple[str, ...] = ()
 
 
 def read_image(path: str | os.PathLike[str]) -> ImageData:
@@ -150,15 +132,43 @@ def write_image(path: str | os.PathLike[str], image: ImageData, overwrite: bool 
         raise ValueError(f"{path}: {file_format.name} cannot be written at {width}x{height} ({error})") from error
 
 
-def as_image_data(image: str | os.PathLike[str] | ImageData | np.ndarray) -> ImageData:
-    """An image file, an image or an array [H, W, 3], float32 in [0, 1] or uint8, as an `ImageData`."""
+def as_image_data(image: Any, overshoot: float = 0.0) -> ImageData:
+    """Whatever a user may pass as an image, as an `ImageData`.
+
+    Args:
+      image: a path, a Pillow image, an `ImageData`, or an array (framer_jax.images.arrays.image_from_array).
+      overshoot: how far floats may lie outside [0, 1].
+
+    Raises:
+      FileNotFoundError, ValueError, TypeError: it is no image; the message says what to give.
+    """
     if isinstance(image, str | os.PathLike):
         return read_image(image)
+    if isinstance(image, Image.Image):
+        return from_pillow(image)
     if isinstance(image, ImageData):
+        check_shape(image.shape)
+        check_range(image.pixels, overshoot)
         return image
-    pixels = np.asarray(image)
-    scale = np.float32(255 if pixels.dtype == np.uint8 else 1)
-    return ImageData(pixels.astype(np.float32) / scale)
+    return image_from_array(image, overshoot)
+
+
+def from_pillow(image: Image.Image) -> ImageData:
+    """A Pillow image as its file would be read; the EXIF orientation is applied if it is still as it was opened.
+
+    Raises:
+      ValueError: it cannot be decoded, or holds values outside its range.
+    """
+    try:
+        icc = image.info.get("icc_profile") or None
+        upright = ImageOps.exif_transpose(image) if isinstance(image, ImageFile.ImageFile) else image
+        if upright.mode == "CMYK":
+            upright, icc = _cmyk_to_rgb(upright, icc), None
+        pixels, alpha, bits = _decode(upright)
+    except (OSError, SyntaxError, ValueError, EOFError, struct.error) as error:
+        raise ValueError(f"the Pillow image of mode {image.mode} cannot be used ({error})") from error
+    gray = upright.mode in ("1", "L", "LA", "La", "F") or upright.mode.startswith("I")
+    return ImageData(pixels, alpha, ("L" if gray else "RGB") + ("" if alpha is None else "A"), icc, bits)
 
 
 def output_format(path: str | os.PathLike[str]) -> FileFormat:
