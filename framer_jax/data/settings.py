@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from framer_jax.degradations.presets import GEOMETRIES, PRESETS, DegradationPreset, preset_by_name
-from framer_jax.knobs import check_knobs, knob
+from framer_jax.knobs import changed_repr, check_knobs, knob
 
 CROP_MODES = ("crop", "square")
 """What becomes a training crop: a random window of a photograph, or its largest square, reduced to the crop size."""
@@ -76,6 +76,8 @@ class DataSettings:
         "where the HR image does. See framer_jax.degradations.presets.GEOMETRIES.",
         choices=GEOMETRIES,
     )
+
+    __repr__ = changed_repr
 
     def __post_init__(self) -> None:
         check_knobs(self)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from framer_jax.inference.color_fix import COLOR_FIXES
 from framer_jax.inference.protocols import DEFAULT_PROTOCOL, PROTOCOLS
+from framer_jax.knobs import changed_repr
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,8 @@ class UpscaleSettings:
     color_strength: float = 1.0
     seed: int = 0
     protocol: str = DEFAULT_PROTOCOL
+
+    __repr__ = changed_repr
 
     def __post_init__(self) -> None:
         if self.mode not in ("sample", "mean"):

@@ -29,7 +29,7 @@ from framer_jax.frequency.wavelets import (
     haar_decompose,
     max_levels,
 )
-from framer_jax.knobs import check_knobs, knob
+from framer_jax.knobs import changed_repr, check_knobs, knob
 
 GROUPS = ("low", "middle", "high")
 
@@ -75,6 +75,8 @@ class WaveletKdSettings:
     band_reduction: str = knob(
         "sum", "How the bands of a group are reduced (dwt of two levels has 7 bands).", choices=("sum", "mean")
     )
+
+    __repr__ = changed_repr
 
     def __post_init__(self) -> None:
         check_knobs(self)

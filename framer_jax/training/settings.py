@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from framer_jax.knobs import check_knobs, knob, nearest
+from framer_jax.knobs import changed_repr, check_knobs, knob, nearest
 
 MESH_AXES = ("data", "fsdp")
 
@@ -103,6 +103,8 @@ class TrainingSettings:
     updates: Mapping[str, Mapping[str, Any]] = knob(
         {}, "Optimiser settings of single updates, such as {'discriminator': {'learning_rate': 1e-4}}."
     )
+
+    __repr__ = changed_repr
 
     def __post_init__(self) -> None:
         check_knobs(self)

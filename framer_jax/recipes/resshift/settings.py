@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from framer_jax.knobs import check_knobs, knob
+from framer_jax.knobs import changed_repr, check_knobs, knob
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,8 @@ class ResShiftSettings:
     perceptual_weight: float = knob(
         0.0, "Weight of LPIPS between the decoded estimate and the HR image (journal version: 1).", at_least=0
     )
+
+    __repr__ = changed_repr
 
     def __post_init__(self) -> None:
         check_knobs(self)

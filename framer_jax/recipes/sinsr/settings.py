@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from framer_jax.knobs import check_knobs, knob
+from framer_jax.knobs import changed_repr, check_knobs, knob
 
 
 @dataclass(frozen=True)
@@ -19,6 +19,8 @@ class SinSRSettings:
     consistency_weight: float = knob(
         1.0, "Weight of |S(S(z_hr, 0), T-1) - z_hr|^2, without a gradient through the inner S.", at_least=0
     )
+
+    __repr__ = changed_repr
 
     def __post_init__(self) -> None:
         check_knobs(self)

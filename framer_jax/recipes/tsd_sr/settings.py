@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from framer_jax.knobs import check_knobs, inherited_knob, knob
+from framer_jax.knobs import changed_repr, check_knobs, inherited_knob, knob
 from framer_jax.recipes.components.base_model import check_regex
 from framer_jax.recipes.components.spaces import SpaceSettings
 from framer_jax.recipes.method import DTYPES
@@ -71,6 +71,8 @@ class TsdSrSettings:
     substep_bias: bool = knob(True, "The trajectories' end is moved randomly.")
     latent_weight: float = knob(1.0, "Weight of the mean square error of the latent.", at_least=0)
     perceptual_weight: float = knob(1.0, "Weight of LPIPS of the decoded image.", at_least=0)
+
+    __repr__ = changed_repr
 
     def __post_init__(self) -> None:
         check_knobs(self)
