@@ -136,6 +136,9 @@ def upscale(image: ImageLike, model: Model | PathLike | None = None, **settings:
     known = [*(field.name for field in dataclasses.fields(UpscaleSettings)), *Sampling._fields]
     if problem := unknown_names("framer_jax.upscale", list(settings), known, {}):
         raise TypeError(problem)
+    for name in ("mode", "color_fix", "protocol"):
+        if settings.get(name) is not None:
+            text_of(settings[name], name)
     keep_compiled_programs()
     source = as_image_data(image)
     used = _used_model(model, _sampling("upscale", sampling))
