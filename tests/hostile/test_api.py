@@ -16,6 +16,7 @@ import framer_jax
 from framer_jax.api import images as api_images
 from framer_jax.degradations.presets import PRESETS
 from framer_jax.images.image_data import ImageData
+from framer_jax.inference.images import as_image_data
 from framer_jax.inference.settings import UpscaleSettings
 from framer_jax.losses import framer
 from framer_jax.porting.weights import METADATA_KEY, read_metadata
@@ -135,6 +136,32 @@ def test_images_of_every_kind(kind, model, tmp_path):
     with Image.open(tmp_path / "a.png") as opened:
         written = framer_jax.degrade(opened, "bicubic")
     np.testing.assert_allclose(lr.pixels, written.pixels, atol=1.01 / 255)
+
+
+DTYPES = ("uint8", "float16", "float32", "float64", ">f8", "int16", "uint16", "int64", "bool", "complex64")
+
+
+def draw_array(rng):
+    shape = [rng.choice([1, 2, 3, 4, 5, 17]) for _ in range(rng.randint(0, 5))]
+    shape = [*shape[:2], 3] if rng.random() < 0.6 else shape
+    low, high = rng.choice([(0, 1), (0, 1), (0, 1), (0, 255), (-1, 1), (0, 1.4), (-1e30, 1e30), (0, float("nan"))])
+    return rng.choice(DTYPES), tuple(shape), low, high
+
+
+@pytest.mark.parametrize("case", cases(draw_array, 40, 1000))
+def test_an_array_is_taken_exactly_if_it_is_an_image(case):
+    dtype, shape, low, high = case
+    with np.errstate(all="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # casts out of range are what is drawn
+        array = np.full(shape, high).astype(dtype)
+        array.flat[0] = np.asarray(low).astype(dtype)
+    is_level, is_real = dtype == "uint8", np.dtype(dtype).kind == "f"
+    in_range = is_level or (is_real and array.min() >= 0 and array.max() <= 1)
+    if len(shape) == 3 and shape[2] == 3 and in_range:
+        expected = array / 255 if is_level else array
+        np.testing.assert_allclose(as_image_data(array).pixels, expected, rtol=1e-6)
+    else:
+        refused(lambda: as_image_data(array), "image")
 
 
 def test_a_pillow_image_gives_the_result_of_its_file(model, tmp_path):
