@@ -53,7 +53,8 @@ def load_model(
     """Read a model from a weights file or a training run's directory.
 
     Args:
-      weights: path of the weights; None for the starter model. Published weights, ported or not, need a `config`.
+      weights: path of the weights; None for the starter model. Published weights, ported or not, need a `config`,
+        except for those of SwinIR, which determine it.
       config: configuration that the published weights belong to, such as configs/resshift_v1.py.
       overrides: changes of that configuration, such as 'recipe.space.weights=vq_f4.safetensors'.
       sampling: sampler settings to use instead of the configuration's, such as steps=20 or guidance=4.0: the fields of
@@ -62,13 +63,14 @@ def load_model(
     Raises:
       FileNotFoundError, ValueError: see framer_jax.inference.model.load_model and framer_jax.config.load_config.
     """
+    from framer_jax.commands.published import config_of_weights
     from framer_jax.config import load_config, to_dict
     from framer_jax.inference import model
 
     if overrides and config is None:
         raise ValueError("overrides change the configuration that 'config' names: give 'config' too")
-    configuration = None if config is None else to_dict(load_config(os.fspath(config), overrides))
-    return model.load_model(weights, configuration, sampling=model.Sampling(**sampling))
+    named = None if config is None else to_dict(load_config(os.fspath(config), overrides))
+    return model.load_model(weights, named or config_of_weights(weights), sampling=model.Sampling(**sampling))
 
 
 def read_image(path: PathLike) -> ImageData:

@@ -47,6 +47,9 @@ WITHOUT_DOTS = "model_ema."
 DEPTH = 4
 """Levels of entries that are searched."""
 
+LISTED = 8
+"""Names of parts that a note lists."""
+
 FITTING = 4
 """A place fits if it has more than this part (1 / FITTING) of the known keys of the one that has most."""
 
@@ -69,12 +72,12 @@ _Group = tuple[tuple[str, ...], dict[str, Any]]
 
 
 class _Place(NamedTuple):
-    """Where a model may be: the entries above its keys and their prefix, all its keys, and how many are known."""
+    """Where a model may be: the entries above its keys, their prefix, how many are known, all keys of the entries."""
 
     entries: tuple[str, ...]
     prefix: str
-    tensors: Mapping[str, Any]
     known: int
+    group: Mapping[str, Any]
 
     def label(self) -> str:
         parts = [*self.entries, self.prefix]
@@ -166,6 +169,8 @@ def _with_dots(tensors: Mapping[str, Any]) -> dict[str, Any]:
         return {}
     averaged = {}
     for key in tensors:
+        if key.startswith(WITHOUT_DOTS):
+            continue
         parts = key.split(".")
         endings = ("".join(parts[start:]) for start in range(len(parts)))
         if (ending := next((ending for ending in endings if ending in short), None)) is not None:
@@ -179,7 +184,7 @@ def _places(entries: tuple[str, ...], tensors: Mapping[str, Any], is_known: IsKn
         prefix = ""
         while all(key.startswith(prefix + WRAPPER) for key in tensors):
             prefix += WRAPPER
-        return [_Place(entries, prefix, tensors, len(tensors))]
+        return [_Place(entries, prefix, len(tensors), tensors)]
     counts: dict[str, int] = {}
     for key in tensors:
         start = 0
@@ -189,25 +194,22 @@ def _places(entries: tuple[str, ...], tensors: Mapping[str, Any], is_known: IsKn
             start = key.find(".", start) + 1
             if not start:
                 break
-    return [
-        _Place(entries, prefix, {key: value for key, value in tensors.items() if key.startswith(prefix)}, known)
-        for prefix, known in counts.items()
-    ]
+    return [_Place(entries, prefix, known, tensors) for prefix, known in counts.items()]
 
 
 def _without_prefix(place: _Place, is_known: IsKnown | None) -> tuple[dict[str, Any], str]:
-    """(the model's tensors, the names of parts of a trainer that lie between them, '' for none)."""
-    tensors = {key.removeprefix(place.prefix): value for key, value in place.tensors.items()}
-    if is_known is None:
-        return tensors, ""
+    """(the model's tensors, the first parts of the names of tensors next to or between them, '' for none)."""
+    tensors: dict[str, Any] = {}
     parts: dict[str, int] = {}
-    for key in list(tensors):
+    for key, value in place.group.items():
         first = key.split(".")[0]
-        extra = first in (*OTHER_MODELS, *TRAINING_STATE) or AVERAGED.search(first)
-        if extra and not is_known(key):
+        other = first in (*OTHER_MODELS, *TRAINING_STATE) or AVERAGED.search(first)
+        if not key.startswith(place.prefix) or (not place.prefix and is_known and other and not is_known(key)):
             parts[first] = parts.get(first, 0) + 1
-            del tensors[key]
-    return tensors, ", ".join(f"{part} ({number} tensors)" for part, number in parts.items())
+        else:
+            tensors[key.removeprefix(place.prefix)] = value
+    listed = [f"{part} ({number} tensors)" for part, number in list(parts.items())[:LISTED]]
+    return tensors, ", ".join([*listed, *(["..."] if len(parts) > LISTED else [])])
 
 
 def _preference(chosen: _Place, rivals: list[_Place]) -> str:
