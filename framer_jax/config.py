@@ -16,6 +16,7 @@ Unknown knobs and values that are not legal are errors, in files and on the comm
 from __future__ import annotations
 
 import copy
+import functools
 import importlib.util
 import inspect
 import json
@@ -30,13 +31,13 @@ from ml_collections import ConfigDict, config_dict
 
 from framer_jax.checkpoints.migration import SCHEMA, renamed_knobs
 from framer_jax.data.settings import DataSettings
-from framer_jax.knobs import MISSING, Knob, check_values, knobs_of, nearest
+from framer_jax.knobs import MISSING, Knob, check_values, knobs_of, nearest, settings_from, shown
 from framer_jax.losses.framer import VARIANTS, FramerSettings
 from framer_jax.overrides import apply_override, parse_override
-from framer_jax.recipes.components.networks import network_knobs
-from framer_jax.recipes.framer import NO_FRAMER
-from framer_jax.recipes.method import CommonSettings
-from framer_jax.recipes.table import DEFAULT_METHOD, METHODS, method_named
+from framer_jax.recipes.components.networks import configured_network, network_knobs
+from framer_jax.recipes.framer import NO_FRAMER, check_taps, framer_settings
+from framer_jax.recipes.method import CommonSettings, Method
+from framer_jax.recipes.table import DEFAULT_METHOD, METHODS, method_named, method_of
 from framer_jax.training.logging import LoggingSettings
 from framer_jax.training.settings import TrainingSettings
 
@@ -149,6 +150,15 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> ConfigDict:
         _check_section_names(config.recipe)
     except ConfigError as error:
         raise ConfigError(f"{file}: {error}") from error
+    return override_config(config, overrides)
+
+
+def override_config(config: ConfigDict, overrides: Sequence[str]) -> ConfigDict:
+    """Apply `key.path=value` overrides to a configuration, in place unless they choose another method, and check it.
+
+    Raises:
+      ConfigError: an unknown knob, a value that is not legal, or values that do not fit together.
+    """
     try:
         pairs = [parse_override(override) for override in overrides]
         method = dict(pairs).get("recipe.name", config.recipe.name)  # the last one
@@ -157,8 +167,8 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> ConfigDict:
         config.lock()
         for key, text in pairs:
             if key != "recipe.name":
-                apply_override(config, key, text)
-        check_config(to_dict(config))
+                apply_override(config, key, text, _knobs_by_name(config.recipe))
+        check_config(config.to_dict())
     except ValueError as error:
         raise ConfigError(str(error)) from error
     return config
@@ -188,16 +198,22 @@ def knob_table(method: str) -> list[tuple[str, Knob]]:
 
 
 def check_config(config: Mapping[str, Any]) -> None:
-    """Check every knob of a plain configuration, and of the published teacher in it.
+    """Check a plain configuration before anything is read or computed: every knob, and values that must fit together.
+
+    What only weights, photographs or devices can tell is checked where these are opened.
 
     Raises:
-      ConfigError: a value that is not legal; the message names the knob and its legal values. Or the published teacher
-        has the sections of another method than the one it names.
+      ConfigError: a section is missing or is none; a value that is not legal, in one line with the knob and its legal
+        values; values that do not fit together; or a published teacher with the sections of another method.
     """
-    published = config["recipe"].get("teacher", {}).get("published")
+    for section in SECTIONS[1:]:
+        if not isinstance(config.get(section), Mapping):
+            raise ConfigError(f"{section} is {shown(config.get(section))}: it must be a section of the configuration")
     try:
-        _check_knobs(config, config["recipe"]["name"])
-        if published:
+        method = method_of(config["recipe"])
+        _check_knobs(config, method.name)
+        _check_together(config, method)
+        if published := config["recipe"].get("teacher", {}).get("published"):
             _check_section_names(published, PUBLISHED)
             _check_knobs({"recipe": published}, published["name"], PUBLISHED)
     except ValueError as error:
@@ -206,14 +222,46 @@ def check_config(config: Mapping[str, Any]) -> None:
 
 def _check_knobs(config: Mapping[str, Any], method: str, prefix: str = "recipe") -> None:
     for section, knobs in _knob_sections(method):
-        names = {knob.name for knob in knobs}
-        values = {name: value for name, value in _at(config, section.split(".")).items() if name in names}
-        check_values(knobs, values, section.replace("recipe", prefix, 1))
+        if section.startswith("recipe") or section in config:  # of a published teacher there is the recipe alone
+            names = {knob.name for knob in knobs}
+            path = section.replace("recipe", prefix, 1)
+            values = _section_at(config, section, path)
+            check_values(knobs, {name: value for name, value in values.items() if name in names}, path)
+
+
+def _check_together(config: Mapping[str, Any], method: Method) -> None:
+    """Check knobs that must fit together: those of a section, of the network and FRAMER, and of the run's length."""
+    recipe, training = config["recipe"], config["training"]
+    for name, settings in method.sections.items():
+        settings_from(settings, recipe[name], f"recipe.{name}")
+    for name, settings in SHARED.items():
+        settings_from(settings, config[name], name)
+    network, framer = configured_network(recipe), framer_settings(config["framer"])
+    if framer is not None:
+        check_taps(framer, network.tap_count)
+        if framer.start_step >= training["steps"]:
+            raise ValueError(
+                f"framer.start_step is {framer.start_step}: FRAMER would never start, for training.steps is "
+                f"{training['steps']}; use an earlier step, or framer.variant=none"
+            )
+    method.check_crop(recipe, config["data"]["crop"])
+
+
+def _section_at(config: Mapping[str, Any], section: str, path: str) -> Mapping[str, Any]:
+    """The section, {} for a network's that the configuration does not have; `path` is its name in the error."""
+    node: Any = config
+    for part in section.split("."):
+        node = node.get(part, {})
+        if not isinstance(node, Mapping):
+            raise ValueError(f"{path} is {shown(node)}: it must be a section of the configuration")
+    return node
 
 
 def _check_section_names(recipe: Mapping[str, Any], section: str = "recipe") -> None:
     """Refuse a `recipe` section with the sections of another method than the one it names."""
     name = str(recipe.get("name"))
+    if section != "recipe" and name not in {method.name for method in METHODS}:
+        raise ConfigError(f"{section}.name is {name!r}: it must be one of {', '.join(one.name for one in METHODS)}")
     if set(recipe) != set(default(name).recipe):
         raise ConfigError(
             f"{section}.name is {name!r}, and the sections are those of another method: start from "
@@ -238,9 +286,13 @@ def to_dict(config: ConfigDict) -> dict[str, Any]:
     return plain
 
 
-def _knob_sections(method: str) -> Iterator[tuple[str, tuple[Knob, ...]]]:
+@functools.cache  # every override asks for it
+def _knob_sections(method: str) -> tuple[tuple[str, tuple[Knob, ...]], ...]:
     """(section, its knobs) of a method's configuration."""
-    record = method_named(method)
+    return tuple(_sections_of(method_named(method)))
+
+
+def _sections_of(record: Method) -> Iterator[tuple[str, tuple[Knob, ...]]]:
     yield "recipe", knobs_of(CommonSettings)
     section, networks = record.networks
     yield f"recipe.{section}", (Knob("name", str, False, networks[0], "Network that is trained.", choices=networks),)
@@ -251,6 +303,15 @@ def _knob_sections(method: str) -> Iterator[tuple[str, tuple[Knob, ...]]]:
     yield "framer", (VARIANT, *(_unset(knob) for knob in knobs_of(FramerSettings)))
     for name, settings in SHARED.items():
         yield name, knobs_of(settings)
+
+
+def _knobs_by_name(recipe: ConfigDict) -> dict[str, Knob]:
+    """Every knob by its full name, those of a published teacher included."""
+    knobs = dict(knob_table(recipe.name))
+    if "teacher" in recipe and (published := recipe.teacher.published):
+        of_teacher = knob_table(published.name)
+        knobs |= {name.replace("recipe", PUBLISHED, 1): knob for name, knob in of_teacher if name.startswith("recipe.")}
+    return knobs
 
 
 def _unset(knob: Knob) -> Knob:

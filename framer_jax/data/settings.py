@@ -27,6 +27,7 @@ class DataSettings:
     embeddings: str = knob(
         "",
         "Folder from `framer-jax precompute embeddings --captions`, for recipes that train with captions.",
+        empty=True,
     )
     caption_dropout: float = knob(
         0.2,
@@ -35,8 +36,8 @@ class DataSettings:
         at_most=1,
     )
     validation: str = knob("builtin", "builtin (the held-out photographs) or a folder of images.")
-    validation_count: int = knob(3, "Largest number of validation images.", at_least=0)
-    crop: int = knob(128, "Side of a training crop.", unit="HR pixels", at_least=1)
+    validation_count: int = knob(3, "Largest number of validation images.", at_least=0, at_most=1_000_000)
+    crop: int = knob(128, "Side of a training crop.", unit="HR pixels", at_least=1, at_most=16_384)
     crop_mode: str = knob(
         "crop",
         "crop (random pixels of a photograph) or square (its largest square, reduced to the crop's side).",
@@ -46,11 +47,12 @@ class DataSettings:
         False,
         "Also flip crops vertically and transpose them, each with probability 1/2; horizontal flips are always on.",
     )
-    threads: int = knob(2, "Decoding threads of this process.", at_least=0, execution=True)
+    threads: int = knob(2, "Decoding threads of this process.", at_least=0, at_most=1024, execution=True)
     workers: int = knob(
         0,
         "Decoding processes; a checkpoint resumes only with the same number.",
         at_least=0,
+        at_most=1024,
         execution=True,
     )
     degradation: str = knob(

@@ -21,7 +21,7 @@ def test_defaults_are_legal_and_every_knob_is_documented():
     ("values", "message"),
     [
         ({"caption_dropout": 1.5}, r"^data\.caption_dropout is 1\.5: .* from 0 to 1"),
-        ({"crop": 0}, r"^data\.crop is 0: .* at least 1"),
+        ({"crop": 0}, r"^data\.crop is 0: .* from 1 to"),
         ({"crop_mode": "whole"}, r"^data\.crop_mode is 'whole': .* one of crop, square"),
         ({"flip_and_rotate": 1}, r"^data\.flip_and_rotate is 1: .* True or False"),
         ({"degradation": "fog"}, r"^data\.degradation is 'fog': .*bicubic"),
