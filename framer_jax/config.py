@@ -286,6 +286,26 @@ def to_dict(config: ConfigDict) -> dict[str, Any]:
     return plain
 
 
+def with_later_knobs(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A stored configuration of the present schema with the knobs that were added since, at their defaults.
+
+    The default of an added knob keeps the behavior from before it existed.
+    """
+    filled: dict[str, Any] = json.loads(json.dumps(config))
+    method = filled["recipe"]["name"]
+    networks = f"recipe.{method_named(method).networks.section}."
+    for section, knobs in _knob_sections(method):
+        node = filled
+        for part in section.split("."):
+            # Of the networks, a stored configuration has the chosen one only.
+            node = node.get(part, {}) if section.startswith(networks) else node.setdefault(part, {})
+        for knob in knobs:
+            if knob.name not in node:
+                value = _at(filled, knob.follows.split(".")) if knob.follows else knob.default
+                node[knob.name] = json.loads(json.dumps(value))
+    return filled
+
+
 @functools.cache  # every override asks for it
 def _knob_sections(method: str) -> tuple[tuple[str, tuple[Knob, ...]], ...]:
     """(section, its knobs) of a method's configuration."""

@@ -1,3 +1,4 @@
+import copy
 import json
 import re
 import sys
@@ -15,6 +16,7 @@ from framer_jax.config import (
     shipped,
     split_variant,
     to_dict,
+    with_later_knobs,
     with_method,
 )
 from framer_jax.recipes.table import METHODS, method_named
@@ -357,3 +359,15 @@ def test_to_dict_is_json():
     assert plain["recipe"]["denoiser"]["unet"]["channels"] == [8, 16]
     assert plain["framer"]["objective"] is None
     assert isinstance(config, ConfigDict)
+
+
+def test_a_stored_configuration_gets_later_knobs_at_their_defaults():
+    config = to_dict(default("sinsr"))
+    earlier = copy.deepcopy(config)
+    del earlier["data"]["degradation_geometry"], earlier["training"]["seed"]
+    network = earlier["recipe"]["denoiser"]["name"]
+    knob = next(iter(earlier["recipe"]["denoiser"][network]))
+    del earlier["recipe"]["denoiser"][network][knob]
+    assert with_later_knobs(earlier) == config
+    earlier["training"]["seed"] = 7
+    assert with_later_knobs(earlier)["training"]["seed"] == 7  # what is stored stays

@@ -47,7 +47,8 @@ def card(name: str, params: Params, metadata: Mapping[str, Any]) -> str:
         "text": metadata.get("text"),
         "needs": "; ".join(_needed(recipe, metadata["weights"])),
         "started from": metadata["init"] and f"the weights with SHA-256 {metadata['init']}",
-        "data": f"{data['train']}, crops of {data['crop']} pixels, degradation `{data['degradation']}`",
+        "data": f"{data['train']}, crops of {data['crop']} pixels, degradation `{data['degradation']}` "
+        f"({data['degradation_geometry']} geometry)",
         "training": f"{metadata['step']} of {training['steps']} steps, global batch {training['global_batch']}, "
         f"seed {training['seed']}",
         "written by": f"framer_jax {__version__}",

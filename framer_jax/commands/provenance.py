@@ -13,12 +13,22 @@ from framer_jax.checkpoints.migration import present_knobs
 from framer_jax.checkpoints.paths import digests, is_trained, weight_path
 from framer_jax.config import ConfigError
 from framer_jax.data.records import MANIFEST
+from framer_jax.data.settings import DataSettings
 from framer_jax.recipes.method import value_at, with_values
 from framer_jax.recipes.table import method_of
 from framer_jax.version import __version__
 
-DATA = {"crop": "crop", "framing": "crop_mode", "turns": "flip_and_rotate", "degradation": "degradation"}
+DATA = {
+    "crop": "crop",
+    "framing": "crop_mode",
+    "turns": "flip_and_rotate",
+    "degradation": "degradation",
+    "geometry": "degradation_geometry",
+}
 """The data's knobs that decide records, besides the photographs: name in a manifest → knob."""
+
+ADDED = {"geometry": DataSettings.degradation_geometry}
+"""Of these, the ones that manifests of earlier versions lack: name in a manifest → what they were made with."""
 
 
 def portable(config: dict[str, Any]) -> dict[str, Any]:
@@ -121,7 +131,7 @@ def _data_of(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _data_knobs(data: Mapping[str, Any]) -> dict[str, Any]:
-    return {f"data.{knob}": data.get(name) for name, knob in DATA.items()}
+    return {f"data.{knob}": data.get(name, ADDED.get(name)) for name, knob in DATA.items()}
 
 
 def _record_knobs(manifest: Mapping[str, Any]) -> dict[str, Any]:

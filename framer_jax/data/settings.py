@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from framer_jax.degradations.presets import PRESETS
+from framer_jax.degradations.presets import GEOMETRIES, PRESETS, DegradationPreset, preset_by_name
 from framer_jax.knobs import check_knobs, knob
 
 CROP_MODES = ("crop", "square")
@@ -61,6 +63,27 @@ class DataSettings:
         "size and need crops of at least 64 pixels.",
         choices=sorted(PRESETS),
     )
+    degradation_geometry: str = knob(
+        "released",
+        "released: the LR image is stretched by less than one pixel, as in the published pipelines; aligned: it lies "
+        "where the HR image does. See framer_jax.degradations.presets.GEOMETRIES.",
+        choices=GEOMETRIES,
+    )
 
     def __post_init__(self) -> None:
         check_knobs(self)
+
+
+def degradation_preset(data: Mapping[str, Any], scale: int) -> DegradationPreset:
+    """The degradation that a configuration's `data` section names.
+
+    Args:
+      data: the section, possibly stored by a version without `degradation_geometry`.
+      scale: HR pixels per LR pixel.
+
+    Raises:
+      ValueError: an unknown preset or geometry, or an unsupported scale.
+    """
+    return preset_by_name(
+        data["degradation"], scale, data.get("degradation_geometry", DataSettings.degradation_geometry)
+    )
