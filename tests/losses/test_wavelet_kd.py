@@ -19,6 +19,7 @@ from framer_jax.losses.wavelet_kd import (
     mean_wavelet_kd,
     wavelet_bands,
     wavelet_kd,
+    white_noise_ratio,
 )
 from tests.support.wavelets import reconstruct
 
@@ -256,3 +257,26 @@ def test_pixels_are_the_plain_distance():
 def test_bad_input_is_named(call, words):
     with pytest.raises(ValueError, match=words):
         call()
+
+
+@pytest.mark.parametrize(
+    ("knobs", "ratio"),
+    [
+        ({}, 10.0),  # 1 + 2 * 3 + 3 orthonormal bands
+        pytest.param({"levels": 4}, 22.0, marks=pytest.mark.slow),
+        pytest.param({"levels": 1, "weights": (1.0, 1.0, 1.0)}, 4.0, marks=pytest.mark.slow),
+        pytest.param({"norm": "l2", "wavelet": "db2"}, 10.0, marks=pytest.mark.slow),
+        pytest.param({"band_reduction": "mean"}, 4.0, marks=pytest.mark.slow),
+        ({"transform": "fourier"}, 4 * np.pi / 2**1.5),  # mean magnitudes of complex and of real normal numbers
+        ({"transform": "pixel"}, 1.0),
+    ],
+)
+def test_white_noise_has_pixel_distance_one_if_normalised(knobs, ratio):
+    kd_settings = WaveletKdSettings(**knobs, normalise_to_pixel=True)
+    np.testing.assert_allclose(white_noise_ratio(kd_settings), ratio, rtol=5e-3)
+    noise = jax.random.normal(jax.random.key(0), (2, 32, 32, 3), jnp.float32)
+    plain = wavelet_kd(noise, jnp.zeros_like(noise), WaveletKdSettings(**knobs))
+    normalised = jax.jit(lambda noise: wavelet_kd(noise, jnp.zeros_like(noise), kd_settings))(noise)
+    np.testing.assert_allclose(normalised.values * white_noise_ratio(kd_settings), plain.values, rtol=1e-5)
+    for name, values in plain.groups.items():  # logged as they are
+        np.testing.assert_allclose(normalised.groups[name], values, rtol=1e-5)

@@ -11,6 +11,8 @@ from framer_jax.recipes.method import DTYPES
 SUBSTEP_WEIGHT = 0.3
 """Loss weight of each sub-step but the first, whose weight is 1."""
 
+FRAMER_TAPS = ("clean", "velocity")
+
 ATTENTION_MODULES = r"attention(_2)?/(query|key|value|out)$|attention/(query|key|value)_text$"
 
 
@@ -82,6 +84,12 @@ class TsdSrSettings:
     substep_bias: bool = knob(True, "The trajectories' end is moved randomly.")
     latent_weight: float = knob(1.0, "Weight of the mean square error of the latent.", at_least=0, at_most=MAX_WEIGHT)
     perceptual_weight: float = knob(1.0, "Weight of LPIPS of the decoded image.", at_least=0, at_most=MAX_WEIGHT)
+    framer_taps: str = knob(
+        "clean",
+        "What FRAMER compares where the denoiser's taps are predictions: clean, each block's estimate of the student "
+        "latent, z - v; velocity, its velocity v.",
+        choices=FRAMER_TAPS,
+    )
 
     def __post_init__(self) -> None:
         check_knobs(self)
