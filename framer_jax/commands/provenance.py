@@ -83,6 +83,16 @@ def latents_manifest(
     }
 
 
+def config_of_latents(manifest: Mapping[str, Any], photos: str) -> dict[str, Any]:
+    """What decides the crops of latents, as the sections of a configuration; `photos` is their folder."""
+    stored = {knob: manifest["data"].get(name, ADDED.get(name)) for name, knob in DATA.items()}
+    return {
+        "data": {"train": photos, **stored},
+        "recipe": {"scale": manifest["scale"]},
+        "training": {"seed": manifest["seed"]},
+    }
+
+
 def check_latents(manifest: Mapping[str, Any], config: dict[str, Any], vae: str, folder: str) -> None:
     """Refuse latents that do not belong to a training run.
 

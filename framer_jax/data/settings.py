@@ -35,7 +35,8 @@ class DataSettings:
     )
     embeddings: str = knob(
         "",
-        "Folder from `framer-jax precompute embeddings --captions`, for recipes that train with captions.",
+        "Folder from `framer-jax precompute embeddings --captions`, for recipes that train with captions; '': the one "
+        "that is stored with the latents of data.train.",
         empty=True,
     )
     caption_dropout: float = knob(
