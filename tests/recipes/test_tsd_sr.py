@@ -8,10 +8,12 @@ from flax.traverse_util import flatten_dict
 
 from framer_jax.checkpoints.open import READER, build_recipe
 from framer_jax.config import shipped, to_dict
+from framer_jax.diffusion.flow import forward
 from framer_jax.diffusion.noise import noise_field
 from framer_jax.inference.protocols import PROTOCOLS
 from framer_jax.inference.upscaler import UpscaleSettings
 from framer_jax.losses.framer import paper
+from framer_jax.losses.target_score import draw_sigmas
 from framer_jax.models.mmdit import MMDiT, match_block_layout
 from framer_jax.porting.torch_files import read_state
 from framer_jax.recipes.base import Tiling
@@ -182,6 +184,22 @@ def test_examples_keep_their_guidance_and_their_times(recipe, network):
     for latent, velocity in zip((first, second), velocities, strict=True):
         with_prompt, with_null = (network(base, latent, sigma, text)[0] for text in (prompt, null))
         np.testing.assert_allclose(velocity, with_null + 7.5 * (with_prompt - with_null), atol=1e-4)
+
+
+def test_the_distillation_leads_towards_the_prompt_and_away_from_the_null_text(recipe, student, params, network):
+    """g_VSD from guided velocities written out; exchanged texts would give null + s (null - prompt)."""
+    loss, settings = student(params, batch()), TsdSrSettings()
+    key_sigma, key_noise = jax.random.split(jax.random.key(3))
+    sigma = draw_sigmas(key_sigma, 2)[:, 0]
+    z = loss.outputs[STUDENT_LATENT]
+    x = forward(z, sigma, jax.random.normal(key_noise, z.shape, jnp.float32))
+    guided = []
+    for factors in (recipe.frozen[TEACHER], params[REGULARISER]):
+        variables = {"params": merge_params(recipe.frozen[BASE], factors, 1.0)}
+        prompt, null = (network(variables, x, sigma, text_of(recipe, name))[0] for name in ("prompt", "null"))
+        guided.append(null + settings.guidance * (prompt - null))
+    direction = jnp.square(sigma)[:, None, None, None] * (guided[0] - guided[1])
+    np.testing.assert_allclose(loss.metrics["variational"], jnp.square(direction).mean((1, 2, 3)), rtol=1e-3)
 
 
 def test_the_texts_of_examples_are_for_the_teacher(recipe, student, params, folder):
