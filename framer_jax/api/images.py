@@ -42,7 +42,8 @@ def load_model(
     """Read a model from a weights file or a training run's directory.
 
     Args:
-      weights: path of the weights; None for the starter model. Published weights, ported or not, need a `config`.
+      weights: path of the weights; None for the starter model. Published weights, ported or not, need a `config`,
+        except for those of SwinIR, which determine it.
       config: configuration that the published weights belong to, such as configs/resshift_v1.py.
       overrides: changes of that configuration, such as ['recipe.space.checkpoint=vq_f4.safetensors'].
       sampling: sampler settings to use instead of the configuration's, such as steps=20 or guidance=4.0: the fields of
@@ -52,6 +53,7 @@ def load_model(
       FileNotFoundError, ValueError: see framer_jax.inference.model.load_model and framer_jax.config.load_config.
       TypeError: an argument of another kind, or an unknown sampler setting.
     """
+    from framer_jax.commands.published import config_of_weights
     from framer_jax.config import load_config, to_dict
     from framer_jax.inference import model
 
@@ -62,8 +64,9 @@ def load_model(
     changes = [overrides] if isinstance(overrides, str) else [text_of(change, "an override") for change in overrides]
     if changes and config is None:
         raise ValueError("overrides change the configuration that 'config' names: give 'config' too")
-    configuration = None
-    if config is not None:
+    if config is None:
+        configuration = config_of_weights(weights)
+    else:
         name = path_of(config, "config", "the name of a shipped configuration or the path of a .py file")
         configuration = to_dict(load_config(os.fspath(name), changes))
     return model.load_model(weights, configuration, sampling=_sampling("load_model", sampling))

@@ -17,7 +17,7 @@ from framer_jax.checkpoints.paths import digest_of, digests
 from framer_jax.commands.model_card import write_card
 from framer_jax.commands.provenance import portable
 from framer_jax.commands.training_data import open_source, open_training, text_condition, training_kind
-from framer_jax.config import ConfigError, knob_table, load_config, to_dict, with_later_knobs
+from framer_jax.config import ConfigError, check_config, knob_table, load_config, to_dict, with_later_knobs
 from framer_jax.data.photos import HELD_OUT
 from framer_jax.data.pipeline import make_batches, prepare_for
 from framer_jax.data.settings import degradation_preset
@@ -114,6 +114,7 @@ def train_from_config(config: dict[str, Any], workdir: str | Path, init: str | N
       ConfigError, ValueError, FileNotFoundError: an input that cannot be used, in one line.
     """
     workdir, data = Path(workdir), config["data"]
+    check_config(config)
     base = build_recipe(config["recipe"], data=training_kind(config))
     recipe = add_framer(base, config["framer"])
     multiple = base.scale * base.lr_multiple

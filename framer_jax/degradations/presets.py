@@ -309,3 +309,22 @@ def preset_by_name(name: str, scale: int = 4, geometry: str = "released") -> Deg
     if geometry not in GEOMETRIES:
         raise ValueError(f"unknown degradation geometry {geometry!r}: choose one of {', '.join(GEOMETRIES)}")
     return replace(PRESETS[name], scale=scale, geometry=geometry)
+
+
+def with_second_kernel_sizes(preset: DegradationPreset, smallest: int, largest: int) -> DegradationPreset:
+    """The preset with other sizes of the second stage's blur kernels; its final low-pass filter keeps its own.
+
+    Args:
+      preset: a preset whose second stage blurs.
+      smallest: the smallest kernel size, odd.
+      largest: the largest one, odd, at most 21.
+
+    Raises:
+      ValueError: even or descending sizes, or a preset without a second blur.
+    """
+    if not 3 <= smallest <= largest <= 21 or smallest % 2 == 0 or largest % 2 == 0:
+        raise ValueError("kernel sizes must be two odd numbers from 3 to 21, the smallest and the largest")
+    if preset.first is None or preset.second is None or preset.second.blur is None:
+        raise ValueError(f"the degradation {preset.name} has no second blur: use a preset of two stages")
+    blur = replace(preset.second.blur, sizes=odd_sizes(smallest, largest))
+    return replace(preset, second=replace(preset.second, blur=blur))
