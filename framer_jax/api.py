@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import jax
     import numpy as np
 
-    from framer_jax.inference.images import ImageData
+    from framer_jax.images.decode import ImageData
     from framer_jax.inference.model import Model
     from framer_jax.losses.framer import FramerLoss
     from framer_jax.recipes.base import Batch, Params, Recipe
@@ -74,11 +74,11 @@ def load_model(
 def read_image(path: PathLike) -> ImageData:
     """Read an image file with its alpha, gray mode, bit depth and color profile.
 
-    `.pixels` is [H, W, 3] float32 in [0, 1]; framer_jax.inference.images.read_image lists formats and errors.
+    `.pixels` is [H, W, 3] float32 in [0, 1]; framer_jax.images.decode.read_image lists formats and errors.
     """
-    from framer_jax.inference import images
+    from framer_jax.images import decode
 
-    return images.read_image(path)
+    return decode.read_image(path)
 
 
 @_renamed_arguments(picture="image")
@@ -156,17 +156,17 @@ def degrade(
     """
     import numpy as np
 
-    from framer_jax.data import sources
     from framer_jax.data.whole_photos import degrade_photos, photo_generator
     from framer_jax.degradations.draw import draw
     from framer_jax.degradations.presets import preset_by_name
-    from framer_jax.inference.images import ImageData, as_image_data
+    from framer_jax.images.decode import ImageData, read_rgb
+    from framer_jax.inference.images import as_image_data
 
     settings = preset_by_name(preset, scale)
     if seed < 0:
         raise ValueError(f"seed is {seed}: it must not be negative")
     if isinstance(image, str | os.PathLike):
-        pixels = sources.read_image(Path(image))
+        pixels = read_rgb(image)
         name = Path(image).name if name is None else name
     else:
         pixels = np.rint(np.clip(as_image_data(image).pixels, 0, 1) * np.float32(255)).astype(np.uint8)

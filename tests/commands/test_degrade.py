@@ -224,7 +224,7 @@ def test_a_failed_run_leaves_a_manifest_of_its_results(folder, tmp_path, capsys)
     broken = (folder / "a.png").read_bytes()
     (tmp_path / "hr" / "e.png").write_bytes(broken[: len(broken) // 2])  # its header is intact
     assert run(tmp_path / "hr", tmp_path / "out", *QUICK) == 2
-    assert "e.png cannot be read" in capsys.readouterr().err
+    assert "e.png: cannot be read" in capsys.readouterr().err
     records = [json.loads(line) for line in (tmp_path / "out" / "manifest.jsonl").read_text().splitlines()]
     assert {record["lr"] for record in records} == {
         name for name in content(tmp_path / "out") if name != "manifest.jsonl"
