@@ -37,7 +37,8 @@ LAYERS = {
     "overrides": (*GROUND, *FIRST, "recipes", "checkpoints"),
     "config": (*GROUND, *FIRST, "recipes", "checkpoints", "training", "overrides"),
     "commands": (*GROUND, *FIRST, "images", "recipes", "checkpoints", "training", "inference", "evaluation", "config"),
-    "cli": ("commands",),
+    "cli": ("commands", "console"),
+    "console": (),
     "api": (*GROUND, *FIRST, "images", "recipes", "checkpoints", "training", "inference", "config", "commands"),
     "__init__": ("api",),
     # files that every layer may import

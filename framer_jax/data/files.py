@@ -116,7 +116,8 @@ def _reason(entry: os.DirEntry[str]) -> str:
 
 def _files(root: Path, recursive: bool, left_out: list[LeftOut]) -> Iterator[os.DirEntry[str]]:
     """The entries below a folder that are no folders; folders that cannot be read are added to `left_out`."""
-    folders, links, visited = [os.fspath(root)], [], set()
+    folders, links = [os.fspath(root)], list[str]()
+    visited: set[tuple[int, int]] = set()
     while folders or links:
         folder = folders.pop() if folders else links.pop(0)
         try:

@@ -19,7 +19,7 @@ from framer_jax.evaluation.files import image_files, image_size, read_pixels
 from framer_jax.evaluation.metrics import METRICS, check_metric_inputs, score
 from framer_jax.evaluation.niqe import NiqeModel, load_niqe_model, shipped_niqe_model
 from framer_jax.evaluation.statistics import bootstrap_interval
-from framer_jax.inference.folder import sidecar_path
+from framer_jax.inference.result_files import sidecar_path
 from framer_jax.porting.files import atomic_write
 from framer_jax.version import __version__
 

@@ -94,8 +94,7 @@ def read_raster(path: str | os.PathLike[str]) -> Raster:
     """The pixels of an image file in its own depth; errors as of `read_image`."""
     with _opened(path) as file:
         if file.read(4) in tiff.SIGNATURES and (channels := tiff.read_channels(file)) is not None:
-            notes = (note,) if (note := _frames(channels.frames)) else ()
-            return Raster(of_channels(channels), channels.icc, notes)
+            return Raster(of_channels(channels), channels.icc, tuple(filter(None, [_frames(channels.frames)])))
         loaded = _load(file)
         image, notes, icc = loaded.image, loaded.notes, loaded.icc
         if (values := deep_color(loaded.stream, image, loaded.tiles)) is not None:
@@ -142,7 +141,7 @@ def _opened(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     except UnidentifiedImageError as error:
         raise ImageError(path, "not an image that Pillow can read") from error
     except Image.DecompressionBombError as error:
-        limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)
+        limit = int(2 * (Image.MAX_IMAGE_PIXELS or 0))
         raise ImageError(
             path,
             f"has more than {limit:,} pixels: cut it into parts, or raise the limit with --max-pixels (in Python, half "

@@ -134,7 +134,7 @@ def read_channels(file: BinaryIO) -> Channels | None:
 
 def _plane(data: bytes, tags: ImageFileDirectory_v2, kind: Layout, index: int) -> np.ndarray:
     """One channel [H, W] of a file that stores its channels in planes."""
-    places = {}
+    places: dict[int, tuple[int, ...]] = {}
     for offsets, lengths in ((STRIPS, STRIP_BYTES), (TILES, TILE_BYTES)):
         if offsets in tags:
             count = len(tags[offsets]) // kind.samples
@@ -164,8 +164,8 @@ def _as_dtype(values: np.ndarray, kind: Layout) -> np.ndarray:
 
 def _gray(data: bytes, tags: ImageFileDirectory_v2, kind: Layout, changes: dict[int, Any]) -> np.ndarray:
     """Decode a file as grayscale, with some tags changed: a new directory is appended to it."""
-    kept = (WIDTH, HEIGHT, COMPRESSION, ORDER_OF_BITS, STRIPS, STRIP_BYTES, ROWS_PER_STRIP)
-    kept += (TILE_WIDTH, TILE_HEIGHT, TILES, TILE_BYTES)
+    strips, tiles = (STRIPS, STRIP_BYTES, ROWS_PER_STRIP), (TILES, TILE_BYTES, TILE_WIDTH, TILE_HEIGHT)
+    kept = (WIDTH, HEIGHT, COMPRESSION, ORDER_OF_BITS, *strips, *tiles)
     entries = {tag: tags[tag] for tag in kept if tag in tags} | changes
     entries |= {
         BITS: np.dtype(kind.dtype).itemsize * 8,
