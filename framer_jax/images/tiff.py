@@ -1,14 +1,16 @@
 """TIFF files of several float channels, or of 16-bit channels in planes, which Pillow does not decode or not rightly.
 
-Pillow decodes one channel of any of these depths. So the channels are given to it as grayscale files of their own: one
-for each channel where the file stores them in planes, else a single one with C columns for each pixel.
+Pillow decodes 16-bit gray. So the samples are given to it as grayscale files of 16-bit words: one file for each channel
+where they are stored in planes, else a single one with as many columns for each pixel as it has words.
 """
 
 from __future__ import annotations
 
 import io
 import struct
-from typing import Any, BinaryIO, NamedTuple
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -24,6 +26,9 @@ UNSIGNED, FLOAT = 1, 3
 WHITE_IS_ZERO, BLACK_IS_ZERO, RGB = 0, 1, 2
 IGNORED, PREMULTIPLIED = 0, 1
 """Meanings of a sample format, of a photometric interpretation, and of an additional channel."""
+
+
+EMPTY: Mapping[int, tuple[int, ...]] = MappingProxyType({})
 
 
 class Layout(NamedTuple):
@@ -97,7 +102,7 @@ def layout(tags: ImageFileDirectory_v2) -> Layout | None:
     dtypes = (({16}, UNSIGNED, np.uint16), ({16}, FLOAT, np.float16), ({32}, FLOAT, np.float32))
     dtype = next((dtype for bits, kind, dtype in dtypes if depth == (bits, {kind})), None)
     colors = {WHITE_IS_ZERO: 1, BLACK_IS_ZERO: 1, RGB: 3}.get(tags.get(PHOTOMETRIC, -1), 0)
-    if dtype is None or not colors or samples < colors or (samples == 1 and dtype != np.float16):
+    if dtype is None or not colors or samples < colors or (samples == 1 and dtype == np.uint16):
         return None
     planar, extra = tags.get(PLANAR, 1) == 2, tags.get(EXTRA, ())
     if colors == 3 and dtype == np.uint16 and not planar and samples <= 4:
@@ -125,7 +130,7 @@ def read_channels(file: BinaryIO) -> Channels | None:
         planes = [_plane(data, tags, kind, index) for index in range(kind.colors + kind.alpha)]
         values = np.stack(planes, axis=2)
     else:
-        values = _interleaved(data, tags, kind)[:, :, : kind.colors + kind.alpha]
+        values = _samples(data, tags, kind, kind.samples)[:, :, : kind.colors + kind.alpha]
     if tags[PHOTOMETRIC] == WHITE_IS_ZERO:
         white = 65535 if kind.dtype == np.uint16 else 1
         values = np.concatenate([(white - values[:, :, :1]).astype(values.dtype), values[:, :, 1:]], axis=2)
@@ -140,49 +145,45 @@ def _plane(data: bytes, tags: ImageFileDirectory_v2, kind: Layout, index: int) -
             count = len(tags[offsets]) // kind.samples
             part = slice(index * count, (index + 1) * count)
             places |= {offsets: tags[offsets][part], lengths: tags[lengths][part]}
-    return _as_dtype(_gray(data, tags, kind, places | {PREDICTOR: tags.get(PREDICTOR, 1)}), kind)
+    return _samples(data, tags, kind, 1, places)[:, :, 0]
 
 
-def _interleaved(data: bytes, tags: ImageFileDirectory_v2, kind: Layout) -> np.ndarray:
-    """All channels [H, W, C] of a file that stores the channels of a pixel together."""
-    wide = {WIDTH: tags[WIDTH] * kind.samples, PREDICTOR: 1}
-    if TILE_WIDTH in tags:
-        wide[TILE_WIDTH] = tags[TILE_WIDTH] * kind.samples
-    values = _gray(data, tags, kind, wide).reshape(tags[HEIGHT], tags[WIDTH], kind.samples)
-    if tags.get(PREDICTOR, 1) == 2:  # differences between neighbors, with as many channels between them
-        values = np.ascontiguousarray(values).view(np.uint32 if values.dtype.itemsize == 4 else np.uint16)
-        side = tags.get(TILE_WIDTH, tags[WIDTH])
-        parts = [values[:, start : start + side] for start in range(0, tags[WIDTH], side)]
+def _samples(
+    data: bytes, tags: ImageFileDirectory_v2, kind: Layout, channels: int, places: Mapping[int, tuple[int, ...]] = EMPTY
+) -> np.ndarray:
+    """Samples [H, W, channels] that are stored together, at the places of some of the tags."""
+    height, width, side = tags[HEIGHT], tags[WIDTH], tags.get(TILE_WIDTH, tags[WIDTH])
+    words = np.dtype(kind.dtype).itemsize // 2
+    values = _decode_words(data, tags, channels * words, places).reshape(height, width, channels, words)
+    if words == 2:
+        high, low = (0, 1) if tags.prefix == b"MM" else (1, 0)
+        values = values[..., high].astype(np.uint32) << 16 | values[..., low]
+    else:
+        values = values[..., 0]
+    if tags.get(PREDICTOR, 1) == 2:  # differences between neighbors, within each tile
+        parts = [values[:, start : start + side] for start in range(0, width, side)]
         values = np.concatenate([np.cumsum(part, axis=1, dtype=part.dtype) for part in parts], axis=1)
-    return _as_dtype(values, kind)
+    return np.ascontiguousarray(values).view(kind.dtype)
 
 
-def _as_dtype(values: np.ndarray, kind: Layout) -> np.ndarray:
-    """Decoded samples as what they are: Pillow knows no float16, and a predictor was undone on integers."""
-    return values if values.dtype == kind.dtype else np.ascontiguousarray(values).view(kind.dtype)
-
-
-def _gray(data: bytes, tags: ImageFileDirectory_v2, kind: Layout, changes: dict[int, Any]) -> np.ndarray:
-    """Decode a file as grayscale, with some tags changed: a new directory is appended to it."""
+def _decode_words(
+    data: bytes, tags: ImageFileDirectory_v2, words: int, places: Mapping[int, tuple[int, ...]]
+) -> np.ndarray:
+    """A file's samples as 16-bit words, `words` for a pixel, [H, W words] uint16: a new directory is appended to it."""
     strips, tiles = (STRIPS, STRIP_BYTES, ROWS_PER_STRIP), (TILES, TILE_BYTES, TILE_WIDTH, TILE_HEIGHT)
     kept = (WIDTH, HEIGHT, COMPRESSION, ORDER_OF_BITS, *strips, *tiles)
-    entries = {tag: tags[tag] for tag in kept if tag in tags} | changes
-    entries |= {
-        BITS: np.dtype(kind.dtype).itemsize * 8,
-        FORMAT: FLOAT if kind.dtype == np.float32 else UNSIGNED,
-        PHOTOMETRIC: BLACK_IS_ZERO,
-        SAMPLES: 1,
-    }
+    entries = {tag: tags[tag] for tag in kept if tag in tags} | dict(places)
+    entries |= {tag: entries[tag] * words for tag in (WIDTH, TILE_WIDTH) if tag in entries}
+    entries |= {BITS: 16, FORMAT: UNSIGNED, PHOTOMETRIC: BLACK_IS_ZERO, SAMPLES: 1, PREDICTOR: 1}
     start = len(data) + len(data) % 2
     magic, order = (b"MM\0*", ">") if tags.prefix == b"MM" else (b"II*\0", "<")
     head = magic + struct.pack(f"{order}I", start)
     body = data[8:] + bytes(start - len(data)) + _directory(entries, start, order)
     with Image.open(io.BytesIO(head + body)) as image:
-        values = np.asarray(image)
-    return values.astype(values.dtype.newbyteorder("="), copy=False)
+        return np.asarray(image).astype(np.uint16)
 
 
-def _directory(entries: dict[int, int | tuple[int, ...]], start: int, order: str) -> bytes:
+def _directory(entries: Mapping[int, int | tuple[int, ...]], start: int, order: str) -> bytes:
     """The bytes of a directory at position `start`, all entries as 32-bit numbers; `order` is struct's."""
     head, tail = [struct.pack(f"{order}H", len(entries))], []
     position = start + 2 + 12 * len(entries) + 4
