@@ -178,10 +178,9 @@ def check_writable(folder: Path) -> None:
 
 def reason_of(source: Path, error: BaseException) -> str:
     """An error in one line that names the image."""
-    text = (
-        " ".join(str(error).split()) or ("not enough memory" * isinstance(error, MemoryError)) or type(error).__name__
-    )
-    return text if str(source) in text else f"{source}: {text}"
+    nameless = "there is not enough memory" if isinstance(error, MemoryError) else type(error).__name__
+    text = " ".join(str(error).split()) or nameless
+    return text if " ".join(str(source).split()) in text else f"{source}: {text}"
 
 
 def _exists(path: Path) -> bool:
