@@ -35,7 +35,8 @@ LAYERS = {
     "evaluation": (*GROUND, *FIRST, "images", "recipes", "checkpoints", "inference"),
     # configurations are generated from the settings of every layer
     "overrides": (*GROUND, *FIRST, "recipes", "checkpoints"),
-    "config": (*GROUND, *FIRST, "recipes", "checkpoints", "training", "overrides"),
+    "sections": (*GROUND, *FIRST, "recipes", "training"),
+    "config": (*GROUND, *FIRST, "recipes", "checkpoints", "training", "overrides", "sections"),
     "commands": (*GROUND, *FIRST, "images", "recipes", "checkpoints", "training", "inference", "evaluation", "config"),
     "cli": ("commands", "console"),
     "console": (),

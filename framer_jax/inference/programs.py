@@ -48,7 +48,8 @@ def input_sizes(recipe: Recipe, size: tuple[int, int], settings: UpscaleSettings
 
 def plan_batches(recipe: Recipe, height: int, width: int, settings: UpscaleSettings) -> tuple[TilePlan, int]:
     """The tiles of an image and how many of them are computed at a time."""
-    plan = PROTOCOLS[settings.protocol].plan(height, width, settings.tile, settings.overlap, recipe.lr_multiple)
+    protocol = PROTOCOLS[settings.protocol]
+    plan = protocol.plan(height, width, settings.tile, settings.overlap, protocol.multiple(recipe))
     return plan, static_batch_size(plan.grid.num_tiles, settings.tile_batch)
 
 

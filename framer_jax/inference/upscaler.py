@@ -201,7 +201,8 @@ def check_settings(recipe: Recipe, settings: UpscaleSettings) -> None:
                 f"protocol {settings.protocol!r} tiles within the steps of the sampler, which recipe {recipe.name!r} "
                 "does not support: use protocol 'framer_jax'"
             )
-    PROTOCOLS[settings.protocol].check(settings.tile, settings.overlap, recipe.lr_multiple)
+    protocol = PROTOCOLS[settings.protocol]
+    protocol.check(settings.tile, settings.overlap, protocol.multiple(recipe))
 
 
 def _resize(recipe: Recipe, image: np.ndarray, settings: UpscaleSettings) -> np.ndarray:
