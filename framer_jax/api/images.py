@@ -75,11 +75,11 @@ def load_model(
 def read_image(path: PathLike) -> ImageData:
     """Read an image file with its alpha, gray mode, bit depth and color profile.
 
-    `.pixels` is [H, W, 3] float32 in [0, 1]; framer_jax.inference.images.read_image lists formats and errors.
+    `.pixels` is [H, W, 3] float32 in [0, 1]; framer_jax.images.decode.read_image lists formats and errors.
     """
-    from framer_jax.inference import images
+    from framer_jax.images import decode
 
-    return images.read_image(path_of(path, "path", "upscale and write_image also take images and arrays"))
+    return decode.read_image(path_of(path, "path", "upscale and write_image also take images and arrays"))
 
 
 @renamed_arguments(picture="image")
@@ -185,10 +185,10 @@ def degrade(
     import numpy as np
 
     from framer_jax.compile_cache import keep_compiled_programs
-    from framer_jax.data import sources
     from framer_jax.data.whole_photos import degrade_photos, photo_generator
     from framer_jax.degradations.draw import draw
     from framer_jax.degradations.presets import preset_by_name
+    from framer_jax.images.decode import read_rgb
     from framer_jax.images.image_data import ImageData
     from framer_jax.inference.images import as_image_data
 
@@ -196,7 +196,7 @@ def degrade(
     settings = preset_by_name(text_of(preset, "preset"), factor, text_of(geometry, "geometry"))
     seed = whole_number(seed, "seed")
     if isinstance(image, str | os.PathLike):
-        pixels = sources.read_image(Path(path_of(image, "image")))
+        pixels = read_rgb(path_of(image, "image"))
         name = Path(image).name if name is None else name
     else:
         pixels = np.rint(as_image_data(image).pixels * np.float32(255)).astype(np.uint8)

@@ -25,10 +25,11 @@ from framer_jax.commands.degrade_results import (
     result_paths,
 )
 from framer_jax.data.files import image_paths
-from framer_jax.data.sources import Pixels, read_header, read_image
+from framer_jax.data.sources import Pixels
 from framer_jax.data.whole_photos import canvas_size, degrade_photos, photo_generator
 from framer_jax.degradations.draw import DegradationParameters, draw
 from framer_jax.degradations.presets import GEOMETRIES, PRESETS, SCALES, DegradationPreset, preset_by_name
+from framer_jax.images.decode import read_header, read_rgb
 from framer_jax.porting.files import atomic_write
 from framer_jax.training.logging import to_uint8
 
@@ -237,7 +238,7 @@ def read_ahead(groups: Sequence[Sequence[Job]], pool: Executor) -> Iterator[list
 
 def read(job: Job) -> Pixels:
     """Read a photograph, cropped to multiples of the scale: uint8 [height, width, 3]."""
-    pixels = read_image(job.source)[: job.height, : job.width]
+    pixels = read_rgb(job.source)[: job.height, : job.width]
     if pixels.shape[:2] != (job.height, job.width):
         raise ValueError(f"{job.source} has orientation data after its pixels: save the photograph upright")
     return pixels

@@ -17,7 +17,7 @@ from framer_jax.evaluation.niqe import NiqeModel, load_niqe_model, shipped_niqe_
 from framer_jax.evaluation.pairs import Pair, examples, pair_files, pair_sizes
 from framer_jax.evaluation.report import Evaluation, failure_lines, summarise, summary_table, write_csv, write_json
 from framer_jax.evaluation.scoring import ScoreSettings, check_sizes, score_pairs
-from framer_jax.inference.folder import sidecar_path
+from framer_jax.inference.result_files import sidecar_path
 from framer_jax.porting.files import check_outputs
 from framer_jax.version import __version__
 

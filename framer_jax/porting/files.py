@@ -26,7 +26,8 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name[:100]}.{secrets.token_hex(4)}.part")
+    start = os.fsencode(path.name)[:100].decode("utf-8", "ignore")  # the name may be as long as the system allows
+    temporary = path.with_name(f".{start}.{secrets.token_hex(4)}.part")
     try:
         temporary.touch()
         mode = temporary.stat().st_mode  # of the user's umask; safetensors would make the file private

@@ -228,7 +228,7 @@ def test_a_damaged_photograph_is_left_out_and_the_repaired_one_is_added(folder, 
     printed = capsys.readouterr().out
     assert "2 degraded" in printed
     assert "1 failed: repair or remove them" in printed
-    assert f"failed: {tmp_path / 'hr' / 'e.png'} cannot be read" in printed
+    assert f"failed: {tmp_path / 'hr' / 'e.png'}: cannot be read" in printed
     first = content(tmp_path / "out")
     assert {name.partition("/")[2] for name in first} == {"", "a.png", "d.png"}
     records = [json.loads(line) for line in first["manifest.jsonl"].splitlines()]
