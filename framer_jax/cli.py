@@ -10,8 +10,8 @@ import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 
+from framer_jax.compile_cache import keep_compiled_programs
 from framer_jax.console import printable_streams
 from framer_jax.version import __version__
 
@@ -88,7 +88,7 @@ def _run(words: list[str]) -> int:
     parsed = parser.parse_args(words)
     if "" in words or any(word.endswith("=") for word in words):
         _refuse_empty(parser, parsed)
-    _keep_compiled_programs()
+    keep_compiled_programs()
     with _pillow_settings(getattr(parsed, "max_pixels", None)):
         return int(importlib.import_module(_module(parsed.command)).run(parsed))
 
@@ -151,17 +151,6 @@ def _actions(parser: argparse.ArgumentParser, parsed: argparse.Namespace) -> Ite
 
 def _module(command: str) -> str:
     return f"framer_jax.commands.{command.replace('-', '_')}"
-
-
-def _keep_compiled_programs() -> None:
-    """Enable JAX's persistent compilation cache, unless the user or the calling program has configured it."""
-    import jax
-
-    configured = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ and not configured:
-        cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "framer_jax" / "compiled"
-        jax.config.update("jax_compilation_cache_dir", str(cache))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
 if __name__ == "__main__":

@@ -13,8 +13,8 @@ import framer_jax
 from framer_jax import cli
 from framer_jax.degradations.presets import PRESETS
 from framer_jax.frequency.bands import full_layout
+from framer_jax.images.image_data import ImageData
 from framer_jax.inference import model as models
-from framer_jax.inference.images import ImageData
 from framer_jax.losses import framer
 from framer_jax.porting.weights import load_weights
 from framer_jax.recipes.base import Update
@@ -94,10 +94,15 @@ def test_the_starter_is_the_default(path, model, monkeypatch):
     ("array", "message"),
     [
         (np.zeros((12, 14), np.float32), r"shape \(12, 14\): give \[height, width, 3\]"),
-        (np.zeros((12, 14, 4), np.uint8), r"shape \(12, 14, 4\)"),
-        (np.full((12, 14, 3), 255.0), r"255 to 255: give float32 in \[0, 1\]"),
-        (np.full((12, 14, 3), 200, np.int64), "200 to 200"),
-        (np.full((12, 14, 3), np.nan, np.float32), "nan to nan"),
+        (np.zeros((12, 14, 4), np.uint8), r"shape \(12, 14, 4\).*alpha is taken as a Pillow image"),
+        (np.zeros((3, 12, 14), np.float32), r"shape \(3, 12, 14\).*looks like \[channels, height, width\]"),
+        (np.zeros((1, 12, 14, 3), np.float32), "one image at a time"),
+        (np.zeros((0, 14, 3), np.uint8), "at least one pixel"),
+        (np.full((12, 14, 3), 255.0), r"255 to 255: give floats in \[0, 1\] \(divide by 255"),
+        (np.full((12, 14, 3), -1.0), r"from \[-1, 1\], \(image \+ 1\) / 2"),
+        (np.full((12, 14, 3), 200, np.int64), r"dtype int64: give uint8 \(0 to 255\)"),
+        (np.full((12, 14, 3), 1j), "dtype complex128"),
+        (np.full((12, 14, 3), np.nan, np.float32), "not finite"),
     ],
 )
 def test_bad_arrays(array, message, model):

@@ -44,13 +44,14 @@ LAYERS = {
     "__init__": ("api",),
     # files that every layer may import
     "knobs": (),
+    "compile_cache": (),
     "trees": (),
     "version": (),
     "weights": (),
 }
 """Layer → the layers (or single files of one) that it may import, besides itself and `EVERYWHERE`."""
 
-EVERYWHERE = ("knobs", "trees", "version")
+EVERYWHERE = ("compile_cache", "knobs", "trees", "version")
 
 FORBIDDEN = {
     "images": ("jax", "flax", "optax", "orbax", "grain", "clu", "ml_collections"),

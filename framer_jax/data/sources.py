@@ -24,6 +24,9 @@ Pixels = npt.NDArray[np.uint8]
 CACHE_BYTES = 2 * 2**30
 """Decoded photographs are cached in memory if all of them together take at most this many bytes."""
 
+_LISTED = 5
+"""Number of small images that a report names."""
+
 
 class Photo(NamedTuple):
     """One decoded photograph.
@@ -69,6 +72,7 @@ class ImageFiles:
         crop: int = 1,
         cache_bytes: int = CACHE_BYTES,
         source: str = "",
+        small_share: float = 0.0,
         left_out: Mapping[str, str] = MappingProxyType({}),
     ):
         """Check every header in a small thread pool.
@@ -76,13 +80,14 @@ class ImageFiles:
         Args:
           paths: image files, at least one.
           names: one name for each path.
-          crop: smallest allowed side in pixels.
+          crop: smallest allowed side in pixels; smaller images are left out.
           cache_bytes: see `CACHE_BYTES`; 0 disables the cache.
           source: name of the collection in error messages, such as its folder.
+          small_share: largest share of the images that are smaller than the crop, unless it is one image; 0: none.
           left_out: further files that cannot be read → why; they count as damaged.
 
         Raises:
-          ValueError: no readable image, too many damaged images, or an image smaller than the crop.
+          ValueError: no readable image, too many damaged images, or too many images smaller than the crop.
         """
         self._source = source or "the given files"
         self._lock = threading.Lock()
@@ -103,16 +108,30 @@ class ImageFiles:
         for name, reason in self._damaged.items():
             logger.warning("skipping the damaged image %s (%s)", name, reason)
         self._check_damaged()
-        small = [(name, size) for _, name, size in readable if min(size) < crop]
-        if small:
-            name, (width, height) = small[0]
-            raise ValueError(
-                f"{self._source}: {name} is {width} x {height}, smaller than the crop of {crop} "
-                f"({len(small)} of {len(readable)} images are): use a smaller crop or remove them"
-            )
+        readable, self._small = self._large_enough(readable, crop, small_share)
         self.paths = [path for path, _, _ in readable]
         self.names = [name for _, name, _ in readable]
         self._use_cache = sum(3 * width * height for _, _, (width, height) in readable) <= cache_bytes
+
+    def _large_enough(
+        self, readable: list[tuple[Path, str, tuple[int, int]]], crop: int, small_share: float
+    ) -> tuple[list[tuple[Path, str, tuple[int, int]]], str]:
+        """The images with sides of at least `crop`, and a report on the others; a ValueError if these are too many."""
+        small = [(name, size) for _, name, size in readable if min(size) < crop]
+        if not small:
+            return readable, ""
+        count = f"{len(small)} of {len(readable)} images"
+        allowed = max(1, int(small_share * len(readable) + 1e-9)) if small_share else 0
+        if len(small) > allowed or len(small) == len(readable):
+            name, (width, height) = small[0]
+            raise ValueError(
+                f"{self._source}: {name} is {width} x {height}, smaller than the crop of {crop} ({count} are): use a "
+                f"smaller crop, remove them, or leave out a larger share than {small_share:g} (data.small_share)"
+            )
+        names = ", ".join(name for name, _ in small[:_LISTED]) + (", …" if len(small) > _LISTED else "")
+        report = f"{count} are smaller than the crop of {crop} and were left out: {names}"
+        logger.warning("%s", report)
+        return [image for image in readable if min(image[2]) >= crop], report
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -146,10 +165,12 @@ class ImageFiles:
     def damage(self) -> str:
         """A report such as '1 of 200 images are damaged and were skipped: a.png'; empty if there are none.
 
-        It covers this process; worker processes and other hosts count and log the files that they read.
+        Images that are smaller than the crop are reported too. It covers this process; worker processes and other
+        hosts count and log the files that they read.
         """
         names = self.damaged
-        return f"{len(names)} of {self._total} images are damaged and were skipped: {', '.join(names)}" if names else ""
+        damaged = f"{len(names)} of {self._total} images are damaged and were skipped: {', '.join(names)}"
+        return "; ".join(part for part in (damaged if names else "", self._small) if part)
 
     def _load(self, record: int) -> Pixels | None:
         """The photograph, or None if it is damaged."""
@@ -192,7 +213,9 @@ def _header_size(path: Path) -> tuple[int, int] | str:
         return "the file is gone"
 
 
-def folder_source(folder: str | Path, crop: int = 1, cache_bytes: int = CACHE_BYTES) -> ImageFiles:
+def folder_source(
+    folder: str | Path, crop: int = 1, cache_bytes: int = CACHE_BYTES, small_share: float = 0.0
+) -> ImageFiles:
     """All images of a folder and its subfolders (`list_images`), named by their path within the folder.
 
     Raises:
@@ -212,4 +235,4 @@ def folder_source(folder: str | Path, crop: int = 1, cache_bytes: int = CACHE_BY
         )
     names = [path.relative_to(folder).as_posix() for path in paths]
     reasons = {item.path.relative_to(folder).as_posix(): item.reason for item in left_out}
-    return ImageFiles(paths, names, crop, cache_bytes, f"the folder {folder}", reasons)
+    return ImageFiles(paths, names, crop, cache_bytes, f"the folder {folder}", small_share, reasons)

@@ -13,7 +13,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image, ImageColor
 
-from framer_jax.images.decode import ImageData, read_image
+from framer_jax.images.arrays import check_range, check_shape, image_from_array
+from framer_jax.images.decode import from_pillow, read_image
+from framer_jax.images.image_data import ImageData
 from framer_jax.images.png import write_deep
 from framer_jax.inference.resample import upsample_bicubic
 from framer_jax.porting.files import atomic_write
@@ -169,15 +171,25 @@ def flatten(image: ImageData, color: tuple[float, float, float]) -> ImageData:
     return image._replace(pixels=pixels, alpha=None, mode="L" if gray else "RGB")
 
 
-def as_image_data(image: str | os.PathLike[str] | ImageData | np.ndarray) -> ImageData:
-    """An image file, an image or an array [H, W, 3], float32 in [0, 1] or uint8, as an `ImageData`."""
+def as_image_data(image: Any, overshoot: float = 0.0) -> ImageData:
+    """Whatever a user may pass as an image, as an `ImageData`.
+
+    Args:
+      image: a path, a Pillow image, an `ImageData`, or an array (framer_jax.images.arrays.image_from_array).
+      overshoot: how far floats may lie outside [0, 1].
+
+    Raises:
+      FileNotFoundError, ValueError, TypeError: it is no image; the message says what to give.
+    """
     if isinstance(image, str | os.PathLike):
         return read_image(image)
+    if isinstance(image, Image.Image):
+        return from_pillow(image)
     if isinstance(image, ImageData):
+        check_shape(image.shape)
+        check_range(image.pixels, overshoot)
         return image
-    pixels = np.asarray(image)
-    scale = np.float32(255 if pixels.dtype == np.uint8 else 1)
-    return ImageData(pixels.astype(np.float32) / scale)
+    return image_from_array(image, overshoot)
 
 
 def output_format(path: str | os.PathLike[str]) -> FileFormat:

@@ -72,12 +72,28 @@ def test_empty_and_missing_folders_and_folders_of_other_files_are_errors(tmp_pat
     assert "\n" not in str(error.value)
 
 
-def test_an_image_smaller_than_the_crop_is_named(tmp_path):
+def test_images_smaller_than_the_crop_are_left_out_up_to_a_share(tmp_path, caplog):
     write_images(tmp_path, 3, size=(64, 64))
     write_images(tmp_path, 2, size=(64, 20), start=3)
-    with pytest.raises(ValueError, match=r"003.png is 64 x 20, smaller than the crop of 32 \(2 of 5"):
-        sources.folder_source(tmp_path, crop=32)
     assert len(sources.folder_source(tmp_path, crop=20)) == 5
+    assert not caplog.messages
+    source = sources.folder_source(tmp_path, crop=32, small_share=0.4)
+    assert source.names == ["000.png", "001.png", "002.png"]
+    report = "2 of 5 images are smaller than the crop of 32 and were left out: 003.png, 004.png"
+    assert source.damage() == report
+    assert caplog.messages == [report]
+    truncate(tmp_path / "001.png")
+    assert source[1].record == 2
+    assert source.damage() == f"1 of 5 images are damaged and were skipped: 001.png; {report}"
+    refusal = r"003.png is 64 x 20, smaller than the crop of 32 \(2 of 5.* larger share than 0.39 \(data.small_share\)"
+    with pytest.raises(ValueError, match=refusal):
+        sources.folder_source(tmp_path, crop=32, small_share=0.39)
+    with pytest.raises(ValueError, match=r"5 of 5 images are"):
+        sources.folder_source(tmp_path, crop=65, small_share=1.0)
+    (tmp_path / "004.png").unlink()
+    assert len(sources.folder_source(tmp_path, crop=32, small_share=0.01)) == 3  # one image always may
+    with pytest.raises(ValueError, match=r"1 of 4 images are"):
+        sources.folder_source(tmp_path, crop=32)
 
 
 @pytest.mark.parametrize("cache_bytes", [0, 2**24])
