@@ -72,8 +72,8 @@ class ImageFiles:
         crop: int = 1,
         cache_bytes: int = CACHE_BYTES,
         source: str = "",
-        left_out: Mapping[str, str] = MappingProxyType({}),
         small_share: float = 0.0,
+        left_out: Mapping[str, str] = MappingProxyType({}),
     ):
         """Check every header in a small thread pool.
 
@@ -83,8 +83,8 @@ class ImageFiles:
           crop: smallest allowed side in pixels; smaller images are left out.
           cache_bytes: see `CACHE_BYTES`; 0 disables the cache.
           source: name of the collection in error messages, such as its folder.
-          left_out: further files that cannot be read → why; they count as damaged.
           small_share: largest share of the images that are smaller than the crop, unless it is one image; 0: none.
+          left_out: further files that cannot be read → why; they count as damaged.
 
         Raises:
           ValueError: no readable image, too many damaged images, or too many images smaller than the crop.
@@ -235,4 +235,4 @@ def folder_source(
         )
     names = [path.relative_to(folder).as_posix() for path in paths]
     reasons = {item.path.relative_to(folder).as_posix(): item.reason for item in left_out}
-    return ImageFiles(paths, names, crop, cache_bytes, f"the folder {folder}", reasons, small_share)
+    return ImageFiles(paths, names, crop, cache_bytes, f"the folder {folder}", small_share, reasons)

@@ -30,7 +30,8 @@ from typing import BinaryIO, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from PIL import ExifTags, Image, ImageCms, ImageFile, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL.ImageFile import ImageFile
 
 from framer_jax.images import jpeg, png, tiff
 from framer_jax.images.deep import Tile, deep_color, deep_gray, is_deep, of_channels, raw_mode
@@ -61,32 +62,37 @@ def read_image(path: str | os.PathLike[str]) -> ImageData:
       ImageError: the file is not an image, is damaged or truncated, or holds values outside its range.
       MemoryError: it does not fit into memory.
     """
-    return _image_data(read_raster(path))
+    return _as_image(read_raster(path))
 
 
-def image_from_pillow(image: Image.Image) -> ImageData:
-    """A Pillow image, as its file would be read by Pillow; an EXIF orientation is applied to an image as opened.
+def from_pillow(image: Image.Image) -> ImageData:
+    """A Pillow image as its file would be read; the EXIF orientation is applied if it is still as it was opened.
 
     Raises:
       ValueError: it cannot be decoded, or holds values outside its range.
     """
+    deep = is_deep(image.mode, getattr(image, "tile", ()))
+    notes = ("16-bit color was read as 8-bit",) if deep else ()
     try:
-        icc = image.info.get("icc_profile") or None
-        orientation = _orientation(image) if isinstance(image, ImageFile.ImageFile) else 1
-        if image.mode.startswith("I") or image.mode == "F":
-            return _image_data(Raster(upright(deep_gray(image), orientation), icc, ()))
-        if image.mode in ("CMYK", "LAB"):
-            image, icc = _to_srgb(image, icc), None
-        return _image_data(Raster(upright(_values(image), orientation), icc, ()))
-    except Exception as error:  # decoders raise whatever their authors liked, see `_opened`
-        raise ValueError(
-            f"image of Pillow, mode {image.mode}, cannot be used ({' '.join(str(error).split())})"
-        ) from error
+        image.load()
+        return _as_image(_of_pillow(image, image.info.get("icc_profile") or None, notes, isinstance(image, ImageFile)))
+    except Exception as error:  # decoders raise whatever their authors liked
+        raise ValueError(f"the Pillow image of mode {image.mode} cannot be used ({error})") from error
 
 
-def _image_data(raster: Raster) -> ImageData:
+def _as_image(raster: Raster) -> ImageData:
     values = to_float(raster.values)
     return ImageData(colors(values), alpha(values), raster.mode, raster.icc, raster.bits, raster.notes)
+
+
+def _of_pillow(image: Image.Image, icc: bytes | None, notes: tuple[str, ...], turns: bool = True) -> Raster:
+    """A decoded Pillow image; `turns`: whether its EXIF orientation is still to be applied."""
+    if image.mode.startswith("I") or image.mode == "F":
+        return Raster(upright(deep_gray(image), _orientation(image) if turns else 1), icc, notes)
+    image = ImageOps.exif_transpose(image) if turns else image
+    if image.mode in ("CMYK", "LAB"):
+        image, icc = _to_srgb(image, icc), None
+    return Raster(_values(image), icc, notes)
 
 
 def read_rgb(path: str | os.PathLike[str]) -> npt.NDArray[np.uint8]:
@@ -105,12 +111,7 @@ def read_raster(path: str | os.PathLike[str]) -> Raster:
             return Raster(upright(values, _orientation(image)), icc, notes)
         if is_deep(image.mode, loaded.tiles):
             notes = (*notes, "16-bit color was read as 8-bit")
-        if image.mode.startswith("I") or image.mode == "F":
-            return Raster(upright(deep_gray(image), _orientation(image)), icc, notes)
-        image = ImageOps.exif_transpose(image)
-        if image.mode in ("CMYK", "LAB"):
-            image, icc = _to_srgb(image, icc), None
-        return Raster(_values(image), icc, notes)
+        return _of_pillow(image, icc, notes)
 
 
 def read_header(path: str | os.PathLike[str]) -> Header:

@@ -16,7 +16,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from framer_jax.checkpoints.paths import digest_of
 from framer_jax.data.files import NAMED, LeftOut
-from framer_jax.images.decode import ImageData, read_image
+from framer_jax.images.decode import read_image
+from framer_jax.images.image_data import ImageData
 from framer_jax.inference.estimate import check_host_memory
 from framer_jax.inference.images import check_alpha, depth_note, flatten, parse_color
 from framer_jax.inference.jobs import (

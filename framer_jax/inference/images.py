@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image, ImageColor
 
 from framer_jax.images.arrays import check_range, check_shape, image_from_array
-from framer_jax.images.decode import image_from_pillow, read_image
+from framer_jax.images.decode import from_pillow, read_image
 from framer_jax.images.image_data import ImageData
 from framer_jax.images.png import write_deep
 from framer_jax.inference.resample import upsample_bicubic
@@ -184,7 +184,7 @@ def as_image_data(image: Any, overshoot: float = 0.0) -> ImageData:
     if isinstance(image, str | os.PathLike):
         return read_image(image)
     if isinstance(image, Image.Image):
-        return image_from_pillow(image)
+        return from_pillow(image)
     if isinstance(image, ImageData):
         check_shape(image.shape)
         check_range(image.pixels, overshoot)

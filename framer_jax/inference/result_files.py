@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from framer_jax.images.decode import ImageData
+from framer_jax.images.image_data import ImageData
 from framer_jax.inference.images import encode_image
 from framer_jax.porting.files import atomic_write
 

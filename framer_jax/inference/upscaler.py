@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from framer_jax.images.decode import ImageData
+from framer_jax.images.image_data import ImageData
 from framer_jax.inference.color_fix import fix_color
 from framer_jax.inference.estimate import MemoryEstimate, check_host_memory, estimate_memory
 from framer_jax.inference.images import premultiply_alpha, replace_pixels

@@ -281,7 +281,7 @@ def test_image_and_record_appear_together_or_not_at_all(tmp_path, capsys, monkey
 KILLED = """
 import os, sys, numpy
 from pathlib import Path
-from framer_jax.images.decode import ImageData
+from framer_jax.images.image_data import ImageData
 from framer_jax.inference.result_files import write_result
 replace, calls = os.replace, []
 def killed(*names):

@@ -12,7 +12,8 @@ import framer_jax
 from framer_jax.commands.training_data import open_source
 from framer_jax.degradations.presets import preset_by_name
 from framer_jax.evaluation.table import evaluate
-from framer_jax.images.decode import ImageData, read_header, read_image
+from framer_jax.images.decode import read_header, read_image
+from framer_jax.images.image_data import ImageData
 from framer_jax.inference.folder import upscale_files
 from framer_jax.inference.images import write_image
 from framer_jax.inference.settings import UpscaleSettings

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from framer_jax.images.decode import ImageData, read_image
+from framer_jax.images.decode import read_image
+from framer_jax.images.image_data import ImageData
 from framer_jax.inference.images import (
     FORMATS,
     depth_note,

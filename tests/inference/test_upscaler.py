@@ -11,7 +11,8 @@ from PIL import Image
 from rich.console import Console
 
 from framer_jax.diffusion.noise import noise_window
-from framer_jax.images.decode import ImageData, read_image
+from framer_jax.images.decode import read_image
+from framer_jax.images.image_data import ImageData
 from framer_jax.inference.folder import Origin, upscale_files
 from framer_jax.inference.jobs import plan_jobs
 from framer_jax.inference.result_files import sidecar_path
