@@ -24,7 +24,7 @@ from framer_jax.commands.degrade_results import (
     refuse_existing,
     result_paths,
 )
-from framer_jax.data.files import image_paths
+from framer_jax.data.files import SUFFIXES, Listing, list_images, summary_of
 from framer_jax.data.sources import Pixels
 from framer_jax.data.whole_photos import canvas_size, degrade_photos, photo_generator
 from framer_jax.degradations.draw import DegradationParameters, draw
@@ -79,7 +79,8 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.seed < 0:
         raise ValueError(f"--seed must not be negative, got {arguments.seed}")
     output = Path(arguments.output)
-    jobs = plan(Path(arguments.input), output, preset.scale, pairs=arguments.pairs)
+    listing = find(Path(arguments.input), output)
+    jobs = plan(listing.paths, Path(arguments.input), output, preset.scale, pairs=arguments.pairs)
     preview = output / PREVIEW if arguments.preview else None
     check_results(jobs, {"the manifest": output / MANIFEST, "--preview": preview})
     kept = {} if arguments.overwrite else finished_results(jobs, preset, arguments.seed, output / MANIFEST)
@@ -100,28 +101,48 @@ def run(arguments: argparse.Namespace) -> int:
     counts += f", {len(kept)} were there" if kept else ""
     counts += f", {len(failed)} failed: repair or remove them and run this again" if failed else ""
     failures = [f"  failed: {reason}" for reason in failed.values()]
+    failures += [f"  left out: {item}" for item in listing.left_out]
     print("\n".join([f"{counts}; parameters in {output / MANIFEST}", *notes, *failures]))
-    return int(bool(failed))
+    return int(bool(failed or listing.left_out))
 
 
-def plan(source: Path, output: Path, scale: int, pairs: bool = False) -> list[Job]:
-    """Find the photographs, read their sizes, and name the results.
+def find(source: Path, output: Path) -> Listing:
+    """The photographs of the input, and what is left out.
 
     Raises:
       FileNotFoundError: the input does not exist.
-      ValueError: the input holds no photograph, one that is damaged or smaller than the scale, or two with the same
-        result path; or the output lies inside the input, where the next run would read it as input.
+      ValueError: it holds no photograph; or the output lies inside it, where the next run would read it as input, or
+        has the name of an image.
     """
+    if output.suffix.lower() in SUFFIXES and not output.is_dir():
+        raise ValueError(f"the output {output} has the name of an image, and is a folder: choose another name")
     if source.is_file():
-        paths, root = [source], source.parent
-    elif source.is_dir():
-        paths, root = image_paths(source), source
-        if output.resolve().is_relative_to(source.resolve()):
-            raise ValueError(f"the output {output} lies inside the input {source}: choose a folder outside of it")
-    else:
+        return Listing((source,), ())
+    if not source.is_dir():
         raise FileNotFoundError(f"{source}: no such file or folder")
-    if not paths:
-        raise ValueError(f"the folder {source} holds no image (.png, .jpg, .webp, .tif, …)")
+    if output.resolve().is_relative_to(source.resolve()):
+        raise ValueError(f"the output {output} lies inside the input {source}: choose a folder outside of it")
+    listing = list_images(source)
+    if not listing.paths:
+        more = f"; {summary_of(listing.left_out)}" if listing.left_out else ""
+        raise ValueError(f"the folder {source} holds no image (.png, .jpg, .webp, .tif, …){more}")
+    return listing
+
+
+def plan(paths: Sequence[Path], source: Path, output: Path, scale: int, pairs: bool = False) -> list[Job]:
+    """Read the sizes of the photographs, and name the results.
+
+    Args:
+      paths: the photographs.
+      source: the input, one of them or their folder.
+      output: folder of the results.
+      scale: downsampling factor.
+      pairs: whether HR images are written too.
+
+    Raises:
+      ValueError: a photograph is damaged or smaller than the scale, or two have the same result path.
+    """
+    root = source.parent if source.is_file() else source
     jobs: list[Job] = []
     names: dict[Path, Path] = {}
     for path in paths:

@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Score the images and print the table; the exit status is 1 if an image lacks a score."""
+    """Score the images and print the table; the exit status is 1 if an image lacks a score or was left out."""
     evaluation = evaluate(
         arguments.sr,
         arguments.reference,
@@ -53,4 +53,4 @@ def run(arguments: argparse.Namespace) -> int:
         seed=arguments.seed,
         console=Console(),
     )
-    return int(bool(evaluation.failures))
+    return int(bool(evaluation.failures or evaluation.left_out))

@@ -7,24 +7,24 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from framer_jax.data.files import image_paths
+from framer_jax.data.files import Listing, list_images, summary_of
 from framer_jax.images.decode import read_header, read_image
 
 
-def image_files(folder: str | Path) -> list[Path]:
-    """List the images of a folder recursively, sorted by name (`image_paths`).
+def image_files(folder: str | Path) -> Listing:
+    """List the images of a folder recursively, sorted by name, and what is left out (`list_images`).
 
     Raises:
       FileNotFoundError: no such folder.
       ValueError: the folder holds no image.
     """
-    folder = Path(folder)
-    if not folder.is_dir():
+    if str(folder) and not Path(folder).is_dir():
         raise FileNotFoundError(f"{folder}: no such folder")
-    files = image_paths(folder)
-    if not files:
-        raise ValueError(f"{folder} holds no images")
-    return files
+    listing = list_images(folder)
+    if not listing.paths:
+        more = f"; {summary_of(listing.left_out)}" if listing.left_out else ""
+        raise ValueError(f"{folder} holds no images{more}")
+    return listing
 
 
 def image_size(path: Path) -> tuple[int, int]:

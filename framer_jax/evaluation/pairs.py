@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from framer_jax.data.files import LeftOut
 from framer_jax.degradations.presets import SCALES
 from framer_jax.evaluation.files import image_files, image_size, read_pixels
 
@@ -19,6 +20,20 @@ class Pair(NamedTuple):
     name: str
     image: Path
     reference: Path | None
+
+
+class Pairing(NamedTuple):
+    """The images to score.
+
+    Attributes:
+      pairs: the pairs, sorted by name.
+      unmatched: names without a partner, which are skipped.
+      left_out: what may be an image, or hold images, and cannot be read.
+    """
+
+    pairs: tuple[Pair, ...]
+    unmatched: tuple[str, ...]
+    left_out: tuple[LeftOut, ...]
 
 
 class PairSize(NamedTuple):
@@ -35,7 +50,7 @@ class PairSize(NamedTuple):
 
 def pair_files(
     sr_dir: str | Path, reference_dir: str | Path | None = None, allow_unmatched: bool = False, suffix: str = ""
-) -> tuple[tuple[Pair, ...], tuple[str, ...]]:
+) -> Pairing:
     """Pair the images of two folders (searched recursively) by stem, whatever their file formats.
 
     If a stem occurs twice in a folder, paths within the folders are compared in place of stems.
@@ -46,31 +61,31 @@ def pair_files(
       allow_unmatched: skip images without a partner instead of raising an error.
       suffix: end of the stems of the images that those of the references lack, as of `framer-jax upscale --suffix`.
 
-    Returns:
-      the pairs sorted by name, and the names that were skipped.
-
     Raises:
       FileNotFoundError: no such folder.
       ValueError: no images, two files with the same name, or images without a partner.
     """
     folders = [(Path(sr_dir), suffix), *([] if reference_dir is None else [(Path(reference_dir), "")])]
-    listed = [(folder, image_files(folder), ending) for folder, ending in folders]
+    listings = [image_files(folder) for folder, _ in folders]
+    listed = [(folder, listing.paths, ending) for (folder, ending), listing in zip(folders, listings, strict=True)]
+    left_out = tuple(item for listing in listings for item in listing.left_out)
     whole_path = any(len({_stem(path, ending) for path in files}) < len(files) for _, files, ending in listed)
     named = [_by_name(folder, files, ending, whole_path) for folder, files, ending in listed]
     images, references = named[0], named[-1]
     if reference_dir is None:
-        return tuple(Pair(name, images[name], None) for name in sorted(images)), ()
+        return Pairing(tuple(Pair(name, images[name], None) for name in sorted(images)), (), left_out)
     common = sorted(images.keys() & references.keys())
-    left_out = sorted(images.keys() ^ references.keys())
-    hint = _suffix_hint(images, references) if left_out and not suffix else ""
+    unmatched = sorted(images.keys() ^ references.keys())
+    hint = _suffix_hint(images, references) if unmatched and not suffix else ""
     if not common:
         raise ValueError(
             f"no image of {sr_dir} has a reference of the same name in {reference_dir} "
             f"({examples(sorted(images))} against {examples(sorted(references))}){hint}"
         )
-    if left_out and not allow_unmatched:
+    if unmatched and not allow_unmatched:
         raise ValueError(_without_partner(images, references, sr_dir, reference_dir) + hint)
-    return tuple(Pair(name, images[name], references[name]) for name in common), tuple(left_out)
+    pairs = tuple(Pair(name, images[name], references[name]) for name in common)
+    return Pairing(pairs, tuple(unmatched), left_out)
 
 
 def examples(names: Sequence[str]) -> str:

@@ -79,7 +79,7 @@ def fit_niqe(
         raise ValueError(f"a NIQE model is an .npz file; got the name {out}")
     if out.exists() and not overwrite:
         raise FileExistsError(f"{out} exists: choose another name or allow overwriting")
-    files = image_files(folder)
+    files, left_out = image_files(folder)
     check_outputs({"the NIQE model": out}, {"the photograph": files})
     photos = []
     for path in track(files, description="NIQE features", disable=not progress):
@@ -92,6 +92,7 @@ def fit_niqe(
         "source": source or folder.resolve().name,
         "photos": len(photos),
         "photos_too_small": len(files) - len(photos),
+        "photos_left_out": [str(item) for item in left_out],
         "blocks": fit.blocks,
         "block_size": BLOCK,
         "sharpness_threshold": threshold,

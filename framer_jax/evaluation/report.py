@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from rich.table import Table
 
+from framer_jax.data.files import LeftOut
 from framer_jax.evaluation.metrics import METRICS
 from framer_jax.evaluation.pairs import Pair
 from framer_jax.evaluation.scoring import Failure
@@ -43,6 +44,7 @@ class Evaluation(NamedTuple):
       summary: metric id to its mean and interval.
       metadata: what is needed to compare the numbers: version, metric variants, border, model hashes, settings.
       failures: why images have no score, in the order of the pairs.
+      left_out: what may be an image of the folders, or hold images, and cannot be read.
     """
 
     pairs: tuple[Pair, ...]
@@ -50,6 +52,7 @@ class Evaluation(NamedTuple):
     summary: dict[str, Summary]
     metadata: dict[str, Any]
     failures: tuple[Failure, ...] = ()
+    left_out: tuple[LeftOut, ...] = ()
 
     def __repr__(self) -> str:
         means = ", ".join(f"{name} {entry.mean:.4f}" for name, entry in self.summary.items())
@@ -110,7 +113,10 @@ def _reasons(failures: Sequence[Failure], names: Sequence[str]) -> list[str]:
 
 def write_csv(evaluation: Evaluation, path: str | Path) -> None:
     """Write one row per image with its name and one column per metric, to six decimals; no score is an empty cell."""
-    with atomic_write(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+    with (
+        atomic_write(path) as temporary,
+        temporary.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file,
+    ):
         writer = csv.writer(file)
         writer.writerow(["image", *evaluation.values])
         for index, pair in enumerate(evaluation.pairs):

@@ -122,7 +122,7 @@ def evaluate(
     ids = check_metric_inputs(metric_ids, reference_dir is not None, model)
     if not any(METRICS[name].needs_reference for name in ids):
         reference_dir = None  # no metric uses references, so they are not paired
-    pairs, left_out = pair_files(sr_dir, reference_dir, allow_unmatched, suffix)
+    pairs, unmatched, left_out = pair_files(sr_dir, reference_dir, allow_unmatched, suffix)
     check_outputs(outputs, _inputs(pairs))
     settings = ScoreSettings(tuple(ids), model, crop_border, mod_crop)
     sizes = pair_sizes(pairs, mod_crop)
@@ -131,16 +131,17 @@ def evaluate(
         task = progress.add_task("scoring", total=len(pairs))
         values, failures = score_pairs(pairs, sizes, settings, lambda done: progress.advance(task, done))
     summary = {name: summarise(scores, seed, resamples) for name, scores in values.items()}
-    metadata = _metadata(settings, len(pairs), left_out)
+    metadata = _metadata(settings, len(pairs), unmatched)
+    metadata["not_read"] = [str(item) for item in left_out]
     metadata["made"] = upscale_settings([pair.image for pair in pairs])
     metadata["bootstrap"] = {"seed": seed, "resamples": resamples, "level": 0.95}
-    evaluation = Evaluation(pairs, values, summary, metadata, failures)
+    evaluation = Evaluation(pairs, values, summary, metadata, failures, left_out)
     if csv_path is not None:
         write_csv(evaluation, csv_path)
     if json_path is not None:
         write_json(evaluation, json_path)
     if console is not None:
-        _print(evaluation, left_out, console)
+        _print(evaluation, unmatched, console)
     return evaluation
 
 
@@ -154,9 +155,9 @@ def _inputs(pairs: Sequence[Pair]) -> dict[str, list[Path]]:
     }
 
 
-def _print(evaluation: Evaluation, left_out: Sequence[str], console: Console) -> None:
+def _print(evaluation: Evaluation, unmatched: Sequence[str], console: Console) -> None:
     console.print(summary_table(evaluation.summary, len(evaluation.pairs)))
-    for line in failure_lines(evaluation):
+    for line in (*failure_lines(evaluation), *(f"left out: {item}" for item in evaluation.left_out)):
         console.print(escape(line), highlight=False, soft_wrap=True)
-    if left_out:
-        console.print(f"{len(left_out)} without a partner skipped: {examples(left_out)}")
+    if unmatched:
+        console.print(f"{len(unmatched)} without a partner skipped: {examples(unmatched)}")

@@ -55,7 +55,9 @@ def sha256_of(path: str | os.PathLike[str]) -> str:
     digest = hashlib.sha256()
     for file_path in sorted(path.rglob("*"), key=lambda entry: entry.relative_to(path).as_posix()):
         if file_path.is_file():
-            digest.update(f"{file_path.relative_to(path).as_posix()}\0{sha256_of(file_path)}\n".encode())
+            digest.update(
+                f"{file_path.relative_to(path).as_posix()}\0{sha256_of(file_path)}\n".encode(errors="surrogateescape")
+            )
     return digest.hexdigest()
 
 

@@ -180,14 +180,14 @@ def caption_images(
     numbers = range(shard[0], len(images.names), shard[1])
     missing = [number for number in numbers if images.names[number] not in captions]
     damaged = 0
-    with open(path, "a", encoding="utf-8") as file:
+    with open(path, "a", encoding="utf-8", errors="backslashreplace") as file:
         for number in track(missing, "captions", console=Console(stderr=True)):
             name, image = images.names[number], images.load(number)
             if image.pixels is None:
                 caption = Caption(name, "", "", damaged=True)
                 damaged += 1
             else:
-                raw = captioner(image.pixels, zlib.crc32(f"{settings.seed} {name}".encode()))
+                raw = captioner(image.pixels, zlib.crc32(f"{settings.seed} {name}".encode(errors="surrogateescape")))
                 caption = Caption(name, raw, clean_caption(raw), photo=image.photo)
             file.write(caption_line(caption))
             file.flush()
