@@ -11,7 +11,7 @@ from framer_jax.checkpoints.identity import network_knobs, trained_identity
 from framer_jax.checkpoints.migration import SchemaError, migrate, present_knobs
 from framer_jax.checkpoints.networks import read_network
 from framer_jax.knobs import check_same_values
-from framer_jax.models.mmdit import JointTransformer, match_block_layout
+from framer_jax.models.mmdit import JointTransformer, block_structure, match_block_layout
 from framer_jax.porting.table import MAPS
 from framer_jax.porting.weights import is_ours, load_weights
 from framer_jax.recipes.base import Params
@@ -117,5 +117,5 @@ def _with_block_layout(params: Params, config: Config) -> Params:
     arguments = config.get(section, {}).get(name, {})
     if "scan" not in arguments:
         return params
-    model = JointTransformer(**{name: arguments[name] for name in ("depth", "dual_blocks", "scan")})
+    model = JointTransformer(**block_structure(arguments), scan=arguments["scan"])
     return {name: match_block_layout(group, model) for name, group in params.items()}
