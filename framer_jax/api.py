@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -185,6 +185,7 @@ def port(
     to: str = "jax",
     overwrite: bool = False,
     check: str | None = None,
+    values: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Convert weights between PyTorch and framer_jax, as `framer-jax port` does.
 
@@ -197,6 +198,8 @@ def port(
       overwrite: whether an existing output may be replaced.
       check: clone of the original repository (or 'installed' for an installed package) with which the output of every
         layer is compared first; None for no comparison.
+      values: arguments of the network that its tensors do not determine, such as {'head_width': 32}; those that nothing
+        states are in the result's 'assumed'.
 
     Returns:
       What the command prints: 'written', 'sha256', 'model', 'parameters' and further facts, by name.
@@ -213,8 +216,8 @@ def port(
         raise FileExistsError(f"{output} exists: choose another name or set overwrite=True")
     paths = [Path(inputs)] if isinstance(inputs, str | os.PathLike) else [Path(path) for path in inputs]
     if to == "jax":
-        return port_to_jax(model, paths, Path(output), check)
-    return port_to_torch(model, paths, Path(output), to, check)
+        return port_to_jax(model, paths, Path(output), check, values)
+    return port_to_torch(model, paths, Path(output), to, check, values)
 
 
 def framer_loss(taps: Sequence[jax.Array], key: jax.Array, variant: str = "paper", **changes: Any) -> FramerLoss:

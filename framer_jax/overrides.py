@@ -57,7 +57,7 @@ def apply_override(config: ConfigDict, key: str, text: str) -> None:
         raise ValueError("schema is the version of the configuration's layout: it cannot be set")
     optional = isinstance(dict(node.items(preserve_field_references=True))[last], FieldReference)
     is_text = isinstance(present, str) and not (optional and text == "None")
-    value = text if is_text else _literal(text)
+    value = text if is_text else literal(text)
     if isinstance(value, bool) and node.get_type(last) is not bool:  # ml_collections takes it for a number
         raise ValueError(f"{key}={text}: it must be of type {node.get_type(last).__name__}")
     if value is None and not optional and not key.startswith(FREE):  # which ml_collections accepts for any type
@@ -68,7 +68,8 @@ def apply_override(config: ConfigDict, key: str, text: str) -> None:
         raise ValueError(f"{key}={text}: {' '.join(str(error).split())}") from error
 
 
-def _literal(text: str) -> Any:
+def literal(text: str) -> Any:
+    """The value of a Python literal, or the text itself if it is none."""
     try:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError):

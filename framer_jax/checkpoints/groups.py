@@ -12,6 +12,7 @@ from framer_jax.checkpoints.migration import SchemaError, migrate, present_knobs
 from framer_jax.checkpoints.networks import read_network
 from framer_jax.knobs import check_same_values
 from framer_jax.models.mmdit import JointTransformer, block_structure, match_block_layout
+from framer_jax.porting.stated import Statement
 from framer_jax.porting.table import MAPS
 from framer_jax.porting.weights import is_ours, load_weights
 from framer_jax.recipes.base import Params
@@ -98,7 +99,8 @@ def _published_network(path: str | os.PathLike[str], config: Config, same_proces
             f"{path} is not a file of a framer_jax run, and published weights do not fit recipe.name {method.name!r} "
             f"with recipe.{section}.name {name!r}: use a configuration such as resshift_v1"
         )
-    network = read_network(name, path)
+    configured = {"scale": config.get("scale"), **config[section][name]}
+    network = read_network(name, path, statements=[Statement("the configuration", configured)])
     description = MAPS[name].describe(network.arguments)
     check_same_values(
         network_knobs(section, name, network.arguments, network.arguments.get("scale", config.get("scale"))),

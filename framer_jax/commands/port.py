@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,12 +15,24 @@ from framer_jax.checkpoints.merge import is_mergeable_run, merge_run
 from framer_jax.checkpoints.networks import build_network, network_shapes, read_network
 from framer_jax.commands.port_check import INSTALLED, check
 from framer_jax.commands.port_originals import control_differences
+from framer_jax.overrides import literal
 from framer_jax.porting.diffusers_folder import write_folder
 from framer_jax.porting.files import sha256_of
 from framer_jax.porting.lora import LoraLayers, write_layers
 from framer_jax.porting.maps import to_torch
+from framer_jax.porting.stated import (
+    Statement,
+    assumption,
+    config_entries,
+    header_of,
+    settle,
+    sidecar_of,
+    statement_of,
+    without_constants,
+    write_sidecar,
+)
 from framer_jax.porting.table import MAPS, Ported, arguments_in, map_named, model_in
-from framer_jax.porting.torch_files import write_state
+from framer_jax.porting.torch_files import PICKLES, write_state
 from framer_jax.porting.weights import load_weights, save_weights
 from framer_jax.recipes.components.networks import network_section
 from framer_jax.recipes.table import method_of
@@ -38,6 +51,7 @@ class Ours(NamedTuple):
       files: the files it was read from, 'file' and 'sha256' each.
       metadata: metadata of the file.
       lora: the LoRA that a run trained, None if it trained none.
+      assumed: names of the arguments that were assumed when it was ported from PyTorch.
     """
 
     params: dict[str, Any]
@@ -45,6 +59,7 @@ class Ours(NamedTuple):
     files: list[dict[str, str]]
     metadata: dict[str, Any]
     lora: LoraLayers | None = None
+    assumed: tuple[str, ...] = ()
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -69,6 +84,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="first compare every layer's output with the original, imported from this clone of its repository; "
         f"'{INSTALLED}': with the installed package (diffusers)",
     )
+    parser.add_argument(
+        "--set",
+        dest="values",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="argument of the network that its tensors do not determine, such as head_width of a transformer without "
+        "query norms, value_range of SwinIR, scaling of an autoencoder; those that nothing states are printed as "
+        "assumed; repeatable",
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace an existing file, or a folder of a model")
 
 
@@ -79,15 +104,42 @@ def run(arguments: argparse.Namespace) -> int:
         raise ValueError(f"{output} exists: name another file, or use --overwrite")
     inputs, model = [Path(path) for path in arguments.inputs], map_named(arguments.model).name
     if arguments.to == "jax":
-        facts = port_to_jax(model, inputs, output, arguments.check)
+        facts = port_to_jax(model, inputs, output, arguments.check, read_values(arguments.values))
     else:
-        facts = port_to_torch(model, inputs, output, arguments.to, arguments.check)
+        facts = port_to_torch(model, inputs, output, arguments.to, arguments.check, read_values(arguments.values))
     for name, value in facts.items():
         print(f"{name:<12} {value}")
     return 0
 
 
-def port_to_jax(model: str, inputs: list[Path], output: Path, original: str | None = None) -> dict[str, Any]:
+def read_values(texts: Sequence[str]) -> dict[str, Any]:
+    """Values of arguments from NAME=VALUE texts, the values Python literals or plain strings.
+
+    Raises:
+      ValueError: a text without '=', or a name that is given twice.
+    """
+    values: dict[str, Any] = {}
+    for text in texts:
+        name, separator, value = text.partition("=")
+        if not separator or not name or not value:
+            raise ValueError(f"cannot read --set {text!r}: write NAME=VALUE, such as head_width=64")
+        if name in values:
+            raise ValueError(f"--set {name} is given twice: give it once")
+        values[name] = literal(value)
+    return values
+
+
+def _stated(values: Mapping[str, Any] | None) -> list[Statement]:
+    return [Statement("--set", values, strict=True)] if values else []
+
+
+def port_to_jax(
+    model: str,
+    inputs: list[Path],
+    output: Path,
+    original: str | None = None,
+    values: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
     """Write a checkpoint in framer_jax's format; returns the facts to print.
 
     Args:
@@ -95,17 +147,18 @@ def port_to_jax(model: str, inputs: list[Path], output: Path, original: str | No
       inputs: the checkpoint; several files if each holds a part of the model.
       output: the file to write.
       original: folder of the original code, with which the network is compared first; None for no comparison.
+      values: arguments of the network that its tensors do not determine.
 
     Raises:
       ValueError, FileNotFoundError, ImportError: as framer_jax.checkpoints.networks.read_network, `read_ours`, `check`
         and `save_weights`.
     """
     if len(inputs) == 1 and is_mergeable_run(inputs[0]):
-        ours = read_ours(model, inputs[0])
+        ours = read_ours(model, inputs[0], values)
         ported = Ported(ours.params, ours.arguments, {"files": ours.files})
     else:
-        ported = read_network(model, *inputs)
-    checked = _checked(model, ported.params, ported.arguments, original)
+        ported = read_network(model, *inputs, statements=_stated(values))
+    checked = _checked(model, ported.params, ported.arguments, original, ported.source.get("assumed", ()))
     parameters = _count(flatten_names(ported.params)[0])
     metadata = {
         "framer_jax_version": __version__,
@@ -122,7 +175,12 @@ def port_to_jax(model: str, inputs: list[Path], output: Path, original: str | No
 
 
 def port_to_torch(
-    model: str, inputs: list[Path], output: Path, form: str = "torch", original: str | None = None
+    model: str,
+    inputs: list[Path],
+    output: Path,
+    form: str = "torch",
+    original: str | None = None,
+    values: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Write a file of framer_jax, ported or trained, in PyTorch's names; returns the facts to print.
 
@@ -132,6 +190,8 @@ def port_to_torch(
       output: the file or folder to write.
       form: 'torch', 'diffusers' or 'lora'.
       original: as for `port_to_jax`.
+      values: as for `port_to_jax`; the file states all such arguments, in its header, in config.json, or next to a
+        pickle.
 
     Raises:
       ValueError, FileNotFoundError, ImportError: the input is not of this model, or has no such form, or as `check`,
@@ -145,22 +205,43 @@ def port_to_torch(
         raise ValueError(f"--to diffusers: there are no folders of {model}, only of {known}: use --to torch")
     if form == "lora" and original is not None:
         raise ValueError("--check compares whole models: use it with --to diffusers, which has the LoRA within")
-    ours = read_ours(model, inputs[0])
+    ours = read_ours(model, inputs[0], values)
     if form == "lora":
         return _port_lora(model, ours, inputs[0], output)
     state = to_torch(weights, ours.params, str(inputs[0]), ours.arguments)
-    checked = _checked(model, ours.params, ours.arguments, original)
+    checked = _checked(model, ours.params, ours.arguments, original, ours.assumed)
+    statement = statement_of(weights, state, ours.arguments)
     if form == "diffusers" and weights.make_config:
-        write_folder(output, weights.make_config(ours.arguments), state, overwrite=True)
+        config = weights.make_config(ours.arguments) | config_entries(statement)
+        write_folder(output, config, state, overwrite=True)
     else:
-        write_state(output, state)
+        write_state(output, state, header_of(statement))
+        if output.suffix in PICKLES:
+            write_sidecar(output, statement)
     facts = _facts(output, model, _count(flatten_names(ours.params)[0]))
+    facts |= _statement_facts(output, statement, ours.assumed)
     notes = _pipeline_notes(ours.metadata) if model == "resshift_unet" else _network_notes(model, ours.arguments)
     return facts | {"tensors": len(state)} | checked | _described({"files": ours.files}) | notes
 
 
-def read_ours(model: str, path: Path) -> Ours:
+def _statement_facts(output: Path, statement: Mapping[str, Any], assumed: Sequence[str]) -> dict[str, str]:
+    """What a file in PyTorch's names states besides its tensors, where, and which of it was assumed."""
+    if not statement:
+        return {}
+    stated = statement["arguments"]
+    facts = {"stated": ", ".join(f"{name} {value!r}" for name, value in stated.items())}
+    if output.suffix in PICKLES:
+        facts["stated in"] = str(sidecar_of(output))
+    return facts | ({"assumed": assumption(stated, names)} if (names := [n for n in assumed if n in stated]) else {})
+
+
+def read_ours(model: str, path: Path, values: Mapping[str, Any] | None = None) -> Ours:
     """A file of framer_jax, ported or trained, as one whole model.
+
+    Args:
+      model: name of the weight map.
+      path: the file.
+      values: arguments that tensors do not determine, instead of the file's.
 
     Raises:
       ValueError, FileNotFoundError, ImportError: it is not of this model, is not whole, or as
@@ -180,9 +261,13 @@ def read_ours(model: str, path: Path) -> Ours:
             params = params[weights.group]
         files = [{"file": path.name, "sha256": sha256_of(path)}]
         ours = Ours(params, _known_arguments(model, metadata), files, metadata)
-    arguments = weights.arguments(to_torch(weights, ours.params, str(path))) | ours.arguments
+    state = to_torch(weights, ours.params, str(path))
+    arguments = weights.arguments(state) | ours.arguments
+    settled = settle(weights, without_constants(weights, state, arguments), arguments, _stated(values), str(path))
+    assumed = ours.metadata.get("source", {}).get("assumed", ())
+    arguments = settled.arguments
     check_same_structure(ours.params, network_shapes(model, build_network(model, arguments)), path.name)
-    return ours._replace(arguments=arguments)
+    return ours._replace(arguments=arguments, assumed=tuple(name for name in assumed if name in settled.assumed))
 
 
 def _port_lora(model: str, ours: Ours, path: Path, output: Path) -> dict[str, Any]:
@@ -239,10 +324,12 @@ def _pipeline_notes(metadata: dict[str, Any]) -> dict[str, str]:
     return {"note": f"{', '.join(differences)}: the released samplers do not run such a model, only its network"}
 
 
-def _checked(model: str, params: dict[str, Any], arguments: dict[str, Any], original: str | None) -> dict[str, Any]:
+def _checked(
+    model: str, params: dict[str, Any], arguments: dict[str, Any], original: str | None, assumed: Sequence[str]
+) -> dict[str, Any]:
     if original is None:
         return {}
-    *layers, output = check(model, params, arguments, original)
+    *layers, output = check(model, params, arguments, original, assumed)
     worst = max(layers, key=lambda difference: difference.relative)
     return {
         "checked": f"{len(layers)} layers, relative differences up to {worst.relative:.1e} ({worst.layer}); "
@@ -255,12 +342,14 @@ def _facts(output: Path, model: str, parameters: int) -> dict[str, Any]:
 
 
 def _described(source: dict[str, Any]) -> dict[str, Any]:
-    """Source files with their checksums, and the parts of them that were left out."""
+    """Source files with their checksums, what was chosen and assumed, and the parts that were left out."""
     lines = {f"source {number}": f"{file['file']}  {file['sha256']}" for number, file in enumerate(source["files"], 1)}
     if source.get("taken_off"):
         lines["taken off"] = ", ".join(source["taken_off"])
     if source.get("dropped"):
         lines["dropped"] = f"{source['dropped']} constants that the model computes itself"
+    # Other notes have the key 'note'; keys must differ, and those of files are numbered too.
+    lines |= {f"note {number}": note for number, note in enumerate(source.get("notes", ()), 1)}
     return lines
 
 

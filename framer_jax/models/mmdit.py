@@ -105,6 +105,8 @@ class JointTransformer(nn.Module):
         check_knobs(self)
         if self.positions not in POSITIONS:
             raise ValueError(f"positions is {self.positions!r}: it must be one of {', '.join(POSITIONS)}")
+        if self.position_base < 1:
+            raise ValueError(f"position_base is {self.position_base}: it must be at least 1")
         if self.width % 4:
             raise ValueError(f"heads times head_width is {self.width}: it must be a multiple of 4")
         if self.dual_blocks > self.depth:

@@ -103,6 +103,8 @@ class WeightMap:
       folder: name of the model's folder in a Diffusers pipeline; '' if there are no such folders.
       assumed: (checkpoint, its arguments) → names of those that its tensors do not determine, whose values are those of
         published models; see framer_jax.porting.stated.
+      linked: those of them of which each follows from any other.
+      constants: arguments that config.json may state otherwise, because a stored tensor takes precedence.
       settle: (arguments, stated values of some of the assumed ones, checkpoint) → arguments, with those that follow.
       read_config: (config.json, its name in errors) → the arguments that it states. A ValueError names a setting that
         our module does not have.
@@ -122,6 +124,8 @@ class WeightMap:
     computed: Callable[[StateDict], tuple[str, ...]] = nothing_computed
     folder: str = ""
     assumed: Callable[[StateDict, Mapping[str, Any]], tuple[str, ...]] = nothing_assumed
+    linked: tuple[str, ...] = ()
+    constants: tuple[str, ...] = ()
     settle: Callable[[Mapping[str, Any], Mapping[str, Any], StateDict], dict[str, Any]] = with_values
     read_config: Callable[[Mapping[str, Any], str], dict[str, Any]] = no_config
     config_class: str = ""

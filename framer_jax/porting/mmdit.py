@@ -289,6 +289,8 @@ MMDIT = WeightMap(
     computed=computed_positions,
     folder="transformer",
     assumed=mmdit_assumed,
+    linked=("heads", "head_width"),
+    constants=("position_base",),
     settle=mmdit_settle,
     read_config=mmdit_arguments_of_config,
     config_class=CLASS,
@@ -337,6 +339,15 @@ def dit4sr_transformer_assumed(state: StateDict, arguments: Mapping[str, Any]) -
     return (*mmdit_assumed(state, arguments), *variant, "lr_attention", "control_scale")
 
 
+def dit4sr_transformer_settle(
+    arguments: Mapping[str, Any], stated: Mapping[str, Any], state: StateDict
+) -> dict[str, Any]:
+    """See `mmdit_settle`; weights with the layers that the released code does not use are not of variant 'correct'."""
+    if stated.get("variant", "released") != "released" and _has_unused_layers(state):
+        raise ValueError(f"variant {stated['variant']!r} has no layers such as attn2.add_q_proj: it is 'released'")
+    return mmdit_settle(arguments, stated, state)
+
+
 def _has_unused_layers(state: StateDict) -> bool:
     return any(key.endswith(".attn2.add_q_proj.weight") for key in state)
 
@@ -347,6 +358,7 @@ DIT4SR_TRANSFORMER = replace(
     rules=RULES + CONTROL_RULES,
     arguments=dit4sr_transformer_arguments,
     assumed=dit4sr_transformer_assumed,
+    settle=dit4sr_transformer_settle,
     describe=lambda arguments: f"DiT4SR ({arguments['variant']}) on {mmdit_variant(arguments)}",
 )
 """transformer/ of dit4sr_q and dit4sr_f, and of FRAMER."""

@@ -3,7 +3,8 @@ import pytest
 
 from framer_jax.diffusion import flow
 from tools.check_parity import main
-from tools.parity.cases import Case, compare, named_weight
+from tools.parity.cases import Case, compare
+from tools.parity.drawn_weights import named_weight
 
 COPIED = (
     *("framer_loss_B3", "color_fix", "dwt_pywt", "niqe", "realesrgan_primitives", "schedulers"),

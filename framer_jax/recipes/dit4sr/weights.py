@@ -55,7 +55,12 @@ def read_base(path: str, arguments: Mapping[str, Any], reader: WeightReader) -> 
         one line that names the knobs.
     """
     knob = BASE_FILE.knob
-    model, base = reader.transformer(knob, path, (BASE_NETWORK, NETWORK), "Stable Diffusion 3.5's transformer")
+    # Where no second attention shows the variant, it is the configured one; otherwise it is compared below.
+    dual = arguments["dual_blocks"] or arguments.get("dual_layers")
+    configured = {name: value for name, value in arguments.items() if not (dual and name == "variant")}
+    model, base = reader.transformer(
+        knob, path, (BASE_NETWORK, NETWORK), "Stable Diffusion 3.5's transformer", configured
+    )
     channels = base.arguments["channels"]
     if channels != arguments.get("channels", channels):
         raise ValueError(

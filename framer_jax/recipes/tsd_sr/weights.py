@@ -50,9 +50,10 @@ def read_transformer(path: str, config: Config, widths: dict[str, int], reader: 
     Raises:
       FileNotFoundError, ImportError, ValueError: it cannot be read, or is of another size than configured.
     """
-    _, base = reader.transformer(BASE_FILE.knob, path, (NETWORK,), "Stable Diffusion 3's transformer")
+    size = config["denoiser"][NETWORK]
+    _, base = reader.transformer(BASE_FILE.knob, path, (NETWORK,), "Stable Diffusion 3's transformer", size)
     source = f"{BASE_FILE.knob} {path}, {map_named(NETWORK).describe(base.arguments)},"
-    check_same_size(base.arguments, {**config["denoiser"][NETWORK], **widths}, f"recipe.denoiser.{NETWORK}", source)
+    check_same_size(base.arguments, {**size, **widths}, f"recipe.denoiser.{NETWORK}", source)
     return base.params
 
 
