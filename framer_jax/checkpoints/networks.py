@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -28,6 +29,8 @@ from framer_jax.recipes.components.latent_space import AUTOENCODER
 from framer_jax.recipes.components.spaces import AUTOENCODER_MAPS
 from framer_jax.recipes.method import Config, Pretrained
 from framer_jax.trees import check_same_structure
+
+LOGGER = logging.getLogger(__name__)
 
 
 class NetworkKind(NamedTuple):
@@ -99,12 +102,23 @@ def network_shapes(name: str, module: nn.Module) -> dict[str, Any]:
     return jax.eval_shape(module.init, jax.random.key(0), *KINDS[name].inputs(module))["params"]
 
 
-def read_network(name: str, *paths: str | os.PathLike[str], statements: Sequence[Statement] = ()) -> Ported:
+def log_notes(path: str | os.PathLike[str], *notes: str) -> None:
+    """Log what was assumed, chosen or left out when weights were read; empty notes are none."""
+    for note in notes:
+        if note:
+            LOGGER.warning("%s: %s", path, note)
+
+
+def read_network(
+    name: str, *paths: str | os.PathLike[str], variant: str = "", statements: Sequence[Statement] = ()
+) -> Ported:
     """Read a published network, from a file that `framer-jax port` wrote or from PyTorch's own, and check it.
 
     Args:
       name: the weight map.
       paths: the file, or several PyTorch files that hold a part each.
+      variant: variant of the weights in a folder of Diffusers, such as 'fp16'; see
+        framer_jax.porting.diffusers_folder.find_model.
       statements: values of arguments that its tensors do not determine; see framer_jax.porting.stated.
 
     Raises:
@@ -112,7 +126,10 @@ def read_network(name: str, *paths: str | os.PathLike[str], statements: Sequence
     """
     name = map_named(name).name
     ours = len(paths) == 1 and is_ours(paths[0])
-    ported = read_ported(name, paths[0], statements) if ours else read_torch(name, *paths, statements=statements)
+    if ours:
+        ported = read_ported(name, paths[0], statements)
+    else:
+        ported = read_torch(name, *paths, variant=variant, statements=statements)
     source = " and ".join(Path(path).name for path in paths)
     try:
         expected = network_shapes(name, build_network(name, ported.arguments))
@@ -138,6 +155,8 @@ def load_network(name: str, *paths: str | os.PathLike[str], dtype: Dtype = jnp.f
         requirement.
     """
     ported = read_network(name, *paths, statements=[Statement("the recipe", demands)])
+    if not is_ours(paths[0]):
+        log_notes(" and ".join(map(str, paths)), *ported.source["notes"])
     arguments = ported.arguments | demands
     module = build_network(name, arguments, dtype)
     if demands:

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from framer_jax.knobs import check_knobs, knob
 from framer_jax.models.denoiser import IMAGE, Condition, Taps, condition_entry
 from framer_jax.models.layers import (
+    GROUPS,
     TIMES,
     Dtype,
     GroupNorm,
@@ -72,19 +73,30 @@ class SwinUNet(nn.Module):
     """
 
     out_channels: int = 3
-    channels: int = knob(160, "Width of the finest level.", at_least=1)
-    multipliers: tuple[int, ...] = knob((1, 2, 2, 4), "Width of each level as a multiple of channels.")
+    channels: int = knob(160, "Width of the finest level.", at_least=1, at_most=65536)
+    multipliers: tuple[int, ...] = knob(
+        (1, 2, 2, 4), "Width of each level as a multiple of channels.", at_least=1, at_most=64
+    )
     blocks: tuple[int, ...] = knob(
-        (2, 2, 2, 2), "Residual blocks of each level on the way down; the way up has one more per level."
+        (2, 2, 2, 2),
+        "Residual blocks of each level on the way down; the way up has one more per level.",
+        at_least=1,
+        at_most=1000,
     )
-    swin_channels: int = knob(192, "Width of the Swin layers.", at_least=1)
-    swin_blocks: int = knob(2, "Swin blocks per layer.", at_least=1)
-    head_channels: int = knob(32, "Width of an attention head.", at_least=1)
-    window: int = knob(8, "Side of an attention window.", unit="latent positions", at_least=1)
+    swin_channels: int = knob(192, "Width of the Swin layers.", at_least=1, at_most=65536)
+    swin_blocks: int = knob(2, "Swin blocks per layer.", at_least=1, at_most=1000)
+    head_channels: int = knob(32, "Width of an attention head.", at_least=1, at_most=4096)
+    window: int = knob(8, "Side of an attention window.", unit="latent positions", at_least=1, at_most=1024)
     swin_levels: tuple[int, ...] | None = knob(
-        None, "Levels with Swin layers, 0 the finest; None: all. There is always one in the middle."
+        None,
+        "Levels with Swin layers, 0 the finest; None: all. There is always one in the middle.",
+        at_least=0,
+        at_most=63,
+        empty=True,
     )
-    mlp_ratio: float = knob(4, "Width of the MLPs as a multiple of that of the Swin layers, rounded down.", above=0)
+    mlp_ratio: float = knob(
+        4, "Width of the MLPs as a multiple of that of the Swin layers, rounded down.", above=0, at_most=64
+    )
     time: str = knob(
         "scale_shift",
         "How residual blocks take the time: scale_shift (of the second norm, as published) or add (to its input).",
@@ -102,12 +114,14 @@ class SwinUNet(nn.Module):
         "whatever the side of the input.",
         unit="latent positions",
         at_least=1,
+        at_most=16_384,
     )
     condition_size: int = knob(
         64,
         "Side of the condition image where the latents have side image_size: the same, or a power of two larger.",
         unit="pixels",
         at_least=1,
+        at_most=16_384,
     )
     condition_channels: int = knob(
         3,
@@ -120,6 +134,7 @@ class SwinUNet(nn.Module):
         "Gain of the LR image's local contrast as a further input, with which small networks learn its faint structure "
         "sooner; 0 for none, as published.",
         at_least=0,
+        at_most=1000,
     )
     variant: str = knob(
         "released",
@@ -130,10 +145,16 @@ class SwinUNet(nn.Module):
 
     def __post_init__(self) -> None:
         check_knobs(self)
-        if len(self.multipliers) != len(self.blocks) or min(self.blocks, default=0) < 1:
+        if len(self.multipliers) != len(self.blocks):
             raise ValueError(
-                f"blocks is {self.blocks}: it must hold a positive number of blocks for each of the levels "
-                f"{self.multipliers}"
+                f"blocks is {self.blocks}: it must hold the number of blocks of each of the {len(self.multipliers)} "
+                f"levels of multipliers, {self.multipliers}"
+            )
+        if self.channels % GROUPS:
+            raise ValueError(f"channels is {self.channels}: it must be a multiple of the {GROUPS} groups of GroupNorm")
+        if self.swin_channels % self.head_channels:
+            raise ValueError(
+                f"swin_channels is {self.swin_channels}: it must be a multiple of head_channels ({self.head_channels})"
             )
         if self.image_size * self.downsampling != self.condition_size:
             raise ValueError(
@@ -153,6 +174,11 @@ class SwinUNet(nn.Module):
     def taps(self) -> str:
         """The taps are feature maps."""
         return "hidden"
+
+    @property
+    def tap_count(self) -> int:
+        """One tap per level on the way down, one of the middle, and one per level on the way up."""
+        return 2 * len(self.multipliers) + 1
 
     @property
     def downsampling(self) -> int:

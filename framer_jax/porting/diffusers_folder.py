@@ -164,7 +164,7 @@ def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:
     file = Path(path) / CONFIG
     if not file.is_file():
         raise FileNotFoundError(f"{path}: lacks {CONFIG}; give the folder of one model, such as a pipeline's vae/")
-    return _read_object(file)
+    return read_object(file)
 
 
 def write_folder(
@@ -260,7 +260,7 @@ def _index_of(path: Path, shard: re.Match[str]) -> tuple[str, list[str]]:
       FileNotFoundError: there is neither an index nor every other shard.
     """
     for index in sorted(file for file in path.parent.iterdir() if INDEX_NAME.fullmatch(file.name)):
-        if path.name in (_read_object(index).get("weight_map") or {}).values():
+        if path.name in (read_object(index).get("weight_map") or {}).values():
             return index.name, []
     total = int(shard["count"])
     names = [f"{shard['stem']}-{number:05d}-of-{total:05d}{shard['rest']}" for number in range(1, total + 1)]
@@ -273,7 +273,7 @@ def _index_of(path: Path, shard: re.Match[str]) -> tuple[str, list[str]]:
 
 def _read_index(path: Path, index: str) -> dict[str, str]:
     """Tensor → file of its shard, after a check that all files exist."""
-    weight_map = _read_object(path / index).get("weight_map")
+    weight_map = read_object(path / index).get("weight_map")
     if (
         not isinstance(weight_map, dict)
         or not weight_map
@@ -346,7 +346,8 @@ def _other_files(path: Path) -> list[str]:
     )
 
 
-def _read_object(path: Path) -> dict[str, Any]:
+def read_object(path: Path) -> dict[str, Any]:
+    """The JSON object in a file; ValueError if it holds anything else."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, OSError) as error:

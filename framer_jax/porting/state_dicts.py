@@ -47,8 +47,11 @@ WITHOUT_DOTS = "model_ema."
 DEPTH = 4
 """Levels of entries that are searched."""
 
+LISTED = 8
+"""Names of parts that a note lists."""
+
 FITTING = 4
-"""A place fits if it has more than this part (1 / FITTING) of the known keys of the one that has most."""
+"""A place fits if more than this part (1 / FITTING) of its keys is known, and of the known keys of the best one."""
 
 
 class Selection(NamedTuple):
@@ -69,12 +72,12 @@ _Group = tuple[tuple[str, ...], dict[str, Any]]
 
 
 class _Place(NamedTuple):
-    """Where a model may be: the entries above its keys and their prefix, all its keys, and how many are known."""
+    """Where a model may be: the entries above its keys, their prefix, how many are known, all keys of the entries."""
 
     entries: tuple[str, ...]
     prefix: str
-    tensors: Mapping[str, Any]
     known: int
+    group: Mapping[str, Any]
 
     def label(self) -> str:
         parts = [*self.entries, self.prefix]
@@ -109,8 +112,8 @@ def select(content: Mapping[str, Any], source: str, is_known: IsKnown | None = N
     if not groups:
         raise ValueError(_without_tensors(content, source))
     places = [place for entries, tensors in groups for place in _places(entries, tensors, is_known)]
-    if not places:  # none of its keys is known: the weight map's error says what the file is
-        places = [place for entries, tensors in groups for place in _places(entries, tensors, None)]
+    if not places:  # the model is not there: the weight map's error says what the file is
+        return select(content, source)
     places = [place for place in places if not set(place.names()) & set(OTHER_MODELS)] or places
     best = max(place.known for place in places)
     fitting = [place for place in places if is_known is None or place.known * FITTING > best]
@@ -124,9 +127,7 @@ def select(content: Mapping[str, Any], source: str, is_known: IsKnown | None = N
     ]
     if undecided and is_known is not None:
         labels = ", ".join(f"{place.title()} ({place.known} tensors)" for place in (chosen, *undecided))
-        raise ValueError(
-            f"{source}: holds several models that fit: {labels}; save the one you mean as a file by itself"
-        )
+        raise ValueError(f"{source}: several models in it fit: {labels}; save the one you mean as a file of its own")
     notes = [_preference(chosen, rivals)] if rivals else []
     tensors, left_out = _without_prefix(chosen, is_known)
     if left_out:
@@ -136,6 +137,8 @@ def select(content: Mapping[str, Any], source: str, is_known: IsKnown | None = N
 
 def is_optimizer(content: Mapping[Any, Any]) -> bool:
     """Whether a file holds the state of an optimizer or of a whole trainer, and no weights with names."""
+    if "param_groups" in content and "state" in content:
+        return True
     return any(OPTIMIZER.search(str(key)) for key in content) and not list(_groups(content))
 
 
@@ -166,6 +169,8 @@ def _with_dots(tensors: Mapping[str, Any]) -> dict[str, Any]:
         return {}
     averaged = {}
     for key in tensors:
+        if key.startswith(WITHOUT_DOTS):
+            continue
         parts = key.split(".")
         endings = ("".join(parts[start:]) for start in range(len(parts)))
         if (ending := next((ending for ending in endings if ending in short), None)) is not None:
@@ -179,7 +184,7 @@ def _places(entries: tuple[str, ...], tensors: Mapping[str, Any], is_known: IsKn
         prefix = ""
         while all(key.startswith(prefix + WRAPPER) for key in tensors):
             prefix += WRAPPER
-        return [_Place(entries, prefix, tensors, len(tensors))]
+        return [_Place(entries, prefix, len(tensors), tensors)]
     counts: dict[str, int] = {}
     for key in tensors:
         start = 0
@@ -190,24 +195,32 @@ def _places(entries: tuple[str, ...], tensors: Mapping[str, Any], is_known: IsKn
             if not start:
                 break
     return [
-        _Place(entries, prefix, {key: value for key, value in tensors.items() if key.startswith(prefix)}, known)
+        _Place(entries, prefix, known, tensors)
         for prefix, known in counts.items()
+        # A few keys of any network have names that are known.
+        if known * FITTING > sum(key.startswith(prefix) and not (not prefix and _is_other(key)) for key in tensors)
     ]
 
 
+def _is_other(key: str) -> bool:
+    """Whether a key of a model in training is not of the model itself, by the first part of its name."""
+    first = key.split(".")[0]
+    return first in (*OTHER_MODELS, *TRAINING_STATE) or bool(AVERAGED.search(first))
+
+
 def _without_prefix(place: _Place, is_known: IsKnown | None) -> tuple[dict[str, Any], str]:
-    """(the model's tensors, the names of parts of a trainer that lie between them, '' for none)."""
-    tensors = {key.removeprefix(place.prefix): value for key, value in place.tensors.items()}
-    if is_known is None:
-        return tensors, ""
+    """(the model's tensors, the first parts of the names of tensors next to or between them, '' for none)."""
+    tensors: dict[str, Any] = {}
     parts: dict[str, int] = {}
-    for key in list(tensors):
+    for key, value in place.group.items():
         first = key.split(".")[0]
-        extra = first in (*OTHER_MODELS, *TRAINING_STATE) or AVERAGED.search(first)
-        if extra and not is_known(key):
+        is_extra = not place.prefix and is_known and _is_other(key) and not is_known(key)
+        if not key.startswith(place.prefix) or is_extra:
             parts[first] = parts.get(first, 0) + 1
-            del tensors[key]
-    return tensors, ", ".join(f"{part} ({number} tensors)" for part, number in parts.items())
+        else:
+            tensors[key.removeprefix(place.prefix)] = value
+    listed = [f"{part} ({number} tensors)" for part, number in list(parts.items())[:LISTED]]
+    return tensors, ", ".join([*listed, *(["..."] if len(parts) > LISTED else [])])
 
 
 def _preference(chosen: _Place, rivals: list[_Place]) -> str:

@@ -86,6 +86,11 @@ def read_checkpoint(path: str | os.PathLike[str], is_known: IsKnown | None = Non
     return TorchFile({key: _as_float32(value) for key, value in arrays.items()}, selection.removed, notes, header)
 
 
+def is_torch_file(path: str | os.PathLike[str]) -> bool:
+    """Whether a file begins like one of PyTorch or of safetensors."""
+    return is_container(Path(path)) or _is_pickle(Path(path))
+
+
 def read_state(path: str | os.PathLike[str]) -> tuple[StateDict, str]:
     """(tensors, what was removed from their keys) of a checkpoint whose model is not known; see `read_checkpoint`."""
     file = read_checkpoint(path)

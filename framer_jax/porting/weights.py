@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from framer_jax.porting.files import atomic_write
+from framer_jax.porting.maps import check_finite
 from framer_jax.trees import flatten_names, nest_names
 
 METADATA_KEY = "framer_jax"
@@ -86,7 +87,8 @@ def load_weights(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str
 
     Raises:
       FileNotFoundError: there is no such file.
-      ValueError: it is a folder, not a safetensors file, truncated, or written by another program.
+      ValueError: it is a folder, not a safetensors file, truncated, written by another program, or holds values that
+        are not finite.
     """
     path = Path(path)
     if path.is_dir():
@@ -105,6 +107,8 @@ def load_weights(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str
                     "weights, name their configuration (--recipe) or convert them with `framer-jax port`"
                 )
             leaves = {name: file.get_tensor(name) for name in names}
+        for name, leaf in leaves.items():
+            check_finite(leaf, f"{path}: {name!r}")
     except SafetensorError as error:
         raise ValueError(f"{path}: damaged safetensors file ({error}); fetch or write it again") from error
     except KeyError as error:
