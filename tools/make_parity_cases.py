@@ -48,11 +48,11 @@ class Case(NamedTuple):
     family: str
     config: Mapping[str, Any]
     make: Callable[[], Any]
-    inputs: Mapping[str, np.ndarray]
+    inputs: Mapping[str, Any]
     outputs: Callable[[Any, Mapping[str, Any]], Iterator[tuple[str, Any]]]
 
 
-SWINIR = {
+SWINIR: Mapping[str, dict[str, Any]] = {
     "swinir_heads_positions": {
         "upscale": 2,
         "in_chans": 3,
@@ -84,7 +84,7 @@ SWINIR = {
     },
 }
 
-_UNET = {
+_UNET: dict[str, Any] = {
     "in_channels": 3,
     "model_channels": 32,
     "out_channels": 3,
@@ -98,7 +98,7 @@ _UNET = {
     "cond_lq": True,
 }
 
-UNETS = {
+UNETS: Mapping[str, dict[str, Any]] = {
     "resshift_unet_blocks_mask": _UNET
     | {
         "image_size": 16,
@@ -127,7 +127,7 @@ UNETS = {
     },
 }
 
-VQ = {
+VQ: Mapping[str, dict[str, Any]] = {
     "resshift_vq_levels": {
         "embed_dim": 3,
         "n_embed": 64,
@@ -147,7 +147,7 @@ VQ = {
     }
 }
 
-TRANSFORMERS = {
+TRANSFORMERS: Mapping[str, dict[str, Any]] = {
     "sd3_plain_dual_tuple": {
         "sample_size": 12,
         "patch_size": 2,
@@ -206,14 +206,15 @@ def write_case(folder: Path, case: Case) -> None:
         f"buf/{key}": value.numpy() for key, value in module.state_dict().items() if key.endswith("pos_embed.pos_embed")
     }
     path = folder / f"{case.name}.npz"
-    np.savez_compressed(path, **{"meta": json.dumps(meta), "params/model": rows}, **case.inputs, **outputs, **buffers)
+    entries: dict[str, Any] = {"meta": json.dumps(meta), "params/model": rows, **case.inputs, **outputs, **buffers}
+    np.savez_compressed(path, **entries)
     print(path)
 
 
 def _cases(resshift: str, swinir: str) -> Iterator[Case]:
     rng = np.random.default_rng(0)
 
-    def normal(*shape: int) -> np.ndarray:
+    def normal(*shape: int) -> Any:
         return rng.standard_normal(shape, dtype=np.float32)
 
     for name, config in SWINIR.items():
@@ -224,7 +225,11 @@ def _cases(resshift: str, swinir: str) -> Iterator[Case]:
     for name, config in UNETS.items():
         side, lq_side = config["image_size"], config["lq_size"]
         mask = np.where(normal(1, 1, lq_side, lq_side) > 0, np.float32(1), np.float32(-1))
-        inputs = {"in/x0": normal(1, 3, side, side), "in/t0": np.int64([3]), "in/lq0": normal(1, 3, lq_side, lq_side)}
+        inputs: dict[str, Any] = {
+            "in/x0": normal(1, 3, side, side),
+            "in/t0": np.asarray([3], np.int64),
+            "in/lq0": normal(1, 3, lq_side, lq_side),
+        }
         make = _importing(resshift, "models.unet", "UNetModelSwin", config)
         yield Case(
             name, "resshift_unet", {"unet": config, "calls": 1}, make, inputs | {"in/mask0": mask}, _unet_outputs
@@ -236,7 +241,10 @@ def _cases(resshift: str, swinir: str) -> Iterator[Case]:
     for name, config in TRANSFORMERS.items():
         inputs = {}
         for call, sides in (("_a", (8, 8)), ("_b", (6, 10))):
-            inputs |= {f"in/x{call}": normal(1, config["in_channels"], *sides), f"in/t{call}": np.float32([700.0])}
+            inputs |= {
+                f"in/x{call}": normal(1, config["in_channels"], *sides),
+                f"in/t{call}": np.asarray([700.0], np.float32),
+            }
             inputs |= {f"in/e{call}": normal(1, 5, 20), f"in/p{call}": normal(1, 16)}
         given = config | {"dual_attention_layers": tuple(config["dual_attention_layers"])}
         make = _importing(".", "diffusers", "SD3Transformer2DModel", given)
@@ -282,11 +290,11 @@ def _stand_in_for_small_packages() -> None:
         orders = {"b c h w -> b h w c": (0, 2, 3, 1), "b h w c -> b c h w": (0, 3, 1, 2), "n d -> d n": (1, 0)}
         return x.permute(*orders[pattern])
 
-    layers = types.ModuleType("timm.models.layers")
+    layers: Any = types.ModuleType("timm.models.layers")
     layers.DropPath = lambda rate: torch.nn.Identity()  # in evaluation
     layers.to_2tuple = lambda value: value if isinstance(value, tuple) else (value, value)
     layers.trunc_normal_ = torch.nn.init.trunc_normal_
-    einops = types.ModuleType("einops")
+    einops: Any = types.ModuleType("einops")
     einops.rearrange, einops.repeat = rearrange, None
     modules = {"timm": types.ModuleType("timm"), "timm.models": types.ModuleType("timm.models")}
     modules |= {"timm.models.layers": layers, "einops": einops}

@@ -101,7 +101,7 @@ def load_case(path: str | Path) -> Case:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: there is no such fixture")
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
         meta = json.loads(str(arrays.pop("meta")))
         weights = _drawn_weights(meta, arrays)
