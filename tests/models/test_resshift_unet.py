@@ -131,7 +131,7 @@ def test_contradictory_settings_are_errors(changes, message):
 
 def test_a_mask_is_demanded_and_not_taken_unasked():
     x, t, condition = inputs(TINY, 16, 16)
-    masked = {IMAGE: jnp.concatenate([condition[IMAGE], condition[IMAGE][..., :1]], axis=-1)}
+    masked = {"image": jnp.concatenate([condition["image"], condition["image"][..., :1]], axis=-1)}
     for model, other, words in (
         (TINY.clone(condition_channels=4), condition, "add the mask"),
         (TINY, masked, "colors"),
