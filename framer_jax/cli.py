@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 import importlib
 import logging
+import math
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from framer_jax.knobs import LARGEST_INT, shown
 from framer_jax.version import __version__
 
 COMMANDS = {
@@ -46,6 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parsed = parser.parse_args(words)
     _keep_compiled_programs()
     try:
+        _check_numbers(parsed)
         return importlib.import_module(_module(parsed.command)).run(parsed)
     except (ValueError, OSError, ArithmeticError, ImportError) as error:
         if os.environ.get("FRAMER_JAX_TRACEBACK"):
@@ -53,6 +56,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         message = " ".join(line.strip() for line in str(error).splitlines())  # messages of libraries may be longer
         print(f"framer-jax {parsed.command}: {message}", file=sys.stderr)
         return 2
+
+
+def _check_numbers(parsed: argparse.Namespace) -> None:
+    """Refuse numbers that no option can mean: not finite, or too large for the int32 that most of them become.
+
+    Raises:
+      ValueError: the message names the option.
+    """
+    for name, value in vars(parsed).items():
+        for number in value if isinstance(value, list | tuple) else (value,):
+            option = f"--{name.replace('_', '-')}"
+            if isinstance(number, float) and not math.isfinite(number):
+                raise ValueError(f"{option} is {number}: it must be a finite number")
+            if isinstance(number, int) and abs(number) > LARGEST_INT:
+                raise ValueError(f"{option} is {shown(number)}: it must be at most {LARGEST_INT} in magnitude")
 
 
 def _module(command: str) -> str:
