@@ -195,9 +195,10 @@ class UpscaleProtocol:
     Attributes:
       summary: one sentence for `framer-jax upscale --help` and the documentation.
       tiles: 'strided' (tiles of the LR image at a fixed stride, moved inwards at the far edges, fresh noise per tile,
-        plain average) or 'latent' (the image is upsampled first and is one canvas of latents; the denoiser sees tiles
-        of it in each step, whose predictions are blended with Gaussian weights).
-      tile: side of a tile, pixels of the result.
+        plain average), 'windows' (the image grows by its mirror image to more than whole windows of the network, and is
+        one tile, or tiles at a fixed stride, averaged) or 'latent' (the image is upsampled first and is one canvas of
+        latents; the denoiser sees tiles of it in each step, whose predictions are blended with Gaussian weights).
+      tile: side of a tile, pixels of the result; 0 for the whole image ('windows' only).
       overlap: (tile side in LR pixels) → LR pixels that tiles share.
       color_fixes: the color fixes that may follow; the first one is the default.
       shorter_side: 'latent' only: the result's shorter side is at least this many pixels before it is resized.
