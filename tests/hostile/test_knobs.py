@@ -218,7 +218,7 @@ TOGETHER = {
         "recipe.space.levels=3": "recipe.space.levels is 3: it must be 2",
         "recipe.denoiser.name=dit recipe.denoiser.dit.heads=5": "recipe.denoiser.dit: width is 96: .* heads .5",
         "recipe.denoiser.name=dit recipe.denoiser.dit.width=98": "recipe.denoiser.dit: width is 98: .* multiple of 4",
-        f"{RESSHIFT_UNET}.blocks=(2, 2)": "blocks is .2, 2.: .* 4 levels",
+        f"{RESSHIFT_UNET}.blocks=(2, 2)": "blocks is .2, 2.: .* for each of the levels",
         f"{RESSHIFT_UNET}.channels=48": "channels is 48: .* the 32 groups",
         f"{RESSHIFT_UNET}.head_channels=7": "swin_channels is 192: .* .7",
         f"{RESSHIFT_UNET}.condition_size=96": "condition_size is 96",
