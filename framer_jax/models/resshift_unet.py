@@ -147,8 +147,8 @@ class SwinUNet(nn.Module):
         check_knobs(self)
         if len(self.multipliers) != len(self.blocks):
             raise ValueError(
-                f"blocks is {self.blocks}: it must hold the number of blocks of each of the {len(self.multipliers)} "
-                f"levels of multipliers, {self.multipliers}"
+                f"blocks is {self.blocks}: it must hold a number of blocks for each of the levels of multipliers, "
+                f"{self.multipliers}"
             )
         if self.channels % GROUPS:
             raise ValueError(f"channels is {self.channels}: it must be a multiple of the {GROUPS} groups of GroupNorm")

@@ -115,6 +115,8 @@ def test_the_nominal_side_decides_which_levels_shift(nominal, shifted, height):
     [
         ({"variant": "none"}, "variant .* one of released, correct"),
         ({"blocks": (1,)}, "blocks .* for each of the levels"),
+        ({"channels": 48}, "channels is 48: .* multiple of the 32 groups"),
+        ({"head_channels": 7}, "swin_channels is .* multiple of head_channels"),
         ({"condition_size": 24}, "power of two"),
         ({"condition_size": 8}, "power of two"),
         ({"swin_levels": (0, 9)}, "swin_levels .* levels from 0 to"),
