@@ -111,7 +111,9 @@ def test_a_truncated_image_is_named_and_skipped(data, tmp_path, caplog):
 
 
 def test_a_loss_that_is_not_a_number_stops_the_run(data, tmp_path, capsys):
-    poisoned = weights(tmp_path / "poisoned.safetensors", fill=float("nan"))
+    nan = weights(tmp_path / "nan.safetensors", fill=float("nan"))
+    fails(capsys, train(tmp_path / "run", data, init=nan), r"nan\.safetensors: 'denoiser/.* values that are not finite")
+    poisoned = weights(tmp_path / "poisoned.safetensors", fill=1e30)
     status = train(tmp_path / "run", data, init=poisoned)
     fails(
         capsys,

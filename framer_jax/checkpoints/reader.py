@@ -11,11 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from framer_jax.checkpoints.groups import read_groups
-from framer_jax.checkpoints.networks import load_network, read_network
+from framer_jax.checkpoints.networks import load_network, log_notes, read_network
 from framer_jax.checkpoints.paths import required_path
-from framer_jax.porting.lora import read_layers
+from framer_jax.porting.lora import assumption, read_layers
+from framer_jax.porting.lora_files import read_lora
 from framer_jax.porting.table import Ported, map_named, model_in
-from framer_jax.porting.torch_files import read_state
 from framer_jax.porting.weights import is_ours, read_metadata
 from framer_jax.recipes.base import Params, Recipe, expected_params
 from framer_jax.recipes.components.networks import network_section
@@ -39,6 +39,8 @@ class NetworkReader:
         path = required_path(path, knob_name, what, models[0], folder=True)
         with _naming(knob_name):
             model, ported = _read_first(path, models)
+        if not is_ours(path):
+            log_notes(path, *ported.source["notes"])
         return model, Pretrained(None, ported.params, ported.source, ported.arguments)
 
     def trained(self, knob_name: str, path: str, what: str, config: Config, recipe: Recipe) -> Params:
@@ -54,10 +56,12 @@ class NetworkReader:
         if not Path(path).exists():
             raise FileNotFoundError(f"{knob_name}: there is no file {path!r} (a LoRA): correct the path")
         with _naming(knob_name):
-            state, _ = read_state(path)
+            weights = map_named(model)
+            file = read_lora(path, weights.folder)
             (layers,) = read_layers(
-                map_named(model), params, state, str(path), adapter_name=lambda adapter: ""
+                weights, params, file.tensors, str(path), stated=file.stated, adapter_name=lambda adapter: ""
             ).values()
+        log_notes(path, *file.notes, assumption(file.tensors, file.stated))
         leaves = flatten_names(layers.factors)[0]
         for module, alpha in layers.alphas.items():
             up = leaves[f"{module}/up"]

@@ -274,6 +274,20 @@ def test_framer_on_the_student(recipe, student, params):
     assert framed.sample is recipe.sample
 
 
+def test_framer_compares_latents_or_velocities(recipe, params, folder):
+    """The taps differ by the latent that all blocks share."""
+    changes = ("recipe.tsd_sr.perceptual_weight=0.0", "recipe.tsd_sr.distillation_weight=0.0")
+    taps = {}
+    for name in ("clean", "velocity"):
+        built = recipe_of(*knobs(folder), *changes, f"recipe.tsd_sr.framer_taps={name}")
+        loss = jax.jit(built.updates[0].loss)(params, built.frozen, {}, batch(), jax.random.key(3), STEP)
+        taps[name], latent = loss.taps, loss.outputs[STUDENT_LATENT]
+    np.testing.assert_allclose(taps["clean"][-1], latent, rtol=1e-4, atol=1e-4)  # the last tap is the prediction
+    shared = [clean + velocity for clean, velocity in zip(taps["clean"], taps["velocity"], strict=True)]
+    assert len(shared) == 2 and np.abs(taps["velocity"][0]).max() > 0.1
+    np.testing.assert_allclose(shared[0], shared[1], rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -282,8 +296,11 @@ def test_framer_on_the_student(recipe, student, params):
         ("recipe.tsd_sr.teacher_lora_checkpoint=gone", "teacher_lora_checkpoint: there is no file 'gone'"),
         ("recipe.denoiser.mmdit.depth=3", r"base.safetensors, .*, was made with .*mmdit.depth 2, not 3"),
         ("recipe.tsd_sr.lora_modules=nothing", "the LoRA pattern 'nothing' finds no kernel among"),
-        ("recipe.tsd_sr.lora_modules=", "recipe.tsd_sr.lora_modules is empty: name the modules"),
-        ("recipe.tsd_sr.regulariser_lora_modules=(", r"lora_modules is '\(', which is not a regular expression"),
+        ("recipe.tsd_sr.lora_modules=", "recipe.tsd_sr.lora_modules is '': it must be a regular expression"),
+        (
+            "recipe.tsd_sr.regulariser_lora_modules=(",
+            r"lora_modules is '\(': .* regular expression .* \(missing",
+        ),
         ("recipe.tsd_sr.substeps=5", "recipe.tsd_sr.substeps is 5: it must be a whole number from 1 to 4"),
         ("recipe.space.name=wavelet", "encoder_lora_modules needs an autoencoder: use recipe.space.name=kl"),
         ("recipe.denoiser.name=dit", "recipe.denoiser.name is 'dit': it must be one of mmdit"),
