@@ -21,6 +21,7 @@ CORE = [
     "jaxwt>=0.1.1",
     "PyWavelets>=1.6",
     "absl-py>=2",
+    "etils[epath]>=1.10",
     'array_record>=0.8.1; sys_platform != "win32"',
     "numpy>=2.0",
     "scipy>=1.14",

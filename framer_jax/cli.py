@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import logging
+import math
 import os
 import sys
 import warnings
@@ -13,6 +14,7 @@ from contextlib import contextmanager
 
 from framer_jax.compile_cache import keep_compiled_programs
 from framer_jax.console import printable_streams
+from framer_jax.knobs import LARGEST_INT, shown
 from framer_jax.version import __version__
 
 COMMANDS = {
@@ -44,6 +46,9 @@ GOING_ON = {
 INTERRUPTED = 130
 """Exit status after Ctrl-C, as of a shell."""
 
+LARGEST_SEED = 2**63 - 1
+"""Seeds are hashed, so that they may be larger than other numbers."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command.
@@ -71,6 +76,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 raise
             lines = (line.strip() for line in str(error).splitlines())  # messages of libraries may be longer
             message = " ".join(lines) or type(error).__name__
+            if isinstance(error, ArithmeticError):  # such as 'division by zero', of which no message of ours is one
+                message += ": a number among options or knobs is out of range; FRAMER_JAX_TRACEBACK=1 shows where"
             print(f"framer-jax {name}: {message}", file=sys.stderr)
             return 2
 
@@ -88,6 +95,7 @@ def _run(words: list[str]) -> int:
     parsed = parser.parse_args(words)
     if "" in words or any(word.endswith("=") for word in words):
         _refuse_empty(parser, parsed)
+    _check_arguments(parsed, words)
     keep_compiled_programs()
     with _pillow_settings(getattr(parsed, "max_pixels", None)):
         return int(importlib.import_module(_module(parsed.command)).run(parsed))
@@ -147,6 +155,24 @@ def _actions(parser: argparse.ArgumentParser, parsed: argparse.Namespace) -> Ite
             yield from _actions(action.choices[getattr(parsed, action.dest)], parsed)
         else:
             yield action
+
+
+def _check_arguments(parsed: argparse.Namespace, words: Sequence[str]) -> None:
+    """Refuse what no option can mean: numbers that are not finite or too large to count with, null characters.
+
+    Raises:
+      ValueError: the message names the option.
+    """
+    for name, value in vars(parsed).items():
+        flag, largest = f"--{name.replace('_', '-')}", LARGEST_SEED if name == "seed" else LARGEST_INT
+        option = flag if any(word.split("=")[0] == flag for word in words) else name  # of an argument without a flag
+        for part in value if isinstance(value, list | tuple) else (value,):
+            if isinstance(part, float) and not math.isfinite(part):
+                raise ValueError(f"{option} is {part}: it must be a finite number")
+            if isinstance(part, int) and abs(part) > largest:
+                raise ValueError(f"{option} is {shown(part)}: it must be at most {largest} in magnitude")
+            if isinstance(part, str) and "\0" in part:
+                raise ValueError(f"{option} is {shown(part)}: it has a null character, which no path or value can have")
 
 
 def _module(command: str) -> str:

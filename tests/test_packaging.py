@@ -52,7 +52,7 @@ def test_every_imported_package_is_declared(declared):
         if distribution not in required and (always or distribution not in optional):
             undeclared.add(f"{path} imports {name}")
     assert not undeclared, "\n".join(sorted(undeclared))
-    assert {"pywavelets", "absl-py", "array-record"} <= required
+    assert {"pywavelets", "absl-py", "array-record", "etils"} <= required
 
 
 def test_types_and_authors_are_packaged(declared):

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from framer_jax.api.arguments import PathLike, path_of, paths_of, real_number, text_of
+from framer_jax.api.arguments import PathLike, described, path_of, paths_of, plain_values, real_number, text_of
 
 
 def port(
@@ -18,6 +18,7 @@ def port(
     check: str | None = None,
     variant: str = "",
     alpha: float | None = None,
+    values: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Convert weights between PyTorch and framer_jax, as `framer-jax port` does.
 
@@ -32,6 +33,8 @@ def port(
         layer is compared first; None for no comparison.
       variant: variant of the weights in a folder of Diffusers, such as 'fp16'.
       alpha: alpha of the LoRAs; None for what they state.
+      values: arguments of the network that its tensors do not determine, such as {'head_width': 32}; those that nothing
+        states are in the result's 'assumed'.
 
     Returns:
       What the command prints: 'written', 'sha256', 'model', 'parameters' and further facts, by name.
@@ -46,6 +49,9 @@ def port(
 
     if to not in FORMS:
         raise ValueError(f"to is {to!r}: choose one of {', '.join(FORMS)}")
+    if values is not None and not isinstance(values, Mapping):
+        raise TypeError(f"values is {described(values)}: give arguments by name, such as {{'head_width': 32}}")
+    values = None if values is None else plain_values(values)
     paths = [Path(path) for path in paths_of(inputs, "inputs")]
     text_of(model, "model")
     text_of(variant, "variant")
@@ -55,5 +61,5 @@ def port(
         raise FileExistsError(f"{output} exists: choose another name or set overwrite=True")
     check_output(output, paths, to)
     if to == "jax":
-        return port_to_jax(model, paths, Path(output), check, variant, alpha)
-    return port_to_torch(model, paths, Path(output), to, check, variant, alpha)
+        return port_to_jax(model, paths, Path(output), check, variant, alpha, values)
+    return port_to_torch(model, paths, Path(output), to, check, variant, alpha, values)

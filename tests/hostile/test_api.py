@@ -46,7 +46,7 @@ def refused(call, *names):
     with pytest.raises((TypeError, ValueError)) as caught:
         call()
     text = str(caught.value)
-    assert type(caught.value) in (TypeError, ValueError), caught.value
+    assert not type(caught.value).__module__.startswith("jax"), caught.value
     assert len(text.splitlines()) == 1, text
     assert len(text) < 400, text
     for name in names:

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from framer_jax.commands.precompute.captioned_images import whole_photos
 from framer_jax.commands.precompute.captioner import CaptionSettings
-from framer_jax.commands.precompute.captions import caption_photos, settings_file
+from framer_jax.commands.precompute.captions import caption_images, settings_file
 from framer_jax.data.captions import Caption, caption_line
 from framer_jax.data.sources import folder_source
 from tests.support.hostile import cases, contents, refused, run
@@ -214,7 +215,7 @@ REPLACING = {
     "--output encoder/model.safetensors --overwrite",
     "embeddings to the settings of captions": "precompute embeddings --captions names.jsonl --clip-l encoder "
     "--zeros clip_g t5 --output . --overwrite",
-    "captions to the captioner": "precompute captions --photos photos --captioner captioner "
+    "captions to the captioner": "precompute captions --of photos --photos photos --captioner captioner "
     "--output captioner/config.jsonl --overwrite",
     "training from its own weights": "train --config default --workdir run --init run/weights.safetensors",
     "training from its own folder": "train --config default --workdir run --init run",
@@ -236,7 +237,8 @@ def test_no_command_replaces_an_input(name, place, capsys, monkeypatch):
 def test_settings_without_captions_are_not_replaced(place):
     path = place / "mine.jsonl"
     assert settings_file(path) == place / "mine.json"
+    images = whole_photos(folder_source(place / "photos"))
     with pytest.raises(FileExistsError, match=r"mine\.json exists without mine\.jsonl"):
-        caption_photos(folder_source(place / "photos"), lambda image, seed: "a", path, CaptionSettings())
+        caption_images(images, lambda image, seed: "a", path, CaptionSettings())
     assert not path.exists()
     assert (place / "mine.json").read_text() == "{}"
