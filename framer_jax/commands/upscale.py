@@ -62,7 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=4,
         help="number of tiles computed at a time (4); "
-        "some accelerators round a little differently for another number, by 1/255 in a few values of a million",
+        "with another number, compilers may round otherwise: 1/255 in a few values of a million",
     )
     parser.add_argument(
         "--color-fix",

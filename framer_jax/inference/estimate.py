@@ -43,7 +43,9 @@ class MemoryEstimate(NamedTuple):
         )
 
 
-def check_host_memory(recipe: Recipe, height: int, width: int, settings: UpscaleSettings, device: int = 0) -> None:
+def check_host_memory(
+    recipe: Recipe, height: int, width: int, settings: UpscaleSettings, alpha: bool = False, device: int = 0
+) -> None:
     """Refuse an LR image that needs more main memory than there is.
 
     Args:
@@ -51,6 +53,7 @@ def check_host_memory(recipe: Recipe, height: int, width: int, settings: Upscale
       height: height of the LR image.
       width: its width.
       settings: settings of the upscaling.
+      alpha: whether it is transparent.
       device: bytes of the compiled program, where the device computes in main memory.
 
     Raises:
@@ -61,7 +64,7 @@ def check_host_memory(recipe: Recipe, height: int, width: int, settings: Upscale
     if settings.protocol != DEFAULT_PROTOCOL and sizes[-1] != (height, width):
         what += f" with protocol {settings.protocol!r}, which first resizes it to {sizes[-1][1]}x{sizes[-1][0]},"
         remedy += f", or use protocol {DEFAULT_PROTOCOL!r}"
-    check_memory(_host_bytes(recipe, (height, width), settings) + device, what, remedy)
+    check_memory(_host_bytes(recipe, (height, width), settings, alpha) + device, what, remedy)
 
 
 def estimate_memory(
@@ -88,15 +91,15 @@ def estimate_memory(
     except jax.errors.JaxRuntimeError as error:
         if not out_of_memory(error):  # some compilers reject a program that is too large; `run` then reduces it
             raise
-    host = _host_bytes(recipe, image_size, settings)
+    host = _host_bytes(recipe, image_size, settings, alpha=False)
     weights = sum(leaf.nbytes for leaf in jax.tree.leaves((params, frozen)) if hasattr(leaf, "nbytes"))
     temporary = None if device is None else max(0, device - weights)
     return MemoryEstimate(device, host, plan.grid.num_tiles, batch, plan.grid.tile, temporary)
 
 
-def _host_bytes(recipe: Recipe, image_size: tuple[int, int], settings: UpscaleSettings) -> int:
+def _host_bytes(recipe: Recipe, image_size: tuple[int, int], settings: UpscaleSettings, alpha: bool) -> int:
     sizes = input_sizes(recipe, image_size, settings)
     pixels = [height * width for height, width in sizes]
     canvas = pixels[-1] * network_scale(recipe, settings) ** 2
     resized = sum(pixels) + canvas if sizes[-1] != image_size else 0  # and the result, to the size that was asked for
-    return host_bytes(image_size[0] * image_size[1], canvas, resized, settings.color_fix != "none")
+    return host_bytes(image_size[0] * image_size[1], canvas, resized, settings.color_fix != "none", alpha)

@@ -36,6 +36,7 @@ from framer_jax.inference.upscaler import (
     NotFiniteError,
     Upscaler,
     make_upscaler,
+    reduced_settings,
     upscale_image,
 )
 from framer_jax.porting.files import sha256_of
@@ -164,7 +165,10 @@ def _possible_jobs(
     jobs: Sequence[Job], recipe: Recipe, settings: UpscaleSettings, flattened: bool, continue_on_error: bool
 ) -> tuple[list[Job], Reasons]:
     """(jobs that can be run, failures of the others), as far as the headers of the images tell."""
-    check = partial(check_host_memory, recipe, settings=settings)
+
+    def check(height: int, width: int, alpha: bool) -> None:
+        check_host_memory(recipe, height, width, settings, alpha)
+
     failed = impossible_jobs(jobs, recipe.scale, check, flattened)
     if failed and not continue_on_error:
         more = f" (and {len(failed) - 1} more cannot be upscaled)" if len(failed) > 1 else ""
@@ -224,11 +228,12 @@ def _run_jobs(
             try:
                 image = _read(job, run)
                 notes += [(job.source, note) for note in (*image.notes, depth_note(job.target, image)) if note]
-                if (estimate := _estimate(image, run, current)) not in printed_estimates:
+                fitting, estimate = _fit_memory(image, run, current)
+                if estimate not in printed_estimates:
                     printed_estimates.add(estimate)
                     say(estimate)
                 progress = partial(_update_bar, bar, task)
-                sr, used = upscale_image(run.upscaler, run.recipe.scale, run.params, image, progress, current)
+                sr, used = upscale_image(run.upscaler, run.recipe.scale, run.params, image, progress, fitting)
                 if used != current:  # the next images start with the settings that fitted into memory
                     say(f"device memory ran out: continuing with tile {used.tile} and tile_batch {used.tile_batch}")
                     current = used
@@ -254,13 +259,25 @@ def _read(job: Job, run: _Run) -> ImageData:
     return image
 
 
-def _estimate(image: ImageData, run: _Run, settings: UpscaleSettings) -> str:
-    """The estimated memory; MemoryError if the device computes in main memory and there is not enough."""
+def _fit_memory(image: ImageData, run: _Run, settings: UpscaleSettings) -> tuple[UpscaleSettings, str]:
+    """Settings that fit into memory, where the device computes in main memory, and the estimate in words.
+
+    Raises:
+      MemoryError: no smaller batch or tile does.
+    """
     height, width, _ = image.pixels.shape
-    estimate = run.upscaler.estimate(run.params, height, width, settings)
-    if jax.default_backend() == "cpu":
-        check_host_memory(run.recipe, height, width, settings, device=estimate.temporary or 0)
-    return str(estimate)
+    while True:
+        estimate = run.upscaler.estimate(run.params, height, width, settings)
+        if jax.default_backend() != "cpu":
+            return settings, str(estimate)
+        try:
+            device = estimate.temporary or 0
+            check_host_memory(run.recipe, height, width, settings, image.alpha is not None, device)
+            return settings, str(estimate)
+        except MemoryError:
+            if (smaller := reduced_settings(run.recipe, settings)) is None:
+                raise
+            settings = smaller
 
 
 def _named(source: Path, error: Exception, weights: Path | None) -> Exception:

@@ -131,14 +131,14 @@ def remaining_jobs(jobs: Sequence[Job], overwrite: bool, skip_existing: bool) ->
 
 
 def impossible_jobs(
-    jobs: Sequence[Job], scale: int, check_memory: Callable[[int, int], None], flattened: bool
+    jobs: Sequence[Job], scale: int, check_memory: Callable[[int, int, bool], None], flattened: bool
 ) -> list[tuple[Path, str]]:
     """(source, reason) of the images that cannot be upscaled, as far as their headers tell.
 
     Args:
       jobs: the jobs.
       scale: upsampling factor.
-      check_memory: (height, width) of an LR image → raises an error if it needs more memory than there is.
+      check_memory: (height, width, alpha) of an LR image → raises an error if it needs more memory than there is.
       flattened: whether transparency is removed.
     """
 
@@ -147,8 +147,9 @@ def impossible_jobs(
             header = read_header(job.source)
             check_name(job.target)
             check_size(job.target, header.height * scale, header.width * scale)
-            check_memory(header.height, header.width)
-            if header.transparent and not flattened and not output_format(job.target).alpha:
+            alpha = header.transparent and not flattened
+            check_memory(header.height, header.width, alpha)
+            if alpha and not output_format(job.target).alpha:
                 check_alpha(job.target, read_image(job.source))
         except (OSError, ValueError, MemoryError) as error:
             return reason_of(job.source, error)

@@ -29,7 +29,7 @@ def available_memory(root: Path = Path("/")) -> int | None:
 
 
 def host_bytes(image: int, result: int, resized: int = 0, color_fix: bool = False, alpha: bool = False) -> int:
-    """Approximate peak of the arrays in main memory while one image is upscaled.
+    """Approximate peak of the arrays in main memory while one image is upscaled, as measured.
 
     Args:
       image: number of pixels of the LR image.
@@ -39,8 +39,8 @@ def host_bytes(image: int, result: int, resized: int = 0, color_fix: bool = Fals
       alpha: whether the image is transparent: the result is divided by its alpha, which is upsampled.
     """
     pixel = 3 * 4  # float32
-    encoding = 1.6  # the values of 8 bits, and Pillow's copy of them
-    return int(pixel * (image + resized + result * (3 if color_fix or alpha else encoding)))
+    copies = 4.0 if alpha else 3.0 if color_fix else 1.85  # the canvas, and what encodes it
+    return int(pixel * (image + resized + result * copies))
 
 
 def check_memory(needed: int, what: str, remedy: str) -> None:

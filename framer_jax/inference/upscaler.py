@@ -114,7 +114,7 @@ def make_upscaler(recipe: Recipe, settings: UpscaleSettings) -> Upscaler:
                 canvas = _run_tiles(recipe, params, frozen, network_input, current, progress)
                 break
             except jax.errors.JaxRuntimeError as error:
-                smaller = _reduced_settings(recipe, current) if out_of_memory(error) else None
+                smaller = reduced_settings(recipe, current) if out_of_memory(error) else None
                 if smaller is None:
                     raise
             LOGGER.warning(
@@ -268,7 +268,7 @@ def _check_image(image: np.ndarray) -> None:
         raise ValueError(f"image values from {lowest:g} to {highest:g}: give float32 in [0, 1]")
 
 
-def _reduced_settings(recipe: Recipe, settings: UpscaleSettings) -> UpscaleSettings | None:
+def reduced_settings(recipe: Recipe, settings: UpscaleSettings) -> UpscaleSettings | None:
     """Settings with half the batch or, from a batch of 1, half the tile; None if neither can be halved.
 
     A tile is halved only if the overlap still leaves a stride, and if it is not a fixed part of the protocol.
