@@ -84,7 +84,7 @@ class _Place(NamedTuple):
         return ", ".join(part for part in parts if part)
 
     def title(self) -> str:
-        return self.label() or "the weights without prefix"
+        return " / ".join(part for part in (*self.entries, self.prefix) if part) or "the weights without prefix"
 
     def names(self) -> list[str]:
         return [*self.entries, *self.prefix.split(".")]
