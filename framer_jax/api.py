@@ -135,11 +135,12 @@ def degrade(
     seed: int = 0,
     scale: int = 4,
     name: str | None = None,
+    geometry: str = "released",
 ) -> ImageData:
     """Make the LR image of an HR image with a random degradation.
 
     For a file and its file name, `write_image` writes the bytes that `framer-jax degrade` writes for the same preset,
-    seed and scale. (For a file in a subfolder of the command's input, `name` is its path within the input.)
+    seed, scale and geometry. (For a file in a subfolder of the command's input, `name` is its path within the input.)
 
     Args:
       image: an HR image: a path, an image from `read_image`, or an array [H, W, 3], float32 in [0, 1] or uint8. It is
@@ -148,13 +149,14 @@ def degrade(
       seed: seed of the random draws, not negative.
       scale: downsampling factor.
       name: the random draws depend on the seed and this name; None for the file name, or '' if the image is no file.
+      geometry: 'released' or 'aligned', see framer_jax.degradations.presets.GEOMETRIES.
 
     Returns:
       The LR image: `.pixels` is [H / scale, W / scale, 3] float32 in [0, 1], multiples of 1 / 255.
 
     Raises:
-      ValueError: an unknown preset (the message lists the known ones), an unsupported scale, a negative seed, or an
-        image that cannot be read or is smaller than `scale`.
+      ValueError: an unknown preset or geometry (the message lists the known ones), an unsupported scale, a negative
+        seed, or an image that cannot be read or is smaller than `scale`.
     """
     import numpy as np
 
@@ -164,7 +166,7 @@ def degrade(
     from framer_jax.degradations.presets import preset_by_name
     from framer_jax.inference.images import ImageData, as_image_data
 
-    settings = preset_by_name(preset, scale)
+    settings = preset_by_name(preset, scale, geometry)
     if seed < 0:
         raise ValueError(f"seed is {seed}: it must not be negative")
     if isinstance(image, str | os.PathLike):

@@ -79,6 +79,32 @@ def tree_digest(params: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
     return digest.hexdigest()
 
 
+def check_finite(leaves: Mapping[str, Any], source: str) -> None:
+    """Check that weights hold no NaN and no infinity.
+
+    Args:
+      leaves: name → array in host memory; see `flatten_names`.
+      source: what they are in the error message, usually a path.
+
+    Raises:
+      ValueError: names the arrays that do, in one line.
+    """
+    wrong = [name for name, leaf in leaves.items() if not _is_finite(leaf)]
+    if wrong:
+        listed = f"{', '.join(wrong[:LISTED])}{', ...' if len(wrong) > LISTED else ''}"
+        raise ValueError(
+            f"{source}: NaN or infinity in {len(wrong)} of {len(leaves)} arrays ({listed}): use other weights"
+        )
+
+
+def _is_finite(leaf: Any) -> bool:
+    """Whether an array holds finite numbers only; true for what is no array of floating-point numbers."""
+    dtype = getattr(leaf, "dtype", None)
+    if dtype is None or dtype.kind in "biuUSO" or not isinstance(leaf, np.ndarray):
+        return True
+    return bool(np.isfinite(leaf).all())
+
+
 def check_same_structure(
     params: Mapping[str, Any], expected: Mapping[str, Any], source: str = "weights", dtypes: bool = False
 ) -> None:

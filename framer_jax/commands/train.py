@@ -17,11 +17,12 @@ from framer_jax.checkpoints.paths import digest_of, digests
 from framer_jax.commands.model_card import write_card
 from framer_jax.commands.provenance import portable
 from framer_jax.commands.training_data import open_source, open_training, text_condition, training_kind
-from framer_jax.config import ConfigError, knob_table, load_config, to_dict
+from framer_jax.config import ConfigError, check_config, knob_table, load_config, to_dict, with_later_knobs
 from framer_jax.data.photos import HELD_OUT
 from framer_jax.data.pipeline import make_batches, prepare_for
+from framer_jax.data.settings import degradation_preset
 from framer_jax.data.whole_photos import validation_pairs
-from framer_jax.degradations.presets import DegradationPreset, preset_by_name
+from framer_jax.degradations.presets import DegradationPreset
 from framer_jax.evaluation.validation import make_validation
 from framer_jax.inference.model import BEST, LAST, save_model, weights_file
 from framer_jax.knobs import settings_from
@@ -113,13 +114,14 @@ def train_from_config(config: dict[str, Any], workdir: str | Path, init: str | N
       ConfigError, ValueError, FileNotFoundError: an input that cannot be used, in one line.
     """
     workdir, data = Path(workdir), config["data"]
+    check_config(config)
     base = build_recipe(config["recipe"], data=training_kind(config))
     recipe = add_framer(base, config["framer"])
     multiple = base.scale * base.lr_multiple
     if data["crop"] % multiple:
         raise ConfigError(f"data.crop {data['crop']} must be a multiple of {multiple} for this recipe")
     settings: TrainingSettings = settings_from(TrainingSettings, config["training"], "training")
-    preset = preset_by_name(data["degradation"], base.scale)
+    preset = degradation_preset(data, base.scale)
     source, text = open_training(config), text_info(config)
     initial, digest = initial_weights(base, config["recipe"], init) if init else (base.initial_params, None)
     # The weights that a run started from and its frozen weights are part of its identity.
@@ -144,7 +146,7 @@ def train_from_config(config: dict[str, Any], workdir: str | Path, init: str | N
             workdir,
             config_json=json.dumps({**config, **identity}),
             may_change=paths_that_may_change(config),
-            migrate=migrate,
+            migrate=lambda saved: with_later_knobs(migrate(saved)),
             run_info=text,
             record_names=source.names,
             validate=make_validation(base, pairs) if pairs else None,

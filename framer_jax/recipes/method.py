@@ -37,7 +37,7 @@ precomputed outputs of a teacher."""
 class CommonSettings:
     """The knobs of the `recipe` section that every method has."""
 
-    scale: int = knob(4, "Upsampling factor per axis.", at_least=1)
+    scale: int = knob(4, "Upsampling factor per axis.", at_least=1, at_most=16)
     dtype: str = knob("float32", "Compute dtype of the network; parameters stay float32.", choices=DTYPES)
 
 
@@ -236,6 +236,10 @@ def _no_differences(config: Config) -> list[str]:
     return []
 
 
+def _any_crop(config: Config, crop: int) -> None:
+    pass
+
+
 @dataclass(frozen=True)
 class Method:
     """One method.
@@ -248,6 +252,7 @@ class Method:
       sections: further sections of the configuration's `recipe`, name → settings class.
       build: builds the recipe.
       weight_files: knobs that hold paths.
+      check_crop: (config, side of a training crop in HR pixels) raises ValueError if the knobs do not fit it.
       conditioning: what the denoiser is conditioned on besides the LR image: 'none' or 'text'.
       text_summary: (condition, caption dropout) → one line for logs and model cards, of a method with text.
       batch_entries: what its batches hold, for each kind of training data.
@@ -276,6 +281,7 @@ class Method:
     sections: Mapping[str, type]
     build: Build
     weight_files: tuple[WeightFile, ...] = ()
+    check_crop: Callable[[Config, int], None] = _any_crop
     conditioning: str = "none"
     text_summary: Callable[[str, float], str] | None = None
     batch_entries: BatchEntries = _entries_of_photos

@@ -338,24 +338,6 @@ def test_pickles_without_pytorch_say_what_to_install(monkeypatch, pth, capsys):
     refused(capsys, "framer_jax[torch]")
 
 
-def test_pytorch_itself_reads_and_writes(states, tmp_path, capsys):
-    torch = pytest.importorskip("torch")
-    state = {key: torch.from_numpy(value) for key, value in states["resshift_unet"].items()}
-    torch.save({"state_dict": {f"module.{key}": value for key, value in state.items()}}, tmp_path / "in.pth")
-    words = ("--model", "resshift_unet")
-    assert port(tmp_path / "in.pth", tmp_path / "ours.safetensors", *words) == 0
-    assert "taken off    state_dict, module." in capsys.readouterr().out
-    assert port(tmp_path / "ours.safetensors", tmp_path / "back.pth", *words, "--to", "torch") == 0
-    back = torch.load(tmp_path / "back.pth", weights_only=True)
-    assert all(torch.equal(back[key], value) for key, value in state.items())
-    (tmp_path / "short.pth").write_bytes((tmp_path / "in.pth").read_bytes()[:-1000])
-    torch.save({"net": torch.nn.Linear(2, 2)}, tmp_path / "object.pth")
-    capsys.readouterr()
-    for name, message in (("short", "cut short"), ("object", "no other is used")):
-        assert port(tmp_path / f"{name}.pth", tmp_path / "out.safetensors", *words) == 2
-        refused(capsys, message)
-
-
 def test_metadata_says_where_the_weights_came_from(checkpoint, tmp_path):
     assert port(checkpoint, tmp_path / "ours.safetensors", "--model", "vq_f4") == 0
     metadata = load_weights(tmp_path / "ours.safetensors")[1]
