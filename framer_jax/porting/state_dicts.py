@@ -151,7 +151,7 @@ def _groups(
 ) -> Iterator[tuple[tuple[str, ...], dict[str, Any]]]:
     """(entries above, tensors) of every mapping that holds tensors with names."""
     tensors = {
-        INNER.sub(r"\1", key): value for key, value in content.items() if isinstance(key, str) and _is_tensor(value)
+        INNER.sub(r"\1", key): value for key, value in content.items() if isinstance(key, str) and is_tensor(value)
     }
     if tensors:
         yield above, tensors
@@ -162,7 +162,8 @@ def _groups(
             yield from _groups(value, (*above, str(key)))
 
 
-def _is_tensor(value: Any) -> bool:
+def is_tensor(value: Any) -> bool:
+    """Whether this is a tensor, of whatever library, and not an entry of a trainer."""
     return hasattr(value, "shape") and hasattr(value, "dtype")
 
 
