@@ -64,10 +64,31 @@ def _keep_compiled_programs() -> None:
     import jax
 
     configured = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ and not configured:
-        cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "framer_jax" / "compiled"
-        jax.config.update("jax_compilation_cache_dir", str(cache))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    if "JAX_COMPILATION_CACHE_DIR" in os.environ or configured:
+        return
+    cache = _cache_folder()
+    if cache is None:
+        logging.getLogger(__name__).warning(
+            "there is no home folder to keep compiled programs in, so each run compiles its own: set HOME or "
+            "JAX_COMPILATION_CACHE_DIR to a folder that can be written"
+        )
+        return
+    jax.config.update("jax_compilation_cache_dir", str(cache))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+def _cache_folder() -> Path | None:
+    """Where compiled programs are kept; None for a user without a home folder, as in some containers and batch jobs."""
+    base = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    if not base.is_absolute():  # not set, or to be ignored, as its specification says
+        try:
+            base = Path.home() / ".cache"
+        except RuntimeError:  # neither HOME nor an entry of this user
+            return None
+    if not base.is_absolute():  # HOME is empty
+        return None
+    existing = next((folder for folder in (base, *base.parents) if folder.exists()), base)
+    return base / "framer_jax" / "compiled" if existing.is_dir() and os.access(existing, os.W_OK) else None
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 
@@ -52,6 +53,10 @@ class LatentFiles(RecordFiles):
     def batch_entries(self) -> tuple[str, ...]:
         """The entries of prepared batches."""
         return (HR_LATENT, LR_LATENT, TEXT, POOLED_TEXT)
+
+    def files(self) -> dict[str, Path]:
+        """Name → path of every file of records and of embeddings."""
+        return {**super().files(), **self._texts.files()}
 
     def with_text(self, record: Mapping[str, np.ndarray], rng: np.random.Generator) -> dict[str, np.ndarray]:
         """Add 'text' and 'pooled_text' (`CaptionEmbeddings.draw`) to a record of latents."""

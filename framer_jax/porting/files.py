@@ -9,6 +9,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+RAW_NAMES = "surrogateescape"
+"""How names of files that are not UTF-8 are written and digested: as the bytes that they are."""
+
 
 @contextmanager
 def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
@@ -52,5 +55,7 @@ def sha256_of(path: str | os.PathLike[str]) -> str:
     digest = hashlib.sha256()
     for file_path in sorted(path.rglob("*"), key=lambda entry: entry.relative_to(path).as_posix()):
         if file_path.is_file():
-            digest.update(f"{file_path.relative_to(path).as_posix()}\0{sha256_of(file_path)}\n".encode())
+            digest.update(
+                f"{file_path.relative_to(path).as_posix()}\0{sha256_of(file_path)}\n".encode(errors=RAW_NAMES)
+            )
     return digest.hexdigest()

@@ -72,6 +72,12 @@ class Restored(NamedTuple):
     notes: tuple[str, ...]
 
 
+def saved_steps(folder: Path) -> list[int]:
+    """Steps of the checkpoints in a folder, in order."""
+    names = [path.name for path in folder.iterdir() if path.is_dir()] if folder.is_dir() else []
+    return sorted(int(name) for name in names if name.isascii() and name.isdecimal() and str(int(name)) == name)
+
+
 class Checkpoints:
     """The checkpoints of one run: a folder with one folder `<step>/` for each.
 
@@ -118,8 +124,7 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """Steps of all checkpoints that were written to their end, in order; their files may be damaged since."""
-        names = [path.name for path in self.directory.iterdir() if path.is_dir()] if self.directory.is_dir() else []
-        return sorted(int(name) for name in names if name.isascii() and name.isdecimal() and str(int(name)) == name)
+        return saved_steps(self.directory)
 
     def path(self, step: int) -> Path:
         """Folder of one checkpoint."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import zlib
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -139,7 +140,7 @@ def caption_photos(
                 caption = Caption(name, "", "", damaged=True)
                 damaged += 1
             else:
-                raw = captioner(photo.crop(0, 0, *photo.size), zlib.crc32(f"{settings.seed} {name}".encode()))
+                raw = captioner(photo.crop(0, 0, *photo.size), zlib.crc32(os.fsencode(f"{settings.seed} {name}")))
                 caption = Caption(name, raw, clean_caption(raw))
             file.write(caption_line(caption))
             file.flush()
