@@ -20,7 +20,7 @@ from framer_jax.porting.weights import is_ours, read_metadata
 from framer_jax.recipes.base import Params, Recipe, expected_params
 from framer_jax.recipes.components.networks import network_section
 from framer_jax.recipes.method import Config, Pretrained
-from framer_jax.trees import check_same_structure, flatten_names, nest_names
+from framer_jax.trees import check_finite, check_same_structure, flatten_names, nest_names
 
 
 class NetworkReader:
@@ -32,13 +32,16 @@ class NetworkReader:
         """The published network at `path`."""
         path = required_path(path, knob_name, what, model, folder=bool(map_named(model).folder))
         with _naming(knob_name):
-            return load_network(model, path, dtype=dtype or jnp.float32, **demands)
+            pretrained = load_network(model, path, dtype=dtype or jnp.float32, **demands)
+            check_finite(flatten_names(pretrained.params)[0], path)
+        return pretrained
 
     def transformer(self, knob_name: str, path: str, models: tuple[str, ...], what: str) -> tuple[str, Pretrained]:
         """The published network at `path` and its weight map, the first of `models` that the file is of."""
         path = required_path(path, knob_name, what, models[0], folder=True)
         with _naming(knob_name):
             model, ported = _read_first(path, models)
+            check_finite(flatten_names(ported.params)[0], path)
         return model, Pretrained(None, ported.params, ported.source, ported.arguments)
 
     def trained(self, knob_name: str, path: str, what: str, config: Config, recipe: Recipe) -> Params:
@@ -47,6 +50,7 @@ class NetworkReader:
         with _naming(knob_name):
             params = read_groups(path, config).params
             check_same_structure(params, expected_params(recipe), path)
+            check_finite(flatten_names(params)[0], path)
         return params
 
     def lora(self, knob_name: str, path: str, model: str, params: Params) -> Params:
@@ -59,6 +63,8 @@ class NetworkReader:
                 map_named(model), params, state, str(path), adapter_name=lambda adapter: ""
             ).values()
         leaves = flatten_names(layers.factors)[0]
+        with _naming(knob_name):
+            check_finite(leaves, path)
         for module, alpha in layers.alphas.items():
             up = leaves[f"{module}/up"]
             leaves[f"{module}/up"] = up * np.float32(alpha / up.shape[-2])
