@@ -28,15 +28,10 @@ CORE = [
 EVALUATION = ["matplotlib>=3.9", "scikit-image>=0.25", "scikit-learn>=1.5"]
 TENSORBOARD = ["tensorboardX>=2.6.5"]
 TORCH = ["torch>=2.6", "transformers>=4.50"]
+DIFFUSERS = [*TORCH, "diffusers>=0.34"]
 DOCUMENTATION = ["mkdocs>=1.6,<2", "mkdocs-material>=9.6,<10", "mkdocstrings[python]>=0.30", "latex2mathml>=3.77"]
-DEVELOPMENT = [
-    "pytest>=8",
-    "pytest-timeout>=2.3",
-    "pytest-xdist>=3.6",
-    "hypothesis>=6.100",
-    "ruff==0.17.5",
-    "mypy>=1.15",
-]
+TESTS = ["pytest>=8", "pytest-timeout>=2.3", "pytest-xdist>=3.6", "hypothesis>=6.100"]
+DEVELOPMENT = [*TESTS, "ruff==0.17.5", "mypy>=1.15"]
 
 setup(
     name="framer_jax",
@@ -55,9 +50,11 @@ setup(
         "eval": EVALUATION,
         "tensorboard": TENSORBOARD,
         "torch": TORCH,
+        "diffusers": DIFFUSERS,
         "cuda12": ["jax[cuda12]>=0.10,<0.13"],
         "tpu": ["jax[tpu]>=0.10,<0.13"],
         "docs": DOCUMENTATION,
+        "originals": [*DIFFUSERS, "peft>=0.15", "accelerate>=1.0", *TESTS],  # tools/test.sh --originals
         "dev": DEVELOPMENT + DOCUMENTATION + EVALUATION + TENSORBOARD,
     },
     entry_points={"console_scripts": ["framer-jax=framer_jax.cli:main"]},

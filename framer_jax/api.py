@@ -53,7 +53,8 @@ def load_model(
     """Read a model from a weights file or a training run's directory.
 
     Args:
-      weights: path of the weights; None for the starter model. Published weights, ported or not, need a `config`.
+      weights: path of the weights; None for the starter model. Published weights, ported or not, need a `config`,
+        except for those of SwinIR, which determine it.
       config: configuration that the published weights belong to, such as configs/resshift_v1.py.
       overrides: changes of that configuration, such as 'recipe.space.weights=vq_f4.safetensors'.
       sampling: sampler settings to use instead of the configuration's, such as steps=20 or guidance=4.0: the fields of
@@ -62,13 +63,14 @@ def load_model(
     Raises:
       FileNotFoundError, ValueError: see framer_jax.inference.model.load_model and framer_jax.config.load_config.
     """
+    from framer_jax.commands.published import config_of_weights
     from framer_jax.config import load_config, to_dict
     from framer_jax.inference import model
 
     if overrides and config is None:
         raise ValueError("overrides change the configuration that 'config' names: give 'config' too")
-    configuration = None if config is None else to_dict(load_config(os.fspath(config), overrides))
-    return model.load_model(weights, configuration, sampling=model.Sampling(**sampling))
+    named = None if config is None else to_dict(load_config(os.fspath(config), overrides))
+    return model.load_model(weights, named or config_of_weights(weights), sampling=model.Sampling(**sampling))
 
 
 def read_image(path: PathLike) -> ImageData:
@@ -133,11 +135,12 @@ def degrade(
     seed: int = 0,
     scale: int = 4,
     name: str | None = None,
+    geometry: str = "released",
 ) -> ImageData:
     """Make the LR image of an HR image with a random degradation.
 
     For a file and its file name, `write_image` writes the bytes that `framer-jax degrade` writes for the same preset,
-    seed and scale. (For a file in a subfolder of the command's input, `name` is its path within the input.)
+    seed, scale and geometry. (For a file in a subfolder of the command's input, `name` is its path within the input.)
 
     Args:
       image: an HR image: a path, an image from `read_image`, or an array [H, W, 3], float32 in [0, 1] or uint8. It is
@@ -146,13 +149,14 @@ def degrade(
       seed: seed of the random draws, not negative.
       scale: downsampling factor.
       name: the random draws depend on the seed and this name; None for the file name, or '' if the image is no file.
+      geometry: 'released' or 'aligned', see framer_jax.degradations.presets.GEOMETRIES.
 
     Returns:
       The LR image: `.pixels` is [H / scale, W / scale, 3] float32 in [0, 1], multiples of 1 / 255.
 
     Raises:
-      ValueError: an unknown preset (the message lists the known ones), an unsupported scale, a negative seed, or an
-        image that cannot be read or is smaller than `scale`.
+      ValueError: an unknown preset or geometry (the message lists the known ones), an unsupported scale, a negative
+        seed, or an image that cannot be read or is smaller than `scale`.
     """
     import numpy as np
 
@@ -162,7 +166,7 @@ def degrade(
     from framer_jax.degradations.presets import preset_by_name
     from framer_jax.inference.images import ImageData, as_image_data
 
-    settings = preset_by_name(preset, scale)
+    settings = preset_by_name(preset, scale, geometry)
     if seed < 0:
         raise ValueError(f"seed is {seed}: it must not be negative")
     if isinstance(image, str | os.PathLike):
@@ -185,11 +189,13 @@ def port(
     to: str = "jax",
     overwrite: bool = False,
     check: str | None = None,
+    variant: str = "",
+    alpha: float | None = None,
 ) -> dict[str, Any]:
     """Convert weights between PyTorch and framer_jax, as `framer-jax port` does.
 
     Args:
-      inputs: checkpoint to read; several if each holds a part of the model.
+      inputs: checkpoint to read; several if each holds a part of the model; LoRAs behind it are added to it.
       output: file to write (.safetensors, or .pth with to='torch'); a folder with to='diffusers'.
       model: network that the checkpoint belongs to: a key of framer_jax.porting.table.MAPS.
       to: 'jax' for framer_jax's format, 'torch' for a PyTorch state dict, 'diffusers' for a folder of config.json and
@@ -197,6 +203,8 @@ def port(
       overwrite: whether an existing output may be replaced.
       check: clone of the original repository (or 'installed' for an installed package) with which the output of every
         layer is compared first; None for no comparison.
+      variant: variant of the weights in a folder of Diffusers, such as 'fp16'.
+      alpha: alpha of the LoRAs; None for what they state.
 
     Returns:
       What the command prints: 'written', 'sha256', 'model', 'parameters' and further facts, by name.
@@ -213,8 +221,8 @@ def port(
         raise FileExistsError(f"{output} exists: choose another name or set overwrite=True")
     paths = [Path(inputs)] if isinstance(inputs, str | os.PathLike) else [Path(path) for path in inputs]
     if to == "jax":
-        return port_to_jax(model, paths, Path(output), check)
-    return port_to_torch(model, paths, Path(output), to, check)
+        return port_to_jax(model, paths, Path(output), check, variant, alpha)
+    return port_to_torch(model, paths, Path(output), to, check, variant, alpha)
 
 
 def framer_loss(taps: Sequence[jax.Array], key: jax.Array, variant: str = "paper", **changes: Any) -> FramerLoss:

@@ -21,47 +21,43 @@ import inspect
 import json
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict, config_dict
 
 from framer_jax.checkpoints.migration import SCHEMA, renamed_knobs
-from framer_jax.data.settings import DataSettings
-from framer_jax.knobs import MISSING, Knob, check_values, knobs_of, nearest
-from framer_jax.losses.framer import VARIANTS, FramerSettings
+from framer_jax.knobs import MISSING, Knob, nearest
 from framer_jax.overrides import apply_override, parse_override
-from framer_jax.recipes.components.networks import network_knobs
-from framer_jax.recipes.framer import NO_FRAMER
-from framer_jax.recipes.method import CommonSettings
 from framer_jax.recipes.table import DEFAULT_METHOD, METHODS, method_named
-from framer_jax.training.logging import LoggingSettings
-from framer_jax.training.settings import TrainingSettings
-
-SECTIONS = ("schema", "recipe", "framer", "data", "training", "logging")
-"""The entries of every configuration."""
-
-SHARED: Mapping[str, type] = {"data": DataSettings, "training": TrainingSettings, "logging": LoggingSettings}
-"""Sections that all methods share → their settings classes."""
-
-PUBLISHED = "recipe.teacher.published"
-"""The `recipe` section of a published teacher, within that of its student."""
-
-VARIANT = Knob(
-    "variant",
-    str,
-    False,
-    NO_FRAMER,
-    "FRAMER on top of the method: none, paper (as the paper describes it) or released (as its code computes it). Knobs "
-    "of this section that are None keep the variant's own value.",
-    choices=(NO_FRAMER, *VARIANTS),
+from framer_jax.sections import (
+    SECTIONS,
+    SHARED,
+    ConfigError,
+    check_config,
+    check_section_names,
+    knob_sections,
+    knob_table,
+    knobs_by_name,
 )
 
-
-class ConfigError(ValueError):
-    """A configuration that cannot be used; the message is one line that says what is wrong and what to do."""
+__all__ = [
+    "ConfigError",
+    "check_config",
+    "config_file",
+    "default",
+    "is_config",
+    "knob_table",
+    "load_config",
+    "override_config",
+    "shipped",
+    "shipped_names",
+    "split_variant",
+    "to_dict",
+    "with_later_knobs",
+    "with_method",
+]
 
 
 def default(method: str = DEFAULT_METHOD.name) -> ConfigDict:
@@ -76,7 +72,7 @@ def default(method: str = DEFAULT_METHOD.name) -> ConfigDict:
         raise ConfigError(str(error)) from error
     config = ConfigDict({"schema": SCHEMA})
     config.recipe = ConfigDict({"name": record.name})
-    for section, knobs in _knob_sections(method):
+    for section, knobs in knob_sections(method):
         node = config
         for part in section.split("."):
             if part not in node:
@@ -147,9 +143,18 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> ConfigDict:
     if missing := [name for name in SECTIONS if name not in config]:
         raise ConfigError(f"{file}: get_config() gives no {', '.join(missing)}: start from framer_jax.config.default()")
     try:
-        _check_section_names(config.recipe)
+        check_section_names(config.recipe)
     except ConfigError as error:
         raise ConfigError(f"{file}: {error}") from error
+    return override_config(config, overrides)
+
+
+def override_config(config: ConfigDict, overrides: Sequence[str]) -> ConfigDict:
+    """Apply `key.path=value` overrides to a configuration, in place unless they choose another method, and check it.
+
+    Raises:
+      ConfigError: an unknown knob, a value that is not legal, or values that do not fit together.
+    """
     try:
         pairs = [parse_override(override) for override in overrides]
         method = dict(pairs).get("recipe.name", config.recipe.name)  # the last one
@@ -158,8 +163,8 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> ConfigDict:
         config.lock()
         for key, text in pairs:
             if key != "recipe.name":
-                apply_override(config, key, text)
-        check_config(to_dict(config))
+                apply_override(config, key, text, knobs_by_name(config.recipe))
+        check_config(config.to_dict())
     except ValueError as error:
         raise ConfigError(str(error)) from error
     return config
@@ -193,45 +198,6 @@ def split_variant(path: str | Path) -> tuple[Path, tuple[str, ...]]:
     if separator and "/" not in text and not text.endswith(".py"):
         return Path(name), (variant,)
     return Path(path), ()
-
-
-def knob_table(method: str) -> list[tuple[str, Knob]]:
-    """Every knob of a method's configuration: (full name, knob), in the order of its sections."""
-    return [(f"{section}.{knob.name}", knob) for section, knobs in _knob_sections(method) for knob in knobs]
-
-
-def check_config(config: Mapping[str, Any]) -> None:
-    """Check every knob of a plain configuration, and of the published teacher in it.
-
-    Raises:
-      ConfigError: a value that is not legal; the message names the knob and its legal values. Or the published teacher
-        has the sections of another method than the one it names.
-    """
-    published = config["recipe"].get("teacher", {}).get("published")
-    try:
-        _check_knobs(config, config["recipe"]["name"])
-        if published:
-            _check_section_names(published, PUBLISHED)
-            _check_knobs({"recipe": published}, published["name"], PUBLISHED)
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
-
-
-def _check_knobs(config: Mapping[str, Any], method: str, prefix: str = "recipe") -> None:
-    for section, knobs in _knob_sections(method):
-        names = {knob.name for knob in knobs}
-        values = {name: value for name, value in _at(config, section.split(".")).items() if name in names}
-        check_values(knobs, values, section.replace("recipe", prefix, 1))
-
-
-def _check_section_names(recipe: Mapping[str, Any], section: str = "recipe") -> None:
-    """Refuse a `recipe` section with the sections of another method than the one it names."""
-    name = str(recipe.get("name"))
-    if set(recipe) != set(default(name).recipe):
-        raise ConfigError(
-            f"{section}.name is {name!r}, and the sections are those of another method: start from "
-            f"framer_jax.config.default({name!r}), or use with_method(config, {name!r})"
-        )
 
 
 def to_dict(config: ConfigDict) -> dict[str, Any]:
@@ -268,24 +234,24 @@ def unusual_settings(config: Mapping[str, Any], most: int = 12) -> str:
     return f"{', '.join(changed[:most])}{more}"
 
 
-def _knob_sections(method: str) -> Iterator[tuple[str, tuple[Knob, ...]]]:
-    """(section, its knobs) of a method's configuration."""
-    record = method_named(method)
-    yield "recipe", knobs_of(CommonSettings)
-    section, networks = record.networks
-    yield f"recipe.{section}", (Knob("name", str, False, networks[0], "Network that is trained.", choices=networks),)
-    for network in networks:
-        yield f"recipe.{section}.{network}", network_knobs(network)
-    for name, settings in record.sections.items():
-        yield f"recipe.{name}", knobs_of(settings)
-    yield "framer", (VARIANT, *(_unset(knob) for knob in knobs_of(FramerSettings)))
-    for name, settings in SHARED.items():
-        yield name, knobs_of(settings)
+def with_later_knobs(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A stored configuration of the present schema with the knobs that were added since, at their defaults.
 
-
-def _unset(knob: Knob) -> Knob:
-    """A knob of FRAMER, which is None in a configuration: the variant decides."""
-    return replace(knob, optional=True, default=None)
+    The default of an added knob keeps the behavior from before it existed.
+    """
+    filled: dict[str, Any] = json.loads(json.dumps(config))
+    method = filled["recipe"]["name"]
+    networks = f"recipe.{method_named(method).networks.section}."
+    for section, knobs in knob_sections(method):
+        node = filled
+        for part in section.split("."):
+            # Of the networks, a stored configuration has the chosen one only.
+            node = node.get(part, {}) if section.startswith(networks) else node.setdefault(part, {})
+        for knob in knobs:
+            if knob.name not in node:
+                value = _at(filled, knob.follows.split(".")) if knob.follows else knob.default
+                node[knob.name] = json.loads(json.dumps(value))
+    return filled
 
 
 def _declare(node: ConfigDict, knob: Knob) -> None:

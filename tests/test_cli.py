@@ -144,13 +144,21 @@ def test_a_truncated_image_is_named_and_skipped(data, tmp_path, caplog):
     assert named[0].startswith("skipping the damaged image photo_1.png (")
 
 
-def test_weights_that_are_not_finite_are_named_before_anything_is_computed(data, tmp_path, capsys):
-    poisoned = weights(tmp_path / "poisoned.safetensors", fill=float("nan"))
+def test_a_loss_that_is_not_a_number_stops_the_run(data, tmp_path, capsys):
+    nan = weights(tmp_path / "nan.safetensors", fill=float("nan"))
+    fails(capsys, train(tmp_path / "run", data, init=nan), r"nan\.safetensors: 'denoiser/.* values that are not finite")
+    poisoned = weights(tmp_path / "poisoned.safetensors", fill=1e30)
     status = train(tmp_path / "run", data, init=poisoned)
     fails(
-        capsys, status, r"poisoned\.safetensors: NaN or infinity in \d+ of \d+ arrays \(denoiser/.*: use other weights"
+        capsys,
+        status,
+        r"loss is NaN or infinite at step 1 \(.*the first step: no update was made yet, .* a setting or the weights",
+        r"settings that differ from their defaults: .*training\.",
+        r"records (photo_[012]\.png, ){7}photo_[012]\.png",
+        "no checkpoint yet",
+        alone=False,
     )
-    assert not (tmp_path / "run").exists()
+    assert not (tmp_path / "run" / LAST).exists()
 
 
 def test_a_loss_that_explodes_names_the_last_checkpoint(data, tmp_path, capsys):

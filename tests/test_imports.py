@@ -33,7 +33,8 @@ LAYERS = {
     "evaluation": (*GROUND, *FIRST, "recipes", "checkpoints", "inference"),
     # configurations are generated from the settings of every layer
     "overrides": (*GROUND, *FIRST, "recipes", "checkpoints"),
-    "config": (*GROUND, *FIRST, "recipes", "checkpoints", "training", "overrides"),
+    "sections": (*GROUND, *FIRST, "recipes", "training"),
+    "config": (*GROUND, *FIRST, "recipes", "checkpoints", "training", "overrides", "sections"),
     "commands": (*GROUND, *FIRST, "recipes", "checkpoints", "training", "inference", "evaluation", "config"),
     "cli": ("commands",),
     "api": (*GROUND, *FIRST, "recipes", "checkpoints", "training", "inference", "config", "commands"),

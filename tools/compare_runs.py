@@ -17,6 +17,7 @@ import argparse
 import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -28,9 +29,10 @@ from rich.console import Console
 from rich.progress import track
 
 from framer_jax.checkpoints.open import READER
+from framer_jax.data.settings import degradation_preset
 from framer_jax.data.sources import folder_source
 from framer_jax.data.whole_photos import ValidationPair, validation_pairs
-from framer_jax.degradations.presets import preset_by_name
+from framer_jax.degradations.presets import GEOMETRIES
 from framer_jax.diffusion.noise import noise_field
 from framer_jax.evaluation.metrics import score
 from framer_jax.evaluation.niqe import NiqeModel, load_niqe_model
@@ -62,6 +64,7 @@ def main() -> int:
     parser.add_argument("--photos", required=True, help="folder of clean photographs")
     parser.add_argument("--limit", type=int, help="largest number of photographs")
     parser.add_argument("--seed", type=int, default=0, help="seed of the degradation and of the samplers' noise")
+    parser.add_argument("--geometry", choices=GEOMETRIES, help="of the degradation; default: that of the training")
     parser.add_argument("--niqe-model", help="published pristine model: adds the metric niqe")
     parser.add_argument("--teachers", metavar="RUN,RUN,…", help="teachers of the SinSR runs, in their order")
     parser.add_argument("--markdown", type=Path, help="also write the table to this file")
@@ -75,7 +78,7 @@ def main() -> int:
     teachers = arguments.teachers.split(",") if arguments.teachers else []
     niqe_model = load_niqe_model(arguments.niqe_model) if arguments.niqe_model else None
     ids = (*METRICS, *(("niqe",) if niqe_model else ()))
-    pairs, degradation = shared_pairs(groups, arguments.photos, arguments.seed, arguments.limit)
+    pairs, degradation = shared_pairs(groups, arguments.photos, arguments.seed, arguments.limit, arguments.geometry)
     rows: dict[str, list[Scores]] = {}
     scale = load_model(next(iter(groups.values()))[0], purpose="description").recipe.scale
     images = (upsample_bicubic(pair.lr, scale) for pair in pairs)
@@ -114,24 +117,35 @@ def parse_groups(words: Sequence[str]) -> dict[str, list[str]]:
 
 
 def shared_pairs(
-    groups: Mapping[str, Sequence[str]], photos: str, seed: int, limit: int | None
+    groups: Mapping[str, Sequence[str]], photos: str, seed: int, limit: int | None, geometry: str | None = None
 ) -> tuple[list[ValidationPair], str]:
-    """Photographs with their LR images, and the name of the degradation that all runs were trained with.
+    """Photographs with their LR images, and the name and geometry of the degradation.
+
+    Args:
+      groups: name → runs.
+      photos: folder of HR photographs.
+      seed: seed of the degradation.
+      limit: largest number of photographs; None for all.
+      geometry: geometry of the degradation; None for that of the training.
 
     Raises:
-      SystemExit: the runs were trained with different degradations.
+      SystemExit: the runs were trained with different degradations, or with different geometries and none is given.
     """
     models = [load_model(run, purpose="description") for runs in groups.values() for run in runs]
-    names = {model.metadata["config"]["data"]["degradation"] for model in models}
-    if len(names) > 1:
-        sys.exit(
-            f"the runs were trained with different degradations ({', '.join(sorted(names))}): "
-            "compare runs of one degradation"
-        )
     scale = models[0].recipe.scale
+    presets = {degradation_preset(model.metadata["config"]["data"], scale) for model in models}
+    if geometry:
+        presets = {replace(preset, geometry=geometry) for preset in presets}
+    if len(presets) > 1:
+        names = sorted({f"{preset.name}, {preset.geometry}" for preset in presets})
+        sys.exit(
+            f"the runs were trained with different degradations ({'; '.join(names)}): "
+            "compare runs of one degradation, or give --geometry where only this differs"
+        )
     multiple = scale * max(model.recipe.lr_multiple for model in models)
-    (name,) = names
-    return validation_pairs(folder_source(photos), preset_by_name(name, scale), seed, multiple, limit), name
+    (preset,) = presets
+    pairs = validation_pairs(folder_source(photos), preset, seed, multiple, limit)
+    return pairs, f"{preset.name}, {preset.geometry} geometry"
 
 
 def mean_scores(

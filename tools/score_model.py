@@ -25,9 +25,10 @@ from rich.progress import track
 from rich.table import Table
 
 from framer_jax.data.photos import HELD_OUT, photo_source
+from framer_jax.data.settings import degradation_preset
 from framer_jax.data.sources import folder_source
 from framer_jax.data.whole_photos import ValidationPair, validation_pairs
-from framer_jax.degradations.presets import preset_by_name
+from framer_jax.degradations.presets import GEOMETRIES, preset_by_name
 from framer_jax.evaluation.metrics import METRICS, score
 from framer_jax.evaluation.niqe import load_niqe_model
 from framer_jax.evaluation.statistics import bootstrap_interval
@@ -49,6 +50,9 @@ def main() -> int:
     parser.add_argument("--photos", help="folder of clean photographs; default: the held-out built-in ones")
     parser.add_argument("--seed", type=int, default=0, help="seed of the degradation and of the noise")
     parser.add_argument("--degradation", help="name of a preset; default: that of the model's training")
+    parser.add_argument(
+        "--geometry", choices=GEOMETRIES, help="of the degradation; default: that of the model's training"
+    )
     parser.add_argument("--niqe-model", help="published pristine model: adds the metric niqe")
     parser.add_argument("--json", type=Path, help="also write the scores of every image to this file")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing --json file")
@@ -56,7 +60,9 @@ def main() -> int:
     if arguments.json and arguments.json.exists() and not arguments.overwrite:
         parser.error(f"{arguments.json} exists: choose another name or add --overwrite")
     model = load_model(arguments.weights)
-    pairs = degraded_pairs(model, arguments.photos, arguments.seed, degradation=arguments.degradation)
+    pairs = degraded_pairs(
+        model, arguments.photos, arguments.seed, degradation=arguments.degradation, geometry=arguments.geometry
+    )
     niqe_model = None if arguments.niqe_model is None else load_niqe_model(arguments.niqe_model)
     ids = ["psnr-y", "psnr-rgb", "ssim-y", "niqe-framer", *(["niqe"] if niqe_model else [])]
     upscale = upscalers(model, arguments.seed)
@@ -77,7 +83,12 @@ def main() -> int:
 
 
 def degraded_pairs(
-    model: Model, photos: str | None, seed: int, limit: int | None = None, degradation: str | None = None
+    model: Model,
+    photos: str | None,
+    seed: int,
+    limit: int | None = None,
+    degradation: str | None = None,
+    geometry: str | None = None,
 ) -> list[ValidationPair]:
     """Whole photographs with their LR images.
 
@@ -87,9 +98,11 @@ def degraded_pairs(
       seed: seed of the degradation.
       limit: largest number of photographs; None for all.
       degradation: name of a preset; None: that of the model's training.
+      geometry: geometry of the degradation; None: that of the model's training.
     """
     source = folder_source(photos) if photos else photo_source(HELD_OUT)
-    preset = preset_by_name(degradation or model.metadata["config"]["data"]["degradation"], model.recipe.scale)
+    trained = degradation_preset(model.metadata["config"]["data"], model.recipe.scale)
+    preset = preset_by_name(degradation or trained.name, model.recipe.scale, geometry or trained.geometry)
     return validation_pairs(source, preset, seed, model.recipe.scale * model.recipe.lr_multiple, limit)
 
 

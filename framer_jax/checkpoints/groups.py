@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from framer_jax.checkpoints.identity import network_knobs, trained_identity
 from framer_jax.checkpoints.migration import SchemaError, migrate, present_knobs
-from framer_jax.checkpoints.networks import read_network
+from framer_jax.checkpoints.networks import log_notes, read_network
 from framer_jax.knobs import check_same_values
 from framer_jax.models.mmdit import JointTransformer, match_block_layout
 from framer_jax.porting.table import MAPS
@@ -99,6 +99,8 @@ def _published_network(path: str | os.PathLike[str], config: Config, same_proces
             f"with recipe.{section}.name {name!r}: use a configuration such as resshift_v1"
         )
     network = read_network(name, path)
+    if not is_ours(path):
+        log_notes(path, *network.source["notes"])
     description = MAPS[name].describe(network.arguments)
     check_same_values(
         network_knobs(section, name, network.arguments, network.arguments.get("scale", config.get("scale"))),

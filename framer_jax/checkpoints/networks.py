@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -27,6 +28,8 @@ from framer_jax.recipes.components.latent_space import AUTOENCODER
 from framer_jax.recipes.components.spaces import AUTOENCODER_MAPS
 from framer_jax.recipes.method import Config, Pretrained
 from framer_jax.trees import check_same_structure
+
+LOGGER = logging.getLogger(__name__)
 
 
 class NetworkKind(NamedTuple):
@@ -95,19 +98,28 @@ def network_shapes(name: str, module: nn.Module) -> dict[str, Any]:
     return jax.eval_shape(module.init, jax.random.key(0), *KINDS[name].inputs(module))["params"]
 
 
-def read_network(name: str, *paths: str | os.PathLike[str]) -> Ported:
+def log_notes(path: str | os.PathLike[str], *notes: str) -> None:
+    """Log what was assumed, chosen or left out when weights were read; empty notes are none."""
+    for note in notes:
+        if note:
+            LOGGER.warning("%s: %s", path, note)
+
+
+def read_network(name: str, *paths: str | os.PathLike[str], variant: str = "") -> Ported:
     """Read a published network, from a file that `framer-jax port` wrote or from PyTorch's own, and check it.
 
     Args:
       name: the weight map.
       paths: the file, or several PyTorch files that hold a part each.
+      variant: variant of the weights in a folder of Diffusers, such as 'fp16'; see
+        framer_jax.porting.diffusers_folder.find_model.
 
     Raises:
       ValueError, FileNotFoundError, ImportError: a file cannot be read, is of another network, or is incomplete.
     """
     name = map_named(name).name
     ours = len(paths) == 1 and is_ours(paths[0])
-    ported = read_ported(name, paths[0]) if ours else read_torch(name, *paths)
+    ported = read_ported(name, paths[0]) if ours else read_torch(name, *paths, variant=variant)
     source = " and ".join(Path(path).name for path in paths)
     try:
         expected = network_shapes(name, build_network(name, ported.arguments))
@@ -133,6 +145,8 @@ def load_network(name: str, *paths: str | os.PathLike[str], dtype: Dtype = jnp.f
         requirement.
     """
     ported = read_network(name, *paths)
+    if not is_ours(paths[0]):
+        log_notes(" and ".join(map(str, paths)), *ported.source["notes"])
     arguments = ported.arguments | demands
     module = build_network(name, arguments, dtype)
     if demands:

@@ -19,7 +19,7 @@ from framer_jax.checkpoints.sampling import UNCHANGED, Sampling, knob_names, sam
 from framer_jax.recipes import table
 from framer_jax.recipes.base import Params, Recipe, expected_params
 from framer_jax.recipes.method import PHOTOS, Config, KnobPath, with_values
-from framer_jax.trees import check_finite, check_same_structure, flatten_names
+from framer_jax.trees import check_same_structure
 
 
 class OpenedModel(NamedTuple):
@@ -57,7 +57,6 @@ class Reader(NetworkReader):
         except (ValueError, FileNotFoundError) as error:
             suffix = "" if trained else " (recipe.teacher.published)"
             raise type(error)(f"{knob_name}: {error}{suffix}") from error
-        check_finite(flatten_names(opened.params)[0], f"{knob_name}: {path}")
         return opened.recipe, opened.params
 
 

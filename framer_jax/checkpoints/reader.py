@@ -11,16 +11,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from framer_jax.checkpoints.groups import read_groups
-from framer_jax.checkpoints.networks import load_network, read_network
+from framer_jax.checkpoints.networks import load_network, log_notes, read_network
 from framer_jax.checkpoints.paths import required_path
-from framer_jax.porting.lora import read_layers
+from framer_jax.porting.lora import assumption, read_layers
+from framer_jax.porting.lora_files import read_lora
 from framer_jax.porting.table import Ported, map_named, model_in
-from framer_jax.porting.torch_files import read_state
 from framer_jax.porting.weights import is_ours, read_metadata
 from framer_jax.recipes.base import Params, Recipe, expected_params
 from framer_jax.recipes.components.networks import network_section
 from framer_jax.recipes.method import Config, Pretrained
-from framer_jax.trees import check_finite, check_same_structure, flatten_names, nest_names
+from framer_jax.trees import check_same_structure, flatten_names, nest_names
 
 
 class NetworkReader:
@@ -32,16 +32,15 @@ class NetworkReader:
         """The published network at `path`."""
         path = required_path(path, knob_name, what, model, folder=bool(map_named(model).folder))
         with _naming(knob_name):
-            pretrained = load_network(model, path, dtype=dtype or jnp.float32, **demands)
-            check_finite(flatten_names(pretrained.params)[0], path)
-        return pretrained
+            return load_network(model, path, dtype=dtype or jnp.float32, **demands)
 
     def transformer(self, knob_name: str, path: str, models: tuple[str, ...], what: str) -> tuple[str, Pretrained]:
         """The published network at `path` and its weight map, the first of `models` that the file is of."""
         path = required_path(path, knob_name, what, models[0], folder=True)
         with _naming(knob_name):
             model, ported = _read_first(path, models)
-            check_finite(flatten_names(ported.params)[0], path)
+        if not is_ours(path):
+            log_notes(path, *ported.source["notes"])
         return model, Pretrained(None, ported.params, ported.source, ported.arguments)
 
     def trained(self, knob_name: str, path: str, what: str, config: Config, recipe: Recipe) -> Params:
@@ -50,7 +49,6 @@ class NetworkReader:
         with _naming(knob_name):
             params = read_groups(path, config).params
             check_same_structure(params, expected_params(recipe), path)
-            check_finite(flatten_names(params)[0], path)
         return params
 
     def lora(self, knob_name: str, path: str, model: str, params: Params) -> Params:
@@ -58,13 +56,13 @@ class NetworkReader:
         if not Path(path).exists():
             raise FileNotFoundError(f"{knob_name}: there is no file {path!r} (a LoRA): correct the path")
         with _naming(knob_name):
-            state, _ = read_state(path)
+            weights = map_named(model)
+            file = read_lora(path, weights.folder)
             (layers,) = read_layers(
-                map_named(model), params, state, str(path), adapter_name=lambda adapter: ""
+                weights, params, file.tensors, str(path), stated=file.stated, adapter_name=lambda adapter: ""
             ).values()
+        log_notes(path, *file.notes, assumption(file.tensors, file.stated))
         leaves = flatten_names(layers.factors)[0]
-        with _naming(knob_name):
-            check_finite(leaves, path)
         for module, alpha in layers.alphas.items():
             up = leaves[f"{module}/up"]
             leaves[f"{module}/up"] = up * np.float32(alpha / up.shape[-2])

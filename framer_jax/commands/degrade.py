@@ -20,7 +20,7 @@ from framer_jax.data.sources import Pixels, read_header, read_image
 from framer_jax.data.whole_photos import canvas_size, degrade_photos, photo_generator
 from framer_jax.degradations.draw import DegradationParameters, draw
 from framer_jax.degradations.manifest import to_json
-from framer_jax.degradations.presets import PRESETS, SCALES, DegradationPreset, preset_by_name
+from framer_jax.degradations.presets import GEOMETRIES, PRESETS, SCALES, DegradationPreset, preset_by_name
 from framer_jax.porting.files import atomic_write
 from framer_jax.training.logging import to_uint8
 from framer_jax.version import __version__
@@ -67,6 +67,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="write hr/ (cropped to the scale, sharpened if the preset says so) next to lr/",
     )
+    parser.add_argument(
+        "--geometry",
+        choices=GEOMETRIES,
+        help="released: the LR image is stretched by less than one pixel, as in the published pipelines; aligned: it "
+        "lies where the HR image does, as scores need it (default: aligned with --pairs, otherwise released)",
+    )
     parser.add_argument("--preview", type=int, metavar="N", help=f"also write {PREVIEW}: HR and N different LR images")
     parser.add_argument("--batch", type=int, default=1, help="photographs with the same canvas computed at a time")
     parser.add_argument("--workers", type=int, default=2, help="threads that read and write")
@@ -75,7 +81,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Degrade the photographs and print a summary."""
-    preset = preset_by_name(arguments.preset, arguments.scale)
+    geometry = arguments.geometry or ("aligned" if arguments.pairs else "released")
+    preset = preset_by_name(arguments.preset, arguments.scale, geometry)
     for name in ("batch", "workers", "preview"):
         if (value := getattr(arguments, name)) is not None and value < 1:
             raise ValueError(f"--{name} must be at least 1, got {value}")
@@ -91,7 +98,8 @@ def run(arguments: argparse.Namespace) -> int:
         write_preview(jobs, preset, arguments.seed, arguments.preview, output / PREVIEW)
     degrade_files(jobs, preset, arguments.seed, output / MANIFEST, arguments.batch, arguments.workers, console)
     notes = [f"  note: {job.source}: {job.note}" for job in jobs if job.note]
-    print("\n".join([f"{len(jobs)} degraded by {preset.name}; parameters in {output / MANIFEST}", *notes]))
+    degradation = f"{preset.name} ({preset.geometry} geometry)"
+    print("\n".join([f"{len(jobs)} degraded by {degradation}; parameters in {output / MANIFEST}", *notes]))
     return 0
 
 
@@ -249,6 +257,7 @@ def manifest_record(
         "hr_sharpened": preset.sharpen_target,
         "preset": preset.name,
         "scale": preset.scale,
+        "geometry": preset.geometry,
         "seed": seed,
         "framer_jax": __version__,
         "parameters": to_json(parameters),

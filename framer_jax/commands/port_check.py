@@ -102,7 +102,8 @@ def _run_original(
         with _importing_from(folder):
             module = ORIGINALS[name].make(arguments, state)
     except ImportError as error:
-        raise ImportError(f"--check {folder}: the original cannot be imported ({error})") from error
+        remedy = ": pip install 'framer_jax[diffusers]'" if folder == INSTALLED else ""
+        raise ImportError(f"--check {folder}: the original cannot be imported ({error}){remedy}") from error
     except TypeError as error:
         raise ValueError(f"--check {folder}: the original there is not the one of {name} ({error})") from error
     except RuntimeError as error:

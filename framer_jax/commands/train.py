@@ -18,13 +18,22 @@ from framer_jax.checkpoints.paths import digest_of, digests
 from framer_jax.commands.exports import WeightFiles
 from framer_jax.commands.provenance import portable
 from framer_jax.commands.training_data import open_source, open_training, text_condition, training_kind
-from framer_jax.config import ConfigError, knob_table, load_config, to_dict, unusual_settings
+from framer_jax.config import (
+    ConfigError,
+    check_config,
+    knob_table,
+    load_config,
+    to_dict,
+    unusual_settings,
+    with_later_knobs,
+)
 from framer_jax.data.contents import file_digests
 from framer_jax.data.photos import HELD_OUT
 from framer_jax.data.pipeline import make_batches, prepare_for
+from framer_jax.data.settings import degradation_preset
 from framer_jax.data.whole_photos import validation_pairs
 from framer_jax.data.workers import check_main_module
-from framer_jax.degradations.presets import DegradationPreset, preset_by_name
+from framer_jax.degradations.presets import DegradationPreset
 from framer_jax.evaluation.validation import make_validation
 from framer_jax.inference.model import weights_file
 from framer_jax.knobs import settings_from
@@ -38,7 +47,7 @@ from framer_jax.training.loop import CHECKPOINTS, train
 from framer_jax.training.run import TrainResult
 from framer_jax.training.settings import TrainingSettings
 from framer_jax.training.workdir import check_name, check_unlocked
-from framer_jax.trees import check_finite, check_same_structure, flatten_names
+from framer_jax.trees import check_same_structure
 
 INTERRUPTED = 130
 """Exit status after Ctrl-C, as shells use it."""
@@ -136,6 +145,7 @@ def train_from_config(config: dict[str, Any], workdir: str | Path, init: str | N
       ConfigError, ValueError, FileNotFoundError: an input that cannot be used, in one line.
     """
     workdir, data = Path(workdir), config["data"]
+    check_config(config)
     check_name(workdir)
     check_unlocked(workdir)
     check_main_module(data["workers"])
@@ -145,7 +155,7 @@ def train_from_config(config: dict[str, Any], workdir: str | Path, init: str | N
     if data["crop"] % multiple:
         raise ConfigError(f"data.crop {data['crop']} must be a multiple of {multiple} for this recipe")
     settings: TrainingSettings = settings_from(TrainingSettings, config["training"], "training")
-    preset = preset_by_name(data["degradation"], base.scale)
+    preset = degradation_preset(data, base.scale)
     source, text = open_training(config), text_info(config)
     initial, digest = initial_weights(base, config["recipe"], init) if init else (base.initial_params, None)
     # The weights that a run started from and its frozen weights are part of its identity.
@@ -163,7 +173,7 @@ def train_from_config(config: dict[str, Any], workdir: str | Path, init: str | N
             workdir,
             config_json=json.dumps({**config, **identity}),
             may_change=paths_that_may_change(config),
-            migrate=migrate,
+            migrate=lambda saved: with_later_knobs(migrate(saved)),
             run_info=text,
             record_names=source.names,
             file_digests=file_digests(source.files()),
@@ -228,6 +238,5 @@ def initial_weights(recipe: Recipe, config: dict[str, Any], init: str) -> tuple[
         return published.initialize(Path(init), config, recipe, READER), digest_of(init)
     path = weights_file(None if init == "starter" else init)
     params = read_groups(path, config, same_process=False).params
-    check_finite(flatten_names(params)[0], str(path))
     check_same_structure(params, expected_params(recipe), source=str(path))
     return params, sha256_of(path)

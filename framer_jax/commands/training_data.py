@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from pathlib import Path
 from typing import Any
 
 from framer_jax.checkpoints.autoencoder import read_kl_autoencoder
@@ -9,7 +11,7 @@ from framer_jax.checkpoints.paths import required_path
 from framer_jax.commands.provenance import check_records
 from framer_jax.commands.text_condition import TextCondition, captioned, open_latents
 from framer_jax.config import ConfigError
-from framer_jax.data.embeddings import CaptionedPhotos
+from framer_jax.data.embeddings import STORED_EMBEDDINGS, CaptionedPhotos
 from framer_jax.data.latents import LatentFiles
 from framer_jax.data.photos import TRAINING, photo_source
 from framer_jax.data.records import RecordFiles, is_records
@@ -19,6 +21,8 @@ from framer_jax.recipes.components.spaces import WEIGHT_FILE as AUTOENCODER_FILE
 from framer_jax.recipes.components.text import text_sizes
 from framer_jax.recipes.method import CAPTIONED_PHOTOS, LATENTS, PHOTOS, TEACHER_OUTPUTS, value_at
 from framer_jax.recipes.table import method_of
+
+LOGGER = logging.getLogger(__name__)
 
 BUILTIN = "builtin"
 """The name of the built-in photographs in a data entry; a folder of this name is written ./builtin."""
@@ -71,6 +75,8 @@ def open_training(config: dict[str, Any]) -> ImageFiles | CaptionedPhotos | Reco
             "recipe.space.shift is for latents that are encoded during training; precomputed ones have the "
             "autoencoder's own shift: leave it at None"
         )
+    if text.embeddings and not config["data"]["embeddings"]:
+        LOGGER.warning("data.embeddings is empty: captions are read from %s, next to the latents", text.embeddings)
     return open_latents_of(config, text)
 
 
@@ -95,6 +101,13 @@ def text_condition(config: dict[str, Any]) -> TextCondition | None:
     if method_of(recipe).conditioning != "text":
         return None
     text = recipe["text"]
+    embeddings = data["embeddings"] or (stored_embeddings(data["train"]) if text["condition"] == "captions" else "")
     return TextCondition(
-        text["condition"], data["embeddings"], text["null_embedding"], data["caption_dropout"], text_sizes(recipe)
+        text["condition"], embeddings, text["null_embedding"], data["caption_dropout"], text_sizes(recipe)
     )
+
+
+def stored_embeddings(train: str) -> str:
+    """The folder of embeddings that is stored with latents; '' if there is none."""
+    folder = Path(train) / STORED_EMBEDDINGS
+    return str(folder) if is_records(train) and is_records(folder) else ""

@@ -7,6 +7,7 @@ import argparse
 from rich.console import Console
 
 from framer_jax.checkpoints.sampling import Sampling
+from framer_jax.commands.published import config_of_weights
 from framer_jax.config import ConfigError, load_config, to_dict
 from framer_jax.inference.folder import Origin, upscale_files
 from framer_jax.inference.model import load_model, settings_for
@@ -20,7 +21,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("output", help="file name (if the input is a file) or folder")
     parser.add_argument(
         "--weights",
-        help="weights file or training directory, or published weights with --recipe; default: the starter model",
+        help="weights file or training directory, or published weights: of SwinIR (*.pth, any variant) by themselves, "
+        "others with --recipe; default: the starter model",
     )
     parser.add_argument(
         "--recipe",
@@ -87,7 +89,10 @@ def run(arguments: argparse.Namespace) -> int:
     """Upscale; the exit status is 1 if some images failed."""
     if arguments.overrides and not arguments.recipe:
         raise ConfigError("--set overrides a knob of the configuration that --recipe names: give --recipe too")
-    config = to_dict(load_config(arguments.recipe, arguments.overrides)) if arguments.recipe else None
+    if arguments.recipe:
+        config = to_dict(load_config(arguments.recipe, arguments.overrides))
+    else:
+        config = config_of_weights(arguments.weights)
     sampling = Sampling(arguments.steps, arguments.guidance, arguments.prompt_embedding, arguments.negative_embedding)
     model = load_model(arguments.weights, config, sampling=sampling)
     settings = settings_for(

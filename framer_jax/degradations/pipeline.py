@@ -193,7 +193,8 @@ def _first_stage(image: _Image, first: StagePreset, second: StagePreset, planes:
             canvas = _canvas(image.shape, upper)
             smallest = image.smallest_ratio(image.shape, _floored(image.shape, lower))
             stage = image.parameters.first
-            small = resize(planes, stage.resize_mode, canvas, image.size, size, 1.0 / stage.scale, smallest)
+            step = 1.0 / stage.scale if image.preset.geometry == "released" else None
+            small = resize(planes, stage.resize_mode, canvas, image.size, size, step, smallest)
             small = _add_noise(image, stage, first.noise, small, size)
             if first.jpeg_quality is not None:
                 small = jpeg(small, stage.jpeg_quality, size)

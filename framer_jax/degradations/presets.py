@@ -8,6 +8,12 @@ from math import pi
 Range = tuple[float, float]
 """Lower and upper end of a uniform distribution."""
 
+GEOMETRIES = ("released", "aligned")
+"""How the first stage resizes. 'released', as BasicSR: with steps of 1 / scale on floor(side · scale) pixels, of which
+the following steps take the whole for the whole image; the LR image is therefore the HR image stretched about its upper
+left corner, by less than one pixel of the first stage's result at the far edge. 'aligned': with the ratio of the sizes,
+so that an LR pixel lies where its HR pixels are. Area resizing is aligned in both."""
+
 KERNEL_KINDS = (
     ("isotropic_gaussian", 0.45),
     ("anisotropic_gaussian", 0.25),
@@ -135,6 +141,7 @@ class DegradationPreset:
       low_pass_first: probability that the resizing to the LR size and the final filter precede the last JPEG.
       sharpen_target: whether HR images are sharpened (USM) before they are degraded; the sharpened images are also the
         training targets.
+      geometry: one of `GEOMETRIES`.
     """
 
     name: str
@@ -146,6 +153,7 @@ class DegradationPreset:
     low_pass: LowPassPreset | None = LowPassPreset()
     low_pass_first: float = 0.5
     sharpen_target: bool = False
+    geometry: str = "released"
 
 
 _SECOND_RESIZE = ResizePreset(up=0.3, down=0.4, keep=0.3, range=(0.3, 1.2))
@@ -280,18 +288,40 @@ SCALES = (2, 3, 4, 8)
 """The supported scales; the published numbers are for scale 4."""
 
 
-def preset_by_name(name: str, scale: int = 4) -> DegradationPreset:
+def preset_by_name(name: str, scale: int = 4, geometry: str = "released") -> DegradationPreset:
     """Look up a preset.
 
     Args:
       name: key in `PRESETS`.
       scale: HR pixels per LR pixel, one of `SCALES`; all other numbers of the preset are unchanged.
+      geometry: one of `GEOMETRIES`.
 
     Raises:
-      ValueError: an unknown name or an unsupported scale; the message lists the choices.
+      ValueError: an unknown name, geometry or scale; the message lists the choices.
     """
     if name not in PRESETS:
         raise ValueError(f"unknown degradation preset {name!r}: choose one of {', '.join(sorted(PRESETS))}")
     if scale not in SCALES:
         raise ValueError(f"degradation scale {scale} is not supported: choose one of {', '.join(map(str, SCALES))}")
-    return replace(PRESETS[name], scale=scale)
+    if geometry not in GEOMETRIES:
+        raise ValueError(f"unknown degradation geometry {geometry!r}: choose one of {', '.join(GEOMETRIES)}")
+    return replace(PRESETS[name], scale=scale, geometry=geometry)
+
+
+def with_second_kernel_sizes(preset: DegradationPreset, smallest: int, largest: int) -> DegradationPreset:
+    """The preset with other sizes of the second stage's blur kernels; its final low-pass filter keeps its own.
+
+    Args:
+      preset: a preset whose second stage blurs.
+      smallest: the smallest kernel size, odd.
+      largest: the largest one, odd, at most 21.
+
+    Raises:
+      ValueError: even or descending sizes, or a preset without a second blur.
+    """
+    if not 3 <= smallest <= largest <= 21 or smallest % 2 == 0 or largest % 2 == 0:
+        raise ValueError("kernel sizes must be two odd numbers from 3 to 21, the smallest and the largest")
+    if preset.first is None or preset.second is None or preset.second.blur is None:
+        raise ValueError(f"the degradation {preset.name} has no second blur: use a preset of two stages")
+    blur = replace(preset.second.blur, sizes=odd_sizes(smallest, largest))
+    return replace(preset, second=replace(preset.second, blur=blur))

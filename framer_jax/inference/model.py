@@ -122,8 +122,8 @@ def settings_for(model: Model, **settings: Any) -> UpscaleSettings:
         tile = config["data"]["crop"] // model.recipe.scale
     tile = settings.setdefault("tile", tile)
     if isinstance(tile, int) and protocol:  # UpscaleSettings refuses others
-        largest = tile if protocol.fixed else tile - model.recipe.lr_multiple
-        settings.setdefault("overlap", max(0, min(protocol.overlap(tile), tile // 2, largest)))
+        largest = tile - 1 if protocol.fixed else min(tile // 2, tile - model.recipe.lr_multiple)
+        settings.setdefault("overlap", max(0, min(protocol.overlap(tile), largest)))
     return UpscaleSettings(**settings)
 
 

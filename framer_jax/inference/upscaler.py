@@ -220,7 +220,8 @@ def check_settings(recipe: Recipe, settings: UpscaleSettings) -> None:
                 f"protocol {settings.protocol!r} tiles within the steps of the sampler, which recipe {recipe.name!r} "
                 "does not support: use protocol 'framer_jax'"
             )
-    PROTOCOLS[settings.protocol].check(settings.tile, settings.overlap, recipe.lr_multiple)
+    protocol = PROTOCOLS[settings.protocol]
+    protocol.check(settings.tile, settings.overlap, protocol.multiple(recipe))
 
 
 def _program(recipe: Recipe, settings: UpscaleSettings) -> Any:
@@ -260,7 +261,8 @@ def _resize(recipe: Recipe, image: np.ndarray, settings: UpscaleSettings) -> np.
 
 def _plan_batches(recipe: Recipe, height: int, width: int, settings: UpscaleSettings) -> tuple[TilePlan, int]:
     """The tiles of an image and how many of them are computed at a time."""
-    plan = PROTOCOLS[settings.protocol].plan(height, width, settings.tile, settings.overlap, recipe.lr_multiple)
+    protocol = PROTOCOLS[settings.protocol]
+    plan = protocol.plan(height, width, settings.tile, settings.overlap, protocol.multiple(recipe))
     return plan, static_batch_size(plan.grid.num_tiles, settings.tile_batch)
 
 

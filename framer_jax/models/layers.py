@@ -104,6 +104,10 @@ statistics; in 'intermediates', the statistics that it used. They let all tiles 
 statistics."""
 
 
+GROUPS = 32
+"""Groups of the GroupNorms of ResShift's and Stable Diffusion's networks."""
+
+
 class GroupNorm(nn.Module):
     """GroupNorm in float32: statistics over all positions of a group of neighbouring channels.
 
@@ -114,7 +118,7 @@ class GroupNorm(nn.Module):
       epsilon: added to the variance.
     """
 
-    groups: int = 32
+    groups: int = GROUPS
     epsilon: float = 1e-5
 
     @nn.compact

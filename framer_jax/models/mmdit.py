@@ -58,20 +58,30 @@ class JointTransformer(nn.Module):
     """
 
     channels: int = 16
-    depth: int = knob(24, "Number of blocks.", at_least=1)
-    heads: int = knob(24, "Number of attention heads.", at_least=1)
+    depth: int = knob(24, "Number of blocks.", at_least=1, at_most=1000)
+    heads: int = knob(24, "Number of attention heads.", at_least=1, at_most=1024)
     head_width: int = knob(
-        64, "Width of an attention head; heads times head_width is the token width, a multiple of 4.", at_least=1
+        64,
+        "Width of an attention head; heads times head_width is the token width, a multiple of 4.",
+        at_least=1,
+        at_most=4096,
     )
     dual_blocks: int = knob(
-        0, "Number of leading blocks with a second attention, over the image alone; at most depth.", at_least=0
+        0,
+        "Number of leading blocks with a second attention, over the image alone; at most depth.",
+        at_least=0,
+        at_most=1000,
     )
     qk_norm: bool = knob(False, "Whether queries and keys are normalised.")
     context_width: int = 4096
     pooled_width: int = 2048
-    patch: int = knob(2, "Side of a token's patch.", unit="latent positions", at_least=1)
+    patch: int = knob(2, "Side of a token's patch.", unit="latent positions", at_least=1, at_most=64)
     position_grid: int = knob(
-        192, "Side of the square grid of positions; smaller images use its center.", unit="tokens", at_least=1
+        192,
+        "Side of the square grid of positions; smaller images use its center.",
+        unit="tokens",
+        at_least=1,
+        at_most=16_384,
     )
     position_base: int = 64
     positions: str = "sine"
@@ -114,6 +124,11 @@ class JointTransformer(nn.Module):
     def width(self) -> int:
         """Width of the tokens."""
         return self.heads * self.head_width
+
+    @property
+    def tap_count(self) -> int:
+        """One tap per block."""
+        return self.depth
 
     @property
     def downsampling(self) -> int:

@@ -14,7 +14,15 @@ import jax.numpy as jnp
 
 from framer_jax.knobs import check_knobs, knob
 from framer_jax.models.denoiser import IMAGE, Condition, Taps, condition_entry
-from framer_jax.models.layers import Dtype, GroupNorm, ResidualBlock, TimeEmbedding, local_contrast, upsample_nearest
+from framer_jax.models.layers import (
+    GROUPS,
+    Dtype,
+    GroupNorm,
+    ResidualBlock,
+    TimeEmbedding,
+    local_contrast,
+    upsample_nearest,
+)
 from framer_jax.models.swin import VARIANTS, SwinLayer
 
 
@@ -56,34 +64,42 @@ class SwinUNet(nn.Module):
     """
 
     out_channels: int = 3
-    channels: int = knob(160, "Width of the finest level.", at_least=1)
-    multipliers: tuple[int, ...] = knob((1, 2, 2, 4), "Width of each level as a multiple of channels.")
-    blocks: tuple[int, ...] = knob(
-        (2, 2, 2, 2), "Residual blocks of each level on the way down; the way up has one more per level."
+    channels: int = knob(160, "Width of the finest level.", at_least=1, at_most=65536)
+    multipliers: tuple[int, ...] = knob(
+        (1, 2, 2, 4), "Width of each level as a multiple of channels.", at_least=1, at_most=64
     )
-    swin_channels: int = knob(192, "Width of the Swin layers.", at_least=1)
-    swin_blocks: int = knob(2, "Swin blocks per layer.", at_least=1)
-    head_channels: int = knob(32, "Width of an attention head.", at_least=1)
-    window: int = knob(8, "Side of an attention window.", unit="latent positions", at_least=1)
-    mlp_ratio: int = knob(4, "Width of the MLPs as a multiple of that of the Swin layers.", at_least=1)
+    blocks: tuple[int, ...] = knob(
+        (2, 2, 2, 2),
+        "Residual blocks of each level on the way down; the way up has one more per level.",
+        at_least=1,
+        at_most=1000,
+    )
+    swin_channels: int = knob(192, "Width of the Swin layers.", at_least=1, at_most=65536)
+    swin_blocks: int = knob(2, "Swin blocks per layer.", at_least=1, at_most=1000)
+    head_channels: int = knob(32, "Width of an attention head.", at_least=1, at_most=4096)
+    window: int = knob(8, "Side of an attention window.", unit="latent positions", at_least=1, at_most=1024)
+    mlp_ratio: int = knob(4, "Width of the MLPs as a multiple of that of the Swin layers.", at_least=1, at_most=64)
     image_size: int = knob(
         64,
         "Nominal side of the latents; it decides which levels shift their windows (those where it exceeds the window), "
         "whatever the side of the input.",
         unit="latent positions",
         at_least=1,
+        at_most=16_384,
     )
     condition_size: int = knob(
         64,
         "Side of the condition image where the latents have side image_size: the same, or a power of two larger.",
         unit="pixels",
         at_least=1,
+        at_most=16_384,
     )
     contrast: float = knob(
         0.0,
         "Gain of the LR image's local contrast as a further input, with which small networks learn its faint structure "
         "sooner; 0 for none, as published.",
         at_least=0,
+        at_most=1000,
     )
     variant: str = knob(
         "released",
@@ -94,10 +110,16 @@ class SwinUNet(nn.Module):
 
     def __post_init__(self) -> None:
         check_knobs(self)
-        if len(self.multipliers) != len(self.blocks) or min(self.blocks, default=0) < 1:
+        if len(self.multipliers) != len(self.blocks):
             raise ValueError(
-                f"blocks is {self.blocks}: it must hold a positive number of blocks for each of the levels "
-                f"{self.multipliers}"
+                f"blocks is {self.blocks}: it must hold the number of blocks of each of the {len(self.multipliers)} "
+                f"levels of multipliers, {self.multipliers}"
+            )
+        if self.channels % GROUPS:
+            raise ValueError(f"channels is {self.channels}: it must be a multiple of the {GROUPS} groups of GroupNorm")
+        if self.swin_channels % self.head_channels:
+            raise ValueError(
+                f"swin_channels is {self.swin_channels}: it must be a multiple of head_channels ({self.head_channels})"
             )
         if self.image_size * self.downsampling != self.condition_size:
             raise ValueError(
@@ -110,6 +132,11 @@ class SwinUNet(nn.Module):
     def taps(self) -> str:
         """The taps are feature maps."""
         return "hidden"
+
+    @property
+    def tap_count(self) -> int:
+        """One tap per level on the way down, one of the middle, and one per level on the way up."""
+        return 2 * len(self.multipliers) + 1
 
     @property
     def downsampling(self) -> int:

@@ -140,21 +140,25 @@ class SwinIR(nn.Module):
 
     scale: int = 4
     head: str = knob("nearest+conv", "Upsampling head.", choices=HEADS)
-    channels: int = knob(60, "Width of the groups.", at_least=1)
-    depths: tuple[int, ...] = knob((6, 6, 6, 6), "Swin blocks of each group.")
-    heads: int = knob(6, "Number of attention heads, a divisor of channels.", at_least=1)
-    window: int = knob(8, "Side of an attention window.", unit="LR pixels", at_least=1)
-    mlp_ratio: int = knob(2, "Width of the MLPs as a multiple of channels.", at_least=1)
+    channels: int = knob(60, "Width of the groups.", at_least=1, at_most=65536)
+    depths: tuple[int, ...] = knob((6, 6, 6, 6), "Swin blocks of each group.", at_least=1, at_most=1000)
+    heads: int = knob(6, "Number of attention heads, a divisor of channels.", at_least=1, at_most=1024)
+    window: int = knob(8, "Side of an attention window.", unit="LR pixels", at_least=1, at_most=1024)
+    mlp_ratio: int = knob(2, "Width of the MLPs as a multiple of channels.", at_least=1, at_most=64)
     residual: str = knob("1conv", "Last layer of a group: 1conv, or 3conv with a bottleneck.", choices=RESIDUALS)
     image_channels: int = knob(3, "Channels of the images: 3 for color, 1 for gray.", choices=(1, 3))
     value_range: float = knob(
-        1.0, "Factor of images at the input and divisor of predictions; 255 in the published JPEG models.", above=0
+        1.0,
+        "Factor of images at the input and divisor of predictions; 255 in the published JPEG models.",
+        above=0,
+        at_most=65_535,
     )
     image_size: int = knob(
         64,
         "Nominal side of the input; windows are shifted if it exceeds the window, whatever the side of the input.",
         unit="LR pixels",
         at_least=1,
+        at_most=65_536,
     )
     drop_path: float = knob(
         0.1,
@@ -174,11 +178,14 @@ class SwinIR(nn.Module):
             raise ValueError(
                 f"channels is {self.channels}: it must be a multiple of heads ({self.heads}), and of 4 for 3conv"
             )
-        if min(self.depths, default=0) < 1:
-            raise ValueError(f"depths is {self.depths}: each group needs at least one block")
         if self.image_size < self.window:
             raise ValueError(f"image_size is {self.image_size}: it must be at least the window ({self.window})")
         super().__post_init__()
+
+    @property
+    def tap_count(self) -> int:
+        """One tap per group."""
+        return len(self.depths)
 
     @nn.compact
     def __call__(self, image: jax.Array, key: jax.Array | None = None) -> tuple[jax.Array, Taps]:

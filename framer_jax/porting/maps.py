@@ -145,6 +145,7 @@ def to_flax(weights: WeightMap, state: StateDict, source: str) -> tuple[dict[str
             raise ValueError(f"{source}: {key!r} has dtype {state[key].dtype}, expected float32")
         if transposed and state[key].ndim < 2:
             raise ValueError(f"{source}: {key!r} has shape {state[key].shape}, expected a matrix or a kernel")
+        check_finite(state[key], f"{source}: {key!r}")
         leaves[name] = np.moveaxis(state[key], (0, 1), (-1, -2)) if transposed else state[key]
     try:
         arguments = weights.arguments(state)
@@ -153,6 +154,15 @@ def to_flax(weights: WeightMap, state: StateDict, source: str) -> tuple[dict[str
     except (ValueError, TypeError, ZeroDivisionError) as error:
         raise ValueError(f"{source}: the shapes of its tensors do not make one {weights.name} ({error})") from error
     return nest_names(leaves), arguments, dropped
+
+
+def check_finite(value: np.ndarray, name: str) -> None:
+    """Raise ValueError, which begins with `name`, if an array holds infinite values or NaN."""
+    if not (finite := np.isfinite(value)).all():
+        raise ValueError(
+            f"{name} holds {int(finite.size - finite.sum())} values that are not finite (NaN or infinity): the file is "
+            "damaged, its training diverged, or it was cast to a type that is too short"
+        )
 
 
 def to_torch(
@@ -192,6 +202,13 @@ def torch_names(weights: WeightMap, params: Mapping[str, Any]) -> dict[str, tupl
 def fraction_known(weights: WeightMap, state: StateDict) -> float:
     """Fraction of the keys of a checkpoint for which the map has a rule."""
     return len(_translate(state, _patterns(weights, "torch", "flax"))[0]) / max(1, len(state))
+
+
+def key_test(weights: WeightMap) -> Callable[[str], bool]:
+    """(key of a checkpoint, without any prefix) → whether the map has a rule for it."""
+    texts = (_regex(rule.torch + tensor.torch) for rule in weights.rules for tensor in rule.tensors)
+    pattern = re.compile("|".join(re.sub(r"\?P<\w+>", "?:", text) for text in texts))
+    return lambda key: pattern.fullmatch(key) is not None
 
 
 def count_of(state: StateDict, template: str) -> int:

@@ -146,10 +146,8 @@ def mmdit_merge_config(arguments: dict[str, Any], state: StateDict, config: Mapp
         "position_grid": config["pos_embed_max_size"],
     }
     arguments = dict(arguments)
-    if (
-        not arguments["qk_norm"]
-        and configured["heads"] * configured["head_width"] == arguments["heads"] * arguments["head_width"]
-    ):
+    width = state["pos_embed.proj.weight"].shape[0]
+    if not arguments["qk_norm"] and configured["heads"] * configured["head_width"] == width:
         arguments |= {name: configured[name] for name in ("heads", "head_width")}
     if TABLE not in state:
         arguments |= {"position_grid": configured["position_grid"], "position_base": config["sample_size"] // patch}

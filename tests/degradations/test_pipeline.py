@@ -278,6 +278,27 @@ def test_every_canvas_gives_the_same_result():
 # MATLAB's downsampling
 
 
+@pytest.mark.parametrize("geometry", presets.GEOMETRIES)
+def test_where_the_lr_pixels_of_a_ramp_lie(geometry):
+    """A ramp shows positions: aligned LR pixels have the value of their HR pixels' center; released ones are stretched
+    by scale · side / floor(scale · side), as BasicSR's are, which takes the first result for the whole image."""
+    side, scale = 64, 0.39  # 24.96 pixels, of which 24 are computed: they cover 61.5 of 64
+    keep = presets.ResizePreset(up=0.0, down=0.0, keep=1.0, range=(1.0, 1.0), modes=("bilinear",))
+    bare = presets.StagePreset(blur=None, resize=replace(keep, range=(0.3, 1.5)), noise=None, jpeg_quality=None)
+    preset = replace(
+        PAPER, first=bare, second=replace(bare, resize=keep), low_pass=None, low_pass_first=0.0, geometry=geometry
+    )
+    parameters = records(1, preset)
+    parameters = parameters._replace(first=parameters.first._replace(scale=np.float32([scale])))
+    centers = (np.arange(side, dtype=np.float32) + 0.5) / side
+    rows = np.broadcast_to(centers[:, None, None], (side, side, 3))
+    for hr in (rows, rows.swapaxes(0, 1)):
+        lr = np.asarray(degrade(preset)(parameters, hr[None]))[0, ..., 0]
+        profile = lr[:, 8] if hr[0, 0, 0] == hr[0, 1, 0] else lr[8]
+        expected = (np.arange(16) + 0.5) * 4 / side * (24 / 24.96 if geometry == "released" else 1.0)
+        np.testing.assert_allclose(profile[1:-1], expected[1:-1], rtol=0, atol=0.6 / 255)  # the ends repeat edges
+
+
 def test_the_bicubic_preset_equals_matlabs_downsampling_bitwise():
     hr = np.round(photo_like(3, 32, 40) * 255).astype(np.float32) / 255
     lr = degrade(presets.BICUBIC)(records(1, presets.BICUBIC), hr)

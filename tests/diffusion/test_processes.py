@@ -69,6 +69,13 @@ def test_resshift_posterior_preserves_the_marginal():
     assert np.std(before) == pytest.approx(schedule.kappa * np.sqrt(eta), rel=0.02)
 
 
+def test_the_prior_is_the_forward_process_from_the_lr_latent_to_the_last_step():
+    schedule = resshift.make_schedule(steps=4, min_noise_level=0.2)
+    y, noise = (jax.random.normal(key, (1, 4, 4, 3)) for key in jax.random.split(jax.random.key(2)))
+    last = resshift.forward(schedule, y, y, jnp.asarray([3]), noise)
+    np.testing.assert_allclose(resshift.prior(schedule, y, noise), last, rtol=1e-6)
+
+
 def deterministic_inverse(schedule, x, x0, y, index):
     """x_t from x_{t-1}, the inverse of `resshift.deterministic_step` for index > 0."""
     k, m, j = (resshift.at(table, index, x) for table in resshift.deterministic_coefficients(schedule))

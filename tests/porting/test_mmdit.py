@@ -84,8 +84,8 @@ def test_faulty_folders_are_named(states, config, tmp_path):
     refused(tmp_path, "lacks config.json", error=FileNotFoundError)
     folder = tmp_path / "transformer"
     write(folder, states["mmdit"], config)
-    (folder / f"{WEIGHTS}.safetensors").rename(folder / f"{WEIGHTS}.fp16.safetensors")
-    refused(tmp_path, "lacks", f"it holds {WEIGHTS}.fp16.safetensors", error=FileNotFoundError)
+    (folder / f"{WEIGHTS}.safetensors").rename(folder / f"{WEIGHTS}-copy.safetensors")
+    refused(tmp_path, "lacks", f"it holds {WEIGHTS}-copy.safetensors", error=FileNotFoundError)
     index = folder / f"{WEIGHTS}.safetensors.index.json"
     for faulty in ("[]", "{", '{"weight_map": {"a": "../a"}}', '{"weight_map": {"a": 3}}', "{}"):
         index.write_text(faulty)
@@ -116,7 +116,7 @@ def test_the_two_transformers_are_not_taken_for_each_other(states, config, tmp_p
     refused(tmp_path / "base", "incomplete as dit4sr_transformer", "to_q_control", name="dit4sr")
     write(tmp_path / "sr", states["dit4sr_transformer"], config)
     refused(tmp_path / "sr", "is not mmdit", "control")
-    refused(tmp_path / "sr", "no such checkpoint", name="swinir", error=FileNotFoundError)
+    refused(tmp_path / "sr", "a folder, and there are no folders of swinir", name="swinir")
 
 
 # --- arguments from tensors ------------------------------------------------------------------------------------------

@@ -19,8 +19,9 @@ from framer_jax.config import ConfigError
 from framer_jax.data.photos import TRAINING
 from framer_jax.data.pipeline import make_prepare, record_dataset
 from framer_jax.data.records import Record, file_name, is_records, write_records
+from framer_jax.data.settings import degradation_preset
 from framer_jax.data.sources import ImageFiles
-from framer_jax.degradations.presets import DegradationPreset, preset_by_name
+from framer_jax.degradations.presets import DegradationPreset
 from framer_jax.recipes.base import Frozen
 
 Compute = Callable[[Any, np.ndarray], Mapping[str, jax.Array]]
@@ -121,7 +122,7 @@ def open_crops(config: dict[str, Any], output: Path) -> Crops:
     data = config["data"]
     if is_records(data["train"]):
         raise ConfigError(f"data.train {data['train']} holds records already: name a folder of photographs")
-    preset = preset_by_name(data["degradation"], config["recipe"]["scale"])
+    preset = degradation_preset(data, config["recipe"]["scale"])
     if Path(data["train"]).is_dir() and output.resolve() == Path(data["train"]).resolve():
         raise ConfigError(f"--output {output} is the folder of the photographs: name another one")
     source = open_source(data["train"], TRAINING, least_side(data))

@@ -27,7 +27,7 @@ class LpipsSettings:
     """The section `recipe.lpips`, which training with a weight above 0 for the perceptual term needs."""
 
     net: str = knob("vgg", "Trunk of the network.", choices=("vgg", "alex"))
-    checkpoint: str = knob("", "Path of its weights, as published or from `framer-jax port`.")
+    checkpoint: str = knob("", "Path of its weights, as published or from `framer-jax port`.", empty=True)
 
     def __post_init__(self) -> None:
         check_knobs(self)
