@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -191,6 +191,7 @@ def port(
     check: str | None = None,
     variant: str = "",
     alpha: float | None = None,
+    values: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Convert weights between PyTorch and framer_jax, as `framer-jax port` does.
 
@@ -205,6 +206,8 @@ def port(
         layer is compared first; None for no comparison.
       variant: variant of the weights in a folder of Diffusers, such as 'fp16'.
       alpha: alpha of the LoRAs; None for what they state.
+      values: arguments of the network that its tensors do not determine, such as {'head_width': 32}; those that nothing
+        states are in the result's 'assumed'.
 
     Returns:
       What the command prints: 'written', 'sha256', 'model', 'parameters' and further facts, by name.
@@ -221,8 +224,8 @@ def port(
         raise FileExistsError(f"{output} exists: choose another name or set overwrite=True")
     paths = [Path(inputs)] if isinstance(inputs, str | os.PathLike) else [Path(path) for path in inputs]
     if to == "jax":
-        return port_to_jax(model, paths, Path(output), check, variant, alpha)
-    return port_to_torch(model, paths, Path(output), to, check, variant, alpha)
+        return port_to_jax(model, paths, Path(output), check, variant, alpha, values)
+    return port_to_torch(model, paths, Path(output), to, check, variant, alpha, values)
 
 
 def framer_loss(taps: Sequence[jax.Array], key: jax.Array, variant: str = "paper", **changes: Any) -> FramerLoss:

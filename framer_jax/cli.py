@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 import importlib
 import logging
+import math
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from framer_jax.knobs import LARGEST_INT, shown
 from framer_jax.version import __version__
 
 COMMANDS = {
@@ -22,6 +24,10 @@ COMMANDS = {
     "fit-niqe": "fit NIQE's model of pristine images to a folder of clean photographs",
     "info": "describe the installation and its devices, a model, a configuration or a method's knobs",
 }
+
+
+LARGEST_SEED = 2**63 - 1
+"""Seeds are hashed, so that they may be larger than other numbers."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -46,13 +52,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parsed = parser.parse_args(words)
     _keep_compiled_programs()
     try:
+        _check_arguments(parsed, words)
         return importlib.import_module(_module(parsed.command)).run(parsed)
     except (ValueError, OSError, ArithmeticError, ImportError) as error:
         if os.environ.get("FRAMER_JAX_TRACEBACK"):
             raise
         message = " ".join(line.strip() for line in str(error).splitlines())  # messages of libraries may be longer
+        if isinstance(error, ArithmeticError):  # such as 'division by zero', of which no message of ours is one
+            message += ": a number among the options or the knobs is out of range; FRAMER_JAX_TRACEBACK=1 shows where"
         print(f"framer-jax {parsed.command}: {message}", file=sys.stderr)
         return 2
+
+
+def _check_arguments(parsed: argparse.Namespace, words: Sequence[str]) -> None:
+    """Refuse what no option can mean: numbers that are not finite or too large to count with, null characters.
+
+    Raises:
+      ValueError: the message names the option.
+    """
+    for name, value in vars(parsed).items():
+        flag, largest = f"--{name.replace('_', '-')}", LARGEST_SEED if name == "seed" else LARGEST_INT
+        option = flag if any(word.split("=")[0] == flag for word in words) else name  # of an argument without a flag
+        for part in value if isinstance(value, list | tuple) else (value,):
+            if isinstance(part, float) and not math.isfinite(part):
+                raise ValueError(f"{option} is {part}: it must be a finite number")
+            if isinstance(part, int) and abs(part) > largest:
+                raise ValueError(f"{option} is {shown(part)}: it must be at most {largest} in magnitude")
+            if isinstance(part, str) and "\0" in part:
+                raise ValueError(f"{option} is {shown(part)}: it has a null character, which no path or value can have")
 
 
 def _module(command: str) -> str:

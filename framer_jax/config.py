@@ -28,7 +28,7 @@ from typing import Any
 from ml_collections import ConfigDict, config_dict
 
 from framer_jax.checkpoints.migration import SCHEMA, renamed_knobs
-from framer_jax.knobs import MISSING, Knob, nearest
+from framer_jax.knobs import MISSING, Knob, legal_values, nearest, shown
 from framer_jax.overrides import apply_override, parse_override
 from framer_jax.recipes.table import DEFAULT_METHOD, METHODS, method_named
 from framer_jax.sections import (
@@ -146,7 +146,12 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> ConfigDict:
         check_section_names(config.recipe)
     except ConfigError as error:
         raise ConfigError(f"{file}: {error}") from error
-    return override_config(config, overrides)
+    try:
+        return override_config(config, overrides)
+    except ConfigError as error:
+        if overrides:  # which may be the cause
+            raise
+        raise ConfigError(f"{file}: {error}") from error
 
 
 def override_config(config: ConfigDict, overrides: Sequence[str]) -> ConfigDict:
@@ -312,7 +317,7 @@ def _get_config(path: Path, variant: Sequence[str]) -> ConfigDict:
         config: ConfigDict = module.get_config(*variant)
     except ConfigError:
         raise
-    except (AttributeError, NameError, KeyError, TypeError, ValueError, SyntaxError, ImportError) as error:
+    except Exception as error:  # whatever a user's file does wrong
         raise ConfigError(f"{path}: {_explained(error)}") from error
     finally:
         sys.path.remove(folder)
@@ -324,10 +329,20 @@ def _explained(error: Exception) -> str:
     text = " ".join(str(error).split())
     if isinstance(error, ModuleNotFoundError) and error.name == "configs":
         return f"{text}: write `from framer_jax.config import default, shipped` instead"
+    if isinstance(error, ArithmeticError | OSError | AssertionError | RecursionError) or not text:
+        return f"{type(error).__name__} {text}".strip()
     if not isinstance(error, KeyError | AttributeError):
-        return text  # ml_collections names the type that it expects
+        refused = re.match(r"Could not override field '(\w+)' \(reference\)\. (.*) is of original type", text)
+        return _refused(*refused.groups()) if refused else text
     matched = re.search(r'Key "(\w+)" does not exist', text) or re.match(r"\W*(\w+)\W*(?:$|n?Did you mean)", text)
     return f"unknown knob or section {matched[1]!r}{_remedy(matched[1])}" if matched else text
+
+
+def _refused(name: str, value: str) -> str:
+    """A value that ml_collections refused for its type, given by the knob's last name, with the legal values."""
+    knobs = {path: knob for method in METHODS for path, knob in knob_table(method.name) if path.endswith(f".{name}")}
+    words = [f"{path} must be {legal_values(knob)}" for path, knob in knobs.items()]
+    return f"{name} is {shown(value)}: {'; '.join(words[:4]) or 'it is a section, so set one of its knobs'}"
 
 
 def _remedy(key: str) -> str:

@@ -323,7 +323,7 @@ def _is_legal_scalar(knob: Knob, kind: type, value: Any) -> bool:
         return bool(value or knob.empty) and "\0" not in value and not (knob.regex and regex_error(value))
     if kind not in (int, float):
         return True
-    used = _as_used(kind, value)
+    used = _as_used(knob, kind, value)
     return (
         math.isfinite(used)
         and (knob.at_least is None or value >= knob.at_least)
@@ -333,10 +333,10 @@ def _is_legal_scalar(knob: Knob, kind: type, value: Any) -> bool:
     )
 
 
-def _as_used(kind: type, value: float) -> float:
+def _as_used(knob: Knob, kind: type, value: float) -> float:
     """A number as programs compute with it, int32 or float32: infinite if it is too large, 0 if it is too small."""
-    if kind is int:
-        return value if abs(value) <= LARGEST_INT else math.inf
+    if kind is int:  # a larger bound of its own is that of a uint32
+        return value if abs(value) <= max(LARGEST_INT, knob.at_most or 0) else math.inf
     if not abs(value) <= LARGEST_FLOAT:  # NaN too
         return math.inf
     return 0.0 if abs(value) < SMALLEST_FLOAT else float(np.float32(value))
@@ -348,7 +348,7 @@ def _beyond_machine(knob: Knob, value: Any) -> bool:
     parts = value if isinstance(value, list | tuple) else (value,)
     if kind not in (int, float) or not all(isinstance(part, _ACCEPTED.get(kind, kind)) for part in parts):
         return False
-    used = [_as_used(kind, part) for part in parts]
+    used = [_as_used(knob, kind, part) for part in parts]
     return any(part in (knob.above, knob.below) or math.isinf(part) for part in used) and used != list(parts)
 
 

@@ -62,7 +62,7 @@ def apply_override(config: ConfigDict, key: str, text: str, knobs: Mapping[str, 
         node[last] = _legal_value(knob, key, text)
         return
     # Values of the user's own sections, and sizes of mesh axes: their types are those of the present values.
-    value = text if isinstance(present, str) else _literal(text)
+    value = text if isinstance(present, str) else literal(text)
     if knob is not None:
         check_values((knob,), {last: value}, ".".join(sections))
     if isinstance(value, bool) and node.get_type(last) is not bool:  # ml_collections takes it for a number
@@ -77,13 +77,14 @@ def apply_override(config: ConfigDict, key: str, text: str, knobs: Mapping[str, 
 
 def _legal_value(knob: Knob, key: str, text: str) -> Any:
     """The value of a knob that a text gives; a ValueError names the knob and its legal values."""
-    value = text if knob.type is str and not (knob.optional and text == "None") else _literal(text)
+    value = text if knob.type is str and not (knob.optional and text == "None") else literal(text)
     section, _, last = key.rpartition(".")
     check_values((knob,), {last: value}, section)
     return value
 
 
-def _literal(text: str) -> Any:
+def literal(text: str) -> Any:
+    """The value of a Python literal, or the text itself if it is none."""
     try:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):

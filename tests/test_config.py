@@ -314,10 +314,21 @@ def test_bad_overrides_name_the_knob_and_what_exists(change, message):
         ("config.recipe.sinsr.inverse_weight = 0.0", r"'sinsr': .*default\(METHOD\), or use with_method"),
         ("config.recipe.name = 'sinsr'", r"recipe.name is 'sinsr', .*default\('sinsr'\), or use with_method"),
         ("config.recipe.name = 'flow'", "recipe.name 'flow' is now 'rectified_flow'"),
-        ("config.training.steps = 'many'", "'str'.* 'int'"),
+        ("config.training.steps = 'many'", "steps is 'many': .*training.steps must be a whole number of at least 1"),
+        (
+            "config.recipe.denoiser.unet.channels = 8",
+            "channels is '8': .*unet.channels must be a list of whole numbers",
+        ),
+        ("config.recipe.denoiser = 'dit'", "denoiser is 'dit': it is a section, so set one of its knobs"),
+        ("config.training.steps = None", "training.steps is None: it must be a whole number of at least 1"),
+        ("config.training.learning_rate = float('nan')", "training.learning_rate is nan: it must be a number above 0"),
         ("raise ValueError('not today')", "not today"),
         ("import there_is_no_such_module", "there_is_no_such_module"),
         ("this is no python", "invalid syntax"),
+        ("config.training.steps = 1 // 0", "ZeroDivisionError .*by zero"),
+        ("open('gone.txt')", "FileNotFoundError .*gone.txt"),
+        ("assert config.training.steps == 1", "AssertionError"),
+        ("import json; json.loads('')", "Expecting value"),
         ("config = ConfigDict()", "ConfigDict"),  # not imported
     ],
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from framer_jax.checkpoints.networks import load_network, log_notes, read_networ
 from framer_jax.checkpoints.paths import required_path
 from framer_jax.porting.lora import assumption, read_layers
 from framer_jax.porting.lora_files import read_lora
+from framer_jax.porting.stated import Statement
 from framer_jax.porting.table import Ported, map_named, model_in
 from framer_jax.porting.weights import is_ours, read_metadata
 from framer_jax.recipes.base import Params, Recipe, expected_params
@@ -34,11 +35,13 @@ class NetworkReader:
         with _naming(knob_name):
             return load_network(model, path, dtype=dtype or jnp.float32, **demands)
 
-    def transformer(self, knob_name: str, path: str, models: tuple[str, ...], what: str) -> tuple[str, Pretrained]:
+    def transformer(
+        self, knob_name: str, path: str, models: tuple[str, ...], what: str, configured: Mapping[str, Any]
+    ) -> tuple[str, Pretrained]:
         """The published network at `path` and its weight map, the first of `models` that the file is of."""
         path = required_path(path, knob_name, what, models[0], folder=True)
         with _naming(knob_name):
-            model, ported = _read_first(path, models)
+            model, ported = _read_first(path, models, [Statement("the configuration", configured)])
         if not is_ours(path):
             log_notes(path, *ported.source["notes"])
         return model, Pretrained(None, ported.params, ported.source, ported.arguments)
@@ -69,19 +72,19 @@ class NetworkReader:
         return nest_names(leaves)
 
 
-def _read_first(path: str, models: tuple[str, ...]) -> tuple[str, Ported]:
+def _read_first(path: str, models: tuple[str, ...], statements: Sequence[Statement]) -> tuple[str, Ported]:
     """(weight map, network) of a file: the map that a ported file states, else the first that takes its tensors."""
     if Path(path).is_file() and is_ours(path):
         stated = model_in(read_metadata(path))
         model = stated if stated in models else models[0]
-        return model, read_network(model, path)
+        return model, read_network(model, path, statements=statements)
     for model in models[:-1]:
         try:
-            return model, read_network(model, path)
+            return model, read_network(model, path, statements=statements)
         except ValueError as error:
             if "control" not in str(error):  # a file with control layers is of another map
                 raise
-    return models[-1], read_network(models[-1], path)
+    return models[-1], read_network(models[-1], path, statements=statements)
 
 
 @contextmanager

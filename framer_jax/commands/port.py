@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,11 +16,12 @@ from framer_jax.checkpoints.merge import add_lora, is_mergeable_run, merge_run
 from framer_jax.checkpoints.networks import build_network, network_shapes, read_network
 from framer_jax.commands.port_check import INSTALLED, check
 from framer_jax.commands.port_originals import control_differences
-from framer_jax.porting.diffusers_folder import write_folder
+from framer_jax.commands.port_values import option_statements, read_values, statement_facts, write_torch
 from framer_jax.porting.files import sha256_of
 from framer_jax.porting.lora import LoraLayers, write_layers
 from framer_jax.porting.lora_files import RANK, is_lora
 from framer_jax.porting.maps import to_torch
+from framer_jax.porting.stated import settle, without_constants
 from framer_jax.porting.table import MAPS, Ported, arguments_in, map_named, model_in
 from framer_jax.porting.torch_files import write_state
 from framer_jax.porting.weights import load_weights, save_weights
@@ -55,6 +56,7 @@ class Ours(NamedTuple):
       files: the files it was read from, 'file' and 'sha256' each.
       metadata: metadata of the file.
       lora: the LoRA that a run trained, None if it trained none.
+      assumed: names of the arguments that were assumed when it was ported from PyTorch.
     """
 
     params: dict[str, Any]
@@ -62,6 +64,7 @@ class Ours(NamedTuple):
     files: list[dict[str, str]]
     metadata: dict[str, Any]
     lora: LoraLayers | None = None
+    assumed: tuple[str, ...] = ()
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -98,6 +101,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--alpha", type=float, metavar="A", help="alpha of the LoRAs; default: what they state, else their rank"
     )
+    parser.add_argument(
+        "--set",
+        dest="values",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="argument of the network that its tensors do not determine, such as head_width of a transformer without "
+        "query norms, value_range of SwinIR, scaling of an autoencoder; those that nothing states are printed as "
+        "assumed; repeatable",
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace an existing file, or a folder of a model")
 
 
@@ -109,6 +122,7 @@ def run(arguments: argparse.Namespace) -> int:
     model = map_named(arguments.model).name
     inputs = [Path(path) for path in arguments.inputs]
     options = {"original": arguments.check, "variant": arguments.variant, "alpha": arguments.alpha}
+    options["values"] = read_values(arguments.values)
     if arguments.to == "jax":
         facts = port_to_jax(model, inputs, output, **options)
     else:
@@ -142,6 +156,7 @@ def port_to_jax(
     original: str | None = None,
     variant: str = "",
     alpha: float | None = None,
+    values: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Write a checkpoint in framer_jax's format; returns the facts to print.
 
@@ -152,6 +167,7 @@ def port_to_jax(
       original: folder of the original code, with which the network is compared first; None for no comparison.
       variant: variant of the weights in a folder of Diffusers.
       alpha: alpha of the LoRAs; None for what they state.
+      values: arguments of the network that its tensors do not determine.
 
     Raises:
       ValueError, FileNotFoundError, ImportError: as framer_jax.checkpoints.networks.read_network, `read_ours`,
@@ -159,13 +175,13 @@ def port_to_jax(
     """
     inputs = sort_inputs(paths, alpha)
     if len(inputs.files) == 1 and is_mergeable_run(inputs.files[0]):
-        ours = read_ours(model, inputs.files[0])
+        ours = read_ours(model, inputs.files[0], values)
         ported = Ported(ours.params, ours.arguments, {"files": ours.files})
     else:
-        ported = read_network(model, *inputs.files, variant=variant)
+        ported = read_network(model, *inputs.files, variant=variant, statements=option_statements(values))
     params, source = _with_loras(model, ported.params, ported.source, inputs)
     ported = Ported(params, ported.arguments, source)
-    checked = _checked(model, ported.params, ported.arguments, original)
+    checked = _checked(model, ported.params, ported.arguments, original, ported.source.get("assumed", ()))
     parameters = _count(flatten_names(ported.params)[0])
     metadata = {
         "framer_jax_version": __version__,
@@ -199,6 +215,7 @@ def port_to_torch(
     original: str | None = None,
     variant: str = "",
     alpha: float | None = None,
+    values: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Write a file of framer_jax, ported or trained, in PyTorch's names; returns the facts to print.
 
@@ -210,6 +227,8 @@ def port_to_torch(
       original: as for `port_to_jax`.
       variant: must be '', as there is no folder to read.
       alpha: alpha of the LoRAs; None for what they state.
+      values: as for `port_to_jax`; the file states all such arguments, in its header, in config.json, or next to a
+        pickle.
 
     Raises:
       ValueError, FileNotFoundError, ImportError: the input is not of this model, or has no such form, or as `check`,
@@ -227,7 +246,7 @@ def port_to_torch(
     if form == "lora" and original is not None:
         raise ValueError("--check compares whole models: use it with --to diffusers, which has the LoRA within")
     path = inputs.files[0]
-    ours = read_ours(model, path)
+    ours = read_ours(model, path, values)
     if form == "lora":
         if inputs.loras:
             raise ValueError(f"--to lora writes the LoRA of a run alone: omit {inputs.loras[0]}")
@@ -235,18 +254,21 @@ def port_to_torch(
     params, source = _with_loras(model, ours.params, {"files": ours.files}, inputs)
     ours = ours._replace(params=params)
     state = to_torch(weights, ours.params, str(path), ours.arguments)
-    checked = _checked(model, ours.params, ours.arguments, original)
-    if form == "diffusers" and weights.make_config:
-        write_folder(output, weights.make_config(ours.arguments), state, overwrite=True)
-    else:
-        write_state(output, state)
+    checked = _checked(model, ours.params, ours.arguments, original, ours.assumed)
+    statement = write_torch(weights, ours.arguments, state, output, form)
     facts = _facts(output, model, _count(flatten_names(ours.params)[0]))
+    facts |= statement_facts(output, statement, ours.assumed)
     notes = _pipeline_notes(ours.metadata) if model == "resshift_unet" else _network_notes(model, ours.arguments)
     return facts | {"tensors": len(state)} | checked | _described(source) | notes
 
 
-def read_ours(model: str, path: Path) -> Ours:
+def read_ours(model: str, path: Path, values: Mapping[str, Any] | None = None) -> Ours:
     """A file of framer_jax, ported or trained, as one whole model.
+
+    Args:
+      model: name of the weight map.
+      path: the file.
+      values: arguments that tensors do not determine, instead of the file's.
 
     Raises:
       ValueError, FileNotFoundError, ImportError: it is not of this model, is not whole, or as
@@ -266,9 +288,15 @@ def read_ours(model: str, path: Path) -> Ours:
             params = params[weights.group]
         files = [{"file": path.name, "sha256": sha256_of(path)}]
         ours = Ours(params, _known_arguments(model, metadata), files, metadata)
-    arguments = weights.arguments(to_torch(weights, ours.params, str(path))) | ours.arguments
+    state = to_torch(weights, ours.params, str(path))
+    arguments = weights.arguments(state) | ours.arguments
+    settled = settle(
+        weights, without_constants(weights, state, arguments), arguments, option_statements(values), str(path)
+    )
+    assumed = ours.metadata.get("source", {}).get("assumed", ())
+    arguments = settled.arguments
     check_same_structure(ours.params, network_shapes(model, build_network(model, arguments)), path.name)
-    return ours._replace(arguments=arguments)
+    return ours._replace(arguments=arguments, assumed=tuple(name for name in assumed if name in settled.assumed))
 
 
 def _port_lora(model: str, ours: Ours, path: Path, output: Path) -> dict[str, Any]:
@@ -325,10 +353,12 @@ def _pipeline_notes(metadata: dict[str, Any]) -> dict[str, str]:
     return {"note": f"{', '.join(differences)}: the released samplers do not run such a model, only its network"}
 
 
-def _checked(model: str, params: dict[str, Any], arguments: dict[str, Any], original: str | None) -> dict[str, Any]:
+def _checked(
+    model: str, params: dict[str, Any], arguments: dict[str, Any], original: str | None, assumed: Sequence[str]
+) -> dict[str, Any]:
     if original is None:
         return {}
-    *layers, output = check(model, params, arguments, original)
+    *layers, output = check(model, params, arguments, original, assumed)
     worst = max(layers, key=lambda difference: difference.relative)
     return {
         "checked": f"{len(layers)} layers, relative differences up to {worst.relative:.1e} ({worst.layer}); "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,10 +11,11 @@ from framer_jax.porting.diffusers_folder import ModelFiles, find_model, read_fil
 from framer_jax.porting.files import sha256_of
 from framer_jax.porting.kl_autoencoder import KL_AUTOENCODER
 from framer_jax.porting.lpips import LPIPS_ALEX, LPIPS_VGG
-from framer_jax.porting.maps import StateDict, WeightMap, fraction_known, key_test, to_flax
+from framer_jax.porting.maps import StateDict, WeightMap, fraction_known, key_test, to_flax, to_torch
 from framer_jax.porting.mmdit import DIT4SR_TRANSFORMER, MMDIT
 from framer_jax.porting.resshift import RESSHIFT_UNET, VQ_F4
 from framer_jax.porting.stability import LAYOUTS
+from framer_jax.porting.stated import Statement, settle, stated_by_files, without_constants
 from framer_jax.porting.swinir import SWINIR
 from framer_jax.porting.torch_files import TorchFile
 from framer_jax.porting.weights import load_weights
@@ -43,7 +44,7 @@ class Ported(NamedTuple):
       params: nested dict of float32 NumPy arrays, without an enclosing group.
       arguments: constructor arguments of our module.
       source: origin: 'files' with their SHA-256, the removed entries and prefixes as 'taken_off', 'notes' on what was
-        chosen, left out or cast, and the number of 'dropped' keys.
+        chosen, left out, cast or assumed, the number of 'dropped' keys, and the names of 'assumed' arguments.
     """
 
     params: dict[str, Any]
@@ -63,7 +64,9 @@ def map_named(name: str) -> WeightMap:
     return MAPS[name]
 
 
-def read_torch(name: str, *paths: str | os.PathLike[str], variant: str = "") -> Ported:
+def read_torch(
+    name: str, *paths: str | os.PathLike[str], variant: str = "", statements: Sequence[Statement] = ()
+) -> Ported:
     """Read and convert a PyTorch checkpoint.
 
     Args:
@@ -71,37 +74,34 @@ def read_torch(name: str, *paths: str | os.PathLike[str], variant: str = "") -> 
       paths: its file, or several files with a part each; or its folder in the layout of Diffusers, the index of its
         shards or one of them.
       variant: variant of a folder's weights, such as 'fp16'; '' for those without or, if there are none, the only one.
+      statements: values of arguments that take precedence over what the files state.
 
     Raises:
-      ValueError, FileNotFoundError, ImportError: see `find_model`, `read_checkpoint` and `to_flax`; if a file is of
-        another known model, the error names it.
+      ValueError, FileNotFoundError, ImportError: see `find_model`, `read_checkpoint`, `to_flax` and
+        framer_jax.porting.stated.settle; if a file is of another known model, the error names it.
     """
     weights = map_named(name)
     state: StateDict = {}
     source: dict[str, Any] = {"files": [], "taken_off": [], "notes": []}
-    config = None
+    stated: list[Statement] = []
     for path in paths:
         if Path(path).is_dir() and not weights.folder:
             raise ValueError(f"{path}: a folder, and there are no folders of {weights.name}: give its file")
         files = find_model(path, weights.folder, variant)
-        config = files.config or config
         part = _read_part(weights, files, str(path))
         if repeated := sorted(state.keys() & part.tensors.keys()):
             raise ValueError(f"{path}: holds {len(repeated)} tensors of another file again, such as {repeated[0]!r}")
         state |= part.tensors
         source["files"] += [{"file": file.name, "sha256": sha256_of(file)} for file in files.paths()]
         source["taken_off"] += [part.removed] if part.removed else []
-        source["notes"] += part.notes
+        by_files, notes = stated_by_files(weights, files, part.header, Path(path).is_dir())
+        stated += by_files
+        source["notes"] += [*part.notes, *notes]
     title = " and ".join(map(str, paths))
     params, arguments, dropped = to_flax(weights, state, title)
-    if config is not None:
-        try:
-            arguments = weights.merge_config(arguments, state, config)
-        except KeyError as error:
-            raise ValueError(f"{title}: its config.json is not that of a {name}: it lacks {error}") from error
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"{title}: config.json and the tensors are not of one model: {error}") from error
-    return Ported(params, arguments, {**source, "dropped": len(dropped)})
+    settled = settle(weights, state, arguments, [*stated, *statements], title)
+    source["notes"] += settled.notes
+    return Ported(params, settled.arguments, {**source, "dropped": len(dropped), "assumed": list(settled.assumed)})
 
 
 def _read_part(weights: WeightMap, files: ModelFiles, path: str) -> TorchFile:
@@ -117,17 +117,29 @@ def _read_part(weights: WeightMap, files: ModelFiles, path: str) -> TorchFile:
     return part
 
 
-def read_ported(name: str, path: str | os.PathLike[str]) -> Ported:
+def read_ported(name: str, path: str | os.PathLike[str], statements: Sequence[Statement] = ()) -> Ported:
     """Read a file that `framer-jax port` wrote.
+
+    Args:
+      name: name of the weight map.
+      path: the file.
+      statements: values of arguments that were assumed when it was written.
 
     Raises:
       FileNotFoundError: there is none.
       ValueError: it is not a weights file of framer_jax, or one of another model.
     """
     params, metadata = load_weights(path)
-    if model_in(metadata) != map_named(name).name:
+    weights = map_named(name)
+    if model_in(metadata) != weights.name:
         raise ValueError(f"{path}: holds {model_in(metadata) or 'a trained recipe'}, not {name}")
-    return Ported(params, arguments_in(metadata), metadata.get("source", {}))
+    source, arguments = metadata.get("source", {}), arguments_in(metadata)
+    if statements:
+        bare = without_constants(weights, to_torch(weights, params, str(path), arguments), arguments)
+        settled = settle(weights, bare, arguments, statements, str(path))
+        left = [name for name in source.get("assumed", ()) if name in settled.assumed]
+        arguments, source = settled.arguments, {**source, "assumed": left}
+    return Ported(params, arguments, source)
 
 
 def model_in(metadata: Mapping[str, Any]) -> str:

@@ -69,8 +69,13 @@ class WeightReader(Protocol):
         """The published network at `path`, of weight map `model`; `demands` are constructor arguments it must have."""
         ...
 
-    def transformer(self, knob_name: str, path: str, models: tuple[str, ...], what: str) -> tuple[str, Pretrained]:
-        """The published network at `path` and its weight map, the first of `models` that the file is of."""
+    def transformer(
+        self, knob_name: str, path: str, models: tuple[str, ...], what: str, configured: Config
+    ) -> tuple[str, Pretrained]:
+        """The published network at `path` and its weight map, the first of `models` that the file is of.
+
+        Arguments that its tensors do not determine, such as the number of heads, are taken from `configured`.
+        """
         ...
 
     def trained(self, knob_name: str, path: str, what: str, config: Config, recipe: Recipe) -> Params:

@@ -33,7 +33,7 @@ class TrainingSettings:
       ValueError: an illegal value, in one line that starts with the name of the setting.
     """
 
-    seed: int = knob(0, "Root of all random keys.", at_least=0)
+    seed: int = knob(0, "Root of all random keys.", at_least=0, at_most=2**32 - 1)
     steps: int = knob(2000, "Number of training steps, at which the learning rate schedule ends.", at_least=1)
     global_batch: int = knob(
         16, "Batch size over all devices, hosts and microbatches.", unit="examples per step", at_least=1, at_most=2**20

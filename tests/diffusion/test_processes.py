@@ -1,6 +1,7 @@
 """Diffusion processes, samplers, guidance and noise fields."""
 
 import json
+from dataclasses import replace
 
 import hypothesis
 import hypothesis.strategies as st
@@ -18,6 +19,8 @@ from framer_jax.diffusion.guidance import (
 )
 from framer_jax.diffusion.noise import NoiseField, noise_field, noise_window
 from framer_jax.diffusion.samplers import flow_euler, resshift_ancestral, resshift_deterministic
+from framer_jax.recipes.resshift.recipe import schedule_of
+from framer_jax.recipes.resshift.settings import ResShiftSettings
 
 
 @pytest.mark.parametrize("variant", ["v1_T15", "v3_T4", "v1_T15_respaced5"])
@@ -43,6 +46,18 @@ def test_resshift_tables_match_the_reference(fixtures, variant):
 def test_resshift_step_counts_out_of_range_are_errors(changes):
     with pytest.raises(ValueError, match="steps"):
         resshift.make_schedule(**changes)
+
+
+def test_the_cap_of_sinsr_lowers_the_start_of_noisy_chains_only():
+    """√η of SinSR's code: geometric in the warped time, from min(level / kappa, level, √0.001)."""
+    cap = resshift.SINSR_SQRT_ETA_CAP
+    for level, start in ((0.04, 0.02), (0.2, 0.001**0.5)):
+        schedule = resshift.make_schedule(steps=4, min_noise_level=level, sqrt_eta_cap=cap)
+        exponents = np.linspace(0, 1, 4) ** 0.3
+        np.testing.assert_allclose(schedule.sqrt_etas, start * (0.99 / start) ** exponents, rtol=1e-12)
+    settings = ResShiftSettings(steps=4, kappa=2.0, min_noise_level=0.2, sqrt_eta_cap=0.0316)
+    assert schedule_of(settings).sqrt_etas[0] == 0.0316
+    assert schedule_of(replace(settings, sqrt_eta_cap=None)).sqrt_etas[0] == 0.1
 
 
 def test_resshift_sampler_with_a_perfect_denoiser_returns_the_clean_latent():

@@ -7,14 +7,27 @@ import warnings
 
 import pytest
 
+from framer_jax.commands import info
 from framer_jax.config import ConfigError, check_config, default, knob_table, override_config
 from framer_jax.knobs import legal_values
 from framer_jax.recipes.table import METHODS
+from tests.support.hostile import contents, refused, run
 
 TEXTS = (
     *("many", "None", "True", "b'x'", "''", "", "[]", "()", "{}", "[1]", "(1, 'x')", "[[1, 2]]", "{'a': 1}", "(", "\\"),
     *("-1", "0", "1", "1.5", "-0.001", "2", "1e400", "-1e400", "inf", "nan", "1e39", "1e-50", "1" + 400 * "0"),
-    *("9" * 5000, str(2**31), str(2**63), "-" + 400 * "9", "[" * 500, "(0, 0)", "(-1, -1)", "(1e400, 1)", "(8.5, 8)"),
+    *(
+        "9" * 5000,
+        str(2**31),
+        str(2**32),
+        str(2**63),
+        "-" + 400 * "9",
+        "[" * 500,
+        "(0, 0)",
+        "(-1, -1)",
+        "(1e400, 1)",
+        "(8.5, 8)",
+    ),
     *("a\0b", "\0", " ", "(((", "*", "[a-", "(1, 1, 1, 1, 1, 1, 1)", "('', '')", "0.9999999999", "1.0000000001"),
 )
 """Values as `--set` takes them: Python literals or plain strings."""
@@ -35,7 +48,7 @@ WITHOUT_UPPER_BOUND = {
     "framer.ramp_steps",
     "framer.start_step",
     "recipe.dtkd.ramp_steps",
-    *(f"training.{name}" for name in ("checkpoint_every", "clip_norm", "fsdp_min_size", "log_every", "seed", "steps")),
+    *(f"training.{name}" for name in ("checkpoint_every", "clip_norm", "fsdp_min_size", "log_every", "steps")),
     *(f"training.{name}" for name in ("stop_after", "validate_every", "warmup_steps")),
 }
 """Numbers as large as an int32 or float32."""
@@ -71,7 +84,7 @@ def in_range(knob, value):
     if kind is bool:
         return True
     if kind is int:
-        fits = abs(value) < 2**31
+        fits = abs(value) < 2**31 or knob.at_most is not None
     else:
         try:
             fits = abs(float(value)) < 3.41e38
@@ -205,7 +218,7 @@ TOGETHER = {
         "recipe.space.levels=3": "recipe.space.levels is 3: it must be 2",
         "recipe.denoiser.name=dit recipe.denoiser.dit.heads=5": "recipe.denoiser.dit: width is 96: .* heads .5",
         "recipe.denoiser.name=dit recipe.denoiser.dit.width=98": "recipe.denoiser.dit: width is 98: .* multiple of 4",
-        f"{RESSHIFT_UNET}.blocks=(2, 2)": "blocks is .2, 2.: .* 4 levels",
+        f"{RESSHIFT_UNET}.blocks=(2, 2)": "blocks is .2, 2.: .* for each of the levels",
         f"{RESSHIFT_UNET}.channels=48": "channels is 48: .* the 32 groups",
         f"{RESSHIFT_UNET}.head_channels=7": "swin_channels is 192: .* .7",
         f"{RESSHIFT_UNET}.condition_size=96": "condition_size is 96",
@@ -279,3 +292,31 @@ def test_sections_must_be_sections():
         set_value(config, path, 5)
         with pytest.raises(ConfigError, match=f"^{path}"):
             check_config(config)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ("degrade", "in", "out", "--preset", "bicubic", "--batch", "1" + 400 * "0"),
+            "--batch is 1000.*: it must be at",
+        ),
+        (("upscale", "in", "out", "--tile", str(2**31)), "--tile is 2147483648: it must be at most 2147483647"),
+        (("upscale", "in", "out", "--guidance", "nan"), "--guidance is nan: it must be a finite number"),
+        (("upscale", "in", "out\0x"), r"output is 'out\\x00x': it has a null character"),
+        (
+            ("precompute", "embeddings", "--null", "--widths", "1", "2", "9" * 30),
+            "--widths is 999.*: it must be at most",
+        ),
+        (("train", "--config", "default", "--workdir", "run\0"), r"--workdir is 'run\\x00': it has a null character"),
+    ],
+)
+def test_options_that_mean_nothing_are_named(words, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert re.search(message, refused(run(capsys, *words)))
+    assert not contents(tmp_path)
+
+
+def test_arithmetic_errors_say_where_to_look(capsys, monkeypatch):
+    monkeypatch.setattr(info, "run", lambda arguments: 1 // 0)
+    refused(run(capsys, "info"), "by zero: a number among the options or the knobs is out of range")

@@ -104,3 +104,8 @@ def test_published_weights_on_the_command_line(tmp_path, capsys):
     assert main([*command, "--recipe", str(recipe), "--set", autoencoder, "--protocol", "resshift"]) == 0
     with Image.open(tmp_path / "out" / "photo_0.png") as upscaled:
         assert upscaled.size == (48, 40)
+
+
+@pytest.mark.parametrize("name", ["dit4sr", "tsd_sr"])
+def test_autoencoders_take_the_tiles_that_the_released_scripts_name(name):
+    assert PROTOCOLS[name].autoencoder_tiles == (1024, 1792)

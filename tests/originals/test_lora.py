@@ -10,7 +10,9 @@ from framer_jax.models.lora import init_lora, make_lora, merge
 from framer_jax.porting.lora import LoraLayers, write_layers
 from framer_jax.porting.table import MAPS
 from framer_jax.porting.torch_files import write_state
+from framer_jax.recipes.tsd_sr.recipe import merge_params
 from framer_jax.trees import flatten_names, nest_names
+from tests.commands.test_port import port
 from tests.originals.test_autoencoders import TINY as TINY_AUTOENCODER
 from tests.originals.test_transformers import inputs, ours, theirs, transformer
 from tests.support.originals import array, close, diffusers, normal, original, peft, tensor, torch
@@ -37,9 +39,14 @@ def pipeline_of(model):
     return diffusers.StableDiffusion3Pipeline(transformer=model, scheduler=scheduler, vae=None, **absent)
 
 
-def adapted(model, alpha, targets=MODULES):
+def adapted(model, alpha, targets=MODULES, **settings):
     """The model with a trained adapter of peft."""
-    model.add_adapter(peft.LoraConfig(r=RANK, lora_alpha=alpha, target_modules=targets))
+    model.add_adapter(peft.LoraConfig(r=RANK, lora_alpha=alpha, target_modules=targets, **settings))
+    return trained(model)
+
+
+def trained(model):
+    """The model with none of its adapter's factors at zero."""
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -49,9 +56,14 @@ def adapted(model, alpha, targets=MODULES):
 
 
 def merged(path, model, params):
-    """Our parameters with a LoRA file merged, as a recipe reads it."""
-    factors = NetworkReader().lora("knob", str(path), model, params)
-    return merge(params, {"": make_lora(factors, float(RANK))})
+    """Our parameters with a LoRA merged, as a recipe reads it."""
+    return merge_params(params, NetworkReader().lora("knob", str(path), model, params), 1.0)
+
+
+def same_as(model, ported, params):
+    """Whether our network with these parameters computes what diffusers' computes with its adapter."""
+    arguments = inputs(model.config)
+    close(ours(ported._replace(params=params), *arguments), theirs(model, *arguments), 1e-4)
 
 
 @pytest.mark.parametrize("alpha", [2.0, 6.0])
@@ -65,10 +77,42 @@ def test_a_lora_saved_by_diffusers(base, tmp_path, alpha):
         tmp_path, layers, weight_name="lora.safetensors", transformer_lora_adapter_metadata=metadata
     )
     arguments = inputs(model.config)
-    whole = merged(tmp_path / "lora.safetensors", "mmdit", ported.params)
     expected = theirs(model, *arguments)
     assert (expected - theirs(opened(folder), *arguments)).abs().max() > 0.05 * expected.abs().max()
-    close(ours(ported._replace(params=whole), *arguments), expected)
+    same_as(model, ported, merged(tmp_path / "lora.safetensors", "mmdit", ported.params))
+
+
+SETTINGS = {
+    "alpha": {"lora_alpha": 6.0},
+    "rank-stabilized": {"lora_alpha": 3.0, "use_rslora": True},
+    "patterns": {"lora_alpha": 4.0, "alpha_pattern": {"to_q": 3.0}, "rank_pattern": {"to_v": 3, "proj_out": 1}},
+}
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_a_folder_of_peft(base, tmp_path, name):
+    """adapter_config.json states alpha and rank, of all modules or of some, and how they make the scale."""
+    folder, ported = base
+    settings = peft.LoraConfig(r=RANK, target_modules=MODULES, **SETTINGS[name])
+    model = trained(peft.get_peft_model(opened(folder), settings))
+    model.save_pretrained(tmp_path)
+    same_as(model.base_model.model, ported, merged(tmp_path, "mmdit", ported.params))
+
+
+def test_a_lora_is_added_to_its_base_by_port(base, tmp_path):
+    """`framer-jax port BASE LORA OUT --to diffusers`: the weights that peft itself merges."""
+    folder, _ = base
+    settings = peft.LoraConfig(r=RANK, lora_alpha=6.0, target_modules=MODULES)
+    model = trained(peft.get_peft_model(opened(folder), settings))
+    model.save_pretrained(tmp_path / "lora")
+    whole = {key: value.numpy() for key, value in model.merge_and_unload().state_dict().items()}
+    words = (folder, tmp_path / "lora", tmp_path / "ours.safetensors", "--model", "mmdit")
+    assert port(*words) == 0
+    assert port(tmp_path / "ours.safetensors", tmp_path / "whole", "--model", "mmdit", "--to", "diffusers") == 0
+    stored = opened(tmp_path / "whole").state_dict()
+    assert stored.keys() == whole.keys()
+    for key, value in whole.items():
+        np.testing.assert_allclose(stored[key], value, rtol=0, atol=1e-5 * np.abs(value).max(), err_msg=key)
 
 
 def test_a_lora_of_an_autoencoders_encoder(tmp_path):
@@ -106,4 +150,4 @@ def test_a_pipeline_loads_our_lora(base, tmp_path, alpha):
     whole = merge(ported.params, {"": make_lora(*layers)})
     expected = ours(ported._replace(params=whole), *arguments)
     assert np.abs(expected - ours(ported, *arguments)).max() > 0.05 * np.abs(expected).max()
-    close(array(theirs(pipeline.transformer, *arguments)), expected)
+    close(array(theirs(pipeline.transformer, *arguments)), expected, 1e-4)

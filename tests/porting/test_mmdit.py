@@ -10,7 +10,7 @@ from safetensors.numpy import save_file
 from framer_jax.models.joint_inputs import centred_positions
 from framer_jax.models.mmdit import MMDiT
 from framer_jax.porting.maps import to_flax, to_torch
-from framer_jax.porting.mmdit import TABLE, mmdit_variant
+from framer_jax.porting.mmdit import TABLE, mmdit_arguments_of_config, mmdit_config, mmdit_variant
 from framer_jax.porting.table import MAPS, read_torch
 from framer_jax.trees import flatten_names
 from tests.models.published import PUBLISHED
@@ -129,10 +129,14 @@ def test_dit4sr_weights_tell_whether_they_are_the_released_ones(states):
     assert MAPS["dit4sr_transformer"].arguments(mended)["variant"] == "correct"
 
 
-def test_dual_attention_is_in_the_first_blocks(states):
+def test_any_set_of_blocks_may_have_dual_attention(states):
     state = {key: value for key, value in states["mmdit"].items() if "blocks.0.attn2" not in key}
-    with pytest.raises(ValueError, match=r"blocks \[1\] have dual attention"):
-        to_flax(MAPS["mmdit"], state, "file")
+    arguments = MAPS["mmdit"].arguments(state)
+    assert (arguments["dual_blocks"], arguments["dual_layers"]) == (0, (1,))
+    assert mmdit_variant(arguments).startswith("an MMDiT (3 blocks, 1 with dual attention (1), with")
+    config = mmdit_config(arguments)
+    assert config["dual_attention_layers"] == [1]
+    assert mmdit_arguments_of_config(config | {"dual_attention_layers": (1, 7)}, "")["dual_layers"] == (1,)  # a tuple
 
 
 @pytest.mark.parametrize(("side", "base"), [(24, 8), (24, 2), (20, 20), (20, 40)])

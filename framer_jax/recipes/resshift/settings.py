@@ -22,6 +22,13 @@ class ResShiftSettings:
         0.2, "Noise level of the first index.", above=0, at_most=1000, unit="standard deviations of the latent"
     )
     etas_end: float = knob(0.99, "Square root of eta at the last index.", above=0, at_most=1)
+    sqrt_eta_cap: float | None = knob(
+        None,
+        "Largest square root of eta at the first index; SinSR's code has 0.0316, which matters where min_noise_level "
+        "is larger. None: no cap, as in ResShift's code.",
+        above=0,
+        at_most=1,
+    )
     power: float = knob(0.3, "Exponent of the schedule's time warp.", above=0, at_most=10)
     sampling_steps: int | None = knob(
         None, "Respaced steps of the sampler; None: all of them.", at_least=2, at_most=10_000, unit="steps"
