@@ -54,7 +54,7 @@ def message(
     if not first:
         return f"{text}; records {records}; {saved}"
     if culprit == "parameter or mutable state":
-        hint = "loss and gradient were finite, so the optimizer's settings (training.learning_rate, …) are the cause"
+        hint = "loss and gradient were finite, so look at the optimizer's settings (training.learning_rate, …) first"
     else:
         hint = "no update was made yet, so a setting or the weights that training starts from are the likely cause"
     changed = f"; settings that differ from their defaults: {cause}" if cause else ""
