@@ -1,8 +1,9 @@
 """Arguments of a network that its tensors do not determine: where their values are stated, and which are assumed.
 
-Such values come, the later the stronger, from config.json in a model's folder or next to a file, from the header of a
-safetensors file (or NAME.json next to a pickle) that `framer-jax port --to torch` wrote, and from the caller, such as
-`--set`. Those that nothing states have the values of published models, and a note says so.
+Such values come, the later the stronger, from config.json in a model's folder or next to a file (in diffusers' format,
+or of ours for networks without one), from the header of a safetensors file or from NAME.json next to a pickle, both as
+`framer-jax port --to torch` writes them, and from the caller, such as `--set`. Those that nothing states have the
+values of published models, and a note says so.
 """
 
 from __future__ import annotations
@@ -74,7 +75,10 @@ def stated_by_files(
     """
     notes: list[str] = []
     statements = []
-    if (config := _config(files)) is not None and weights.config_class:
+    config = _config(files)
+    if config is not None and {"model", "arguments"} <= config.keys():
+        statements += _of_text(weights, str(files.folder / CONFIG), json.dumps(config))
+    elif config is not None and weights.config_class:
         stated = config.get("_class_name", weights.config_class)
         if stated == weights.config_class:
             statements.append(_of_config(weights, config, files.folder / CONFIG, is_folder))

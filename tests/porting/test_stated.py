@@ -189,6 +189,15 @@ def test_a_pickle_has_its_arguments_next_to_it(states, tmp_path):
     assert not sidecar_of(path).exists()
 
 
+def test_a_config_of_ours_states_values_of_networks_that_have_none(states, tmp_path):
+    write_state(tmp_path / "in.safetensors", states["swinir"])
+    stated = {"model": "swinir", "arguments": {"value_range": 255.0, "channels": 7}}  # the tensors tell the channels
+    (tmp_path / "config.json").write_text(json.dumps(stated))
+    ported = read_torch("swinir", tmp_path / "in.safetensors")
+    assert (ported.arguments["value_range"], ported.arguments["channels"]) == (255.0, 24)
+    assert ported.source["assumed"] == ["image_size"]
+
+
 def test_a_header_states_no_more_than_the_tensors_leave_open(states, tmp_path):
     name = "swinir"
     constants = MAPS[name].buffers(states[name], {"window": 8, "image_size": 32})
