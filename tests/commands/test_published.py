@@ -36,7 +36,7 @@ VARIANTS = {
 
 
 def published(path, name, averaged=False):
-    """A file as its authors publish it, or with averages next to the last weights; (path, arguments, our parameters)."""
+    """A file as published, or with averages next to the last weights; (path, arguments, our parameters)."""
     arguments = SMALL | {"image_size": 64 if "head" in VARIANTS[name] else SMALL["image_size"]} | VARIANTS[name]
     params = random_weights(network_shapes("swinir", build_network("swinir", arguments)), None)
     state = to_torch(SWINIR, params, name, arguments)
