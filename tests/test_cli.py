@@ -166,7 +166,7 @@ def test_a_loss_that_explodes_names_the_last_checkpoint(data, tmp_path, capsys):
     # best_metric off: images of the exploded model have no score
     growing = ("training.learning_rate=10", "training.weight_decay=1000")  # each step takes 10⁴ times the weights away
     length = ("training.steps=30", "training.validate_every=30")
-    status = train(workdir, data, *growing, *length, "training.best_metric=")
+    status = train(workdir, data, *growing, *length, "training.best_metric=None")
     steps = sorted(int(path.name) for path in (workdir / "checkpoints").iterdir())
     assert 1 < steps[-1] < 15
     fails(

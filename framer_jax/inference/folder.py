@@ -114,8 +114,7 @@ def upscale_files(
 ) -> Summary:
     """Upscale image files and folders of them.
 
-    All names and the headers of all images are checked, and all output folders are created and tested, before the
-    first image is computed.
+    All names, headers of images and output folders are checked before the first image is computed.
 
     Args:
       inputs: image files and folders.
@@ -144,8 +143,6 @@ def upscale_files(
         image that cannot be upscaled, if `continue_on_error` is not set.
       MemoryError: the same, for want of memory.
     """
-    if overwrite and skip_existing:
-        raise ValueError("overwrite and skip_existing exclude each other: choose one")
     ground = None if flatten_onto is None else parse_color(flatten_onto)
     plan = plan_jobs(inputs, output, recursive=recursive, suffix=suffix, extension=extension)
     jobs, skipped, odd = remaining_jobs(plan.jobs, overwrite, skip_existing)
@@ -154,11 +151,10 @@ def upscale_files(
     jobs, failed = _possible_jobs(jobs, recipe, settings, ground is not None, continue_on_error)
     for folder in sorted({job.target.parent for job in jobs}):
         check_writable(folder)
-    weights = None if origin is None else origin.checkpoint
-    run = _Run(upscaler, recipe, jax.device_put(params), settings, common_entries, ground, weights)
+    run = _Run(upscaler, recipe, jax.device_put(params), settings, common_entries, ground, origin and origin.checkpoint)
     written, failed_later, notes = _run_jobs(jobs, run, continue_on_error, console)
-    notes = [*_notes_of(plan), *odd, *notes]
-    return Summary(tuple(written), tuple(skipped), (*failed, *failed_later), tuple(notes), plan.left_out)
+    notes = (*_notes_of(plan), *odd, *notes)
+    return Summary(tuple(written), tuple(skipped), (*failed, *failed_later), notes, plan.left_out)
 
 
 def _possible_jobs(

@@ -108,8 +108,10 @@ def remaining_jobs(jobs: Sequence[Job], overwrite: bool, skip_existing: bool) ->
 
     Raises:
       FileExistsError: outputs exist, and neither flag is set.
-      ValueError: an output is a folder.
+      ValueError: both flags are set, or an output is a folder.
     """
+    if overwrite and skip_existing:
+        raise ValueError("overwrite and skip_existing exclude each other: choose one")
     skipped = [job.target for job in jobs if skip_existing and _exists(job.target)]
     notes = [
         (path, "it has no record, so it may be of another program, and is kept: --overwrite makes it again")

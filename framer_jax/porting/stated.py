@@ -33,8 +33,8 @@ class Statement(NamedTuple):
     Attributes:
       source: what states them, for messages.
       values: argument → value.
-      strict: whether values that contradict the tensors are an error; otherwise those that the tensors leave open are
-        taken, and of a config.json nothing.
+      strict: whether values that contradict the tensors are an error; otherwise those that the tensors leave open and
+        that fit them are taken, and of a config.json nothing.
       is_config: whether it is a config.json, which may have settings that are no arguments of ours.
     """
 
@@ -169,13 +169,23 @@ def settle(
         taken = {name: value for name, value in statement.values.items() if name in still_open}
         for name, value in taken.items():
             _check_type(f"{title}: {name}", value, arguments[name])
-        stated |= taken
+        if statement.strict or _fits(weights, arguments, {**stated, **taken}, state):
+            stated |= taken
     settled = weights.settle(arguments, stated, state)
     following = weights.linked if set(weights.linked) & stated.keys() else ()
     left = tuple(name for name in still_open if name not in stated and name not in following)
     if left:
         notes.append(assumption(settled, left))
     return Settled(settled, left, tuple(notes))
+
+
+def _fits(weights: WeightMap, arguments: Mapping[str, Any], stated: Mapping[str, Any], state: StateDict) -> bool:
+    """Whether stated values can be those of the tensors, such as heads that divide their width."""
+    try:
+        weights.settle(arguments, stated, state)
+    except ValueError:
+        return False
+    return True
 
 
 def _contradictions(

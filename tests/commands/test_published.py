@@ -35,12 +35,13 @@ VARIANTS = {
 }
 
 
-def published(path, name, prefix=""):
-    """A file as its authors publish it, with random numbers; (path, arguments, our parameters)."""
+def published(path, name, averaged=False):
+    """A file as published, or with averages next to the last weights; (path, arguments, our parameters)."""
     arguments = SMALL | {"image_size": 64 if "head" in VARIANTS[name] else SMALL["image_size"]} | VARIANTS[name]
     params = random_weights(network_shapes("swinir", build_network("swinir", arguments)), None)
     state = to_torch(SWINIR, params, name, arguments)
-    write_state(path, {f"{prefix}{key}": value for key, value in state.items()})
+    last = {f"params.{key}": value * 2 for key, value in state.items()}
+    write_state(path, last | {f"params_ema.{key}": value for key, value in state.items()} if averaged else state)
     return path, arguments, params
 
 
@@ -50,9 +51,11 @@ FAST = ("classical x2", "real-world L", "gray JPEG")
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=() if name in FAST else pytest.mark.slow) for name in VARIANTS]
 )
-def test_a_file_determines_its_configuration(tmp_path, name):
-    path, arguments, params = published(tmp_path / "published.safetensors", name, prefix="params_ema.")
-    model = load_model(path, config_of_weights(path))
+def test_a_file_determines_its_configuration(tmp_path, caplog, name):
+    path, arguments, params = published(tmp_path / "published.safetensors", name, averaged=True)
+    with caplog.at_level(logging.WARNING):
+        model = load_model(path, config_of_weights(path))
+    assert "published.safetensors: took params_ema., not params." in caplog.text
     recipe = model.metadata["config"]["recipe"]
     assert (recipe["name"], recipe["scale"], model.recipe.scale) == ("supervised_l1", *(arguments["scale"],) * 2)
     stated = recipe["student"]["swinir"]

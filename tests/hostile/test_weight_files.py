@@ -248,7 +248,12 @@ def test_options_without_what_they_are_of_are_refused(model, tmp_path, capsys):
     base, out = tmp_path / "base.safetensors", tmp_path / "out.safetensors"
     words = ("--model", "swinir")
     refused(run(capsys, "port", base, out, *words, "--alpha", "3"), "--alpha is of a LoRA")
-    refused(run(capsys, "port", base, tmp_path / "lora.safetensors", out, *words, "--alpha", "nan"), "--alpha nan")
+    refused(
+        run(capsys, "port", base, tmp_path / "lora.safetensors", out, *words, "--alpha", "nan"),
+        "--alpha",
+        "nan",
+        "finite",
+    )
     refused(run(capsys, "port", base, out, *words, "--variant", "fp16"), "a variant is of a folder")
     refused(run(capsys, "port", tmp_path / "lora.safetensors", out, *words), "a LoRA alone")
     assert not out.exists()
