@@ -58,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if os.environ.get("FRAMER_JAX_TRACEBACK"):
             raise
         message = " ".join(line.strip() for line in str(error).splitlines())  # messages of libraries may be longer
-        if isinstance(error, ArithmeticError):  # such as 'division by zero', of which no message of ours is one
+        if isinstance(error, ZeroDivisionError | OverflowError):  # 'division by zero': no message of ours is one
             message += ": a number among the options or the knobs is out of range; FRAMER_JAX_TRACEBACK=1 shows where"
         print(f"framer-jax {parsed.command}: {message}", file=sys.stderr)
         return 2
