@@ -256,6 +256,9 @@ def with_later_knobs(config: Mapping[str, Any]) -> dict[str, Any]:
             if knob.name not in node:
                 value = _at(filled, knob.follows.split(".")) if knob.follows else knob.default
                 node[knob.name] = json.loads(json.dumps(value))
+    teacher = filled["recipe"].get("teacher", {})
+    if published := teacher.get("published"):
+        teacher["published"] = with_later_knobs({"recipe": published})["recipe"]
     return filled
 
 
@@ -268,8 +271,8 @@ def _declare(node: ConfigDict, knob: Knob) -> None:
         node[knob.name] = config_dict.placeholder(knob.type)
         if knob.default is not None:
             node[knob.name] = knob.default
-    else:
-        node[knob.name] = knob.default
+    else:  # a float's type decides what files may set
+        node[knob.name] = float(knob.default) if knob.type is float else knob.default
 
 
 def _copy_network(target: ConfigDict, source: ConfigDict, names: Sequence[str]) -> None:

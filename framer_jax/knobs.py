@@ -36,6 +36,9 @@ SMALLEST_FLOAT, LARGEST_FLOAT = float(np.finfo(np.float32).tiny), float(np.finfo
 MAX_WEIGHT = 1e6
 """The largest weight of a term of a loss."""
 
+PlainType = type
+"""The type of a value, by a name that no attribute of `Knob` hides."""
+
 SHOWN = 60
 """Characters of a refused value that a message shows."""
 
@@ -72,7 +75,7 @@ class Knob:
     above: float | None = None
     at_most: float | None = None
     below: float | None = None
-    item: type | None = None
+    item: PlainType | None = None
     length: int | None = None
     empty: bool = False
     regex: bool = False
@@ -237,14 +240,18 @@ def check_same_values(stored: Mapping[str, Any], present: Mapping[str, Any], sou
 
 
 def check_knobs(settings: Any) -> None:
-    """Check every knob of a settings object; its `__post_init__` calls this.
+    """Check every knob of a settings object; its `__post_init__` calls this. NumPy scalars become Python's.
 
     Raises:
       ValueError: a value of another type, outside its range or not among its choices, in one line that starts with the
         name of the knob.
     """
     for knob in knobs_of(type(settings)):
-        if refusal := _refusal(knob, getattr(settings, knob.name)):
+        value = getattr(settings, knob.name)
+        if hasattr(value, "dtype") and getattr(value, "shape", None) == ():  # a NumPy scalar
+            value = value.item()
+            object.__setattr__(settings, knob.name, value)
+        if refusal := _refusal(knob, value):
             raise ValueError(f"{knob.name} {refusal}")
 
 
@@ -366,3 +373,14 @@ def regex_error(value: Any) -> str:
 
 def _shown(choice: Any) -> str:
     return choice if isinstance(choice, str) and choice else repr(choice)
+
+
+def changed_repr(settings: Any) -> str:
+    """The `repr` of a settings object: its class, and the fields that differ from their defaults."""
+    changes = []
+    for field in dataclasses.fields(settings):
+        default = field.default if field.default_factory is MISSING else field.default_factory()
+        value = getattr(settings, field.name)
+        if field.repr and (default is MISSING or as_tuple(value) != as_tuple(default)):
+            changes.append(f"{field.name}={value!r}")
+    return f"{type(settings).__name__}({', '.join(changes)})"

@@ -108,13 +108,13 @@ def _is_finite(leaf: Any) -> bool:
 def check_same_structure(
     params: Mapping[str, Any], expected: Mapping[str, Any], source: str = "weights", dtypes: bool = False
 ) -> None:
-    """Compare the names and shapes of two parameter trees.
+    """Compare the names and shapes of two parameter trees, and that both hold floats in the same places.
 
     Args:
       params: the tree that was read.
       expected: the tree of the model; leaves with a `shape` (arrays or jax.ShapeDtypeStruct).
       source: name of `params` in the error message, usually a path.
-      dtypes: whether dtypes are compared too.
+      dtypes: whether the widths of dtypes are compared too.
 
     Raises:
       ValueError: names the parameters that are missing, unexpected, or of another shape or dtype, in one line.
@@ -149,7 +149,7 @@ def check_same_descriptions(
         for title, names in (
             ("missing", sorted(expected.keys() - descriptions.keys())),
             ("unexpected", sorted(descriptions.keys() - expected.keys())),
-            ("of another shape", differing),
+            ("of another shape or dtype", differing),
         )
         if names
     ]
@@ -160,7 +160,13 @@ def check_same_descriptions(
 def _describe(tree: Mapping[str, Any], dtypes: bool) -> dict[str, str]:
     """Name of each leaf, and of each empty mapping, → its description."""
     leaves, empty = flatten_names(tree)
-    shapes = {name: str(tuple(leaf.shape)) for name, leaf in leaves.items()}
+    shapes = {name: f"{tuple(leaf.shape)}{_unusual_kind(leaf)}" for name, leaf in leaves.items()}
     if dtypes:
         shapes = {name: f"{leaves[name].dtype}{list(leaves[name].shape)}" for name in leaves}
     return shapes | dict.fromkeys(empty, "an empty group")
+
+
+def _unusual_kind(leaf: Any) -> str:
+    """' of int32' for an array of anything but floats of any width; '' for floats."""
+    dtype = str(getattr(leaf, "dtype", "float32"))
+    return "" if dtype.startswith(("float", "bfloat")) else f" of {dtype}"

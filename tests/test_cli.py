@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from framer_jax import cli
+from framer_jax import cli, compile_cache
 from framer_jax.inference.model import BEST, LAST
 from framer_jax.porting.weights import load_weights, save_weights
 from framer_jax.version import __version__
@@ -438,20 +438,20 @@ def test_compiled_programs_are_kept_below_the_home_folder_if_there_is_one(tmp_pa
     monkeypatch.setenv("HOME", str(tmp_path))
     for unset in ("", "relative/path"):  # to be ignored, as the specification of XDG says
         monkeypatch.setenv("XDG_CACHE_HOME", unset)
-        assert cli._cache_folder() == tmp_path / ".cache" / "framer_jax" / "compiled"
+        assert compile_cache._cache_folder() == tmp_path / ".cache" / "framer_jax" / "compiled"
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "x"))
-    assert cli._cache_folder() == tmp_path / "x" / "framer_jax" / "compiled"
+    assert compile_cache._cache_folder() == tmp_path / "x" / "framer_jax" / "compiled"
     monkeypatch.delenv("XDG_CACHE_HOME")
-    monkeypatch.setattr(cli.os, "access", lambda path, mode: False)
-    assert cli._cache_folder() is None
+    monkeypatch.setattr(compile_cache.os, "access", lambda path, mode: False)
+    assert compile_cache._cache_folder() is None
     monkeypatch.undo()
 
     def homeless():
         raise RuntimeError("Could not determine home directory.")
 
-    monkeypatch.setattr(cli.Path, "home", homeless)
+    monkeypatch.setattr(compile_cache.Path, "home", homeless)
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    assert cli._cache_folder() is None
+    assert compile_cache._cache_folder() is None
 
 
 def test_configurations_without_their_suffix_are_one_line(tmp_path, capsys):

@@ -17,7 +17,7 @@ from framer_jax.checkpoints.networks import build_network, network_shapes, read_
 from framer_jax.commands.port_check import INSTALLED, check
 from framer_jax.commands.port_originals import control_differences
 from framer_jax.commands.port_values import option_statements, read_values, statement_facts, write_torch
-from framer_jax.porting.files import sha256_of
+from framer_jax.porting.files import PathLike, check_output_folder, check_outputs, sha256_of
 from framer_jax.porting.lora import LoraLayers, write_layers
 from framer_jax.porting.lora_files import RANK, is_lora
 from framer_jax.porting.maps import to_torch
@@ -117,6 +117,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Convert the weights, write them and report what was written."""
     output = Path(arguments.output)
+    check_output(arguments.output, arguments.inputs, arguments.to)
     if output.exists() and not arguments.overwrite:
         raise ValueError(f"{output} exists: name another file, or use --overwrite")
     model = map_named(arguments.model).name
@@ -130,6 +131,18 @@ def run(arguments: argparse.Namespace) -> int:
     for name, value in facts.items():
         print(f"{name:<12} {value}")
     return 0
+
+
+def check_output(output: PathLike, inputs: Sequence[PathLike], form: str) -> None:
+    """Refuse an output that would replace an input.
+
+    Raises:
+      ValueError: as of framer_jax.porting.files.check_outputs and check_output_folder.
+    """
+    if form == "diffusers":
+        check_output_folder("the output", output, {"the input": inputs}, replaced=True)
+    else:
+        check_outputs({"the output": output}, {"the input": inputs})
 
 
 def sort_inputs(paths: Sequence[Path], alpha: float | None) -> Inputs:

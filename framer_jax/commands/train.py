@@ -35,9 +35,9 @@ from framer_jax.data.whole_photos import validation_pairs
 from framer_jax.data.workers import check_main_module
 from framer_jax.degradations.presets import DegradationPreset
 from framer_jax.evaluation.validation import make_validation
-from framer_jax.inference.model import weights_file
+from framer_jax.inference.model import BEST, LAST, weights_file
 from framer_jax.knobs import settings_from
-from framer_jax.porting.files import sha256_of
+from framer_jax.porting.files import check_outputs, sha256_of
 from framer_jax.recipes.base import Params, Recipe, expected_params
 from framer_jax.recipes.framer import add_framer
 from framer_jax.recipes.table import method_of
@@ -156,6 +156,7 @@ def train_from_config(config: dict[str, Any], workdir: str | Path, init: str | N
         raise ConfigError(f"data.crop {data['crop']} must be a multiple of {multiple} for this recipe")
     settings: TrainingSettings = settings_from(TrainingSettings, config["training"], "training")
     preset = degradation_preset(data, base.scale)
+    check_initial_file(workdir, init)
     source, text = open_training(config), text_info(config)
     initial, digest = initial_weights(base, config["recipe"], init) if init else (base.initial_params, None)
     # The weights that a run started from and its frozen weights are part of its identity.
@@ -187,6 +188,17 @@ def train_from_config(config: dict[str, Any], workdir: str | Path, init: str | N
         batches.close()  # ends the worker processes
     parts = (result.message, source.damage(), held_out.damage())
     return replace(result, message="; ".join(dict.fromkeys(part for part in parts if part)))
+
+
+def check_initial_file(workdir: Path, init: str | None) -> None:
+    """Refuse to start from a file that the run would replace with its own weights.
+
+    Raises:
+      ValueError: as of framer_jax.porting.files.check_outputs.
+    """
+    if init and init != "starter" and (path := weights_file(init, folders=True)).is_file():
+        outputs = {f"the weights of {workdir}": workdir / LAST, f"the best weights of {workdir}": workdir / BEST}
+        check_outputs(outputs, {"--init": [path]}, "copy the file to another folder")
 
 
 def text_info(config: dict[str, Any]) -> dict[str, str]:

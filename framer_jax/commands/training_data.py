@@ -15,6 +15,7 @@ from framer_jax.data.embeddings import STORED_EMBEDDINGS, CaptionedPhotos
 from framer_jax.data.latents import LatentFiles
 from framer_jax.data.photos import TRAINING, photo_source
 from framer_jax.data.records import RecordFiles, is_records
+from framer_jax.data.settings import DataSettings
 from framer_jax.data.sources import ImageFiles, folder_source
 from framer_jax.porting.kl_autoencoder import KL_AUTOENCODER
 from framer_jax.recipes.components.spaces import WEIGHT_FILE as AUTOENCODER_FILE
@@ -28,9 +29,24 @@ BUILTIN = "builtin"
 """The name of the built-in photographs in a data entry; a folder of this name is written ./builtin."""
 
 
-def open_source(name: str, split: tuple[str, ...], crop: int) -> ImageFiles:
-    """The images that a data entry names: 'builtin' for the built-in ones, else a folder."""
-    return photo_source(split, crop=crop) if name == BUILTIN else folder_source(name, crop=crop)
+def open_source(name: str, split: tuple[str, ...], crop: int, small_share: float = 0.0) -> ImageFiles:
+    """The images that a data entry names: 'builtin' for the built-in ones, else a folder.
+
+    Args, Raises: as of framer_jax.data.sources.folder_source.
+    """
+    if name == BUILTIN:
+        return photo_source(split, crop=crop)
+    return folder_source(name, crop=crop, small_share=small_share)
+
+
+def open_photos(data: dict[str, Any]) -> ImageFiles:
+    """The training photographs of a configuration's `data` section, without those that are smaller than its crops.
+
+    Raises:
+      ValueError, FileNotFoundError: as of framer_jax.data.sources.folder_source.
+    """
+    small_share = data.get("small_share", DataSettings.small_share)
+    return open_source(data["train"], TRAINING, least_side(data), small_share)
 
 
 def least_side(data: dict[str, Any]) -> int:
@@ -64,7 +80,7 @@ def open_training(config: dict[str, Any]) -> ImageFiles | CaptionedPhotos | Reco
     folder, recipe = config["data"]["train"], config["recipe"]
     kind, text = training_kind(config), text_condition(config)
     if kind in (PHOTOS, CAPTIONED_PHOTOS):
-        photos = open_source(folder, TRAINING, least_side(config["data"]))
+        photos = open_photos(config["data"])
         return captioned(photos, text) if text and kind == CAPTIONED_PHOTOS else photos
     if not text:
         records = RecordFiles(folder)

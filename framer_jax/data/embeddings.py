@@ -93,7 +93,9 @@ class CaptionEmbeddings:
 
     def digest(self) -> str:
         """Hash of the texts, by which a resumed run notices that they have changed."""
-        state = hashlib.sha256(f"{self._caption_dropout} {self._files and self._files.names[0]}".encode())
+        state = hashlib.sha256(
+            f"{self._caption_dropout} {self._files and self._files.names[0]}".encode(errors="surrogateescape")
+        )
         for value in self._null:
             state.update(np.ascontiguousarray(value).tobytes())
         return state.hexdigest()[:12]

@@ -87,10 +87,11 @@ def write_names(
       ValueError: see `write_manifest`.
     """
     text = json.dumps(list(names), indent=0, ensure_ascii=False) + "\n"
-    digest = hashlib.sha256(text.encode(errors=RAW_NAMES)).hexdigest()
+    content = text.encode(errors="backslashreplace")  # a name that is no text has surrogates; JSON escapes them so
+    digest = hashlib.sha256(content).hexdigest()
     write_manifest(folder, {**manifest, "names": digest}, overwrite)
     with atomic_write(Path(folder) / NAMES) as temporary:
-        temporary.write_bytes(text.encode(errors=RAW_NAMES))
+        temporary.write_bytes(content)
 
 
 def read_names(folder: str | os.PathLike[str]) -> list[str]:

@@ -14,7 +14,7 @@ from framer_jax.degradations.presets import (
     preset_by_name,
     with_second_kernel_sizes,
 )
-from framer_jax.knobs import check_knobs, knob
+from framer_jax.knobs import changed_repr, check_knobs, knob
 
 CROP_MODES = ("crop", "square")
 """What becomes a training crop: a random window of a photograph, or its largest square, reduced to the crop size."""
@@ -48,6 +48,15 @@ class DataSettings:
     validation: str = knob("builtin", "builtin (the held-out photographs) or a folder of images.")
     validation_count: int = knob(3, "Largest number of validation images.", at_least=0, at_most=1_000_000)
     crop: int = knob(128, "Side of a training crop.", unit="HR pixels", at_least=1, at_most=16_384)
+    small_share: float = knob(
+        0.05,
+        "Largest share of the training photographs that may be smaller than the crop; they are left out and counted. "
+        "One photograph always may, unless this is 0.",
+        unit="fraction",
+        at_least=0,
+        at_most=1,
+        execution=True,
+    )
     crop_mode: str = knob(
         "crop",
         "crop (random pixels of a photograph) or square (its largest square, reduced to the crop's side).",
@@ -90,6 +99,8 @@ class DataSettings:
         at_least=3,
         at_most=CANVAS,
     )
+
+    __repr__ = changed_repr
 
     def __post_init__(self) -> None:
         check_knobs(self)

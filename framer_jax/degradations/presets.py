@@ -155,6 +155,9 @@ class DegradationPreset:
     sharpen_target: bool = False
     geometry: str = "released"
 
+    def __repr__(self) -> str:
+        return f"<DegradationPreset {self.name} x{self.scale}, {self.geometry} geometry>"
+
 
 _SECOND_RESIZE = ResizePreset(up=0.3, down=0.4, keep=0.3, range=(0.3, 1.2))
 _NO_RESIZE = ResizePreset(up=0.0, down=0.0, keep=1.0, range=(1.0, 1.0))

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from framer_jax.knobs import MAX_WEIGHT, check_knobs, knob, settings_from
+from framer_jax.knobs import MAX_WEIGHT, changed_repr, check_knobs, knob, settings_from
 from framer_jax.losses.weight_schedule import WeightSchedule
 
 BAND_LOSSES = ("intra", "inter")
@@ -98,6 +98,8 @@ class FramerSettings:
         0, "Steps over which λ rises linearly from 0, from start_step on; 0 for λ at once.", unit="steps", at_least=0
     )
     reduction: str = knob("sum", "How the students' losses are reduced.", choices=("sum", "mean"))
+
+    __repr__ = changed_repr
 
     def __post_init__(self) -> None:
         check_knobs(self)

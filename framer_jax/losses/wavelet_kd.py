@@ -30,7 +30,7 @@ from framer_jax.frequency.wavelets import (
     haar_decompose,
     max_levels,
 )
-from framer_jax.knobs import MAX_WEIGHT, check_knobs, knob, shown
+from framer_jax.knobs import MAX_WEIGHT, changed_repr, check_knobs, knob, shown
 
 GROUPS = ("low", "middle", "high")
 
@@ -86,6 +86,8 @@ class WaveletKdSettings:
         "Divide the distance by its value on white noise of pixel distance 1 (10 for dwt with the default knobs), so "
         "that lambda means the same for every transform, number of levels and set of weights.",
     )
+
+    __repr__ = changed_repr
 
     def __post_init__(self) -> None:
         check_knobs(self)

@@ -229,6 +229,11 @@ class Recipe:
         if not self.updates:
             raise ValueError(f"recipe {self.name!r} has no update: give at least one")
 
+    def __repr__(self) -> str:
+        updates = ", ".join(update.name for update in self.updates)
+        frozen = f", frozen {', '.join(self.frozen)}" if self.frozen else ""
+        return f"<Recipe {self.name} x{self.scale}, updates {updates}{frozen}>"
+
 
 def expected_params(recipe: Recipe) -> Params:
     """Names and shapes of the groups that a recipe exports, without computing anything."""

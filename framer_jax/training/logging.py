@@ -14,7 +14,7 @@ from typing import Any, Protocol, TextIO
 import numpy as np
 from clu import parameter_overview
 
-from framer_jax.knobs import check_knobs, knob
+from framer_jax.knobs import changed_repr, check_knobs, knob
 
 Scalars = Mapping[str, float]
 Images = Mapping[str, np.ndarray]
@@ -30,6 +30,8 @@ class LoggingSettings:
     """
 
     tensorboard: bool = knob(False, "Also write TensorBoard event files to tensorboard/ (extra `tensorboard`).")
+
+    __repr__ = changed_repr
 
     def __post_init__(self) -> None:
         check_knobs(self)

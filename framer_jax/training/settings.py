@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from framer_jax.knobs import LARGEST_INT, check_knobs, knob, nearest, regex_error, shown
+from framer_jax.knobs import LARGEST_INT, changed_repr, check_knobs, knob, nearest, regex_error, shown
 
 MESH_AXES = ("data", "fsdp")
 
@@ -105,6 +105,8 @@ class TrainingSettings:
     updates: Mapping[str, Mapping[str, Any]] = knob(
         {}, "Optimiser settings of single updates, such as {'discriminator': {'learning_rate': 1e-4}}."
     )
+
+    __repr__ = changed_repr
 
     def __post_init__(self) -> None:
         check_knobs(self)

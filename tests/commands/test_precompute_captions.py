@@ -139,7 +139,7 @@ def test_bad_input_is_one_line(place, capsys, monkeypatch):
     for words, message in (
         (("--output", "captions.txt"), "name captions files *.jsonl"),
         (("--latents", str(place)), "--of photos captions whole photographs: leave --latents out"),
-        (("--output", ""), "--of photos needs --output"),
+        (("--output", ""), "--output is empty"),
         (("--of", "crops"), "--of crops captions the crops of precomputed latents: name their folder by --latents, or"),
         (("--of", "lr", "--latents", str(place)), f"--latents {place} holds no records"),
         (("--temperature", "-1"), "--temperature must not be negative"),

@@ -16,7 +16,7 @@ def test_defaults_are_legal_and_every_knob_is_documented():
         "light_one_stage",
     )
     assert all(knob.meaning for knob in knobs_of(DataSettings))
-    assert {knob.name for knob in knobs_of(DataSettings) if knob.execution} == {"threads", "workers"}
+    assert {knob.name for knob in knobs_of(DataSettings) if knob.execution} == {"threads", "workers", "small_share"}
 
 
 @pytest.mark.parametrize(

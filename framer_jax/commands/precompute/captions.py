@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import zlib
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -31,7 +30,7 @@ from framer_jax.data.captions import (
     read_captions,
 )
 from framer_jax.data.photos import TRAINING
-from framer_jax.porting.files import atomic_write, sha256_of
+from framer_jax.porting.files import atomic_write, check_outputs, sha256_of
 from framer_jax.version import __version__
 
 CAPTIONS = "captions.jsonl"
@@ -97,6 +96,7 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         images = crops_of_latents(Path(arguments.latents), arguments.photos, arguments.of)
     folder = local_models.local_folder(arguments.captioner)
+    check_outputs({"--output": path, "the settings of --output": settings_file(path)}, {"--captioner": [folder]})
     captioner = load_captioner(folder, settings, arguments.dtype)
     model = {
         "captioner": {"name": Path(arguments.captioner).name, "sha256": sha256_of(folder), "dtype": arguments.dtype}
@@ -139,6 +139,11 @@ def shard_file(path: Path, shard: tuple[int, int]) -> Path:
     return path if shard[1] == 1 else path.with_name(f"{path.stem}-{shard[0]}-of-{shard[1]}{path.suffix}")
 
 
+def settings_file(path: Path) -> Path:
+    """The file of the settings that captions were made with, next to a captions file."""
+    return path.with_suffix(".json")
+
+
 def caption_images(
     images: CaptionedImages,
     captioner: Captioner,
@@ -160,6 +165,7 @@ def caption_images(
       overwrite: replace captions made with other settings.
 
     Raises:
+      FileExistsError: a file of settings has no captions, so it may be another program's.
       ValueError: the file was made with other settings or is damaged, or too many photographs are damaged.
     """
     metadata = {
@@ -174,14 +180,14 @@ def caption_images(
     numbers = range(shard[0], len(images.names), shard[1])
     missing = [number for number in numbers if images.names[number] not in captions]
     damaged = 0
-    with open(path, "a", encoding="utf-8") as file:
+    with open(path, "a", encoding="utf-8", errors="backslashreplace") as file:
         for number in track(missing, "captions", console=Console(stderr=True)):
             name, image = images.names[number], images.load(number)
             if image.pixels is None:
                 caption = Caption(name, "", "", damaged=True)
                 damaged += 1
             else:
-                raw = captioner(image.pixels, zlib.crc32(os.fsencode(f"{settings.seed} {name}")))
+                raw = captioner(image.pixels, zlib.crc32(f"{settings.seed} {name}".encode(errors="surrogateescape")))
                 caption = Caption(name, raw, clean_caption(raw), photo=image.photo)
             file.write(caption_line(caption))
             file.flush()
@@ -190,7 +196,9 @@ def caption_images(
 
 def _prepare_file(path: Path, metadata: Mapping[str, Any], overwrite: bool) -> None:
     """Create a captions file, or check that it was made with these settings."""
-    sidecar = path.with_suffix(".json")
+    sidecar = settings_file(path)
+    if sidecar.exists() and not path.is_file() and not overwrite:
+        raise FileExistsError(f"{sidecar} exists without {path.name}: name another file, or use --overwrite")
     differing = _differing(sidecar, metadata) if path.is_file() else []
     if path.is_file() and not differing:
         drop_incomplete_line(path)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,14 @@ import numpy as np
 
 from framer_jax.commands.precompute import local_models
 from framer_jax.commands.precompute import work as shared
+from framer_jax.commands.precompute.captions import settings_file
 from framer_jax.commands.precompute.text_encoders import TextEncoder, encoder_folders, load_text_encoder
 from framer_jax.commands.precompute.work import Work
 from framer_jax.data.captions import Caption, captioned_latents, read_captions
 from framer_jax.data.embeddings import STORED_EMBEDDINGS
-from framer_jax.data.records import Record, write_names
+from framer_jax.data.records import MANIFEST, NAMES, Record, write_names
 from framer_jax.data.text import ENCODERS, TextEmbedding, TextSettings, describe_encoders, join_encoders
+from framer_jax.porting.files import check_output_folder, check_outputs
 from framer_jax.porting.weights import save_weights
 from framer_jax.version import __version__
 
@@ -71,6 +73,7 @@ def run(arguments: argparse.Namespace) -> int:
     if not arguments.captions:
         check_text_file(output, arguments.overwrite)
     folders = encoder_folders(arguments.model, {name: getattr(arguments, name) for name in ENCODERS}, arguments.zeros)
+    check_output(output, arguments.captions or (), folders.values())
     encoders = {
         name: load_text_encoder(name, folder, settings, arguments.dtype, arguments.variant)
         for name, folder in folders.items()
@@ -85,6 +88,28 @@ def run(arguments: argparse.Namespace) -> int:
         write_text(output, arguments.text or "", encoders, settings, arguments.storage, arguments.overwrite)
         print(f"{output}: the embedding of {arguments.text or ''!r}{zeros}")
     return 0
+
+
+def check_output(output: Path, captions: Iterable[str], encoders: Iterable[Path]) -> None:
+    """Refuse an output that would replace an input.
+
+    Args:
+      output: folder of the records, or the file of one text.
+      captions: captions files; none for one text.
+      encoders: folders of the text encoders.
+
+    Raises:
+      ValueError: as of framer_jax.porting.files.check_outputs and check_output_folder.
+    """
+    inputs = {
+        "the text encoder": list(encoders),
+        "the captions": [file for path in map(Path, captions) for file in (path, settings_file(path))],
+    }
+    if inputs["the captions"]:
+        check_output_folder("--output", output, inputs)
+        check_outputs({name: Path(output) / name for name in (MANIFEST, NAMES)}, inputs)
+    else:
+        check_outputs({"--output": output}, inputs)
 
 
 def embed_texts(texts: Sequence[str], encoders: Mapping[str, TextEncoder], settings: TextSettings) -> TextEmbedding:

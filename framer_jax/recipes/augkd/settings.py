@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from framer_jax.knobs import MAX_WEIGHT, check_knobs, knob
+from framer_jax.knobs import MAX_WEIGHT, changed_repr, check_knobs, knob
 
 TRANSFORMS = ("invert", "flip", "mirror", "transpose")
 """Color inversion, vertical flip, horizontal flip, transposition; rotations are products of the last three."""
@@ -36,6 +36,8 @@ class AugKdSettings:
     )
     probability: float = knob(0.5, "Probability of each transform.", at_least=0, at_most=1)
     augment_pairs: bool = knob(False, "Draw an F for the LR images of the pairs too.")
+
+    __repr__ = changed_repr
 
     def __post_init__(self) -> None:
         check_knobs(self)

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from framer_jax.frequency import wavelets
-from framer_jax.knobs import check_knobs, knob, settings_from
+from framer_jax.knobs import changed_repr, check_knobs, knob, settings_from
 from framer_jax.models.kl_autoencoder import KLAutoencoder
 from framer_jax.models.vq_autoencoder import VQAutoencoder
 from framer_jax.recipes.components.latent_space import LatentSpace, autoencoder_space, gaussian_space, wavelet_space
@@ -56,6 +56,8 @@ class SpaceSettings:
         "wavelet: bands are scaled to unit variance of images, or of residuals (HR minus upsampled LR).",
         choices=tuple(WAVELET_SCALES),
     )
+
+    __repr__ = changed_repr
 
     def __post_init__(self) -> None:
         check_knobs(self)

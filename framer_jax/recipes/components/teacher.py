@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from framer_jax.diffusion.noise import NoiseField, noise_field
-from framer_jax.knobs import check_knobs, knob, settings_from
+from framer_jax.knobs import changed_repr, check_knobs, knob, settings_from
 from framer_jax.recipes.base import PIXELS, Batch, Frozen, Params, Recipe, Sampler
 from framer_jax.recipes.method import PHOTOS, TEACHER_OUTPUTS, Config, WeightFile, WeightReader
 from framer_jax.recipes.tracing import leaves_read
@@ -53,6 +53,8 @@ class TeacherSettings:
         "all: compare with every output, the mean of the distances; one: with one drawn output.",
         choices=COMPARISONS,
     )
+
+    __repr__ = changed_repr
 
     def __post_init__(self) -> None:
         check_knobs(self)

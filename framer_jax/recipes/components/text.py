@@ -23,7 +23,7 @@ from framer_jax.data.text import (
     check_text,
     zero_text,
 )
-from framer_jax.knobs import check_knobs, knob, settings_from
+from framer_jax.knobs import changed_repr, check_knobs, knob, settings_from
 from framer_jax.models.denoiser import Condition
 from framer_jax.porting.weights import load_weights
 from framer_jax.recipes.base import Batch, Frozen
@@ -76,6 +76,8 @@ class TextConditioning:
     )
     clip_widths: tuple[int, int] = knob(_SIZES.clip_widths, "Features of CLIP-L and CLIP-G.", at_least=1, at_most=65536)
     width: int = knob(_SIZES.width, "Features of T5, and of the denoiser's text tokens.", at_least=1, at_most=65536)
+
+    __repr__ = changed_repr
 
     def __post_init__(self) -> None:
         check_knobs(self)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from framer_jax.diffusion.flow import TIMESTEP_SAMPLINGS
-from framer_jax.knobs import MAX_WEIGHT, check_knobs, knob
+from framer_jax.knobs import MAX_WEIGHT, changed_repr, check_knobs, knob
 from framer_jax.losses.flow_matching import LOSS_WEIGHTINGS
 from framer_jax.recipes.method import DTYPES
 
@@ -38,6 +38,8 @@ class Dit4srSettings:
     )
     timestep_sampling: str = knob("logit_normal", "Distribution of training times.", choices=TIMESTEP_SAMPLINGS)
     weighting: str = knob("none", "Weighting of the error of the clean latent.", choices=LOSS_WEIGHTINGS)
+
+    __repr__ = changed_repr
 
     def __post_init__(self) -> None:
         check_knobs(self)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from framer_jax.diffusion.flow import TIMESTEP_SAMPLINGS
-from framer_jax.knobs import check_knobs, knob
+from framer_jax.knobs import changed_repr, check_knobs, knob
 from framer_jax.losses.flow_matching import LOSS_WEIGHTINGS
 
 
@@ -21,6 +21,8 @@ class RectifiedFlowSettings:
     start_probability: float = knob(
         0.25, "Fraction of training examples at sigma 1, which the one-step mean uses.", at_least=0, at_most=1
     )
+
+    __repr__ = changed_repr
 
     def __post_init__(self) -> None:
         check_knobs(self)

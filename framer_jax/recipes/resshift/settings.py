@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from framer_jax.knobs import MAX_WEIGHT, check_knobs, knob
+from framer_jax.knobs import MAX_WEIGHT, changed_repr, check_knobs, knob
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,8 @@ class ResShiftSettings:
         at_least=0,
         at_most=MAX_WEIGHT,
     )
+
+    __repr__ = changed_repr
 
     def __post_init__(self) -> None:
         check_knobs(self)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from framer_jax.knobs import MAX_WEIGHT, check_knobs, knob
+from framer_jax.knobs import MAX_WEIGHT, changed_repr, check_knobs, knob
 
 CONSISTENCY_GRADIENTS = ("outer", "both")
 
@@ -28,6 +28,8 @@ class SinSRSettings:
         "both, the inner S too, as HF-Diff prints the term (its Eq. 8 marks no stopped gradient).",
         choices=CONSISTENCY_GRADIENTS,
     )
+
+    __repr__ = changed_repr
 
     def __post_init__(self) -> None:
         check_knobs(self)

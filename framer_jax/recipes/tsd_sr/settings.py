@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from framer_jax.knobs import MAX_WEIGHT, check_knobs, inherited_knob, knob
+from framer_jax.knobs import MAX_WEIGHT, changed_repr, check_knobs, inherited_knob, knob
 from framer_jax.recipes.components.spaces import SpaceSettings
 from framer_jax.recipes.method import DTYPES
 
@@ -90,6 +90,8 @@ class TsdSrSettings:
         "latent, z - v; velocity, its velocity v.",
         choices=FRAMER_TAPS,
     )
+
+    __repr__ = changed_repr
 
     def __post_init__(self) -> None:
         check_knobs(self)
