@@ -77,7 +77,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             lines = (line.strip() for line in str(error).splitlines())  # messages of libraries may be longer
             message = " ".join(lines) or type(error).__name__
             if isinstance(error, ArithmeticError):  # such as 'division by zero', of which no message of ours is one
-                message += ": a number among options or knobs is out of range; FRAMER_JAX_TRACEBACK=1 shows where"
+                message += ": a number among the options or the knobs is out of range; "
+                message += "FRAMER_JAX_TRACEBACK=1 shows where"
             print(f"framer-jax {name}: {message}", file=sys.stderr)
             return 2
 

@@ -135,6 +135,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> ConfigDict:
     """
     file, variant = split_variant(path)
     if file.suffix != ".py":
+        _check_suffix(path, file)
         file = config_file(str(file))
     config = _get_config(file, variant)
     if not isinstance(config, ConfigDict):
@@ -174,6 +175,18 @@ def override_config(config: ConfigDict, overrides: Sequence[str]) -> ConfigDict:
     return config
 
 
+def _check_suffix(path: str | Path, file: Path) -> None:
+    """Refuse a path without '.py', in words that are nearer to it than the list of shipped configurations."""
+    if str(file) in shipped_names():
+        return
+    python = file.with_name(f"{file.name}.py") if file.name else file
+    if python.is_file():
+        raise ConfigError(f"no configuration named {str(path)!r}: did you mean the file {str(python)!r}?")
+    if file.exists():
+        kind = "a folder" if file.is_dir() else "a file whose name does not end in .py"
+        raise ConfigError(f"{str(path)!r} is {kind}: give the name of a shipped configuration, or a Python file")
+
+
 def is_config(path: str | Path) -> bool:
     """Whether this names a configuration: a Python file or, unless it exists as a file or folder, a shipped one."""
     file, _ = split_variant(path)
@@ -209,6 +222,23 @@ def to_dict(config: ConfigDict) -> dict[str, Any]:
     return plain
 
 
+def unusual_settings(config: Mapping[str, Any], most: int = 12) -> str:
+    """Numbers of a plain configuration that differ from the defaults of its method, in words, at most `most` of them.
+
+    Such settings are the first suspects where the first step of a run gives no finite numbers.
+    """
+    defaults = to_dict(default(config["recipe"]["name"]))
+    changed = [
+        f"{name}={value}"
+        for name, knob in knob_table(config["recipe"]["name"])
+        for *sections, last in [name.split(".")]
+        for value in [_at(config, sections).get(last)]
+        if knob.type in (float, int) and not knob.execution and value != _at(defaults, sections).get(last, value)
+    ]
+    more = f" and {len(changed) - most} more" if len(changed) > most else ""
+    return f"{', '.join(changed[:most])}{more}"
+
+
 def with_later_knobs(config: Mapping[str, Any]) -> dict[str, Any]:
     """A stored configuration of the present schema with the knobs that were added since, at their defaults.
 
@@ -226,6 +256,9 @@ def with_later_knobs(config: Mapping[str, Any]) -> dict[str, Any]:
             if knob.name not in node:
                 value = _at(filled, knob.follows.split(".")) if knob.follows else knob.default
                 node[knob.name] = json.loads(json.dumps(value))
+    teacher = filled["recipe"].get("teacher", {})
+    if published := teacher.get("published"):
+        teacher["published"] = with_later_knobs({"recipe": published})["recipe"]
     return filled
 
 
@@ -238,8 +271,8 @@ def _declare(node: ConfigDict, knob: Knob) -> None:
         node[knob.name] = config_dict.placeholder(knob.type)
         if knob.default is not None:
             node[knob.name] = knob.default
-    else:
-        node[knob.name] = knob.default
+    else:  # a float's type decides what files may set
+        node[knob.name] = float(knob.default) if knob.type is float else knob.default
 
 
 def _copy_network(target: ConfigDict, source: ConfigDict, names: Sequence[str]) -> None:

@@ -36,6 +36,9 @@ SMALLEST_FLOAT, LARGEST_FLOAT = float(np.finfo(np.float32).tiny), float(np.finfo
 MAX_WEIGHT = 1e6
 """The largest weight of a term of a loss."""
 
+PlainType = type
+"""The type of a value, by a name that no attribute of `Knob` hides."""
+
 SHOWN = 60
 """Characters of a refused value that a message shows."""
 
@@ -72,7 +75,7 @@ class Knob:
     above: float | None = None
     at_most: float | None = None
     below: float | None = None
-    item: type | None = None
+    item: PlainType | None = None
     length: int | None = None
     empty: bool = False
     regex: bool = False

@@ -10,7 +10,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from framer_jax.checkpoints.migration import present_knob, present_value
-from framer_jax.knobs import Knob, check_values, nearest, shown
+from framer_jax.knobs import Knob, as_tuple, check_values, nearest, shown
 
 LOGGER = logging.getLogger(__name__)
 
@@ -59,7 +59,8 @@ def apply_override(config: ConfigDict, key: str, text: str, knobs: Mapping[str, 
         raise ValueError("schema is the version of the configuration's layout: it cannot be set")
     knob = knobs.get(key)
     if knob is not None and knob.type is not dict:
-        node[last] = _legal_value(knob, key, text)
+        with node.ignore_type():  # the knob's type was checked, and its default may be of a narrower one
+            node[last] = _legal_value(knob, key, text)
         return
     # Values of the user's own sections, and sizes of mesh axes: their types are those of the present values.
     value = text if isinstance(present, str) else literal(text)
@@ -80,7 +81,7 @@ def _legal_value(knob: Knob, key: str, text: str) -> Any:
     value = text if knob.type is str and not (knob.optional and text == "None") else literal(text)
     section, _, last = key.rpartition(".")
     check_values((knob,), {last: value}, section)
-    return value
+    return float(value) if knob.type is float and value is not None else as_tuple(value)
 
 
 def literal(text: str) -> Any:

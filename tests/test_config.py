@@ -76,6 +76,7 @@ def test_a_knob_that_follows_another_one_has_its_value():
         ("recipe.resshift.residual=False", False),
         ("recipe.resshift.sampling_steps=2", 2),  # knobs that are None until set
         ("framer.radius=1", 1.0),
+        ("recipe.denoiser.resshift_unet.mlp_ratio=1.5", 1.5),  # whose default is a whole number
         ("framer.objective=contrastive", "contrastive"),
         ("framer.faw=True", True),
         ("framer.faw=None", None),
@@ -105,6 +106,11 @@ def test_updates_have_their_own_optimizer_settings(tmp_path, on_the_command_line
     assert training["updates"] == {"main": {"learning_rate": 0.25, "clip_norm": None}}
     main = TrainingSettings(**training).for_update("main")
     assert (main.learning_rate, main.clip_norm, main.steps) == (0.25, None, 2000)
+
+
+def test_files_may_set_fractions_where_the_default_is_a_whole_number(tmp_path):
+    config = load_config(overlay(tmp_path, "config.recipe.denoiser.resshift_unet.mlp_ratio = 1.5"))
+    assert config.recipe.denoiser.resshift_unet.mlp_ratio == 1.5
 
 
 def test_a_variant_of_a_file(tmp_path):

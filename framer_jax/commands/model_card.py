@@ -31,7 +31,8 @@ def write_card(workdir: Path, name: str, params: Params, metadata: Mapping[str, 
       metadata: metadata of the weights: 'config', 'step', 'weights', 'init' and, of a text-conditioned recipe, 'text'.
     """
     with atomic_write(workdir / CARD) as temporary:
-        temporary.write_text(card(name, params, metadata), encoding="utf-8")
+        text = card(name, params, metadata)
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")  # names of folders may be no UTF-8
 
 
 def card(name: str, params: Params, metadata: Mapping[str, Any]) -> str:

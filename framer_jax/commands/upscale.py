@@ -98,8 +98,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Upscale; the exit status is 1 if some images failed."""
     if arguments.overrides and not arguments.recipe:
         raise ConfigError("--set overrides a knob of the configuration that --recipe names: give --recipe too")
-    recipe, overrides = arguments.recipe, arguments.overrides
-    config = to_dict(load_config(recipe, overrides)) if recipe else config_of_weights(arguments.weights)
+    named = to_dict(load_config(arguments.recipe, arguments.overrides)) if arguments.recipe else None
+    config = named or config_of_weights(arguments.weights)
     sampling = Sampling(arguments.steps, arguments.guidance, arguments.prompt_embedding, arguments.negative_embedding)
     model = load_model(arguments.weights, config, sampling=sampling)
     settings = settings_for(

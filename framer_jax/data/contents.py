@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,18 +13,17 @@ SAMPLE = 4096
 THREADS = 8
 
 
-def file_digests(paths: Sequence[Path], names: Sequence[str]) -> dict[str, str]:
+def file_digests(files: Mapping[str, Path]) -> dict[str, str]:
     """Name of each file → digest of its size and of a sample of its content.
 
     The whole of a large data set would take hours to read; a photograph that was replaced, encoded again or edited
     differs in its size or in the sample.
 
     Args:
-      paths: the files; one that cannot be read has a digest of its own.
-      names: one name for each path, all different.
+      files: name → path; a file that cannot be read counts as one of its own content.
     """
     with ThreadPoolExecutor(THREADS) as pool:
-        return dict(zip(names, pool.map(_sampled, paths), strict=True))
+        return dict(zip(files, pool.map(_sampled, files.values()), strict=True))
 
 
 def _sampled(path: Path) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -86,6 +87,10 @@ class CaptionEmbeddings:
         """The dtype of all texts of a batch, which is that of the stored embeddings."""
         return self._null.tokens.dtype if self._files is None else np.dtype(self._files.manifest["storage"])
 
+    def files(self) -> dict[str, Path]:
+        """Name → path of every file of embeddings."""
+        return {f"embeddings/{name}": path for name, path in self._files.files().items()} if self._files else {}
+
     def digest(self) -> str:
         """Hash of the texts, by which a resumed run notices that they have changed."""
         state = hashlib.sha256(
@@ -145,6 +150,10 @@ class CaptionedPhotos:
     def with_text(self, record: Mapping[str, Any], rng: np.random.Generator) -> dict[str, Any]:
         """Add 'text' and 'pooled_text' (`CaptionEmbeddings.draw`) to a record of a photograph."""
         return {**record, **self._texts.draw(int(record["record"]), rng)}
+
+    def files(self) -> dict[str, Path]:
+        """Name → path of every photograph and file of embeddings."""
+        return {**self.photos.files(), **self._texts.files()}
 
     def damage(self) -> str:
         """See `ImageFiles.damage`."""

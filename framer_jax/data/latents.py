@@ -56,6 +56,10 @@ class LatentFiles(RecordFiles):
         """The entries of prepared batches."""
         return (HR_LATENT, LR_LATENT, TEXT, POOLED_TEXT)
 
+    def files(self) -> dict[str, Path]:
+        """Name → path of every file of records and of embeddings."""
+        return {**super().files(), **self._texts.files()}
+
     def with_text(self, record: Mapping[str, np.ndarray], rng: np.random.Generator) -> dict[str, np.ndarray]:
         """Add 'text' and 'pooled_text' (`CaptionEmbeddings.draw`) to a record of latents."""
         return {**record, **self._texts.draw(int(record[RECORD if self._texts.of_crops else PHOTO_INDEX]), rng)}

@@ -162,6 +162,10 @@ class ImageFiles:
         with self._lock:
             return tuple(sorted(self._damaged))
 
+    def files(self) -> dict[str, Path]:
+        """Name → path of every file."""
+        return dict(zip(self.names, self.paths, strict=True))
+
     def damage(self) -> str:
         """A report such as '1 of 200 images are damaged and were skipped: a.png'; empty if there are none.
 

@@ -45,14 +45,14 @@ class ModelFiles(NamedTuple):
     Attributes:
       folder: the folder that they lie in.
       weights: names of the weights files.
-      index: name of the index of shards, '' for none.
+      shard_index: name of the index of shards, '' for none.
       config: content of config.json: of the folder, or next to a file with a name of Diffusers; None without any.
       notes: what was chosen, one sentence each.
     """
 
     folder: Path
     weights: tuple[str, ...]
-    index: str = ""
+    shard_index: str = ""
     config: dict[str, Any] | None = None
     notes: tuple[str, ...] = ()
 
@@ -88,14 +88,14 @@ def find_model(path: str | os.PathLike[str], part: str = "", variant: str = "") 
         raise ValueError(f"{path}: a variant is of a folder, and this is a file: omit the variant {variant!r}")
     shard, is_index = SHARD.fullmatch(path.name), bool(INDEX_NAME.fullmatch(path.name))
     is_named = shard or is_index or path.name in (f"{stem}{suffix}" for stem in STEMS for suffix in SUFFIXES)
-    config = read_config(path.parent) if is_named and (path.parent / CONFIG).is_file() else None
+    near = read_config(path.parent) if is_named and (path.parent / CONFIG).is_file() else None
     if not (shard or is_index):
-        return ModelFiles(path.parent, (path.name,), config=config)
+        return ModelFiles(path.parent, (path.name,), config=near)
     index, weights = _index_of(path, shard) if shard else (path.name, [])
     if index:
         weights = sorted(set(_read_index(path.parent, index).values()))
     notes = (f"{path.name} is one of {len(weights)} shards, and all were read",) if shard else ()
-    return ModelFiles(path.parent, tuple(weights), index, config, notes)
+    return ModelFiles(path.parent, tuple(weights), index, near, notes)
 
 
 def is_one_of_many(path: str | os.PathLike[str]) -> bool:
@@ -110,18 +110,12 @@ def read_files(files: ModelFiles, is_known: IsKnown | None = None) -> TorchFile:
     Raises:
       ValueError: the index and the shards contradict each other, or two shards hold the same tensor.
     """
-    if files.index:
-        tensors, notes = _read_shards(files.folder, files.index)
-        selection = select(tensors, str(files.folder / files.index), is_known)
-        return TorchFile(selection.tensors, selection.removed, (*files.notes, *notes, *selection.notes))
-    parts = [read_checkpoint(files.folder / name, is_known) for name in files.weights]
-    tensors: StateDict = {}
-    for name, part in zip(files.weights, parts, strict=True):
-        if repeated := sorted(tensors.keys() & part.tensors.keys()):
-            raise ValueError(f"{files.folder / name}: holds {repeated[0]!r} of another shard again")
-        tensors |= part.tensors
-    notes = tuple(dict.fromkeys(note for part in parts for note in part.notes))
-    return TorchFile(tensors, parts[0].removed, (*files.notes, *notes), parts[0].header)
+    if len(files.weights) == 1 and not files.shard_index:
+        file = read_checkpoint(files.folder / files.weights[0], is_known)
+        return file._replace(notes=(*files.notes, *file.notes))
+    tensors, notes = _read_shards(files)
+    selection = select(tensors, str(files.folder / (files.shard_index or files.weights[0])), is_known)
+    return TorchFile(selection.tensors, selection.removed, (*files.notes, *notes, *selection.notes))
 
 
 def read_folder(path: str | os.PathLike[str], variant: str = "") -> tuple[dict[str, Any], StateDict]:
@@ -290,21 +284,25 @@ def _read_index(path: Path, index: str) -> dict[str, str]:
     return weight_map
 
 
-def _read_shards(path: Path, index: str) -> tuple[StateDict, tuple[str, ...]]:
-    """All tensors of an index, from their shards, and notes on them."""
-    weight_map = _read_index(path, index)
+def _read_shards(files: ModelFiles) -> tuple[StateDict, tuple[str, ...]]:
+    """All tensors of a model's shards, which are those of its index if there is one, and notes on them."""
+    weight_map = _read_index(files.folder, files.shard_index) if files.shard_index else None
     state: StateDict = {}
     notes: dict[str, None] = {}
-    for name in sorted(set(weight_map.values())):
-        file = read_checkpoint(path / name)
+    for name in files.weights:
+        path = files.folder / name
+        file = read_checkpoint(path, is_shard=True)
         notes |= dict.fromkeys(file.notes)
-        shard = file.tensors
-        expected = {key for key, file in weight_map.items() if file == name}
-        if wrong := sorted(expected ^ shard.keys()):
+        expected = {key for key, of in weight_map.items() if of == name} if weight_map else set(file.tensors)
+        if wrong := sorted(expected ^ file.tensors.keys()):
             verb = "lacks" if wrong[0] in expected else "holds, contrary to the index,"
-            raise ValueError(f"{path / name}: {verb} {wrong[0]!r}; {index} is of other shards: fetch them together")
-        state |= shard
-    return {key: state[key] for key in weight_map}, tuple(notes)
+            raise ValueError(
+                f"{path}: {verb} {wrong[0]!r}; {files.shard_index} is of other shards: fetch them together"
+            )
+        if repeated := sorted(state.keys() & file.tensors.keys()):
+            raise ValueError(f"{path}: holds {repeated[0]!r} of another shard again")
+        state |= file.tensors
+    return {key: state[key] for key in weight_map or state}, tuple(notes)
 
 
 def _shards(tensors: StateDict, max_shard_bytes: int) -> Iterator[StateDict]:

@@ -11,6 +11,9 @@ from pathlib import Path
 
 PathLike = str | os.PathLike[str]
 
+RAW_NAMES = "surrogateescape"
+"""How names of files that are not UTF-8 are written and digested: as the bytes that they are."""
+
 
 @contextmanager
 def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
@@ -56,7 +59,7 @@ def sha256_of(path: str | os.PathLike[str]) -> str:
     for file_path in sorted(path.rglob("*"), key=lambda entry: entry.relative_to(path).as_posix()):
         if file_path.is_file():
             digest.update(
-                f"{file_path.relative_to(path).as_posix()}\0{sha256_of(file_path)}\n".encode(errors="surrogateescape")
+                f"{file_path.relative_to(path).as_posix()}\0{sha256_of(file_path)}\n".encode(errors=RAW_NAMES)
             )
     return digest.hexdigest()
 

@@ -84,10 +84,14 @@ class _Place(NamedTuple):
         return ", ".join(part for part in parts if part)
 
     def title(self) -> str:
-        return self.label() or "the weights without prefix"
+        return " / ".join(part for part in (*self.entries, self.prefix) if part) or "the weights without prefix"
 
     def names(self) -> list[str]:
         return [*self.entries, *self.prefix.split(".")]
+
+    def holds(self, key: str) -> bool:
+        """Whether a key is one of this place, and not of a part of a trainer next to the names of a model."""
+        return key.startswith(self.prefix) and not (not self.prefix and _is_other(key))
 
     def averaged(self) -> bool:
         return any(AVERAGED.search(name) for name in self.names())
@@ -129,7 +133,7 @@ def select(content: Mapping[str, Any], source: str, is_known: IsKnown | None = N
         labels = ", ".join(f"{place.title()} ({place.known} tensors)" for place in (chosen, *undecided))
         raise ValueError(f"{source}: several models in it fit: {labels}; save the one you mean as a file of its own")
     notes = [_preference(chosen, rivals)] if rivals else []
-    tensors, left_out = _without_prefix(chosen, is_known)
+    tensors, left_out = _without_prefix(chosen, rivals, is_known)
     if left_out:
         notes.append(f"left out {left_out}")
     return Selection(tensors, chosen.label(), tuple(notes))
@@ -147,7 +151,7 @@ def _groups(
 ) -> Iterator[tuple[tuple[str, ...], dict[str, Any]]]:
     """(entries above, tensors) of every mapping that holds tensors with names."""
     tensors = {
-        INNER.sub(r"\1", key): value for key, value in content.items() if isinstance(key, str) and _is_tensor(value)
+        INNER.sub(r"\1", key): value for key, value in content.items() if isinstance(key, str) and is_tensor(value)
     }
     if tensors:
         yield above, tensors
@@ -158,7 +162,8 @@ def _groups(
             yield from _groups(value, (*above, str(key)))
 
 
-def _is_tensor(value: Any) -> bool:
+def is_tensor(value: Any) -> bool:
+    """Whether this is a tensor, of whatever library, and not an entry of a trainer."""
     return hasattr(value, "shape") and hasattr(value, "dtype")
 
 
@@ -194,12 +199,9 @@ def _places(entries: tuple[str, ...], tensors: Mapping[str, Any], is_known: IsKn
             start = key.find(".", start) + 1
             if not start:
                 break
-    return [
-        _Place(entries, prefix, known, tensors)
-        for prefix, known in counts.items()
-        # A few keys of any network have names that are known.
-        if known * FITTING > sum(key.startswith(prefix) and not (not prefix and _is_other(key)) for key in tensors)
-    ]
+    places = [_Place(entries, prefix, known, tensors) for prefix, known in counts.items()]
+    # A few keys of any network have names that are known.
+    return [place for place in places if place.known * FITTING > sum(map(place.holds, tensors))]
 
 
 def _is_other(key: str) -> bool:
@@ -208,15 +210,17 @@ def _is_other(key: str) -> bool:
     return first in (*OTHER_MODELS, *TRAINING_STATE) or bool(AVERAGED.search(first))
 
 
-def _without_prefix(place: _Place, is_known: IsKnown | None) -> tuple[dict[str, Any], str]:
-    """(the model's tensors, the first parts of the names of tensors next to or between them, '' for none)."""
+def _without_prefix(place: _Place, rivals: list[_Place], is_known: IsKnown | None) -> tuple[dict[str, Any], str]:
+    """(the model's tensors; first parts of the names of what is neither in it nor in a rival, '' for none)."""
+    others = [rival for rival in rivals if rival.entries == place.entries]
     tensors: dict[str, Any] = {}
     parts: dict[str, int] = {}
     for key, value in place.group.items():
         first = key.split(".")[0]
         is_extra = not place.prefix and is_known and _is_other(key) and not is_known(key)
         if not key.startswith(place.prefix) or is_extra:
-            parts[first] = parts.get(first, 0) + 1
+            if not any(other.holds(key) for other in others):
+                parts[first] = parts.get(first, 0) + 1
         else:
             tensors[key.removeprefix(place.prefix)] = value
     listed = [f"{part} ({number} tensors)" for part, number in list(parts.items())[:LISTED]]

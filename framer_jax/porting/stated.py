@@ -1,8 +1,9 @@
 """Arguments of a network that its tensors do not determine: where their values are stated, and which are assumed.
 
-Such values come, the later the stronger, from config.json in a model's folder or next to a file, from the header of a
-safetensors file (or NAME.json next to a pickle) that `framer-jax port --to torch` wrote, and from the caller, such as
-`--set`. Those that nothing states have the values of published models, and a note says so.
+Such values come, the later the stronger, from config.json in a model's folder or next to a file (in diffusers' format,
+or of ours for networks without one), from the header of a safetensors file or from NAME.json next to a pickle, both as
+`framer-jax port --to torch` writes them, and from the caller, such as `--set`. Those that nothing states have the
+values of published models, and a note says so.
 """
 
 from __future__ import annotations
@@ -32,8 +33,8 @@ class Statement(NamedTuple):
     Attributes:
       source: what states them, for messages.
       values: argument → value.
-      strict: whether values that contradict the tensors are an error; otherwise those that the tensors leave open are
-        taken, and of a config.json nothing.
+      strict: whether values that contradict the tensors are an error; otherwise those that the tensors leave open and
+        that fit them are taken, and of a config.json nothing.
       is_config: whether it is a config.json, which may have settings that are no arguments of ours.
     """
 
@@ -74,7 +75,10 @@ def stated_by_files(
     """
     notes: list[str] = []
     statements = []
-    if (config := _config(files)) is not None and weights.config_class:
+    config = _config(files)
+    if config is not None and {"model", "arguments"} <= config.keys():
+        statements += _of_text(weights, str(files.folder / CONFIG), json.dumps(config))
+    elif config is not None and weights.config_class:
         stated = config.get("_class_name", weights.config_class)
         if stated == weights.config_class:
             statements.append(_of_config(weights, config, files.folder / CONFIG, is_folder))
@@ -165,13 +169,23 @@ def settle(
         taken = {name: value for name, value in statement.values.items() if name in still_open}
         for name, value in taken.items():
             _check_type(f"{title}: {name}", value, arguments[name])
-        stated |= taken
+        if statement.strict or _fits(weights, arguments, {**stated, **taken}, state):
+            stated |= taken
     settled = weights.settle(arguments, stated, state)
     following = weights.linked if set(weights.linked) & stated.keys() else ()
     left = tuple(name for name in still_open if name not in stated and name not in following)
     if left:
         notes.append(assumption(settled, left))
     return Settled(settled, left, tuple(notes))
+
+
+def _fits(weights: WeightMap, arguments: Mapping[str, Any], stated: Mapping[str, Any], state: StateDict) -> bool:
+    """Whether stated values can be those of the tensors, such as heads that divide their width."""
+    try:
+        weights.settle(arguments, stated, state)
+    except ValueError:
+        return False
+    return True
 
 
 def _contradictions(

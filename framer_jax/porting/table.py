@@ -11,14 +11,15 @@ from framer_jax.porting.diffusers_folder import ModelFiles, find_model, read_fil
 from framer_jax.porting.files import sha256_of
 from framer_jax.porting.kl_autoencoder import KL_AUTOENCODER
 from framer_jax.porting.lpips import LPIPS_ALEX, LPIPS_VGG
-from framer_jax.porting.maps import StateDict, WeightMap, fraction_known, key_test, to_flax, to_torch
+from framer_jax.porting.maps import StateDict, WeightMap, fraction_known, key_test, to_flax, torch_names
 from framer_jax.porting.mmdit import DIT4SR_TRANSFORMER, MMDIT
 from framer_jax.porting.resshift import RESSHIFT_UNET, VQ_F4
 from framer_jax.porting.stability import LAYOUTS
-from framer_jax.porting.stated import Statement, settle, stated_by_files, without_constants
+from framer_jax.porting.stated import Statement, settle, stated_by_files
 from framer_jax.porting.swinir import SWINIR
 from framer_jax.porting.torch_files import TorchFile
 from framer_jax.porting.weights import load_weights
+from framer_jax.trees import flatten_names
 
 MAPS: Mapping[str, WeightMap] = {
     weights.name: weights
@@ -74,7 +75,7 @@ def read_torch(
       paths: its file, or several files with a part each; or its folder in the layout of Diffusers, the index of its
         shards or one of them.
       variant: variant of a folder's weights, such as 'fp16'; '' for those without or, if there are none, the only one.
-      statements: values of arguments that take precedence over what the files state.
+      statements: values of arguments: the strict ones take precedence over what the files state, the others do not.
 
     Raises:
       ValueError, FileNotFoundError, ImportError: see `find_model`, `read_checkpoint`, `to_flax` and
@@ -99,7 +100,9 @@ def read_torch(
         source["notes"] += [*part.notes, *notes]
     title = " and ".join(map(str, paths))
     params, arguments, dropped = to_flax(weights, state, title)
-    settled = settle(weights, state, arguments, [*stated, *statements], title)
+    # What a caller expects of any file is weaker than what this one states; what the user says is stronger.
+    expected, demanded = ([each for each in statements if each.strict == strict] for strict in (False, True))
+    settled = settle(weights, state, arguments, [*expected, *stated, *demanded], title)
     source["notes"] += settled.notes
     return Ported(params, settled.arguments, {**source, "dropped": len(dropped), "assumed": list(settled.assumed)})
 
@@ -123,7 +126,8 @@ def read_ported(name: str, path: str | os.PathLike[str], statements: Sequence[St
     Args:
       name: name of the weight map.
       path: the file.
-      statements: values of arguments that were assumed when it was written.
+      statements: values of arguments: strict ones of any that tensors do not determine, others of those that were
+        assumed when it was written.
 
     Raises:
       FileNotFoundError: there is none.
@@ -134,10 +138,16 @@ def read_ported(name: str, path: str | os.PathLike[str], statements: Sequence[St
     if model_in(metadata) != weights.name:
         raise ValueError(f"{path}: holds {model_in(metadata) or 'a trained recipe'}, not {name}")
     source, arguments = metadata.get("source", {}), arguments_in(metadata)
-    if statements:
-        bare = without_constants(weights, to_torch(weights, params, str(path), arguments), arguments)
-        settled = settle(weights, bare, arguments, statements, str(path))
-        left = [name for name in source.get("assumed", ()) if name in settled.assumed]
+    assumed = source.get("assumed", ())
+    expected = [
+        each if each.strict else each._replace(values={key: each.values[key] for key in assumed if key in each.values})
+        for each in statements
+    ]
+    if any(each.values for each in expected):
+        leaves = flatten_names(params)[0]
+        state = {key: leaves[leaf] for leaf, (key, _) in torch_names(weights, params).items()}
+        settled = settle(weights, state, arguments, expected, str(path))
+        left = [key for key in assumed if key in settled.assumed]
         arguments, source = settled.arguments, {**source, "assumed": left}
     return Ported(params, arguments, source)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import pickle
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -21,7 +21,7 @@ from safetensors.numpy import save_file
 
 from framer_jax.porting.files import atomic_write
 from framer_jax.porting.maps import StateDict
-from framer_jax.porting.state_dicts import OPTIMIZER, IsKnown, Selection, is_optimizer, select
+from framer_jax.porting.state_dicts import OPTIMIZER, IsKnown, Selection, is_optimizer, is_tensor, select
 from framer_jax.porting.weights import METADATA_KEY, PICKLE_STARTS, check_container, is_container, kind_of_file
 
 PICKLES = (".pth", ".pt", ".ckpt", ".bin")
@@ -55,12 +55,13 @@ class _Stored(NamedTuple):
     dtype: str
 
 
-def read_checkpoint(path: str | os.PathLike[str], is_known: IsKnown | None = None) -> TorchFile:
+def read_checkpoint(path: str | os.PathLike[str], is_known: IsKnown | None = None, is_shard: bool = False) -> TorchFile:
     """Read the model in a checkpoint; of a safetensors file only its tensors are read.
 
     Args:
       path: a safetensors file, or a PyTorch pickle (for which the extra 'torch' must be installed), by its content.
       is_known: tells the model's keys, without prefixes; None takes all tensors.
+      is_shard: whether the file holds a part of a model: all its tensors are read and their keys are kept.
 
     Raises:
       FileNotFoundError: there is no such file.
@@ -71,10 +72,16 @@ def read_checkpoint(path: str | os.PathLike[str], is_known: IsKnown | None = Non
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such checkpoint")
+
+    def choose(content: Mapping[str, Any]) -> Selection:
+        if not is_shard:
+            return select(content, str(path), is_known)
+        return Selection({key: value for key, value in content.items() if is_tensor(value)})
+
     if is_container(path) or (path.suffix == ".safetensors" and not _is_pickle(path)):
-        selection, arrays, header = _read_safetensors(path, is_known)
+        selection, arrays, header = _read_safetensors(path, choose)
     else:
-        selection = select(_read_pickle(path), str(path), is_known)
+        selection = choose(_read_pickle(path))
         arrays = {key: _to_numpy(value, f"{path}: {key!r}") for key, value in selection.tensors.items()}
         header = {}
     if quantised := next((key for key in arrays if key.endswith(QUANTISED)), ""):
@@ -125,7 +132,10 @@ def write_state(path: str | os.PathLike[str], state: StateDict, header: Mapping[
         raise ValueError(f"{path}: PyTorch weights must be named *.safetensors or {suffixes}")
 
 
-def _read_safetensors(path: Path, is_known: IsKnown | None) -> tuple[Selection, StateDict, dict[str, str]]:
+def _read_safetensors(
+    path: Path, choose: Callable[[Mapping[str, Any]], Selection]
+) -> tuple[Selection, StateDict, dict[str, str]]:
+    """(the tensors that were chosen, their arrays, the texts in the header)."""
     check_container(path)
     try:
         with safe_open(path, framework="numpy") as file:
@@ -136,7 +146,7 @@ def _read_safetensors(path: Path, is_known: IsKnown | None) -> tuple[Selection, 
                 )
             slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
             stored = {name: _Stored(name, tuple(part.get_shape()), part.get_dtype()) for name, part in slices.items()}
-            selection = select(stored, str(path), is_known)
+            selection = choose(stored)
             arrays = {key: file.get_tensor(tensor.name) for key, tensor in selection.tensors.items()}
     except SafetensorError as error:
         raise ValueError(f"{path}: damaged safetensors file ({error}); fetch or write it again") from error

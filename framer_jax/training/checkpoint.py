@@ -6,8 +6,10 @@ Orbax writes the three together, with digests of their files; they are restored 
 from __future__ import annotations
 
 import json
+import logging
 import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -72,6 +74,12 @@ class Restored(NamedTuple):
     notes: tuple[str, ...]
 
 
+def saved_steps(folder: Path) -> list[int]:
+    """Steps of the checkpoints in a folder, in order."""
+    names = [path.name for path in folder.iterdir() if path.is_dir()] if folder.is_dir() else []
+    return sorted(int(name) for name in names if name.isascii() and name.isdecimal() and str(int(name)) == name)
+
+
 class Checkpoints:
     """The checkpoints of one run: a folder with one folder `<step>/` for each.
 
@@ -110,6 +118,8 @@ class Checkpoints:
             # Remains of a killed run. Orbax would delete them in another thread, in conflict with the next manager.
             for unfinished in self.directory.glob(f"*{UNFINISHED}"):
                 shutil.rmtree(unfinished, ignore_errors=True)
+        for logger in ("absl", "asyncio"):
+            logging.getLogger(logger).addFilter(_is_news)
         self._manager = ocp.CheckpointManager(self.directory, options=options, item_names=ITEMS)
 
     def latest(self) -> int | None:
@@ -118,8 +128,7 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """Steps of all checkpoints that were written to their end, in order; their files may be damaged since."""
-        names = [path.name for path in self.directory.iterdir() if path.is_dir()] if self.directory.is_dir() else []
-        return sorted(int(name) for name in names if name.isascii() and name.isdecimal() and str(int(name)) == name)
+        return saved_steps(self.directory)
 
     def path(self, step: int) -> Path:
         """Folder of one checkpoint."""
@@ -147,16 +156,30 @@ class Checkpoints:
             }
             self.wait()  # for the save before, whose digests are written to its own folder
             self._saving, self._keep_best.step = step, metadata.best.get("step")
-            self._manager.save(
-                step,
-                args=ocp.args.Composite(
-                    state=ocp.args.StandardSave(state),
-                    data=grain.checkpoint.CheckpointSave(IteratorState(iterator)),
-                    about=ocp.args.JsonSave(about),
-                ),
-                force=True,
-            )
+            with self._one_line_errors():
+                self._manager.save(
+                    step,
+                    args=ocp.args.Composite(
+                        state=ocp.args.StandardSave(state),
+                        data=grain.checkpoint.CheckpointSave(IteratorState(iterator)),
+                        about=ocp.args.JsonSave(about),
+                    ),
+                    force=True,
+                )
         return step
+
+    @contextmanager
+    def _one_line_errors(self) -> Iterator[None]:
+        """Errors of writing, such as a full disk, name the checkpoint that is left and the remedy."""
+        try:
+            yield
+        except (ValueError, OSError, RuntimeError) as error:
+            latest = self.latest()
+            left = "no checkpoint is left" if latest is None else f"the newest complete one is {self.path(latest)}"
+            raise OSError(
+                f"checkpoint {self.path(self._saving or 0)} could not be written ({_first_line(error)}); {left}: make "
+                "space there, and run again to resume"
+            ) from error
 
     def _write_digests(self) -> None:
         """Called by Orbax on the first host when all hosts have written, before the folder gets its final name."""
@@ -303,11 +326,13 @@ class Checkpoints:
 
     def wait(self) -> None:
         """Wait until all saves are on disk."""
-        self._manager.wait_until_finished()
+        with self._one_line_errors():
+            self._manager.wait_until_finished()
 
     def close(self) -> None:
         """Wait until all saves are on disk, then release threads."""
-        self._manager.close()
+        with self._one_line_errors():
+            self._manager.close()
 
 
 @dataclass
@@ -318,6 +343,12 @@ class _KeepStep:
 
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
         return [checkpoint.step == self.step for checkpoint in checkpoints]
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """False for the tracebacks that Orbax and its tasks log besides the errors that they raise."""
+    origin = f"{record.pathname} {record.getMessage()}"
+    return not (record.exc_info and "orbax" in origin)
 
 
 def _read_about(path: Path) -> tuple[dict[str, Any], str]:
@@ -332,4 +363,6 @@ def _read_about(path: Path) -> tuple[dict[str, Any], str]:
 
 
 def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]
+    """The first line of a message; of a long one its end, where libraries put the cause."""
+    text = (str(error).splitlines() or [type(error).__name__])[0]
+    return text if len(text) <= 200 else f"… {text[-200:]}"

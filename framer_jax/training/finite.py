@@ -54,9 +54,9 @@ def message(
     if not first:
         return f"{text}; records {records}; {saved}"
     if culprit == "parameter or mutable state":
-        hint = "loss and gradient were finite, so the optimizer's settings (training.learning_rate, …) are the cause"
+        hint = "loss and gradient were finite, so look at the optimizer's settings (training.learning_rate, …) first"
     else:
-        hint = "no update was made yet and all weights are finite, so a setting is the likely cause"
+        hint = "no update was made yet, so a setting or the weights that training starts from are the likely cause"
     changed = f"; settings that differ from their defaults: {cause}" if cause else ""
     return f"{text}, the first step: {hint}{changed}; records {records}; {saved}"
 

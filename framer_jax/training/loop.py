@@ -29,6 +29,9 @@ from framer_jax.training.state import TrainState, init_train_state, place_frozen
 from framer_jax.training.step import Prepare, make_step
 from framer_jax.training.workdir import check_name, locked
 
+CHECKPOINTS = "checkpoints"
+"""Folder of the checkpoints in a work directory."""
+
 
 def train(
     recipe: Recipe,
@@ -87,7 +90,7 @@ def train(
     writer = writer or default_writer(workdir)
     metadata = CheckpointMetadata(json.loads(config_json), data_identity(record_names, file_digests), {}, {})
     with _locked_by_first_host(workdir):
-        checkpoints = Checkpoints(workdir / "checkpoints", settings, may_change, migrate)
+        checkpoints = Checkpoints(workdir / CHECKPOINTS, settings, may_change, migrate)
         try:
             restored = checkpoints.restore_newest(
                 plan.abstract, batches, metadata.config, metadata.data, tuple(file_digests or ())

@@ -12,6 +12,7 @@ from framer_jax.inference.model import load_model, settings_for
 from framer_jax.inference.protocols import PROTOCOLS
 from framer_jax.inference.tiler import plan_strided_tiles, uniform_blend_weights
 from framer_jax.inference.upscaler import UpscaleSettings, check_settings, reduced_settings, upscale
+from framer_jax.recipes.table import upscale_protocols
 from tests.inference.test_upscaler import PARAMS, SCALE, photo, toy
 from tests.support.tiny import config, photos, ported
 
@@ -108,4 +109,4 @@ def test_published_weights_on_the_command_line(tmp_path, capsys):
 
 @pytest.mark.parametrize("name", ["dit4sr", "tsd_sr"])
 def test_autoencoders_take_the_tiles_that_the_released_scripts_name(name):
-    assert PROTOCOLS[name].autoencoder_tiles == (1024, 1792)
+    assert upscale_protocols()[name].autoencoder_tiles == (1024, 1792)

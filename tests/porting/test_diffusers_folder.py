@@ -113,6 +113,16 @@ def test_shards_of_a_variant_and_without_shards(tmp_path):
         find_model(tmp_path / "none.safetensors")
 
 
+@pytest.mark.parametrize("with_index", [True, False])
+def test_prefixes_of_shards_are_removed_from_all_at_once(tmp_path, with_index):
+    prefixed = {f"module._orig_mod.{key}": value for key, value in tensors().items()}
+    write_folder(tmp_path / "model", CONFIG, prefixed, max_shard_bytes=300)
+    if not with_index:
+        (tmp_path / "model" / INDEX).unlink()
+    file = read_files(find_model(tmp_path / "model" / shard(2)))
+    assert (file.tensors.keys(), file.removed) == (tensors().keys(), "module.")
+
+
 def shard(number):
     return f"diffusion_pytorch_model-{number:05d}-of-00003.safetensors"
 

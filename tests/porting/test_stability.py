@@ -131,7 +131,7 @@ def test_a_part_of_a_single_file_is_read_as_from_diffusers(states, single_file, 
     ported = read_torch(name, single_file)
     same(ported.params, expected.params)
     assert ported.arguments == expected.arguments and ported.source["taken_off"] == [prefix]
-    left_out, layout = ported.source["notes"]
+    left_out, layout, *_ = ported.source["notes"]
     assert left_out.startswith("left out") and "text_encoders (1 tensors)" in left_out
     assert layout == f"read in Stability's layout of the {title}"
     save_file(

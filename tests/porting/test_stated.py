@@ -21,7 +21,7 @@ from framer_jax.porting.stated import (
     statement_of,
     write_sidecar,
 )
-from framer_jax.porting.table import MAPS, read_torch
+from framer_jax.porting.table import MAPS, read_ported, read_torch
 from framer_jax.porting.torch_files import write_state
 from framer_jax.porting.weights import read_metadata
 from tests.commands.test_port import port, refused
@@ -189,6 +189,15 @@ def test_a_pickle_has_its_arguments_next_to_it(states, tmp_path):
     assert not sidecar_of(path).exists()
 
 
+def test_a_config_of_ours_states_values_of_networks_that_have_none(states, tmp_path):
+    write_state(tmp_path / "in.safetensors", states["swinir"])
+    stated = {"model": "swinir", "arguments": {"value_range": 255.0, "channels": 7}}  # the tensors tell the channels
+    (tmp_path / "config.json").write_text(json.dumps(stated))
+    ported = read_torch("swinir", tmp_path / "in.safetensors")
+    assert (ported.arguments["value_range"], ported.arguments["channels"]) == (255.0, 24)
+    assert ported.source["assumed"] == ["image_size"]
+
+
 def test_a_header_states_no_more_than_the_tensors_leave_open(states, tmp_path):
     name = "swinir"
     constants = MAPS[name].buffers(states[name], {"window": 8, "image_size": 32})
@@ -275,3 +284,27 @@ def test_a_configuration_of_an_autoencoder_is_compared_with_its_tensors(states):
     statement = Statement("config.json", config, strict=True, is_config=True)
     with pytest.raises(ValueError, match=r"not of one model: \(blocks 3 and 2\)"):
         settle(weights, state, arguments, [statement], "vae")
+
+
+def test_what_a_recipe_expects_is_weaker_than_what_files_state(states, tmp_path, capsys):
+    """It fills in what was assumed, so that a file of another size is still refused as one."""
+    expected, other = Statement("the configuration", {"heads": 4}), Statement("the configuration", {"heads": 3})
+    write_state(tmp_path / "in.safetensors", states["mmdit"])
+
+    def heads(path, *statements):
+        read = read_torch if path.name == "in.safetensors" else read_ported
+        ported = read("mmdit", path, statements=statements)
+        return ported.arguments["heads"], "heads" in ported.source["assumed"]
+
+    assert heads(tmp_path / "in.safetensors", expected) == (4, False)
+    assert heads(tmp_path / "in.safetensors", other) == (1, True)  # three do not divide the width
+    assert port(tmp_path / "in.safetensors", tmp_path / "assumed.safetensors", "--model", "mmdit") == 0
+    assert heads(tmp_path / "assumed.safetensors") == (1, True)
+    assert heads(tmp_path / "assumed.safetensors", expected) == (4, False)
+    words = (tmp_path / "in.safetensors", tmp_path / "stated.safetensors", "--model", "mmdit", "--set", "heads=2")
+    assert port(*words) == 0
+    assert heads(tmp_path / "stated.safetensors", expected) == (2, False)
+    assert heads(tmp_path / "stated.safetensors", Statement("--set", {"heads": 8}, strict=True)) == (8, False)
+    config = MAPS["mmdit"].make_config(MAPS["mmdit"].arguments(states["mmdit"]) | {"heads": 2, "head_width": 32})
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert heads(tmp_path / "in.safetensors", expected) == (2, False)

@@ -36,7 +36,7 @@ def test_a_tiling_has_no_tiles_unless_it_names_them():
 
 
 def test_updates_that_could_never_run_are_errors():
-    assert Update("one", (), None, every=1, start=3, stop=4).every == 1
+    assert Update("one", (), None, start=3, stop=4).every == 1  # in every step from the start on
     with pytest.raises(ValueError, match="every is 0, it must be at least 1"):
         Update("one", (), None, every=0)
     for start, stop in ((3, 3), (0, 0)):

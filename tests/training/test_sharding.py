@@ -84,9 +84,8 @@ def test_rules_come_first_and_reach_the_optimiser_state():
     ],
 )
 def test_bad_rules(rule, line):
-    mesh, settings = mesh_settings(2, 4, sharding_rules=[rule])
     with pytest.raises(ValueError, match=line):
-        leaf_spec("params/kernel", (8, 3), mesh, settings)
+        leaf_spec("params/kernel", (8, 3), *mesh_settings(2, 4, sharding_rules=[rule]))
 
 
 def test_rule_that_matches_nothing():

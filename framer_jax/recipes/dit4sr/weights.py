@@ -55,9 +55,10 @@ def read_base(path: str, arguments: Mapping[str, Any], reader: WeightReader) -> 
         one line that names the knobs.
     """
     knob = BASE_FILE.knob
-    # Where no second attention shows the variant, it is the configured one; otherwise it is compared below.
+    # Where no second attention shows the variant, it is the configured one; otherwise another one is refused below.
     dual = arguments["dual_blocks"] or arguments.get("dual_layers")
-    configured = {name: value for name, value in arguments.items() if not (dual and name == "variant")}
+    other = {"variant"} if dual and arguments["variant"] != "released" else set()
+    configured = {name: value for name, value in arguments.items() if name not in other}
     model, base = reader.transformer(
         knob, path, (BASE_NETWORK, NETWORK), "Stable Diffusion 3.5's transformer", configured
     )
