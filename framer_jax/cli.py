@@ -76,7 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 raise
             lines = (line.strip() for line in str(error).splitlines())  # messages of libraries may be longer
             message = " ".join(lines) or type(error).__name__
-            if isinstance(error, ArithmeticError):  # such as 'division by zero', of which no message of ours is one
+            if isinstance(error, ZeroDivisionError | OverflowError):  # 'division by zero': no message of ours is one
                 message += ": a number among the options or the knobs is out of range; "
                 message += "FRAMER_JAX_TRACEBACK=1 shows where"
             print(f"framer-jax {name}: {message}", file=sys.stderr)

@@ -172,7 +172,7 @@ def test_a_loss_that_explodes_names_the_last_checkpoint(data, tmp_path, capsys):
     fails(
         capsys,
         status,
-        rf"(gradient|parameter or mutable state) is NaN or infinite at step {steps[-1] + 1} \(loss denoiser \d",
+        rf"(loss|gradient|parameter or mutable state) is NaN or infinite at step {steps[-1] + 1} \(loss denoiser",
         r"records (photo_[012]\.png, ){7}photo_[012]\.png",
         f"last checkpoint {workdir / 'checkpoints' / str(steps[-1])}$",
         alone=False,

@@ -153,8 +153,8 @@ def upscale_files(
         check_writable(folder)
     run = _Run(upscaler, recipe, jax.device_put(params), settings, common_entries, ground, origin and origin.checkpoint)
     written, failed_later, notes = _run_jobs(jobs, run, continue_on_error, console)
-    notes = (*_notes_of(plan), *odd, *notes)
-    return Summary(tuple(written), tuple(skipped), (*failed, *failed_later), notes, plan.left_out)
+    failed, notes = failed + failed_later, _notes_of(plan) + odd + notes
+    return Summary(tuple(written), tuple(skipped), tuple(failed), tuple(notes), plan.left_out)
 
 
 def _possible_jobs(

@@ -219,7 +219,7 @@ WRONG = {
     "another model": (lambda unet, vq: vq, "this is a vq_f4 checkpoint, not resshift_unet"),
     "a LoRA": (
         lambda unet, vq: {"unet.down.0.to_q.lora_A.weight": np.zeros((4, 8), np.float32)},
-        "a LoRA, not a resshift_unet checkpoint",
+        "a LoRA alone: name the model that it is added to before it",
     ),
     "SwinIR": (
         lambda unet, vq: {

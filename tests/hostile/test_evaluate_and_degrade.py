@@ -73,9 +73,9 @@ def test_evaluate_loses_nothing_and_says_what_has_no_score(case, tmp_path, capsy
     for folder in ("sr", "gt", "out"):
         (tmp_path / folder).mkdir()
     (tmp_path / "linked").symlink_to("out")
-    (tmp_path / "linked_image").symlink_to("sr/b.png")
+    (tmp_path / "linked_image").symlink_to(f"sr/b{case['suffix']}.png")
     (tmp_path / "mine.csv").write_text("mine")
-    (tmp_path / "sr" / "a.png.json").write_text("{}")
+    (tmp_path / "sr" / f"a{case['suffix']}.png.json").write_text("{}")
     for index, name in enumerate("abc"):
         side = {"equal": 24, "cropped": 26, "other": 32}[case["size"]]
         Image.fromarray(photo(side, side, index)).save(tmp_path / "gt" / f"{name}.png")
@@ -83,7 +83,8 @@ def test_evaluate_loses_nothing_and_says_what_has_no_score(case, tmp_path, capsy
     damage(tmp_path / "sr" / f"b{case['suffix']}.png", case["image"])
     damage(tmp_path / "gt" / "b.png", case["reference"])
     before = contents(tmp_path)
-    words = ["evaluate", "sr", "--reference", "gt", "--metrics", "psnr-y,ssim-y", *OUTPUTS[case["outputs"]].split()]
+    outputs = OUTPUTS[case["outputs"]].replace("sr/a", f"sr/a{case['suffix']}").split()
+    words = ["evaluate", "sr", "--reference", "gt", "--metrics", "psnr-y,ssim-y", *outputs]
     outcome = run(capsys, *words, *case["options"])
     after = contents(tmp_path)
     new = {name for name in after if before.get(name) != after[name]}
