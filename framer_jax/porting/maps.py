@@ -1,7 +1,7 @@
 """Maps between the names of a PyTorch checkpoint and those of our parameters.
 
 A map is a table of rules, one per kind of layer: `Rule("layers.{i}.attn.qkv", "layer_{i}/attention/qkv", KERNEL)`.
-`{i}` stands for a number, the same on both sides. No tensor is skipped silently: one that matches no rule and no entry
+`{i}` stands for a number, the same on both sides, `{even}` and `{odd}` for an even and an odd one. No tensor is skipped silently: one that matches no rule and no entry
 of `dropped` is an error. A new model needs one more table, in its own file, and a line in framer_jax.porting.table.
 """
 
@@ -16,6 +16,9 @@ from typing import Any
 import numpy as np
 
 from framer_jax.trees import flatten_names, nest_names
+
+ANY_NUMBER, NUMBERS = r"\d+", {"even": r"\d*[02468]", "odd": r"\d*[13579]"}
+"""Pattern of a placeholder, and those of placeholders with certain names."""
 
 StateDict = dict[str, np.ndarray]
 """A flat PyTorch state dict: key → array in PyTorch's layout."""
@@ -211,7 +214,7 @@ def layer_pairs(weights: WeightMap, state: StateDict) -> dict[str, str]:
 
 
 def _regex(text: str) -> str:
-    return re.sub(r"\\{(\w+)\\}", r"(?P<\1>\\d+)", re.escape(text))
+    return re.sub(r"\\{(\w+)\\}", lambda name: f"(?P<{name[1]}>{NUMBERS.get(name[1], ANY_NUMBER)})", re.escape(text))
 
 
 def _patterns(weights: WeightMap, source: str, target: str) -> list[tuple[re.Pattern[str], str, bool]]:

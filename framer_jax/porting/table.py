@@ -14,13 +14,26 @@ from framer_jax.porting.lpips import LPIPS_ALEX, LPIPS_VGG
 from framer_jax.porting.maps import StateDict, WeightMap, fraction_known, to_flax
 from framer_jax.porting.mmdit import DIT4SR_TRANSFORMER, MMDIT
 from framer_jax.porting.resshift import RESSHIFT_UNET, VQ_F4
+from framer_jax.porting.rrdbnet import RRDBNET
+from framer_jax.porting.srvgg import SRVGG
 from framer_jax.porting.swinir import SWINIR
 from framer_jax.porting.torch_files import read_state
 from framer_jax.porting.weights import load_weights
 
 MAPS: Mapping[str, WeightMap] = {
     weights.name: weights
-    for weights in (RESSHIFT_UNET, VQ_F4, SWINIR, KL_AUTOENCODER, MMDIT, DIT4SR_TRANSFORMER, LPIPS_VGG, LPIPS_ALEX)
+    for weights in (
+        RESSHIFT_UNET,
+        VQ_F4,
+        SWINIR,
+        RRDBNET,
+        SRVGG,
+        KL_AUTOENCODER,
+        MMDIT,
+        DIT4SR_TRANSFORMER,
+        LPIPS_VGG,
+        LPIPS_ALEX,
+    )
 }
 """Name → weight map. A new one is a table in its own file and an entry here."""
 
