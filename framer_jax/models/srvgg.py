@@ -1,8 +1,8 @@
 """SRVGGNetCompact: a plain stack of convolutions on LR pixels, the small generators of Real-ESRGAN.
 
-Wang et al., "Real-ESRGAN: Training Real-World Blind Super-Resolution with Pure Synthetic Data" (ICCV Workshops 2021) and
-the release's realesr-general-x4v3 and realesr-animevideov3. Published weights are read by framer_jax.porting. One tap
-per activation; the last one is FRAMER's teacher.
+Wang et al., "Real-ESRGAN: Training Real-World Blind Super-Resolution with Pure Synthetic Data" (ICCV Workshops 2021)
+and the release's realesr-general-x4v3 and realesr-animevideov3. Published weights are read by framer_jax.porting. One
+tap per activation; the last one is FRAMER's teacher.
 """
 
 from __future__ import annotations

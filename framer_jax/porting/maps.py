@@ -1,8 +1,9 @@
 """Maps between the names of a PyTorch checkpoint and those of our parameters.
 
 A map is a table of rules, one per kind of layer: `Rule("layers.{i}.attn.qkv", "layer_{i}/attention/qkv", KERNEL)`.
-`{i}` stands for a number, the same on both sides, `{even}` and `{odd}` for an even and an odd one. No tensor is skipped silently: one that matches no rule and no entry
-of `dropped` is an error. A new model needs one more table, in its own file, and a line in framer_jax.porting.table.
+`{i}` stands for a number, the same on both sides, `{even}` and `{odd}` for an even and an odd one. No tensor is skipped
+silently: one that matches no rule and no entry of `dropped` is an error. A new model needs one more table, in its own
+file, and a line in framer_jax.porting.table.
 """
 
 from __future__ import annotations
