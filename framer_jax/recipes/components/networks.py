@@ -78,6 +78,9 @@ NETWORKS: Mapping[str, Network] = {
 }
 
 
+ONE_PASS_NETWORKS = ("swinir", "rrdbnet", "srvgg")
+"""The networks that map an LR image to an HR image in one pass."""
+
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 """Compute dtypes by their names in configurations."""
 
