@@ -21,6 +21,9 @@ def get_config() -> ConfigDict:
     config.training.learning_rate = 1e-4
     config.training.schedule = "constant"
     config.training.warmup_steps = 0
+    config.training.b2 = 0.99
+    config.training.weight_decay = 0.0
+    config.training.clip_norm = None
     config.training.ema_decay = 0.999
     config.training.log_every = 200
     config.training.validate_every = 5000

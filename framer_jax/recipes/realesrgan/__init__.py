@@ -39,4 +39,5 @@ METHOD = Method(
     sampler_knobs=(("dtype",),),
     records_identity=_any_records,
     published_network=True,
+    tiny=("recipe.lpips.net=alex", "recipe.realesrgan.discriminator_channels=4"),
 )
