@@ -19,6 +19,10 @@ CORE = [
     "ml-collections>=1.1.0",
     "clu>=0.0.12",
     "jaxwt>=0.1.1",
+    "PyWavelets>=1.6",
+    "absl-py>=2",
+    "etils[epath]>=1.10",
+    'array_record>=0.8.1; sys_platform != "win32"',
     "numpy>=2.0",
     "scipy>=1.14",
     "safetensors>=0.5",
@@ -27,16 +31,11 @@ CORE = [
 ]
 EVALUATION = ["matplotlib>=3.9", "scikit-image>=0.25", "scikit-learn>=1.5"]
 TENSORBOARD = ["tensorboardX>=2.6.5"]
-TORCH = ["torch>=2.6", "transformers>=4.50"]
+TORCH = ["torch>=2.6", "transformers>=4.50", "huggingface_hub>=0.28"]
+DIFFUSERS = [*TORCH, "diffusers>=0.34"]
 DOCUMENTATION = ["mkdocs>=1.6,<2", "mkdocs-material>=9.6,<10", "mkdocstrings[python]>=0.30", "latex2mathml>=3.77"]
-DEVELOPMENT = [
-    "pytest>=8",
-    "pytest-timeout>=2.3",
-    "pytest-xdist>=3.6",
-    "hypothesis>=6.100",
-    "ruff==0.17.5",
-    "mypy>=1.15",
-]
+TESTS = ["pytest>=8", "pytest-timeout>=2.3", "pytest-xdist>=3.6", "hypothesis>=6.100"]
+DEVELOPMENT = [*TESTS, "ruff==0.17.5", "mypy>=1.15"]
 
 setup(
     name="framer_jax",
@@ -45,19 +44,45 @@ setup(
     long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
+    author="The framer_jax authors",
+    keywords=[
+        "super-resolution",
+        "image restoration",
+        "diffusion models",
+        "self-distillation",
+        "JAX",
+        "Flax",
+        "FRAMER",
+    ],
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Environment :: Console",
+        "Intended Audience :: Science/Research",
+        "Intended Audience :: Developers",
+        "Operating System :: OS Independent",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Topic :: Scientific/Engineering :: Image Processing",
+        "Typing :: Typed",
+    ],
     python_requires=">=3.11",
     packages=[*find_packages(include=["framer_jax", "framer_jax.*"]), "framer_jax.configs"],
     package_dir={"framer_jax.configs": "configs"},  # so that `--config NAME` works without a clone
-    package_data={"framer_jax.weights": ["*.safetensors", "*.npz", "*.md"]},
+    package_data={"framer_jax": ["py.typed"], "framer_jax.weights": ["*.safetensors", "*.npz", "*.md"]},
     install_requires=CORE,
     extras_require={
         "photos": ["scikit-image>=0.25", "scikit-learn>=1.5"],
         "eval": EVALUATION,
         "tensorboard": TENSORBOARD,
         "torch": TORCH,
+        "diffusers": DIFFUSERS,
         "cuda12": ["jax[cuda12]>=0.10,<0.13"],
         "tpu": ["jax[tpu]>=0.10,<0.13"],
         "docs": DOCUMENTATION,
+        "originals": [*DIFFUSERS, "peft>=0.15", "accelerate>=1.0", *TESTS],  # tools/test.sh --originals
         "dev": DEVELOPMENT + DOCUMENTATION + EVALUATION + TENSORBOARD,
     },
     entry_points={"console_scripts": ["framer-jax=framer_jax.cli:main"]},

@@ -1,7 +1,8 @@
 """FRAMER_D at laptop size: DiT4SR's two streams with FRAMER, on wavelet latents and without text.
 
 Command:  framer-jax train --config framer_d_small --workdir runs/framer_d_small --set data.train=PHOTOS
-          (--set framer.variant=none: DiT4SR alone)
+          (--set framer.variant=none: DiT4SR alone; --set recipe.denoiser.dit4sr_transformer.taps=hidden: the paper's
+          hidden maps instead of the blocks' predictions)
 Hardware: 2 CPU cores. Expected time: 8 minutes (35 examples a second).
 Expected: samples at 17.4 dB PSNR-Y (16.9 after half of the steps), far below bicubic's 24.7 on the same images, because
           whole latents are generated from noise without a base model. It shows that FRAMER_D trains from random

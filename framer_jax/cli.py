@@ -5,11 +5,16 @@ from __future__ import annotations
 import argparse
 import importlib
 import logging
+import math
 import os
 import sys
-from collections.abc import Sequence
-from pathlib import Path
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
+from framer_jax.compile_cache import keep_compiled_programs
+from framer_jax.console import printable_streams
+from framer_jax.knobs import LARGEST_INT, shown
 from framer_jax.version import __version__
 
 COMMANDS = {
@@ -24,6 +29,27 @@ COMMANDS = {
 }
 
 
+READS_IMAGES = ("upscale", "degrade", "evaluate", "fit-niqe")
+"""Commands that take --max-pixels."""
+
+MAY_BE_EMPTY = ("suffix", "prompt", "text", "overrides", "extension")
+"""Arguments whose empty text means something; any other names a file, a folder or a choice."""
+
+GOING_ON = {
+    "train": "the same command goes on from the last checkpoint",
+    "upscale": "the same command with --skip-existing (and without --overwrite) goes on",
+    "degrade": "the same command goes on",
+    "precompute": "the same command goes on",
+}
+"""Command → how to go on after Ctrl-C; the others have written nothing."""
+
+INTERRUPTED = 130
+"""Exit status after Ctrl-C, as of a shell."""
+
+LARGEST_SEED = 2**63 - 1
+"""Seeds are hashed, so that they may be larger than other numbers."""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command.
 
@@ -32,10 +58,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns:
       The exit status. Errors that the user can correct are printed as one line on standard error, with status 2; any
-      other error is a bug and shows its traceback, as do all errors if FRAMER_JAX_TRACEBACK is set.
+      other error is a bug and shows its traceback, as do all errors if FRAMER_JAX_TRACEBACK is set. After Ctrl-C, one
+      line says how to go on, with status 130.
     """
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")  # before an import adds a handler
     words = list(sys.argv[1:] if arguments is None else arguments)
+    name = words[0] if words and words[0] in COMMANDS else ""
+    with printable_streams():
+        try:
+            return _run(words)
+        except KeyboardInterrupt:
+            going_on = GOING_ON.get(name, "nothing was written")
+            print(f"framer-jax {name}: interrupted; {going_on}", file=sys.stderr)
+            return INTERRUPTED
+        except Exception as error:
+            if os.environ.get("FRAMER_JAX_TRACEBACK") or not _is_correctable(error):
+                raise
+            lines = (line.strip() for line in str(error).splitlines())  # messages of libraries may be longer
+            message = " ".join(lines) or type(error).__name__
+            if isinstance(error, ZeroDivisionError | OverflowError):  # 'division by zero': no message of ours is one
+                message += ": a number among the options or the knobs is out of range; "
+                message += "FRAMER_JAX_TRACEBACK=1 shows where"
+            print(f"framer-jax {name}: {message}", file=sys.stderr)
+            return 2
+
+
+def _run(words: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="framer-jax", description="Image super-resolution with diffusion priors.")
     parser.add_argument("--version", action="version", version=f"framer_jax {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -43,31 +91,93 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command = commands.add_parser(name, help=summary, description=summary)
         if words[:1] == [name]:  # import only the command that runs
             importlib.import_module(_module(name)).add_arguments(command)
+            if name in READS_IMAGES:
+                _add_pixel_limit(command)
     parsed = parser.parse_args(words)
-    _keep_compiled_programs()
-    try:
-        return importlib.import_module(_module(parsed.command)).run(parsed)
-    except (ValueError, OSError, ArithmeticError, ImportError) as error:
-        if os.environ.get("FRAMER_JAX_TRACEBACK"):
-            raise
-        message = " ".join(line.strip() for line in str(error).splitlines())  # messages of libraries may be longer
-        print(f"framer-jax {parsed.command}: {message}", file=sys.stderr)
-        return 2
+    if "" in words or any(word.endswith("=") for word in words):
+        _refuse_empty(parser, parsed)
+    _check_arguments(parsed, words)
+    keep_compiled_programs()
+    with _pillow_settings(getattr(parsed, "max_pixels", None)):
+        return int(importlib.import_module(_module(parsed.command)).run(parsed))
+
+
+def _is_correctable(error: Exception) -> bool:
+    """Whether an error is of the input, of the system or of the device, rather than a bug."""
+    if isinstance(error, ValueError | OSError | ArithmeticError | ImportError | MemoryError):
+        return True
+    jax = sys.modules.get("jax")
+    return jax is not None and isinstance(error, jax.errors.JaxRuntimeError)
+
+
+def _add_pixel_limit(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--max-pixels",
+        type=int,
+        metavar="N",
+        help="refuse images of more pixels than this (178,956,970: twice Pillow's limit against decompression bombs)",
+    )
+
+
+@contextmanager
+def _pillow_settings(max_pixels: int | None) -> Iterator[None]:
+    """Pillow's limit of pixels, if one is given, and none of its warnings: what they say is said by our notes."""
+    if max_pixels is not None and max_pixels < 1:
+        raise ValueError(f"--max-pixels must be at least 1, got {max_pixels}")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"PIL\b")
+        if max_pixels is None:
+            yield
+            return
+        from PIL import Image
+
+        limit = Image.MAX_IMAGE_PIXELS
+        Image.MAX_IMAGE_PIXELS = max_pixels / 2  # type: ignore[assignment]  # it refuses more than twice as many
+        try:
+            yield
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
+
+
+def _refuse_empty(parser: argparse.ArgumentParser, parsed: argparse.Namespace) -> None:
+    """Refuse empty names of files and folders, which would mean the current folder."""
+    for action in _actions(parser, parsed):
+        value = getattr(parsed, action.dest, None)
+        values = value if isinstance(value, list) else [value]
+        if action.dest not in MAY_BE_EMPTY and any(item == "" != action.default for item in values):
+            name = "/".join(action.option_strings) or str(action.metavar or action.dest)
+            raise ValueError(f"{name} is empty: give a value (for the current folder, '.')")
+
+
+def _actions(parser: argparse.ArgumentParser, parsed: argparse.Namespace) -> Iterator[argparse.Action]:
+    """The arguments of the command that was given, and of its own command."""
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            yield from _actions(action.choices[getattr(parsed, action.dest)], parsed)
+        else:
+            yield action
+
+
+def _check_arguments(parsed: argparse.Namespace, words: Sequence[str]) -> None:
+    """Refuse what no option can mean: numbers that are not finite or too large to count with, null characters.
+
+    Raises:
+      ValueError: the message names the option.
+    """
+    for name, value in vars(parsed).items():
+        flag, largest = f"--{name.replace('_', '-')}", LARGEST_SEED if name == "seed" else LARGEST_INT
+        option = flag if any(word.split("=")[0] == flag for word in words) else name  # of an argument without a flag
+        for part in value if isinstance(value, list | tuple) else (value,):
+            if isinstance(part, float) and not math.isfinite(part):
+                raise ValueError(f"{option} is {part}: it must be a finite number")
+            if isinstance(part, int) and abs(part) > largest:
+                raise ValueError(f"{option} is {shown(part)}: it must be at most {largest} in magnitude")
+            if isinstance(part, str) and "\0" in part:
+                raise ValueError(f"{option} is {shown(part)}: it has a null character, which no path or value can have")
 
 
 def _module(command: str) -> str:
     return f"framer_jax.commands.{command.replace('-', '_')}"
-
-
-def _keep_compiled_programs() -> None:
-    """Enable JAX's persistent compilation cache, unless the user or the calling program has configured it."""
-    import jax
-
-    configured = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ and not configured:
-        cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "framer_jax" / "compiled"
-        jax.config.update("jax_compilation_cache_dir", str(cache))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
 if __name__ == "__main__":

@@ -21,47 +21,43 @@ import inspect
 import json
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict, config_dict
 
 from framer_jax.checkpoints.migration import SCHEMA, renamed_knobs
-from framer_jax.data.settings import DataSettings
-from framer_jax.knobs import MISSING, Knob, check_values, knobs_of, nearest
-from framer_jax.losses.framer import VARIANTS, FramerSettings
+from framer_jax.knobs import MISSING, Knob, legal_values, nearest, shown
 from framer_jax.overrides import apply_override, parse_override
-from framer_jax.recipes.components.networks import network_knobs
-from framer_jax.recipes.framer import NO_FRAMER
-from framer_jax.recipes.method import CommonSettings
 from framer_jax.recipes.table import DEFAULT_METHOD, METHODS, method_named
-from framer_jax.training.logging import LoggingSettings
-from framer_jax.training.settings import TrainingSettings
-
-SECTIONS = ("schema", "recipe", "framer", "data", "training", "logging")
-"""The entries of every configuration."""
-
-SHARED: Mapping[str, type] = {"data": DataSettings, "training": TrainingSettings, "logging": LoggingSettings}
-"""Sections that all methods share → their settings classes."""
-
-PUBLISHED = "recipe.teacher.published"
-"""The `recipe` section of a published teacher, within that of its student."""
-
-VARIANT = Knob(
-    "variant",
-    str,
-    False,
-    NO_FRAMER,
-    "FRAMER on top of the method: none, paper (as the paper describes it) or released (as its code computes it). Knobs "
-    "of this section that are None keep the variant's own value.",
-    choices=(NO_FRAMER, *VARIANTS),
+from framer_jax.sections import (
+    SECTIONS,
+    SHARED,
+    ConfigError,
+    check_config,
+    check_section_names,
+    knob_sections,
+    knob_table,
+    knobs_by_name,
 )
 
-
-class ConfigError(ValueError):
-    """A configuration that cannot be used; the message is one line that says what is wrong and what to do."""
+__all__ = [
+    "ConfigError",
+    "check_config",
+    "config_file",
+    "default",
+    "is_config",
+    "knob_table",
+    "load_config",
+    "override_config",
+    "shipped",
+    "shipped_names",
+    "split_variant",
+    "to_dict",
+    "with_later_knobs",
+    "with_method",
+]
 
 
 def default(method: str = DEFAULT_METHOD.name) -> ConfigDict:
@@ -76,7 +72,7 @@ def default(method: str = DEFAULT_METHOD.name) -> ConfigDict:
         raise ConfigError(str(error)) from error
     config = ConfigDict({"schema": SCHEMA})
     config.recipe = ConfigDict({"name": record.name})
-    for section, knobs in _knob_sections(method):
+    for section, knobs in knob_sections(method):
         node = config
         for part in section.split("."):
             if part not in node:
@@ -139,6 +135,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> ConfigDict:
     """
     file, variant = split_variant(path)
     if file.suffix != ".py":
+        _check_suffix(path, file)
         file = config_file(str(file))
     config = _get_config(file, variant)
     if not isinstance(config, ConfigDict):
@@ -146,9 +143,23 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> ConfigDict:
     if missing := [name for name in SECTIONS if name not in config]:
         raise ConfigError(f"{file}: get_config() gives no {', '.join(missing)}: start from framer_jax.config.default()")
     try:
-        _check_section_names(config.recipe)
+        check_section_names(config.recipe)
     except ConfigError as error:
         raise ConfigError(f"{file}: {error}") from error
+    try:
+        return override_config(config, overrides)
+    except ConfigError as error:
+        if overrides:  # which may be the cause
+            raise
+        raise ConfigError(f"{file}: {error}") from error
+
+
+def override_config(config: ConfigDict, overrides: Sequence[str]) -> ConfigDict:
+    """Apply `key.path=value` overrides to a configuration, in place unless they choose another method, and check it.
+
+    Raises:
+      ConfigError: an unknown knob, a value that is not legal, or values that do not fit together.
+    """
     try:
         pairs = [parse_override(override) for override in overrides]
         method = dict(pairs).get("recipe.name", config.recipe.name)  # the last one
@@ -157,11 +168,23 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> ConfigDict:
         config.lock()
         for key, text in pairs:
             if key != "recipe.name":
-                apply_override(config, key, text)
-        check_config(to_dict(config))
+                apply_override(config, key, text, knobs_by_name(config.recipe))
+        check_config(config.to_dict())
     except ValueError as error:
         raise ConfigError(str(error)) from error
     return config
+
+
+def _check_suffix(path: str | Path, file: Path) -> None:
+    """Refuse a path without '.py', in words that are nearer to it than the list of shipped configurations."""
+    if str(file) in shipped_names():
+        return
+    python = file.with_name(f"{file.name}.py") if file.name else file
+    if python.is_file():
+        raise ConfigError(f"no configuration named {str(path)!r}: did you mean the file {str(python)!r}?")
+    if file.exists():
+        kind = "a folder" if file.is_dir() else "a file whose name does not end in .py"
+        raise ConfigError(f"{str(path)!r} is {kind}: give the name of a shipped configuration, or a Python file")
 
 
 def is_config(path: str | Path) -> bool:
@@ -182,45 +205,6 @@ def split_variant(path: str | Path) -> tuple[Path, tuple[str, ...]]:
     return Path(path), ()
 
 
-def knob_table(method: str) -> list[tuple[str, Knob]]:
-    """Every knob of a method's configuration: (full name, knob), in the order of its sections."""
-    return [(f"{section}.{knob.name}", knob) for section, knobs in _knob_sections(method) for knob in knobs]
-
-
-def check_config(config: Mapping[str, Any]) -> None:
-    """Check every knob of a plain configuration, and of the published teacher in it.
-
-    Raises:
-      ConfigError: a value that is not legal; the message names the knob and its legal values. Or the published teacher
-        has the sections of another method than the one it names.
-    """
-    published = config["recipe"].get("teacher", {}).get("published")
-    try:
-        _check_knobs(config, config["recipe"]["name"])
-        if published:
-            _check_section_names(published, PUBLISHED)
-            _check_knobs({"recipe": published}, published["name"], PUBLISHED)
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
-
-
-def _check_knobs(config: Mapping[str, Any], method: str, prefix: str = "recipe") -> None:
-    for section, knobs in _knob_sections(method):
-        names = {knob.name for knob in knobs}
-        values = {name: value for name, value in _at(config, section.split(".")).items() if name in names}
-        check_values(knobs, values, section.replace("recipe", prefix, 1))
-
-
-def _check_section_names(recipe: Mapping[str, Any], section: str = "recipe") -> None:
-    """Refuse a `recipe` section with the sections of another method than the one it names."""
-    name = str(recipe.get("name"))
-    if set(recipe) != set(default(name).recipe):
-        raise ConfigError(
-            f"{section}.name is {name!r}, and the sections are those of another method: start from "
-            f"framer_jax.config.default({name!r}), or use with_method(config, {name!r})"
-        )
-
-
 def to_dict(config: ConfigDict) -> dict[str, Any]:
     """Plain nested dict of JSON types, as checkpoints, weights files and sidecars hold it.
 
@@ -238,6 +222,23 @@ def to_dict(config: ConfigDict) -> dict[str, Any]:
     return plain
 
 
+def unusual_settings(config: Mapping[str, Any], most: int = 12) -> str:
+    """Numbers of a plain configuration that differ from the defaults of its method, in words, at most `most` of them.
+
+    Such settings are the first suspects where the first step of a run gives no finite numbers.
+    """
+    defaults = to_dict(default(config["recipe"]["name"]))
+    changed = [
+        f"{name}={value}"
+        for name, knob in knob_table(config["recipe"]["name"])
+        for *sections, last in [name.split(".")]
+        for value in [_at(config, sections).get(last)]
+        if knob.type in (float, int) and not knob.execution and value != _at(defaults, sections).get(last, value)
+    ]
+    more = f" and {len(changed) - most} more" if len(changed) > most else ""
+    return f"{', '.join(changed[:most])}{more}"
+
+
 def with_later_knobs(config: Mapping[str, Any]) -> dict[str, Any]:
     """A stored configuration of the present schema with the knobs that were added since, at their defaults.
 
@@ -246,7 +247,7 @@ def with_later_knobs(config: Mapping[str, Any]) -> dict[str, Any]:
     filled: dict[str, Any] = json.loads(json.dumps(config))
     method = filled["recipe"]["name"]
     networks = f"recipe.{method_named(method).networks.section}."
-    for section, knobs in _knob_sections(method):
+    for section, knobs in knob_sections(method):
         node = filled
         for part in section.split("."):
             # Of the networks, a stored configuration has the chosen one only.
@@ -255,27 +256,10 @@ def with_later_knobs(config: Mapping[str, Any]) -> dict[str, Any]:
             if knob.name not in node:
                 value = _at(filled, knob.follows.split(".")) if knob.follows else knob.default
                 node[knob.name] = json.loads(json.dumps(value))
+    teacher = filled["recipe"].get("teacher", {})
+    if published := teacher.get("published"):
+        teacher["published"] = with_later_knobs({"recipe": published})["recipe"]
     return filled
-
-
-def _knob_sections(method: str) -> Iterator[tuple[str, tuple[Knob, ...]]]:
-    """(section, its knobs) of a method's configuration."""
-    record = method_named(method)
-    yield "recipe", knobs_of(CommonSettings)
-    section, networks = record.networks
-    yield f"recipe.{section}", (Knob("name", str, False, networks[0], "Network that is trained.", choices=networks),)
-    for network in networks:
-        yield f"recipe.{section}.{network}", network_knobs(network)
-    for name, settings in record.sections.items():
-        yield f"recipe.{name}", knobs_of(settings)
-    yield "framer", (VARIANT, *(_unset(knob) for knob in knobs_of(FramerSettings)))
-    for name, settings in SHARED.items():
-        yield name, knobs_of(settings)
-
-
-def _unset(knob: Knob) -> Knob:
-    """A knob of FRAMER, which is None in a configuration: the variant decides."""
-    return replace(knob, optional=True, default=None)
 
 
 def _declare(node: ConfigDict, knob: Knob) -> None:
@@ -287,8 +271,8 @@ def _declare(node: ConfigDict, knob: Knob) -> None:
         node[knob.name] = config_dict.placeholder(knob.type)
         if knob.default is not None:
             node[knob.name] = knob.default
-    else:
-        node[knob.name] = knob.default
+    else:  # a float's type decides what files may set
+        node[knob.name] = float(knob.default) if knob.type is float else knob.default
 
 
 def _copy_network(target: ConfigDict, source: ConfigDict, names: Sequence[str]) -> None:
@@ -336,7 +320,7 @@ def _get_config(path: Path, variant: Sequence[str]) -> ConfigDict:
         config: ConfigDict = module.get_config(*variant)
     except ConfigError:
         raise
-    except (AttributeError, NameError, KeyError, TypeError, ValueError, SyntaxError, ImportError) as error:
+    except Exception as error:  # whatever a user's file does wrong
         raise ConfigError(f"{path}: {_explained(error)}") from error
     finally:
         sys.path.remove(folder)
@@ -348,10 +332,20 @@ def _explained(error: Exception) -> str:
     text = " ".join(str(error).split())
     if isinstance(error, ModuleNotFoundError) and error.name == "configs":
         return f"{text}: write `from framer_jax.config import default, shipped` instead"
+    if isinstance(error, ArithmeticError | OSError | AssertionError | RecursionError) or not text:
+        return f"{type(error).__name__} {text}".strip()
     if not isinstance(error, KeyError | AttributeError):
-        return text  # ml_collections names the type that it expects
+        refused = re.match(r"Could not override field '(\w+)' \(reference\)\. (.*) is of original type", text)
+        return _refused(*refused.groups()) if refused else text
     matched = re.search(r'Key "(\w+)" does not exist', text) or re.match(r"\W*(\w+)\W*(?:$|n?Did you mean)", text)
     return f"unknown knob or section {matched[1]!r}{_remedy(matched[1])}" if matched else text
+
+
+def _refused(name: str, value: str) -> str:
+    """A value that ml_collections refused for its type, given by the knob's last name, with the legal values."""
+    knobs = {path: knob for method in METHODS for path, knob in knob_table(method.name) if path.endswith(f".{name}")}
+    words = [f"{path} must be {legal_values(knob)}" for path, knob in knobs.items()]
+    return f"{name} is {shown(value)}: {'; '.join(words[:4]) or 'it is a section, so set one of its knobs'}"
 
 
 def _remedy(key: str) -> str:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import ast
 import logging
+from collections.abc import Mapping
 from typing import Any
 
-from ml_collections import ConfigDict, FieldReference
+from ml_collections import ConfigDict
 
 from framer_jax.checkpoints.migration import present_knob, present_value
-from framer_jax.knobs import nearest
+from framer_jax.knobs import Knob, as_tuple, check_values, nearest, shown
 
 LOGGER = logging.getLogger(__name__)
 
@@ -32,16 +33,17 @@ def parse_override(override: str) -> tuple[str, str]:
     return present, str(present_value(present, text))
 
 
-def apply_override(config: ConfigDict, key: str, text: str) -> None:
+def apply_override(config: ConfigDict, key: str, text: str, knobs: Mapping[str, Knob]) -> None:
     """Set one knob of a configuration; `recipe.name` is for framer_jax.config.with_method.
 
     Args:
       config: the configuration.
       key: full name of the knob.
       text: its value, a Python literal or a plain string.
+      knobs: the configuration's knobs by their full names.
 
     Raises:
-      ValueError: an unknown knob, a value of another type, or None where a value is needed.
+      ValueError: an unknown knob, or a value that is not legal.
     """
     node: Any = config
     *sections, last = key.split(".")
@@ -55,23 +57,38 @@ def apply_override(config: ConfigDict, key: str, text: str) -> None:
         raise ValueError(f"{key} is a section: set one of its knobs, {', '.join(sorted(present))}")
     if key == "schema":
         raise ValueError("schema is the version of the configuration's layout: it cannot be set")
-    optional = isinstance(dict(node.items(preserve_field_references=True))[last], FieldReference)
-    is_text = isinstance(present, str) and not (optional and text == "None")
-    value = text if is_text else _literal(text)
+    knob = knobs.get(key)
+    if knob is not None and knob.type is not dict:
+        with node.ignore_type():  # the knob's type was checked, and its default may be of a narrower one
+            node[last] = _legal_value(knob, key, text)
+        return
+    # Values of the user's own sections, and sizes of mesh axes: their types are those of the present values.
+    value = text if isinstance(present, str) else literal(text)
+    if knob is not None:
+        check_values((knob,), {last: value}, ".".join(sections))
     if isinstance(value, bool) and node.get_type(last) is not bool:  # ml_collections takes it for a number
-        raise ValueError(f"{key}={text}: it must be of type {node.get_type(last).__name__}")
-    if value is None and not optional and not key.startswith(FREE):  # which ml_collections accepts for any type
-        raise ValueError(f"{key}=None: it needs a value; `framer-jax info METHOD --knobs` says which knobs may be None")
+        raise ValueError(f"{key} is {shown(text)}: it must be of type {node.get_type(last).__name__}")
+    if value is None and not key.startswith(FREE):  # which ml_collections accepts for any type
+        raise ValueError(f"{key} is None: it needs a value; `framer-jax info METHOD --knobs` says which may be None")
     try:
         node[last] = value
-    except TypeError as error:
-        raise ValueError(f"{key}={text}: {' '.join(str(error).split())}") from error
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{key} is {shown(text)}: {' '.join(str(error).split())}") from error
 
 
-def _literal(text: str) -> Any:
+def _legal_value(knob: Knob, key: str, text: str) -> Any:
+    """The value of a knob that a text gives; a ValueError names the knob and its legal values."""
+    value = text if knob.type is str and not (knob.optional and text == "None") else literal(text)
+    section, _, last = key.rpartition(".")
+    check_values((knob,), {last: value}, section)
+    return float(value) if knob.type is float and value is not None else as_tuple(value)
+
+
+def literal(text: str) -> Any:
+    """The value of a Python literal, or the text itself if it is none."""
     try:
         return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         return text
 
 

@@ -79,16 +79,42 @@ def tree_digest(params: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
     return digest.hexdigest()
 
 
+def check_finite(leaves: Mapping[str, Any], source: str) -> None:
+    """Check that weights hold no NaN and no infinity.
+
+    Args:
+      leaves: name → array in host memory; see `flatten_names`.
+      source: what they are in the error message, usually a path.
+
+    Raises:
+      ValueError: names the arrays that do, in one line.
+    """
+    wrong = [name for name, leaf in leaves.items() if not _is_finite(leaf)]
+    if wrong:
+        listed = f"{', '.join(wrong[:LISTED])}{', ...' if len(wrong) > LISTED else ''}"
+        raise ValueError(
+            f"{source}: NaN or infinity in {len(wrong)} of {len(leaves)} arrays ({listed}): use other weights"
+        )
+
+
+def _is_finite(leaf: Any) -> bool:
+    """Whether an array holds finite numbers only; true for what is no array of floating-point numbers."""
+    dtype = getattr(leaf, "dtype", None)
+    if dtype is None or dtype.kind in "biuUSO" or not isinstance(leaf, np.ndarray):
+        return True
+    return bool(np.isfinite(leaf).all())
+
+
 def check_same_structure(
     params: Mapping[str, Any], expected: Mapping[str, Any], source: str = "weights", dtypes: bool = False
 ) -> None:
-    """Compare the names and shapes of two parameter trees.
+    """Compare the names and shapes of two parameter trees, and that both hold floats in the same places.
 
     Args:
       params: the tree that was read.
       expected: the tree of the model; leaves with a `shape` (arrays or jax.ShapeDtypeStruct).
       source: name of `params` in the error message, usually a path.
-      dtypes: whether dtypes are compared too.
+      dtypes: whether the widths of dtypes are compared too.
 
     Raises:
       ValueError: names the parameters that are missing, unexpected, or of another shape or dtype, in one line.
@@ -123,7 +149,7 @@ def check_same_descriptions(
         for title, names in (
             ("missing", sorted(expected.keys() - descriptions.keys())),
             ("unexpected", sorted(descriptions.keys() - expected.keys())),
-            ("of another shape", differing),
+            ("of another shape or dtype", differing),
         )
         if names
     ]
@@ -134,7 +160,13 @@ def check_same_descriptions(
 def _describe(tree: Mapping[str, Any], dtypes: bool) -> dict[str, str]:
     """Name of each leaf, and of each empty mapping, → its description."""
     leaves, empty = flatten_names(tree)
-    shapes = {name: str(tuple(leaf.shape)) for name, leaf in leaves.items()}
+    shapes = {name: f"{tuple(leaf.shape)}{_unusual_kind(leaf)}" for name, leaf in leaves.items()}
     if dtypes:
         shapes = {name: f"{leaves[name].dtype}{list(leaves[name].shape)}" for name in leaves}
     return shapes | dict.fromkeys(empty, "an empty group")
+
+
+def _unusual_kind(leaf: Any) -> str:
+    """' of int32' for an array of anything but floats of any width; '' for floats."""
+    dtype = str(getattr(leaf, "dtype", "float32"))
+    return "" if dtype.startswith(("float", "bfloat")) else f" of {dtype}"

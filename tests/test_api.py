@@ -13,8 +13,8 @@ import framer_jax
 from framer_jax import cli
 from framer_jax.degradations.presets import PRESETS
 from framer_jax.frequency.bands import full_layout
+from framer_jax.images.image_data import ImageData
 from framer_jax.inference import model as models
-from framer_jax.inference.images import ImageData
 from framer_jax.losses import framer
 from framer_jax.porting.weights import load_weights
 from framer_jax.recipes.base import Update
@@ -94,10 +94,15 @@ def test_the_starter_is_the_default(path, model, monkeypatch):
     ("array", "message"),
     [
         (np.zeros((12, 14), np.float32), r"shape \(12, 14\): give \[height, width, 3\]"),
-        (np.zeros((12, 14, 4), np.uint8), r"shape \(12, 14, 4\)"),
-        (np.full((12, 14, 3), 255.0), r"255 to 255: give float32 in \[0, 1\]"),
-        (np.full((12, 14, 3), 200, np.int64), "200 to 200"),
-        (np.full((12, 14, 3), np.nan, np.float32), "nan to nan"),
+        (np.zeros((12, 14, 4), np.uint8), r"shape \(12, 14, 4\).*alpha is taken as a Pillow image"),
+        (np.zeros((3, 12, 14), np.float32), r"shape \(3, 12, 14\).*looks like \[channels, height, width\]"),
+        (np.zeros((1, 12, 14, 3), np.float32), "one image at a time"),
+        (np.zeros((0, 14, 3), np.uint8), "at least one pixel"),
+        (np.full((12, 14, 3), 255.0), r"255 to 255: give floats in \[0, 1\] \(divide by 255"),
+        (np.full((12, 14, 3), -1.0), r"from \[-1, 1\], \(image \+ 1\) / 2"),
+        (np.full((12, 14, 3), 200, np.int64), r"dtype int64: give uint8 \(0 to 255\)"),
+        (np.full((12, 14, 3), 1j), "dtype complex128"),
+        (np.full((12, 14, 3), np.nan, np.float32), "not finite"),
     ],
 )
 def test_bad_arrays(array, message, model):
@@ -108,7 +113,7 @@ def test_bad_arrays(array, message, model):
 def test_bad_paths(model, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"nothing\.png: no such image"):
         framer_jax.upscale(tmp_path / "nothing.png", model)
-    with pytest.raises(ValueError, match="is a folder"):
+    with pytest.raises(ValueError, match="a folder, not an image"):
         framer_jax.upscale(str(tmp_path), model)
     with pytest.raises(FileNotFoundError, match="no such weight file"):
         framer_jax.load_model(tmp_path / "nothing.safetensors")
@@ -175,7 +180,7 @@ def test_bad_degradations_are_named(tmp_path):
     with pytest.raises(ValueError, match="3x16, smaller than the scale 4"):
         framer_jax.degrade(photo(3, 16))
     (tmp_path / "a.png").write_text("no image")
-    with pytest.raises(ValueError, match=r"a\.png cannot be read"):
+    with pytest.raises(ValueError, match=r"a\.png: not an image"):
         framer_jax.degrade(tmp_path / "a.png")
 
 

@@ -3,12 +3,14 @@ import json
 import logging
 import pickle
 import re
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from framer_jax import cli
+from framer_jax import cli, compile_cache
 from framer_jax.inference.model import BEST, LAST
 from framer_jax.porting.weights import load_weights, save_weights
 from framer_jax.version import __version__
@@ -83,6 +85,38 @@ def test_the_same_command_resumes(run, data, capsys):
     assert (run / LAST).read_bytes() == before
 
 
+def altered(path):
+    """Change one bit of the numbers in a weights file."""
+    data = bytearray(path.read_bytes())
+    data[-5] ^= 1
+    path.write_bytes(data)
+
+
+def test_weights_that_are_missing_altered_or_older_are_written_again(run, data, tmp_path, capsys):
+    workdir = shutil.copytree(run, tmp_path / "run")
+    before = {name: (workdir / name).read_bytes() for name in (LAST, BEST)}
+    params, metadata = load_weights(workdir / LAST)
+    for name, damage, words in (
+        (LAST, Path.unlink, "is missing: written again from the checkpoint of step 2"),
+        (LAST, lambda path: save_weights(path, params, {**metadata, "step": 1}), "is of step 1: written again"),
+        (BEST, altered, "was altered: written again"),
+        (BEST, lambda path: path.write_bytes(b"{}"), "is damaged: written again"),
+    ):
+        damage(workdir / name)
+        assert train(workdir, data) == 0
+        assert f"note: {workdir / name} {words}" in capsys.readouterr().err
+        assert (workdir / name).read_bytes() == before[name]
+
+
+def test_photographs_that_were_replaced_under_the_same_names(run, data, tmp_path, capsys):
+    workdir, moved = shutil.copytree(run, tmp_path / "run"), shutil.copytree(data, tmp_path / "photos")
+    assert train(workdir, moved) == 0
+    Image.fromarray(photo(40, 48, seed=9)).save(moved / "photo_1.png")
+    capsys.readouterr()
+    status = train(workdir, moved, f"data.validation={data}")
+    fails(capsys, status, r"other contents \(photo_1\.png\): give the same data, or a new working folder")
+
+
 def test_starting_from_weights(run, data, tmp_path, capsys):
     assert train(tmp_path / "more", data, "training.stop_after=1", init=run / LAST) == 0
     assert capsys.readouterr().out.startswith("stopped at step 1 of 2, saved in ")
@@ -111,12 +145,15 @@ def test_a_truncated_image_is_named_and_skipped(data, tmp_path, caplog):
 
 
 def test_a_loss_that_is_not_a_number_stops_the_run(data, tmp_path, capsys):
-    poisoned = weights(tmp_path / "poisoned.safetensors", fill=float("nan"))
+    nan = weights(tmp_path / "nan.safetensors", fill=float("nan"))
+    fails(capsys, train(tmp_path / "run", data, init=nan), r"nan\.safetensors: 'denoiser/.* values that are not finite")
+    poisoned = weights(tmp_path / "poisoned.safetensors", fill=1e30)
     status = train(tmp_path / "run", data, init=poisoned)
     fails(
         capsys,
         status,
-        "loss is NaN or infinite at step 1",
+        r"loss is NaN or infinite at step 1 \(.*the first step: no update was made yet, .* a setting or the weights",
+        r"settings that differ from their defaults: .*training\.",
         r"records (photo_[012]\.png, ){7}photo_[012]\.png",
         "no checkpoint yet",
         alone=False,
@@ -127,13 +164,17 @@ def test_a_loss_that_is_not_a_number_stops_the_run(data, tmp_path, capsys):
 def test_a_loss_that_explodes_names_the_last_checkpoint(data, tmp_path, capsys):
     workdir = tmp_path / "run"
     # best_metric off: images of the exploded model have no score
-    status = train(workdir, data, "training.learning_rate=1e15", "training.best_metric=", "training.validate_every=2")
+    growing = ("training.learning_rate=10", "training.weight_decay=1000")  # each step takes 10⁴ times the weights away
+    length = ("training.steps=30", "training.validate_every=30")
+    status = train(workdir, data, *growing, *length, "training.best_metric=None")
+    steps = sorted(int(path.name) for path in (workdir / "checkpoints").iterdir())
+    assert 1 < steps[-1] < 15
     fails(
         capsys,
         status,
-        r"gradient, parameter or mutable state is NaN or infinite at step 2 \(loss denoiser \d",
+        rf"(loss|gradient|parameter or mutable state) is NaN or infinite at step {steps[-1] + 1} \(loss denoiser",
         r"records (photo_[012]\.png, ){7}photo_[012]\.png",
-        f"last checkpoint {workdir / 'checkpoints' / '1'}$",
+        f"last checkpoint {workdir / 'checkpoints' / str(steps[-1])}$",
         alone=False,
     )
 
@@ -199,7 +240,8 @@ def test_foreign_work_folders_are_one_line(run, data, tmp_path, capsys):
     foreign = tmp_path / "foreign"
     (foreign / "checkpoints" / "5" / "params").mkdir(parents=True)
     status = train(foreign, data)
-    fails(capsys, status, r"checkpoint .*/5 is incomplete or foreign, it lacks state, data, about: delete", alone=False)
+    message = r"checkpoint .*/5 is damaged or incomplete \(it lacks state, data, about\): no other checkpoint is left"
+    fails(capsys, status, message)
     (tmp_path / "file").write_text("")
     fails(capsys, train(tmp_path / "file", data), "file", alone=False)
 
@@ -390,3 +432,45 @@ def test_tracebacks_on_request(monkeypatch):
     monkeypatch.setenv("FRAMER_JAX_TRACEBACK", "1")
     with pytest.raises(FileNotFoundError):
         cli.main(["info", "nowhere"])
+
+
+def test_compiled_programs_are_kept_below_the_home_folder_if_there_is_one(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for unset in ("", "relative/path"):  # to be ignored, as the specification of XDG says
+        monkeypatch.setenv("XDG_CACHE_HOME", unset)
+        assert compile_cache._cache_folder() == tmp_path / ".cache" / "framer_jax" / "compiled"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "x"))
+    assert compile_cache._cache_folder() == tmp_path / "x" / "framer_jax" / "compiled"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(compile_cache.os, "access", lambda path, mode: False)
+    assert compile_cache._cache_folder() is None
+    monkeypatch.undo()
+
+    def homeless():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(compile_cache.Path, "home", homeless)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    assert compile_cache._cache_folder() is None
+
+
+def test_configurations_without_their_suffix_are_one_line(tmp_path, capsys):
+    (tmp_path / "mine.py").write_text("")
+    (tmp_path / "notes.txt").write_text("")
+    for name, message in (
+        ("mine", r"no configuration named '.*/mine': did you mean the file '.*/mine\.py'\?"),
+        ("notes.txt", r"notes\.txt' is a file whose name does not end in \.py: give the name of a shipped"),
+        ("", r"' is a folder: give the name of a shipped configuration, or a Python file"),
+    ):
+        status = cli.main(["train", "--config", str(tmp_path / name), "--workdir", str(tmp_path / "run")])
+        fails(capsys, status, message)
+
+
+def test_an_interrupted_training_says_how_to_go_on(run, data, monkeypatch, capsys):
+    def interrupted(*arguments, **named):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("framer_jax.commands.train.train_from_config", interrupted)
+    assert train(run, data) == 130
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith(f"interrupted; step 2 is saved in {run / 'checkpoints' / '2'}: run the same command to resume")

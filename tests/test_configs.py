@@ -44,6 +44,24 @@ def test_every_ablation_is_what_it_is_called():
         load_config(f"{path}:haar")
 
 
+def test_table_4_weights_all_groups_alike_at_every_number_of_levels():
+    levels = {"levels_1": 1, "uniform": 2, "levels_3": 3, "levels_4": 4}
+    for name, count in levels.items():
+        knobs = to_dict(load_config(f"dtkd_ablations:{name}"))["recipe"]["dtkd"]
+        assert (knobs["levels"], knobs["weights"]) == (count, [1.0, 1.0, 1.0])
+
+
+def test_framer_d_compares_what_its_variant_compares():
+    """The paper compares hidden maps, the released code predictions; the rest is the same."""
+    paper, released = (to_dict(load_config(f"framer_d_sd35{name}")) for name in ("", ":released"))
+    taps = [config["recipe"]["denoiser"]["dit4sr_transformer"].pop("taps") for config in (paper, released)]
+    assert taps == ["hidden", "prediction"]
+    assert [config["framer"].pop("variant") for config in (paper, released)] == ["paper", "released"]
+    assert paper == released
+    for config in (paper, released):
+        assert (config["training"]["global_batch"], config["training"]["learning_rate"]) == (256, 5e-5)
+
+
 @by_name
 def test_as_it_is(path, tmp_path):
     """The whole configuration gives a recipe that samples and valid settings; its docstring has all parts."""

@@ -16,6 +16,8 @@ GROUND = ("frequency", "diffusion", "degradations")
 FIRST = ("models", "losses", "data", "porting")
 
 LAYERS = {
+    # no JAX
+    "images": (),
     # pure jnp, no flax, no configuration
     "frequency": (),
     "diffusion": (),
@@ -23,32 +25,47 @@ LAYERS = {
     # these do not import each other
     "models": GROUND,
     "losses": GROUND,
-    "data": (*GROUND, "porting.files"),  # files that appear whole or not at all
+    "data": (*GROUND, "images", "porting.files"),  # files that appear whole or not at all
     "porting": GROUND,
     "recipes": (*GROUND, *FIRST),
     "checkpoints": (*GROUND, *FIRST, "recipes"),
     # neither of these imports the other
     "training": ("recipes.base", "recipes.tracing"),  # the types of a recipe, what one reads, and the name of no method
-    "inference": (*GROUND, "data.files", "porting", "recipes", "checkpoints"),
-    "evaluation": (*GROUND, *FIRST, "recipes", "checkpoints", "inference"),
+    "inference": (*GROUND, "images", "data.files", "porting", "recipes", "checkpoints"),
+    "evaluation": (*GROUND, *FIRST, "images", "recipes", "checkpoints", "inference"),
     # configurations are generated from the settings of every layer
     "overrides": (*GROUND, *FIRST, "recipes", "checkpoints"),
-    "config": (*GROUND, *FIRST, "recipes", "checkpoints", "training", "overrides"),
-    "commands": (*GROUND, *FIRST, "recipes", "checkpoints", "training", "inference", "evaluation", "config"),
-    "cli": ("commands",),
-    "api": (*GROUND, *FIRST, "recipes", "checkpoints", "training", "inference", "config", "commands"),
+    "sections": (*GROUND, *FIRST, "recipes", "training"),
+    "config": (*GROUND, *FIRST, "recipes", "checkpoints", "training", "overrides", "sections"),
+    "commands": (
+        *GROUND,
+        *FIRST,
+        "images",
+        "recipes",
+        "checkpoints",
+        "training",
+        "inference",
+        "evaluation",
+        "overrides",
+        "config",
+    ),
+    "cli": ("commands", "console"),
+    "console": (),
+    "api": (*GROUND, *FIRST, "images", "recipes", "checkpoints", "training", "inference", "config", "commands"),
     "__init__": ("api",),
     # files that every layer may import
     "knobs": (),
+    "compile_cache": (),
     "trees": (),
     "version": (),
     "weights": (),
 }
 """Layer → the layers (or single files of one) that it may import, besides itself and `EVERYWHERE`."""
 
-EVERYWHERE = ("knobs", "trees", "version")
+EVERYWHERE = ("compile_cache", "knobs", "trees", "version")
 
 FORBIDDEN = {
+    "images": ("jax", "flax", "optax", "orbax", "grain", "clu", "ml_collections"),
     **dict.fromkeys(GROUND, ("flax", "optax", "orbax", "grain", "clu", "ml_collections")),
     "models": ("optax", "orbax", "grain", "clu", "ml_collections"),
     "losses": ("flax", "optax", "orbax", "grain", "clu", "ml_collections"),

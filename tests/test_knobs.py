@@ -15,14 +15,18 @@ class Settings:
     name: str = knob("a", "A name.", choices=("a", "b"))
     sides: tuple[int, ...] = knob((1, 2), "Sides.")
     free: float = knob(0.0, "Any number.")
+    pair: tuple[float, float] = knob((0.5, 1.0), "Two shares.", at_least=0, at_most=1)
+    words: tuple[str, ...] = knob(("a",), "Words.", choices=("a", "b"), empty=True)
+    path: str = knob("x", "A path.")
+    pattern: str = knob("", "A pattern.", empty=True, regex=True)
 
     def __post_init__(self):
         check_knobs(self)
 
 
 LEGAL = [
-    *({"count": 10**400}, {"share": 1}, {"share": 1.0}, {"rate": None}, {"rate": 0}, {"channels": 1}, {"flag": True}),
-    *({"name": "b"}, {"sides": ()}, {"sides": (3,)}, {"free": -1e9}),
+    *({"count": 2**31 - 1}, {"share": 1}, {"share": 1.0}, {"rate": None}, {"rate": 0}, {"channels": 1}, {"flag": True}),
+    *({"name": "b"}, {"sides": (3,)}, {"words": ()}, {"free": -1e9}, {"share": 1e-30}, {"rate": 1e-300}),
 ]
 
 
@@ -48,7 +52,21 @@ def test_legal_values_are_taken(values):
         ({"channels": 1.0}, "one of 1, 3"),
         ({"flag": 1}, "True or False"),
         ({"name": ["a"]}, "one of a, b"),
-        ({"sides": 3}, "a list of values"),
+        ({"sides": 3}, "a list of whole numbers that is not empty"),
+        ({"sides": ()}, "a list of whole numbers that is not empty"),
+        ({"sides": (1, 2.5)}, "a list of whole numbers"),
+        ({"pair": (0.5,)}, "a list of 2 numbers from 0 to 1"),
+        ({"pair": (0.5, float("nan"))}, "a list of 2 numbers from 0 to 1"),
+        ({"words": ("c",)}, "a list of strings among a, b"),
+        ({"words": "a"}, "a list of strings among a, b"),
+        ({"path": ""}, "a string that is not empty"),
+        ({"path": "a\0b"}, "a string that is not empty without a null character"),
+        ({"pattern": "("}, r"a regular expression \(missing \), unterminated subpattern"),
+        ({"count": 10**400}, "a whole number of at least 1 as an int32"),
+        ({"count": 10**5000}, "a whole number of at least 1 as an int32"),  # Python does not print it
+        ({"share": 1e-50}, "a number above 0 and at most 1 as a float32"),  # it would be 0
+        ({"rate": 1 - 1e-9}, "a number of at least 0 and below 1, or None as a float32"),  # it would be 1
+        ({"free": 1e39}, "a number as a float32"),
         ({"free": float("inf")}, "a number"),
     ],
 )

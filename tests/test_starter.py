@@ -10,11 +10,12 @@ from PIL import Image
 import framer_jax
 from framer_jax.commands.info import describe
 from framer_jax.data.photos import HELD_OUT, photo_path
-from framer_jax.data.sources import folder_source, read_image
+from framer_jax.data.sources import folder_source
 from framer_jax.data.whole_photos import validation_pairs
 from framer_jax.degradations.presets import preset_by_name
 from framer_jax.diffusion.noise import noise_field
 from framer_jax.evaluation.metrics import score
+from framer_jax.images.decode import read_rgb
 from framer_jax.inference.model import STARTER
 from framer_jax.inference.resample import upsample_bicubic
 from framer_jax.trees import flatten_names
@@ -55,7 +56,7 @@ def test_its_card_tells_how_it_was_made(model):
 
 def test_its_one_step_mean_beats_bicubic_on_held_out_photos(model, tmp_path):
     for name in HELD_OUT:  # crops of one size: one program
-        photo = read_image(photo_path(name))
+        photo = read_rgb(photo_path(name))
         height, width, _ = photo.shape
         for place in range(4):
             top, left = height // 2 - CROP * (place // 2), width // 2 - CROP * (place % 2)

@@ -2,9 +2,14 @@
 
     python tools/check_parity.py FIXTURE.npz … [--niqe-model niqe_pris_params.npz]
 
-Prints the largest absolute and relative error and the tolerance of every output. Exit status: 0 if all errors are
-within their tolerances; 1 if one is not, or if a file has no output to compare; 2 if a file's family is not supported
-yet (its name is printed), or if the file cannot be read or lacks an input.
+Every case is built from its own configuration and notes, and what a weight map infers from the tensors must not
+contradict them. Prints the largest absolute and relative error and the tolerance of every output. Exit status, of
+several files the first that applies to one of them:
+
+    1  an error exceeds its tolerance, a weight map contradicts a configuration, or a file has no output to compare
+    2  a file cannot be read, or lacks an input
+    3  the family of a file is not known, or framer_jax has no model of its configuration; one line names the setting
+    0  all errors are within their tolerances
 """
 
 from __future__ import annotations
@@ -17,9 +22,15 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import jax
+from flax.errors import FlaxError
 
-from tools.parity.cases import INNER, Options, compare, load_case
+from tools.parity.cases import INNER, Case, Options, compare, load_case
+from tools.parity.configurations import UnsupportedError
 from tools.parity.families import FAMILIES
+from tools.parity.ported import ContradictionError
+
+PASSED, DIFFERS, UNREADABLE, UNSUPPORTED = range(4)
+"""Exit statuses."""
 
 
 def main(command_line: Sequence[str] | None = None) -> int:
@@ -27,11 +38,9 @@ def main(command_line: Sequence[str] | None = None) -> int:
     parser.add_argument("files", nargs="+", metavar="FILE", help="parity fixtures (.npz)")
     parser.add_argument("--niqe-model", help="published pristine model, for the scores that depend on it")
     arguments = parser.parse_args(command_line)
-    status = 0
     with jax.default_matmul_precision("highest"):  # the tolerances are those of float32 products
-        for file in arguments.files:
-            status = max(status, check_file(file, Options(arguments.niqe_model)))
-    return status
+        statuses = {check_file(file, Options(arguments.niqe_model)) for file in arguments.files}
+    return next((status for status in (DIFFERS, UNREADABLE, UNSUPPORTED) if status in statuses), PASSED)
 
 
 def check_file(path: str, options: Options) -> int:
@@ -39,38 +48,53 @@ def check_file(path: str, options: Options) -> int:
     try:
         case = load_case(path)
     except (FileNotFoundError, ValueError) as error:
-        print(error, file=sys.stderr)
-        return 2
+        return _refuse(" ".join(str(error).split()), UNREADABLE)
     if case.family not in FAMILIES:
         known = ", ".join(sorted(FAMILIES))
-        print(f"{path}: family {case.family!r} is not supported yet (supported: {known})", file=sys.stderr)
-        return 2
-    print(f"{path} ({case.family})")
-    print(f"  {'output':<40} {'absolute':>10} {'relative':>10} {'tolerance':>10}")
+        return _refuse(f"{path}: family {case.family!r} is not supported (supported: {known})", UNSUPPORTED)
+    try:
+        return _compare_outputs(path, case, options)
+    except ContradictionError as error:
+        return _refuse(f"{path}: {error}", DIFFERS)
+    except KeyError as error:
+        return _refuse(f"{path}: the fixture lacks {error}, which its family needs", UNREADABLE)
+    except UnsupportedError as error:
+        return _refuse(f"{path} ({case.family}): {error}", UNSUPPORTED)
+    except (ValueError, TypeError, IndexError, ArithmeticError, FlaxError) as error:
+        reason = (str(error).strip().splitlines() or [""])[0]
+        return _refuse(f"{path} ({case.family}): cannot be compared: {type(error).__name__}: {reason}", UNSUPPORTED)
+
+
+def _compare_outputs(path: str, case: Case, options: Options) -> int:
+    """Print the error of every output; returns `PASSED` or `DIFFERS`."""
     expected = {name for name in case.arrays if name.startswith(("out/", "grad/", *INNER))}
     compared: set[str] = set()
     failed = False
-    try:
-        for name, value in FAMILIES[case.family](case, options):
-            if name not in expected:
-                name = name.replace("hid/", "hidsub/")
-            if name not in expected:
-                continue
-            result = compare(case, name, value)
-            compared.add(name)
-            failed |= not result.passed
-            bound = "equal" if result.tolerance is None else f"{result.tolerance:.1e}"
-            mark = "" if result.passed else "  EXCEEDED"
-            print(f"  {name:<40} {result.absolute:>10.2e} {result.relative:>10.2e} {bound:>10}{mark}")
-    except KeyError as error:
-        print(f"{path}: the fixture lacks {error}, which its family needs", file=sys.stderr)
-        return 2
+    for name, value in FAMILIES[case.family](case, options):
+        if name not in expected:
+            name = name.replace("hid/", "hidsub/")
+        if name not in expected:
+            continue
+        if not compared:
+            print(f"{path} ({case.family})")
+            print(f"  {'output':<40} {'absolute':>10} {'relative':>10} {'tolerance':>10}")
+        result = compare(case, name, value)
+        compared.add(name)
+        failed |= not result.passed
+        bound = "equal" if result.tolerance is None else f"{result.tolerance:.1e}"
+        mark = "" if result.passed else "  EXCEEDED"
+        print(f"  {name:<40} {result.absolute:>10.2e} {result.relative:>10.2e} {bound:>10}{mark}")
     if missing := sorted(expected - compared):
         print(f"  not compared: {', '.join(missing)}")
     if not compared:
-        print(f"{path}: nothing was compared: none of its outputs is known to family {case.family!r}", file=sys.stderr)
-        return 1
-    return 1 if failed else 0
+        text = f"{path}: nothing was compared: none of its outputs is known to family {case.family!r}"
+        return _refuse(text, DIFFERS)
+    return DIFFERS if failed else PASSED
+
+
+def _refuse(line: str, status: int) -> int:
+    print(line, file=sys.stderr)
+    return status
 
 
 if __name__ == "__main__":

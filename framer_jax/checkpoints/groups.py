@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 
 from framer_jax.checkpoints.identity import network_knobs, trained_identity
 from framer_jax.checkpoints.migration import SchemaError, migrate, present_knobs
-from framer_jax.checkpoints.networks import read_network
+from framer_jax.checkpoints.networks import log_notes, read_network
 from framer_jax.knobs import check_same_values
-from framer_jax.models.mmdit import JointTransformer, match_block_layout
+from framer_jax.models.mmdit import JointTransformer, block_structure, match_block_layout
+from framer_jax.porting.stated import Statement
 from framer_jax.porting.table import MAPS
 from framer_jax.porting.weights import is_ours, load_weights
 from framer_jax.recipes.base import Params
@@ -98,7 +99,10 @@ def _published_network(path: str | os.PathLike[str], config: Config, same_proces
             f"{path} is not a file of a framer_jax run, and published weights do not fit recipe.name {method.name!r} "
             f"with recipe.{section}.name {name!r}: use a configuration such as resshift_v1"
         )
-    network = read_network(name, path)
+    configured = {"scale": config.get("scale"), **config[section][name]}
+    network = read_network(name, path, statements=[Statement("the configuration", configured)])
+    if not is_ours(path):
+        log_notes(path, *network.source["notes"])
     description = MAPS[name].describe(network.arguments)
     check_same_values(
         network_knobs(section, name, network.arguments, network.arguments.get("scale", config.get("scale"))),
@@ -117,5 +121,5 @@ def _with_block_layout(params: Params, config: Config) -> Params:
     arguments = config.get(section, {}).get(name, {})
     if "scan" not in arguments:
         return params
-    model = JointTransformer(**{name: arguments[name] for name in ("depth", "dual_blocks", "scan")})
+    model = JointTransformer(**block_structure(arguments), scan=arguments["scan"])
     return {name: match_block_layout(group, model) for name, group in params.items()}

@@ -1,17 +1,23 @@
-"""A training run as one whole network: the trained parameters merged into the base."""
+"""One whole network: a training run merged into its base, and a LoRA's file added to a network."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import jax
+import numpy as np
 
 from framer_jax.checkpoints.groups import present_metadata, read_groups
 from framer_jax.checkpoints.open import READER
 from framer_jax.checkpoints.paths import with_dependencies
+from framer_jax.models.lora import make_lora, merge
 from framer_jax.porting.files import sha256_of
-from framer_jax.porting.lora import LoraLayers
+from framer_jax.porting.lora import LoraLayers, assumption, read_layers
+from framer_jax.porting.lora_files import read_lora
+from framer_jax.porting.table import map_named
 from framer_jax.porting.weights import read_metadata
 from framer_jax.recipes.base import Params
 from framer_jax.recipes.method import KnobPath, Method, TrainedRun, value_at
@@ -73,6 +79,48 @@ def merge_run(path: str | os.PathLike[str], model: str) -> MergedCheckpoint:
     alphas = {module: network.lora_alpha(down.shape[-1]) for module, down in downs.items()}
     lora = LoraLayers(dict(network.lora_factors), alphas) if alphas else None
     return MergedCheckpoint(network.params, network.arguments, lora, sources)
+
+
+def add_lora(
+    model: str, params: Params, path: str | os.PathLike[str], alpha: float | None = None
+) -> tuple[Params, dict[str, Any]]:
+    """Add a LoRA's file or folder to a network.
+
+    Args:
+      model: the weight map of the network.
+      params: its parameters, unstacked.
+      path: the LoRA, in the names of PEFT, diffusers or kohya.
+      alpha: alpha of all its modules; None for what the file states.
+
+    Returns:
+      (the parameters with the LoRA added, float32 NumPy; its origin: 'files' and 'notes' as of
+      framer_jax.porting.table.Ported).
+
+    Raises:
+      ValueError, FileNotFoundError, ImportError: it cannot be read, or is a LoRA of another network.
+    """
+    weights = map_named(model)
+    file = read_lora(path, weights.folder)
+    adapters = read_layers(weights, params, file.tensors, str(path), alpha, file.stated)
+    merged = merge(params, {name: make_lora(*layers) for name, layers in adapters.items()})
+    notes = [*file.notes, assumption(file.tensors, file.stated, alpha)]
+    if len(adapters) > 1:
+        notes.append(f"all {len(adapters)} adapters in it were added: {', '.join(adapters)}")
+    scales = _scales(adapters.values())
+    notes.append(f"added with alpha / rank {scales}")
+    files = [{"file": file_path.name, "sha256": sha256_of(file_path)} for file_path in file.paths]
+    source = {"files": files, "notes": [f"{Path(path).name}: {note}" for note in notes if note]}
+    return jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), merged), source
+
+
+def _scales(adapters: Iterable[LoraLayers]) -> str:
+    """The scales alpha / rank of all modules: 'A', or 'A to B'."""
+    scales = []
+    for layers in adapters:
+        leaves = flatten_names(layers.factors)[0]
+        scales += [alpha / leaves[f"{module}/down"].shape[-1] for module, alpha in layers.alphas.items()]
+    least, most = min(scales), max(scales)
+    return f"{least:g}" if least == most else f"{least:g} to {most:g}"
 
 
 def _method(metadata: Mapping[str, Any], path: str | os.PathLike[str]) -> Method | None:

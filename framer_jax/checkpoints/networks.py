@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,6 +23,7 @@ from framer_jax.models.srvgg import SRVGG
 from framer_jax.models.swinir import SwinIR
 from framer_jax.models.vgg import Lpips
 from framer_jax.models.vq_autoencoder import VQAutoencoder
+from framer_jax.porting.stated import Statement
 from framer_jax.porting.table import Ported, map_named, read_ported, read_torch
 from framer_jax.porting.weights import is_ours
 from framer_jax.recipes.base import Frozen
@@ -29,6 +31,8 @@ from framer_jax.recipes.components.latent_space import AUTOENCODER
 from framer_jax.recipes.components.spaces import AUTOENCODER_MAPS
 from framer_jax.recipes.method import Config, Pretrained
 from framer_jax.trees import check_same_structure
+
+LOGGER = logging.getLogger(__name__)
 
 
 class NetworkKind(NamedTuple):
@@ -50,7 +54,8 @@ def _floats(*shape: int) -> jax.ShapeDtypeStruct:
 def _unet_inputs(module: SwinUNet) -> tuple[Any, ...]:
     side = module.size_multiple
     lr_side = side * module.downsampling
-    return _floats(1, side, side, module.out_channels), _floats(1), {IMAGE: _floats(1, lr_side, lr_side, 3)}
+    image = _floats(1, lr_side, lr_side, module.condition_channels)
+    return _floats(1, side, side, module.out_channels), _floats(1), {IMAGE: image}
 
 
 def _lr_inputs(module: RRDBNet | SRVGG) -> tuple[Any, ...]:
@@ -58,6 +63,8 @@ def _lr_inputs(module: RRDBNet | SRVGG) -> tuple[Any, ...]:
 
 
 def _swinir_inputs(module: SwinIR) -> tuple[Any, ...]:
+    if module.absolute_positions:
+        return (_floats(1, module.image_size, module.image_size, module.image_channels),)
     # Three windows by two: all kinds of windows that a mask distinguishes, whatever the nominal side.
     return (_floats(1, 3 * module.window, 2 * module.window, module.image_channels),)
 
@@ -103,19 +110,34 @@ def network_shapes(name: str, module: nn.Module) -> dict[str, Any]:
     return jax.eval_shape(module.init, jax.random.key(0), *KINDS[name].inputs(module))["params"]
 
 
-def read_network(name: str, *paths: str | os.PathLike[str]) -> Ported:
+def log_notes(path: str | os.PathLike[str], *notes: str) -> None:
+    """Log what was assumed, chosen or left out when weights were read; empty notes are none."""
+    for note in notes:
+        if note:
+            LOGGER.warning("%s: %s", path, note)
+
+
+def read_network(
+    name: str, *paths: str | os.PathLike[str], variant: str = "", statements: Sequence[Statement] = ()
+) -> Ported:
     """Read a published network, from a file that `framer-jax port` wrote or from PyTorch's own, and check it.
 
     Args:
       name: the weight map.
       paths: the file, or several PyTorch files that hold a part each.
+      variant: variant of the weights in a folder of Diffusers, such as 'fp16'; see
+        framer_jax.porting.diffusers_folder.find_model.
+      statements: values of arguments that its tensors do not determine; see framer_jax.porting.stated.
 
     Raises:
       ValueError, FileNotFoundError, ImportError: a file cannot be read, is of another network, or is incomplete.
     """
     name = map_named(name).name
     ours = len(paths) == 1 and is_ours(paths[0])
-    ported = read_ported(name, paths[0]) if ours else read_torch(name, *paths)
+    if ours:
+        ported = read_ported(name, paths[0], statements)
+    else:
+        ported = read_torch(name, *paths, variant=variant, statements=statements)
     source = " and ".join(Path(path).name for path in paths)
     try:
         expected = network_shapes(name, build_network(name, ported.arguments))
@@ -140,7 +162,9 @@ def load_network(name: str, *paths: str | os.PathLike[str], dtype: Dtype = jnp.f
       ValueError, FileNotFoundError, ImportError: as `read_network` and `build_network`; or the file does not meet a
         requirement.
     """
-    ported = read_network(name, *paths)
+    ported = read_network(name, *paths, statements=[Statement("the recipe", demands)])
+    if not is_ours(paths[0]):
+        log_notes(" and ".join(map(str, paths)), *ported.source["notes"])
     arguments = ported.arguments | demands
     module = build_network(name, arguments, dtype)
     if demands:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from framer_jax.porting.diffusers_folder import model_files, model_folder
+from framer_jax.porting.diffusers_folder import find_model, is_one_of_many
 from framer_jax.porting.files import sha256_of
 from framer_jax.porting.weights import read_metadata
 from framer_jax.recipes.method import Config, WeightFile, value_at, with_values
@@ -84,8 +84,8 @@ def digest_of(path: str | os.PathLike[str], part: str = "") -> str:
         published = method.published
         if published and published.files and Path(path).is_dir() and published.in_folder(Path(path)):
             return "+".join(sha256_of(file) for name in published.files if (file := Path(path) / name).is_file())
-    if Path(path).is_dir():
-        return "+".join(sha256_of(file) for file in model_files(model_folder(path, part)))
+    if Path(path).is_dir() or is_one_of_many(path):
+        return "+".join(sha256_of(file) for file in find_model(path, part).paths())
     files = read_metadata(path).get("source", {}).get("files", ())
     if files and all(file.get("sha256") for file in files):
         return "+".join(file["sha256"] for file in files)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,11 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from framer_jax.checkpoints.groups import read_groups
-from framer_jax.checkpoints.networks import load_network, read_network
+from framer_jax.checkpoints.networks import load_network, log_notes, read_network
 from framer_jax.checkpoints.paths import required_path
-from framer_jax.porting.lora import read_layers
+from framer_jax.porting.lora import assumption, read_layers
+from framer_jax.porting.lora_files import read_lora
+from framer_jax.porting.stated import Statement
 from framer_jax.porting.table import Ported, map_named, model_in
-from framer_jax.porting.torch_files import read_state
 from framer_jax.porting.weights import is_ours, read_metadata
 from framer_jax.recipes.base import Params, Recipe, expected_params
 from framer_jax.recipes.components.networks import network_section
@@ -34,11 +35,15 @@ class NetworkReader:
         with _naming(knob_name):
             return load_network(model, path, dtype=dtype or jnp.float32, **demands)
 
-    def transformer(self, knob_name: str, path: str, models: tuple[str, ...], what: str) -> tuple[str, Pretrained]:
+    def transformer(
+        self, knob_name: str, path: str, models: tuple[str, ...], what: str, configured: Mapping[str, Any]
+    ) -> tuple[str, Pretrained]:
         """The published network at `path` and its weight map, the first of `models` that the file is of."""
         path = required_path(path, knob_name, what, models[0], folder=True)
         with _naming(knob_name):
-            model, ported = _read_first(path, models)
+            model, ported = _read_first(path, models, [Statement("the configuration", configured)])
+        if not is_ours(path):
+            log_notes(path, *ported.source["notes"])
         return model, Pretrained(None, ported.params, ported.source, ported.arguments)
 
     def trained(self, knob_name: str, path: str, what: str, config: Config, recipe: Recipe) -> Params:
@@ -54,10 +59,12 @@ class NetworkReader:
         if not Path(path).exists():
             raise FileNotFoundError(f"{knob_name}: there is no file {path!r} (a LoRA): correct the path")
         with _naming(knob_name):
-            state, _ = read_state(path)
+            weights = map_named(model)
+            file = read_lora(path, weights.folder)
             (layers,) = read_layers(
-                map_named(model), params, state, str(path), adapter_name=lambda adapter: ""
+                weights, params, file.tensors, str(path), stated=file.stated, adapter_name=lambda adapter: ""
             ).values()
+        log_notes(path, *file.notes, assumption(file.tensors, file.stated))
         leaves = flatten_names(layers.factors)[0]
         for module, alpha in layers.alphas.items():
             up = leaves[f"{module}/up"]
@@ -65,19 +72,19 @@ class NetworkReader:
         return nest_names(leaves)
 
 
-def _read_first(path: str, models: tuple[str, ...]) -> tuple[str, Ported]:
+def _read_first(path: str, models: tuple[str, ...], statements: Sequence[Statement]) -> tuple[str, Ported]:
     """(weight map, network) of a file: the map that a ported file states, else the first that takes its tensors."""
     if Path(path).is_file() and is_ours(path):
         stated = model_in(read_metadata(path))
         model = stated if stated in models else models[0]
-        return model, read_network(model, path)
+        return model, read_network(model, path, statements=statements)
     for model in models[:-1]:
         try:
-            return model, read_network(model, path)
+            return model, read_network(model, path, statements=statements)
         except ValueError as error:
             if "control" not in str(error):  # a file with control layers is of another map
                 raise
-    return models[-1], read_network(models[-1], path)
+    return models[-1], read_network(models[-1], path, statements=statements)
 
 
 @contextmanager

@@ -4,51 +4,41 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from itertools import groupby
 from pathlib import Path
-from typing import Any, NamedTuple
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw
 from rich.console import Console
 from rich.progress import track
 
-from framer_jax.data.files import image_paths
-from framer_jax.data.sources import Pixels, read_header, read_image
+from framer_jax.commands.degrade_results import (
+    Job,
+    check_results,
+    finished_results,
+    manifest_record,
+    refuse_existing,
+    result_paths,
+)
+from framer_jax.data.files import SUFFIXES, Listing, list_images, summary_of
+from framer_jax.data.sources import Pixels
 from framer_jax.data.whole_photos import canvas_size, degrade_photos, photo_generator
 from framer_jax.degradations.draw import DegradationParameters, draw
-from framer_jax.degradations.manifest import to_json
 from framer_jax.degradations.presets import GEOMETRIES, PRESETS, SCALES, DegradationPreset, preset_by_name
+from framer_jax.images.decode import read_header, read_rgb
 from framer_jax.porting.files import atomic_write
 from framer_jax.training.logging import to_uint8
-from framer_jax.version import __version__
 
 MANIFEST, PREVIEW = "manifest.jsonl", "preview.png"
 
 PREVIEW_SIDE, PREVIEW_PHOTOS = 256, 6
 """Side of the HR center crops in the contact sheet, and the number of photographs in it."""
 
-
-class Job(NamedTuple):
-    """One photograph to be degraded.
-
-    Attributes:
-      source: its file.
-      name: its path within the input.
-      height, width: its size, cropped to multiples of the scale.
-      lr, hr: paths of the results; `hr` is None if only LR images are written.
-      note: how its pixels differ from the file's, such as a dropped alpha channel; '' for no difference.
-    """
-
-    source: Path
-    name: str
-    height: int
-    width: int
-    lr: Path
-    hr: Path | None
-    note: str
+NOTHING_KEPT: Mapping[str, Any] = MappingProxyType({})
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -89,38 +79,70 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.seed < 0:
         raise ValueError(f"--seed must not be negative, got {arguments.seed}")
     output = Path(arguments.output)
-    jobs = plan(Path(arguments.input), output, preset.scale, pairs=arguments.pairs)
-    reports = [MANIFEST, *([PREVIEW] if arguments.preview else [])]
-    results = [*(output / name for name in reports), *(path for job in jobs for path in result_paths(job))]
+    listing = find(Path(arguments.input), output)
+    jobs = plan(listing.paths, Path(arguments.input), output, preset.scale, pairs=arguments.pairs)
+    preview = output / PREVIEW if arguments.preview else None
+    check_results(jobs, {"the manifest": output / MANIFEST, "--preview": preview})
+    kept = {} if arguments.overwrite else finished_results(jobs, preset, arguments.seed, output / MANIFEST)
+    notes = []
+    if preview and preview.exists() and kept:
+        notes.append(f"  note: {preview} is that of the run before: --overwrite replaces it")
+        preview = None
+    reports = [path for path in (None if kept else output / MANIFEST, preview) if path]
+    results = [*reports, *(path for job in jobs if job.name not in kept for path in result_paths(job))]
     refuse_existing(results, arguments.overwrite)
     console = Console(stderr=True)
-    if arguments.preview:
-        write_preview(jobs, preset, arguments.seed, arguments.preview, output / PREVIEW)
-    degrade_files(jobs, preset, arguments.seed, output / MANIFEST, arguments.batch, arguments.workers, console)
-    notes = [f"  note: {job.source}: {job.note}" for job in jobs if job.note]
-    degradation = f"{preset.name} ({preset.geometry} geometry)"
-    print("\n".join([f"{len(jobs)} degraded by {degradation}; parameters in {output / MANIFEST}", *notes]))
-    return 0
+    if preview:
+        write_preview(jobs, preset, arguments.seed, arguments.preview, preview)
+    workers = arguments.workers
+    failed = degrade_files(jobs, preset, arguments.seed, output / MANIFEST, arguments.batch, workers, console, kept)
+    notes += [f"  note: {job.source}: {job.note}" for job in jobs if job.note and job.name not in kept]
+    counts = f"{len(jobs) - len(kept) - len(failed)} degraded by {preset.name} ({preset.geometry} geometry)"
+    counts += f", {len(kept)} were there" if kept else ""
+    counts += f", {len(failed)} failed: repair or remove them and run this again" if failed else ""
+    failures = [f"  failed: {reason}" for reason in failed.values()]
+    failures += [f"  left out: {item}" for item in listing.left_out]
+    print("\n".join([f"{counts}; parameters in {output / MANIFEST}", *notes, *failures]))
+    return int(bool(failed or listing.left_out))
 
 
-def plan(source: Path, output: Path, scale: int, pairs: bool = False) -> list[Job]:
-    """Find the photographs, read their sizes, and name the results.
+def find(source: Path, output: Path) -> Listing:
+    """The photographs of the input, and what is left out.
 
     Raises:
       FileNotFoundError: the input does not exist.
-      ValueError: the input holds no photograph, one that is damaged or smaller than the scale, or two with the same
-        result path; or the output lies inside the input, where the next run would read it as input.
+      ValueError: it holds no photograph; or the output lies inside it, where the next run would read it as input, or
+        has the name of an image.
     """
+    if output.suffix.lower() in SUFFIXES and not output.is_dir():
+        raise ValueError(f"the output {output} has the name of an image, and is a folder: choose another name")
     if source.is_file():
-        paths, root = [source], source.parent
-    elif source.is_dir():
-        paths, root = image_paths(source), source
-        if output.resolve().is_relative_to(source.resolve()):
-            raise ValueError(f"the output {output} lies inside the input {source}: choose a folder outside of it")
-    else:
+        return Listing((source,), ())
+    if not source.is_dir():
         raise FileNotFoundError(f"{source}: no such file or folder")
-    if not paths:
-        raise ValueError(f"the folder {source} holds no image (.png, .jpg, .webp, .tif, …)")
+    if output.resolve().is_relative_to(source.resolve()):
+        raise ValueError(f"the output {output} lies inside the input {source}: choose a folder outside of it")
+    listing = list_images(source)
+    if not listing.paths:
+        more = f"; {summary_of(listing.left_out)}" if listing.left_out else ""
+        raise ValueError(f"the folder {source} holds no image (.png, .jpg, .webp, .tif, …){more}")
+    return listing
+
+
+def plan(paths: Sequence[Path], source: Path, output: Path, scale: int, pairs: bool = False) -> list[Job]:
+    """Read the sizes of the photographs, and name the results.
+
+    Args:
+      paths: the photographs.
+      source: the input, one of them or their folder.
+      output: folder of the results.
+      scale: downsampling factor.
+      pairs: whether HR images are written too.
+
+    Raises:
+      ValueError: a photograph is damaged or smaller than the scale, or two have the same result path.
+    """
+    root = source.parent if source.is_file() else source
     jobs: list[Job] = []
     names: dict[Path, Path] = {}
     for path in paths:
@@ -134,25 +156,8 @@ def plan(source: Path, output: Path, scale: int, pairs: bool = False) -> list[Jo
         if not height or not width:
             raise ValueError(f"{path} has a side smaller than {scale} pixels: remove it")
         lr, hr = (output / "lr" / result, output / "hr" / result) if pairs else (output / result, None)
-        if path.resolve() in {target.resolve() for target in (lr, hr) if target is not None}:
-            raise ValueError(f"{path} would be replaced by its own result: choose another output folder")
         jobs.append(Job(path, name.as_posix(), height, width, lr, hr, header.loss))
     return jobs
-
-
-def result_paths(job: Job) -> list[Path]:
-    """The files that are written for a photograph."""
-    return [path for path in (job.lr, job.hr) if path is not None]
-
-
-def refuse_existing(paths: Sequence[Path], overwrite: bool) -> None:
-    """Raise FileExistsError before anything is computed, if a result would be replaced without --overwrite."""
-    existing = [] if overwrite else [path for path in paths if path.exists()]
-    if existing:
-        raise FileExistsError(
-            f"{existing[0]} exists ({len(existing)} of {len(paths)} results do): "
-            "choose another folder or add --overwrite"
-        )
 
 
 def degrade_files(
@@ -163,8 +168,11 @@ def degrade_files(
     batch: int = 1,
     workers: int = 2,
     console: Console | None = None,
-) -> None:
+    kept: Mapping[str, Any] = NOTHING_KEPT,
+) -> dict[str, str]:
     """Degrade every photograph and write results and manifest; a result depends only on seed, name and pixels.
+
+    A damaged photograph is left out.
 
     Args:
       jobs: from `plan`.
@@ -175,13 +183,18 @@ def degrade_files(
       batch: number of photographs with the same canvas that are computed at a time.
       workers: number of threads that read and write.
       console: console of the progress bar; None for no progress bar.
+      kept: results that exist, from `finished_results`; their lines are written again.
+
+    Returns:
+      Name of each damaged photograph → the reason.
 
     Raises:
-      ValueError: a photograph is damaged.
+      ValueError: every photograph is damaged.
       OSError: a result cannot be written.
     """
-    records: dict[str, dict[str, Any]] = {}
-    groups = list(batches(jobs, preset.scale, batch))
+    records: dict[str, dict[str, Any]] = dict(kept)
+    failed: dict[str, str] = {}
+    groups = list(batches([job for job in jobs if job.name not in kept], preset.scale, batch))
 
     def finish(job: Job, job_parameters: DegradationParameters, hr: np.ndarray, lr: np.ndarray) -> None:
         write(job, hr, lr)
@@ -192,21 +205,36 @@ def degrade_files(
             reading = read_ahead(groups, pool)
             writing: list[Future[None]] = []
             for group in track(groups, "degrading", console=console, disable=console is None):
-                parameters = [draw(photo_generator(seed, job.name), preset) for job in group]
-                photos = [pixels.result() for pixels in next(reading)]
-                pairs = degrade_photos(photos, parameters, preset, batch)
+                photos = dict(_readable(group, next(reading), failed))
+                parameters = [draw(photo_generator(seed, job.name), preset) for job in photos]
+                pairs = degrade_photos(list(photos.values()), parameters, preset, batch) if photos else []
                 for previous in writing:
                     previous.result()
                 writing = [
                     pool.submit(finish, job, job_parameters, *pair)
-                    for job, job_parameters, pair in zip(group, parameters, pairs, strict=True)
+                    for job, job_parameters, pair in zip(photos, parameters, pairs, strict=True)
                 ]
             for previous in writing:
                 previous.result()
     finally:
-        with atomic_write(manifest) as temporary:
-            written = (records[job.name] for job in jobs if job.name in records)
-            temporary.write_text("".join(json.dumps(record) + "\n" for record in written), encoding="utf-8")
+        if records:
+            with atomic_write(manifest) as temporary:
+                written = (records[job.name] for job in jobs if job.name in records)
+                temporary.write_text("".join(json.dumps(record) + "\n" for record in written), encoding="utf-8")
+    if not records:
+        raise ValueError(f"{next(iter(failed.values()))} (no photograph of {len(jobs)} can be read)")
+    return failed
+
+
+def _readable(
+    group: Sequence[Job], reading: Sequence[Future[Pixels]], failed: dict[str, str]
+) -> Iterator[tuple[Job, Pixels]]:
+    """The photographs that can be read; for others, the reason is added to `failed`."""
+    for job, pixels in zip(group, reading, strict=True):
+        try:
+            yield job, pixels.result()
+        except ValueError as error:
+            failed[job.name] = str(error)
 
 
 def batches(jobs: Sequence[Job], scale: int, batch: int) -> Iterator[list[Job]]:
@@ -222,7 +250,7 @@ def batches(jobs: Sequence[Job], scale: int, batch: int) -> Iterator[list[Job]]:
 
 def read_ahead(groups: Sequence[Sequence[Job]], pool: Executor) -> Iterator[list[Future[Pixels]]]:
     """Yield the pixels of each group; the next group is read while the current one is computed."""
-    following = [pool.submit(read, job) for job in groups[0]]
+    following = [pool.submit(read, job) for job in groups[0]] if groups else []
     for index in range(len(groups)):
         current = following
         following = [pool.submit(read, job) for job in groups[index + 1]] if index + 1 < len(groups) else []
@@ -231,7 +259,7 @@ def read_ahead(groups: Sequence[Sequence[Job]], pool: Executor) -> Iterator[list
 
 def read(job: Job) -> Pixels:
     """Read a photograph, cropped to multiples of the scale: uint8 [height, width, 3]."""
-    pixels = read_image(job.source)[: job.height, : job.width]
+    pixels = read_rgb(job.source)[: job.height, : job.width]
     if pixels.shape[:2] != (job.height, job.width):
         raise ValueError(f"{job.source} has orientation data after its pixels: save the photograph upright")
     return pixels
@@ -245,33 +273,20 @@ def write(job: Job, hr: np.ndarray, lr: np.ndarray) -> None:
                 Image.fromarray(to_uint8(pixels)).save(temporary, format="PNG")
 
 
-def manifest_record(
-    job: Job, parameters: DegradationParameters, preset: DegradationPreset, seed: int, folder: Path
-) -> dict[str, Any]:
-    """One line of the manifest; paths of results are relative to its folder."""
-    return {
-        "name": job.name,
-        "lr": job.lr.relative_to(folder).as_posix(),
-        "hr": None if job.hr is None else job.hr.relative_to(folder).as_posix(),
-        "hr_size": [job.height, job.width],
-        "hr_sharpened": preset.sharpen_target,
-        "preset": preset.name,
-        "scale": preset.scale,
-        "geometry": preset.geometry,
-        "seed": seed,
-        "framer_jax": __version__,
-        "parameters": to_json(parameters),
-    }
-
-
 def write_preview(jobs: Sequence[Job], preset: DegradationPreset, seed: int, count: int, path: Path) -> None:
     """Write a contact sheet: center crops of the first photographs, each with `count` possible LR images.
 
     A crop is degraded as a separate photograph, so its noise and JPEG blocks differ from those of the whole photograph.
+    Damaged photographs are left out; if all are damaged, nothing is written.
     """
-    rows = []
-    for job in jobs[:PREVIEW_PHOTOS]:
-        photo = read(job)
+    rows: list[tuple[list[np.ndarray], list[str]]] = []
+    for job in jobs:
+        if len(rows) == PREVIEW_PHOTOS:
+            break
+        try:
+            photo = read(job)
+        except ValueError:
+            continue
         height, width = (min(side, PREVIEW_SIDE - PREVIEW_SIDE % preset.scale) for side in photo.shape[:2])
         top, left = (photo.shape[0] - height) // 2, (photo.shape[1] - width) // 2
         crop = np.ascontiguousarray(photo[top : top + height, left : left + width])
@@ -283,6 +298,8 @@ def write_preview(jobs: Sequence[Job], preset: DegradationPreset, seed: int, cou
             images.append(to_uint8(lr).repeat(preset.scale, axis=0).repeat(preset.scale, axis=1))
             labels.append(summary(parameters, preset))
         rows.append((images, labels))
+    if not rows:
+        return
     sheet = contact_sheet(rows)
     with atomic_write(path) as temporary:
         sheet.save(temporary, format="PNG")

@@ -19,6 +19,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--metrics", default="psnr-y,ssim-y,niqe-framer", help=f"comma-separated: {', '.join(METRICS)}")
     parser.add_argument("--niqe-model", metavar="NPZ", help="pristine-model parameters of niqe and niqe-pyiqa")
     parser.add_argument("--crop-border", type=int, default=0, help="pixels ignored on every side")
+    parser.add_argument(
+        "--mod-crop",
+        type=int,
+        default=1,
+        metavar="N",
+        help="first crop images and references, at the right and the bottom, to multiples of N, such as the scale",
+    )
+    parser.add_argument(
+        "--suffix", default="", help="end of the images' names that the references lack, as of upscale --suffix"
+    )
     parser.add_argument("--allow-unmatched", action="store_true", help="skip images without a partner")
     parser.add_argument("--csv", help="write per-image scores here")
     parser.add_argument("--json", help="write per-image scores, summary and metadata here")
@@ -27,13 +37,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Score the images and print the table."""
-    evaluate(
+    """Score the images and print the table; the exit status is 1 if an image lacks a score or was left out."""
+    evaluation = evaluate(
         arguments.sr,
         arguments.reference,
         [name.strip() for name in arguments.metrics.split(",") if name.strip()],
         niqe_model=arguments.niqe_model,
         crop_border=arguments.crop_border,
+        mod_crop=arguments.mod_crop,
+        suffix=arguments.suffix,
         allow_unmatched=arguments.allow_unmatched,
         csv_path=arguments.csv,
         json_path=arguments.json,
@@ -41,4 +53,4 @@ def run(arguments: argparse.Namespace) -> int:
         seed=arguments.seed,
         console=Console(),
     )
-    return 0
+    return int(bool(evaluation.failures or evaluation.left_out))

@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Fit the model and write it."""
+    """Fit the model and write it; the exit status is 1 if something was left out."""
     metadata = fit_niqe(
         arguments.folder,
         arguments.output,
@@ -30,5 +30,8 @@ def run(arguments: argparse.Namespace) -> int:
         source=arguments.source,
         overwrite=arguments.overwrite,
     )
-    print(f"{arguments.output}: " + ", ".join(f"{key} {value}" for key, value in metadata.items()))
-    return 0
+    left_out = metadata["photos_left_out"]
+    facts = {**metadata, "photos_left_out": len(left_out)}
+    print(f"{arguments.output}: " + ", ".join(f"{key} {value}" for key, value in facts.items()))
+    print("".join(f"  left out: {item}\n" for item in left_out), end="")
+    return int(bool(left_out))

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from framer_jax.commands.provenance import portable
+from framer_jax.data.settings import describe_degradation
 from framer_jax.porting.files import atomic_write
 from framer_jax.recipes.base import Params
 from framer_jax.recipes.components.networks import network_section
@@ -30,7 +31,8 @@ def write_card(workdir: Path, name: str, params: Params, metadata: Mapping[str, 
       metadata: metadata of the weights: 'config', 'step', 'weights', 'init' and, of a text-conditioned recipe, 'text'.
     """
     with atomic_write(workdir / CARD) as temporary:
-        temporary.write_text(card(name, params, metadata), encoding="utf-8")
+        text = card(name, params, metadata)
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")  # names of folders may be no UTF-8
 
 
 def card(name: str, params: Params, metadata: Mapping[str, Any]) -> str:
@@ -47,8 +49,7 @@ def card(name: str, params: Params, metadata: Mapping[str, Any]) -> str:
         "text": metadata.get("text"),
         "needs": "; ".join(_needed(recipe, metadata["weights"])),
         "started from": metadata["init"] and f"the weights with SHA-256 {metadata['init']}",
-        "data": f"{data['train']}, crops of {data['crop']} pixels, degradation `{data['degradation']}` "
-        f"({data['degradation_geometry']} geometry)",
+        "data": f"{data['train']}, crops of {data['crop']} pixels, degradation {describe_degradation(data)}",
         "training": f"{metadata['step']} of {training['steps']} steps, global batch {training['global_batch']}, "
         f"seed {training['seed']}",
         "written by": f"framer_jax {__version__}",

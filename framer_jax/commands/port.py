@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from framer_jax.checkpoints.groups import present_metadata
-from framer_jax.checkpoints.merge import is_mergeable_run, merge_run
+from framer_jax.checkpoints.merge import add_lora, is_mergeable_run, merge_run
 from framer_jax.checkpoints.networks import build_network, network_shapes, read_network
 from framer_jax.commands.port_check import INSTALLED, check
 from framer_jax.commands.port_originals import control_differences
-from framer_jax.porting.diffusers_folder import write_folder
-from framer_jax.porting.files import sha256_of
+from framer_jax.commands.port_values import option_statements, read_values, statement_facts, write_torch
+from framer_jax.porting.files import PathLike, check_output_folder, check_outputs, sha256_of
 from framer_jax.porting.lora import LoraLayers, write_layers
+from framer_jax.porting.lora_files import RANK, is_lora
 from framer_jax.porting.maps import to_torch
+from framer_jax.porting.stated import settle, without_constants
 from framer_jax.porting.table import MAPS, Ported, arguments_in, map_named, model_in
 from framer_jax.porting.torch_files import write_state
 from framer_jax.porting.weights import load_weights, save_weights
@@ -29,6 +33,20 @@ from framer_jax.version import __version__
 FORMS = ("jax", "torch", "diffusers", "lora")
 
 
+class Inputs(NamedTuple):
+    """What is ported.
+
+    Attributes:
+      files: the checkpoint; several files if each holds a part of the model.
+      loras: LoRAs that are added to it.
+      alpha: alpha of all LoRAs; None for what they state.
+    """
+
+    files: list[Path]
+    loras: list[Path]
+    alpha: float | None
+
+
 class Ours(NamedTuple):
     """A model of framer_jax that is ported to PyTorch.
 
@@ -38,6 +56,7 @@ class Ours(NamedTuple):
       files: the files it was read from, 'file' and 'sha256' each.
       metadata: metadata of the file.
       lora: the LoRA that a run trained, None if it trained none.
+      assumed: names of the arguments that were assumed when it was ported from PyTorch.
     """
 
     params: dict[str, Any]
@@ -45,11 +64,18 @@ class Ours(NamedTuple):
     files: list[dict[str, str]]
     metadata: dict[str, Any]
     lora: LoraLayers | None = None
+    assumed: tuple[str, ...] = ()
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    parser.add_argument("inputs", nargs="+", metavar="IN", help="checkpoint; several if each holds a part of the model")
+    parser.add_argument(
+        "inputs",
+        nargs="+",
+        metavar="IN",
+        help="checkpoint: a file, a folder of Diffusers, or one of its shards or their index; several if each holds a "
+        "part of the model; LoRAs (files, or folders of PEFT) behind it are added to it",
+    )
     parser.add_argument(
         "output",
         metavar="OUT",
@@ -69,43 +95,106 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="first compare every layer's output with the original, imported from this clone of its repository; "
         f"'{INSTALLED}': with the installed package (diffusers)",
     )
+    parser.add_argument(
+        "--variant", default="", metavar="NAME", help="variant of the weights in a folder of Diffusers, such as fp16"
+    )
+    parser.add_argument(
+        "--alpha", type=float, metavar="A", help="alpha of the LoRAs; default: what they state, else their rank"
+    )
+    parser.add_argument(
+        "--set",
+        dest="values",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="argument of the network that its tensors do not determine, such as head_width of a transformer without "
+        "query norms, value_range of SwinIR, scaling of an autoencoder; those that nothing states are printed as "
+        "assumed; repeatable",
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace an existing file, or a folder of a model")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Convert the weights, write them and report what was written."""
     output = Path(arguments.output)
+    check_output(arguments.output, arguments.inputs, arguments.to)
     if output.exists() and not arguments.overwrite:
         raise ValueError(f"{output} exists: name another file, or use --overwrite")
-    inputs, model = [Path(path) for path in arguments.inputs], map_named(arguments.model).name
+    model = map_named(arguments.model).name
+    inputs = [Path(path) for path in arguments.inputs]
+    options = {"original": arguments.check, "variant": arguments.variant, "alpha": arguments.alpha}
+    options["values"] = read_values(arguments.values)
     if arguments.to == "jax":
-        facts = port_to_jax(model, inputs, output, arguments.check)
+        facts = port_to_jax(model, inputs, output, **options)
     else:
-        facts = port_to_torch(model, inputs, output, arguments.to, arguments.check)
+        facts = port_to_torch(model, inputs, output, arguments.to, **options)
     for name, value in facts.items():
         print(f"{name:<12} {value}")
     return 0
 
 
-def port_to_jax(model: str, inputs: list[Path], output: Path, original: str | None = None) -> dict[str, Any]:
+def check_output(output: PathLike, inputs: Sequence[PathLike], form: str) -> None:
+    """Refuse an output that would replace an input.
+
+    Raises:
+      ValueError: as of framer_jax.porting.files.check_outputs and check_output_folder.
+    """
+    if form == "diffusers":
+        check_output_folder("the output", output, {"the input": inputs}, replaced=True)
+    else:
+        check_outputs({"the output": output}, {"the input": inputs})
+
+
+def sort_inputs(paths: Sequence[Path], alpha: float | None) -> Inputs:
+    """The paths of the command line: a checkpoint of one or more files, and LoRAs behind it.
+
+    Raises:
+      ValueError: there is nothing but a LoRA, an alpha without a LoRA, or an alpha that is not finite.
+    """
+    files = [path for number, path in enumerate(paths) if not (number and is_lora(path))]
+    loras = [path for path in paths if path not in files]
+    if alpha is not None and not math.isfinite(alpha):
+        raise ValueError(f"--alpha {alpha!r} must be a finite number")
+    if alpha is not None and not loras:
+        raise ValueError("--alpha is of a LoRA, and none of the inputs is one: omit it, or name one behind the model")
+    if len(files) == 1 and is_lora(files[0]):
+        raise ValueError(f"{files[0]}: a LoRA alone: name the model that it is added to before it")
+    return Inputs(files, loras, alpha)
+
+
+def port_to_jax(
+    model: str,
+    paths: Sequence[Path],
+    output: Path,
+    original: str | None = None,
+    variant: str = "",
+    alpha: float | None = None,
+    values: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
     """Write a checkpoint in framer_jax's format; returns the facts to print.
 
     Args:
       model: name of the weight map.
-      inputs: the checkpoint; several files if each holds a part of the model.
+      paths: the checkpoint, several files if each holds a part of the model, and the LoRAs that are added to it.
       output: the file to write.
       original: folder of the original code, with which the network is compared first; None for no comparison.
+      variant: variant of the weights in a folder of Diffusers.
+      alpha: alpha of the LoRAs; None for what they state.
+      values: arguments of the network that its tensors do not determine.
 
     Raises:
-      ValueError, FileNotFoundError, ImportError: as framer_jax.checkpoints.networks.read_network, `read_ours`, `check`
-        and `save_weights`.
+      ValueError, FileNotFoundError, ImportError: as framer_jax.checkpoints.networks.read_network, `read_ours`,
+        framer_jax.checkpoints.merge.add_lora, `check` and `save_weights`.
     """
-    if len(inputs) == 1 and is_mergeable_run(inputs[0]):
-        ours = read_ours(model, inputs[0])
+    inputs = sort_inputs(paths, alpha)
+    if len(inputs.files) == 1 and is_mergeable_run(inputs.files[0]):
+        ours = read_ours(model, inputs.files[0], values)
         ported = Ported(ours.params, ours.arguments, {"files": ours.files})
     else:
-        ported = read_network(model, *inputs)
-    checked = _checked(model, ported.params, ported.arguments, original)
+        ported = read_network(model, *inputs.files, variant=variant, statements=option_statements(values))
+    params, source = _with_loras(model, ported.params, ported.source, inputs)
+    ported = Ported(params, ported.arguments, source)
+    checked = _checked(model, ported.params, ported.arguments, original, ported.source.get("assumed", ()))
     parameters = _count(flatten_names(ported.params)[0])
     metadata = {
         "framer_jax_version": __version__,
@@ -121,46 +210,78 @@ def port_to_jax(model: str, inputs: list[Path], output: Path, original: str | No
     return facts | checked | _described(ported.source)
 
 
+def _with_loras(
+    model: str, params: dict[str, Any], source: dict[str, Any], inputs: Inputs
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The parameters and their origin after all LoRAs were added."""
+    for path in inputs.loras:
+        params, origin = add_lora(model, params, path, inputs.alpha)
+        source = source | {key: [*source.get(key, ()), *values] for key, values in origin.items()}
+    return params, source
+
+
 def port_to_torch(
-    model: str, inputs: list[Path], output: Path, form: str = "torch", original: str | None = None
+    model: str,
+    paths: Sequence[Path],
+    output: Path,
+    form: str = "torch",
+    original: str | None = None,
+    variant: str = "",
+    alpha: float | None = None,
+    values: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Write a file of framer_jax, ported or trained, in PyTorch's names; returns the facts to print.
 
     Args:
       model: name of the weight map.
-      inputs: one file of framer_jax; a run with a frozen base is merged with it.
+      paths: one file of framer_jax, and LoRAs that are added to it; a run with a frozen base is merged with it.
       output: the file or folder to write.
       form: 'torch', 'diffusers' or 'lora'.
       original: as for `port_to_jax`.
+      variant: must be '', as there is no folder to read.
+      alpha: alpha of the LoRAs; None for what they state.
+      values: as for `port_to_jax`; the file states all such arguments, in its header, in config.json, or next to a
+        pickle.
 
     Raises:
       ValueError, FileNotFoundError, ImportError: the input is not of this model, or has no such form, or as `check`,
         `write_state` and `write_folder`.
     """
-    if len(inputs) != 1:
+    inputs = sort_inputs(paths, alpha)
+    if len(inputs.files) != 1:
         raise ValueError(f"--to {form} takes one file of framer_jax")
+    if variant:
+        raise ValueError(f"--variant is of a folder of Diffusers, and --to {form} takes a file of framer_jax: omit it")
     weights = map_named(model)
     if form == "diffusers" and weights.make_config is None:
         known = ", ".join(name for name, other in MAPS.items() if other.make_config)
         raise ValueError(f"--to diffusers: there are no folders of {model}, only of {known}: use --to torch")
     if form == "lora" and original is not None:
         raise ValueError("--check compares whole models: use it with --to diffusers, which has the LoRA within")
-    ours = read_ours(model, inputs[0])
+    path = inputs.files[0]
+    ours = read_ours(model, path, values)
     if form == "lora":
-        return _port_lora(model, ours, inputs[0], output)
-    state = to_torch(weights, ours.params, str(inputs[0]), ours.arguments)
-    checked = _checked(model, ours.params, ours.arguments, original)
-    if form == "diffusers" and weights.make_config:
-        write_folder(output, weights.make_config(ours.arguments), state, overwrite=True)
-    else:
-        write_state(output, state)
+        if inputs.loras:
+            raise ValueError(f"--to lora writes the LoRA of a run alone: omit {inputs.loras[0]}")
+        return _port_lora(model, ours, path, output)
+    params, source = _with_loras(model, ours.params, {"files": ours.files}, inputs)
+    ours = ours._replace(params=params)
+    state = to_torch(weights, ours.params, str(path), ours.arguments)
+    checked = _checked(model, ours.params, ours.arguments, original, ours.assumed)
+    statement = write_torch(weights, ours.arguments, state, output, form)
     facts = _facts(output, model, _count(flatten_names(ours.params)[0]))
+    facts |= statement_facts(output, statement, ours.assumed)
     notes = _pipeline_notes(ours.metadata) if model == "resshift_unet" else _network_notes(model, ours.arguments)
-    return facts | {"tensors": len(state)} | checked | _described({"files": ours.files}) | notes
+    return facts | {"tensors": len(state)} | checked | _described(source) | notes
 
 
-def read_ours(model: str, path: Path) -> Ours:
+def read_ours(model: str, path: Path, values: Mapping[str, Any] | None = None) -> Ours:
     """A file of framer_jax, ported or trained, as one whole model.
+
+    Args:
+      model: name of the weight map.
+      path: the file.
+      values: arguments that tensors do not determine, instead of the file's.
 
     Raises:
       ValueError, FileNotFoundError, ImportError: it is not of this model, is not whole, or as
@@ -180,9 +301,15 @@ def read_ours(model: str, path: Path) -> Ours:
             params = params[weights.group]
         files = [{"file": path.name, "sha256": sha256_of(path)}]
         ours = Ours(params, _known_arguments(model, metadata), files, metadata)
-    arguments = weights.arguments(to_torch(weights, ours.params, str(path))) | ours.arguments
+    state = to_torch(weights, ours.params, str(path))
+    arguments = weights.arguments(state) | ours.arguments
+    settled = settle(
+        weights, without_constants(weights, state, arguments), arguments, option_statements(values), str(path)
+    )
+    assumed = ours.metadata.get("source", {}).get("assumed", ())
+    arguments = settled.arguments
     check_same_structure(ours.params, network_shapes(model, build_network(model, arguments)), path.name)
-    return ours._replace(arguments=arguments)
+    return ours._replace(arguments=arguments, assumed=tuple(name for name in assumed if name in settled.assumed))
 
 
 def _port_lora(model: str, ours: Ours, path: Path, output: Path) -> dict[str, Any]:
@@ -193,7 +320,7 @@ def _port_lora(model: str, ours: Ours, path: Path, output: Path) -> dict[str, An
         )
     weights = map_named(model)
     state = write_layers(weights, ours.params, {"": ours.lora}, prefix=weights.folder, alphas=False)
-    write_state(output, state)
+    write_state(output, state, {"lora_alpha": RANK})
     facts = _facts(output, f"LoRA of {model}", _count(state)) | {"tensors": len(state)}
     note = "the LoRA alone, of alpha = rank: parameters that were trained with it are not in it"
     return facts | _described({"files": ours.files}) | {"note": note}
@@ -239,10 +366,12 @@ def _pipeline_notes(metadata: dict[str, Any]) -> dict[str, str]:
     return {"note": f"{', '.join(differences)}: the released samplers do not run such a model, only its network"}
 
 
-def _checked(model: str, params: dict[str, Any], arguments: dict[str, Any], original: str | None) -> dict[str, Any]:
+def _checked(
+    model: str, params: dict[str, Any], arguments: dict[str, Any], original: str | None, assumed: Sequence[str]
+) -> dict[str, Any]:
     if original is None:
         return {}
-    *layers, output = check(model, params, arguments, original)
+    *layers, output = check(model, params, arguments, original, assumed)
     worst = max(layers, key=lambda difference: difference.relative)
     return {
         "checked": f"{len(layers)} layers, relative differences up to {worst.relative:.1e} ({worst.layer}); "
@@ -255,12 +384,14 @@ def _facts(output: Path, model: str, parameters: int) -> dict[str, Any]:
 
 
 def _described(source: dict[str, Any]) -> dict[str, Any]:
-    """Source files with their checksums, and the parts of them that were left out."""
+    """Source files with their checksums, what was chosen and assumed, and the parts that were left out."""
     lines = {f"source {number}": f"{file['file']}  {file['sha256']}" for number, file in enumerate(source["files"], 1)}
     if source.get("taken_off"):
         lines["taken off"] = ", ".join(source["taken_off"])
     if source.get("dropped"):
         lines["dropped"] = f"{source['dropped']} constants that the model computes itself"
+    # Other notes have the key 'note'; keys must differ, and those of files are numbered too.
+    lines |= {f"note {number}": note for number, note in enumerate(source.get("notes", ()), 1)}
     return lines
 
 

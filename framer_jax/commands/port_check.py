@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -37,7 +37,13 @@ class Difference(NamedTuple):
     relative: float
 
 
-def check(name: str, params: Mapping[str, Any], arguments: Mapping[str, Any], folder: str) -> list[Difference]:
+def check(
+    name: str,
+    params: Mapping[str, Any],
+    arguments: Mapping[str, Any],
+    folder: str,
+    assumed: Collection[str] = (),
+) -> list[Difference]:
     """Run the original and ours with the same weights on the same random input.
 
     Args:
@@ -45,16 +51,24 @@ def check(name: str, params: Mapping[str, Any], arguments: Mapping[str, Any], fo
       params: our parameters, without an enclosing group.
       arguments: constructor arguments of our module.
       folder: folder from which the original is imported, a clone of its repository; or `INSTALLED`.
+      assumed: names of arguments that nothing states; the original must not be built from the same assumption.
 
     Returns:
       the differences of every layer with parameters, from the input on; the last one is the output's ('output').
 
     Raises:
-      ValueError: there is no original to compare with, a layer of it was not run, or a difference is large.
+      ValueError: there is no original to compare with, an argument that it is built from is assumed, a layer of it was
+        not run, or a difference is large.
       ImportError: PyTorch or the original cannot be imported.
     """
     if name not in ORIGINALS:
         raise ValueError(f"--check knows no original of {name}; it knows those of {', '.join(ORIGINALS)}")
+    if guessed := [argument for argument in ORIGINALS[name].built_from if argument in assumed]:
+        listed = ", ".join(f"{argument} {arguments[argument]!r}" for argument in guessed)
+        raise ValueError(
+            f"--check: {listed} is assumed, and the original would be built from the same assumption: state it with "
+            f"--set {guessed[0]}=VALUE, or in config.json"
+        )
     state = to_torch(map_named(name), params, name, arguments)
     module = build_network(name, arguments)
     rng = np.random.default_rng(0)
@@ -102,7 +116,8 @@ def _run_original(
         with _importing_from(folder):
             module = ORIGINALS[name].make(arguments, state)
     except ImportError as error:
-        raise ImportError(f"--check {folder}: the original cannot be imported ({error})") from error
+        remedy = ": pip install 'framer_jax[diffusers]'" if folder == INSTALLED else ""
+        raise ImportError(f"--check {folder}: the original cannot be imported ({error}){remedy}") from error
     except TypeError as error:
         raise ValueError(f"--check {folder}: the original there is not the one of {name} ({error})") from error
     except RuntimeError as error:

@@ -42,6 +42,7 @@ class Original(NamedTuple):
       ours: (our module, inputs) → the same output of ours.
       match: (the original's layer, our output, its output) → both with their numbers in one order.
       unused: regex of layers that the original holds and never runs.
+      built_from: arguments that tensors may leave open and that `make` passes on to the original.
     """
 
     make: Callable[[Arguments, StateDict], Any]
@@ -49,6 +50,7 @@ class Original(NamedTuple):
     ours: Callable[..., jax.Array]
     match: Callable[[str, np.ndarray, np.ndarray], Pair] = same_layout
     unused: str = "$^"
+    built_from: tuple[str, ...] = ()
 
 
 def _filled(make: Callable[[Arguments], Any]) -> Callable[[Arguments, StateDict], Any]:
@@ -65,40 +67,44 @@ def _filled(make: Callable[[Arguments], Any]) -> Callable[[Arguments, StateDict]
 
 
 def _make_unet(arguments: Arguments) -> Any:
-    size, levels = arguments["image_size"], len(arguments["multipliers"])
+    size, levels = arguments["image_size"], arguments.get("swin_levels")
+    levels = range(len(arguments["multipliers"])) if levels is None else levels
     network = importlib.import_module("models.unet").UNetModelSwin
     # ResShift's network adds the channels of the LR image itself and takes its side; SinSR's takes the sum.
     adds_lq = "lq_size" in inspect.signature(network).parameters
+    masked = arguments.get("condition_channels") == 4
     return network(
         image_size=size,
-        in_channels=arguments["out_channels"] + (0 if adds_lq else 3),
+        in_channels=arguments["out_channels"] + (0 if adds_lq else arguments.get("condition_channels", 3)),
         model_channels=arguments["channels"],
         out_channels=arguments["out_channels"],
         num_res_blocks=list(arguments["blocks"]),
-        attention_resolutions=[size >> level for level in range(levels)],
+        attention_resolutions=[size >> level for level in levels],
         channel_mult=list(arguments["multipliers"]),
         num_head_channels=arguments["head_channels"],
-        use_scale_shift_norm=True,
+        conv_resample=arguments.get("resampling", "conv") != "plain",
+        use_scale_shift_norm=arguments.get("time", "scale_shift") == "scale_shift",
+        resblock_updown=arguments.get("resampling") == "block",
         swin_depth=arguments["swin_blocks"],
         swin_embed_dim=arguments["swin_channels"],
         window_size=arguments["window"],
         mlp_ratio=arguments["mlp_ratio"],
         cond_lq=True,
-        **({"lq_size": arguments["condition_size"]} if adds_lq else {}),
+        **({"lq_size": arguments["condition_size"], "cond_mask": masked} if adds_lq else {}),
     )
 
 
 def _make_autoencoder(arguments: Arguments) -> Any:
-    resolution = 256
+    resolution, blocks = 256, arguments["blocks"]
     details = {
         "double_z": False,
-        "z_channels": arguments["latent_channels"],
+        "z_channels": arguments.get("inner_channels") or arguments["latent_channels"],
         "resolution": resolution,
         "in_channels": 3,
         "out_ch": 3,
         "ch": arguments["channels"],
         "ch_mult": list(arguments["multipliers"]),
-        "num_res_blocks": arguments["blocks"],
+        "num_res_blocks": blocks if isinstance(blocks, int) else list(blocks),
         "attn_resolutions": [resolution >> level for level in arguments["attention_levels"]],
         "dropout": 0.0,
         "padding_mode": "zeros",
@@ -115,9 +121,12 @@ def _make_swinir(arguments: Arguments) -> Any:
         in_chans=arguments["image_channels"],
         embed_dim=arguments["channels"],
         depths=list(arguments["depths"]),
-        num_heads=[arguments["heads"]] * groups,
+        num_heads=list(arguments.get("group_heads") or [arguments["heads"]] * groups),
         window_size=arguments["window"],
         mlp_ratio=arguments["mlp_ratio"],
+        qkv_bias=arguments.get("qkv_bias", True),
+        ape=arguments.get("absolute_positions", False),
+        patch_norm=arguments.get("input_norm", True),
         upscale=arguments["scale"],
         img_range=arguments["value_range"],
         upsampler="" if head == "none" else head,
@@ -192,11 +201,14 @@ def _call_transformer(module: Any, latent: Any, timestep: Any, context: Any, poo
     return module(latent, *lr, **named, return_dict=False)[0]
 
 
+TRANSFORMER_ARGUMENTS = ("heads", "head_width", "position_grid", "position_base")
+
 ORIGINALS: Mapping[str, Original] = {
     "resshift_unet": Original(
         _filled(_make_unet),
         lambda module, x, t, lq: module(x, t, lq=lq),
         lambda module, x, t, condition: module(x, t, condition)[0],
+        built_from=("image_size",),
     ),
     # Without codes: a latent near a tie may rightly fall on either side.
     "vq_f4": Original(
@@ -208,18 +220,21 @@ ORIGINALS: Mapping[str, Original] = {
         _filled(_make_swinir),
         lambda module, image: module(image),
         lambda module, image: module(image)[0],
+        built_from=("value_range", "image_size"),
     ),
     "kl_autoencoder": Original(
         _opened("kl_autoencoder", "diffusers", "AutoencoderKL"),
         lambda module, image: module.decode(module.encode(image).latent_dist.mean).sample,
         lambda module, image: module(image),
         _channels_before_tokens,
+        built_from=("groups",),
     ),
     "mmdit": Original(
         _opened("mmdit", "diffusers", "SD3Transformer2DModel"),
         _call_transformer,
         lambda module, *inputs: module(*inputs)[0],
         _heads_second,
+        built_from=TRANSFORMER_ARGUMENTS,
     ),
     "dit4sr_transformer": Original(
         _released_control_transformer,
@@ -227,6 +242,7 @@ ORIGINALS: Mapping[str, Original] = {
         lambda module, *inputs: module(*inputs)[0],
         _noise_alone,
         unused=r"\.attn2\.(add_[qkv]_proj|to_add_out|norm_added_[qk])$",
+        built_from=TRANSFORMER_ARGUMENTS,
     ),
 }
 """Name of a weight map → its original, of the repositories of ResShift, SinSR, SwinIR and DiT4SR, and of diffusers."""

@@ -13,7 +13,7 @@ from framer_jax.checkpoints.migration import present_knobs
 from framer_jax.checkpoints.paths import digests, is_trained, weight_path
 from framer_jax.config import ConfigError
 from framer_jax.data.records import MANIFEST
-from framer_jax.data.settings import DataSettings
+from framer_jax.data.settings import DEGRADATION_OPTIONS
 from framer_jax.recipes.method import value_at, with_values
 from framer_jax.recipes.table import method_of
 from framer_jax.version import __version__
@@ -24,11 +24,13 @@ DATA = {
     "turns": "flip_and_rotate",
     "degradation": "degradation",
     "geometry": "degradation_geometry",
+    "sharpen_target": "sharpen_target",
+    "second_kernel_sizes": "second_kernel_sizes",
 }
 """The data's knobs that decide records, besides the photographs: name in a manifest → knob."""
 
-ADDED = {"geometry": DataSettings.degradation_geometry}
-"""Of these, the ones that manifests of earlier versions lack: name in a manifest → what they were made with."""
+ADDED = {name: DEGRADATION_OPTIONS[knob] for name, knob in DATA.items() if knob in DEGRADATION_OPTIONS}
+"""Of these, the ones that a manifest lacks where they have their defaults, as in earlier versions → the default."""
 
 
 def portable(config: dict[str, Any]) -> dict[str, Any]:
@@ -81,6 +83,16 @@ def latents_manifest(
     }
 
 
+def config_of_latents(manifest: Mapping[str, Any], photos: str) -> dict[str, Any]:
+    """What decides the crops of latents, as the sections of a configuration; `photos` is their folder."""
+    stored = {knob: manifest["data"].get(name, ADDED.get(name)) for name, knob in DATA.items()}
+    return {
+        "data": {"train": photos, **stored},
+        "recipe": {"scale": manifest["scale"]},
+        "training": {"seed": manifest["seed"]},
+    }
+
+
 def check_latents(manifest: Mapping[str, Any], config: dict[str, Any], vae: str, folder: str) -> None:
     """Refuse latents that do not belong to a training run.
 
@@ -127,7 +139,9 @@ def check_records(manifest: Mapping[str, Any], config: dict[str, Any], folder: s
 
 
 def _data_of(config: Mapping[str, Any]) -> dict[str, Any]:
-    return {"train": config["data"]["train"], **{name: config["data"][knob] for name, knob in DATA.items()}}
+    values = {name: config["data"].get(knob, ADDED.get(name)) for name, knob in DATA.items()}
+    present = {name: value for name, value in values.items() if name not in ADDED or value != ADDED[name]}
+    return {"train": config["data"]["train"], **present}
 
 
 def _data_knobs(data: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,26 +15,42 @@ from framer_jax.checkpoints.groups import read_groups
 from framer_jax.checkpoints.migration import migrate
 from framer_jax.checkpoints.open import READER, build_recipe
 from framer_jax.checkpoints.paths import digest_of, digests
-from framer_jax.commands.model_card import write_card
+from framer_jax.commands.exports import WeightFiles
 from framer_jax.commands.provenance import portable
 from framer_jax.commands.training_data import open_source, open_training, text_condition, training_kind
-from framer_jax.config import ConfigError, knob_table, load_config, to_dict, with_later_knobs
+from framer_jax.config import (
+    ConfigError,
+    check_config,
+    knob_table,
+    load_config,
+    to_dict,
+    unusual_settings,
+    with_later_knobs,
+)
+from framer_jax.data.contents import file_digests
 from framer_jax.data.photos import HELD_OUT
 from framer_jax.data.pipeline import make_batches, prepare_for
 from framer_jax.data.settings import degradation_preset
 from framer_jax.data.whole_photos import validation_pairs
+from framer_jax.data.workers import check_main_module
 from framer_jax.degradations.presets import DegradationPreset
 from framer_jax.evaluation.validation import make_validation
-from framer_jax.inference.model import BEST, LAST, save_model, weights_file
+from framer_jax.inference.model import BEST, LAST, weights_file
 from framer_jax.knobs import settings_from
-from framer_jax.porting.files import sha256_of
+from framer_jax.porting.files import check_outputs, sha256_of
 from framer_jax.recipes.base import Params, Recipe, expected_params
 from framer_jax.recipes.framer import add_framer
 from framer_jax.recipes.table import method_of
+from framer_jax.training.checkpoint import saved_steps
 from framer_jax.training.logging import LoggingSettings, default_writer
-from framer_jax.training.loop import TrainResult, train
+from framer_jax.training.loop import CHECKPOINTS, train
+from framer_jax.training.run import TrainResult
 from framer_jax.training.settings import TrainingSettings
+from framer_jax.training.workdir import check_name, check_unlocked
 from framer_jax.trees import check_same_structure
+
+INTERRUPTED = 130
+"""Exit status after Ctrl-C, as shells use it."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -61,11 +78,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Train and report."""
     config = to_dict(load_config(arguments.config, arguments.overrides))
+    if not arguments.workdir:
+        raise ConfigError("--workdir is empty: name a folder")
     initialize_distributed(arguments.distributed, arguments.coordinator, arguments.processes, arguments.process)
-    result = train_from_config(config, arguments.workdir, init=arguments.init)
+    try:
+        result = train_from_config(config, arguments.workdir, init=arguments.init)
+    except KeyboardInterrupt:
+        print(f"framer-jax train: interrupted; {_resumable(Path(arguments.workdir))}", file=sys.stderr)
+        return INTERRUPTED
     if jax.process_index() == 0:
         print(result.message)
     return 0
+
+
+def _resumable(workdir: Path) -> str:
+    """What the same command would do after an interruption."""
+    steps = saved_steps(workdir / CHECKPOINTS)
+    if not steps:
+        return "no step is saved: the same command begins anew"
+    return f"step {steps[-1]} is saved in {workdir / CHECKPOINTS / str(steps[-1])}: run the same command to resume"
 
 
 def initialize_distributed(
@@ -114,6 +145,10 @@ def train_from_config(config: dict[str, Any], workdir: str | Path, init: str | N
       ConfigError, ValueError, FileNotFoundError: an input that cannot be used, in one line.
     """
     workdir, data = Path(workdir), config["data"]
+    check_config(config)
+    check_name(workdir)
+    check_unlocked(workdir)
+    check_main_module(data["workers"])
     base = build_recipe(config["recipe"], data=training_kind(config))
     recipe = add_framer(base, config["framer"])
     multiple = base.scale * base.lr_multiple
@@ -121,19 +156,13 @@ def train_from_config(config: dict[str, Any], workdir: str | Path, init: str | N
         raise ConfigError(f"data.crop {data['crop']} must be a multiple of {multiple} for this recipe")
     settings: TrainingSettings = settings_from(TrainingSettings, config["training"], "training")
     preset = degradation_preset(data, base.scale)
+    check_initial_file(workdir, init)
     source, text = open_training(config), text_info(config)
     initial, digest = initial_weights(base, config["recipe"], init) if init else (base.initial_params, None)
     # The weights that a run started from and its frozen weights are part of its identity.
     identity = {"init": digest, "weights": digests(config["recipe"])}
     held_out = open_source(data["validation"], HELD_OUT, 1)
     pairs = validation_pairs(held_out, preset, multiple=multiple, limit=data["validation_count"])
-
-    def export(params: Params, step: int, best: bool) -> None:
-        if jax.process_index() == 0:
-            metadata = {"config": portable(config), "step": step, **identity, **text}
-            for name in (LAST, BEST) if best else (LAST,):
-                save_model(workdir / name, base, params, metadata)
-            write_card(workdir, recipe.name, {group: params[group] for group in base.exported}, metadata)
 
     batches = _batches(source, data, preset, settings)
     try:
@@ -148,8 +177,10 @@ def train_from_config(config: dict[str, Any], workdir: str | Path, init: str | N
             migrate=lambda saved: with_later_knobs(migrate(saved)),
             run_info=text,
             record_names=source.names,
+            file_digests=file_digests(source.files()),
+            unusual_settings=unusual_settings(config),
             validate=make_validation(base, pairs) if pairs else None,
-            export=export,
+            export=WeightFiles(workdir, recipe.name, base, {"config": portable(config), **identity, **text}),
             writer=default_writer(workdir, LoggingSettings(**config["logging"])),
             initial_params=initial or None,
         )
@@ -157,6 +188,17 @@ def train_from_config(config: dict[str, Any], workdir: str | Path, init: str | N
         batches.close()  # ends the worker processes
     parts = (result.message, source.damage(), held_out.damage())
     return replace(result, message="; ".join(dict.fromkeys(part for part in parts if part)))
+
+
+def check_initial_file(workdir: Path, init: str | None) -> None:
+    """Refuse to start from a file that the run would replace with its own weights.
+
+    Raises:
+      ValueError: as of framer_jax.porting.files.check_outputs.
+    """
+    if init and init != "starter" and (path := weights_file(init, folders=True)).is_file():
+        outputs = {f"the weights of {workdir}": workdir / LAST, f"the best weights of {workdir}": workdir / BEST}
+        check_outputs(outputs, {"--init": [path]}, "copy the file to another folder")
 
 
 def text_info(config: dict[str, Any]) -> dict[str, str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from pathlib import Path
 from typing import Any
 
 from framer_jax.checkpoints.autoencoder import read_kl_autoencoder
@@ -9,10 +11,11 @@ from framer_jax.checkpoints.paths import required_path
 from framer_jax.commands.provenance import check_records
 from framer_jax.commands.text_condition import TextCondition, captioned, open_latents
 from framer_jax.config import ConfigError
-from framer_jax.data.embeddings import CaptionedPhotos
+from framer_jax.data.embeddings import STORED_EMBEDDINGS, CaptionedPhotos
 from framer_jax.data.latents import LatentFiles
 from framer_jax.data.photos import TRAINING, photo_source
 from framer_jax.data.records import RecordFiles, is_records
+from framer_jax.data.settings import DataSettings
 from framer_jax.data.sources import ImageFiles, folder_source
 from framer_jax.porting.kl_autoencoder import KL_AUTOENCODER
 from framer_jax.recipes.components.spaces import WEIGHT_FILE as AUTOENCODER_FILE
@@ -20,13 +23,30 @@ from framer_jax.recipes.components.text import text_sizes
 from framer_jax.recipes.method import CAPTIONED_PHOTOS, LATENTS, PHOTOS, TEACHER_OUTPUTS, value_at
 from framer_jax.recipes.table import method_of
 
+LOGGER = logging.getLogger(__name__)
+
 BUILTIN = "builtin"
 """The name of the built-in photographs in a data entry; a folder of this name is written ./builtin."""
 
 
-def open_source(name: str, split: tuple[str, ...], crop: int) -> ImageFiles:
-    """The images that a data entry names: 'builtin' for the built-in ones, else a folder."""
-    return photo_source(split, crop=crop) if name == BUILTIN else folder_source(name, crop=crop)
+def open_source(name: str, split: tuple[str, ...], crop: int, small_share: float = 0.0) -> ImageFiles:
+    """The images that a data entry names: 'builtin' for the built-in ones, else a folder.
+
+    Args, Raises: as of framer_jax.data.sources.folder_source.
+    """
+    if name == BUILTIN:
+        return photo_source(split, crop=crop)
+    return folder_source(name, crop=crop, small_share=small_share)
+
+
+def open_photos(data: dict[str, Any]) -> ImageFiles:
+    """The training photographs of a configuration's `data` section, without those that are smaller than its crops.
+
+    Raises:
+      ValueError, FileNotFoundError: as of framer_jax.data.sources.folder_source.
+    """
+    small_share = data.get("small_share", DataSettings.small_share)
+    return open_source(data["train"], TRAINING, least_side(data), small_share)
 
 
 def least_side(data: dict[str, Any]) -> int:
@@ -60,7 +80,7 @@ def open_training(config: dict[str, Any]) -> ImageFiles | CaptionedPhotos | Reco
     folder, recipe = config["data"]["train"], config["recipe"]
     kind, text = training_kind(config), text_condition(config)
     if kind in (PHOTOS, CAPTIONED_PHOTOS):
-        photos = open_source(folder, TRAINING, least_side(config["data"]))
+        photos = open_photos(config["data"])
         return captioned(photos, text) if text and kind == CAPTIONED_PHOTOS else photos
     if not text:
         records = RecordFiles(folder)
@@ -71,6 +91,8 @@ def open_training(config: dict[str, Any]) -> ImageFiles | CaptionedPhotos | Reco
             "recipe.space.shift is for latents that are encoded during training; precomputed ones have the "
             "autoencoder's own shift: leave it at None"
         )
+    if text.embeddings and not config["data"]["embeddings"]:
+        LOGGER.warning("data.embeddings is empty: captions are read from %s, next to the latents", text.embeddings)
     return open_latents_of(config, text)
 
 
@@ -95,6 +117,13 @@ def text_condition(config: dict[str, Any]) -> TextCondition | None:
     if method_of(recipe).conditioning != "text":
         return None
     text = recipe["text"]
+    embeddings = data["embeddings"] or (stored_embeddings(data["train"]) if text["condition"] == "captions" else "")
     return TextCondition(
-        text["condition"], data["embeddings"], text["null_embedding"], data["caption_dropout"], text_sizes(recipe)
+        text["condition"], embeddings, text["null_embedding"], data["caption_dropout"], text_sizes(recipe)
     )
+
+
+def stored_embeddings(train: str) -> str:
+    """The folder of embeddings that is stored with latents; '' if there is none."""
+    folder = Path(train) / STORED_EMBEDDINGS
+    return str(folder) if is_records(train) and is_records(folder) else ""

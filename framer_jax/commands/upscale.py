@@ -7,6 +7,7 @@ import argparse
 from rich.console import Console
 
 from framer_jax.checkpoints.sampling import Sampling
+from framer_jax.commands.published import config_of_weights
 from framer_jax.config import ConfigError, load_config, to_dict
 from framer_jax.inference.folder import Origin, upscale_files
 from framer_jax.inference.model import load_model, settings_for
@@ -20,7 +21,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("output", help="file name (if the input is a file) or folder")
     parser.add_argument(
         "--weights",
-        help="weights file or training directory, or published weights with --recipe; default: the starter model",
+        help="weights file or training directory, or published weights: of SwinIR (*.pth, any variant) by themselves, "
+        "others with --recipe; default: the starter model",
     )
     parser.add_argument(
         "--recipe",
@@ -55,7 +57,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         help="LR pixels that neighboring tiles share; default: the protocol's",
     )
-    parser.add_argument("--tile-batch", type=int, default=4, help="number of tiles computed at a time (4)")
+    parser.add_argument(
+        "--tile-batch",
+        type=int,
+        default=4,
+        help="number of tiles computed at a time (4); "
+        "with another number, compilers may round otherwise: 1/255 in a few values of a million",
+    )
     parser.add_argument(
         "--color-fix",
         choices=("none", "adain", "wavelet"),
@@ -63,6 +71,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         + "; ".join(f"{name}: {', '.join(protocol.color_fixes)}" for name, protocol in PROTOCOLS.items()),
     )
     parser.add_argument("--color-strength", type=float, default=1.0, help="strength of the color fix, 0 to 1 (1)")
+    parser.add_argument(
+        "--flatten", metavar="COLOR", help="put transparent images on a ground of this color, such as white or #ffeedd"
+    )
     parser.add_argument("--recursive", action="store_true", help="search subfolders of the input")
     parser.add_argument("--suffix", default="", help="text appended to the name of every output")
     parser.add_argument("--extension", default=".png", help="file format of the outputs in a folder (.png)")
@@ -87,7 +98,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Upscale; the exit status is 1 if some images failed."""
     if arguments.overrides and not arguments.recipe:
         raise ConfigError("--set overrides a knob of the configuration that --recipe names: give --recipe too")
-    config = to_dict(load_config(arguments.recipe, arguments.overrides)) if arguments.recipe else None
+    named = to_dict(load_config(arguments.recipe, arguments.overrides)) if arguments.recipe else None
+    config = named or config_of_weights(arguments.weights)
     sampling = Sampling(arguments.steps, arguments.guidance, arguments.prompt_embedding, arguments.negative_embedding)
     model = load_model(arguments.weights, config, sampling=sampling)
     settings = settings_for(
@@ -114,6 +126,7 @@ def run(arguments: argparse.Namespace) -> int:
         overwrite=arguments.overwrite,
         skip_existing=arguments.skip_existing,
         continue_on_error=arguments.continue_on_error,
+        flatten_onto=arguments.flatten,
         console=Console(stderr=True),
     )
     print(summary)

@@ -1,4 +1,4 @@
-"""Captions of photographs: JSON lines, one per photograph, cleaned as in DiT4SR and FRAMER."""
+"""Captions of photographs or crops: JSON lines, one per image, cleaned as in DiT4SR and FRAMER."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 REMOVED_WORDS = (
     *("focus", "focal", "prominent", "close-up", "black and white", "blur", "depth", "dense", "locate"),
@@ -18,19 +18,26 @@ not the scene."""
 
 
 class Caption(NamedTuple):
-    """The caption of a photograph.
+    """The caption of a photograph, or of a crop.
 
     Attributes:
-      image: path of the photograph within its folder, with '/'.
+      image: path of the photograph within its folder, with '/'; or the crop's name, see `crop_name`.
       raw: the output of the captioner.
       caption: `raw` after `clean_caption`; may be empty.
       damaged: whether the photograph cannot be read, so that its captions are empty.
+      photo: of a crop, the photograph that it is of.
     """
 
     image: str
     raw: str
     caption: str
     damaged: bool = False
+    photo: str = ""
+
+
+def crop_name(number: int) -> str:
+    """The name of the crop of record `number` in captions and embeddings; names sort like numbers."""
+    return f"crop-{number:09d}"
 
 
 def clean_caption(text: str, removed_words: Sequence[str] = REMOVED_WORDS) -> str:
@@ -50,7 +57,8 @@ def clean_caption(text: str, removed_words: Sequence[str] = REMOVED_WORDS) -> st
 
 def caption_line(caption: Caption) -> str:
     """A caption as one line of a captions file, including the newline."""
-    entries = {name: value for name, value in caption._asdict().items() if value is not False}
+    defaults = Caption._field_defaults
+    entries = {name: value for name, value in caption._asdict().items() if value != defaults.get(name)}
     return json.dumps(entries, ensure_ascii=False) + "\n"
 
 
@@ -77,6 +85,28 @@ def read_captions(paths: Iterable[str | os.PathLike[str]]) -> dict[str, Caption]
     return captions
 
 
+def captioned_latents(paths: Iterable[str | os.PathLike[str]]) -> dict[str, Any]:
+    """What the captions of captions files are of: {'of': …, 'latents': digest} for crops, {} for whole photographs.
+
+    Raises:
+      ValueError: the files are of different images; or the settings next to a file of crops are missing or damaged.
+    """
+    origins = []
+    for path in map(Path, paths):
+        sidecar = path.with_suffix(".json")
+        try:
+            settings = json.loads(sidecar.read_text(encoding="utf-8")) if sidecar.is_file() else {}
+            origins.append({name: settings[name] for name in ("of", "latents") if name in settings})
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{sidecar} is damaged ({error}): caption again") from error
+    if any(origin != origins[0] for origin in origins):
+        raise ValueError(
+            f"captions files {', '.join(map(str, paths))} are of different images (crops of other latents, or "
+            "photographs): embed them separately"
+        )
+    return origins[0] if origins else {}
+
+
 def drop_incomplete_line(path: str | os.PathLike[str]) -> None:
     """Remove a last line without a newline, which an interrupted process leaves."""
     path = Path(path)
@@ -88,20 +118,23 @@ def drop_incomplete_line(path: str | os.PathLike[str]) -> None:
         os.truncate(path, complete)
 
 
-def check_captions(captions: Mapping[str, object], names: Sequence[str], source: str) -> None:
-    """Check that every photograph has a caption, or something computed from one.
+def check_captions(
+    captions: Mapping[str, object], names: Sequence[str], source: str, images: str = "photographs"
+) -> None:
+    """Check that every image has a caption, or something computed from one.
 
     Args:
-      captions: by photograph name.
-      names: the photographs.
+      captions: by the names of their images.
+      names: the images.
       source: what the error message calls the captions.
+      images: what it calls the images.
 
     Raises:
       ValueError: captions are missing; the message says how many and names the first.
     """
     if missing := [name for name in names if name not in captions]:
         raise ValueError(
-            f"{source} lacks {len(missing)} of {len(names)} photographs, such as {missing[0]}: caption the same folder "
+            f"{source} lacks {len(missing)} of {len(names)} {images}, such as {missing[0]}: caption the same folder "
             "completely (all shards) and embed those captions"
         )
 
@@ -112,6 +145,7 @@ def _parse_line(line: str, location: str) -> Caption:
         caption = Caption(**entries)
     except (ValueError, TypeError) as error:
         raise ValueError(f"{location}: not a caption ({error}): remove the line and caption again") from error
-    if not all(isinstance(value, str) for value in caption[:3]) or not isinstance(caption.damaged, bool):
+    texts = (*caption[:3], caption.photo)
+    if not all(isinstance(value, str) for value in texts) or not isinstance(caption.damaged, bool):
         raise ValueError(f"{location}: image, raw and caption must be strings: remove the line and caption again")
     return caption

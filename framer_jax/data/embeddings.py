@@ -5,18 +5,22 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from framer_jax.data.captions import check_captions
+from framer_jax.data.captions import check_captions, crop_name
 from framer_jax.data.records import RecordFiles, check_kind, read_names
 from framer_jax.data.sources import ImageFiles
 from framer_jax.data.text import POOLED_TEXT, TEXT, TextEmbedding, TextSettings, check_text
 
+STORED_EMBEDDINGS = "embeddings"
+"""Name of the folder, within that of latents, with the embeddings of the captions of their crops."""
+
 
 class CaptionEmbeddings:
-    """The text of each photograph of a list: its caption's embedding or, with caption dropout, the null text's."""
+    """The text of each photograph or crop: its caption's embedding or, with caption dropout, the null text's."""
 
     def __init__(
         self,
@@ -24,6 +28,7 @@ class CaptionEmbeddings:
         null: TextEmbedding,
         folder: str | os.PathLike[str] | None = None,
         caption_dropout: float = 0.2,
+        latents: tuple[int, str] | None = None,
     ) -> None:
         """Open the files.
 
@@ -32,10 +37,12 @@ class CaptionEmbeddings:
           null: embedding of the empty text, or zeros.
           folder: written by `framer-jax precompute embeddings`; None gives every photograph the null text.
           caption_dropout: probability of the null text in place of the caption; 0.2 in FRAMER.
+          latents: number of records and digest of the manifest, for latents whose crops may have been captioned.
 
         Raises:
           ValueError: the folder is incomplete, damaged or of another kind; a photograph has no embedding; the
-            embeddings and the null text differ in size; or a probability outside [0, 1].
+            embeddings and the null text differ in size; they are of the crops of other latents; or a probability
+            outside [0, 1].
         """
         if not 0 <= caption_dropout <= 1:
             raise ValueError(f"caption_dropout is {caption_dropout}: it must lie in 0 to 1")
@@ -45,8 +52,9 @@ class CaptionEmbeddings:
         if self._files is not None and folder is not None:
             check_kind(self._files.manifest, "embeddings", folder)
             rows = {name: row for row, name in enumerate(read_names(folder))}
-            check_captions(rows, photos, f"the embeddings {folder}")
-            self._rows = np.asarray([rows[name] for name in photos], np.int32)
+            names = _captioned_names(self._files.manifest, photos, latents, folder)
+            check_captions(rows, names, f"the embeddings {folder}", "crops" if self.of_crops else "photographs")
+            self._rows = np.asarray([rows[name] for name in names], np.int32)
             shapes = text_settings_of(self._files.manifest["text"]).shapes
             for name, shape in null.shapes.items():
                 if shapes[name] != shape:
@@ -55,18 +63,23 @@ class CaptionEmbeddings:
                         f"{shape}: make both with the same text lengths and encoders"
                     )
 
-    def draw(self, photo: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        """The batch entries 'text' [L, W] and 'pooled_text' [P] of a photograph, in the dtype they are stored in.
+    @property
+    def of_crops(self) -> bool:
+        """Whether each record of latents has a text of its own; otherwise, each photograph has."""
+        return self._files is not None and "latents" in self._files.manifest
+
+    def draw(self, image: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        """The batch entries 'text' [L, W] and 'pooled_text' [P] of an image, in the dtype they are stored in.
 
         Args:
-          photo: number of the photograph.
+          image: number of the photograph, or of the record of latents (`of_crops`).
           rng: the record's own generator.
         """
         dropped = rng.random() < self._caption_dropout  # always drawn, so that the stream of random numbers is the same
         if self._files is None or dropped:
             embedding = self._null
         else:
-            embedding = TextEmbedding.from_record(self._files[int(self._rows[photo])])
+            embedding = TextEmbedding.from_record(self._files[int(self._rows[image])])
         return {name: value.astype(self._dtype) for name, value in embedding.as_condition().items()}
 
     @property
@@ -74,12 +87,40 @@ class CaptionEmbeddings:
         """The dtype of all texts of a batch, which is that of the stored embeddings."""
         return self._null.tokens.dtype if self._files is None else np.dtype(self._files.manifest["storage"])
 
+    def files(self) -> dict[str, Path]:
+        """Name → path of every file of embeddings."""
+        return {f"embeddings/{name}": path for name, path in self._files.files().items()} if self._files else {}
+
     def digest(self) -> str:
         """Hash of the texts, by which a resumed run notices that they have changed."""
-        state = hashlib.sha256(f"{self._caption_dropout} {self._files and self._files.names[0]}".encode())
+        state = hashlib.sha256(
+            f"{self._caption_dropout} {self._files and self._files.names[0]}".encode(errors="surrogateescape")
+        )
         for value in self._null:
             state.update(np.ascontiguousarray(value).tobytes())
         return state.hexdigest()[:12]
+
+
+def _captioned_names(
+    manifest: Mapping[str, Any],
+    photos: Sequence[str],
+    latents: tuple[int, str] | None,
+    folder: str | os.PathLike[str],
+) -> Sequence[str]:
+    """The names by which the embeddings of a folder are found."""
+    if "latents" not in manifest:
+        return photos
+    if latents is None:
+        raise ValueError(
+            f"the embeddings {folder} are of crops of precomputed latents: set data.train to these latents, or caption "
+            "the photographs (`framer-jax precompute captions --of photos`)"
+        )
+    count, digest = latents
+    if manifest["latents"] != digest:
+        raise ValueError(
+            f"the embeddings {folder} are of crops of other latents: caption the crops of these, and embed the captions"
+        )
+    return [crop_name(number) for number in range(count)]
 
 
 class CaptionedPhotos:
@@ -109,6 +150,10 @@ class CaptionedPhotos:
     def with_text(self, record: Mapping[str, Any], rng: np.random.Generator) -> dict[str, Any]:
         """Add 'text' and 'pooled_text' (`CaptionEmbeddings.draw`) to a record of a photograph."""
         return {**record, **self._texts.draw(int(record["record"]), rng)}
+
+    def files(self) -> dict[str, Path]:
+        """Name → path of every photograph and file of embeddings."""
+        return {**self.photos.files(), **self._texts.files()}
 
     def damage(self) -> str:
         """See `ImageFiles.damage`."""

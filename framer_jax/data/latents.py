@@ -1,22 +1,24 @@
-"""Precomputed latents joined with the embeddings of their photographs' captions, as training batches need them."""
+"""Precomputed latents joined with the embeddings of captions, of their crops or of their photographs."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 
 from framer_jax.data.embeddings import CaptionEmbeddings
-from framer_jax.data.records import RecordFiles, check_kind, read_names
+from framer_jax.data.records import MANIFEST, RECORD, RecordFiles, check_kind, read_names
 from framer_jax.data.text import POOLED_TEXT, TEXT, TextEmbedding
+from framer_jax.porting.files import sha256_of
 
 HR_LATENT, LR_LATENT, PHOTO_INDEX = "hr_latent", "lr_latent", "image"
 """Entries of records of latents: two normalised latents [h, w, C], and the index into the list of photograph names."""
 
 
 class LatentFiles(RecordFiles):
-    """A folder of latents by number; `with_text` adds the photograph's text to a record.
+    """A folder of latents by number; `with_text` adds the text of the crop, or of its photograph, to a record.
 
     Attributes:
       manifest: what the latents were computed from.
@@ -45,7 +47,8 @@ class LatentFiles(RecordFiles):
         """
         super().__init__(folder)
         check_kind(self.manifest, "latents", folder)
-        self._texts = CaptionEmbeddings(read_names(folder), null, embeddings, caption_dropout)
+        latents = len(self), sha256_of(Path(folder) / MANIFEST)
+        self._texts = CaptionEmbeddings(read_names(folder), null, embeddings, caption_dropout, latents)
         self.names = [f"{name} with {self._texts.digest()}" for name in self.names]
 
     @property
@@ -53,6 +56,10 @@ class LatentFiles(RecordFiles):
         """The entries of prepared batches."""
         return (HR_LATENT, LR_LATENT, TEXT, POOLED_TEXT)
 
+    def files(self) -> dict[str, Path]:
+        """Name → path of every file of records and of embeddings."""
+        return {**super().files(), **self._texts.files()}
+
     def with_text(self, record: Mapping[str, np.ndarray], rng: np.random.Generator) -> dict[str, np.ndarray]:
         """Add 'text' and 'pooled_text' (`CaptionEmbeddings.draw`) to a record of latents."""
-        return {**record, **self._texts.draw(int(record[PHOTO_INDEX]), rng)}
+        return {**record, **self._texts.draw(int(record[RECORD if self._texts.of_crops else PHOTO_INDEX]), rng)}

@@ -22,6 +22,7 @@ from framer_jax.data.records import RECORD, RecordFiles
 from framer_jax.data.settings import CROP_MODES
 from framer_jax.data.sources import ImageFiles, Photo
 from framer_jax.data.text import POOLED_TEXT, TEXT
+from framer_jax.data.workers import WorkerBatches, check_main_module, start_quiet_tracker, start_worker
 from framer_jax.degradations.draw import draw
 from framer_jax.degradations.pipeline import apply, training_target
 from framer_jax.degradations.presets import DegradationPreset
@@ -121,7 +122,7 @@ def make_batches(
     epochs: int | None = None,
     process_index: int | None = None,
     process_count: int | None = None,
-) -> grain.DatasetIterator:
+) -> grain.DatasetIterator | WorkerBatches:
     """Shuffled batches of random crops or precomputed records, endless unless `epochs` is given.
 
     Args:
@@ -143,9 +144,10 @@ def make_batches(
       An iterator over `RawBatch`; `get_state` and `set_state` resume it exactly, `close` ends its threads.
 
     Raises:
-      ValueError: a crop that is not a multiple of the scale, a batch that hosts cannot share evenly, or fewer records
-        than one batch.
+      ValueError: a crop that is not a multiple of the scale, a batch that hosts cannot share evenly, fewer records than
+        one batch, or worker processes in a program that they cannot import (`check_main_module`).
     """
+    check_main_module(num_workers)
     index = jax.process_index() if process_index is None else process_index
     count = jax.process_count() if process_count is None else process_count
     if global_batch < 1 or global_batch % count:
@@ -171,7 +173,9 @@ def make_batches(
     batches = dataset.to_iter_dataset(grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=2 * num_threads))
     if num_workers > 0:
         _mark_absl_flags_as_parsed()
-        batches = batches.mp_prefetch(grain.MultiprocessingOptions(num_workers=num_workers))
+        start_quiet_tracker()
+        workers = grain.MultiprocessingOptions(num_workers=num_workers)
+        return WorkerBatches(iter(batches.mp_prefetch(workers, worker_init_fn=start_worker)))
     return iter(batches)
 
 

@@ -16,7 +16,7 @@ from typing import Any, SupportsIndex
 import numpy as np
 from flax import serialization
 
-from framer_jax.porting.files import atomic_write, sha256_of
+from framer_jax.porting.files import RAW_NAMES, atomic_write, sha256_of
 
 MANIFEST = "records.json"
 """File name of the manifest in a folder of records."""
@@ -52,6 +52,7 @@ def write_manifest(folder: str | os.PathLike[str], manifest: Mapping[str, Any], 
       ValueError: the folder holds records of another manifest; the message names the entries that differ.
     """
     folder = Path(folder)
+    _check_name(folder)
     text = json.dumps(manifest, indent=1, sort_keys=True) + "\n"
     if is_records(folder):
         existing, new = read_manifest(folder), json.loads(text)
@@ -69,6 +70,14 @@ def write_manifest(folder: str | os.PathLike[str], manifest: Mapping[str, Any], 
         temporary.write_text(text, encoding="utf-8")
 
 
+def _check_name(folder: Path) -> None:
+    """Refuse a folder that array_record cannot open, before records are computed for it."""
+    try:
+        str(folder.absolute()).encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"the name of the folder of records {str(folder)!a} is not UTF-8: rename it") from None
+
+
 def write_names(
     folder: str | os.PathLike[str], manifest: Mapping[str, Any], names: Sequence[str], overwrite: bool = False
 ) -> None:
@@ -78,10 +87,11 @@ def write_names(
       ValueError: see `write_manifest`.
     """
     text = json.dumps(list(names), indent=0, ensure_ascii=False) + "\n"
-    digest = hashlib.sha256(text.encode()).hexdigest()
+    content = text.encode(errors="backslashreplace")  # a name that is no text has surrogates; JSON escapes them so
+    digest = hashlib.sha256(content).hexdigest()
     write_manifest(folder, {**manifest, "names": digest}, overwrite)
     with atomic_write(Path(folder) / NAMES) as temporary:
-        temporary.write_bytes(text.encode())
+        temporary.write_bytes(content)
 
 
 def read_names(folder: str | os.PathLike[str]) -> list[str]:
@@ -93,7 +103,7 @@ def read_names(folder: str | os.PathLike[str]) -> list[str]:
     path = Path(folder) / NAMES
     if not path.is_file() or sha256_of(path) != read_manifest(folder).get("names"):
         raise ValueError(f"{path} is missing or damaged: run its `framer-jax precompute` command once more")
-    return list(json.loads(path.read_text(encoding="utf-8")))
+    return list(json.loads(path.read_text(encoding="utf-8", errors=RAW_NAMES)))
 
 
 def read_manifest(folder: str | os.PathLike[str]) -> dict[str, Any]:
@@ -172,6 +182,7 @@ class RecordFiles:
         import grain
 
         folder = Path(folder)
+        _check_name(folder)
         self.manifest = read_manifest(folder)
         self.kind = str(self.manifest.get("kind", ""))
         samples, per_file = self.manifest["samples"], self.manifest["per_file"]
@@ -182,6 +193,7 @@ class RecordFiles:
                 f"{folder} lacks {len(missing)} of {len(paths)} files of records ({missing[0]}, …): run the "
                 "`framer-jax precompute` command that makes them once more; it continues where it stopped"
             )
+        self._paths = paths
         try:
             self._source = grain.sources.ArrayRecordDataSource([str(path) for path in paths])
             count = len(self._source)
@@ -206,6 +218,10 @@ class RecordFiles:
     def batch_entries(self) -> tuple[str, ...]:
         """The entries of prepared batches."""
         return tuple(name for name in self[0] if name != RECORD)
+
+    def files(self) -> dict[str, Path]:
+        """Name → path of every file."""
+        return {path.name: path for path in self._paths}
 
     def damage(self) -> str:
         """Always empty: damaged records raise an error, whereas `ImageFiles` skips damaged images."""

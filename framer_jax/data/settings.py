@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from framer_jax.degradations.presets import GEOMETRIES, PRESETS, DegradationPreset, preset_by_name
-from framer_jax.knobs import check_knobs, knob
+from framer_jax.degradations.kernels import CANVAS
+from framer_jax.degradations.presets import (
+    GEOMETRIES,
+    PRESETS,
+    DegradationPreset,
+    preset_by_name,
+    with_second_kernel_sizes,
+)
+from framer_jax.knobs import changed_repr, check_knobs, knob
 
 CROP_MODES = ("crop", "square")
 """What becomes a training crop: a random window of a photograph, or its largest square, reduced to the crop size."""
@@ -28,7 +35,9 @@ class DataSettings:
     )
     embeddings: str = knob(
         "",
-        "Folder from `framer-jax precompute embeddings --captions`, for recipes that train with captions.",
+        "Folder from `framer-jax precompute embeddings --captions`, for recipes that train with captions; '': the one "
+        "that is stored with the latents of data.train.",
+        empty=True,
     )
     caption_dropout: float = knob(
         0.2,
@@ -37,8 +46,17 @@ class DataSettings:
         at_most=1,
     )
     validation: str = knob("builtin", "builtin (the held-out photographs) or a folder of images.")
-    validation_count: int = knob(3, "Largest number of validation images.", at_least=0)
-    crop: int = knob(128, "Side of a training crop.", unit="HR pixels", at_least=1)
+    validation_count: int = knob(3, "Largest number of validation images.", at_least=0, at_most=1_000_000)
+    crop: int = knob(128, "Side of a training crop.", unit="HR pixels", at_least=1, at_most=16_384)
+    small_share: float = knob(
+        0.05,
+        "Largest share of the training photographs that may be smaller than the crop; they are left out and counted. "
+        "One photograph always may, unless this is 0.",
+        unit="fraction",
+        at_least=0,
+        at_most=1,
+        execution=True,
+    )
     crop_mode: str = knob(
         "crop",
         "crop (random pixels of a photograph) or square (its largest square, reduced to the crop's side).",
@@ -48,11 +66,12 @@ class DataSettings:
         False,
         "Also flip crops vertically and transpose them, each with probability 1/2; horizontal flips are always on.",
     )
-    threads: int = knob(2, "Decoding threads of this process.", at_least=0, execution=True)
+    threads: int = knob(2, "Decoding threads of this process.", at_least=0, at_most=1024, execution=True)
     workers: int = knob(
         0,
         "Decoding processes; a checkpoint resumes only with the same number.",
         at_least=0,
+        at_most=1024,
         execution=True,
     )
     degradation: str = knob(
@@ -67,21 +86,61 @@ class DataSettings:
         "where the HR image does. See framer_jax.degradations.presets.GEOMETRIES.",
         choices=GEOMETRIES,
     )
+    sharpen_target: bool | None = knob(
+        None,
+        "Whether HR images are sharpened (USM) before they are degraded and compared with, as in the data preparation "
+        "of DiT4SR and SeeSR; None: what the preset says (real_esrgan alone sharpens).",
+    )
+    second_kernel_sizes: tuple[int, int] | None = knob(
+        None,
+        "Smallest and largest size of the second stage's blur kernels, odd; None: the preset's. The code that DiT4SR "
+        "and FRAMER released draws 7 to 21 where FRAMER's Table 6 states 11.",
+        unit="pixels",
+        at_least=3,
+        at_most=CANVAS,
+    )
+
+    __repr__ = changed_repr
 
     def __post_init__(self) -> None:
         check_knobs(self)
+        if self.second_kernel_sizes is not None:
+            try:
+                with_second_kernel_sizes(PRESETS[self.degradation], *self.second_kernel_sizes)
+            except ValueError as error:
+                raise ValueError(f"second_kernel_sizes is {self.second_kernel_sizes}: {error}") from error
 
 
 def degradation_preset(data: Mapping[str, Any], scale: int) -> DegradationPreset:
     """The degradation that a configuration's `data` section names.
 
     Args:
-      data: the section, possibly stored by a version without `degradation_geometry`.
+      data: the section, possibly stored by a version without the knobs of `DEGRADATION_OPTIONS`.
       scale: HR pixels per LR pixel.
 
     Raises:
-      ValueError: an unknown preset or geometry, or an unsupported scale.
+      ValueError: an unknown preset or geometry, an unsupported scale, or kernel sizes that the preset does not take.
     """
-    return preset_by_name(
-        data["degradation"], scale, data.get("degradation_geometry", DataSettings.degradation_geometry)
-    )
+    options = {name: data.get(name, default) for name, default in DEGRADATION_OPTIONS.items()}
+    preset = preset_by_name(data["degradation"], scale, options["degradation_geometry"])
+    if options["sharpen_target"] is not None:
+        preset = replace(preset, sharpen_target=options["sharpen_target"])
+    if options["second_kernel_sizes"] is not None:
+        preset = with_second_kernel_sizes(preset, *options["second_kernel_sizes"])
+    return preset
+
+
+DEGRADATION_OPTIONS: Mapping[str, Any] = {
+    name: getattr(DataSettings, name) for name in ("degradation_geometry", "sharpen_target", "second_kernel_sizes")
+}
+"""The knobs that change a preset, which configurations and manifests of earlier versions lack → their defaults."""
+
+
+def describe_degradation(data: Mapping[str, Any]) -> str:
+    """The degradation of a `data` section in words, such as '`bicubic` (released geometry)'."""
+    words = [f"{data.get('degradation_geometry', DEGRADATION_OPTIONS['degradation_geometry'])} geometry"]
+    if (sharpen := data.get("sharpen_target")) is not None:
+        words.append("sharpened HR images" if sharpen else "HR images not sharpened")
+    if sizes := data.get("second_kernel_sizes"):
+        words.append(f"second kernels of {sizes[0]} to {sizes[1]} pixels")
+    return f"`{data['degradation']}` ({', '.join(words)})"

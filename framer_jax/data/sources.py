@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import logging
-import struct
 import threading
-import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple, SupportsIndex
 
 import numpy as np
 import numpy.typing as npt
-from PIL import ExifTags, Image, ImageOps
 
-from framer_jax.data.files import image_paths
+from framer_jax.data.files import SUFFIXES, list_images, summary_of
+from framer_jax.images.decode import read_header, read_rgb
+from framer_jax.images.raster import ImageError
 
 logger = logging.getLogger(__name__)
 
@@ -24,106 +24,28 @@ Pixels = npt.NDArray[np.uint8]
 CACHE_BYTES = 2 * 2**30
 """Decoded photographs are cached in memory if all of them together take at most this many bytes."""
 
-_UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
-
-
-def to_rgb(image: Image.Image) -> Pixels:
-    """Convert any Pillow image to uint8 [H, W, 3].
-
-    Gray is repeated in three channels, palettes are expanded, 16 bits are scaled to 8, and alpha is dropped.
-    """
-    if image.mode.startswith("I") or image.mode == "F":
-        values = np.asarray(image).astype(np.float64)
-        # Pillow reads 16-bit files as I;16 or, from some formats, as I; floats are assumed to lie in 0 … 255.
-        values = np.round(values if image.mode == "F" else values / 257.0)
-        gray = np.clip(values, 0, 255).astype(np.uint8)
-        return np.repeat(gray[:, :, None], 3, axis=2)
-    if image.mode == "P" and "transparency" in image.info:
-        image = image.convert("RGBA")
-    return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
-
-
-def _decode(path: Path) -> Image.Image:
-    """Open, decode completely and rotate upright; a damaged file raises one of `_UNREADABLE`."""
-    with Image.open(path) as image:
-        image.load()
-        return ImageOps.exif_transpose(image)
-
-
-def read_image(path: str | Path) -> Pixels:
-    """Read an image file as uint8 [H, W, 3].
-
-    Raises:
-      ValueError: the file is damaged or not an image.
-    """
-    try:
-        return to_rgb(_decode(Path(path)))
-    except _UNREADABLE as error:
-        raise ValueError(f"{path} cannot be read as an image ({error}): repair or remove it") from error
-
-
-class Header(NamedTuple):
-    """Properties of an image file that are known before its pixels are decoded.
-
-    Attributes:
-      height, width: size of the upright image in pixels.
-      loss: what `read_image` changes or drops, in a few words; empty for 8-bit RGB.
-    """
-
-    height: int
-    width: int
-    loss: str
-
-
-def read_header(path: str | Path) -> Header:
-    """Read the size of an image file and what its conversion to RGB loses.
-
-    Raises:
-      ValueError: the file is damaged or not an image.
-    """
-    try:
-        with Image.open(path) as image:
-            width, height = image.size
-            # Pillow decodes a PNG completely to search it for EXIF data, which normally precede the pixels.
-            has_early_exif = image.format != "PNG" or "exif" in image.info
-            if has_early_exif and image.getexif().get(ExifTags.Base.Orientation, 1) >= 5:  # rotated by 90°
-                width, height = height, width
-            return Header(height, width, _loss(image))
-    except _UNREADABLE as error:
-        raise ValueError(f"{path} cannot be read as an image ({error}): repair or remove it") from error
-
-
-def _loss(image: Image.Image) -> str:
-    if image.mode.startswith("I") or image.mode == "F":
-        return "16-bit gray read as 8-bit, in three equal channels"
-    if image.has_transparency_data:
-        return "transparency dropped"
-    kinds = {"RGB": "", "YCbCr": "", "P": "palette expanded", "CMYK": "CMYK converted", "LAB": "LAB converted"}
-    return kinds.get(image.mode, "gray in three equal channels")
+_LISTED = 5
+"""Number of small images that a report names."""
 
 
 class Photo(NamedTuple):
-    """One decoded photograph, as an array or, if it is not cached, as a Pillow image.
+    """One decoded photograph.
 
     Attributes:
-      image: uint8 [H, W, 3] or a loaded Pillow image.
+      image: uint8 [H, W, 3].
       record: its number in the source; differs from the requested number if that file is damaged.
     """
 
-    image: Pixels | Image.Image
+    image: Pixels
     record: int
 
     @property
     def size(self) -> tuple[int, int]:
         """(height, width) in pixels."""
-        if isinstance(self.image, Image.Image):
-            return self.image.height, self.image.width
         return self.image.shape[0], self.image.shape[1]
 
     def crop(self, top: int, left: int, height: int, width: int) -> Pixels:
-        """uint8 [height, width, 3]; only the crop is converted."""
-        if isinstance(self.image, Image.Image):
-            return to_rgb(self.image.crop((left, top, left + width, top + height)))
+        """uint8 [height, width, 3], a view."""
         return self.image[top : top + height, left : left + width]
 
 
@@ -150,25 +72,29 @@ class ImageFiles:
         crop: int = 1,
         cache_bytes: int = CACHE_BYTES,
         source: str = "",
+        small_share: float = 0.0,
+        left_out: Mapping[str, str] = MappingProxyType({}),
     ):
         """Check every header in a small thread pool.
 
         Args:
           paths: image files, at least one.
           names: one name for each path.
-          crop: smallest allowed side in pixels.
+          crop: smallest allowed side in pixels; smaller images are left out.
           cache_bytes: see `CACHE_BYTES`; 0 disables the cache.
           source: name of the collection in error messages, such as its folder.
+          small_share: largest share of the images that are smaller than the crop, unless it is one image; 0: none.
+          left_out: further files that cannot be read → why; they count as damaged.
 
         Raises:
-          ValueError: no readable image, too many damaged images, or an image smaller than the crop.
+          ValueError: no readable image, too many damaged images, or too many images smaller than the crop.
         """
         self._source = source or "the given files"
         self._lock = threading.Lock()
         self._cache: dict[int, Pixels] = {}
-        self._damaged: dict[str, str] = {}
-        self._total = len(paths)
-        self._max_damaged = max(1, len(paths) // 100)
+        self._damaged: dict[str, str] = dict(left_out)
+        self._total = len(paths) + len(left_out)
+        self._max_damaged = max(1, self._total // 100)
         with ThreadPoolExecutor(4) as pool:
             sizes = list(pool.map(_header_size, paths))
         readable = []
@@ -182,16 +108,30 @@ class ImageFiles:
         for name, reason in self._damaged.items():
             logger.warning("skipping the damaged image %s (%s)", name, reason)
         self._check_damaged()
-        small = [(name, size) for _, name, size in readable if min(size) < crop]
-        if small:
-            name, (width, height) = small[0]
-            raise ValueError(
-                f"{self._source}: {name} is {width} x {height}, smaller than the crop of {crop} "
-                f"({len(small)} of {len(readable)} images are): use a smaller crop or remove them"
-            )
+        readable, self._small = self._large_enough(readable, crop, small_share)
         self.paths = [path for path, _, _ in readable]
         self.names = [name for _, name, _ in readable]
         self._use_cache = sum(3 * width * height for _, _, (width, height) in readable) <= cache_bytes
+
+    def _large_enough(
+        self, readable: list[tuple[Path, str, tuple[int, int]]], crop: int, small_share: float
+    ) -> tuple[list[tuple[Path, str, tuple[int, int]]], str]:
+        """The images with sides of at least `crop`, and a report on the others; a ValueError if these are too many."""
+        small = [(name, size) for _, name, size in readable if min(size) < crop]
+        if not small:
+            return readable, ""
+        count = f"{len(small)} of {len(readable)} images"
+        allowed = max(1, int(small_share * len(readable) + 1e-9)) if small_share else 0
+        if len(small) > allowed or len(small) == len(readable):
+            name, (width, height) = small[0]
+            raise ValueError(
+                f"{self._source}: {name} is {width} x {height}, smaller than the crop of {crop} ({count} are): use a "
+                f"smaller crop, remove them, or leave out a larger share than {small_share:g} (data.small_share)"
+            )
+        names = ", ".join(name for name, _ in small[:_LISTED]) + (", …" if len(small) > _LISTED else "")
+        report = f"{count} are smaller than the crop of {crop} and were left out: {names}"
+        logger.warning("%s", report)
+        return [image for image in readable if min(image[2]) >= crop], report
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -222,15 +162,21 @@ class ImageFiles:
         with self._lock:
             return tuple(sorted(self._damaged))
 
+    def files(self) -> dict[str, Path]:
+        """Name → path of every file."""
+        return dict(zip(self.names, self.paths, strict=True))
+
     def damage(self) -> str:
         """A report such as '1 of 200 images are damaged and were skipped: a.png'; empty if there are none.
 
-        It covers this process; worker processes and other hosts count and log the files that they read.
+        Images that are smaller than the crop are reported too. It covers this process; worker processes and other
+        hosts count and log the files that they read.
         """
         names = self.damaged
-        return f"{len(names)} of {self._total} images are damaged and were skipped: {', '.join(names)}" if names else ""
+        damaged = f"{len(names)} of {self._total} images are damaged and were skipped: {', '.join(names)}"
+        return "; ".join(part for part in (damaged if names else "", self._small) if part)
 
-    def _load(self, record: int) -> Pixels | Image.Image | None:
+    def _load(self, record: int) -> Pixels | None:
         """The photograph, or None if it is damaged."""
         if record in self._cache:
             return self._cache[record]
@@ -238,19 +184,19 @@ class ImageFiles:
         if name in self._damaged:
             return None
         try:
-            image = _decode(self.paths[record])
-            if not self._use_cache:
-                return image
-            pixels = to_rgb(image)
-        except _UNREADABLE as error:
+            pixels = read_rgb(self.paths[record])
+        except (ImageError, FileNotFoundError) as error:
+            reason = error.reason if isinstance(error, ImageError) else "the file is gone"
             with self._lock:
                 already_logged = name in self._damaged
-                self._damaged[name] = str(error)
+                self._damaged[name] = reason
             if not already_logged:
-                logger.warning("skipping the damaged image %s (%s)", name, error)
+                logger.warning("skipping the damaged image %s (%s)", name, reason)
             self._check_damaged()
             return None
         pixels.setflags(write=False)
+        if not self._use_cache:
+            return pixels
         with self._lock:
             return self._cache.setdefault(record, pixels)
 
@@ -261,27 +207,36 @@ class ImageFiles:
 
 
 def _header_size(path: Path) -> tuple[int, int] | str:
-    """(width, height) from the header, or the reason why it cannot be read."""
+    """(width, height) of the upright image from its header, or the reason why it cannot be read."""
     try:
-        with Image.open(path) as image:
-            return image.size
-    except _UNREADABLE as error:
-        return str(error)
+        header = read_header(path)
+        return header.width, header.height
+    except ImageError as error:
+        return error.reason
+    except FileNotFoundError:
+        return "the file is gone"
 
 
-def folder_source(folder: str | Path, crop: int = 1, cache_bytes: int = CACHE_BYTES) -> ImageFiles:
-    """All images of a folder and its subfolders (`image_paths`), named by their path within the folder.
+def folder_source(
+    folder: str | Path, crop: int = 1, cache_bytes: int = CACHE_BYTES, small_share: float = 0.0
+) -> ImageFiles:
+    """All images of a folder and its subfolders (`list_images`), named by their path within the folder.
 
     Raises:
       FileNotFoundError: no such folder.
-      ValueError: no image in it, or see `ImageFiles`.
+      ValueError: no image in it, a subfolder that cannot be read, or see `ImageFiles`.
     """
-    if not Path(folder).is_dir():
+    if str(folder) and not Path(folder).is_dir():
         raise FileNotFoundError(f"there is no folder {folder}: give a folder of photographs")
-    paths = image_paths(folder)
+    paths, left_out = list_images(folder)
+    folders = tuple(item for item in left_out if item.path.is_dir() or item.path.suffix.lower() not in SUFFIXES)
+    if folders:  # they may hold any number of photographs
+        raise ValueError(f"the folder {folder} cannot be read completely: {summary_of(folders)}")
     if not paths:
+        more = f"; {summary_of(left_out)}" if left_out else ""
         raise ValueError(
-            f"the folder {folder} holds no image (.png, .jpg, .webp, .tif, …): give a folder of photographs"
+            f"the folder {folder} holds no image (.png, .jpg, .webp, .tif, …): give a folder of photographs{more}"
         )
     names = [path.relative_to(folder).as_posix() for path in paths]
-    return ImageFiles(paths, names, crop, cache_bytes, source=f"the folder {folder}")
+    reasons = {item.path.relative_to(folder).as_posix(): item.reason for item in left_out}
+    return ImageFiles(paths, names, crop, cache_bytes, f"the folder {folder}", small_share, reasons)

@@ -36,7 +36,7 @@ class ValidationPair(NamedTuple):
 
 def photo_generator(seed: int, name: str) -> np.random.Generator:
     """The random generator of a photograph's degradation, which depends on the seed and the photograph's name only."""
-    return np.random.default_rng([seed, zlib.crc32(name.encode())])
+    return np.random.default_rng([seed, zlib.crc32(name.encode(errors="surrogateescape"))])
 
 
 def canvas_size(height: int, width: int, scale: int) -> tuple[int, int]:

@@ -155,6 +155,9 @@ class DegradationPreset:
     sharpen_target: bool = False
     geometry: str = "released"
 
+    def __repr__(self) -> str:
+        return f"<DegradationPreset {self.name} x{self.scale}, {self.geometry} geometry>"
+
 
 _SECOND_RESIZE = ResizePreset(up=0.3, down=0.4, keep=0.3, range=(0.3, 1.2))
 _NO_RESIZE = ResizePreset(up=0.0, down=0.0, keep=1.0, range=(1.0, 1.0))
@@ -306,3 +309,22 @@ def preset_by_name(name: str, scale: int = 4, geometry: str = "released") -> Deg
     if geometry not in GEOMETRIES:
         raise ValueError(f"unknown degradation geometry {geometry!r}: choose one of {', '.join(GEOMETRIES)}")
     return replace(PRESETS[name], scale=scale, geometry=geometry)
+
+
+def with_second_kernel_sizes(preset: DegradationPreset, smallest: int, largest: int) -> DegradationPreset:
+    """The preset with other sizes of the second stage's blur kernels; its final low-pass filter keeps its own.
+
+    Args:
+      preset: a preset whose second stage blurs.
+      smallest: the smallest kernel size, odd.
+      largest: the largest one, odd, at most 21.
+
+    Raises:
+      ValueError: even or descending sizes, or a preset without a second blur.
+    """
+    if not 3 <= smallest <= largest <= 21 or smallest % 2 == 0 or largest % 2 == 0:
+        raise ValueError("kernel sizes must be two odd numbers from 3 to 21, the smallest and the largest")
+    if preset.first is None or preset.second is None or preset.second.blur is None:
+        raise ValueError(f"the degradation {preset.name} has no second blur: use a preset of two stages")
+    blur = replace(preset.second.blur, sizes=odd_sizes(smallest, largest))
+    return replace(preset, second=replace(preset.second, blur=blur))

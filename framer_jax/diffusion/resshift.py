@@ -13,6 +13,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+SINSR_SQRT_ETA_CAP = 0.001**0.5
+"""Largest √η at the first index in SinSR's code; it matters for chains that begin noisier, as ResShift v3's."""
+
 
 @dataclass(frozen=True)
 class Schedule:
@@ -55,6 +58,7 @@ def make_schedule(
     etas_end: float = 0.99,
     power: float = 0.3,
     sampling_steps: int | None = None,
+    sqrt_eta_cap: float | None = None,
 ) -> Schedule:
     """The geometric schedule with warped time of Section 3.2.
 
@@ -65,13 +69,14 @@ def make_schedule(
       etas_end: √η (sic, not η) at the last index.
       power: exponent of the time warp.
       sampling_steps: number of sampling steps, spaced evenly over the T indices from 0; None for all T.
+      sqrt_eta_cap: largest √η at the first index, see `SINSR_SQRT_ETA_CAP`; None for no cap.
 
     Raises:
       ValueError: a number of steps out of range.
     """
     if steps < 2:
         raise ValueError(f"steps is {steps}: a ResShift chain needs at least 2")
-    first = min(min_noise_level / kappa, min_noise_level)
+    first = min(min_noise_level / kappa, min_noise_level, *(() if sqrt_eta_cap is None else (sqrt_eta_cap,)))
     warped = np.linspace(0.0, 1.0, steps) ** power * (steps - 1)
     sqrt_etas = first * np.exp(np.log(etas_end / first) / (steps - 1)) ** warped
     indices = np.arange(steps)

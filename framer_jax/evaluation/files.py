@@ -6,28 +6,25 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, UnidentifiedImageError
 
-from framer_jax.data.files import image_paths
-from framer_jax.inference.images import read_image
-
-_ORIENTATION = 0x0112  # EXIF tag; its values 5..8 mean a rotation by 90°
+from framer_jax.data.files import Listing, list_images, summary_of
+from framer_jax.images.decode import read_header, read_image
 
 
-def image_files(folder: str | Path) -> list[Path]:
-    """List the images of a folder recursively, sorted by name (`image_paths`).
+def image_files(folder: str | Path) -> Listing:
+    """List the images of a folder recursively, sorted by name, and what is left out (`list_images`).
 
     Raises:
       FileNotFoundError: no such folder.
       ValueError: the folder holds no image.
     """
-    folder = Path(folder)
-    if not folder.is_dir():
+    if str(folder) and not Path(folder).is_dir():
         raise FileNotFoundError(f"{folder}: no such folder")
-    files = image_paths(folder)
-    if not files:
-        raise ValueError(f"{folder} holds no images")
-    return files
+    listing = list_images(folder)
+    if not listing.paths:
+        more = f"; {summary_of(listing.left_out)}" if listing.left_out else ""
+        raise ValueError(f"{folder} holds no images{more}")
+    return listing
 
 
 def image_size(path: Path) -> tuple[int, int]:
@@ -36,13 +33,8 @@ def image_size(path: Path) -> tuple[int, int]:
     Raises:
       ValueError: not an image.
     """
-    try:
-        with Image.open(path) as image:
-            width, height = image.size
-            rotated = image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{path}: cannot be read as an image ({error})") from error
-    return (width, height) if rotated else (height, width)
+    header = read_header(path)
+    return header.height, header.width
 
 
 def read_pixels(path: Path) -> npt.NDArray[np.float32]:

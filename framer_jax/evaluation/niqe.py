@@ -72,6 +72,8 @@ def load_niqe_model(path: str | Path) -> NiqeModel:
         raise ValueError(f"{path} is not a NIQE model: it needs the arrays {' and '.join(_KEYS)}") from error
     if mean.size != 36 or covariance.shape != (36, 36):
         raise ValueError(f"{path} is not a NIQE model: shapes {mean.shape} and {covariance.shape} are not 36, (36, 36)")
+    if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
+        raise ValueError(f"{path} is not a NIQE model: it has numbers that are not finite; fit or fetch it again")
     return NiqeModel(mean.reshape(36), covariance, path.name, sha256_of(path))
 
 
@@ -266,7 +268,14 @@ def gaussian_distance(features: Floats, model: NiqeModel) -> float:
     # As in the reference implementations, the mean includes partly undefined blocks; the covariance does not.
     difference = model.mean - np.nanmean(features, axis=0)
     covariance = (model.covariance + np.cov(valid, rowvar=False)) / 2
-    return float(np.sqrt(difference @ np.linalg.pinv(covariance) @ difference))
+    try:
+        inverse = np.linalg.pinv(covariance)
+    except np.linalg.LinAlgError as error:
+        raise ValueError(
+            f"the covariance of NIQE's features cannot be inverted ({error}): the image, or the NIQE model "
+            f"{model.name}, has values that are not finite"
+        ) from error
+    return float(np.sqrt(difference @ inverse @ difference))
 
 
 def niqe(images: npt.ArrayLike, model: NiqeModel, crop_border: int = 0, luma: Luma = "studio") -> Floats:

@@ -12,7 +12,7 @@ from rich.progress import track
 
 from framer_jax.evaluation.files import image_files, read_pixels
 from framer_jax.evaluation.niqe import BLOCK, Floats, gaussian_window, luma_levels, niqe_features
-from framer_jax.porting.files import atomic_write
+from framer_jax.porting.files import atomic_write, check_outputs
 from framer_jax.version import __version__
 
 
@@ -71,14 +71,16 @@ def fit_niqe(
     Raises:
       FileExistsError: `out` exists and `overwrite` is False.
       FileNotFoundError: no such folder.
-      ValueError: no images, a damaged image, too few blocks, or an `out` that does not end in .npz.
+      ValueError: no images, a damaged image, too few blocks, or an `out` that does not end in .npz, is a folder or a
+        photograph.
     """
     folder, out = Path(folder), Path(out)
     if out.suffix != ".npz":
         raise ValueError(f"a NIQE model is an .npz file; got the name {out}")
     if out.exists() and not overwrite:
         raise FileExistsError(f"{out} exists: choose another name or allow overwriting")
-    files = image_files(folder)
+    files, left_out = image_files(folder)
+    check_outputs({"the NIQE model": out}, {"the photograph": files})
     photos = []
     for path in track(files, description="NIQE features", disable=not progress):
         plane = luma_levels(read_pixels(path)[None], "studio")
@@ -90,6 +92,7 @@ def fit_niqe(
         "source": source or folder.resolve().name,
         "photos": len(photos),
         "photos_too_small": len(files) - len(photos),
+        "photos_left_out": [str(item) for item in left_out],
         "blocks": fit.blocks,
         "block_size": BLOCK,
         "sharpness_threshold": threshold,

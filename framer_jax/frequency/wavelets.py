@@ -280,7 +280,9 @@ def check_wavelet(wavelet: str) -> None:
     import pywt
 
     if wavelet not in pywt.wavelist(kind="discrete"):
-        raise ValueError(f"unknown wavelet {wavelet!r}: use a discrete one of pywt.wavelist(), such as haar or db2")
+        raise ValueError(
+            f"unknown wavelet {wavelet[:20]!r}: use a discrete one of pywt.wavelist(), such as haar or db2"
+        )
 
 
 def _check_codec(codec: WaveletCodec) -> None:

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import json
-import os
-from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryFile
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -19,27 +15,36 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from framer_jax.checkpoints.paths import digest_of
-from framer_jax.data.files import image_paths
-from framer_jax.inference.images import FORMATS, ImageData, output_format, read_image, write_image
+from framer_jax.data.files import NAMED, LeftOut
+from framer_jax.images.decode import read_image
+from framer_jax.images.image_data import ImageData
+from framer_jax.inference.estimate import check_host_memory
+from framer_jax.inference.images import check_alpha, depth_note, flatten, parse_color
+from framer_jax.inference.jobs import (
+    Job,
+    PathLike,
+    Plan,
+    check_writable,
+    impossible_jobs,
+    plan_jobs,
+    reason_of,
+    remaining_jobs,
+)
+from framer_jax.inference.result_files import write_result
 from framer_jax.inference.settings import UpscaleSettings
-from framer_jax.inference.upscaler import Upscaler, make_upscaler, upscale_image
-from framer_jax.porting.files import atomic_write, sha256_of
+from framer_jax.inference.upscaler import (
+    NotFiniteError,
+    Upscaler,
+    make_upscaler,
+    reduced_settings,
+    upscale_image,
+)
+from framer_jax.porting.files import sha256_of
 from framer_jax.recipes.base import Params, Recipe
 from framer_jax.version import __version__
 
-PathLike = str | os.PathLike[str]
-
-
-class Job(NamedTuple):
-    """One image to upscale.
-
-    Attributes:
-      source: LR image file to read.
-      target: SR image file to write.
-    """
-
-    source: Path
-    target: Path
+Reasons = list[tuple[Path, str]]
+"""(image, one sentence)."""
 
 
 class Origin(NamedTuple):
@@ -65,30 +70,29 @@ class Summary(NamedTuple):
       written: SR images that were written.
       skipped: outputs that existed and were not touched (skip_existing).
       failed: (source, reason) of the images that could not be upscaled.
-      notes: (source, what reading it lost).
+      notes: (image, what reading or writing it lost, or what is odd about it).
+      left_out: what may be an image of the input, or hold images, and cannot be read.
     """
 
     written: tuple[Path, ...]
     skipped: tuple[Path, ...]
     failed: tuple[tuple[Path, str], ...]
     notes: tuple[tuple[Path, str], ...]
+    left_out: tuple[LeftOut, ...] = ()
 
     @property
     def exit_status(self) -> int:
-        """0 if every image was written or skipped, else 1."""
-        return int(bool(self.failed))
+        """0 if every image was written or skipped, and nothing left out, else 1."""
+        return int(bool(self.failed or self.left_out))
 
     def __str__(self) -> str:
-        lines = [f"{len(self.written)} written, {len(self.skipped)} skipped, {len(self.failed)} failed"]
+        counts = f"{len(self.written)} written, {len(self.skipped)} skipped, {len(self.failed)} failed"
+        counts += f", {len(self.left_out)} left out" if self.left_out else ""
+        lines = [counts]
         lines += [f"  note: {source}: {note}" for source, note in self.notes]
         lines += [f"  failed: {reason}" for _, reason in self.failed]
+        lines += [f"  left out: {item}" for item in self.left_out]
         return "\n".join(lines)
-
-
-def sidecar_path(target: PathLike) -> Path:
-    """The sidecar next to an SR image: photo.png.json for photo.png."""
-    target = Path(target)
-    return target.with_name(target.name + ".json")
 
 
 def upscale_files(
@@ -105,11 +109,12 @@ def upscale_files(
     overwrite: bool = False,
     skip_existing: bool = False,
     continue_on_error: bool = False,
+    flatten_onto: str | None = None,
     console: Console | None = None,
 ) -> Summary:
     """Upscale image files and folders of them.
 
-    All names are checked, and all output folders are created and tested, before the first image is computed.
+    All names, headers of images and output folders are checked before the first image is computed.
 
     Args:
       inputs: image files and folders.
@@ -124,6 +129,7 @@ def upscale_files(
       overwrite: whether existing outputs may be replaced.
       skip_existing: whether to skip images whose output exists.
       continue_on_error: whether to list an image that cannot be upscaled in the summary and continue.
+      flatten_onto: color of the ground that transparent images are put on, such as 'white'; None keeps transparency.
       console: console for progress and messages; None for neither.
 
     Returns:
@@ -135,139 +141,75 @@ def upscale_files(
       OSError: a folder cannot be created or written to.
       ValueError: no image, two images with the same output, an output that is an input, or invalid settings; or an
         image that cannot be upscaled, if `continue_on_error` is not set.
+      MemoryError: the same, for want of memory.
     """
-    if overwrite and skip_existing:
-        raise ValueError("overwrite and skip_existing exclude each other: choose one")
-    jobs = plan_jobs(inputs, output, recursive=recursive, suffix=suffix, extension=extension)
-    jobs, skipped = _remaining_jobs(jobs, overwrite, skip_existing)
+    ground = None if flatten_onto is None else parse_color(flatten_onto)
+    plan = plan_jobs(inputs, output, recursive=recursive, suffix=suffix, extension=extension)
+    jobs, skipped, odd = remaining_jobs(plan.jobs, overwrite, skip_existing)
     common_entries = _common_sidecar_entries(origin or Origin(), recipe) if jobs else {}
+    upscaler = make_upscaler(recipe, settings)
+    jobs, failed = _possible_jobs(jobs, recipe, settings, ground is not None, continue_on_error)
     for folder in sorted({job.target.parent for job in jobs}):
-        _check_writable(folder)
-    run = _Run(
-        make_upscaler(recipe, settings), recipe.scale, jax.device_put(params), settings, common_entries, overwrite
-    )
-    written, failed, notes = _run_jobs(jobs, run, continue_on_error, console)
-    return Summary(tuple(written), tuple(skipped), tuple(failed), tuple(notes))
+        check_writable(folder)
+    run = _Run(upscaler, recipe, jax.device_put(params), settings, common_entries, ground, origin and origin.checkpoint)
+    written, failed_later, notes = _run_jobs(jobs, run, continue_on_error, console)
+    failed, notes = failed + failed_later, _notes_of(plan) + odd + notes
+    return Summary(tuple(written), tuple(skipped), tuple(failed), tuple(notes), plan.left_out)
 
 
-def plan_jobs(
-    inputs: PathLike | Iterable[PathLike],
-    output: PathLike,
-    *,
-    recursive: bool = False,
-    suffix: str = "",
-    extension: str = ".png",
-) -> list[Job]:
-    """Find the images and name their outputs; arguments and errors as in `upscale_files`.
+def _possible_jobs(
+    jobs: Sequence[Job], recipe: Recipe, settings: UpscaleSettings, flattened: bool, continue_on_error: bool
+) -> tuple[list[Job], Reasons]:
+    """(jobs that can be run, failures of the others), as far as the headers of the images tell."""
 
-    Images that differ in their extension only (a.jpg, a.png) get it into their names (a_jpg.png, a_png.png).
-    """
-    paths = [Path(inputs)] if isinstance(inputs, str | os.PathLike) else [Path(path) for path in inputs]
-    output = Path(output)
-    if not paths:
-        raise ValueError("no input: give a file or a folder")
-    if len(paths) == 1 and paths[0].is_file() and output.suffix.lower() in FORMATS and not output.is_dir():
-        jobs = [Job(paths[0], output.with_name(output.stem + suffix + output.suffix))]
-    else:
-        if output.is_file():
-            raise ValueError(f"{output} is a file: give a folder for the outputs")
-        extension = extension if extension.startswith(".") else f".{extension}"
-        output_format(f"output{extension}")
-        images = [image for path in paths for image in _find_images(path, output, recursive)]
-        jobs = _name_outputs(images, output, suffix, extension)
-    sources = {job.source.resolve() for job in jobs}
-    for job in jobs:
-        if job.target.resolve() in sources:
-            raise ValueError(f"{job.target} would replace an input: give a suffix or another output folder")
-    return jobs
+    def check(height: int, width: int, alpha: bool) -> None:
+        check_host_memory(recipe, height, width, settings, alpha)
+
+    failed = impossible_jobs(jobs, recipe.scale, check, flattened)
+    if failed and not continue_on_error:
+        more = f" (and {len(failed) - 1} more cannot be upscaled)" if len(failed) > 1 else ""
+        raise ValueError(f"{failed[0][1]}{more}")
+    sources = {source for source, _ in failed}
+    return [job for job in jobs if job.source not in sources], failed
 
 
-def _find_images(path: Path, output: Path, recursive: bool) -> list[tuple[Path, Path]]:
-    """(image, its path relative to the input): the file itself, or the sorted images of the folder."""
-    if path.is_file():
-        return [(path, Path(path.name))]
-    if not path.is_dir():
-        raise FileNotFoundError(f"{path}: no such file or folder")
-    may_hold_outputs = output.resolve() != path.resolve()
-    images = [
-        (file, file.relative_to(path))
-        for file in image_paths(path, recursive)
-        # outputs of an earlier run, in a subfolder of the input, are not inputs
-        if not (may_hold_outputs and file.resolve().is_relative_to(output.resolve()))
-    ]
-    if not images:
-        hint = "" if recursive else " (subfolders are searched with recursive)"
-        raise ValueError(f"{path}: no image in this folder{hint}")
-    return images
-
-
-def _name_outputs(images: list[tuple[Path, Path]], output: Path, suffix: str, extension: str) -> list[Job]:
-    def default_target(relative: Path) -> Path:
-        return output / relative.with_name(f"{relative.stem}{suffix}{extension}")
-
-    def case_folded(path: Path) -> str:
-        return str(path).casefold()  # some file systems do not distinguish A.png from a.png
-
-    counts = Counter(case_folded(default_target(relative)) for _, relative in images)
-    jobs = []
-    for source, relative in images:
-        target = default_target(relative)
-        if counts[case_folded(target)] > 1:
-            target = output / relative.with_name(
-                f"{relative.stem}_{relative.suffix.lower().lstrip('.')}{suffix}{extension}"
-            )
-        jobs.append(Job(source, target))
-    sources: dict[str, Path] = {}
-    for source, target in jobs:
-        other = sources.setdefault(case_folded(target), source)
-        if other is not source:
-            raise ValueError(f"{other} and {source} would both be written to {target}: upscale them separately")
-    return jobs
-
-
-def _remaining_jobs(jobs: list[Job], overwrite: bool, skip_existing: bool) -> tuple[list[Job], list[Path]]:
-    """(jobs to run, outputs to skip), after checking every file that would be written."""
-    skipped = [job.target for job in jobs if skip_existing and job.target.exists()]
-    skipped_targets = set(skipped)
-    jobs = [job for job in jobs if job.target not in skipped_targets]
-    existing = [path for job in jobs for path in (job.target, sidecar_path(job.target)) if path.exists()]
-    if existing and not overwrite:
-        more = f" and {len(existing) - 3} more" if len(existing) > 3 else ""
-        names = ", ".join(map(str, existing[:3]))
-        raise FileExistsError(f"{names}{more} exist: choose another output, skip existing ones or allow overwriting")
-    if folders := [path for path in existing if path.is_dir()]:
-        raise ValueError(f"{folders[0]} is a folder where a file is to be written")
-    return jobs, skipped
-
-
-def _check_writable(folder: Path) -> None:
-    """Create a folder and a file in it: permissions alone do not reveal read-only or full disks."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise OSError(f"{folder}: cannot write there ({error.strerror}): choose another output") from error
+def _notes_of(plan: Plan) -> Reasons:
+    names = [path.name for path in plan.results]
+    if not names:
+        return []
+    listed = ", ".join(names[:NAMED]) + (", ..." if len(names) > NAMED else "")
+    return [(plan.results[0].parent, f"{len(names)} results of earlier runs in it are no inputs: {listed}")]
 
 
 class _Run(NamedTuple):
-    """What all jobs share; `common_entries` are the sidecar entries that do not depend on the image."""
+    """What all jobs share.
+
+    Attributes:
+      upscaler: the upscaler.
+      recipe: its recipe.
+      params: parameters on the device.
+      settings: the settings to begin with.
+      common_entries: the sidecar entries that do not depend on the image.
+      ground: color that transparent images are put on, or None.
+      weights: where the parameters are from, or None.
+    """
 
     upscaler: Upscaler
-    scale: int
+    recipe: Recipe
     params: Params
     settings: UpscaleSettings
     common_entries: Mapping[str, Any]
-    overwrite: bool
+    ground: tuple[float, float, float] | None
+    weights: Path | None
 
 
 def _run_jobs(
-    jobs: list[Job], run: _Run, continue_on_error: bool, console: Console | None
-) -> tuple[list[Path], list[tuple[Path, str]], list[tuple[Path, str]]]:
+    jobs: Sequence[Job], run: _Run, continue_on_error: bool, console: Console | None
+) -> tuple[list[Path], Reasons, Reasons]:
     """Read, upscale and write every job; returns (written, failed, notes) of `Summary`."""
     written: list[Path] = []
-    failed: list[tuple[Path, str]] = []
-    notes: list[tuple[Path, str]] = []
+    failed: Reasons = []
+    notes: Reasons = []
     printed_estimates: set[str] = set()
     current = run.settings
 
@@ -280,29 +222,71 @@ def _run_jobs(
         for job in jobs:
             task = bar.add_task(escape(job.source.name), total=None)
             try:
-                image = read_image(job.source)
-                notes += [(job.source, note) for note in image.notes]
-                height, width, _ = image.pixels.shape
-                estimate = str(run.upscaler.estimate(run.params, height, width, current))
+                image = _read(job, run)
+                notes += [(job.source, note) for note in (*image.notes, depth_note(job.target, image)) if note]
+                fitting, estimate = _fit_memory(image, run, current)
                 if estimate not in printed_estimates:
                     printed_estimates.add(estimate)
                     say(estimate)
                 progress = partial(_update_bar, bar, task)
-                sr, used = upscale_image(run.upscaler, run.scale, run.params, image, progress, current)
+                sr, used = upscale_image(run.upscaler, run.recipe.scale, run.params, image, progress, fitting)
                 if used != current:  # the next images start with the settings that fitted into memory
                     say(f"device memory ran out: continuing with tile {used.tile} and tile_batch {used.tile_batch}")
                     current = used
-                write_image(job.target, sr, run.overwrite)
-                _write_sidecar(job, {**run.common_entries, **_sidecar_entries(job, image, used, run.settings)})
+                record = {**run.common_entries, **_sidecar_entries(job, image, used, run.settings)}
+                write_result(job.target, sr, record)
                 written.append(job.target)
             except (OSError, ValueError, MemoryError, jax.errors.JaxRuntimeError) as error:
+                named = _named(job.source, error, run.weights)
                 if not continue_on_error:
-                    raise
-                failed.append((job.source, _reason(job.source, error)))
-                say(f"failed: {failed[-1][1]}")
+                    raise named from error
+                failed.append((job.source, str(named)))
+                say(f"failed: {named}")
             bar.remove_task(task)
             bar.advance(images)
     return written, failed, notes
+
+
+def _read(job: Job, run: _Run) -> ImageData:
+    image = read_image(job.source)
+    if run.ground is not None:
+        image = flatten(image, run.ground)
+    check_alpha(job.target, image)
+    return image
+
+
+def _fit_memory(image: ImageData, run: _Run, settings: UpscaleSettings) -> tuple[UpscaleSettings, str]:
+    """Settings that fit into memory, where the device computes in main memory, and the estimate in words.
+
+    Raises:
+      MemoryError: no smaller batch or tile does.
+    """
+    height, width, _ = image.pixels.shape
+    while True:
+        estimate = run.upscaler.estimate(run.params, height, width, settings)
+        if jax.default_backend() != "cpu":
+            return settings, str(estimate)
+        try:
+            device = estimate.temporary or 0
+            check_host_memory(run.recipe, height, width, settings, image.alpha is not None, device)
+            return settings, str(estimate)
+        except MemoryError:
+            if (smaller := reduced_settings(run.recipe, settings)) is None:
+                raise
+            settings = smaller
+
+
+def _named(source: Path, error: Exception, weights: Path | None) -> Exception:
+    """The error with the name of the image, and of the weights where they are the likely cause."""
+    text = reason_of(source, error)
+    if isinstance(error, NotFiniteError) and weights is not None:
+        text += f" ({weights})"
+    if isinstance(error, jax.errors.JaxRuntimeError):
+        text += ": a smaller --tile or --tile-batch needs less memory" if "RESOURCE_EXHAUSTED" in text else ""
+    for kind in (OSError, MemoryError):
+        if isinstance(error, kind):
+            return kind(text)
+    return ValueError(text)
 
 
 def _update_bar(bar: Progress, task: TaskID, done: int, total: int) -> None:
@@ -353,13 +337,3 @@ def _sidecar_entries(job: Job, image: ImageData, used: UpscaleSettings, requeste
             "notes": list(image.notes),
         },
     }
-
-
-def _write_sidecar(job: Job, entries: Mapping[str, Any]) -> None:
-    with atomic_write(sidecar_path(job.target)) as temporary:
-        temporary.write_text(json.dumps(entries, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def _reason(source: Path, error: BaseException) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if str(source) in text else f"{source}: {text}"

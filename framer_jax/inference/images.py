@@ -1,33 +1,22 @@
-"""Reading and writing image files.
+"""Writing image files, and what surrounds the pixels that are super-resolved: alpha, formats, limits.
 
-An image that Pillow can open becomes RGB in [0, 1]. What the network does not see (transparency, grayscale, bit depth,
-color profile) is kept and written back:
-
-| in the file | pixels | written back as |
-|---|---|---|
-| 1, L | gray, repeated over three channels | L |
-| LA, or L with a transparent value | gray and alpha | LA |
-| RGB, YCbCr JPEG, palette | RGB | RGB |
-| RGBA, palette or RGB with transparency | RGB and alpha | RGBA |
-| I;16, I, F (16-bit or float gray) | gray | 16-bit gray (PNG, TIFF), 8-bit in other formats |
-| CMYK | RGB, converted by the embedded profile if there is one | RGB in sRGB |
-| 16-bit color | RGB at 8 bits, because Pillow decodes no more; a note says so | RGB |
-| animations, several pages | the first frame; a note says so | one image |
-
-The EXIF orientation is applied to the pixels, and no EXIF data is written. ICC profiles are written back.
+Reading is in framer_jax.images.decode, with the table of what becomes what.
 """
 
 from __future__ import annotations
 
-import io
 import os
 import struct
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageColor
 
+from framer_jax.images.arrays import check_range, check_shape, image_from_array
+from framer_jax.images.decode import from_pillow, read_image
+from framer_jax.images.image_data import ImageData
+from framer_jax.images.png import write_deep
 from framer_jax.inference.resample import upsample_bicubic
 from framer_jax.porting.files import atomic_write
 
@@ -40,80 +29,36 @@ class FileFormat(NamedTuple):
     Attributes:
       name: Pillow's name of the format.
       alpha: whether it stores transparency.
-      gray16: whether it stores 16-bit gray.
+      deep: modes that are stored with 16 bits per channel.
       options: keyword arguments of Pillow's `save`.
+      side: largest side in pixels.
+      pixels: largest number of pixels.
     """
 
     name: str
     alpha: bool
-    gray16: bool
+    deep: tuple[str, ...]
     options: dict[str, Any]
+    side: int = 2**31 - 1
+    pixels: int = 2**62
 
+
+_JPEG = FileFormat("JPEG", False, (), {"quality": 95, "subsampling": 0}, side=65_500)
+_TIFF = FileFormat("TIFF", True, ("L",), {"compression": "tiff_adobe_deflate"})
 
 FORMATS = {
-    ".png": FileFormat("PNG", True, True, {}),
-    ".webp": FileFormat("WEBP", True, False, {"quality": 95, "method": 4}),
-    ".jpg": FileFormat("JPEG", False, False, {"quality": 95, "subsampling": 0}),
-    ".jpeg": FileFormat("JPEG", False, False, {"quality": 95, "subsampling": 0}),
-    ".tif": FileFormat("TIFF", True, True, {"compression": "tiff_adobe_deflate"}),
-    ".tiff": FileFormat("TIFF", True, True, {"compression": "tiff_adobe_deflate"}),
-    ".bmp": FileFormat("BMP", False, False, {}),
+    ".png": FileFormat("PNG", True, ("L", "LA", "RGB", "RGBA"), {}),
+    ".webp": FileFormat("WEBP", True, (), {"quality": 95, "method": 4}, side=16_383),
+    ".jpg": _JPEG,
+    ".jpeg": _JPEG,
+    ".tif": _TIFF,
+    ".tiff": _TIFF,
+    ".bmp": FileFormat("BMP", False, (), {}, pixels=(2**32 - 200) // 4),
 }
 """The formats that can be written, by suffix. Only PNG, TIFF and BMP are lossless."""
 
-
-class ImageData(NamedTuple):
-    """An image and the properties of its file that are written back.
-
-    Attributes:
-      pixels: [H, W, 3] float32 in [0, 1], not multiplied by alpha; three equal channels for gray.
-      alpha: [H, W] float32 in [0, 1], or None for an image without transparency.
-      mode: Pillow mode to write: 'L', 'LA', 'RGB' or 'RGBA'.
-      icc: ICC color profile, or None.
-      bits: bits per channel, 8 or 16.
-      notes: what reading the file lost, one sentence each.
-    """
-
-    pixels: np.ndarray
-    alpha: np.ndarray | None = None
-    mode: str = "RGB"
-    icc: bytes | None = None
-    bits: int = 8
-    notes: tuple[str, ...] = ()
-
-
-def read_image(path: str | os.PathLike[str]) -> ImageData:
-    """Read an image that Pillow can open, upright (see the table at the top of this module).
-
-    Raises:
-      FileNotFoundError: the file does not exist.
-      ValueError: the file is not an image, is damaged or truncated, or holds values outside its range.
-    """
-    path = Path(path)
-    if path.is_dir():
-        raise ValueError(f"{path} is a folder, not an image")
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such image")
-    try:
-        with Image.open(path) as opened:
-            notes = []
-            if _has_16_bit_color(opened):
-                notes.append("16-bit color was read as 8-bit")
-            if (frames := getattr(opened, "n_frames", 1)) > 1:
-                notes.append(f"only the first of {frames} frames was read")
-            opened.load()
-            icc = opened.info.get("icc_profile") or None
-            image = ImageOps.exif_transpose(opened)
-            if image.mode == "CMYK":
-                image, icc = _cmyk_to_rgb(image, icc), None
-            pixels, alpha, bits = _decode(image)
-    except UnidentifiedImageError as error:
-        raise ValueError(f"{path}: not an image that Pillow can read") from error
-    except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError) as error:
-        raise ValueError(f"{path}: cannot be read as an image ({error})") from error
-    gray = image.mode in ("1", "L", "LA", "La", "F") or image.mode.startswith("I")
-    mode = ("L" if gray else "RGB") + ("" if alpha is None else "A")
-    return ImageData(pixels, alpha, mode, icc, bits, tuple(notes))
+LARGE_TIFF = 2**32 - 2**20
+"""From this number of bytes on, TIFF files need offsets of 64 bits."""
 
 
 def write_image(path: str | os.PathLike[str], image: ImageData, overwrite: bool = False) -> None:
@@ -130,35 +75,121 @@ def write_image(path: str | os.PathLike[str], image: ImageData, overwrite: bool 
       ValueError: the suffix is unknown, or the format cannot hold this image (transparency, size).
     """
     path = Path(path)
-    file_format = output_format(path)
+    output_format(path)
     if path.exists() and not overwrite:
         raise FileExistsError(f"{path} exists: choose another name or allow overwriting")
-    alpha = image.alpha
-    if alpha is not None and not file_format.alpha:
-        if alpha.min() < 1:
-            raise ValueError(f"{path}: {file_format.name} cannot hold transparency; write .png, .tiff or .webp instead")
-        alpha = None
-    encoded = _encode(image._replace(alpha=alpha), file_format)
-    options = file_format.options | ({"icc_profile": image.icc} if image.icc and file_format.name != "BMP" else {})
+    check_size(path, *image.pixels.shape[:2])
+    check_alpha(path, image)
     try:
         with atomic_write(path) as temporary:
-            encoded.save(temporary, format=file_format.name, **options)
+            encode_image(temporary, path, image)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def encode_image(file: Path, path: Path, image: ImageData) -> None:
+    """Write an image into `file`, in the format of the file name `path`; errors name `path`.
+
+    Raises:
+      OSError: the file cannot be written.
+      ValueError: the format cannot hold the image.
+    """
+    file_format = output_format(path)
+    image = image if file_format.alpha else image._replace(alpha=None)
+    icc = image.icc if file_format.name != "BMP" else None
+    values = _encode(image, file_format)
+    height, width, channels = values.shape
+    try:
+        if values.dtype == np.uint16 and file_format.name == "PNG":
+            write_deep(file, values, icc)
+            return
+        encoded = Image.fromarray(values[:, :, 0] if channels == 1 else values)
+        if file_format.name == "WEBP" and encoded.mode == "LA":
+            encoded = encoded.convert("RGBA")
+        large = {"big_tiff": True} if file_format.name == "TIFF" and values.nbytes > LARGE_TIFF else {}
+        encoded.save(
+            file, format=file_format.name, **file_format.options, **large, **({"icc_profile": icc} if icc else {})
+        )
     except (ValueError, OSError, struct.error) as error:
         if isinstance(error, OSError) and error.errno is not None:  # from the system; errors of Pillow have no number
             raise OSError(error.errno, error.strerror, str(path)) from error
-        width, height = encoded.size
         raise ValueError(f"{path}: {file_format.name} cannot be written at {width}x{height} ({error})") from error
 
 
-def as_image_data(image: str | os.PathLike[str] | ImageData | np.ndarray) -> ImageData:
-    """An image file, an image or an array [H, W, 3], float32 in [0, 1] or uint8, as an `ImageData`."""
+def check_size(path: str | os.PathLike[str], height: int, width: int) -> None:
+    """Raise ValueError if the format of a file name cannot hold an image of this size."""
+    file_format = output_format(path)
+    if max(height, width) > file_format.side or height * width > file_format.pixels:
+        limit = f"{file_format.side:,} pixels a side"
+        if max(height, width) <= file_format.side:
+            limit = f"{file_format.pixels:,} pixels"
+        raise ValueError(
+            f"{path}: {file_format.name} holds at most {limit}, and the image is {width}x{height}: write .png or .tiff"
+        )
+
+
+def check_alpha(path: str | os.PathLike[str], image: ImageData) -> None:
+    """Raise ValueError if an image is transparent somewhere and the format of a file name is always opaque."""
+    file_format = output_format(path)
+    if image.alpha is not None and not file_format.alpha and image.alpha.min() < 1:
+        raise ValueError(
+            f"{path}: {file_format.name} cannot hold transparency: write .png, .tiff or .webp instead, or flatten the "
+            "image onto a color (--flatten white)"
+        )
+
+
+def depth_note(path: str | os.PathLike[str], image: ImageData) -> str:
+    """What is lost where the format of a file name does not hold the image's bit depth; '' for nothing."""
+    file_format = output_format(path)
+    mode = _written_mode(image, file_format)
+    if image.bits <= 8 or mode in file_format.deep:
+        return ""
+    others = "PNG keeps 16" if mode != "L" else "PNG and TIFF keep 16"
+    return f"written with 8 bits per channel, of 16 that were read ({others})"
+
+
+def parse_color(text: str) -> tuple[float, float, float]:
+    """A color such as 'white' or '#ffeedd', three values in [0, 1].
+
+    Raises:
+      ValueError: it is no color.
+    """
+    try:
+        red, green, blue = ImageColor.getrgb(text)[:3]
+    except ValueError as error:
+        raise ValueError(f"{text!r} is no color: give a name such as white, or #rrggbb") from error
+    return red / 255, green / 255, blue / 255
+
+
+def flatten(image: ImageData, color: tuple[float, float, float]) -> ImageData:
+    """The image on a ground of one color, without alpha."""
+    if image.alpha is None:
+        return image
+    opacity = image.alpha[:, :, None]
+    pixels = image.pixels * opacity + np.array(color, np.float32) * (1 - opacity)
+    gray = image.mode == "LA" and len(set(color)) == 1
+    return image._replace(pixels=pixels, alpha=None, mode="L" if gray else "RGB")
+
+
+def as_image_data(image: Any, overshoot: float = 0.0) -> ImageData:
+    """Whatever a user may pass as an image, as an `ImageData`.
+
+    Args:
+      image: a path, a Pillow image, an `ImageData`, or an array (framer_jax.images.arrays.image_from_array).
+      overshoot: how far floats may lie outside [0, 1].
+
+    Raises:
+      FileNotFoundError, ValueError, TypeError: it is no image; the message says what to give.
+    """
     if isinstance(image, str | os.PathLike):
         return read_image(image)
+    if isinstance(image, Image.Image):
+        return from_pillow(image)
     if isinstance(image, ImageData):
+        check_shape(image.shape)
+        check_range(image.pixels, overshoot)
         return image
-    pixels = np.asarray(image)
-    scale = np.float32(255 if pixels.dtype == np.uint8 else 1)
-    return ImageData(pixels.astype(np.float32) / scale)
+    return image_from_array(image, overshoot)
 
 
 def output_format(path: str | os.PathLike[str]) -> FileFormat:
@@ -205,54 +236,15 @@ def replace_pixels(image: ImageData, pixels: np.ndarray, scale: int) -> ImageDat
     return image._replace(pixels=np.clip(pixels * inverse[:, :, None], 0, 1), alpha=alpha)
 
 
-def _has_16_bit_color(opened: Image.Image) -> bool:
-    """Whether the decoder will drop the low byte of color channels (Pillow's raw mode ends in ';16B')."""
-    for tile in getattr(opened, "tile", ()):
-        raw_mode = tile[3] if isinstance(tile[3], str) else next((a for a in tile[3] or () if isinstance(a, str)), "")
-        if ";16" in raw_mode and not opened.mode.startswith("I"):
-            return True
-    return False
+def _written_mode(image: ImageData, file_format: FileFormat) -> str:
+    """Mode of the file: without alpha if the format has none."""
+    return image.mode.removesuffix("A") + ("A" if image.alpha is not None and file_format.alpha else "")
 
 
-def _cmyk_to_rgb(image: Image.Image, icc: bytes | None) -> Image.Image:
-    """CMYK to sRGB, by the embedded profile if it is usable."""
-    if icc:
-        try:
-            profile = ImageCms.ImageCmsProfile(io.BytesIO(icc))
-            converted = ImageCms.profileToProfile(image, profile, ImageCms.createProfile("sRGB"), outputMode="RGB")
-            if converted is not None:
-                return converted
-        except (ImageCms.PyCMSError, OSError):
-            pass  # an unusable profile is treated as a missing one
-    return image.convert("RGB")
-
-
-def _decode(image: Image.Image) -> tuple[np.ndarray, np.ndarray | None, int]:
-    """Pixels [H, W, 3], alpha [H, W] or None, and bits per channel."""
-    if image.mode.startswith("I") or image.mode == "F":
-        raw = np.asarray(image)
-        highest = 1 if image.mode == "F" else 65535
-        if not (raw.min() >= 0 and raw.max() <= highest):
-            raise ValueError(f"mode {image.mode} values lie outside 0 to {highest}: rescale them first")
-        transparent = image.info.get("transparency")
-        alpha = None if transparent is None else (raw != transparent).astype(np.float32)
-        gray = raw.astype(np.float32) / np.float32(highest)
-        # Pillow has no 16-bit mode for gray with alpha.
-        return np.repeat(gray[:, :, None], 3, axis=2), alpha, 16 if alpha is None else 8
-    is_gray = image.mode in ("1", "L", "LA", "La")
-    target = ("L" if is_gray else "RGB") + ("A" if image.has_transparency_data else "")
-    values = np.asarray(image.convert(target)).astype(np.float32) / np.float32(255)
-    values = values.reshape(*values.shape[:2], -1)  # [H, W, 1 to 4]
-    if not image.has_transparency_data:
-        return (np.repeat(values, 3, axis=2) if is_gray else values), None, 8
-    color = np.repeat(values[:, :, :1], 3, axis=2) if is_gray else np.ascontiguousarray(values[:, :, :3])
-    return color, np.ascontiguousarray(values[:, :, -1]), 8
-
-
-def _encode(image: ImageData, file_format: FileFormat) -> Image.Image:
-    """The image as a Pillow image that the format can hold."""
-    gray16 = image.bits == 16 and image.mode == "L" and image.alpha is None and file_format.gray16
-    highest, dtype = (65535, np.uint16) if gray16 else (255, np.uint8)
+def _encode(image: ImageData, file_format: FileFormat) -> np.ndarray:
+    """The values [H, W, C] to write, uint16 where the format keeps 16 bits, else uint8."""
+    deep = image.bits > 8 and _written_mode(image, file_format) in file_format.deep
+    highest, dtype = (65535, np.uint16) if deep else (255, np.uint8)
     is_gray = image.mode.startswith("L")
     height, width = image.pixels.shape[:2]
     channels = (1 if is_gray else 3) + (image.alpha is not None)
@@ -264,5 +256,4 @@ def _encode(image: ImageData, file_format: FileFormat) -> Image.Image:
         if image.alpha is not None:
             parts.append(image.alpha[rows, :, None])
         values[rows] = np.rint(np.clip(np.concatenate(parts, axis=2), 0, 1) * np.float32(highest)).astype(dtype)
-    encoded = Image.fromarray(values[:, :, 0] if channels == 1 else values)
-    return encoded.convert("RGBA") if file_format.name == "WEBP" and encoded.mode == "LA" else encoded
+    return values

@@ -8,6 +8,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+import jax
+import numpy as np
+
 from framer_jax.checkpoints.open import open_recipe
 from framer_jax.checkpoints.sampling import UNCHANGED, Sampling, knob_names
 from framer_jax.inference.protocols import PROTOCOLS
@@ -44,6 +47,10 @@ class Model(NamedTuple):
     path: Path
     frozen_weights: Mapping[str, str] = MappingProxyType({})
     overrides: Mapping[str, Any] = MappingProxyType({})
+
+    def __repr__(self) -> str:
+        sizes = [int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(self.params)]
+        return f"<Model {self.recipe.name} x{self.recipe.scale}, {sum(sizes):,} parameters, {self.path}>"
 
 
 def load_model(
@@ -122,8 +129,8 @@ def settings_for(model: Model, **settings: Any) -> UpscaleSettings:
         tile = config["data"]["crop"] // model.recipe.scale
     tile = settings.setdefault("tile", tile)
     if isinstance(tile, int) and protocol:  # UpscaleSettings refuses others
-        largest = tile if protocol.fixed else tile - model.recipe.lr_multiple
-        settings.setdefault("overlap", max(0, min(protocol.overlap(tile), tile // 2, largest)))
+        largest = tile - 1 if protocol.fixed else min(tile // 2, tile - model.recipe.lr_multiple)
+        settings.setdefault("overlap", max(0, min(protocol.overlap(tile), largest)))
     return UpscaleSettings(**settings)
 
 

@@ -15,16 +15,20 @@ import jax.numpy as jnp
 import numpy as np
 
 from framer_jax.inference.tiler import (
+    WHOLE,
     BlendWeights,
     TilePlan,
     check_strided_tiles,
     check_tile,
+    check_window_tiles,
     gaussian_blend_weights,
     plan_single_tile,
     plan_strided_tiles,
     plan_tiles,
+    plan_window_tiles,
     uniform_blend_weights,
 )
+from framer_jax.recipes.base import Recipe
 from framer_jax.recipes.method import UpscaleProtocol
 from framer_jax.recipes.table import upscale_protocols
 
@@ -35,12 +39,18 @@ LATENT_GRID = 8
 """Sides of an upsampled image are multiples of a latent position's pixels."""
 
 
+def lr_multiple(recipe: Recipe) -> int:
+    """Tiles start and end at what the recipe can compute."""
+    return recipe.lr_multiple
+
+
 class Protocol(NamedTuple):
     """One way to tile.
 
     Attributes:
       tile: (scale) → default side of a tile, LR pixels; None for what suits the model.
       overlap: (tile) → default overlap, LR pixels.
+      multiple: (recipe) → what sides are multiples of, `multiple` below: the recipe's lr_multiple, or its windows.
       check: (tile, overlap, multiple) → raises ValueError where they do not fit together.
       plan: (height, width, tile, overlap, multiple) → the tiles.
       weights: (plan, scale) → how they are blended.
@@ -67,6 +77,7 @@ class Protocol(NamedTuple):
     sizes: Callable[[int, int, int, int, int], tuple[Size, ...]] | None = None
     autoencoder: tuple[int, int] = (0, 0)
     summary: str = ""
+    multiple: Callable[[Recipe], int] = lr_multiple
 
 
 def one_canvas(key: jax.Array, numbers: np.ndarray, origins: np.ndarray) -> tuple[jax.Array, np.ndarray]:
@@ -149,7 +160,27 @@ def _latent(protocol: UpscaleProtocol) -> Protocol:
     )
 
 
-TILES: Mapping[str, Callable[[UpscaleProtocol], Protocol]] = {"strided": _strided, "latent": _latent}
+def _windows(protocol: UpscaleProtocol) -> Protocol:
+    return Protocol(
+        tile=lambda scale: protocol.tile or WHOLE,
+        overlap=protocol.overlap,
+        check=check_window_tiles,
+        plan=plan_window_tiles,
+        weights=uniform_blend_weights,
+        noise=one_canvas,
+        clips=False,
+        color_fixes=protocol.color_fixes,
+        fixed=True,
+        summary=protocol.summary,
+        multiple=lambda recipe: recipe.window,
+    )
+
+
+TILES: Mapping[str, Callable[[UpscaleProtocol], Protocol]] = {
+    "strided": _strided,
+    "latent": _latent,
+    "windows": _windows,
+}
 
 DEFAULT_PROTOCOL = "framer_jax"
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from framer_jax.inference.color_fix import COLOR_FIXES
 from framer_jax.inference.protocols import DEFAULT_PROTOCOL, PROTOCOLS
+from framer_jax.knobs import changed_repr
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,12 @@ class UpscaleSettings:
     seed: int = 0
     protocol: str = DEFAULT_PROTOCOL
 
+    __repr__ = changed_repr
+
     def __post_init__(self) -> None:
+        for name in ("mode", "color_fix", "protocol"):
+            if not isinstance(value := getattr(self, name), str):
+                raise ValueError(f"{name} {value!r} must be a string")
         if self.mode not in ("sample", "mean"):
             raise ValueError(f"unknown mode {self.mode!r}: use 'sample' or 'mean'")
         if self.protocol not in PROTOCOLS:
@@ -49,7 +55,8 @@ class UpscaleSettings:
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
                 raise ValueError(f"{name} {value!r} must be a whole number from {least} to {most}")
-        if not isinstance(self.overlap, int) or not 0 <= self.overlap < self.tile:
+        if not isinstance(self.overlap, int) or isinstance(self.overlap, bool) or not 0 <= self.overlap < self.tile:
             raise ValueError(f"overlap {self.overlap!r} must be a whole number from 0 to tile - 1 = {self.tile - 1}")
-        if not 0 <= self.color_strength <= 1:
+        strength = self.color_strength
+        if not isinstance(strength, int | float) or isinstance(strength, bool) or not 0 <= strength <= 1:
             raise ValueError(f"color_strength {self.color_strength!r} must lie between 0 and 1")

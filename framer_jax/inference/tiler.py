@@ -7,7 +7,7 @@ tiles of an image have the same size, so one compiled program serves them all.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -23,17 +23,22 @@ from framer_jax.diffusion.tiles import (
 BUCKETS = 4
 """Tile sides are a quarter, a half, three quarters or all of the requested side: few shapes, few compilations."""
 
+WHOLE = 1 << 20
+"""The side of a tile that stands for the whole image, the largest that settings take."""
+
 
 class TilePlan(NamedTuple):
     """The tiles of one image, in LR pixels.
 
     Attributes:
       image: (H, W) of the image.
-      grid: tiles that exactly cover the image after reflection padding at the right and the bottom to `grid.shape`.
+      grid: tiles that exactly cover the image after padding at the right and the bottom to `grid.shape`.
+      padding: 'reflect', or 'symmetric' for a reflection that repeats the last row and column.
     """
 
     image: tuple[int, int]
     grid: TileGrid
+    padding: Literal["reflect", "symmetric"] = "reflect"
 
 
 def check_tile(tile: int, overlap: int, multiple: int) -> None:
@@ -123,12 +128,42 @@ def plan_single_tile(height: int, width: int) -> TilePlan:
     return TilePlan((height, width), tile_grid((height, width), side=0, overlap=0))
 
 
+def check_window_tiles(tile: int, overlap: int, window: int) -> None:
+    """Raise ValueError unless tiles of this side are whole windows, or `WHOLE`, and leave a stride."""
+    if window < 2:
+        raise ValueError("protocol 'swinir' pads to the windows of a network, and this one has none: choose another")
+    if tile != WHOLE and tile % window:
+        low = tile // window * window
+        raise ValueError(f"tile {tile} is no multiple of the network's window {window}: use {low or window} or another")
+    if not 0 <= overlap < tile:
+        raise ValueError(f"overlap {overlap} must lie between 0 and {tile - 1} for tile {tile}")
+
+
+def plan_window_tiles(height: int, width: int, tile: int, overlap: int, window: int) -> TilePlan:
+    """Cover an image as SwinIR's released test code does.
+
+    Both sides grow to the next larger multiple of the window, by a whole window where they are multiples already. The
+    image continues as its own mirror image, which repeats the edge. Then come tiles at a fixed stride; the side of a
+    tile is reduced to the shorter side of the image. (With an overlap of more than such a side, the released code has
+    no stride; here it is half the tile.) `WHOLE` stands for one tile.
+
+    Args, Returns and Raises: as in `plan_tiles`, except that the window takes the place of `multiple`.
+    """
+    check_window_tiles(tile, overlap, window)
+    _check_size(height, width)
+    # An image of less than half a window does not fill it even with its mirror image; the network pads the rest.
+    padded = height + min(window - height % window, height), width + min(window - width % window, width)
+    side = 0 if tile == WHOLE else min(tile, *padded)
+    overlap = 0 if tile == WHOLE else min(overlap, side // 2) if overlap >= side else overlap
+    return TilePlan((height, width), tile_grid(padded, side, overlap), padding="symmetric")
+
+
 def pad_image(image: np.ndarray, plan: TilePlan) -> np.ndarray:
-    """Pad an image [H, W, C] by reflection, at the right and the bottom, to the shape of the plan's grid."""
+    """Pad an image [H, W, C], at the right and the bottom, to the shape of the plan's grid."""
     (height, width), (padded_height, padded_width) = plan.image, plan.grid.shape
     if (height, width) == (padded_height, padded_width):
         return image
-    return np.pad(image, ((0, padded_height - height), (0, padded_width - width), (0, 0)), mode="reflect")
+    return np.pad(image, ((0, padded_height - height), (0, padded_width - width), (0, 0)), mode=plan.padding)
 
 
 def tile_batches(

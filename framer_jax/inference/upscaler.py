@@ -5,26 +5,32 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import replace
-from functools import lru_cache, reduce
+from functools import reduce
 from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from framer_jax.diffusion.noise import NoiseField
+from framer_jax.images.image_data import ImageData
 from framer_jax.inference.color_fix import fix_color
-from framer_jax.inference.images import ImageData, premultiply_alpha, replace_pixels
+from framer_jax.inference.estimate import MemoryEstimate, check_host_memory, estimate_memory
+from framer_jax.inference.images import premultiply_alpha, replace_pixels
+from framer_jax.inference.programs import input_sizes, network_scale, out_of_memory, plan_batches, sampler_program
 from framer_jax.inference.protocols import PROTOCOLS
 from framer_jax.inference.resample import resize_pillow
 from framer_jax.inference.settings import UpscaleSettings
-from framer_jax.inference.tiler import TilePlan, add_tile, pad_image, static_batch_size, tile_batches
-from framer_jax.recipes.base import Params, Recipe, Tiling
+from framer_jax.inference.tiler import add_tile, pad_image, tile_batches
+from framer_jax.recipes.base import Params, Recipe
 
 LOGGER = logging.getLogger(__name__)
 
 Progress = Callable[[int, int], None]
 """Called with (tiles done, total tiles); starts again from 0 if the image is restarted with smaller tiles."""
+
+
+class NotFiniteError(ValueError):
+    """A sampler gave values that are not finite."""
 
 
 class UpscaleResult(NamedTuple):
@@ -37,32 +43,6 @@ class UpscaleResult(NamedTuple):
 
     pixels: np.ndarray
     settings: UpscaleSettings
-
-
-class MemoryEstimate(NamedTuple):
-    """Memory that one image needs, in bytes.
-
-    Attributes:
-      device: accelerator memory while a batch of tiles runs: weights, temporaries, input and output. None if the
-        backend does not report it.
-      host: approximate size of the arrays in main memory (canvas, color fix, image).
-      tiles: number of tiles.
-      batch: number of tiles computed at a time.
-      tile: (height, width) of a tile, LR pixels.
-    """
-
-    device: int | None
-    host: int
-    tiles: int
-    batch: int
-    tile: tuple[int, int]
-
-    def __str__(self) -> str:
-        device = "unknown" if self.device is None else f"{self.device / 2**20:,.0f} MiB"
-        return (
-            f"{self.tiles} tiles of {self.tile[0]}x{self.tile[1]}, {self.batch} at a time: "
-            f"{device} on the device, about {self.host / 2**20:,.0f} MiB in main memory"
-        )
 
 
 class UpscaleFunction(Protocol):
@@ -126,6 +106,7 @@ def make_upscaler(recipe: Recipe, settings: UpscaleSettings) -> Upscaler:
         current = settings or default
         check_settings(recipe, current)
         _check_image(image)
+        check_host_memory(recipe, image.shape[0], image.shape[1], current)
         params = jax.device_put(params)
         network_input = _resize(recipe, image, current)
         while True:
@@ -133,7 +114,7 @@ def make_upscaler(recipe: Recipe, settings: UpscaleSettings) -> Upscaler:
                 canvas = _run_tiles(recipe, params, frozen, network_input, current, progress)
                 break
             except jax.errors.JaxRuntimeError as error:
-                smaller = _reduced_settings(recipe, current) if _out_of_memory(error) else None
+                smaller = reduced_settings(recipe, current) if out_of_memory(error) else None
                 if smaller is None:
                     raise
             LOGGER.warning(
@@ -144,7 +125,7 @@ def make_upscaler(recipe: Recipe, settings: UpscaleSettings) -> Upscaler:
                 smaller.tile_batch,
             )
             current = smaller
-        scale = _network_scale(recipe, current)
+        scale = network_scale(recipe, current)
         fix_color(canvas, network_input, current.color_fix, scale, current.color_strength, out=canvas)
         height, width = (side * recipe.scale for side in image.shape[:2])
         return UpscaleResult(resize_pillow(np.clip(canvas, 0, 1, out=canvas), (height, width)), current)
@@ -152,8 +133,8 @@ def make_upscaler(recipe: Recipe, settings: UpscaleSettings) -> Upscaler:
     def estimate(params: Params, height: int, width: int, settings: UpscaleSettings | None = None) -> MemoryEstimate:
         current = settings or default
         check_settings(recipe, current)
-        size = _input_sizes(recipe, (height, width), current)[-1]
-        return _estimate(recipe, jax.device_put(params), frozen, size, current)
+        check_host_memory(recipe, height, width, current)  # compiling takes as much
+        return estimate_memory(recipe, jax.device_put(params), frozen, (height, width), current)
 
     return Upscaler(run, estimate)
 
@@ -220,77 +201,13 @@ def check_settings(recipe: Recipe, settings: UpscaleSettings) -> None:
                 f"protocol {settings.protocol!r} tiles within the steps of the sampler, which recipe {recipe.name!r} "
                 "does not support: use protocol 'framer_jax'"
             )
-    PROTOCOLS[settings.protocol].check(settings.tile, settings.overlap, recipe.lr_multiple)
-
-
-def _program(recipe: Recipe, settings: UpscaleSettings) -> Any:
     protocol = PROTOCOLS[settings.protocol]
-    samplers: dict[str, Any] = {"sample": recipe.sample, "mean": recipe.mean, "tiled": recipe.sample_tiled}
-    if protocol.sizes is None:
-        return _jitted(samplers[settings.mode])
-    side, overlap = settings.tile * recipe.scale, settings.overlap * recipe.scale
-    return _jitted(samplers["tiled"], Tiling(side, overlap, settings.tile_batch, *protocol.autoencoder))
-
-
-@lru_cache(maxsize=16)  # samplers are pure functions, so their programs may outlive an upscaler
-def _jitted(sampler: Any, *tiling: Tiling) -> Any:
-    """The jitted sampler: (params, frozen, tiles [B, h, w, 3], keys [B], origins [B, 2]) → [B, s h, s w, 3] float32."""
-
-    def run(params: Params, frozen: Params, tiles: jax.Array, keys: jax.Array, origins: jax.Array) -> jax.Array:
-        return sampler(params, frozen, tiles, NoiseField(keys, origins), *tiling).astype(jnp.float32)
-
-    return jax.jit(run)
-
-
-def _network_scale(recipe: Recipe, settings: UpscaleSettings) -> int:
-    """Ratio of the sides of the sampler's output and input; 1 if the protocol upsamples the image first."""
-    return recipe.scale if PROTOCOLS[settings.protocol].sizes is None else 1
-
-
-def _input_sizes(recipe: Recipe, size: tuple[int, int], settings: UpscaleSettings) -> tuple[tuple[int, int], ...]:
-    """The sizes to which an image is resized in turn; the last one is the size of the sampler's input."""
-    sizes = PROTOCOLS[settings.protocol].sizes
-    return (size,) if sizes is None else sizes(*size, recipe.scale, settings.tile, recipe.lr_multiple)
+    protocol.check(settings.tile, settings.overlap, protocol.multiple(recipe))
 
 
 def _resize(recipe: Recipe, image: np.ndarray, settings: UpscaleSettings) -> np.ndarray:
     height, width, _ = image.shape
-    return reduce(resize_pillow, _input_sizes(recipe, (height, width), settings), image)
-
-
-def _plan_batches(recipe: Recipe, height: int, width: int, settings: UpscaleSettings) -> tuple[TilePlan, int]:
-    """The tiles of an image and how many of them are computed at a time."""
-    plan = PROTOCOLS[settings.protocol].plan(height, width, settings.tile, settings.overlap, recipe.lr_multiple)
-    return plan, static_batch_size(plan.grid.num_tiles, settings.tile_batch)
-
-
-def _estimate(
-    recipe: Recipe,
-    params: Params,
-    frozen: Params,
-    size: tuple[int, int],
-    settings: UpscaleSettings,
-) -> MemoryEstimate:
-    plan, batch = _plan_batches(recipe, *size, settings)
-    tiles, origins = np.zeros((batch, *plan.grid.tile, 3), np.float32), np.zeros((batch, 2), np.int32)
-    device = None
-    try:
-        keys = jnp.broadcast_to(jax.random.key(settings.seed), (batch,))
-        lowered = _program(recipe, settings).lower(params, frozen, tiles, keys, origins)
-        if (memory := lowered.compile().memory_analysis()) is not None:
-            device = (
-                memory.argument_size_in_bytes
-                + memory.output_size_in_bytes
-                + memory.temp_size_in_bytes
-                - memory.alias_size_in_bytes
-            )
-    except jax.errors.JaxRuntimeError as error:
-        if not _out_of_memory(error):  # some compilers reject a program that is too large; `run` then reduces it
-            raise
-    canvas = size[0] * size[1] * _network_scale(recipe, settings) ** 2 * 3 * 4
-    # the color fix processes one channel: it, its source and up to four temporaries, each a third of the canvas
-    host = canvas if settings.color_fix == "none" else canvas * 3
-    return MemoryEstimate(device, host, plan.grid.num_tiles, batch, plan.grid.tile)
+    return reduce(resize_pillow, input_sizes(recipe, (height, width), settings), image)
 
 
 def _run_tiles(
@@ -303,8 +220,8 @@ def _run_tiles(
 ) -> np.ndarray:
     """The blended canvas [sH, sW, 3] float32, not clipped."""
     height, width, _ = image.shape
-    plan, batch = _plan_batches(recipe, height, width, settings)
-    scale, program = _network_scale(recipe, settings), _program(recipe, settings)
+    plan, batch = plan_batches(recipe, height, width, settings)
+    scale, program = network_scale(recipe, settings), sampler_program(recipe, settings)
     expected = (batch, plan.grid.tile[0] * scale, plan.grid.tile[1] * scale, 3)
     protocol = PROTOCOLS[settings.protocol]
     weights = protocol.weights(plan, scale)
@@ -319,7 +236,7 @@ def _run_tiles(
         if output.shape != expected:
             raise ValueError(f"recipe {recipe.name!r} gave {output.shape} for tiles, expected {expected}")
         if not np.isfinite(output[: len(indices)]).all():
-            raise ValueError(f"recipe {recipe.name!r} gave values that are not finite: check its weights")
+            raise _not_finite(recipe, params, frozen)
         if protocol.clips:
             output = np.clip(output, 0, 1)
         for index, tile in zip(indices.tolist(), output, strict=False):  # without the copies that fill the batch
@@ -327,6 +244,18 @@ def _run_tiles(
         if progress is not None:
             progress(int(indices[-1]) + 1, total)
     return canvas
+
+
+def _not_finite(recipe: Recipe, params: Params, frozen: Params) -> NotFiniteError:
+    leaves = [*jax.tree_util.tree_leaves_with_path(params), *jax.tree_util.tree_leaves_with_path(frozen)]
+    names = (jax.tree_util.keystr(path, simple=True, separator="/") for path, leaf in leaves if not _is_finite(leaf))
+    weight = next(names, None)
+    reason = f"its weights hold such values, the first in {weight}" if weight else "its weights are finite"
+    return NotFiniteError(f"recipe {recipe.name!r} gave values that are not finite ({reason}): check its weights")
+
+
+def _is_finite(leaf: Any) -> bool:
+    return not jnp.issubdtype(leaf.dtype, jnp.inexact) or bool(jnp.isfinite(leaf).all())
 
 
 def _check_image(image: np.ndarray) -> None:
@@ -339,12 +268,7 @@ def _check_image(image: np.ndarray) -> None:
         raise ValueError(f"image values from {lowest:g} to {highest:g}: give float32 in [0, 1]")
 
 
-def _out_of_memory(error: Exception) -> bool:
-    text = str(error)
-    return "RESOURCE_EXHAUSTED" in text or "out of memory" in text.lower()
-
-
-def _reduced_settings(recipe: Recipe, settings: UpscaleSettings) -> UpscaleSettings | None:
+def reduced_settings(recipe: Recipe, settings: UpscaleSettings) -> UpscaleSettings | None:
     """Settings with half the batch or, from a batch of 1, half the tile; None if neither can be halved.
 
     A tile is halved only if the overlap still leaves a stride, and if it is not a fixed part of the protocol.

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from framer_jax.knobs import check_knobs, knob, settings_from
+from framer_jax.knobs import MAX_WEIGHT, changed_repr, check_knobs, knob, settings_from
 from framer_jax.losses.weight_schedule import WeightSchedule
 
 BAND_LOSSES = ("intra", "inter")
@@ -52,7 +52,11 @@ class FramerSettings:
         choices=("last", "middle", "next"),
     )
     teacher_layer: int | None = knob(
-        None, "Index of the tap that teacher=middle takes; None for the one halfway through the depth.", unit="tap"
+        None,
+        "Index of the tap that teacher=middle takes, from 0; None for the one halfway through the depth.",
+        unit="tap",
+        at_least=0,
+        at_most=10_000,
     )
     last_is_student: bool = knob(
         False,
@@ -74,7 +78,7 @@ class FramerSettings:
         choices=BAND_LOSSES,
     )
     high_loss: str = knob("inter", "Loss on the high band, as for low_loss.", choices=BAND_LOSSES)
-    temperature: float = knob(1.0, "Temperature τ that divides every cosine.", above=0)
+    temperature: float = knob(1.0, "Temperature τ that divides every cosine.", above=0, at_most=1000)
     faw: bool = knob(True, "FAW (Eq. 3-5): weight each band by 1 / (1 + difference of mean magnitudes to the teacher).")
     fam: bool = knob(
         True, "FAM (Eq. 6-8): multiply each weight by the band's alignment, max(0, cosine to the teacher)."
@@ -87,13 +91,15 @@ class FramerSettings:
     magnitude_per_channel: bool = knob(
         False, "FAW averages the mean magnitudes of the channels, instead of taking one quotient per image."
     )
-    epsilon: float = knob(1e-9, "Added to counts and magnitudes before they divide.", above=0)
-    weight: float = knob(1.0, "Weight λ of the whole term.", at_least=0)
+    epsilon: float = knob(1e-9, "Added to counts and magnitudes before they divide.", above=0, at_most=1)
+    weight: float = knob(1.0, "Weight λ of the whole term.", at_least=0, at_most=MAX_WEIGHT)
     start_step: int = knob(0, "First step with a FRAMER term.", unit="steps", at_least=0)
     ramp_steps: int = knob(
         0, "Steps over which λ rises linearly from 0, from start_step on; 0 for λ at once.", unit="steps", at_least=0
     )
     reduction: str = knob("sum", "How the students' losses are reduced.", choices=("sum", "mean"))
+
+    __repr__ = changed_repr
 
     def __post_init__(self) -> None:
         check_knobs(self)

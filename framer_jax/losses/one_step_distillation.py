@@ -54,10 +54,12 @@ def inverse_error(prediction: jax.Array, trajectory_start: jax.Array, weights: n
 
 
 def consistency_error(prediction: jax.Array, z_hr: jax.Array, weights: np.ndarray) -> jax.Array:
-    """L_consistency = |S(x̂_T, T−1) − z_hr|² with x̂_T = S(z_hr, 0), a constant: the HR latent from its own inverse.
+    """L_consistency = |S(x̂_T, T−1) − z_hr|² with x̂_T = S(z_hr, 0): the HR latent from its own inverse.
+
+    x̂_T is a constant in SinSR's released code; HF-Diff's Eq. 8 marks no stopped gradient.
 
     Args:
-      prediction: S(stop_gradient(S(z_hr, 0)), T−1), [B, h, w, C] float32.
+      prediction: S(S(z_hr, 0), T−1), [B, h, w, C] float32.
       z_hr: the HR latent, of the same shape.
       weights: [C], weights of the channels.
 

@@ -9,6 +9,7 @@ mode, norm, and whether the bands of a group are summed or averaged.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -29,11 +30,14 @@ from framer_jax.frequency.wavelets import (
     haar_decompose,
     max_levels,
 )
-from framer_jax.knobs import check_knobs, knob
+from framer_jax.knobs import MAX_WEIGHT, changed_repr, check_knobs, knob, shown
 
 GROUPS = ("low", "middle", "high")
 
-NORMS: Mapping[str, Callable[[jax.Array], jax.Array]] = {
+Norm = Callable[[jax.Array], jax.Array]
+"""Elementwise norm of a difference."""
+
+NORMS: Mapping[str, Norm] = {
     "l1": jnp.abs,
     "l2": lambda band: jnp.square(band.real) + jnp.square(band.imag) if jnp.iscomplexobj(band) else jnp.square(band),
 }
@@ -66,7 +70,9 @@ class WaveletKdSettings:
         "Padding of dwt at the borders. Haar never reads beyond the border where the sides are multiples of 2^levels.",
         choices=PADDING_MODES,
     )
-    weights: tuple[float, float, float] = knob((1.0, 2.0, 1.0), "Weights of the low, the middle and the high group.")
+    weights: tuple[float, float, float] = knob(
+        (1.0, 2.0, 1.0), "Weights of the low, the middle and the high group.", at_least=0, at_most=MAX_WEIGHT
+    )
     norm: str = knob(
         "l1",
         "Norm of the difference, averaged over each band: l1 or l2 (squared); of magnitudes where bands are complex.",
@@ -75,15 +81,24 @@ class WaveletKdSettings:
     band_reduction: str = knob(
         "sum", "How the bands of a group are reduced (dwt of two levels has 7 bands).", choices=("sum", "mean")
     )
+    normalise_to_pixel: bool = knob(
+        False,
+        "Divide the distance by its value on white noise of pixel distance 1 (10 for dwt with the default knobs), so "
+        "that lambda means the same for every transform, number of levels and set of weights.",
+    )
+
+    __repr__ = changed_repr
 
     def __post_init__(self) -> None:
         check_knobs(self)
-        if len(self.weights) != len(GROUPS) or not all(0 <= weight < math.inf for weight in self.weights):
-            raise ValueError(f"weights is {self.weights!r}: it must be three numbers of at least 0 (low, middle, high)")
+        if not any(self.weights):
+            raise ValueError(
+                "weights is 0 for all groups: one of them must be above 0; weight=0 trains without a teacher"
+            )
         try:
             check_wavelet(self.wavelet)
         except ValueError as error:
-            raise ValueError(f"wavelet is {self.wavelet!r}: {error}") from error
+            raise ValueError(f"wavelet is {shown(self.wavelet)}: {error}") from error
 
 
 class WaveletKd(NamedTuple):
@@ -124,12 +139,55 @@ def wavelet_kd(student: jax.Array, teacher: jax.Array, settings: WaveletKdSettin
     if settings.transform == "pixel":
         values = norm(difference).mean(axis=(1, 2, 3)).astype(jnp.float32)
         return WaveletKd(values, {"pixel": values})
+    check_size(settings, difference.shape[1:3])
+    distance = _distance(difference, settings, norm)
+    if settings.normalise_to_pixel:
+        return distance._replace(values=distance.values / jnp.float32(white_noise_ratio(settings)))
+    return distance
+
+
+def _distance(difference: jax.Array, settings: WaveletKdSettings, norm: Norm) -> WaveletKd:
     reduce = jnp.sum if settings.band_reduction == "sum" else jnp.mean
     means = TRANSFORMS[settings.transform](difference, settings, norm)
     groups = {name: reduce(values, axis=0).astype(jnp.float32) for name, values in means.items()}
     weights = dict(zip(GROUPS, settings.weights, strict=True))
     values = jnp.stack([jnp.float32(weights[name]) * value for name, value in groups.items()]).sum(axis=0)
     return WaveletKd(values, groups)
+
+
+@functools.cache
+def white_noise_ratio(settings: WaveletKdSettings) -> float:
+    """The distance of white Gaussian noise divided by its pixel distance, measured on a fixed draw of 2^21 pixels."""
+    noise = np.random.default_rng(0).standard_normal((8, 512, 512, 1), np.float32)
+    norm = NORMS[settings.norm]
+    if settings.transform == "pixel":
+        return 1.0
+    with jax.ensure_compile_time_eval():  # a constant of the program that is being traced
+        values = _distance(jnp.asarray(noise), settings, norm).values
+        return float(values.mean() / norm(jnp.asarray(noise)).mean())
+
+
+def check_size(settings: WaveletKdSettings, sides: tuple[int, ...]) -> None:
+    """Check that images are large enough for the levels.
+
+    Args:
+      settings: see WaveletKdSettings.
+      sides: height and width of the images.
+
+    Raises:
+      ValueError: they are too small; the message starts with the knob.
+    """
+    if settings.transform == "dwt":
+        allowed, of = max_levels((1, *sides, 1), settings.wavelet), f" of {settings.wavelet}"
+    elif settings.transform == "fourier":
+        allowed, of = min(sides).bit_length() - 1, ""
+    else:
+        return
+    if settings.levels > allowed:
+        raise ValueError(
+            f"levels is {settings.levels}: images of {tuple(sides)} pixels allow {allowed}{of}; use fewer levels, a "
+            "shorter wavelet or larger images (data.crop)"
+        )
 
 
 def mean_wavelet_kd(student: jax.Array, teacher_images: jax.Array, settings: WaveletKdSettings) -> WaveletKd:
@@ -171,8 +229,6 @@ def dtkd_total(pixel_loss: jax.Array, wavelet_loss: jax.Array, weight: jax.Array
 Means = dict[str, jax.Array]
 """Group → mean norm of each of its bands, [bands, B]."""
 
-Norm = Callable[[jax.Array], jax.Array]
-
 
 def _by_level(low: jax.Array, details: list[jax.Array]) -> Means:
     """The means of the low band and of each level's details (coarsest first), [bands, B] each, by group."""
@@ -181,13 +237,6 @@ def _by_level(low: jax.Array, details: list[jax.Array]) -> Means:
 
 
 def _dwt(difference: jax.Array, settings: WaveletKdSettings, norm: Norm) -> Means:
-    allowed_levels = max_levels(difference.shape, settings.wavelet)
-    if settings.levels > allowed_levels:
-        raise ValueError(
-            f"images of {difference.shape[1:3]} pixels allow {allowed_levels} levels of {settings.wavelet}, not "
-            f"{settings.levels}: use fewer levels, a shorter wavelet or larger images (data.crop)"
-        )
-
     def means(bands: tuple[jax.Array, ...]) -> jax.Array:
         return jnp.stack([norm(band).mean(axis=(1, 2, 3)) for band in bands])
 
@@ -210,8 +259,6 @@ def _dual_tree(difference: jax.Array, settings: WaveletKdSettings, norm: Norm) -
 
 def _fourier(difference: jax.Array, settings: WaveletKdSettings, norm: Norm) -> Means:
     height, width = difference.shape[1:3]
-    if min(height, width) < 2**settings.levels:
-        raise ValueError(f"images of {(height, width)} pixels are too small for {settings.levels} levels: use fewer")
     coefficients = spectrum(difference * (1.0 / math.sqrt(height * width)))  # orthonormal, so of the pixels' magnitude
     norms = norm(coefficients).mean(axis=-1)  # [B, H, W // 2 + 1], mean over colors
     frequency = np.maximum(np.abs(np.fft.fftfreq(height))[:, None], np.fft.rfftfreq(width)[None, :]) * 2

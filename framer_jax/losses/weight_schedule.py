@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
-from framer_jax.knobs import check_knobs, knob
+from framer_jax.knobs import MAX_WEIGHT, changed_repr, check_knobs, knob
 
 SHAPES = ("linear", "cosine", "constant")
 
@@ -20,7 +20,7 @@ class WeightSchedule:
       ValueError: a value outside its choices or its range.
     """
 
-    weight: float = knob(1.0, "Final weight λ of the term.", at_least=0)
+    weight: float = knob(1.0, "Final weight λ of the term.", at_least=0, at_most=MAX_WEIGHT)
     shape: str = knob(
         "linear",
         "How the weight rises from 0: linear, cosine (half a wave), or constant (the final weight at once).",
@@ -28,6 +28,8 @@ class WeightSchedule:
     )
     start_step: int = knob(0, "First step at which the term can have a weight.", unit="steps", at_least=0)
     ramp_steps: int = knob(0, "Steps of the rise; 0 for the final weight at once.", unit="steps", at_least=0)
+
+    __repr__ = changed_repr
 
     def __post_init__(self) -> None:
         check_knobs(self)

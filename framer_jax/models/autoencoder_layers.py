@@ -21,6 +21,11 @@ LARGEST_SCORES = 2**24
 """Largest number of pairwise scores that are held at once; more are computed in chunks."""
 
 
+def blocks_of(blocks: int | tuple[int, ...], level: int) -> int:
+    """Residual blocks of a level."""
+    return blocks if isinstance(blocks, int) else blocks[level]
+
+
 class PositionAttention(nn.Module):
     """Single-head self-attention over all positions of a map, with a skip.
 
@@ -79,7 +84,7 @@ class Encoder(nn.Module):
     Attributes:
       channels: width of the finest level.
       multipliers: width of each level as a multiple of `channels`; each level but the last halves the side.
-      blocks: residual blocks per level.
+      blocks: residual blocks per level: one number, or one for each level.
       attention_levels: levels whose blocks are each followed by attention (the middle always has it).
       latent_channels: channels of the output.
       dtype: compute dtype; parameters, norms, softmax and the output are float32.
@@ -89,7 +94,7 @@ class Encoder(nn.Module):
 
     channels: int
     multipliers: tuple[int, ...]
-    blocks: int
+    blocks: int | tuple[int, ...]
     attention_levels: tuple[int, ...]
     latent_channels: int
     dtype: Dtype = jnp.float32
@@ -101,7 +106,7 @@ class Encoder(nn.Module):
         """[B, H, W, 3] → [B, H / 2^(L - 1), W / 2^(L - 1), latent_channels] float32."""
         h = nn.Conv(self.channels, (3, 3), dtype=self.dtype, name="conv_in")(x.astype(self.dtype))
         for level, multiplier in enumerate(self.multipliers):
-            for index in range(self.blocks):
+            for index in range(blocks_of(self.blocks, level)):
                 h = ResidualBlock(
                     self.channels * multiplier, self.dtype, self.norm, name=f"down_{level}_block_{index}"
                 )(h)
@@ -132,7 +137,7 @@ class Decoder(nn.Module):
 
     channels: int
     multipliers: tuple[int, ...]
-    blocks: int
+    blocks: int | tuple[int, ...]
     attention_levels: tuple[int, ...]
     dtype: Dtype = jnp.float32
     norm: Callable[..., nn.Module] = Norm
@@ -148,7 +153,7 @@ class Decoder(nn.Module):
         for level in reversed(range(len(self.multipliers))):
             number = last - level if self.coarsest_first else level
             width = self.channels * self.multipliers[level]
-            for index in range(self.blocks + 1):
+            for index in range(blocks_of(self.blocks, level) + 1):
                 h = ResidualBlock(width, self.dtype, self.norm, name=f"up_{number}_block_{index}")(h)
                 if level in self.attention_levels:
                     h = PositionAttention(self.dtype, self.norm, self.dense, name=f"up_{number}_attention_{index}")(h)

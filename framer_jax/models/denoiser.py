@@ -38,6 +38,11 @@ class Denoiser(Protocol):
         ...
 
     @property
+    def tap_count(self) -> int:
+        """How many taps there are."""
+        ...
+
+    @property
     def downsampling(self) -> int:
         """How many times finer per axis the condition image must be than the latents."""
         ...
@@ -66,6 +71,11 @@ class OnePassNetwork(Protocol):
     @property
     def scale(self) -> int:
         """The upsampling factor s."""
+        ...
+
+    @property
+    def tap_count(self) -> int:
+        """How many taps there are."""
         ...
 
     def init(self, key: jax.Array, lr: jax.Array, /) -> Any:

@@ -64,10 +64,10 @@ class DiffusionTransformer(nn.Module):
     """
 
     out_channels: int
-    width: int = knob(96, "Token width, a multiple of 4 and of heads.", at_least=4)
-    depth: int = knob(6, "Number of blocks.", at_least=1)
-    heads: int = knob(4, "Number of attention heads.", at_least=1)
-    patch: int = knob(2, "Side of a token's patch.", unit="latent positions", at_least=1)
+    width: int = knob(96, "Token width, a multiple of 4 and of heads.", at_least=4, at_most=65536)
+    depth: int = knob(6, "Number of blocks.", at_least=1, at_most=1000)
+    heads: int = knob(4, "Number of attention heads.", at_least=1, at_most=1024)
+    patch: int = knob(2, "Side of a token's patch.", unit="latent positions", at_least=1, at_most=64)
     taps: str = knob(
         "hidden",
         "What FRAMER compares: hidden (the noise tokens after each block) or prediction (these through the network's "
@@ -78,7 +78,14 @@ class DiffusionTransformer(nn.Module):
 
     def __post_init__(self) -> None:
         check_knobs(self)
+        if self.width % 4 or self.width % self.heads:
+            raise ValueError(f"width is {self.width}: it must be a multiple of 4 and of heads ({self.heads})")
         super().__post_init__()
+
+    @property
+    def tap_count(self) -> int:
+        """One tap per block."""
+        return self.depth
 
     @property
     def downsampling(self) -> int:

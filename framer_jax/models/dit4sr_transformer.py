@@ -192,7 +192,10 @@ class DiT4SRTransformer(JointTransformer):
         choices=LR_ATTENTIONS,
     )
     control_scale: float = knob(
-        1.2, "Factor of the convolved LR tokens in the MLPs; the authors note that 1.0 would train better."
+        1.2,
+        "Factor of the convolved LR tokens in the MLPs; the authors note that 1.0 would train better.",
+        at_least=0,
+        at_most=1000,
     )
 
     @nn.compact

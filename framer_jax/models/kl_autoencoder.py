@@ -14,6 +14,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from framer_jax.knobs import check_knobs, knob
 from framer_jax.models.autoencoder_layers import Decoder, Encoder
 from framer_jax.models.layers import Dtype, GroupNorm
 
@@ -60,11 +61,15 @@ class KLAutoencoder(nn.Module):
     multipliers: tuple[int, ...] = (1, 2, 4, 4)
     blocks: int = 2
     latent_channels: int = 16
-    groups: int = 32
+    groups: int = knob(32, "Groups of every norm.", at_least=1)
     quantisation_convs: bool = False
-    scaling: float = 1.5305
-    shift: float = 0.0609
+    scaling: float = knob(1.5305, "Factor of normalised latents.", above=0)
+    shift: float = knob(0.0609, "Subtracted from latents before scaling.")
     dtype: Dtype = jnp.float32
+
+    def __post_init__(self) -> None:
+        check_knobs(self)
+        super().__post_init__()
 
     def setup(self) -> None:
         """Create the submodules."""

@@ -104,6 +104,10 @@ statistics; in 'intermediates', the statistics that it used. They let all tiles 
 statistics."""
 
 
+GROUPS = 32
+"""Groups of the GroupNorms of ResShift's and Stable Diffusion's networks."""
+
+
 class GroupNorm(nn.Module):
     """GroupNorm in float32: statistics over all positions of a group of neighbouring channels.
 
@@ -114,7 +118,7 @@ class GroupNorm(nn.Module):
       epsilon: added to the variance.
     """
 
-    groups: int = 32
+    groups: int = GROUPS
     epsilon: float = 1e-5
 
     @nn.compact
@@ -141,6 +145,10 @@ class GroupNorm(nn.Module):
         return normal.astype(x.dtype)
 
 
+TIMES = ("scale_shift", "add")
+"""How a residual block takes the time: as scale and shift of its second norm, or added to that norm's input."""
+
+
 class ResidualBlock(nn.Module):
     """Norm, SiLU, convolution, norm with scale and shift from the time, SiLU, zero-initialised convolution, and a skip.
 
@@ -148,19 +156,27 @@ class ResidualBlock(nn.Module):
       channels: output channels; the skip is a 1x1 convolution where x has another number of channels.
       dtype: compute dtype.
       norm: constructor of both norms.
+      time: how the time enters, one of `TIMES`.
+      resample: None, or a function that resamples the input of the first convolution, and of the skip.
     """
 
     channels: int
     dtype: Dtype = jnp.float32
     norm: Callable[..., nn.Module] = LayerNorm
+    time: str = "scale_shift"
+    resample: Callable[[jax.Array], jax.Array] | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array, time: jax.Array | None = None) -> jax.Array:
         """X [B, H, W, C], time embedding [B, E] or None for a network without times → [B, H, W, channels]."""
         h = nn.silu(self.norm(name="norm_0")(x))
+        if self.resample is not None:
+            h, x = self.resample(h), self.resample(x)
         h = nn.Conv(self.channels, (3, 3), dtype=self.dtype, name="conv_0")(h)  # [B, H, W, channels]
+        if time is not None and self.time == "add":
+            h = h + nn.Dense(self.channels, dtype=self.dtype, name="film")(nn.silu(time))[:, None, None, :]
         h = self.norm(name="norm_1")(h)
-        if time is not None:
+        if time is not None and self.time == "scale_shift":
             film = nn.Dense(2 * self.channels, dtype=self.dtype, name="film")(nn.silu(time))[:, None, None, :]
             scale, shift = jnp.split(film, 2, axis=-1)  # [B, 1, 1, channels]
             h = h * (scale + 1) + shift
@@ -191,6 +207,11 @@ class TimeEmbedding(nn.Module):
         h = sinusoidal_embedding(t, self.sinusoids or self.width).astype(self.dtype)
         h = nn.Dense(self.width, dtype=self.dtype, name="dense_0")(h)
         return nn.Dense(self.width, dtype=self.dtype, name="dense_1")(nn.silu(h))
+
+
+def downsample_mean(x: jax.Array) -> jax.Array:
+    """Means of 2x2 positions: [B, 2H, 2W, C] → [B, H, W, C]."""
+    return nn.avg_pool(x, (2, 2), (2, 2))
 
 
 def upsample_nearest(x: jax.Array) -> jax.Array:

@@ -7,7 +7,7 @@ tokens; the last one is FRAMER's teacher.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from typing import Any
 
@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict
 
-from framer_jax.knobs import check_knobs, knob
+from framer_jax.knobs import as_tuple, check_knobs, knob
 from framer_jax.models.denoiser import POOLED_TEXT, TAP_KINDS, TEXT, Condition, Taps, condition_entry
 from framer_jax.models.dit import from_patches
 from framer_jax.models.joint_blocks import Block, FeedForward, Head, JointAttention, ScanBody
@@ -35,7 +35,7 @@ and other cheap operations (outputs of linear layers are stored)."""
 
 SEGMENTS = ("dual", "single")
 """Segments of blocks with equal structure, which a scan stacks: with a second attention, and without. The last block is
-in neither."""
+in none; see `scanned_segments`."""
 
 Grid = tuple[int, int]
 """Rows and columns of tokens."""
@@ -58,20 +58,37 @@ class JointTransformer(nn.Module):
     """
 
     channels: int = 16
-    depth: int = knob(24, "Number of blocks.", at_least=1)
-    heads: int = knob(24, "Number of attention heads.", at_least=1)
+    depth: int = knob(24, "Number of blocks.", at_least=1, at_most=1000)
+    heads: int = knob(24, "Number of attention heads.", at_least=1, at_most=1024)
     head_width: int = knob(
-        64, "Width of an attention head; heads times head_width is the token width, a multiple of 4.", at_least=1
+        64,
+        "Width of an attention head; heads times head_width is the token width, a multiple of 4.",
+        at_least=1,
+        at_most=4096,
     )
     dual_blocks: int = knob(
-        0, "Number of leading blocks with a second attention, over the image alone; at most depth.", at_least=0
+        0,
+        "Number of leading blocks with a second attention, over the image alone; at most depth.",
+        at_least=0,
+        at_most=1000,
+    )
+    dual_layers: tuple[int, ...] = knob(
+        (),
+        "Indices of the blocks with a second attention where they are not the leading ones; (): dual_blocks counts.",
+        at_least=0,
+        at_most=999,
+        empty=True,
     )
     qk_norm: bool = knob(False, "Whether queries and keys are normalised.")
     context_width: int = 4096
     pooled_width: int = 2048
-    patch: int = knob(2, "Side of a token's patch.", unit="latent positions", at_least=1)
+    patch: int = knob(2, "Side of a token's patch.", unit="latent positions", at_least=1, at_most=64)
     position_grid: int = knob(
-        192, "Side of the square grid of positions; smaller images use its center.", unit="tokens", at_least=1
+        192,
+        "Side of the square grid of positions; smaller images use its center.",
+        unit="tokens",
+        at_least=1,
+        at_most=16_384,
     )
     position_base: int = 64
     positions: str = "sine"
@@ -102,10 +119,20 @@ class JointTransformer(nn.Module):
         check_knobs(self)
         if self.positions not in POSITIONS:
             raise ValueError(f"positions is {self.positions!r}: it must be one of {', '.join(POSITIONS)}")
+        if self.position_base < 1:
+            raise ValueError(f"position_base is {self.position_base}: it must be at least 1")
         if self.width % 4:
             raise ValueError(f"heads times head_width is {self.width}: it must be a multiple of 4")
         if self.dual_blocks > self.depth:
             raise ValueError(f"dual_blocks is {self.dual_blocks}: it must be from 0 to depth ({self.depth})")
+        if self.dual_layers and self.dual_blocks:
+            raise ValueError(
+                f"dual_layers is {self.dual_layers}: dual_blocks must be 0 with it, not {self.dual_blocks}"
+            )
+        if list(self.dual_layers) != sorted(set(self.dual_layers) & set(range(self.depth))):
+            raise ValueError(
+                f"dual_layers is {self.dual_layers}: it must hold ascending indices of blocks, 0 to {self.depth - 1}"
+            )
         if self.attention == "cudnn" and jnp.dtype(self.dtype).itemsize != 2:
             raise ValueError("attention is cudnn: it needs dtype bfloat16 or float16; choose one of them, or auto")
         super().__post_init__()
@@ -114,6 +141,16 @@ class JointTransformer(nn.Module):
     def width(self) -> int:
         """Width of the tokens."""
         return self.heads * self.head_width
+
+    @property
+    def dual(self) -> frozenset[int]:
+        """Indices of the blocks with a second attention."""
+        return frozenset(self.dual_layers or range(self.dual_blocks))
+
+    @property
+    def tap_count(self) -> int:
+        """One tap per block."""
+        return self.depth
 
     @property
     def downsampling(self) -> int:
@@ -173,7 +210,7 @@ class JointTransformer(nn.Module):
     def _blocks(self, image: jax.Array, text: jax.Array, condition: jax.Array, grid: Grid) -> list[jax.Array]:
         """The first latent's tokens after each block."""
         count, outputs = grid[0] * grid[1], []
-        segments = scanned_segments(self.depth, self.dual_blocks) if self.scan else {}
+        segments = scanned_segments(self.depth, self.dual) if self.scan else {}
         for name, segment in segments.items():
             scanned = nn.scan(
                 self._rematerialised(ScanBody),
@@ -182,12 +219,12 @@ class JointTransformer(nn.Module):
                 in_axes=nn.broadcast,
                 length=len(segment),
             )
-            dual = name == SEGMENTS[0]
+            dual = name.startswith(SEGMENTS[0])
             body = scanned(*self.layer_constructors(grid), dual, False, self.dtype, count, name=f"blocks_{name}")
             (image, text), tokens = body((image, text), condition)
             outputs += list(tokens)
         for index in range(len(outputs), self.depth):
-            dual, last = index < self.dual_blocks, index == self.depth - 1
+            dual, last = index in self.dual, index == self.depth - 1
             block_class = self._rematerialised(Block)
             block = block_class(*self.layer_constructors(grid), dual, last, self.dtype, name=f"block_{index}")
             image, text = block(image, text, condition)
@@ -245,11 +282,32 @@ class MMDiT(JointTransformer):
         return self.predict((x,), t, condition)
 
 
-def scanned_segments(depth: int, dual_blocks: int) -> dict[str, range]:
-    """Indices of the blocks of each segment that a scan stacks, by its name in `SEGMENTS`; empty ones are left out."""
-    border = min(dual_blocks, depth - 1)
-    segments = dict(zip(SEGMENTS, (range(border), range(border, depth - 1)), strict=True))
-    return {name: segment for name, segment in segments.items() if segment}
+def scanned_segments(depth: int, dual: Collection[int]) -> dict[str, range]:
+    """Indices of the blocks of each segment that a scan stacks, in their order, by its name.
+
+    Args:
+      depth: number of blocks.
+      dual: indices of those with a second attention.
+
+    Returns:
+      the runs of blocks of equal structure without the last block: the first of each kind has its name in `SEGMENTS`,
+      later ones also a number ('single', 'dual', 'single_1', …).
+    """
+    segments: dict[str, range] = {}
+    first = 0
+    for index in range(1, depth):
+        if index == depth - 1 or (index in dual) != (first in dual):
+            kind = SEGMENTS[0] if first in dual else SEGMENTS[1]
+            count = sum(name.startswith(kind) for name in segments)
+            segments[f"{kind}_{count}" if count else kind] = range(first, index)
+            first = index
+    return segments
+
+
+def block_structure(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of a transformer's arguments that decide which blocks are alike, as tuples where they are lists."""
+    names = ("depth", "dual_blocks", "dual_layers")
+    return {name: as_tuple(arguments[name]) for name in names if name in arguments}
 
 
 def stack_blocks(params: Mapping[str, Any], model: JointTransformer) -> dict[str, Any]:
@@ -264,7 +322,7 @@ def stack_blocks(params: Mapping[str, Any], model: JointTransformer) -> dict[str
       ValueError: blocks of one segment hold different parameters.
     """
     result = dict(params)
-    for name, segment in scanned_segments(model.depth, model.dual_blocks).items():
+    for name, segment in scanned_segments(model.depth, model.dual).items():
         blocks = {block: result.pop(block) for block in (f"block_{index}" for index in segment) if block in result}
         if not blocks:
             continue
@@ -291,7 +349,7 @@ def unstack_blocks(params: Mapping[str, Any], model: JointTransformer) -> dict[s
       ValueError: a segment has another number of blocks than the model.
     """
     result = dict(params)
-    for name, segment in scanned_segments(model.depth, model.dual_blocks).items():
+    for name, segment in scanned_segments(model.depth, model.dual).items():
         blocks = result.pop(f"blocks_{name}", None)
         if blocks is None:
             continue

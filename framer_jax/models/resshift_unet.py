@@ -8,14 +8,30 @@ up L-1 … up 0; the last one is FRAMER's teacher.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from framer_jax.knobs import check_knobs, knob
 from framer_jax.models.denoiser import IMAGE, Condition, Taps, condition_entry
-from framer_jax.models.layers import Dtype, GroupNorm, ResidualBlock, TimeEmbedding, local_contrast, upsample_nearest
-from framer_jax.models.swin import VARIANTS, SwinLayer
+from framer_jax.models.layers import (
+    GROUPS,
+    TIMES,
+    Dtype,
+    GroupNorm,
+    ResidualBlock,
+    TimeEmbedding,
+    downsample_mean,
+    local_contrast,
+    upsample_nearest,
+)
+from framer_jax.models.swin import VARIANTS, SwinLayer, hidden_width
+
+RESAMPLINGS = ("conv", "block", "plain")
+"""How the map is resampled between two levels: by a convolution; by a residual block around means and repetition; or by
+means and repetition alone."""
 
 
 class ConditionFeatures(nn.Module):
@@ -48,7 +64,8 @@ class SwinUNet(nn.Module):
 
     Blocks are named by their index along the forward pass, as in the released checkpoints: down_0 is the first
     convolution, and every residual block and every downsampling counts; up_0 is the first block after the middle. A
-    Swin layer follows the first residual block of each level, on the way down and up, and one is in the middle.
+    Swin layer follows the first residual block of each level (of `swin_levels`), on the way down and up, and one is in
+    the middle.
 
     Attributes:
       out_channels: channels of the prediction.
@@ -56,34 +73,68 @@ class SwinUNet(nn.Module):
     """
 
     out_channels: int = 3
-    channels: int = knob(160, "Width of the finest level.", at_least=1)
-    multipliers: tuple[int, ...] = knob((1, 2, 2, 4), "Width of each level as a multiple of channels.")
-    blocks: tuple[int, ...] = knob(
-        (2, 2, 2, 2), "Residual blocks of each level on the way down; the way up has one more per level."
+    channels: int = knob(160, "Width of the finest level.", at_least=1, at_most=65536)
+    multipliers: tuple[int, ...] = knob(
+        (1, 2, 2, 4), "Width of each level as a multiple of channels.", at_least=1, at_most=64
     )
-    swin_channels: int = knob(192, "Width of the Swin layers.", at_least=1)
-    swin_blocks: int = knob(2, "Swin blocks per layer.", at_least=1)
-    head_channels: int = knob(32, "Width of an attention head.", at_least=1)
-    window: int = knob(8, "Side of an attention window.", unit="latent positions", at_least=1)
-    mlp_ratio: int = knob(4, "Width of the MLPs as a multiple of that of the Swin layers.", at_least=1)
+    blocks: tuple[int, ...] = knob(
+        (2, 2, 2, 2),
+        "Residual blocks of each level on the way down; the way up has one more per level.",
+        at_least=1,
+        at_most=1000,
+    )
+    swin_channels: int = knob(192, "Width of the Swin layers.", at_least=1, at_most=65536)
+    swin_blocks: int = knob(2, "Swin blocks per layer.", at_least=1, at_most=1000)
+    head_channels: int = knob(32, "Width of an attention head.", at_least=1, at_most=4096)
+    window: int = knob(8, "Side of an attention window.", unit="latent positions", at_least=1, at_most=1024)
+    swin_levels: tuple[int, ...] | None = knob(
+        None,
+        "Levels with Swin layers, 0 the finest; None: all. There is always one in the middle.",
+        at_least=0,
+        at_most=63,
+        empty=True,
+    )
+    mlp_ratio: float = knob(
+        4, "Width of the MLPs as a multiple of that of the Swin layers, rounded down.", above=0, at_most=64
+    )
+    time: str = knob(
+        "scale_shift",
+        "How residual blocks take the time: scale_shift (of the second norm, as published) or add (to its input).",
+        choices=TIMES,
+    )
+    resampling: str = knob(
+        "conv",
+        "Between levels: conv (a convolution, as published), block (a residual block around 2x2 means, or "
+        "repetition) or plain (means, or repetition, alone).",
+        choices=RESAMPLINGS,
+    )
     image_size: int = knob(
         64,
         "Nominal side of the latents; it decides which levels shift their windows (those where it exceeds the window), "
         "whatever the side of the input.",
         unit="latent positions",
         at_least=1,
+        at_most=16_384,
     )
     condition_size: int = knob(
         64,
         "Side of the condition image where the latents have side image_size: the same, or a power of two larger.",
         unit="pixels",
         at_least=1,
+        at_most=16_384,
+    )
+    condition_channels: int = knob(
+        3,
+        "Channels of the condition image: 3, or 4 with the mask of an inpainting network (1 in the region to fill, -1 "
+        "elsewhere), which no method here trains.",
+        choices=(3, 4),
     )
     contrast: float = knob(
         0.0,
         "Gain of the LR image's local contrast as a further input, with which small networks learn its faint structure "
         "sooner; 0 for none, as published.",
         at_least=0,
+        at_most=1000,
     )
     variant: str = knob(
         "released",
@@ -94,22 +145,40 @@ class SwinUNet(nn.Module):
 
     def __post_init__(self) -> None:
         check_knobs(self)
-        if len(self.multipliers) != len(self.blocks) or min(self.blocks, default=0) < 1:
+        if len(self.multipliers) != len(self.blocks):
             raise ValueError(
-                f"blocks is {self.blocks}: it must hold a positive number of blocks for each of the levels "
+                f"blocks is {self.blocks}: it must hold a number of blocks for each of the levels of multipliers, "
                 f"{self.multipliers}"
+            )
+        if self.channels % GROUPS:
+            raise ValueError(f"channels is {self.channels}: it must be a multiple of the {GROUPS} groups of GroupNorm")
+        if self.swin_channels % self.head_channels:
+            raise ValueError(
+                f"swin_channels is {self.swin_channels}: it must be a multiple of head_channels ({self.head_channels})"
             )
         if self.image_size * self.downsampling != self.condition_size:
             raise ValueError(
                 f"condition_size is {self.condition_size}: it must be image_size ({self.image_size}) times a power of "
                 "two"
             )
+        levels = range(len(self.multipliers))
+        if not set(self.swin_levels or ()) <= set(levels):
+            raise ValueError(
+                f"swin_levels is {self.swin_levels}: it must hold levels from 0 to {levels[-1]}, or be None"
+            )
+        if hidden_width(self.swin_channels, self.mlp_ratio) < 1:
+            raise ValueError(f"mlp_ratio is {self.mlp_ratio}: {self.swin_channels} channels times it is less than one")
         super().__post_init__()
 
     @property
     def taps(self) -> str:
         """The taps are feature maps."""
         return "hidden"
+
+    @property
+    def tap_count(self) -> int:
+        """One tap per level on the way down, one of the middle, and one per level on the way up."""
+        return 2 * len(self.multipliers) + 1
 
     @property
     def downsampling(self) -> int:
@@ -128,7 +197,8 @@ class SwinUNet(nn.Module):
         Args:
           x: [B, H, W, C] float32 noisy latents, divided by their standard deviation.
           t: [B] time indices, float32 or integers.
-          condition: 'image', the LR image [B, d H, d W, D] float32 in [-1, 1], d = `downsampling` (usually 1).
+          condition: 'image', the LR image [B, d H, d W, condition_channels] float32 in [-1, 1], d = `downsampling`
+            (usually 1); of 4 channels, the last is the mask.
 
         Returns:
           prediction [B, H, W, out_channels] float32, and the taps, [B, H / 2^l, W / 2^l, channels multipliers[l]] each.
@@ -161,13 +231,13 @@ class SwinUNet(nn.Module):
         for level, count in enumerate(self.blocks):
             for index in range(count):
                 h = self._block(level, f"down_{number}_block")(h, time)
-                if index == 0:
+                if index == 0 and self._has_swin(level):
                     h = self._swin(level, f"down_{number}_swin")(h)
                 skips.append(h)
                 number += 1
             taps.append(h)
             if level < len(self.blocks) - 1:
-                h = downsampling_conv(h.shape[-1], self.dtype, f"down_{number}_to_coarse")(h)
+                h = self._to_coarse(h, time, level, number)
                 skips.append(h)
                 number += 1
         return h, skips, taps
@@ -179,17 +249,33 @@ class SwinUNet(nn.Module):
             for index in range(self.blocks[level] + 1):
                 h = jnp.concatenate([h, skips.pop()], axis=-1)
                 h = self._block(level, f"up_{number}_block")(h, time)
-                if index == 0:
+                if index == 0 and self._has_swin(level):
                     h = self._swin(level, f"up_{number}_swin")(h)
                 number += 1
             taps.append(h)
             if level:
-                upsampled = upsample_nearest(h)
-                h = nn.Conv(h.shape[-1], (3, 3), dtype=self.dtype, name=f"up_{number - 1}_to_fine")(upsampled)
+                h = self._to_fine(h, time, level, f"up_{number - 1}_to_fine")
         return h, taps
 
-    def _block(self, level: int, name: str) -> ResidualBlock:
-        return ResidualBlock(self.channels * self.multipliers[level], self.dtype, GroupNorm, name=name)
+    def _to_coarse(self, h: jax.Array, time: jax.Array, level: int, number: int) -> jax.Array:
+        if self.resampling == "conv":
+            return downsampling_conv(h.shape[-1], self.dtype, f"down_{number}_to_coarse")(h)
+        if self.resampling == "block":
+            return self._block(level, f"down_{number}_block", downsample_mean)(h, time)
+        return downsample_mean(h)
+
+    def _to_fine(self, h: jax.Array, time: jax.Array, level: int, name: str) -> jax.Array:
+        if self.resampling == "block":
+            return self._block(level, name, upsample_nearest)(h, time)
+        h = upsample_nearest(h)
+        return h if self.resampling == "plain" else nn.Conv(h.shape[-1], (3, 3), dtype=self.dtype, name=name)(h)
+
+    def _has_swin(self, level: int) -> bool:
+        return self.swin_levels is None or level in self.swin_levels
+
+    def _block(self, level: int, name: str, resample: Callable[[jax.Array], jax.Array] | None = None) -> ResidualBlock:
+        width = self.channels * self.multipliers[level]
+        return ResidualBlock(width, self.dtype, GroupNorm, self.time, resample, name=name)
 
     def _swin(self, level: int, name: str) -> SwinLayer:
         return SwinLayer(
@@ -211,6 +297,11 @@ class SwinUNet(nn.Module):
         expected = tuple(side * self.downsampling for side in sides)
         if image.shape[1:3] != expected:
             raise ValueError(f"latents of {sides} need a condition image of {expected}, got {image.shape[1:3]}")
+        if image.shape[-1] != self.condition_channels:
+            raise ValueError(
+                f"condition_channels is {self.condition_channels}, and the condition image has {image.shape[-1]}: "
+                + ("add the mask" if self.condition_channels == 4 else "leave out all but its colors")
+            )
 
 
 def downsampling_conv(channels: int, dtype: Dtype, name: str) -> nn.Conv:

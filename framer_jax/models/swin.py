@@ -74,14 +74,19 @@ def from_windows(x: jax.Array, window: int) -> jax.Array:
     return x.reshape(batch, rows * window, columns * window, channels)
 
 
-def linear(features: int, dtype: Dtype, name: str) -> Callable[[jax.Array], jax.Array]:
+def linear(features: int, dtype: Dtype, name: str, use_bias: bool = True) -> Callable[[jax.Array], jax.Array]:
     """`nn.Dense` computed as one product of two matrices: [..., C] → [..., features].
 
     On XLA:CPU the gradient of a product over several leading axes is slower: a training step of SwinIR takes 1.24 times
     as long.
     """
-    dense = nn.Dense(features, dtype=dtype, name=name)
+    dense = nn.Dense(features, use_bias=use_bias, dtype=dtype, name=name)
     return lambda x: dense(x.reshape(-1, x.shape[-1])).reshape(*x.shape[:-1], features)
+
+
+def hidden_width(channels: int, ratio: float) -> int:
+    """Width of an MLP's hidden layer: `ratio` times the channels, rounded down as in the originals."""
+    return int(channels * ratio + 1e-9)  # a ratio that was computed from the two widths gives the same width again
 
 
 class WindowAttention(nn.Module):
@@ -93,6 +98,7 @@ class WindowAttention(nn.Module):
       shift: the map is rolled by -shift before it is split into windows, and back afterwards; 0 for no shift.
       variant: see `shifted_window_mask`.
       dtype: compute dtype.
+      qkv_bias: whether the projections of queries, keys and values have a bias.
     """
 
     heads: int
@@ -100,6 +106,7 @@ class WindowAttention(nn.Module):
     shift: int
     variant: str
     dtype: Dtype = jnp.float32
+    qkv_bias: bool = True
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -109,7 +116,7 @@ class WindowAttention(nn.Module):
         x = to_windows(x, self.window)
         batch, rows, columns, tokens, channels = x.shape  # [B, R, S, N, C]
         width = channels // self.heads
-        qkv = linear(3 * channels, dtype=self.dtype, name="qkv")(x)
+        qkv = linear(3 * channels, dtype=self.dtype, name="qkv", use_bias=self.qkv_bias)(x)
         # One transposition moves the heads before the tokens, so that both products need no further copies.
         qkv = qkv.reshape(batch, rows * columns, tokens, 3, self.heads, width).transpose(3, 0, 1, 4, 2, 5)
         query, key, value = qkv[0], qkv[1], qkv[2]  # [B, R S, heads, N, D] each
@@ -146,16 +153,18 @@ class SwinBlock(nn.Module):
       mlp_ratio: width of the MLP as a multiple of the channels.
       norm: constructor of both norms.
       pointwise: constructor of both layers of the MLP, a linear map of the channels of each position.
+      qkv_bias: see WindowAttention.
     """
 
     heads: int
     window: int
     shift: int
-    mlp_ratio: int
+    mlp_ratio: float
     variant: str
     dtype: Dtype = jnp.float32
     norm: Callable[..., nn.Module] = GroupNorm
     pointwise: Callable[..., Callable[[jax.Array], jax.Array]] = partial(nn.Conv, kernel_size=(1, 1))
+    qkv_bias: bool = True
 
     @nn.compact
     def __call__(self, x: jax.Array, drop_mask: jax.Array | None = None) -> jax.Array:
@@ -171,9 +180,12 @@ class SwinBlock(nn.Module):
         """
         channels = x.shape[-1]
         first, second = (1.0, 1.0) if drop_mask is None else drop_mask.astype(self.dtype)[:, :, None, None, None]
-        attention = WindowAttention(self.heads, self.window, self.shift, self.variant, self.dtype, name="attention")
+        attention = WindowAttention(
+            self.heads, self.window, self.shift, self.variant, self.dtype, self.qkv_bias, name="attention"
+        )
         x = x + first * attention(self.norm(name="norm_0")(x))
-        h = self.pointwise(self.mlp_ratio * channels, dtype=self.dtype, name="mlp_0")(self.norm(name="norm_1")(x))
+        hidden = hidden_width(channels, self.mlp_ratio)
+        h = self.pointwise(hidden, dtype=self.dtype, name="mlp_0")(self.norm(name="norm_1")(x))
         return x + second * self.pointwise(channels, dtype=self.dtype, name="mlp_1")(nn.gelu(h, approximate=False))
 
 
@@ -192,7 +204,7 @@ class SwinLayer(nn.Module):
     heads: int
     window: int
     shifted: bool
-    mlp_ratio: int
+    mlp_ratio: float
     variant: str
     dtype: Dtype = jnp.float32
 

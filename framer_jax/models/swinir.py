@@ -17,7 +17,7 @@ import numpy as np
 from framer_jax.knobs import check_knobs, knob
 from framer_jax.models.denoiser import Taps
 from framer_jax.models.layers import Dtype, LayerNorm, pixel_shuffle, upsample_nearest
-from framer_jax.models.swin import SwinBlock, linear
+from framer_jax.models.swin import SwinBlock, hidden_width, linear
 
 HEADS = ("pixelshuffle", "pixelshuffledirect", "nearest+conv", "none")
 """Upsampling heads: those of the classical, the lightweight and the real-world models; 'none' predicts a correction of
@@ -44,15 +44,16 @@ class Group(nn.Module):
       blocks: number of Swin blocks.
       shifted: whether every second block shifts its windows by half a window.
       residual: one of `RESIDUALS`.
-      heads, window, mlp_ratio, dtype: see SwinBlock.
+      heads, window, mlp_ratio, qkv_bias, dtype: see SwinBlock.
     """
 
     blocks: int
     heads: int
     window: int
     shifted: bool
-    mlp_ratio: int
+    mlp_ratio: float
     residual: str
+    qkv_bias: bool = True
     dtype: Dtype = jnp.float32
 
     @nn.compact
@@ -77,6 +78,7 @@ class Group(nn.Module):
                 dtype=self.dtype,
                 norm=NORM,
                 pointwise=linear,
+                qkv_bias=self.qkv_bias,
                 name=f"block_{index}",
             )
             h = block(h, None if drop_mask is None else drop_mask[index])
@@ -140,21 +142,39 @@ class SwinIR(nn.Module):
 
     scale: int = 4
     head: str = knob("nearest+conv", "Upsampling head.", choices=HEADS)
-    channels: int = knob(60, "Width of the groups.", at_least=1)
-    depths: tuple[int, ...] = knob((6, 6, 6, 6), "Swin blocks of each group.")
-    heads: int = knob(6, "Number of attention heads, a divisor of channels.", at_least=1)
-    window: int = knob(8, "Side of an attention window.", unit="LR pixels", at_least=1)
-    mlp_ratio: int = knob(2, "Width of the MLPs as a multiple of channels.", at_least=1)
+    channels: int = knob(60, "Width of the groups.", at_least=1, at_most=65536)
+    depths: tuple[int, ...] = knob((6, 6, 6, 6), "Swin blocks of each group.", at_least=1, at_most=1000)
+    heads: int = knob(6, "Number of attention heads, a divisor of channels.", at_least=1, at_most=1024)
+    group_heads: tuple[int, ...] = knob(
+        (),
+        "Attention heads of each group, where they differ, divisors of channels; (): `heads` in every group.",
+        at_least=1,
+        at_most=1024,
+        empty=True,
+    )
+    window: int = knob(8, "Side of an attention window.", unit="LR pixels", at_least=1, at_most=1024)
+    mlp_ratio: float = knob(2, "Width of the MLPs as a multiple of channels, rounded down.", above=0, at_most=64)
+    qkv_bias: bool = knob(True, "Whether the projections of queries, keys and values have a bias.")
+    input_norm: bool = knob(True, "Whether a norm precedes the first group.")
+    absolute_positions: bool = knob(
+        False,
+        "Whether every position of the features has a learned embedding; such a network takes inputs whose sides, "
+        "padded to whole windows, are image_size, and no others.",
+    )
     residual: str = knob("1conv", "Last layer of a group: 1conv, or 3conv with a bottleneck.", choices=RESIDUALS)
     image_channels: int = knob(3, "Channels of the images: 3 for color, 1 for gray.", choices=(1, 3))
     value_range: float = knob(
-        1.0, "Factor of images at the input and divisor of predictions; 255 in the published JPEG models.", above=0
+        1.0,
+        "Factor of images at the input and divisor of predictions; 255 in the published JPEG models.",
+        above=0,
+        at_most=65_535,
     )
     image_size: int = knob(
         64,
         "Nominal side of the input; windows are shifted if it exceeds the window, whatever the side of the input.",
         unit="LR pixels",
         at_least=1,
+        at_most=65_536,
     )
     drop_path: float = knob(
         0.1,
@@ -174,11 +194,28 @@ class SwinIR(nn.Module):
             raise ValueError(
                 f"channels is {self.channels}: it must be a multiple of heads ({self.heads}), and of 4 for 3conv"
             )
-        if min(self.depths, default=0) < 1:
-            raise ValueError(f"depths is {self.depths}: each group needs at least one block")
+        if self.group_heads and (
+            len(self.group_heads) != len(self.depths) or any(self.channels % heads for heads in self.group_heads)
+        ):
+            raise ValueError(
+                f"group_heads is {self.group_heads}: it must hold a divisor of channels ({self.channels}) for each of "
+                f"the {len(self.depths)} groups, or nothing"
+            )
+        if hidden_width(self.channels, self.mlp_ratio) < 1:
+            raise ValueError(f"mlp_ratio is {self.mlp_ratio}: {self.channels} channels times it is less than one")
+        if self.absolute_positions and self.image_size % self.window:
+            raise ValueError(
+                f"image_size is {self.image_size}: with absolute_positions it must be a multiple of the window "
+                f"({self.window})"
+            )
         if self.image_size < self.window:
             raise ValueError(f"image_size is {self.image_size}: it must be at least the window ({self.window})")
         super().__post_init__()
+
+    @property
+    def tap_count(self) -> int:
+        """One tap per group."""
+        return len(self.depths)
 
     @nn.compact
     def __call__(self, image: jax.Array, key: jax.Array | None = None) -> tuple[jax.Array, Taps]:
@@ -202,11 +239,25 @@ class SwinIR(nn.Module):
         mean = jnp.asarray(RGB_MEAN if self.image_channels == 3 else (0.0,), jnp.float32)[None, None, None, :]
         x = (pad_to_windows(image, self.window) - mean) * self.value_range
         shallow = nn.Conv(self.channels, (3, 3), dtype=self.dtype, name="conv_in")(x.astype(self.dtype))
-        deep, taps = self._groups(NORM(name="norm_in")(shallow), key)
+        embedded = NORM(name="norm_in")(shallow) if self.input_norm else shallow
+        if self.absolute_positions:
+            embedded = embedded + self._positions(embedded.shape[1:3]).astype(self.dtype)
+        deep, taps = self._groups(embedded, key)
         deep = residual_conv(NORM(name="norm_out")(deep), self.residual, self.dtype, "conv_body")
         y = Head(self.head, self.scale, self.image_channels, self.dtype, name="head")(shallow + deep)
         y = (x + y if self.head == "none" else y) / self.value_range + mean
         return y[:, : height * self.scale, : width * self.scale], taps
+
+    def _positions(self, sides: tuple[int, ...]) -> jax.Array:
+        """The embedding of every position: [1, image_size, image_size, channels] float32."""
+        side = self.image_size
+        if sides != (side, side):
+            raise ValueError(
+                f"SwinIR with absolute_positions takes images of {side}x{side} (image_size) only, got {sides[0]}x"
+                f"{sides[1]} after padding to windows: use tiles of that size"
+            )
+        table = self.param("positions", nn.initializers.normal(0.02), (1, side**2, self.channels))
+        return table.reshape(1, side, side, self.channels)
 
     def _groups(self, h: jax.Array, key: jax.Array | None) -> tuple[jax.Array, Taps]:
         """All groups: (output of the last one, outputs of all)."""
@@ -215,11 +266,12 @@ class SwinIR(nn.Module):
         for index, blocks in enumerate(self.depths):
             group = Group(
                 blocks=blocks,
-                heads=self.heads,
+                heads=self.group_heads[index] if self.group_heads else self.heads,
                 window=self.window,
                 shifted=self.image_size > self.window,
                 mlp_ratio=self.mlp_ratio,
                 residual=self.residual,
+                qkv_bias=self.qkv_bias,
                 dtype=self.dtype,
                 name=f"group_{index}",
             )

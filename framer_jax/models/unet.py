@@ -27,12 +27,17 @@ class UNet(nn.Module):
     """
 
     out_channels: int
-    channels: tuple[int, ...] = knob((64, 96, 128), "Width of each level, from the finest.")
-    blocks: int = knob(2, "Residual blocks per level on the way down, and again on the way up.", at_least=1)
-    condition_blocks: int = knob(
-        2, "Residual blocks that process the LR image before it is added to the features of the noise.", at_least=0
+    channels: tuple[int, ...] = knob((64, 96, 128), "Width of each level, from the finest.", at_least=1, at_most=65536)
+    blocks: int = knob(
+        2, "Residual blocks per level on the way down, and again on the way up.", at_least=1, at_most=1000
     )
-    time_width: int = knob(128, "Features of the time embedding.", at_least=1)
+    condition_blocks: int = knob(
+        2,
+        "Residual blocks that process the LR image before it is added to the features of the noise.",
+        at_least=0,
+        at_most=1000,
+    )
+    time_width: int = knob(128, "Features of the time embedding.", at_least=2, at_most=65536)
     dtype: Dtype = jnp.float32
 
     def __post_init__(self) -> None:
@@ -43,6 +48,11 @@ class UNet(nn.Module):
     def taps(self) -> str:
         """The taps are feature maps."""
         return "hidden"
+
+    @property
+    def tap_count(self) -> int:
+        """One tap per level on the way down, and one per finer level on the way up."""
+        return 2 * len(self.channels) - 1
 
     @property
     def downsampling(self) -> int:

@@ -21,28 +21,33 @@ class VQAutoencoder(nn.Module):
     Attributes:
       channels: width of the finest level.
       multipliers: width of each level as a multiple of `channels`; each level but the last halves the side.
-      blocks: residual blocks per level of the encoder; the decoder has one more.
+      blocks: residual blocks of each level of the encoder, one number or one for each level; the decoder has one more.
       attention_levels: levels whose blocks are each followed by attention (the middle always has it).
       latent_channels: channels of the latents and of the codes.
+      inner_channels: channels that the encoder makes and the decoder takes; None: latent_channels.
       codes: number of codes in the codebook.
       dtype: compute dtype; parameters, norms, softmax, latents and images are float32.
     """
 
     channels: int = 128
     multipliers: tuple[int, ...] = (1, 2, 4)
-    blocks: int = 2
+    blocks: int | tuple[int, ...] = 2
     attention_levels: tuple[int, ...] = ()
     latent_channels: int = 3
     codes: int = 8192
+    inner_channels: int | None = None
     dtype: Dtype = jnp.float32
 
     def setup(self) -> None:
         """Create the submodules."""
+        if isinstance(self.blocks, tuple) and len(self.blocks) != len(self.multipliers):
+            raise ValueError(f"blocks is {self.blocks}: it must hold a number for each level of {self.multipliers}")
         shape = (self.channels, self.multipliers, self.blocks, self.attention_levels)
-        self.encoder = Encoder(*shape, self.latent_channels, self.dtype)
+        inner = self.inner_channels or self.latent_channels
+        self.encoder = Encoder(*shape, inner, self.dtype)
         self.decoder = Decoder(*shape, self.dtype)
         self.after_encoder = nn.Conv(self.latent_channels, (1, 1))
-        self.before_decoder = nn.Conv(self.latent_channels, (1, 1))
+        self.before_decoder = nn.Conv(inner, (1, 1))
         self.codebook = self.param(
             "codebook", nn.initializers.uniform(2.0 / self.codes), (self.codes, self.latent_channels)
         )

@@ -1,21 +1,24 @@
 """Model folders of diffusers and transformers: config.json and weights, in one file or in shards.
 
 `vae/`, `transformer/`, `unet/` and `text_encoder/` of a published pipeline are such folders. Weights are read from
-safetensors if there are any, and through PyTorch's safe loader otherwise. An index file names the shard of each tensor.
+safetensors if there are any, and through PyTorch's safe loader otherwise. An index file names the shard of each tensor;
+the index or one of the shards may stand for all of them.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from framer_jax.porting.maps import StateDict
-from framer_jax.porting.torch_files import read_state, write_state
+from framer_jax.porting.state_dicts import IsKnown, select
+from framer_jax.porting.torch_files import TorchFile, read_checkpoint, write_state
 
 CONFIG = "config.json"
 
@@ -27,7 +30,92 @@ SUFFIXES = (".safetensors", ".bin")
 INDEX = ".index.json"
 """Appended to the name of a weights file for the name of its index."""
 
+SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})(?P<rest>(\.\w+)?\.(safetensors|bin))")
+"""Name of one of many weights files."""
+
+INDEX_NAME = re.compile(r".+\.index(\.\w+)?\.json")
+"""Name of an index, with or without a variant."""
+
 SHARD_BYTES = 5_000_000_000
+
+
+class ModelFiles(NamedTuple):
+    """The files of one model.
+
+    Attributes:
+      folder: the folder that they lie in.
+      weights: names of the weights files.
+      shard_index: name of the index of shards, '' for none.
+      config: content of config.json: of the folder, or next to a file with a name of Diffusers; None without any.
+      notes: what was chosen, one sentence each.
+    """
+
+    folder: Path
+    weights: tuple[str, ...]
+    shard_index: str = ""
+    config: dict[str, Any] | None = None
+    notes: tuple[str, ...] = ()
+
+    def paths(self) -> list[Path]:
+        """config.json, if there is one, and the weights files."""
+        names = self.weights if self.config is None else (CONFIG, *self.weights)
+        return [self.folder / name for name in names]
+
+
+def find_model(path: str | os.PathLike[str], part: str = "", variant: str = "") -> ModelFiles:
+    """The files of one model.
+
+    Args:
+      path: its folder; or the index of its shards, one of the shards, or a file with all weights.
+      part: subfolder to take if the folder is that of a whole pipeline.
+      variant: variant of a folder's weights, such as 'fp16' for `diffusion_pytorch_model.fp16.safetensors`; '' for
+        those without a variant or, if there are none, for the only variant.
+
+    Raises:
+      FileNotFoundError: there is no such file, or the folder lacks config.json, the weights, or a shard of its index.
+      ValueError: config.json or the index is damaged.
+    """
+    path = Path(path)
+    if path.is_dir():
+        folder = model_folder(path, part)
+        config = read_config(folder)
+        name, is_index, notes = _find_weights(folder, variant)
+        weights = sorted(set(_read_index(folder, name).values())) if is_index else [name]
+        return ModelFiles(folder, tuple(weights), name if is_index else "", config, notes)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such checkpoint")
+    if variant:
+        raise ValueError(f"{path}: a variant is of a folder, and this is a file: omit the variant {variant!r}")
+    shard, is_index = SHARD.fullmatch(path.name), bool(INDEX_NAME.fullmatch(path.name))
+    is_named = shard or is_index or path.name in (f"{stem}{suffix}" for stem in STEMS for suffix in SUFFIXES)
+    near = read_config(path.parent) if is_named and (path.parent / CONFIG).is_file() else None
+    if not (shard or is_index):
+        return ModelFiles(path.parent, (path.name,), config=near)
+    index, weights = _index_of(path, shard) if shard else (path.name, [])
+    if index:
+        weights = sorted(set(_read_index(path.parent, index).values()))
+    notes = (f"{path.name} is one of {len(weights)} shards, and all were read",) if shard else ()
+    return ModelFiles(path.parent, tuple(weights), index, near, notes)
+
+
+def is_one_of_many(path: str | os.PathLike[str]) -> bool:
+    """Whether a file is a shard or an index of shards, by its name."""
+    name = Path(path).name
+    return bool(SHARD.fullmatch(name) or INDEX_NAME.fullmatch(name))
+
+
+def read_files(files: ModelFiles, is_known: IsKnown | None = None) -> TorchFile:
+    """The tensors of a model's files; arguments and errors as of `read_checkpoint`.
+
+    Raises:
+      ValueError: the index and the shards contradict each other, or two shards hold the same tensor.
+    """
+    if len(files.weights) == 1 and not files.shard_index:
+        file = read_checkpoint(files.folder / files.weights[0], is_known)
+        return file._replace(notes=(*files.notes, *file.notes))
+    tensors, notes = _read_shards(files)
+    selection = select(tensors, str(files.folder / (files.shard_index or files.weights[0])), is_known)
+    return TorchFile(selection.tensors, selection.removed, (*files.notes, *notes, *selection.notes))
 
 
 def read_folder(path: str | os.PathLike[str], variant: str = "") -> tuple[dict[str, Any], StateDict]:
@@ -35,7 +123,7 @@ def read_folder(path: str | os.PathLike[str], variant: str = "") -> tuple[dict[s
 
     Args:
       path: the folder.
-      variant: variant of the weights, such as 'fp16' for `diffusion_pytorch_model.fp16.safetensors`, or ''.
+      variant: see `find_model`.
 
     Returns:
       (content of config.json, key → array; float16 and bfloat16 are widened to float32).
@@ -50,30 +138,14 @@ def read_folder(path: str | os.PathLike[str], variant: str = "") -> tuple[dict[s
         raise FileNotFoundError(
             f"{path}: no such folder; give one with {CONFIG} and weights, such as a pipeline's vae/"
         )
-    config = read_config(path)
-    file, is_index = _find_weights(path, variant)
-    if is_index:
-        return config, _read_shards(path, file)
-    return config, read_state(path / file)[0]
+    files = find_model(path, variant=variant)
+    return files.config or {}, read_files(files).tensors
 
 
 def model_folder(path: str | os.PathLike[str], part: str) -> Path:
     """The folder of one model: `path` itself, or its subfolder `part` ('transformer', 'vae') if it is a pipeline."""
     path = Path(path)
     return path / part if not (path / CONFIG).is_file() and (path / part).is_dir() else path
-
-
-def model_files(path: str | os.PathLike[str], variant: str = "") -> list[Path]:
-    """config.json and the weights files of a model's folder, without their index.
-
-    Raises:
-      FileNotFoundError, ValueError: see `read_folder`.
-    """
-    path = Path(path)
-    read_config(path)
-    file, is_index = _find_weights(path, variant)
-    names = sorted(set(_read_index(path, file).values())) if is_index else [file]
-    return [path / CONFIG, *(path / name for name in names)]
 
 
 def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -86,7 +158,7 @@ def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:
     file = Path(path) / CONFIG
     if not file.is_file():
         raise FileNotFoundError(f"{path}: lacks {CONFIG}; give the folder of one model, such as a pipeline's vae/")
-    return _read_object(file)
+    return read_object(file)
 
 
 def write_folder(
@@ -137,27 +209,65 @@ def write_folder(
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _find_weights(path: Path, variant: str) -> tuple[str, bool]:
-    """(name of the weights file or of its index, whether it is an index); safetensors are preferred to pickles."""
+def _find_weights(path: Path, variant: str) -> tuple[str, bool, tuple[str, ...]]:
+    """(name of the weights file or of its index, whether it is an index, notes); safetensors before pickles."""
+    if file := _variant_file(path, variant):
+        return *file, ()
+    variants = sorted({name for name in _variants(path) if _variant_file(path, name)})
+    if not variant and len(variants) == 1 and (file := _variant_file(path, variants[0])):
+        return *file, (f"{path.name} holds no weights but the variant {variants[0]!r}, which was taken",)
+    middle = f".{variant}" if variant else ""
+    files = sorted(file.name for file in path.iterdir() if file.name.endswith(SUFFIXES))
+    hint = f"it holds {', '.join(files[:4])}{', ...' if files[4:] else ''}" if files else "it holds no weights at all"
+    remedy = f"fetch it, or name a variant ({', '.join(variants)})" if variants else "fetch it"
+    name = f"{STEMS[0]}{middle}{SUFFIXES[0]}"
+    raise FileNotFoundError(f"{path}: lacks {name}, its index and the alternatives ({hint}); {remedy}")
+
+
+def _variant_file(path: Path, variant: str) -> tuple[str, bool] | None:
+    """(name of a variant's weights file or of its index, whether it is an index); None if there is neither."""
     middle = f".{variant}" if variant else ""
     for suffix in SUFFIXES:
         for stem in STEMS:
-            single, index = f"{stem}{middle}{suffix}", f"{stem}{suffix}.index{middle}.json"
-            if (path / single).is_file():
-                return single, False
-            if (path / index).is_file():
-                return index, True
-    files = sorted(file.name for file in path.iterdir() if file.name.endswith(SUFFIXES))
-    hint = f"it holds {', '.join(files[:4])}{', ...' if files[4:] else ''}" if files else "it holds no weights at all"
-    name = f"{STEMS[0]}{middle}{SUFFIXES[0]}"
-    raise FileNotFoundError(
-        f"{path}: lacks {name}, its index and the alternatives ({hint}); fetch it, or name a variant"
-    )
+            if (path / f"{stem}{middle}{suffix}").is_file():
+                return f"{stem}{middle}{suffix}", False
+            # The variant's place in the name of an index has changed between versions.
+            for index in (f"{stem}{suffix}.index{middle}.json", f"{stem}{middle}{suffix}{INDEX}"):
+                if (path / index).is_file():
+                    return index, True
+    return None
+
+
+def _variants(path: Path) -> Iterator[str]:
+    """Variants that the names of a folder's files have."""
+    stems, suffixes = "|".join(STEMS), "|".join(map(re.escape, SUFFIXES))
+    pattern = re.compile(rf"(?:{stems})(?:\.(\w+))?(?:{suffixes})(?:\.index(?:\.(\w+))?\.json)?")
+    for file in path.iterdir():
+        if (match := pattern.fullmatch(file.name)) and (match[1] or match[2]):
+            yield match[1] or match[2]
+
+
+def _index_of(path: Path, shard: re.Match[str]) -> tuple[str, list[str]]:
+    """(the index that names a shard, '' for none; the names of all shards).
+
+    Raises:
+      FileNotFoundError: there is neither an index nor every other shard.
+    """
+    for index in sorted(file for file in path.parent.iterdir() if INDEX_NAME.fullmatch(file.name)):
+        if path.name in (read_object(index).get("weight_map") or {}).values():
+            return index.name, []
+    total = int(shard["count"])
+    names = [f"{shard['stem']}-{number:05d}-of-{total:05d}{shard['rest']}" for number in range(1, total + 1)]
+    if missing := [name for name in names if not (path.parent / name).is_file()]:
+        raise FileNotFoundError(
+            f"{path}: one of {total} shards, of which {len(missing)} are missing, such as {missing[0]!r}: fetch all"
+        )
+    return "", names
 
 
 def _read_index(path: Path, index: str) -> dict[str, str]:
     """Tensor → file of its shard, after a check that all files exist."""
-    weight_map = _read_object(path / index).get("weight_map")
+    weight_map = read_object(path / index).get("weight_map")
     if (
         not isinstance(weight_map, dict)
         or not weight_map
@@ -174,18 +284,25 @@ def _read_index(path: Path, index: str) -> dict[str, str]:
     return weight_map
 
 
-def _read_shards(path: Path, index: str) -> StateDict:
-    """All tensors of an index, from their shards."""
-    weight_map = _read_index(path, index)
+def _read_shards(files: ModelFiles) -> tuple[StateDict, tuple[str, ...]]:
+    """All tensors of a model's shards, which are those of its index if there is one, and notes on them."""
+    weight_map = _read_index(files.folder, files.shard_index) if files.shard_index else None
     state: StateDict = {}
-    for name in sorted(set(weight_map.values())):
-        shard = read_state(path / name)[0]
-        expected = {key for key, file in weight_map.items() if file == name}
-        if wrong := sorted(expected ^ shard.keys()):
+    notes: dict[str, None] = {}
+    for name in files.weights:
+        path = files.folder / name
+        file = read_checkpoint(path, is_shard=True)
+        notes |= dict.fromkeys(file.notes)
+        expected = {key for key, of in weight_map.items() if of == name} if weight_map else set(file.tensors)
+        if wrong := sorted(expected ^ file.tensors.keys()):
             verb = "lacks" if wrong[0] in expected else "holds, contrary to the index,"
-            raise ValueError(f"{path / name}: {verb} {wrong[0]!r}; {index} is of other shards: fetch them together")
-        state |= shard
-    return {key: state[key] for key in weight_map}
+            raise ValueError(
+                f"{path}: {verb} {wrong[0]!r}; {files.shard_index} is of other shards: fetch them together"
+            )
+        if repeated := sorted(state.keys() & file.tensors.keys()):
+            raise ValueError(f"{path}: holds {repeated[0]!r} of another shard again")
+        state |= file.tensors
+    return {key: state[key] for key in weight_map or state}, tuple(notes)
 
 
 def _shards(tensors: StateDict, max_shard_bytes: int) -> Iterator[StateDict]:
@@ -227,7 +344,8 @@ def _other_files(path: Path) -> list[str]:
     )
 
 
-def _read_object(path: Path) -> dict[str, Any]:
+def read_object(path: Path) -> dict[str, Any]:
+    """The JSON object in a file; ValueError if it holds anything else."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, OSError) as error:

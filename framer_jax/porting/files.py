@@ -1,13 +1,18 @@
-"""Atomic writes and digests of files."""
+"""Atomic writes and digests of files, and the check that outputs replace neither one another nor an input."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+
+PathLike = str | os.PathLike[str]
+
+RAW_NAMES = "surrogateescape"
+"""How names of files that are not UTF-8 are written and digested: as the bytes that they are."""
 
 
 @contextmanager
@@ -24,7 +29,8 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name[:100]}.{secrets.token_hex(4)}.part")
+    start = os.fsencode(path.name)[:100].decode("utf-8", "ignore")  # the name may be as long as the system allows
+    temporary = path.with_name(f".{start}.{secrets.token_hex(4)}.part")
     try:
         temporary.touch()
         mode = temporary.stat().st_mode  # of the user's umask; safetensors would make the file private
@@ -52,5 +58,66 @@ def sha256_of(path: str | os.PathLike[str]) -> str:
     digest = hashlib.sha256()
     for file_path in sorted(path.rglob("*"), key=lambda entry: entry.relative_to(path).as_posix()):
         if file_path.is_file():
-            digest.update(f"{file_path.relative_to(path).as_posix()}\0{sha256_of(file_path)}\n".encode())
+            digest.update(
+                f"{file_path.relative_to(path).as_posix()}\0{sha256_of(file_path)}\n".encode(errors=RAW_NAMES)
+            )
     return digest.hexdigest()
+
+
+def check_outputs(
+    outputs: Mapping[str, PathLike | None],
+    inputs: Mapping[str, Iterable[PathLike]],
+    remedy: str = "name another file",
+) -> None:
+    """Refuse files that would replace one another or an input of the same command, before anything is computed.
+
+    Args:
+      outputs: what an error calls a file, such as its option → the file that will be written; None for none.
+      inputs: what an error calls the inputs → files, and folders whose files are inputs.
+      remedy: what an error advises.
+
+    Raises:
+      ValueError: an empty name, a folder, or a file that is another output or an input.
+    """
+    sources = {Path(path).resolve(): f"{what} {path}" for what, paths in inputs.items() for path in paths}
+    labels: dict[Path, str] = {}
+    for label, output in outputs.items():
+        if output is None:
+            continue
+        if not os.fspath(output):
+            raise ValueError(f"{label} is an empty name: {remedy}")
+        if Path(output).is_dir():
+            raise ValueError(f"{label}: {output} is a folder: {remedy}")
+        target = Path(output).resolve()
+        if target in labels:
+            raise ValueError(f"{labels[target]} and {label} would both be written to {output}: {remedy}")
+        labels[target] = label
+        replaced = next((folder for folder in (target, *target.parents) if folder in sources), None)
+        if replaced == target or (replaced and target.exists()):
+            raise ValueError(f"{label}: {output} would replace {sources[replaced]}: {remedy}")
+
+
+def check_output_folder(
+    label: str, folder: PathLike, inputs: Mapping[str, Iterable[PathLike]], replaced: bool = False
+) -> None:
+    """Refuse an output folder that is an input.
+
+    Args:
+      label: what an error calls the folder, such as its option.
+      folder: the folder that will be written.
+      inputs: what an error calls the inputs → files and folders.
+      replaced: whether the whole folder is replaced, so that it must not contain an input either.
+
+    Raises:
+      ValueError: an empty name, a file, or a folder that is an input.
+    """
+    if not os.fspath(folder):
+        raise ValueError(f"{label} is an empty name: name a folder")
+    if Path(folder).is_file():
+        raise ValueError(f"{label} {folder} is a file: name a folder")
+    target = Path(folder).resolve()
+    for what, paths in inputs.items():
+        for path in paths:
+            source = Path(path).resolve()
+            if source == target or (replaced and source.is_relative_to(target)):
+                raise ValueError(f"{label} {folder} would replace {what} {path}: name another folder")

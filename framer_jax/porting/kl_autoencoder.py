@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
-from framer_jax.porting.maps import NORM, Rule, StateDict, WeightMap, count_of
+from framer_jax.porting.maps import NORM, Rule, StateDict, WeightMap, count_of, multiples_of
 
 
 def _block(torch: str, flax: str) -> tuple[Rule, ...]:
@@ -51,21 +52,29 @@ def _half(half: str, direction: str, resampler: str, flax: str) -> tuple[Rule, .
 def arguments_of_state(state: StateDict) -> dict[str, Any]:
     """Constructor arguments of framer_jax.models.kl_autoencoder.KLAutoencoder, as far as tensors determine them.
 
-    There are assumed to be 32 groups, and scaling and shift to be those of Stable Diffusion 3 or, with quantisation
-    convolutions, of 1 and 2. Other autoencoders of the same shapes (SDXL's, FLUX's) differ in them, which only their
-    config.json says.
+    There are assumed to be 32 groups (or the most that divide the width), and scaling and shift to be those of Stable
+    Diffusion 3 or, with quantisation convolutions, of 1 and 2. Other autoencoders of the same shapes (SDXL's, FLUX's)
+    differ in them, which only their config.json says.
+
+    Raises:
+      KeyError: a layer is missing.
+      ValueError: the widths of the levels are no multiples of the first one.
     """
     channels = state["encoder.conv_in.weight"].shape[0]
     has_quant_conv = "quant_conv.weight" in state
     return {
         "channels": channels,
-        "multipliers": tuple(
-            state[f"encoder.down_blocks.{level}.resnets.0.conv1.weight"].shape[0] // channels
-            for level in range(count_of(state, "encoder.down_blocks.{}.resnets.0.conv1.weight"))
+        "multipliers": multiples_of(
+            [
+                state[f"encoder.down_blocks.{level}.resnets.0.conv1.weight"].shape[0]
+                for level in range(count_of(state, "encoder.down_blocks.{}.resnets.0.conv1.weight"))
+            ],
+            channels,
+            "the widths of the levels",
         ),
         "blocks": count_of(state, "encoder.down_blocks.0.resnets.{}.conv1.weight"),
         "latent_channels": state["decoder.conv_in.weight"].shape[1],
-        "groups": 32,
+        "groups": math.gcd(32, channels),
         "quantisation_convs": has_quant_conv,
         "scaling": 0.18215 if has_quant_conv else 1.5305,
         "shift": 0.0 if has_quant_conv else 0.0609,
@@ -82,7 +91,9 @@ KL_AUTOENCODER = WeightMap(
     ),
     arguments=arguments_of_state,
     folder="vae",
-    merge_config=lambda arguments, state, config: arguments_of_config(config, "config.json"),
+    assumed=lambda state, arguments: ("groups", "scaling", "shift"),
+    read_config=lambda config, source: arguments_of_config(config, source),
+    config_class="AutoencoderKL",
     make_config=lambda arguments: config_of_arguments(arguments),
 )
 """The autoencoders of Stable Diffusion 1, 2 and 3, and others of this architecture in any width."""

@@ -7,13 +7,15 @@ the module's name, and `<module>.alpha` holds its alpha. The weight map of the b
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from framer_jax.porting.maps import StateDict, WeightMap, torch_names
+from framer_jax.porting.lora_files import UNSTATED, StatedAlpha
+from framer_jax.porting.maps import StateDict, WeightMap, check_finite, torch_names
 from framer_jax.trees import flatten_names, nest_names
 
 PREFIXES = (
@@ -22,7 +24,10 @@ PREFIXES = (
 )
 """Prefixes of a module's name; several may follow one another."""
 
-KEY = re.compile(r"(?P<module>.+)\.lora_(?P<factor>A|B|down|up)(?:\.(?P<adapter>[^.]+))?\.weight")
+KEY = re.compile(
+    r"(?P<module>.+)\.(?:lora[_.]|lora_linear_layer\.)(?P<factor>A|B|down|up)(?:\.(?P<adapter>[^.]+))?\.weight"
+)
+"""`lora.down` and `lora_linear_layer.down` are names of older versions of diffusers."""
 
 FACTORS = {"A": "down", "down": "down", "B": "up", "up": "up"}
 """Name of a factor in a key → our name."""
@@ -49,6 +54,7 @@ def read_layers(
     state: StateDict,
     source: str,
     alpha: float | None = None,
+    stated: StatedAlpha = UNSTATED,
     adapter_name: Callable[[str], str] = str,
 ) -> dict[str, LoraLayers]:
     """Convert a LoRA's state dict to our names and layout.
@@ -58,7 +64,9 @@ def read_layers(
       params: parameters of the base model; only names and shapes matter.
       state: float32 tensors (framer_jax.porting.torch_files.read_state).
       source: its name in errors, usually a path.
-      alpha: alpha of the modules for which the file holds none, as in PEFT's files; None for the rank.
+      alpha: alpha of all modules, whatever the file states; None for what it states: in `.alpha` tensors first.
+      stated: what the file states in its header or in the configuration next to it. Where nothing is stated, alpha is
+        the rank, see `assumption`.
       adapter_name: (adapter in the file, '' if it names none) → adapter that it becomes part of: in PiSA-SR's files,
         three make one.
 
@@ -83,20 +91,39 @@ def read_layers(
             continue
         path, shape = module
         if match is None:
-            alphas[path] = float(value)
+            check_finite(value, f"{source}: {key!r}")
+            alphas[path] = float(value.reshape(-1)[0]) if value.size == 1 else math.nan
         else:
             name = f"{path}/{FACTORS[match['factor']]}"
             leaves = adapters.setdefault(adapter_name(match["adapter"] or ""), {})
             if name in leaves:
                 raise ValueError(f"{source}: two tensors for {name!r}, one of them {key!r}; keep the adapters apart")
+            _check_factor(value, f"{source}: {key!r}")
             leaves[name] = _to_our_layout(value, len(shape))
     if unknown or not adapters:
         listed = ", ".join(unknown[:8]) + (", ..." if unknown[8:] else "")
         raise ValueError(
             f"{source} is not a LoRA of {weights.name}: {len(unknown)} of {len(state)} keys are unknown to it: {listed}"
         )
-    shapes = dict(modules.values())
-    return {name: _layers(leaves, shapes, alphas, alpha, f"{source}: {name!r}") for name, leaves in adapters.items()}
+    shapes, names = dict(modules.values()), {path: name for name, (path, _) in _modules(weights, params).items()}
+
+    def alpha_of(path: str, rank: int) -> float:
+        values = (alpha, alphas.get(path), stated.of(names[path], rank), float(rank))
+        return next(value for value in values if value is not None)
+
+    return {name: _layers(leaves, shapes, alpha_of, f"{source}: {name!r}") for name, leaves in adapters.items()}
+
+
+def assumption(state: StateDict, stated: StatedAlpha = UNSTATED, alpha: float | None = None) -> str:
+    """A sentence on the alpha that `read_layers` assumes with these arguments, '' if it is stated everywhere."""
+    if alpha is not None:
+        return ""
+    modules = {match["module"]: state[key] for key in state if (match := KEY.fullmatch(key))}
+    unstated = [name for name in modules if f"{name}.alpha" not in state and stated.of(name, 1) is None]
+    if not unstated:
+        return ""
+    some = "" if len(unstated) == len(modules) else f" of {len(unstated)} of {len(modules)} modules"
+    return f"no alpha{some} is stated: it was assumed to equal the rank, a scale of 1"
 
 
 def write_layers(
@@ -183,26 +210,33 @@ def _to_our_layout(value: np.ndarray, axes: int) -> np.ndarray:
     return value[None, None] if value.ndim == 2 and axes == 4 else value
 
 
+def _check_factor(value: np.ndarray, name: str) -> None:
+    if value.dtype != np.float32:
+        raise ValueError(f"{name} has dtype {value.dtype}, expected float32")
+    check_finite(value, name)
+
+
 def _layers(
     leaves: dict[str, np.ndarray],
     shapes: Mapping[str, tuple[int, ...]],
-    alphas: Mapping[str, float],
-    alpha: float | None,
+    alpha_of: Callable[[str, int], float],
     source: str,
 ) -> LoraLayers:
     """The layers of one adapter, checked against the kernels that they change."""
-    layer_alphas = {}
+    alphas = {}
     for path in sorted({name.rpartition("/")[0] for name in leaves}):
         down, up = (leaves.get(f"{path}/{factor}") for factor in ("down", "up"))
         if down is None or up is None:
             raise ValueError(f"{source} lacks one of the factors of {path!r}: fetch it again")
         *window, width, out = shapes[path]
-        rank = down.shape[-1]
+        rank = down.shape[-1] if down.ndim else 0
         expected = (*window, width, rank), (*(1 for _ in window), rank, out)
-        if (down.shape, up.shape) != expected:
+        if (down.shape, up.shape) != expected or not rank:
             raise ValueError(
                 f"{source}: the factors of {path!r} have shapes {down.shape} and {up.shape}, which make no kernel of "
                 f"{shapes[path]}: it is a LoRA of another size of the model"
             )
-        layer_alphas[path] = alphas.get(path, float(rank) if alpha is None else alpha)
-    return LoraLayers(nest_names(leaves), layer_alphas)
+        alphas[path] = alpha_of(path, rank)
+        if not math.isfinite(alphas[path]):
+            raise ValueError(f"{source}: alpha of {path!r} is not one finite number: correct it, or give --alpha")
+    return LoraLayers(nest_names(leaves), alphas)

@@ -9,7 +9,7 @@ file, and a line in framer_jax.porting.table.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
@@ -72,9 +72,19 @@ def no_buffers(state: StateDict, arguments: Mapping[str, Any]) -> StateDict:
     return {}
 
 
-def arguments_of_tensors(arguments: dict[str, Any], state: StateDict, config: Mapping[str, Any]) -> dict[str, Any]:
-    """Default of `WeightMap.merge_config`: the tensors determine all arguments."""
-    return arguments
+def no_config(config: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """Default of `WeightMap.read_config`: there is no config.json of such a network."""
+    return {}
+
+
+def nothing_assumed(state: StateDict, arguments: Mapping[str, Any]) -> tuple[str, ...]:
+    """Default of `WeightMap.assumed`: the tensors determine all arguments."""
+    return ()
+
+
+def with_values(arguments: Mapping[str, Any], stated: Mapping[str, Any], state: StateDict) -> dict[str, Any]:
+    """Default of `WeightMap.settle`: no argument follows from another."""
+    return {**arguments, **stated}
 
 
 def nothing_computed(state: StateDict) -> tuple[str, ...]:
@@ -95,9 +105,15 @@ class WeightMap:
       buffers: (checkpoint without them, arguments) → the dropped entries that the original requires when it loads.
       computed: (checkpoint) → keys that are dropped although they have a rule, as the model computes their values.
       folder: name of the model's folder in a Diffusers pipeline; '' if there are no such folders.
-      merge_config: (arguments from the tensors, checkpoint, config.json of its folder) → arguments, with those that
-        only config.json determines. A ValueError means that they contradict each other.
-      make_config: (arguments) → config.json for Diffusers, the inverse of `merge_config`; None if there are no such
+      assumed: (checkpoint, its arguments) → names of those that its tensors do not determine, whose values are those of
+        published models; see framer_jax.porting.stated.
+      linked: those of them of which each follows from any other.
+      constants: arguments that config.json may state otherwise, because a stored tensor takes precedence.
+      settle: (arguments, stated values of some of the assumed ones, checkpoint) → arguments, with those that follow.
+      read_config: (config.json, its name in errors) → the arguments that it states. A ValueError names a setting that
+        our module does not have.
+      config_class: `_class_name` in such a config.json; '' if there is none.
+      make_config: (arguments) → config.json for Diffusers, the inverse of `read_config`; None if there are no such
         folders.
       group: name of the group that holds these parameters in a trained model of ours; '' if there is none.
       describe: (arguments) → which variant of the family a checkpoint is, in a few words, or ''.
@@ -111,7 +127,12 @@ class WeightMap:
     buffers: Callable[[StateDict, Mapping[str, Any]], StateDict] = no_buffers
     computed: Callable[[StateDict], tuple[str, ...]] = nothing_computed
     folder: str = ""
-    merge_config: Callable[[dict[str, Any], StateDict, Mapping[str, Any]], dict[str, Any]] = arguments_of_tensors
+    assumed: Callable[[StateDict, Mapping[str, Any]], tuple[str, ...]] = nothing_assumed
+    linked: tuple[str, ...] = ()
+    constants: tuple[str, ...] = ()
+    settle: Callable[[Mapping[str, Any], Mapping[str, Any], StateDict], dict[str, Any]] = with_values
+    read_config: Callable[[Mapping[str, Any], str], dict[str, Any]] = no_config
+    config_class: str = ""
     make_config: Callable[[Mapping[str, Any]], dict[str, Any]] | None = None
     group: str = ""
     describe: Callable[[Mapping[str, Any]], str] = no_description
@@ -149,6 +170,7 @@ def to_flax(weights: WeightMap, state: StateDict, source: str) -> tuple[dict[str
             raise ValueError(f"{source}: {key!r} has dtype {state[key].dtype}, expected float32")
         if transposed and state[key].ndim < 2:
             raise ValueError(f"{source}: {key!r} has shape {state[key].shape}, expected a matrix or a kernel")
+        check_finite(state[key], f"{source}: {key!r}")
         leaves[name] = np.moveaxis(state[key], (0, 1), (-1, -2)) if transposed else state[key]
     try:
         arguments = weights.arguments(state)
@@ -157,6 +179,15 @@ def to_flax(weights: WeightMap, state: StateDict, source: str) -> tuple[dict[str
     except (ValueError, TypeError, ZeroDivisionError) as error:
         raise ValueError(f"{source}: the shapes of its tensors do not make one {weights.name} ({error})") from error
     return nest_names(leaves), arguments, dropped
+
+
+def check_finite(value: np.ndarray, name: str) -> None:
+    """Raise ValueError, which begins with `name`, if an array holds infinite values or NaN."""
+    if not (finite := np.isfinite(value)).all():
+        raise ValueError(
+            f"{name} holds {int(finite.size - finite.sum())} values that are not finite (NaN or infinity): the file is "
+            "damaged, its training diverged, or it was cast to a type that is too short"
+        )
 
 
 def to_torch(
@@ -198,9 +229,32 @@ def fraction_known(weights: WeightMap, state: StateDict) -> float:
     return len(_translate(state, _patterns(weights, "torch", "flax"))[0]) / max(1, len(state))
 
 
+def key_test(weights: WeightMap) -> Callable[[str], bool]:
+    """(key of a checkpoint, without any prefix) → whether the map has a rule for it."""
+    texts = (_regex(rule.torch + tensor.torch) for rule in weights.rules for tensor in rule.tensors)
+    pattern = re.compile("|".join(re.sub(r"\?P<\w+>", "?:", text) for text in texts))
+    return lambda key: pattern.fullmatch(key) is not None
+
+
 def count_of(state: StateDict, template: str) -> int:
     """Number of consecutive keys template.format(0), template.format(1), … in the checkpoint."""
     return next(index for index in count() if template.format(index) not in state)
+
+
+def ratio_of(hidden: int, width: int) -> int | float:
+    """How many times the width a hidden layer has: a whole number where it is one."""
+    return hidden // width if hidden % width == 0 else hidden / width
+
+
+def multiples_of(widths: Sequence[int], width: int, names: str) -> tuple[int, ...]:
+    """Widths of levels as multiples of another.
+
+    Raises:
+      ValueError: one is no multiple.
+    """
+    if any(each % width for each in widths):
+        raise ValueError(f"{names} {tuple(widths)} are not multiples of {width}, as this network needs them")
+    return tuple(each // width for each in widths)
 
 
 def layer_pairs(weights: WeightMap, state: StateDict) -> dict[str, str]:

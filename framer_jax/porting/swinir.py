@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from framer_jax.porting.maps import NORM, Rule, StateDict, WeightMap, count_of
+from framer_jax.porting.maps import NORM, TENSOR, Rule, StateDict, WeightMap, count_of, ratio_of
 from framer_jax.porting.swin import (
     BIAS_TABLE,
     INDEX,
@@ -19,6 +19,11 @@ from framer_jax.porting.swin import (
 )
 
 BLOCK = "layers.{g}.residual_group.blocks.{b}"
+
+SECOND_BLOCK = BLOCK.format(g=0, b=1)
+
+POSITIONS = "absolute_pos_embed"
+"""The embedding of positions, [1, image_size², channels]."""
 
 IMAGE_SIZE, IMAGE_SIZES = 64, {"none": 128}
 """Nominal side of the input of published models, and that of models with certain heads; used for files without the
@@ -45,16 +50,18 @@ PUBLISHED = {
 def swinir_arguments(state: StateDict) -> dict[str, Any]:
     """Constructor arguments of framer_jax.models.swinir.SwinIR.
 
-    The nominal side of the input follows from the size of a registered mask, the range of the input from the side of
-    the windows (see `JPEG_WINDOW`).
+    The nominal side of the input follows from the size of a registered mask, or of the embedding of positions; without
+    both it is assumed, and so is the range of the input, from the side of the windows (see `JPEG_WINDOW`).
 
     Raises:
       KeyError: a layer is missing.
+      ValueError: the embedding of positions is no square.
     """
     channels, image_channels = state["conv_first.weight"].shape[:2]
     first = BLOCK.format(g=0, b=0)
-    window, heads = window_and_heads(state, first)
+    window, _ = window_and_heads(state, first)
     groups = count_of(state, f"layers.{{}}.residual_group.blocks.0.{BIAS_TABLE}")
+    heads = tuple(window_and_heads(state, BLOCK.format(g=group, b=0))[1] for group in range(groups))
     head, scale = _head_and_scale(state, image_channels)
     return {
         "scale": scale,
@@ -63,9 +70,13 @@ def swinir_arguments(state: StateDict) -> dict[str, Any]:
         "depths": tuple(
             count_of(state, f"layers.{group}.residual_group.blocks.{{}}.{BIAS_TABLE}") for group in range(groups)
         ),
-        "heads": heads,
+        "heads": heads[0],
+        "group_heads": heads if len(set(heads)) > 1 else (),
         "window": window,
-        "mlp_ratio": state[f"{first}.mlp.fc1.weight"].shape[0] // channels,
+        "mlp_ratio": ratio_of(state[f"{first}.mlp.fc1.weight"].shape[0], channels),
+        "qkv_bias": f"{first}.attn.qkv.bias" in state,
+        "input_norm": "patch_embed.norm.weight" in state,
+        "absolute_positions": POSITIONS in state,
         "residual": "3conv" if "conv_after_body.0.weight" in state else "1conv",
         "image_channels": image_channels,
         "value_range": JPEG_RANGE if window == JPEG_WINDOW else 1.0,
@@ -73,10 +84,22 @@ def swinir_arguments(state: StateDict) -> dict[str, Any]:
     }
 
 
+def swinir_assumed(state: StateDict, arguments: Mapping[str, Any]) -> tuple[str, ...]:
+    """The range of images, and the nominal side where neither constants nor an embedding of positions show it."""
+    shown = POSITIONS in state or any(f"{SECOND_BLOCK}.{name}" in state for name in (MASK, INDEX))
+    matters = max(arguments["depths"]) > 1  # only second blocks shift their windows
+    return ("value_range",) if shown or not matters else ("value_range", "image_size")
+
+
 def _image_size(state: StateDict, window: int, head: str) -> int:
-    second = BLOCK.format(g=0, b=1)
+    second = SECOND_BLOCK
     if (mask := state.get(f"{second}.{MASK}")) is not None:
         return window * math.isqrt(mask.shape[0])
+    if (table := state.get(POSITIONS)) is not None:
+        side = math.isqrt(table.shape[1])
+        if side * side != table.shape[1]:
+            raise ValueError(f"{POSITIONS} has {table.shape[1]} positions, which make no square")
+        return side
     if f"{second}.{INDEX}" in state:  # constants without a mask: a single window, which is not shifted
         return window
     return JPEG_SIZE if window == JPEG_WINDOW else IMAGE_SIZES.get(head, IMAGE_SIZE)
@@ -85,6 +108,8 @@ def _image_size(state: StateDict, window: int, head: str) -> int:
 def _head_and_scale(state: StateDict, image_channels: int) -> tuple[str, int]:
     if "conv_up1.weight" in state:
         return "nearest+conv", 4 if "conv_up2.weight" in state else 2
+    if "conv_before_upsample.0.weight" in state and "upsample.0.weight" not in state:
+        return "pixelshuffle", 1
     if "upsample.0.weight" not in state:
         return "none", 1
     if "conv_last.weight" not in state:
@@ -114,9 +139,10 @@ def swinir_variant(arguments: Mapping[str, Any]) -> str:
         if all(arguments[key] == value for key, value in ({"residual": "1conv"} | facts).items())
     ]
     depths = "+".join(map(str, arguments["depths"]))
+    heads = "+".join(map(str, arguments.get("group_heads") or (arguments["heads"],)))
     return (
         f"SwinIR{names[0] if names else ''}, x{arguments['scale']} (head {arguments['head']}, {arguments['channels']} "
-        f"channels, {depths} blocks, {arguments['heads']} heads, window {arguments['window']}, {arguments['residual']})"
+        f"channels, {depths} blocks, {heads} heads, window {arguments['window']}, {arguments['residual']})"
     )
 
 
@@ -125,6 +151,7 @@ SWINIR = WeightMap(
     rules=(
         Rule("conv_first", "conv_in"),
         Rule("patch_embed.norm", "norm_in", NORM),
+        Rule(POSITIONS, "positions", TENSOR),
         *block_rules(BLOCK, "group_{g}/block_{b}"),
         Rule("layers.{g}.conv", "group_{g}/conv"),
         Rule("layers.{g}.conv.{n}", "group_{g}/conv_{n}"),
@@ -138,6 +165,7 @@ SWINIR = WeightMap(
         Rule("conv_last", "head/conv_out"),
     ),
     arguments=swinir_arguments,
+    assumed=swinir_assumed,
     dropped=(f"{BLOCK}.{INDEX}", f"{BLOCK}.{MASK}"),
     buffers=swinir_buffers,
     group="student",

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from framer_jax.porting.diffusers_folder import model_files, model_folder, read_folder
+from framer_jax.porting.diffusers_folder import ModelFiles, find_model, read_files
 from framer_jax.porting.files import sha256_of
 from framer_jax.porting.kl_autoencoder import KL_AUTOENCODER
 from framer_jax.porting.lpips import LPIPS_ALEX, LPIPS_VGG
-from framer_jax.porting.maps import StateDict, WeightMap, fraction_known, to_flax
+from framer_jax.porting.maps import StateDict, WeightMap, fraction_known, key_test, to_flax, torch_names
 from framer_jax.porting.mmdit import DIT4SR_TRANSFORMER, MMDIT
 from framer_jax.porting.resshift import RESSHIFT_UNET, VQ_F4
 from framer_jax.porting.rrdbnet import RRDBNET
 from framer_jax.porting.srvgg import SRVGG
+from framer_jax.porting.stability import LAYOUTS
+from framer_jax.porting.stated import Statement, settle, stated_by_files
 from framer_jax.porting.swinir import SWINIR
-from framer_jax.porting.torch_files import read_state
+from framer_jax.porting.torch_files import TorchFile
 from framer_jax.porting.weights import load_weights
+from framer_jax.trees import flatten_names
 
 MAPS: Mapping[str, WeightMap] = {
     weights.name: weights
@@ -54,8 +57,8 @@ class Ported(NamedTuple):
     Attributes:
       params: nested dict of float32 NumPy arrays, without an enclosing group.
       arguments: constructor arguments of our module.
-      source: origin: 'files' with their SHA-256, the removed wrappers and prefixes as 'taken_off', and the number of
-        'dropped' keys.
+      source: origin: 'files' with their SHA-256, the removed entries and prefixes as 'taken_off', 'notes' on what was
+        chosen, left out, cast or assumed, the number of 'dropped' keys, and the names of 'assumed' arguments.
     """
 
     params: dict[str, Any]
@@ -75,56 +78,91 @@ def map_named(name: str) -> WeightMap:
     return MAPS[name]
 
 
-def read_torch(name: str, *paths: str | os.PathLike[str]) -> Ported:
+def read_torch(
+    name: str, *paths: str | os.PathLike[str], variant: str = "", statements: Sequence[Statement] = ()
+) -> Ported:
     """Read and convert a PyTorch checkpoint.
 
     Args:
       name: name of the weight map.
-      paths: its file, or several files with a part each; or its folder in the layout of Diffusers.
+      paths: its file, or several files with a part each; or its folder in the layout of Diffusers, the index of its
+        shards or one of them.
+      variant: variant of a folder's weights, such as 'fp16'; '' for those without or, if there are none, the only one.
+      statements: values of arguments: the strict ones take precedence over what the files state, the others do not.
 
     Raises:
-      ValueError, FileNotFoundError, ImportError: see `read_state`, `read_folder` and `to_flax`; if a file is of another
-        known model, the error names it.
+      ValueError, FileNotFoundError, ImportError: see `find_model`, `read_checkpoint`, `to_flax` and
+        framer_jax.porting.stated.settle; if a file is of another known model, the error names it.
     """
     weights = map_named(name)
     state: StateDict = {}
-    files, removed, config = [], [], None
+    source: dict[str, Any] = {"files": [], "taken_off": [], "notes": []}
+    stated: list[Statement] = []
     for path in paths:
-        if Path(path).is_dir() and weights.folder:
-            folder = model_folder(path, weights.folder)
-            config, part = read_folder(folder)
-            files += [{"file": file.name, "sha256": sha256_of(file)} for file in model_files(folder)]
-        else:
-            part, wrappers = read_state(path)
-            files.append({"file": Path(path).name, "sha256": sha256_of(path)})
-            removed += [wrappers] if wrappers else []
-        _refuse_other_models(weights, part, str(path))
-        if repeated := sorted(state.keys() & part.keys()):
+        if Path(path).is_dir() and not weights.folder:
+            raise ValueError(f"{path}: a folder, and there are no folders of {weights.name}: give its file")
+        files = find_model(path, weights.folder, variant)
+        part = _read_part(weights, files, str(path))
+        if repeated := sorted(state.keys() & part.tensors.keys()):
             raise ValueError(f"{path}: holds {len(repeated)} tensors of another file again, such as {repeated[0]!r}")
-        state |= part
-    source = " and ".join(map(str, paths))
-    params, arguments, dropped = to_flax(weights, state, source)
-    if config is not None:
-        try:
-            arguments = weights.merge_config(arguments, state, config)
-        except KeyError as error:
-            raise ValueError(f"{source}: its config.json is not that of a {name}: it lacks {error}") from error
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"{source}: config.json and the tensors are not of one model: {error}") from error
-    return Ported(params, arguments, {"files": files, "taken_off": removed, "dropped": len(dropped)})
+        state |= part.tensors
+        source["files"] += [{"file": file.name, "sha256": sha256_of(file)} for file in files.paths()]
+        source["taken_off"] += [part.removed] if part.removed else []
+        by_files, notes = stated_by_files(weights, files, part.header, Path(path).is_dir())
+        stated += by_files
+        source["notes"] += [*part.notes, *notes]
+    title = " and ".join(map(str, paths))
+    params, arguments, dropped = to_flax(weights, state, title)
+    # What a caller expects of any file is weaker than what this one states; what the user says is stronger.
+    expected, demanded = ([each for each in statements if each.strict == strict] for strict in (False, True))
+    settled = settle(weights, state, arguments, [*expected, *stated, *demanded], title)
+    source["notes"] += settled.notes
+    return Ported(params, settled.arguments, {**source, "dropped": len(dropped), "assumed": list(settled.assumed)})
 
 
-def read_ported(name: str, path: str | os.PathLike[str]) -> Ported:
+def _read_part(weights: WeightMap, files: ModelFiles, path: str) -> TorchFile:
+    """The tensors of a checkpoint under the names of the weight map, whichever layout they were published in."""
+    is_own, layout = key_test(weights), LAYOUTS.get(weights.name)
+    is_other = layout.key_test() if layout else lambda key: False
+    part = read_files(files, lambda key: is_own(key) or is_other(key))
+    if layout and sum(map(is_other, part.tensors)) > sum(map(is_own, part.tensors)):
+        part = part._replace(
+            tensors=layout.to_diffusers(part.tensors, path), notes=(*part.notes, f"read in {layout.title}")
+        )
+    _refuse_other_models(weights, part.tensors, path)
+    return part
+
+
+def read_ported(name: str, path: str | os.PathLike[str], statements: Sequence[Statement] = ()) -> Ported:
     """Read a file that `framer-jax port` wrote.
+
+    Args:
+      name: name of the weight map.
+      path: the file.
+      statements: values of arguments: strict ones of any that tensors do not determine, others of those that were
+        assumed when it was written.
 
     Raises:
       FileNotFoundError: there is none.
       ValueError: it is not a weights file of framer_jax, or one of another model.
     """
     params, metadata = load_weights(path)
-    if model_in(metadata) != map_named(name).name:
+    weights = map_named(name)
+    if model_in(metadata) != weights.name:
         raise ValueError(f"{path}: holds {model_in(metadata) or 'a trained recipe'}, not {name}")
-    return Ported(params, arguments_in(metadata), metadata.get("source", {}))
+    source, arguments = metadata.get("source", {}), arguments_in(metadata)
+    assumed = source.get("assumed", ())
+    expected = [
+        each if each.strict else each._replace(values={key: each.values[key] for key in assumed if key in each.values})
+        for each in statements
+    ]
+    if any(each.values for each in expected):
+        leaves = flatten_names(params)[0]
+        state = {key: leaves[leaf] for leaf, (key, _) in torch_names(weights, params).items()}
+        settled = settle(weights, state, arguments, expected, str(path))
+        left = [key for key in assumed if key in settled.assumed]
+        arguments, source = settled.arguments, {**source, "assumed": left}
+    return Ported(params, arguments, source)
 
 
 def model_in(metadata: Mapping[str, Any]) -> str:

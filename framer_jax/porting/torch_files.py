@@ -9,71 +9,108 @@ from __future__ import annotations
 import os
 import pickle
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
-import jax  # noqa: F401 (registers bfloat16 with NumPy)
+import jax.numpy as jnp
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from framer_jax.porting.files import atomic_write
 from framer_jax.porting.maps import StateDict
-from framer_jax.porting.weights import METADATA_KEY, check_container
-
-WRAPPERS = ("params_ema", "params", "state_dict", "model_state_dict", "model")
-"""Entries under which trainers save a model's state dict, in order of preference."""
-
-PREFIXES = ("module.", "_orig_mod.")
-"""Prefixes that data-parallel and compiled models add to every key."""
+from framer_jax.porting.state_dicts import OPTIMIZER, IsKnown, Selection, is_optimizer, is_tensor, select
+from framer_jax.porting.weights import METADATA_KEY, PICKLE_STARTS, check_container, is_container, kind_of_file
 
 PICKLES = (".pth", ".pt", ".ckpt", ".bin")
 """Suffixes of files that PyTorch writes."""
 
+QUANTISED = (".SCB", ".absmax", ".quant_map", ".qweight", ".qzeros", ".scale_weight", ".weight_scale", "scaled_fp8")
+"""Ends of keys of quantised weights."""
 
-def read_state(path: str | os.PathLike[str]) -> tuple[StateDict, str]:
-    """Read a state dict.
+
+class TorchFile(NamedTuple):
+    """The model's tensors in a checkpoint.
+
+    Attributes:
+      tensors: key → array, without entries and prefixes, float16, bfloat16 and float64 as float32.
+      removed: the entry and the prefix that were removed, such as 'params_ema, module.', or ''.
+      notes: what was taken, left out or cast, one sentence each.
+      header: the texts in the header of a safetensors file.
+    """
+
+    tensors: StateDict
+    removed: str = ""
+    notes: tuple[str, ...] = ()
+    header: Mapping[str, str] = MappingProxyType({})
+
+
+class _Stored(NamedTuple):
+    """A tensor of a safetensors file that has not been read yet."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+
+
+def read_checkpoint(path: str | os.PathLike[str], is_known: IsKnown | None = None, is_shard: bool = False) -> TorchFile:
+    """Read the model in a checkpoint; of a safetensors file only its tensors are read.
 
     Args:
-      path: a safetensors file, or a PyTorch pickle (for which the extra 'torch' must be installed).
-
-    Returns:
-      (key → array, without wrappers and prefixes, float16 and bfloat16 widened to float32;
-       the wrappers and prefixes that were removed, such as 'params_ema, module.', or '').
+      path: a safetensors file, or a PyTorch pickle (for which the extra 'torch' must be installed), by its content.
+      is_known: tells the model's keys, without prefixes; None takes all tensors.
+      is_shard: whether the file holds a part of a model: all its tensors are read and their keys are kept.
 
     Raises:
       FileNotFoundError: there is no such file.
       ImportError: it is a pickle, and PyTorch is not installed.
-      ValueError: it is truncated, not a state dict, a pickle with anything but tensors, or a file of framer_jax.
+      ValueError: it is truncated, not a state dict, a pickle with anything but tensors, a program, an optimizer's
+        state, or a file of framer_jax.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such checkpoint")
-    content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
-    removed = []
-    if wrapper := next((name for name in WRAPPERS if isinstance(content.get(name), Mapping) and content[name]), None):
-        content = content[wrapper]
-        removed.append(wrapper)
-    for prefix in PREFIXES * 2:  # a compiled model may be wrapped for several devices, or vice versa
-        if content and all(str(key).startswith(prefix) for key in content):
-            content = {key.removeprefix(prefix): value for key, value in content.items()}
-            removed.append(prefix)
-    invalid = [str(key) for key, value in content.items() if not (isinstance(key, str) and hasattr(value, "shape"))]
-    if invalid or not content:
-        raise ValueError(
-            f"{path}: not a state dict of tensors (it holds {', '.join(invalid[:5]) if invalid else 'nothing'}); "
-            f"known wrappers are {', '.join(WRAPPERS)}"
-        )
-    return {key: _to_numpy(value, f"{path}: {key!r}") for key, value in content.items()}, ", ".join(removed)
+
+    def choose(content: Mapping[str, Any]) -> Selection:
+        if not is_shard:
+            return select(content, str(path), is_known)
+        return Selection({key: value for key, value in content.items() if is_tensor(value)})
+
+    if is_container(path) or (path.suffix == ".safetensors" and not _is_pickle(path)):
+        selection, arrays, header = _read_safetensors(path, choose)
+    else:
+        selection = choose(_read_pickle(path))
+        arrays = {key: _to_numpy(value, f"{path}: {key!r}") for key, value in selection.tensors.items()}
+        header = {}
+    if quantised := next((key for key in arrays if key.endswith(QUANTISED)), ""):
+        raise ValueError(f"{path}: holds quantised weights ({quantised!r}): take the file that is not quantised")
+    doubles = [key for key, value in arrays.items() if value.dtype == np.float64]
+    notes = selection.notes
+    if doubles:
+        notes += (f"{len(doubles)} tensors of float64, such as {doubles[0]!r}, were cast to float32",)
+    return TorchFile({key: _as_float32(value) for key, value in arrays.items()}, selection.removed, notes, header)
 
 
-def write_state(path: str | os.PathLike[str], state: StateDict) -> None:
+def is_torch_file(path: str | os.PathLike[str]) -> bool:
+    """Whether a file begins like one of PyTorch or of safetensors."""
+    return is_container(Path(path)) or _is_pickle(Path(path))
+
+
+def read_state(path: str | os.PathLike[str]) -> tuple[StateDict, str]:
+    """(tensors, what was removed from their keys) of a checkpoint whose model is not known; see `read_checkpoint`."""
+    file = read_checkpoint(path)
+    return file.tensors, file.removed
+
+
+def write_state(path: str | os.PathLike[str], state: StateDict, header: Mapping[str, str] | None = None) -> None:
     """Write a state dict atomically; an older file is replaced.
 
     Args:
       path: '*.safetensors', or '*.pth', '*.pt', '*.ckpt' or '*.bin', for which PyTorch must be installed.
       state: key → array.
+      header: texts for the header of a safetensors file; a pickle has none.
 
     Raises:
       ValueError: another suffix.
@@ -84,7 +121,7 @@ def write_state(path: str | os.PathLike[str], state: StateDict) -> None:
         # The library writes the memory of an array as it is, whatever its strides.
         contiguous = {key: value if value.flags.c_contiguous else value.copy() for key, value in state.items()}
         with atomic_write(path) as temporary:
-            save_file(contiguous, temporary, metadata={"format": "pt"})
+            save_file(contiguous, temporary, metadata={"format": "pt", **(header or {})})
     elif path.suffix in PICKLES:
         torch = _torch(path)
         tensors = {key: torch.from_numpy(value.copy()) for key, value in state.items()}
@@ -95,28 +132,31 @@ def write_state(path: str | os.PathLike[str], state: StateDict) -> None:
         raise ValueError(f"{path}: PyTorch weights must be named *.safetensors or {suffixes}")
 
 
-def _read_safetensors(path: Path) -> dict[str, Any]:
+def _read_safetensors(
+    path: Path, choose: Callable[[Mapping[str, Any]], Selection]
+) -> tuple[Selection, StateDict, dict[str, str]]:
+    """(the tensors that were chosen, their arrays, the texts in the header)."""
     check_container(path)
     try:
         with safe_open(path, framework="numpy") as file:
-            if METADATA_KEY in (file.metadata() or {}):
+            header = dict(file.metadata() or {})
+            if METADATA_KEY in header:
                 raise ValueError(
                     f"{path} is a file of framer_jax already; convert it to PyTorch weights with --to torch"
                 )
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+            stored = {name: _Stored(name, tuple(part.get_shape()), part.get_dtype()) for name, part in slices.items()}
+            selection = choose(stored)
+            arrays = {key: file.get_tensor(tensor.name) for key, tensor in selection.tensors.items()}
     except SafetensorError as error:
         raise ValueError(f"{path}: damaged safetensors file ({error}); fetch or write it again") from error
     except (KeyError, AttributeError, TypeError) as error:  # depends on the version of the library
         raise ValueError(f"{path}: holds tensors of a dtype that NumPy lacks ({error}); cast them first") from error
+    return selection, arrays, header
 
 
 def _read_pickle(path: Path) -> dict[str, Any]:
-    with open(path, "rb") as file:
-        start = file.read(4)
-    if start[:2] == b"PK" and not zipfile.is_zipfile(path):
-        raise ValueError(f"{path}: cut short ({path.stat().st_size} bytes); fetch it again")
-    if start[:2] != b"PK" and start[:1] != b"\x80":
-        raise ValueError(f"{path}: neither a PyTorch file nor a *.safetensors file ({path.stat().st_size} bytes)")
+    _check_pickle(path)
     torch = _torch(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
@@ -130,7 +170,59 @@ def _read_pickle(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path}: damaged or cut short ({reason}); fetch it again") from error
     if not isinstance(content, Mapping):
         raise ValueError(f"{path}: holds a {type(content).__name__}, not a state dict")
+    if is_optimizer(content):
+        raise ValueError(
+            f"{path}: the state of an optimizer or a trainer, not weights: take the model's file of the same step"
+            f"{_weights_nearby(path)}"
+        )
     return dict(content)
+
+
+def _is_pickle(path: Path) -> bool:
+    with open(path, "rb") as file:
+        return file.read(2).startswith(PICKLE_STARTS)
+
+
+def _check_pickle(path: Path) -> None:
+    """Refuse, without PyTorch, what is not a pickle of tensors.
+
+    Raises:
+      ValueError: it is empty, another kind of file, cut short, or a program.
+    """
+    size = path.stat().st_size
+    with open(path, "rb") as file:
+        start = file.read(24)
+    if not size:
+        raise ValueError(f"{path}: an empty file (0 bytes); fetch it again")
+    if not start.startswith(PICKLE_STARTS):
+        but = f" but {kind}" if (kind := kind_of_file(start)) else ""
+        raise ValueError(f"{path}: neither a PyTorch file nor a *.safetensors file{but} ({size} bytes)")
+    if start[:2] != b"PK":
+        return
+    if not zipfile.is_zipfile(path):
+        raise ValueError(f"{path}: cut short ({size} bytes); fetch it again")
+    with zipfile.ZipFile(path) as archive:
+        names = archive.namelist()
+    if any("/code/" in name or name.endswith("/constants.pkl") for name in names):
+        raise ValueError(
+            f"{path}: a TorchScript program, not only weights: save those of the model in it with "
+            "torch.save(torch.jit.load(FILE).state_dict(), 'weights.pth')"
+        )
+    if names and all(name.endswith(".npy") for name in names):
+        raise ValueError(f"{path}: an archive of NumPy arrays, neither a PyTorch file nor a *.safetensors file")
+
+
+def _weights_nearby(path: Path) -> str:
+    """Names of files near a trainer's state that look like weights, as the end of a sentence; '' for none."""
+    folders = (path.parent, path.parent.parent / "models")  # BasicSR: training_states/ next to models/
+    names = [
+        os.path.relpath(file, path.parent)
+        for folder in folders
+        if folder.is_dir()
+        for file in sorted(folder.iterdir())
+        if file.name.endswith((*PICKLES, ".safetensors")) and not OPTIMIZER.search(file.name) and file != path
+    ]
+    return f", such as {' or '.join(names[:3])}" if names else ""
 
 
 def _torch(path: Path) -> Any:
@@ -144,11 +236,20 @@ def _torch(path: Path) -> Any:
 
 
 def _to_numpy(value: Any, name: str) -> np.ndarray:
-    """An array; float16 and bfloat16 become float32, which holds them exactly."""
-    if not isinstance(value, np.ndarray):  # a PyTorch tensor
-        value = value.detach()
-        try:
-            value = (value.float() if value.dtype.itemsize == 2 and value.is_floating_point() else value).numpy()
-        except (TypeError, RuntimeError) as error:
-            raise ValueError(f"{name} cannot be converted to NumPy: save it as a dense float32 tensor") from error
-    return value.astype(np.float32) if value.dtype.name in ("float16", "bfloat16") else value
+    """An array of a PyTorch tensor; floats of less than four bytes, which NumPy may lack, become float32."""
+    if isinstance(value, np.ndarray):
+        return value
+    value = value.detach()
+    try:
+        return (value.float() if value.dtype.itemsize < 4 and value.is_floating_point() else value).numpy()
+    except (TypeError, RuntimeError) as error:
+        raise ValueError(f"{name} cannot be converted to NumPy: save it as a dense float32 tensor") from error
+
+
+def _as_float32(value: np.ndarray) -> np.ndarray:
+    """Floats as float32, which holds all of shorter types exactly; a float64 beyond its range becomes infinite."""
+    is_float = jnp.issubdtype(value.dtype, np.floating)
+    if not is_float or value.dtype == np.float32:
+        return value
+    with np.errstate(over="ignore"):
+        return value.astype(np.float32)

@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from framer_jax.porting.files import atomic_write
+from framer_jax.porting.maps import check_finite
 from framer_jax.trees import flatten_names, nest_names
 
 METADATA_KEY = "framer_jax"
@@ -21,6 +22,21 @@ METADATA_KEY = "framer_jax"
 
 EMPTY_KEY = "_empty_groups"
 """Reserved key of the metadata: names of groups without any array, which a tensor file cannot hold otherwise."""
+
+LARGEST_HEADER = 100_000_000
+"""Bytes; the library refuses larger headers."""
+
+PICKLE_STARTS = (b"PK", b"\x80")
+"""First bytes of PyTorch's files: of a zip archive, or of an older pickle."""
+
+OTHER_FILES = {
+    b"version https://git-lfs": "a pointer of Git LFS, not the file itself (git lfs pull fetches it)",
+    b"GGUF": "a GGUF file of quantised weights",
+    b"\x89HDF": "an HDF5 file",
+    b"<": "a web page",
+    b"{": "a JSON file",
+}
+"""First bytes of files that people take for weights → what they are."""
 
 DTYPES = ("float64", "float32", "float16", "int64", "int32", "int16", "int8", "uint8", "bool")
 
@@ -71,7 +87,8 @@ def load_weights(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str
 
     Raises:
       FileNotFoundError: there is no such file.
-      ValueError: it is a folder, not a safetensors file, truncated, or written by another program.
+      ValueError: it is a folder, not a safetensors file, truncated, written by another program, or holds values that
+        are not finite.
     """
     path = Path(path)
     if path.is_dir():
@@ -90,6 +107,8 @@ def load_weights(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str
                     "weights, name their configuration (--recipe) or convert them with `framer-jax port`"
                 )
             leaves = {name: file.get_tensor(name) for name in names}
+        for name, leaf in leaves.items():
+            check_finite(leaf, f"{path}: {name!r}")
     except SafetensorError as error:
         raise ValueError(f"{path}: damaged safetensors file ({error}); fetch or write it again") from error
     except KeyError as error:
@@ -123,6 +142,18 @@ def _header_text(path: str | os.PathLike[str]) -> str:
         return ""
 
 
+def is_container(path: Path) -> bool:
+    """Whether a file begins as safetensors files do, whatever its name."""
+    with open(path, "rb") as file:
+        start = file.read(9)
+    return start[8:] == b"{" and int.from_bytes(start[:8], "little") <= LARGEST_HEADER
+
+
+def kind_of_file(start: bytes) -> str:
+    """What a file that holds no weights is, judging by its first bytes; '' if unknown."""
+    return next((kind for first, kind in OTHER_FILES.items() if start.startswith(first)), "")
+
+
 def check_container(path: Path) -> None:
     """Check that a file is a complete safetensors file; the errors of the library do not say what is wrong.
 
@@ -131,20 +162,24 @@ def check_container(path: Path) -> None:
     """
     size = path.stat().st_size
     with open(path, "rb") as file:
-        start = file.read(9)
+        start = file.read(24)
         length = int.from_bytes(start[:8], "little")
-        if start[8:] != b"{" or length > 100_000_000:
-            if start[:2] == b"PK" or start[:1] == b"\x80":
+        if not size:
+            raise ValueError(f"{path}: an empty file, not a safetensors file; fetch or write it again")
+        if start[8:9] != b"{" or length > LARGEST_HEADER:
+            if start.startswith(PICKLE_STARTS):
                 raise ValueError(
                     f"{path}: looks like a PyTorch pickle, not a safetensors file; for published weights (*.pth), name "
                     "their configuration (--recipe) or convert them with `framer-jax port`"
                 )
-            raise ValueError(f"{path}: not a safetensors file ({size} bytes)")
-        header = file.read(length - 1)
+            but = f" but {kind}" if (kind := kind_of_file(start)) else ""
+            raise ValueError(f"{path}: not a safetensors file{but} ({size} bytes)")
+        file.seek(8)
+        header = file.read(length)
     if size < 8 + length:
         raise ValueError(f"{path}: cut short within its header ({size} bytes); fetch or write it again")
     try:
-        entries = json.loads(b"{" + header)
+        entries = json.loads(header)
         needed = 8 + length + max((v["data_offsets"][1] for k, v in entries.items() if k != "__metadata__"), default=0)
     except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
         raise ValueError(f"{path}: not a safetensors file (its header cannot be read)") from error

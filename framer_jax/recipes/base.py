@@ -196,6 +196,7 @@ class Recipe:
       mean: the one-network-call estimate of E[hr | lr], or None if the method has none.
       sample_tiled: `sample` on upsampled images, with tiles within its steps; None if the method has none.
       lr_multiple: sides of the LR input of `sample` must be multiples of this; the upscaler pads and crops.
+      window: side of the windows of a network on pixels, LR pixels; 1 for none.
       tap_kind: what the taps are: 'hidden' (feature maps) or 'prediction' (each block's estimate of the clean latent).
       exported: the groups that `sample` and `mean` use; weights files and the EMA hold these and no others.
       frozen: weights passed to every loss and sampler, never in the optimiser, never in the checkpoint.
@@ -214,6 +215,7 @@ class Recipe:
     mean: Sampler | None = None
     sample_tiled: TiledSampler | None = None
     lr_multiple: int = 1
+    window: int = 1
     tap_kind: str = "hidden"
     exported: tuple[str, ...] = ("denoiser",)
     frozen: Frozen = field(default_factory=dict)
@@ -226,6 +228,11 @@ class Recipe:
     def __post_init__(self) -> None:
         if not self.updates:
             raise ValueError(f"recipe {self.name!r} has no update: give at least one")
+
+    def __repr__(self) -> str:
+        updates = ", ".join(update.name for update in self.updates)
+        frozen = f", frozen {', '.join(self.frozen)}" if self.frozen else ""
+        return f"<Recipe {self.name} x{self.scale}, updates {updates}{frozen}>"
 
 
 def expected_params(recipe: Recipe) -> Params:

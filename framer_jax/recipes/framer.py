@@ -81,8 +81,7 @@ def framer(recipe: Recipe, settings: FramerSettings, updates: tuple[str, ...] = 
                     f"FRAMER's updates share their heads, and the taps of {name!r} differ in shape from those of "
                     f"{chosen[0]!r}: choose updates of one denoiser"
                 )
-        if len(first) < 2:
-            raise ValueError(f"FRAMER needs at least two taps; recipe {recipe.name!r} gives {len(first)}")
+        check_taps(settings, len(first))
         if settings.teacher == "next" and len({shape[1:] for shape in first}) > 1:
             raise ValueError("framer.teacher 'next' compares neighbors, whose shapes differ here: use last or middle")
         heads = init_heads(jax.random.fold_in(key, _KEY), first, teacher_index(settings, len(first)))
@@ -99,15 +98,39 @@ def add_framer(recipe: Recipe, config: Mapping[str, Any]) -> Recipe:
     Raises:
       ValueError: an unknown variant, or a value that a knob does not take.
     """
+    settings = framer_settings(config)
+    return recipe if settings is None else framer(recipe, settings)
+
+
+def framer_settings(config: Mapping[str, Any]) -> FramerSettings | None:
+    """The settings of a configuration's `framer` section, None for the variant 'none'; errors as of `add_framer`."""
     variant = config["variant"]
     if variant == NO_FRAMER:
-        return recipe
+        return None
     if variant not in VARIANTS:
         raise ValueError(
             f"unknown variant of FRAMER, framer.variant {variant!r}{nearest(variant, (NO_FRAMER, *VARIANTS))}"
         )
-    changes = {name: value for name, value in config.items() if name != "variant" and value is not None}
-    return framer(recipe, VARIANTS[variant](**changes))
+    return VARIANTS[variant](
+        **{name: value for name, value in config.items() if name != "variant" and value is not None}
+    )
+
+
+def check_taps(settings: FramerSettings, taps: int) -> None:
+    """Check FRAMER's settings against the number of taps that a network has.
+
+    Raises:
+      ValueError: there are too few taps, or the teacher is beyond the last one.
+    """
+    if settings.objective == "none":
+        return
+    if taps < 2:
+        raise ValueError(f"framer.variant: FRAMER needs at least two taps, and the network has {taps}: make it deeper")
+    if settings.teacher == "middle" and settings.teacher_layer is not None and settings.teacher_layer >= taps:
+        raise ValueError(
+            f"framer.teacher_layer is {settings.teacher_layer}: the network has {taps} taps, so it must be a whole "
+            f"number from 0 to {taps - 1}, or None"
+        )
 
 
 def _extended(update: Update, settings: FramerSettings) -> Update:

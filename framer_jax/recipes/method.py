@@ -37,7 +37,7 @@ precomputed outputs of a teacher."""
 class CommonSettings:
     """The knobs of the `recipe` section that every method has."""
 
-    scale: int = knob(4, "Upsampling factor per axis.", at_least=1)
+    scale: int = knob(4, "Upsampling factor per axis.", at_least=1, at_most=16)
     dtype: str = knob("float32", "Compute dtype of the network; parameters stay float32.", choices=DTYPES)
 
 
@@ -69,8 +69,13 @@ class WeightReader(Protocol):
         """The published network at `path`, of weight map `model`; `demands` are constructor arguments it must have."""
         ...
 
-    def transformer(self, knob_name: str, path: str, models: tuple[str, ...], what: str) -> tuple[str, Pretrained]:
-        """The published network at `path` and its weight map, the first of `models` that the file is of."""
+    def transformer(
+        self, knob_name: str, path: str, models: tuple[str, ...], what: str, configured: Config
+    ) -> tuple[str, Pretrained]:
+        """The published network at `path` and its weight map, the first of `models` that the file is of.
+
+        Arguments that its tensors do not determine, such as the number of heads, are taken from `configured`.
+        """
         ...
 
     def trained(self, knob_name: str, path: str, what: str, config: Config, recipe: Recipe) -> Params:
@@ -195,9 +200,10 @@ class UpscaleProtocol:
     Attributes:
       summary: one sentence for `framer-jax upscale --help` and the documentation.
       tiles: 'strided' (tiles of the LR image at a fixed stride, moved inwards at the far edges, fresh noise per tile,
-        plain average) or 'latent' (the image is upsampled first and is one canvas of latents; the denoiser sees tiles
-        of it in each step, whose predictions are blended with Gaussian weights).
-      tile: side of a tile, pixels of the result.
+        plain average), 'windows' (the image grows by its mirror image to more than whole windows of the network, and is
+        one tile, or tiles at a fixed stride, averaged) or 'latent' (the image is upsampled first and is one canvas of
+        latents; the denoiser sees tiles of it in each step, whose predictions are blended with Gaussian weights).
+      tile: side of a tile, pixels of the result; 0 for the whole image ('windows' only).
       overlap: (tile side in LR pixels) → LR pixels that tiles share.
       color_fixes: the color fixes that may follow; the first one is the default.
       shorter_side: 'latent' only: the result's shorter side is at least this many pixels before it is resized.
@@ -235,6 +241,10 @@ def _no_differences(config: Config) -> list[str]:
     return []
 
 
+def _any_crop(config: Config, crop: int) -> None:
+    pass
+
+
 @dataclass(frozen=True)
 class Method:
     """One method.
@@ -247,6 +257,7 @@ class Method:
       sections: further sections of the configuration's `recipe`, name → settings class.
       build: builds the recipe.
       weight_files: knobs that hold paths.
+      check_crop: (config, side of a training crop in HR pixels) raises ValueError if the knobs do not fit it.
       conditioning: what the denoiser is conditioned on besides the LR image: 'none' or 'text'.
       text_summary: (condition, caption dropout) → one line for logs and model cards, of a method with text.
       batch_entries: what its batches hold, for each kind of training data.
@@ -275,6 +286,7 @@ class Method:
     sections: Mapping[str, type]
     build: Build
     weight_files: tuple[WeightFile, ...] = ()
+    check_crop: Callable[[Config, int], None] = _any_crop
     conditioning: str = "none"
     text_summary: Callable[[str, float], str] | None = None
     batch_entries: BatchEntries = _entries_of_photos

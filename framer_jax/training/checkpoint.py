@@ -1,70 +1,41 @@
 """Checkpoints of the training state, the position of the Grain iterator and metadata of the run.
 
-Orbax writes the three together; they are restored exactly.
+Orbax writes the three together, with digests of their files; they are restored exactly, or not at all.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
-import math
+import logging
 import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import grain
 import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
+from framer_jax.training import compatibility
+from framer_jax.training.data_position import DataIterator, HasPosition, IteratorState, restore_iterator
+from framer_jax.training.digests import DIGESTS, DamagedCheckpointError, damage, write_digests
+from framer_jax.training.hosts import any_problem, wait_for_all
 from framer_jax.training.settings import TrainingSettings
 from framer_jax.training.state import TrainState, describe_leaves
 from framer_jax.trees import check_same_descriptions
 
-MAY_CHANGE = (
-    "training.steps",
-    "training.stop_after",
-    "training.log_every",
-    "training.checkpoint_every",
-    "training.validate_every",
-    "training.keep_last",
-    "training.best_metric",
-    "training.best_mode",
-    "training.mesh",
-    "training.fsdp_min_size",
-    "training.sharding_rules",
-    "data.embeddings",
-    "data.train",  # the records are compared by the hash of their names: the folder may have moved
-    "data.validation",
-    "data.validation_count",
-    "data.threads",
-    "logging",
-)
-"""Configuration paths, of knobs or whole sections, that may differ between a checkpoint and the run that resumes it."""
-
 ITEMS = ("state", "data", "about")
 """Folders of a checkpoint: the training state, the positions of the data iterators, and the metadata."""
 
-LAYOUT = 2
-"""Version of the layout of the training state. Layout 1 had no version number, the mutable state in the field `carry`
-and the EMA of all groups."""
+UNFINISHED = ".orbax-checkpoint-tmp"
+"""Suffix of the folder that a save writes into, until it is complete."""
 
-
-class DataIterator(Protocol):
-    """A Grain iterator, or anything with its three methods."""
-
-    def __next__(self) -> Any:
-        """The next batch."""
-        ...
-
-    def get_state(self) -> dict[str, Any]:
-        """The position, as JSON values."""
-        ...
-
-    def set_state(self, state: dict[str, Any]) -> None:
-        """Continue from a position."""
-        ...
+DAMAGED = ".damaged"
+"""Suffix that a damaged checkpoint gets when a run is resumed from an earlier one."""
 
 
 class CheckpointMetadata(NamedTuple):
@@ -72,36 +43,54 @@ class CheckpointMetadata(NamedTuple):
 
     Attributes:
       config: configuration of the run as JSON values.
-      data: number and hash of the record names (`data_identity`), or an empty dict.
+      data: what identifies the data (framer_jax.training.data_identity), or an empty dict.
       window: metric name to (total, count) of the averages that have not been logged yet.
       best: {'step', 'value'} of the best validation so far, or an empty dict.
+      exports: digests of the exported weights that belong to this checkpoint, by the kind of export.
     """
 
     config: dict[str, Any]
     data: dict[str, Any]
     window: dict[str, tuple[float, int]]
     best: dict[str, float]
+    exports: Mapping[str, str] = MappingProxyType({})
 
 
-def data_identity(record_names: Sequence[str] | None) -> dict[str, Any]:
-    """Number of the record names and hash of them in their order; {} for None."""
-    if record_names is None:
-        return {}
-    digest = hashlib.sha256("\n".join(record_names).encode()).hexdigest()
-    return {"records": len(record_names), "sha256": digest}
+class Restored(NamedTuple):
+    """A restored checkpoint.
+
+    Attributes:
+      step: its step.
+      state: the training state.
+      metadata: its metadata, with the present configuration and data, which the next save writes.
+      saved_config: the configuration that it was saved with, in the present schema.
+      notes: what the user should know, one line each.
+    """
+
+    step: int
+    state: TrainState
+    metadata: CheckpointMetadata
+    saved_config: dict[str, Any]
+    notes: tuple[str, ...]
+
+
+def saved_steps(folder: Path) -> list[int]:
+    """Steps of the checkpoints in a folder, in order."""
+    names = [path.name for path in folder.iterdir() if path.is_dir()] if folder.is_dir() else []
+    return sorted(int(name) for name in names if name.isascii() and name.isdecimal() and str(int(name)) == name)
 
 
 class Checkpoints:
     """The checkpoints of one run: a folder with one folder `<step>/` for each.
 
     Saves are asynchronous: arrays are copied before `save` returns; files are written during the next steps and get
-    their final name only when they are complete. The newest `settings.keep_last` checkpoints are kept, and the best one
-    by `settings.best_metric`.
+    their final name only when they are complete. The newest `settings.keep_last` checkpoints are kept, and with a
+    `settings.best_metric` the best one by the metadata of the last save.
 
     Args:
       directory: the folder of the checkpoints.
       settings: which checkpoints are kept.
-      may_change: configuration paths that may differ when a run is resumed, besides MAY_CHANGE.
+      may_change: configuration paths that may differ when a run is resumed, besides compatibility.MAY_CHANGE.
       migrate: turns the configuration of a checkpoint into one of the present schema before they are compared; raises
         ValueError if it cannot.
     """
@@ -114,154 +103,222 @@ class Checkpoints:
         migrate: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
     ) -> None:
         self.directory = Path(directory).absolute()
-        self._may_change = (*MAY_CHANGE, *may_change)
+        self._may_change = (*compatibility.MAY_CHANGE, *may_change)
         self._migrate = migrate
+        self._saving: int | None = None
+        self._keep_best = _KeepStep()
         keep: list[Any] = [policies.LatestN(settings.keep_last)]
         if settings.best_metric:
-            keep.append(_keep_best(settings.best_metric, settings.best_mode))
-        options = ocp.CheckpointManagerOptions(preservation_policy=policies.AnyPreservationPolicy(keep))
+            keep.append(self._keep_best)
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=policies.AnyPreservationPolicy(keep),
+            async_options=ocp.AsyncOptions(post_finalization_callback=self._write_digests),
+        )
         if jax.process_index() == 0:
             # Remains of a killed run. Orbax would delete them in another thread, in conflict with the next manager.
-            for unfinished in self.directory.glob("*.orbax-checkpoint-tmp"):
+            for unfinished in self.directory.glob(f"*{UNFINISHED}"):
                 shutil.rmtree(unfinished, ignore_errors=True)
+        for logger in ("absl", "asyncio"):
+            logging.getLogger(logger).addFilter(_is_news)
         self._manager = ocp.CheckpointManager(self.directory, options=options, item_names=ITEMS)
 
     def latest(self) -> int | None:
-        """Step of the newest complete checkpoint."""
-        return self._manager.latest_step()
+        """Step of the newest checkpoint."""
+        return max(self.steps(), default=None)
 
     def steps(self) -> list[int]:
-        """Steps of all complete checkpoints, in order."""
-        return sorted(self._manager.all_steps())
+        """Steps of all checkpoints that were written to their end, in order; their files may be damaged since."""
+        return saved_steps(self.directory)
 
     def path(self, step: int) -> Path:
         """Folder of one checkpoint."""
         return self.directory / str(step)
 
-    def save(
-        self,
-        state: TrainState,
-        iterator: DataIterator,
-        metadata: CheckpointMetadata,
-        metrics: Mapping[str, float] | None = None,
-    ) -> int:
+    def save(self, state: TrainState, iterator: HasPosition, metadata: CheckpointMetadata) -> int:
         """Save a checkpoint of the state's step, unless there is one already.
 
         Args:
           state: the training state.
           iterator: its position is saved.
-          metadata: saved as it is.
-          metrics: results of the validation, which decide which checkpoint is the best.
+          metadata: saved as it is; the checkpoint of the step `metadata.best['step']` is kept as the best one.
 
         Returns:
           The step.
         """
         step = int(state.step)
         if step not in self._manager.all_steps():
-            about = {**metadata._asdict(), "leaves": describe_leaves(state), "layout": LAYOUT}
-            self._manager.save(
-                step,
-                args=ocp.args.Composite(
-                    state=ocp.args.StandardSave(state),
-                    data=grain.checkpoint.CheckpointSave(_IteratorState(iterator)),
-                    about=ocp.args.JsonSave(about),
-                ),
-                metrics=None if metrics is None else {name: float(value) for name, value in metrics.items()},
-                force=True,
-            )
+            about = {
+                **metadata._asdict(),
+                "exports": dict(metadata.exports),
+                "leaves": describe_leaves(state),
+                "layout": compatibility.LAYOUT,
+                "digests": DIGESTS,
+            }
+            self.wait()  # for the save before, whose digests are written to its own folder
+            self._saving, self._keep_best.step = step, metadata.best.get("step")
+            with self._one_line_errors():
+                self._manager.save(
+                    step,
+                    args=ocp.args.Composite(
+                        state=ocp.args.StandardSave(state),
+                        data=grain.checkpoint.CheckpointSave(IteratorState(iterator)),
+                        about=ocp.args.JsonSave(about),
+                    ),
+                    force=True,
+                )
         return step
 
-    def restore(
-        self, step: int, abstract: TrainState, iterator: DataIterator, config: Any, data: Any
-    ) -> tuple[TrainState, CheckpointMetadata]:
-        """Read a checkpoint into the shardings of `abstract` and set `iterator` to the saved position.
+    @contextmanager
+    def _one_line_errors(self) -> Iterator[None]:
+        """Errors of writing, such as a full disk, name the checkpoint that is left and the remedy."""
+        try:
+            yield
+        except (ValueError, OSError, RuntimeError) as error:
+            latest = self.latest()
+            left = "no checkpoint is left" if latest is None else f"the newest complete one is {self.path(latest)}"
+            raise OSError(
+                f"checkpoint {self.path(self._saving or 0)} could not be written ({_first_line(error)}); {left}: make "
+                "space there, and run again to resume"
+            ) from error
 
-        The returned metadata hold the present `config` and `data`, which the next save writes.
+    def _write_digests(self) -> None:
+        """Called by Orbax on the first host when all hosts have written, before the folder gets its final name."""
+        write_digests(self.directory / f"{self._saving}{UNFINISHED}", ITEMS)
+
+    def restore_newest(
+        self,
+        abstract: TrainState,
+        iterator: DataIterator,
+        config: Any,
+        data: Any,
+        file_names: Sequence[str] = (),
+    ) -> Restored | None:
+        """Restore the newest checkpoint that is not damaged; None if there is no checkpoint at all.
+
+        Damaged newer ones are renamed, so that the run can write them again. Arguments and errors as of `restore`.
+
+        Raises:
+          DamagedCheckpointError: all checkpoints are damaged.
+        """
+        damaged: dict[int, str] = {}
+        for step in reversed(self.steps()):
+            try:
+                restored = self.restore(step, abstract, iterator, config, data, file_names)
+            except DamagedCheckpointError as error:
+                damaged[step] = str(error)
+                continue
+            names = self._set_aside(damaged)
+            notes = [
+                f"{message}: resuming from step {step} instead; the damaged one is now {names[bad]}"
+                for bad, message in damaged.items()
+            ]
+            return restored._replace(notes=(*notes, *restored.notes))
+        if damaged:
+            raise DamagedCheckpointError(
+                f"{'; '.join(damaged.values())}: no other checkpoint is left, so the run cannot be resumed: bring back "
+                "these files from a copy, or use a new working folder, with the weights of this run as --init"
+            )
+        return None
+
+    def restore(
+        self,
+        step: int,
+        abstract: TrainState,
+        iterator: DataIterator,
+        config: Any,
+        data: Any,
+        file_names: Sequence[str] = (),
+    ) -> Restored:
+        """Read a checkpoint into the shardings of `abstract` and set `iterator` to the saved position.
 
         Args:
           step: step of the checkpoint.
           abstract: shapes, dtypes and shardings (`abstract_train_state`), for any mesh.
           iterator: built like the saved one: same number of hosts and of worker processes.
-          config: the present configuration, compared with the saved one except for the paths that may change. A knob
-            that only one of them has is no difference if its value is None, False, 0 or '', that is, switched off.
-          data: the present `data_identity`, compared with the saved one.
+          config: the present configuration, see `compatibility.check_config`.
+          data: the present data, see `compatibility.check_data`.
+          file_names: names of the data's files, for the message if their contents differ.
 
         Raises:
           FileNotFoundError: there is no such checkpoint.
-          ValueError: it is incomplete, unreadable, or of another layout, configuration, model, data or loader; one line
-            each.
+          DamagedCheckpointError: it is incomplete, or its files are not as they were written.
+          ValueError: it is of another layout, configuration, model, data or loader; one line each.
         """
         path = self.path(step)
-        self._check_complete(path)
-        about = self._manager.restore(step, args=ocp.args.Composite(about=ocp.args.JsonRestore())).about
-        _check_layout(path, about)
-        self._check_config(path, about["config"], config)
-        if about["data"] and data and about["data"] != data:
-            raise ValueError(
-                f"checkpoint {path} was trained on other records ({about['data']['records']} then, {data['records']} "
-                "now, or other names): give the same data, or a new working folder"
-            )
-        check_same_descriptions(about["leaves"], describe_leaves(abstract), f"checkpoint {path}", _remedy(path))
-        try:
-            restored = self._manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract)))
-        except (ValueError, OSError, KeyError) as error:
-            raise ValueError(f"checkpoint {path} cannot be read ({_first_line(error)}): {_remedy(path)}") from error
-        self._restore_iterator(path, iterator)
+        about = self._intact(path)
+        compatibility.check_layout(path, about)
+        saved_config = compatibility.check_config(path, about["config"], config, self._may_change, self._migrate)
+        compatibility.check_data(path, about["data"], data, file_names)
+        remedy = f"use the configuration it was made with, or a new working folder instead of {self.directory.parent}"
+        check_same_descriptions(about["leaves"], describe_leaves(abstract), f"checkpoint {path}", remedy)
+        state = self._read_state(path, abstract, bool(about.get("digests")))
+        restore_iterator(path, iterator)
         window = {name: (total, count) for name, (total, count) in about["window"].items()}
-        return restored.state, CheckpointMetadata(config, data, window, about["best"])
+        metadata = CheckpointMetadata(config, data, window, about["best"], about.get("exports", {}))
+        self._keep_best.step = metadata.best.get("step")
+        notes = []
+        if not about.get("digests"):
+            notes.append(f"checkpoint {path} is of a version without digests: that its files are intact is not checked")
+        if data and "contents" in data and "contents" not in about["data"]:
+            notes.append(f"checkpoint {path} holds no digests of the data: that its files are the same is not checked")
+        return Restored(step, state, metadata, saved_config, tuple(notes))
 
-    def _check_complete(self, path: Path) -> None:
+    def restore_exported(self, step: int, abstract: TrainState) -> TrainState:
+        """The state of another checkpoint of this run, such as the best one, for exporting its weights once more.
+
+        Raises:
+          ValueError: as of `restore`.
+        """
+        path = self.path(step)
+        about = self._intact(path)
+        compatibility.check_layout(path, about)
+        check_same_descriptions(about["leaves"], describe_leaves(abstract), f"checkpoint {path}", "train again")
+        return self._read_state(path, abstract, bool(about.get("digests")))
+
+    def _intact(self, path: Path) -> dict[str, Any]:
+        """The metadata of a checkpoint whose files are as they were written."""
         if not path.is_dir():
             steps = ", ".join(map(str, self.steps())) or "none"
             raise FileNotFoundError(f"no checkpoint {path}: the saved steps are {steps}")
+        about, problem = _read_about(path)
         missing = [name for name in ITEMS if not (path / name).is_dir()]
         if missing:
-            raise ValueError(
-                f"checkpoint {path} is incomplete or foreign, it lacks {', '.join(missing)}: {_remedy(path)}"
-            )
+            problem = f"it lacks {', '.join(missing)}"
+        elif not problem and (about.get("digests") or (path / DIGESTS).exists()):
+            problem = damage(path, jax.process_index(), jax.process_count())
+        if problem := any_problem(problem):
+            raise DamagedCheckpointError(f"checkpoint {path} is damaged or incomplete ({problem})")
+        return about
 
-    def _check_config(self, path: Path, saved: dict[str, Any], present: dict[str, Any]) -> None:
-        """Refuse a checkpoint whose configuration differs where it may not."""
-        if self._migrate is not None:
-            try:
-                saved = self._migrate(saved)
-            except ValueError as error:
-                raise ValueError(f"checkpoint {path}: {error}") from error
-        old, new = _flat(saved), _flat(present)
-        differing = [
-            name
-            for name in sorted({*old, *new})
-            if old.get(name) != new.get(name) and not _may_differ(name, old, new, self._may_change)
-        ]
-        if differing:
-            changes = "; ".join(
-                f"{name} {old.get(name, 'absent')!r} then, {new.get(name, 'absent')!r} now" for name in differing[:5]
-            )
-            more = f" and {len(differing) - 5} more" if len(differing) > 5 else ""
-            raise ValueError(
-                f"checkpoint {path} is of another configuration: {changes}{more}: "
-                "restore these values, or use a new working folder"
-            )
+    def _read_state(self, path: Path, abstract: TrainState, verified: bool) -> TrainState:
+        problem = ""
+        try:
+            with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as reader:
+                state: TrainState = reader.restore(path / "state", args=ocp.args.StandardRestore(abstract))
+        except (ValueError, OSError, KeyError, TypeError, RuntimeError) as error:
+            if "RESOURCE_EXHAUSTED" in str(error):  # too little memory, which is no damage
+                raise
+            problem = _first_line(error)
+        if problem := any_problem(problem):
+            kind = ValueError if verified else DamagedCheckpointError
+            raise kind(f"checkpoint {path} cannot be read ({problem})")
+        return state
 
-    def _restore_iterator(self, path: Path, iterator: DataIterator) -> None:
-        name = f"process_{jax.process_index()}-of-{jax.process_count()}.json"
-        try:
-            saved = json.loads((path / "data" / name).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise ValueError(
-                f"checkpoint {path} has no readable data/{name}: resume with as many hosts as it was saved with"
-            ) from error
-        mismatch = (
-            f"checkpoint {path}: the position of its data iterator does not fit this loader: "
-            "use the same number of worker processes as the run that saved it"
-        )
-        # Grain silently accepts some positions of another number of workers, so the structure is compared first.
-        if _structure(saved) != _structure(iterator.get_state()):
-            raise ValueError(mismatch)
-        try:
-            iterator.set_state(saved)
-        except (KeyError, IndexError, TypeError, ValueError) as error:
-            raise ValueError(mismatch) from error
+    def _set_aside(self, steps: Iterable[int]) -> dict[int, Path]:
+        """Rename damaged checkpoints; step → new path."""
+        names = {}
+        for step in steps:
+            path = self.path(step)
+            taken = [f"{path.name}{DAMAGED}", *(f"{path.name}{DAMAGED}-{number}" for number in range(2, 1000))]
+            names[step] = next(path.with_name(name) for name in taken if not path.with_name(name).exists())
+        if names:
+            wait_for_all("names of damaged checkpoints")
+            if jax.process_index() == 0:
+                for step, name in names.items():
+                    self.path(step).rename(name)
+            wait_for_all("damaged checkpoints renamed")
+            self._manager.reload()
+        return names
 
     def reached_preemption(self, step: int) -> bool:
         """Whether a host has received a signal to stop; the same answer on all hosts (needs jax.distributed)."""
@@ -269,68 +326,43 @@ class Checkpoints:
 
     def wait(self) -> None:
         """Wait until all saves are on disk."""
-        self._manager.wait_until_finished()
+        with self._one_line_errors():
+            self._manager.wait_until_finished()
 
     def close(self) -> None:
         """Wait until all saves are on disk, then release threads."""
-        self._manager.close()
+        with self._one_line_errors():
+            self._manager.close()
 
 
-class _IteratorState:
-    """The position of any iterator as bytes, the form in which Grain's Orbax handler writes it."""
+@dataclass
+class _KeepStep:
+    """Orbax's policy for the best checkpoint: keep the one of this step. Orbax itself forgets scores on resuming."""
 
-    def __init__(self, iterator: DataIterator) -> None:
-        self._state = json.dumps(iterator.get_state()).encode()
+    step: float | None = None
 
-    def get_state(self) -> bytes:
-        return self._state
-
-
-def _keep_best(metric: str, mode: str) -> policies.BestN:
-    worst = -math.inf if mode == "max" else math.inf
-
-    def value(metrics: Any) -> float:
-        score = float(metrics.get(metric, worst))
-        return worst if math.isnan(score) else score
-
-    return policies.BestN(get_metric_fn=value, reverse=mode == "min", n=1, keep_checkpoints_without_metrics=False)
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        return [checkpoint.step == self.step for checkpoint in checkpoints]
 
 
-def _structure(state: Any) -> Any:
-    """Keys and lengths of lists at the top level of an iterator's state, which depend on the loader alone."""
-    if not isinstance(state, dict):
-        return type(state).__name__
-    return {name: len(value) if isinstance(value, list) else None for name, value in state.items()}
+def _is_news(record: logging.LogRecord) -> bool:
+    """False for the tracebacks that Orbax and its tasks log besides the errors that they raise."""
+    origin = f"{record.pathname} {record.getMessage()}"
+    return not (record.exc_info and "orbax" in origin)
 
 
-def _check_layout(path: Path, about: dict[str, Any]) -> None:
-    layout = about.get("layout", 1)
-    if layout != LAYOUT:
-        raise ValueError(
-            f"checkpoint {path} was written by another version of framer_jax (layout {layout} of the training state, "
-            f"this version reads layout {LAYOUT}): use a new working folder, with the weights of this run as --init"
-        )
-
-
-def _may_differ(name: str, old: dict[str, Any], new: dict[str, Any], may_change: Iterable[str]) -> bool:
-    if any(name == entry or name.startswith(f"{entry}.") for entry in may_change):
-        return True
-    values = [config[name] for config in (old, new) if name in config]
-    return len(values) == 1 and values[0] in (None, False, 0, "")
-
-
-def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(tree, dict):
-        return {prefix: tree}
-    flat: dict[str, Any] = {}
-    for name, value in tree.items():
-        flat.update(_flat(value, f"{prefix}.{name}" if prefix else str(name)))
-    return flat
+def _read_about(path: Path) -> tuple[dict[str, Any], str]:
+    """(metadata of a checkpoint, what is wrong with them or '')."""
+    try:
+        about = json.loads((path / "about" / "metadata").read_text(encoding="utf-8"))
+        for entry in ("config", "data", "window", "best", "leaves"):
+            about[entry].items()
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}, "about/metadata cannot be read"
+    return about, ""
 
 
 def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]
-
-
-def _remedy(path: Path) -> str:
-    return f"delete {path} to resume from the one before it, or use a new working folder"
+    """The first line of a message; of a long one its end, where libraries put the cause."""
+    text = (str(error).splitlines() or [type(error).__name__])[0]
+    return text if len(text) <= 200 else f"… {text[-200:]}"

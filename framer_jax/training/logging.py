@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -13,7 +14,7 @@ from typing import Any, Protocol, TextIO
 import numpy as np
 from clu import parameter_overview
 
-from framer_jax.knobs import check_knobs, knob
+from framer_jax.knobs import changed_repr, check_knobs, knob
 
 Scalars = Mapping[str, float]
 Images = Mapping[str, np.ndarray]
@@ -29,6 +30,8 @@ class LoggingSettings:
     """
 
     tensorboard: bool = knob(False, "Also write TensorBoard event files to tensorboard/ (extra `tensorboard`).")
+
+    __repr__ = changed_repr
 
     def __post_init__(self) -> None:
         check_knobs(self)
@@ -145,7 +148,17 @@ class PngWriter(SilentWriter):
 
         self._folder.mkdir(parents=True, exist_ok=True)
         for name, image in images.items():
-            Image.fromarray(to_uint8(image)).save(self._folder / f"{name.replace('/', '_')}_{step:07d}.png")
+            file_name = f"{_short_name(name.replace('/', '_'))}_{step:07d}.png"
+            Image.fromarray(to_uint8(image)).save(self._folder / file_name)
+
+
+def _short_name(name: str, longest: int = 200) -> str:
+    """A name that fits into a file name with a suffix, and into UTF-8; names that differ still do."""
+    text = name.encode(errors="backslashreplace").decode()
+    if len(text.encode()) <= longest:
+        return text
+    digest = hashlib.sha256(text.encode()).hexdigest()[:12]
+    return f"{text.encode()[: longest - 13].decode(errors='ignore')}-{digest}"
 
 
 class TensorBoardWriter(SilentWriter):
@@ -177,7 +190,7 @@ class TensorBoardWriter(SilentWriter):
     def write_images(self, step: int, images: Images) -> None:
         """Write one event per image."""
         for name, image in images.items():
-            self._writer().add_image(name, to_uint8(image), step, dataformats="HWC")
+            self._writer().add_image(_short_name(name), to_uint8(image), step, dataformats="HWC")
 
     def write_text(self, step: int, name: str, text: str) -> None:
         """Write one event, with the text as a code block."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from framer_jax.knobs import check_knobs, knob, nearest
+from framer_jax.knobs import LARGEST_INT, changed_repr, check_knobs, knob, nearest, regex_error, shown
 
 MESH_AXES = ("data", "fsdp")
 
@@ -33,15 +33,15 @@ class TrainingSettings:
       ValueError: an illegal value, in one line that starts with the name of the setting.
     """
 
-    seed: int = knob(0, "Root of all random keys.", at_least=0)
+    seed: int = knob(0, "Root of all random keys.", at_least=0, at_most=2**32 - 1)
     steps: int = knob(2000, "Number of training steps, at which the learning rate schedule ends.", at_least=1)
     global_batch: int = knob(
-        16, "Batch size over all devices, hosts and microbatches.", unit="examples per step", at_least=1
+        16, "Batch size over all devices, hosts and microbatches.", unit="examples per step", at_least=1, at_most=2**20
     )
     gradient_accumulation_steps: int = knob(
-        1, "Microbatches per step; in-batch negatives are drawn within a microbatch.", at_least=1
+        1, "Microbatches per step; in-batch negatives are drawn within a microbatch.", at_least=1, at_most=2**20
     )
-    learning_rate: float = knob(1e-3, "Peak learning rate.", above=0)
+    learning_rate: float = knob(1e-3, "Peak learning rate.", above=0, at_most=10)
     warmup_steps: int = knob(
         100, "Steps of linear warm-up: step k uses (k + 1) / warmup_steps of the peak.", unit="steps", at_least=0
     )
@@ -50,15 +50,16 @@ class TrainingSettings:
         "Learning rate after the warm-up; 'cosine' falls to final_learning_rate at `steps`.",
         choices=("constant", "cosine"),
     )
-    final_learning_rate: float = knob(1e-5, "Learning rate at the end of the cosine schedule.", at_least=0)
+    final_learning_rate: float = knob(1e-5, "Learning rate at the end of the cosine schedule.", at_least=0, at_most=10)
     optimizer: str = knob("adamw", "Optimiser.", choices=("adamw",))
     b1: float = knob(0.9, "Adam's decay rate of the mean gradient, per update.", at_least=0, below=1)
     b2: float = knob(0.999, "Adam's decay rate of the mean squared gradient, per update.", at_least=0, below=1)
-    epsilon: float = knob(1e-8, "Adam's epsilon.", unit="units of the gradient")
+    epsilon: float = knob(1e-8, "Adam's epsilon.", unit="units of the gradient", above=0, at_most=1)
     weight_decay: float = knob(
         0.0,
         "Decoupled weight decay, multiplied by the learning rate; not applied to biases, scales and other 1-D arrays.",
         at_least=0,
+        at_most=1000,
     )
     clip_norm: float | None = knob(1.0, "Maximum global norm of an update's gradient; None: no clipping.", above=0)
     ema_decay: float = knob(
@@ -78,6 +79,7 @@ class TrainingSettings:
     sharding_rules: tuple[tuple[str, tuple[str | None, ...]], ...] = knob(
         (),
         "Pairs of a regex of parameter paths and a mesh axis or None for each dimension; the first match decides.",
+        empty=True,
         execution=True,
     )
     log_every: int = knob(50, "Interval between log entries, which are averages over it.", unit="steps", at_least=1)
@@ -87,7 +89,7 @@ class TrainingSettings:
     checkpoint_every: int = knob(
         500, "Interval between checkpoints; the last step is always saved.", unit="steps", at_least=1
     )
-    keep_last: int = knob(2, "Number of newest checkpoints that are kept.", at_least=1)
+    keep_last: int = knob(2, "Number of newest checkpoints that are kept.", at_least=1, at_most=1_000_000)
     best_metric: str | None = knob(
         "mean/psnr-y", "Validation metric whose best checkpoint is kept as well; None: no best checkpoint."
     )
@@ -104,6 +106,8 @@ class TrainingSettings:
         {}, "Optimiser settings of single updates, such as {'discriminator': {'learning_rate': 1e-4}}."
     )
 
+    __repr__ = changed_repr
+
     def __post_init__(self) -> None:
         check_knobs(self)
         if self.warmup_steps > self.steps:
@@ -113,8 +117,43 @@ class TrainingSettings:
                 f"checkpoint_every is {self.checkpoint_every}: with a best_metric it must be a multiple of "
                 f"validate_every, {self.validate_every}, so that every checkpoint is validated"
             )
+        if self.schedule == "cosine" and self.final_learning_rate > self.learning_rate:
+            raise ValueError(
+                f"final_learning_rate is {self.final_learning_rate}: the cosine schedule falls, so it must not exceed "
+                f"learning_rate, {self.learning_rate}"
+            )
+        self._check_mesh()
+        self._check_rules()
         for update, changes in self.updates.items():
             self._check_update(update, changes)
+
+    def _check_mesh(self) -> None:
+        for axis, size in self.mesh.items():
+            if axis not in MESH_AXES:
+                raise ValueError(f"mesh.{axis} is unknown: the axes are {' and '.join(MESH_AXES)}")
+            if isinstance(size, bool) or not isinstance(size, int) or not (size == -1 or 1 <= size <= LARGEST_INT):
+                raise ValueError(
+                    f"mesh.{axis} is {shown(size)}: it must be a whole number of at least 1, or -1 for all remaining "
+                    "devices"
+                )
+        if all(self.mesh.get(axis) == -1 for axis in MESH_AXES):
+            raise ValueError("mesh.data is -1, and so is mesh.fsdp: only one of them can have all remaining devices")
+
+    def _check_rules(self) -> None:
+        for rule in self.sharding_rules:
+            if not isinstance(rule, list | tuple) or len(rule) != 2:
+                raise ValueError(
+                    f"sharding_rules has {shown(rule)}: a rule is a pair such as ('out/kernel', ('fsdp',))"
+                )
+            pattern, axes = rule
+            if not isinstance(pattern, str) or (error := regex_error(pattern)):
+                reason = f" ({error})" if isinstance(pattern, str) else ""
+                raise ValueError(f"sharding_rules has {shown(pattern)}: it must be a regular expression{reason}")
+            if not isinstance(axes, list | tuple) or any(axis not in (None, *MESH_AXES) for axis in axes):
+                raise ValueError(
+                    f"sharding_rules has the axes {shown(axes)}: they must be a list of {', '.join(MESH_AXES)} or "
+                    "None, one for each dimension"
+                )
 
     def _check_update(self, update: str, changes: Any) -> None:
         if not isinstance(changes, Mapping):

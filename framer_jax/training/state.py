@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -40,6 +41,13 @@ class TrainState:
     ema: Params
     mutable: State
     key: jax.Array
+
+    def __repr__(self) -> str:
+        """The step and the size, also while a program is traced, and after the state was donated to the next step."""
+        is_value = isinstance(self.step, jax.Array) and not isinstance(self.step, jax.core.Tracer)
+        step = str(int(self.step)) if is_value and not self.step.is_deleted() else "unknown"
+        sizes = [math.prod(leaf.shape) for leaf in jax.tree.leaves(self.params) if hasattr(leaf, "shape")]
+        return f"<TrainState at step {step}, {sum(sizes):,} parameters>"
 
 
 def inference_params(state: TrainState, exported: Iterable[str]) -> Params:

@@ -145,7 +145,8 @@ def test_the_terms_of_sinsr_are_those_of_the_paper():
     np.testing.assert_allclose(student_schedule(schedule).input_std, schedule.input_std[-1])
 
 
-def test_no_gradient_passes_the_inverse_of_the_consistency_term():
+@pytest.mark.parametrize(("passes", "inner"), [("outer", 0.0), ("both", 2 * (6 - 1) * 3)])
+def test_the_gradient_passes_the_inverse_of_the_consistency_term_on_request(passes, inner):
     clean = jnp.ones((1, 2, 2, 3), jnp.float32)
 
     def term(factors):  # of the student at index 0 and at the last one
@@ -153,11 +154,11 @@ def test_no_gradient_passes_the_inverse_of_the_consistency_term():
             return x * factors[index][:, None, None, None], (x,)
 
         zeros = jnp.zeros_like(clean)
-        terms, _ = distillation_terms(chain(), student, clean, (zeros, zeros), np.ones(3, np.float32))
+        terms, _ = distillation_terms(chain(), student, clean, (zeros, zeros), np.ones(3, np.float32), passes)
         return terms.consistency[0]
 
     gradient = jax.grad(term)(jnp.asarray([2.0, 1.0, 3.0]))
-    np.testing.assert_allclose(gradient, [0.0, 0.0, 2 * (6 - 1) * 2])
+    np.testing.assert_allclose(gradient, [inner, 0.0, 2 * (6 - 1) * 2])
 
 
 def test_sinsr_starts_from_its_teacher_and_samples_in_one_step(tmp_path):

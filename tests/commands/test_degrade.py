@@ -200,7 +200,7 @@ def test_bad_folders_are_one_clear_line(folder, tmp_path, capsys):
     refused(folder, folder / "out", "lies inside the input")
     refused(folder, folder, "lies inside the input")
     assert run(folder / "a.png", folder, *QUICK, "--overwrite") == 2
-    assert "replaced by its own result" in capsys.readouterr().err
+    assert "would replace the photograph" in capsys.readouterr().err
     (tmp_path / "empty").mkdir()
     refused(tmp_path / "empty", tmp_path / "out", "holds no image")
     (tmp_path / "small").mkdir()
@@ -216,19 +216,63 @@ def test_bad_folders_are_one_clear_line(folder, tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
-def test_a_failed_run_leaves_a_manifest_of_its_results(folder, tmp_path, capsys):
+def test_a_damaged_photograph_is_left_out_and_the_repaired_one_is_added(folder, tmp_path, capsys):
     for name in ("a.png", "d.png"):
         path = tmp_path / "hr" / name
         path.parent.mkdir(exist_ok=True)
         path.write_bytes((folder / name).read_bytes())
-    broken = (folder / "a.png").read_bytes()
-    (tmp_path / "hr" / "e.png").write_bytes(broken[: len(broken) // 2])  # its header is intact
-    assert run(tmp_path / "hr", tmp_path / "out", *QUICK) == 2
-    assert "e.png cannot be read" in capsys.readouterr().err
-    records = [json.loads(line) for line in (tmp_path / "out" / "manifest.jsonl").read_text().splitlines()]
-    assert {record["lr"] for record in records} == {
-        name for name in content(tmp_path / "out") if name != "manifest.jsonl"
-    }
+    intact = (folder / "a.png").read_bytes()
+    (tmp_path / "hr" / "e.png").write_bytes(intact[: len(intact) // 2])  # its header is intact
+    words = (tmp_path / "hr", tmp_path / "out", *QUICK, "--pairs")
+    assert run(*words, "--preview", 1) == 1
+    printed = capsys.readouterr().out
+    assert "2 degraded" in printed
+    assert "1 failed: repair or remove them" in printed
+    assert f"failed: {tmp_path / 'hr' / 'e.png'}: cannot be read" in printed
+    first = content(tmp_path / "out")
+    assert {name.partition("/")[2] for name in first} == {"", "a.png", "d.png"}
+    records = [json.loads(line) for line in first["manifest.jsonl"].splitlines()]
+    assert [record["name"] for record in records] == ["a.png", "d.png"]
+
+    # the same command continues, and ends where an undamaged run does
+    (tmp_path / "hr" / "e.png").write_bytes(intact)
+    assert run(*words, "--preview", 1) == 0
+    printed = capsys.readouterr().out
+    assert "1 degraded" in printed
+    assert "2 were there" in printed
+    assert "preview.png is that of the run before" in printed
+    assert run(tmp_path / "hr", tmp_path / "other", *QUICK, "--pairs") == 0
+    continued = content(tmp_path / "out")
+    assert continued.pop("preview.png") == first["preview.png"]
+    assert continued == content(tmp_path / "other")
+
+    # not with other settings or with another photograph of the same name
+    for change in ("seed", "photograph"):
+        if change == "photograph":
+            (tmp_path / "hr" / "a.png").write_bytes((folder / "below" / "a.png").read_bytes())
+        assert run(*words, "--seed", int(change == "seed")) == 2
+        assert "exists, of other photographs or settings" in capsys.readouterr().err
+        assert content(tmp_path / "other") == continued
+
+    for name in ("a.png", "d.png", "e.png"):
+        (tmp_path / "hr" / name).write_bytes(intact[: len(intact) // 2])
+    assert run(tmp_path / "hr", tmp_path / "none", *QUICK, "--preview", 1) == 2
+    assert "no photograph of 3 can be read" in capsys.readouterr().err
+    assert not (tmp_path / "none").exists()
+
+
+def test_results_never_replace_one_another_or_a_photograph(folder, tmp_path, capsys):
+    hr = tmp_path / "hr"
+    (hr / "in").mkdir(parents=True)
+    for name in ("preview.png", "in/a.png", "in/in/a.png"):
+        (hr / name).parent.mkdir(exist_ok=True)
+        (hr / name).write_bytes((folder / "a.png").read_bytes())
+    before = content(tmp_path)
+    assert run(hr, tmp_path / "out", *QUICK, "--preview", 1) == 2
+    assert "--preview and the result of preview.png would both be written" in capsys.readouterr().err
+    assert run(hr / "in", tmp_path, *QUICK, "--pairs", "--overwrite") == 2
+    assert "would replace the photograph" in capsys.readouterr().err
+    assert content(tmp_path) == before
 
 
 def test_other_scales(folder, tmp_path):

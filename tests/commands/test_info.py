@@ -15,8 +15,8 @@ KNOBS = [
     ("recipe.toy.kappa", Knob("kappa", float, False, 2.0, "Noise level.", "standard deviations", above=0)),
     ("recipe.toy.steps", Knob("steps", int, True, None, "Steps of the ramp.", follows="training.steps", at_least=1)),
     ("recipe.toy.kind", Knob("kind", str, False, "paper", "Variant [of two].", choices=("paper", "released"))),
-    ("recipe.toy.path", Knob("path", str, False, MISSING, "Path of the weights.")),
-    ("recipe.toy.betas", Knob("betas", tuple, False, (0.9, 0.99), "Decay rates.")),
+    ("recipe.toy.path", Knob("path", str, False, MISSING, "Path of the weights.", empty=True)),
+    ("recipe.toy.betas", Knob("betas", tuple, False, (0.9, 0.99), "Decay rates.", empty=True)),
 ]
 
 

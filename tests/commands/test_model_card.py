@@ -8,7 +8,8 @@ from framer_jax.commands.model_card import CARD
 from framer_jax.commands.train import train_from_config
 from framer_jax.porting.weights import load_weights
 from framer_jax.recipes.base import expected_params
-from framer_jax.training.loop import TrainResult
+from framer_jax.training.exports import BEST, LATEST
+from framer_jax.training.run import TrainResult
 from tests.support.drawn import drawn
 from tests.support.tiny import config, photos, text
 
@@ -31,7 +32,7 @@ def run(tmp_path, monkeypatch):
 
         def train(recipe, batches, prepare, settings, workdir, **named):
             arguments.update(named)
-            named["export"](drawn(lambda: expected_params(recipe)), 1, True)
+            named["export"].write(drawn(lambda: expected_params(recipe)), 1, (LATEST, BEST))
             return TrainResult(None, 1, False, "", {})
 
         monkeypatch.setattr(command, "train", train)

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from framer_jax.cli import main
+from framer_jax.commands.precompute.captioned_images import whole_photos
 from framer_jax.commands.precompute.captioner import CaptionSettings, format_prompt
-from framer_jax.commands.precompute.captions import CaptionCounts, caption_photos, shard_file
+from framer_jax.commands.precompute.captions import CaptionCounts, caption_images, shard_file
 from framer_jax.data.captions import Caption, caption_line, check_captions, clean_caption, read_captions
 from framer_jax.data.sources import folder_source
 from tests.support.tiny import photos
@@ -29,7 +30,7 @@ def describe(image, seed):
 
 
 def caption(place, file="captions.jsonl", captioner=describe, settings=SETTINGS, **more):
-    return caption_photos(folder_source(place / "photos"), captioner, place / file, settings, **more)
+    return caption_images(whole_photos(folder_source(place / "photos")), captioner, place / file, settings, **more)
 
 
 @pytest.mark.parametrize(
@@ -137,6 +138,10 @@ def test_bad_input_is_one_line(place, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", None)
     for words, message in (
         (("--output", "captions.txt"), "name captions files *.jsonl"),
+        (("--latents", str(place)), "--of photos captions whole photographs: leave --latents out"),
+        (("--output", ""), "--output is empty"),
+        (("--of", "crops"), "--of crops captions the crops of precomputed latents: name their folder by --latents, or"),
+        (("--of", "lr", "--latents", str(place)), f"--latents {place} holds no records"),
         (("--temperature", "-1"), "--temperature must not be negative"),
         (("--top-p", "0"), "--top-p must be above 0"),
         (("--max-tokens", "0"), "--max-tokens must be at least 1"),
@@ -144,7 +149,16 @@ def test_bad_input_is_one_line(place, capsys, monkeypatch):
         (("--photos", str(place / "none")), "there is no folder"),
         ((), "pip install 'framer_jax[torch]'"),
     ):
-        command = ["--photos", str(place / "photos"), "--captioner", str(place), "--output", str(place / "c.jsonl")]
+        command = [
+            "--of",
+            "photos",
+            "--photos",
+            str(place / "photos"),
+            "--captioner",
+            str(place),
+            "--output",
+            str(place / "c.jsonl"),
+        ]
         assert main(["precompute", "captions", *command, *words]) == 2
         error = capsys.readouterr().err
         assert message in error and error.count("\n") == 1

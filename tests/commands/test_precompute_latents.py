@@ -1,6 +1,7 @@
 """`framer-jax precompute latents`, and batches of latents joined with texts."""
 
 import re
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -9,12 +10,17 @@ import pytest
 
 from framer_jax.checkpoints.autoencoder import read_kl_autoencoder
 from framer_jax.cli import main
+from framer_jax.commands.precompute.captioned_images import crops_of_latents
+from framer_jax.commands.precompute.captioner import CaptionSettings
+from framer_jax.commands.precompute.captions import caption_images, captions_file
 from framer_jax.commands.precompute.embeddings import embed_captions, write_text
 from framer_jax.commands.precompute.latents import precompute_latents
 from framer_jax.commands.precompute.work import Work
-from framer_jax.commands.text_condition import TextCondition, open_latents
+from framer_jax.commands.text_condition import TextCondition, captioned, open_latents
+from framer_jax.commands.training_data import stored_embeddings
 from framer_jax.config import ConfigError
-from framer_jax.data.captions import Caption, caption_line, read_captions
+from framer_jax.data.captions import Caption, caption_line, captioned_latents, read_captions
+from framer_jax.data.embeddings import STORED_EMBEDDINGS
 from framer_jax.data.latents import LatentFiles
 from framer_jax.data.pipeline import make_batches, make_prepare, prepare_for, record_dataset
 from framer_jax.data.records import MANIFEST, RecordFiles, read_names
@@ -188,6 +194,69 @@ class FirstDraw:
 
     def random(self):
         return self.value
+
+
+def crop_captions(place, kind="crops", captioner=lambda image, seed: f"{image.shape} {image.mean():.2f}"):
+    """Caption the crops of the latents 'records' in plain Python, as the command does with a model."""
+    images = crops_of_latents(place / "records", str(place / "photos"), kind)
+    path = captions_file(kind, str(place / "records"), str(place / "lr.jsonl") if kind == "lr" else None)
+    caption_images(images, captioner, path, CaptionSettings())
+    return path, images
+
+
+def test_captions_of_crops_are_those_of_the_records(place):
+    path, images = crop_captions(place)
+    assert path == place / "records" / "captions.jsonl"
+    captions = read_captions([path])
+    assert len(captions) == SAMPLES and all(image.startswith("crop-") for image in captions)
+    dataset = record_dataset(folder_source(place / "photos", crop=32), 32, LIGHT_ONE_STAGE, 0)
+    names, records = read_names(place / "records"), RecordFiles(place / "records")
+    for number in (0, 7):
+        hr = dataset[number]["hr"]
+        caption = captions[f"crop-{number:09d}"]
+        assert caption.raw == f"{hr.shape} {hr.mean():.2f}"
+        assert caption.photo == names[records[number]["image"]]
+        ready = make_prepare(LIGHT_ONE_STAGE)(jax.tree.map(lambda leaf: np.asarray(leaf)[None], dataset[number]))
+        lr = crops_of_latents(place / "records", str(place / "photos"), "lr").load(number)
+        np.testing.assert_array_equal(lr.pixels, np.round(np.asarray(ready["lr"][0]) * 255))
+    origin = captioned_latents([path])
+    assert origin["of"] == "crops" and images.origin == origin
+    assert captioned_latents([crop_captions(place, "lr")[0]]) == {**origin, "of": "lr"}
+    with pytest.raises(ValueError, match="are of different images"):
+        captioned_latents([path, place / "lr.jsonl"])
+
+
+def test_embeddings_of_crops_are_read_back_with_their_latents(place, tmp_path):
+    path, _ = crop_captions(place)
+    captions, folder = read_captions([path]), place / "records" / STORED_EMBEDDINGS
+    embed_captions(captions, encoders(), folder, Work(SAMPLES, 4), SIZES, origin=captioned_latents([path]))
+    try:
+        assert stored_embeddings(str(place / "records")) == str(folder)
+        assert stored_embeddings(str(place / "photos")) == stored_embeddings("builtin") == ""
+        source = opened(place, condition(place, embeddings=str(folder)))
+        assert source.names != opened(place).names
+        embeddings = RecordFiles(folder)
+        for number in (0, 7):
+            record = RecordFiles(place / "records")[number]
+            expected = embeddings[read_names(folder).index(f"crop-{number:09d}")]
+            np.testing.assert_array_equal(source.with_text(record, FirstDraw(1.0))["text"], expected["prompt"])
+        embedded = {embeddings[number]["prompt"].tobytes() for number in range(SAMPLES)}
+        assert len(embedded) > len(set(read_names(place / "records")))  # several crops of a photograph differ
+        with pytest.raises(ValueError, match=r"are of crops of precomputed latents: set data\.train to these latents"):
+            captioned(folder_source(place / "photos", crop=32), condition(place, embeddings=str(folder)))
+        embed_captions(captions, encoders(), tmp_path / "other", Work(SAMPLES), SIZES, origin={"latents": "f00"})
+        with pytest.raises(ValueError, match="are of crops of other latents: caption the crops of these"):
+            opened(place, condition(place, embeddings=str(tmp_path / "other")))
+    finally:
+        shutil.rmtree(folder)  # other tests name their embeddings
+
+
+def test_crops_of_other_photographs_are_not_captioned(place, tmp_path):
+    photos(tmp_path / "photos", count=2)
+    with pytest.raises(ValueError, match="are not the photographs of the latents"):
+        crops_of_latents(place / "records", str(tmp_path / "photos"), "crops")
+    with pytest.raises(ValueError, match="holds records of 'embeddings', not 'latents'"):
+        crops_of_latents(place / "embeddings", str(place / "photos"), "crops")
 
 
 def test_the_null_text_is_by_the_records_own_generator(place):

@@ -132,7 +132,7 @@ def test_what_cannot_be_precomputed(place, capsys):
         (("--samples", "0"), (), "--samples must be at least 1"),
         (("--shard", "2/2"), (), "--shard must be I/N with 0 <= I < N"),
         ((), (f"data.train={place}/records",), "holds records already"),
-        (("--output", str(place / "photos")), (), "is the folder of the photographs"),
+        (("--output", str(place / "photos")), (), "would replace the photographs"),
     ):
         assert precompute(place, "records", *words, more=more) == 2
         assert message in capsys.readouterr().err

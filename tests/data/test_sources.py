@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from framer_jax.data import photos, sources
+from framer_jax.images.decode import read_rgb
 
 PHOTO_NAMES = {
     *("astronaut", "coffee", "chelsea", "rocket", "hubble_deep_field", "motorcycle", "retina"),
@@ -43,7 +44,7 @@ def test_a_folder_is_read_recursively_in_a_fixed_order(tmp_path):
     assert source.damage() == ""
     assert photo.record == 1
     assert photo.size == (20, 24)
-    np.testing.assert_array_equal(photo.crop(0, 0, 20, 24), sources.read_image(tmp_path / "b/000.png"))
+    np.testing.assert_array_equal(photo.crop(0, 0, 20, 24), read_rgb(tmp_path / "b/000.png"))
     with pytest.raises(IndexError):
         source[4]
 
@@ -71,12 +72,28 @@ def test_empty_and_missing_folders_and_folders_of_other_files_are_errors(tmp_pat
     assert "\n" not in str(error.value)
 
 
-def test_an_image_smaller_than_the_crop_is_named(tmp_path):
+def test_images_smaller_than_the_crop_are_left_out_up_to_a_share(tmp_path, caplog):
     write_images(tmp_path, 3, size=(64, 64))
     write_images(tmp_path, 2, size=(64, 20), start=3)
-    with pytest.raises(ValueError, match=r"003.png is 64 x 20, smaller than the crop of 32 \(2 of 5"):
-        sources.folder_source(tmp_path, crop=32)
     assert len(sources.folder_source(tmp_path, crop=20)) == 5
+    assert not caplog.messages
+    source = sources.folder_source(tmp_path, crop=32, small_share=0.4)
+    assert source.names == ["000.png", "001.png", "002.png"]
+    report = "2 of 5 images are smaller than the crop of 32 and were left out: 003.png, 004.png"
+    assert source.damage() == report
+    assert caplog.messages == [report]
+    truncate(tmp_path / "001.png")
+    assert source[1].record == 2
+    assert source.damage() == f"1 of 5 images are damaged and were skipped: 001.png; {report}"
+    refusal = r"003.png is 64 x 20, smaller than the crop of 32 \(2 of 5.* larger share than 0.39 \(data.small_share\)"
+    with pytest.raises(ValueError, match=refusal):
+        sources.folder_source(tmp_path, crop=32, small_share=0.39)
+    with pytest.raises(ValueError, match=r"5 of 5 images are"):
+        sources.folder_source(tmp_path, crop=65, small_share=1.0)
+    (tmp_path / "004.png").unlink()
+    assert len(sources.folder_source(tmp_path, crop=32, small_share=0.01)) == 3  # one image always may
+    with pytest.raises(ValueError, match=r"1 of 4 images are"):
+        sources.folder_source(tmp_path, crop=32)
 
 
 @pytest.mark.parametrize("cache_bytes", [0, 2**24])
@@ -88,7 +105,7 @@ def test_a_truncated_image_is_named_once_and_replaced(tmp_path, caplog, cache_by
     for _ in range(3):
         photo = source[2]
         assert photo.record == 3
-        np.testing.assert_array_equal(photo.crop(0, 0, 20, 24), sources.read_image(tmp_path / "003.png"))
+        np.testing.assert_array_equal(photo.crop(0, 0, 20, 24), read_rgb(tmp_path / "003.png"))
     assert source.damaged == ("002.png",)
     assert source.damage() == "1 of 5 images are damaged and were skipped: 002.png"
     assert [message for message in caplog.messages if "002.png" in message] == caplog.messages
@@ -136,20 +153,20 @@ def test_every_pillow_mode_becomes_rgb(tmp_path):
     }
     for name, image in images.items():
         image.save(tmp_path / name)
-        pixels = sources.read_image(tmp_path / name)
+        pixels = read_rgb(tmp_path / name)
         assert pixels.shape == (32, 32, 3), name
         assert pixels.dtype == np.uint8, name
-    np.testing.assert_array_equal(sources.read_image(tmp_path / "gray16.png")[..., 1], np.round(gray16 / 257))
-    np.testing.assert_array_equal(sources.read_image(tmp_path / "rgba.png")[0, 0], (10, 20, 30))
-    np.testing.assert_array_equal(sources.read_image(tmp_path / "palette.png")[0, 0], (10, 20, 30))
-    assert (sources.read_image(tmp_path / "bits.png") == 255).all()
+    np.testing.assert_array_equal(read_rgb(tmp_path / "gray16.png")[..., 1], np.round(gray16 / 257))
+    np.testing.assert_array_equal(read_rgb(tmp_path / "rgba.png")[0, 0], (10, 20, 30))
+    np.testing.assert_array_equal(read_rgb(tmp_path / "palette.png")[0, 0], (10, 20, 30))
+    assert (read_rgb(tmp_path / "bits.png") == 255).all()
 
 
 def test_a_palette_with_transparency_per_entry_gives_no_warning(tmp_path):
     image = Image.new("P", (32, 32))
     image.putpalette([1, 2, 3, 4, 5, 6])
     image.save(tmp_path / "image.png", transparency=bytes([0, 128]))
-    np.testing.assert_array_equal(sources.read_image(tmp_path / "image.png")[0, 0], (1, 2, 3))
+    np.testing.assert_array_equal(read_rgb(tmp_path / "image.png")[0, 0], (1, 2, 3))
 
 
 def test_photographs_are_rotated_upright(tmp_path):
@@ -164,8 +181,8 @@ def test_photographs_are_rotated_upright(tmp_path):
 def test_reading_a_damaged_file_names_it(tmp_path):
     write_images(tmp_path, 1)
     truncate(tmp_path / "000.png")
-    with pytest.raises(ValueError, match=r"000\.png cannot be read as an image"):
-        sources.read_image(tmp_path / "000.png")
+    with pytest.raises(ValueError, match=r"000\.png: cannot be read as an image"):
+        read_rgb(tmp_path / "000.png")
 
 
 def test_sources_can_be_pickled_for_worker_processes(tmp_path):

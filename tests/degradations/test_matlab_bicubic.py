@@ -65,7 +65,7 @@ def test_bad_arguments(shape, arguments):
 def test_set5_is_reproduced_bitwise(shared, scale):
     from framer_jax.evaluation.files import image_files, read_pixels
 
-    for path in image_files(shared / "data/eval/Set5/HR"):
+    for path in image_files(shared / "data/eval/Set5/HR").paths:
         expected = read_pixels(shared / f"data/eval/Set5/LR_bicubic/X{scale}/{path.stem}x{scale}.png")
         height, width = expected.shape[:2]
         image = jnp.asarray(read_pixels(path)[None, : height * scale, : width * scale])

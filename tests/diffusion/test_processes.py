@@ -1,6 +1,7 @@
 """Diffusion processes, samplers, guidance and noise fields."""
 
 import json
+from dataclasses import replace
 
 import hypothesis
 import hypothesis.strategies as st
@@ -18,6 +19,8 @@ from framer_jax.diffusion.guidance import (
 )
 from framer_jax.diffusion.noise import NoiseField, noise_field, noise_window
 from framer_jax.diffusion.samplers import flow_euler, resshift_ancestral, resshift_deterministic
+from framer_jax.recipes.resshift.recipe import schedule_of
+from framer_jax.recipes.resshift.settings import ResShiftSettings
 
 
 @pytest.mark.parametrize("variant", ["v1_T15", "v3_T4", "v1_T15_respaced5"])
@@ -45,6 +48,18 @@ def test_resshift_step_counts_out_of_range_are_errors(changes):
         resshift.make_schedule(**changes)
 
 
+def test_the_cap_of_sinsr_lowers_the_start_of_noisy_chains_only():
+    """√η of SinSR's code: geometric in the warped time, from min(level / kappa, level, √0.001)."""
+    cap = resshift.SINSR_SQRT_ETA_CAP
+    for level, start in ((0.04, 0.02), (0.2, 0.001**0.5)):
+        schedule = resshift.make_schedule(steps=4, min_noise_level=level, sqrt_eta_cap=cap)
+        exponents = np.linspace(0, 1, 4) ** 0.3
+        np.testing.assert_allclose(schedule.sqrt_etas, start * (0.99 / start) ** exponents, rtol=1e-12)
+    settings = ResShiftSettings(steps=4, kappa=2.0, min_noise_level=0.2, sqrt_eta_cap=0.0316)
+    assert schedule_of(settings).sqrt_etas[0] == 0.0316
+    assert schedule_of(replace(settings, sqrt_eta_cap=None)).sqrt_etas[0] == 0.1
+
+
 def test_resshift_sampler_with_a_perfect_denoiser_returns_the_clean_latent():
     schedule = resshift.make_schedule(steps=4, min_noise_level=0.2)
     key = jax.random.key(0)
@@ -67,6 +82,13 @@ def test_resshift_posterior_preserves_the_marginal():
     eta = schedule.etas[3]
     assert np.mean(before) == pytest.approx(0.3 + eta * -0.8, abs=0.02)
     assert np.std(before) == pytest.approx(schedule.kappa * np.sqrt(eta), rel=0.02)
+
+
+def test_the_prior_is_the_forward_process_from_the_lr_latent_to_the_last_step():
+    schedule = resshift.make_schedule(steps=4, min_noise_level=0.2)
+    y, noise = (jax.random.normal(key, (1, 4, 4, 3)) for key in jax.random.split(jax.random.key(2)))
+    last = resshift.forward(schedule, y, y, jnp.asarray([3]), noise)
+    np.testing.assert_allclose(resshift.prior(schedule, y, noise), last, rtol=1e-6)
 
 
 def deterministic_inverse(schedule, x, x0, y, index):

@@ -13,8 +13,10 @@ from rich.console import Console
 
 from framer_jax.evaluation.files import image_size
 from framer_jax.evaluation.metrics import score
+from framer_jax.evaluation.pairs import pair_files
+from framer_jax.evaluation.report import summarise
 from framer_jax.evaluation.statistics import bootstrap_interval
-from framer_jax.evaluation.table import evaluate, pair_files, summarise, upscale_settings
+from framer_jax.evaluation.table import evaluate, upscale_settings
 from framer_jax.version import __version__
 
 IDS = ["psnr-y", "ssim-y"]
@@ -101,7 +103,7 @@ def test_without_a_reference_and_with_one_image(tmp_path, fixtures):
 
 def test_pairs_by_stem_or_by_path_if_stems_repeat(folders, tmp_path):
     sr, gt = folders
-    pairs, left_out = pair_files(sr, gt)
+    pairs, left_out, _ = pair_files(sr, gt)
     assert [pair.name for pair in pairs] == ["a", "b", "c"]
     assert left_out == ()
     for folder in (sr, gt):
@@ -149,13 +151,81 @@ def test_bad_input_is_named(folders, tmp_path):
     save(gt / "b.bmp", 1, 12, 20)
     with pytest.raises(ValueError, match=r"b 20x24 against 20x12"):
         evaluate(sr, gt, IDS)
-    save(gt / "b.bmp", 1)
-    (sr / "b.png").write_bytes((sr / "b.png").read_bytes()[:200])
-    with pytest.raises(ValueError, match=r"b\.png: cannot be read"):
+
+
+def test_what_has_no_score_is_a_dash_with_a_note(folders, tmp_path):
+    sr, gt = folders
+    clean = evaluate(sr, gt, IDS)
+    (sr / "b.png").write_bytes((sr / "b.png").read_bytes()[:200])  # its header is intact
+    (gt / "sub" / "c.bmp").write_text("not an image")
+    out = io.StringIO()
+    paths = {"csv_path": tmp_path / "scores.csv", "json_path": tmp_path / "scores.json"}
+    result = evaluate(sr, gt, IDS, **paths, console=Console(file=out, width=200))
+    for name in IDS:
+        np.testing.assert_array_equal(np.isnan(result.values[name]), [False, True, True])
+        assert result.values[name][0] == clean.values[name][0]
+        assert result.summary[name].mean == pytest.approx(clean.values[name][0])
+        assert (result.summary[name].images, clean.summary[name].images) == (1, 3)
+    assert [(failure.image, failure.metrics) for failure in result.failures] == [("b", tuple(IDS)), ("c", tuple(IDS))]
+    printed = out.getvalue()
+    assert "2 of 3 images lack scores, which the means leave out" in printed
+    assert "b: psnr-y – [1], ssim-y – [1]" in printed
+    assert f"[1] {sr / 'b.png'}: cannot be read" in printed
+    assert f"[2] {gt / 'sub' / 'c.bmp'}: " in printed
+    rows = (tmp_path / "scores.csv").read_text().splitlines()
+    assert rows[2:] == ["b,,", "c,,"]
+    saved = json.loads((tmp_path / "scores.json").read_text(), parse_constant=pytest.fail)
+    assert saved["images"][1]["psnr-y"] is None
+    assert [entry["image"] for entry in saved["without_score"]] == ["b", "c"]
+    (sr / "a.png").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"a\.png: not an image .*3 images, none has a score"):
         evaluate(sr, gt, IDS)
-    (sr / "b.png").write_text("not an image")
-    with pytest.raises(ValueError, match=r"b\.png: cannot be read"):
+
+
+def test_a_metric_that_is_undefined_for_one_image_is_kept_for_the_others(tmp_path, fixtures):
+    with np.load(fixtures / "niqe.npz") as case:
+        image = case["in/image"]
+    (tmp_path / "sr").mkdir()
+    Image.fromarray(image).save(tmp_path / "sr" / "photo.png")
+    Image.new("RGB", image.shape[1::-1], (9, 9, 9)).save(tmp_path / "sr" / "flat.png")
+    Image.fromarray(image[:100, :100]).save(tmp_path / "sr" / "tiny.png")
+    result = evaluate(tmp_path / "sr", tmp_path / "sr", ["niqe-framer", "psnr-y"])
+    np.testing.assert_array_equal(np.isnan(result.values["niqe-framer"]), [True, False, True])
+    np.testing.assert_allclose(result.values["psnr-y"], 80, rtol=1e-6)
+    (tmp_path / "sr" / "flat.png").rename(tmp_path / "flat.png")
+    clean = evaluate(tmp_path / "sr", None, ["niqe-framer"])
+    np.testing.assert_allclose(result.values["niqe-framer"][1], clean.values["niqe-framer"][0], rtol=1e-6)
+    assert [(failure.image, failure.metrics) for failure in result.failures] == [
+        ("flat", ("niqe-framer",)),
+        ("tiny", ("niqe-framer",)),
+    ]
+
+
+def test_a_suffix_of_the_results(folders):
+    sr, gt = folders
+    clean = evaluate(sr, gt, IDS)
+    for path in sorted(sr.rglob("*.png")):
+        path.rename(path.with_stem(f"{path.stem}_x4"))
+    with pytest.raises(ValueError, match=r"no image of .*: the names pair with --suffix _x4$"):
         evaluate(sr, gt, IDS)
+    result = evaluate(sr, gt, IDS, suffix="_x4")
+    assert [pair.name for pair in result.pairs] == ["a", "b", "c"]
+    for name in IDS:
+        np.testing.assert_array_equal(result.values[name], clean.values[name])
+
+
+def test_references_that_are_larger_by_less_than_the_scale(tmp_path):
+    for index, name in enumerate("ab"):
+        pixels = save(tmp_path / "gt" / f"{name}.png", index, 27, 22 + index)
+        (tmp_path / "sr").mkdir(exist_ok=True)
+        Image.fromarray(pixels[:24, :20]).save(tmp_path / "sr" / f"{name}.png")
+    with pytest.raises(ValueError, match=r"a 20x24 against 22x27.*larger by less than a scale of 4.* add --mod-crop 4"):
+        evaluate(tmp_path / "sr", tmp_path / "gt", IDS)
+    result = evaluate(tmp_path / "sr", tmp_path / "gt", IDS, mod_crop=4)
+    np.testing.assert_allclose(result.values["psnr-y"], 80, rtol=1e-6)
+    assert result.metadata["mod_crop"] == 4
+    with pytest.raises(ValueError, match=r"smaller than --mod-crop 64"):
+        evaluate(tmp_path / "sr", tmp_path / "gt", IDS, mod_crop=64)
 
 
 def test_size_of_a_rotated_image(tmp_path):

@@ -163,6 +163,22 @@ def test_log_magnitude_density():
         assert float((mine * 0.5).sum()) == pytest.approx(1.0, rel=1e-5)
 
 
+def test_only_vectors_below_the_bound_are_taken_for_longer_ones():
+    """1e-12, or 1e-6 of the length before a mask was applied; the bound has no gradient."""
+    direction = jnp.asarray([[0.6, 0.8]], jnp.float32)
+    for whole, length, counted in ((None, 2e-12, 2e-12), (None, 1e-13, 1e-12), (3.0, 6e-6, 6e-6), (3.0, 1e-6, 3e-6)):
+        scale = None if whole is None else jnp.asarray([whole], jnp.float32)
+        inverse = bands.inverse_length(jnp.float32(length) * direction, scale)
+        np.testing.assert_allclose(inverse, [1 / counted], rtol=1e-5)
+    slope = jax.grad(lambda scale: bands.inverse_length(jnp.float32(1e-6) * direction, scale).sum())
+    np.testing.assert_array_equal(slope(jnp.asarray([3.0], jnp.float32)), [0.0])
+
+
+def test_leading_axes_of_a_half_spectrum_are_free():
+    half = jnp.asarray(draw((2, 3, 4, 3, 2)))
+    np.testing.assert_array_equal(bands.full_layout(half, 5)[1, 2], bands.full_layout(half[1, 2], 5))
+
+
 def test_rounding_errors_do_not_count_as_a_high_band():
     flat = jnp.full((2, 8, 8, 3), 3.1, jnp.float32)
     _, high = bands.split_bands(flat, bands.low_pass((8, 8), 0.2))

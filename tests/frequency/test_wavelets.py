@@ -116,6 +116,12 @@ def test_channels_are_the_documented_bands():
             )
 
 
+def test_the_scales_are_those_that_published_weights_were_trained_with():
+    """The starter's latents are divided by them: with other numbers its images would be wrong without a word."""
+    assert IMAGE_SCALE == (2.0018, 0.28427, 0.26675, 0.15024, 0.12704, 0.11914, 0.059332)
+    assert RESIDUAL_SCALE == (0.13929, 0.22856, 0.21211, 0.14590, 0.11580, 0.10812, 0.058867)
+
+
 def band_standard_deviations(images, levels=2):
     """How `IMAGE_SCALE` was measured: standard deviations over all pixels and color channels of images [H, W, C]."""
     values = [[] for _ in range(3 * levels + 1)]
@@ -149,6 +155,12 @@ def test_the_image_scale_fits_photographs(shared):
     assert ((ratio > 0.4) & (ratio < 2.5)).all()
 
 
+def mismatched():
+    """Bands that broadcast against each other."""
+    low, narrow = draw((1, 2, 4, 3)), draw((1, 2, 1, 3))
+    return WaveletBands(low, (wavelets.Detail(low, low, narrow),))
+
+
 @pytest.mark.parametrize(
     ("call", "words"),
     [
@@ -164,6 +176,7 @@ def test_the_image_scale_fits_photographs(shared):
         (lambda: wavelets.decompose(np.zeros((1, 8, 8, 3), np.uint8), "db2"), "uint8"),
         (lambda: wavelets.encode(draw((1, 8, 8, 3)), WaveletCodec(2, (1.0,) * 4)), "7 scales"),
         (lambda: wavelets.decode(draw((1, 2, 2, 12)), WaveletCodec()), "multiple of 16"),
+        (lambda: wavelets.haar_reconstruct(mismatched()), "differ in shape"),
     ],
 )
 def test_bad_input_raises_an_error_that_names_it(call, words):

@@ -333,8 +333,8 @@ def test_a_recipe_without_such_a_setting_says_so(place, tmp_path, capsys):
     for model, options, message in (
         (one_pass, ("--steps", "3"), "steps 3: recipe 'supervised_l1' has no such setting"),
         (weights(tmp_path / "r.safetensors"), ("--guidance", "3"), "guidance 3.0: recipe 'resshift' has no such set"),
-        (place / "run", ("--steps", "0"), "sampling_steps is 0: it must be a whole number of at least 1"),
-        (place / "run", ("--guidance", "nan"), "guidance must be a finite number, not nan"),
+        (place / "run", ("--steps", "0"), "sampling_steps is 0: it must be a whole number from 1"),
+        (place / "run", ("--guidance", "nan"), "--guidance is nan: it must be a finite number"),
         (place / "run", ("--prompt-embedding", "gone"), "recipe.text.prompt_embedding: gone: there is no such file"),
         (place / "run", ("--prompt-embedding", ""), "prompt embedding is empty: give a file"),
         (

@@ -2,34 +2,28 @@
 
 import errno
 import io
-import struct
-import zlib
 
 import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from framer_jax.inference.images import FORMATS, ImageData, premultiply_alpha, read_image, replace_pixels, write_image
+from framer_jax.images.decode import read_image
+from framer_jax.images.image_data import ImageData
+from framer_jax.inference.images import (
+    FORMATS,
+    depth_note,
+    flatten,
+    parse_color,
+    premultiply_alpha,
+    replace_pixels,
+    write_image,
+)
 
 RNG = np.random.default_rng(0)
 RGB = RNG.integers(0, 256, (6, 5, 3), dtype=np.uint8)
 GRAY = RGB[:, :, 0]
 ALPHA = np.repeat(np.array([[0, 60, 128, 200, 255]], np.uint8), 6, axis=0)
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-
-
-def png16(values):
-    """A 16-bit color PNG, which Pillow cannot write."""
-    height, width, channels = values.shape
-
-    def chunk(kind, data):
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    header = struct.pack(">IIBBBBB", width, height, 16, {3: 2, 4: 6}[channels], 0, 0, 0)
-    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
-    return b"\x89PNG\r\n\x1a\n" + b"".join(
-        [chunk(b"IHDR", header), chunk(b"IDAT", zlib.compress(rows)), chunk(b"IEND", b"")]
-    )
 
 
 def close(a, b, atol=0.5 / 255 + 1e-6):
@@ -118,13 +112,37 @@ def test_deep_gray_of_other_kinds(tmp_path):
     assert read_image(tmp_path / "t.png").mode == "LA"
 
 
-@pytest.mark.parametrize("channels", [3, 4])
-def test_16_bit_color_is_read_as_8_bit_with_a_note(tmp_path, channels):
-    (tmp_path / "a.png").write_bytes(png16(np.full((3, 4, channels), 40000, np.uint16)))
-    image = read_image(tmp_path / "a.png")
-    assert image.notes == ("16-bit color was read as 8-bit",)
-    assert image.bits == 8
-    close(image.pixels, np.full((3, 4, 3), 40000 / 65535), 1 / 255)
+@pytest.mark.parametrize("mode", ["L", "LA", "RGB", "RGBA"])
+def test_16_bit_color_keeps_its_depth(tmp_path, mode):
+    values = RNG.integers(0, 65536, (6, 5, 4), dtype=np.uint16)
+    pixels = np.float32(values[:, :, :3]) / np.float32(65535)
+    pixels = pixels if mode.startswith("RGB") else np.repeat(pixels[:, :, :1], 3, 2)
+    alpha = np.float32(values[:, :, 3]) / np.float32(65535) if mode.endswith("A") else None
+    image = ImageData(pixels, alpha, mode, SRGB, 16)
+    write_image(tmp_path / "a.png", image)
+    again = read_image(tmp_path / "a.png")
+    assert (again.mode, again.bits, again.icc, again.notes) == (mode, 16, SRGB, ())
+    np.testing.assert_array_equal(again.pixels, pixels)
+    np.testing.assert_array_equal(again.alpha, alpha) if alpha is not None else None
+    assert depth_note("a.png", image) == ""
+    write_image(tmp_path / "a.tiff", image)
+    eight = read_image(tmp_path / "a.tiff")
+    assert (eight.mode, eight.bits) == (mode, 16 if mode == "L" else 8)
+    close(eight.pixels, pixels)
+    assert ("8 bits" in depth_note("a.tiff", image)) == (mode != "L")
+    assert "8 bits" in depth_note("a.webp", image)
+
+
+def test_transparent_images_are_flattened_onto_a_color():
+    pixels, alpha = np.float32(RGB) / 255, np.float32(ALPHA) / 255
+    flat = flatten(ImageData(pixels, alpha, "RGBA"), parse_color("#ff8000"))
+    assert (flat.alpha, flat.mode) == (None, "RGB")
+    ground = np.float32([1, 128 / 255, 0])
+    np.testing.assert_allclose(flat.pixels, pixels * alpha[..., None] + ground * (1 - alpha[..., None]), atol=1e-6)
+    gray = ImageData(np.repeat(pixels[:, :, :1], 3, 2), alpha, "LA")
+    assert [flatten(gray, parse_color(color)).mode for color in ("white", "red")] == ["L", "RGB"]
+    with pytest.raises(ValueError, match="'whity' is no color"):
+        parse_color("whity")
 
 
 @pytest.mark.parametrize("with_profile", [False, True])
@@ -209,7 +227,7 @@ def test_existing_files_are_kept_and_no_temporary_files_are_left(tmp_path):
     with pytest.raises(ValueError, match=r"cannot write '.xyz'"):
         write_image(tmp_path / "a.xyz", image)
     wide = ImageData(np.zeros((1, 17000, 3), np.float32))
-    with pytest.raises(ValueError, match="WEBP cannot be written at 17000x1"):
+    with pytest.raises(ValueError, match="WEBP holds at most 16,383 pixels a side, and the image is 17000x1"):
         write_image(tmp_path / "new" / "a.webp", wide)
     assert [p.name for p in path.parent.iterdir()] == ["a.png"]
 

@@ -11,7 +11,8 @@ from framer_jax.cli import main
 from framer_jax.inference.model import load_model, settings_for
 from framer_jax.inference.protocols import PROTOCOLS
 from framer_jax.inference.tiler import plan_strided_tiles, uniform_blend_weights
-from framer_jax.inference.upscaler import UpscaleSettings, _reduced_settings, check_settings, upscale
+from framer_jax.inference.upscaler import UpscaleSettings, check_settings, reduced_settings, upscale
+from framer_jax.recipes.table import upscale_protocols
 from tests.inference.test_upscaler import PARAMS, SCALE, photo, toy
 from tests.support.tiny import config, photos, ported
 
@@ -77,8 +78,8 @@ def test_what_does_not_go_together():
     with pytest.raises(ValueError, match="tile 30 is no multiple of the recipe's lr_multiple 4"):
         check_settings(toy(), UpscaleSettings(tile=30, overlap=2, protocol="resshift"))
     strided = UpscaleSettings(tile=64, overlap=16, tile_batch=2, protocol="resshift")
-    assert _reduced_settings(toy(), strided).tile_batch == 1
-    assert _reduced_settings(toy(), _reduced_settings(toy(), strided)) is None  # another tile would be another protocol
+    assert reduced_settings(toy(), strided).tile_batch == 1
+    assert reduced_settings(toy(), reduced_settings(toy(), strided)) is None  # another tile would be another protocol
 
 
 def test_published_weights_on_the_command_line(tmp_path, capsys):
@@ -104,3 +105,8 @@ def test_published_weights_on_the_command_line(tmp_path, capsys):
     assert main([*command, "--recipe", str(recipe), "--set", autoencoder, "--protocol", "resshift"]) == 0
     with Image.open(tmp_path / "out" / "photo_0.png") as upscaled:
         assert upscaled.size == (48, 40)
+
+
+@pytest.mark.parametrize("name", ["dit4sr", "tsd_sr"])
+def test_autoencoders_take_the_tiles_that_the_released_scripts_name(name):
+    assert upscale_protocols()[name].autoencoder_tiles == (1024, 1792)

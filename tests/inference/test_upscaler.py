@@ -11,8 +11,11 @@ from PIL import Image
 from rich.console import Console
 
 from framer_jax.diffusion.noise import noise_window
-from framer_jax.inference.folder import Origin, plan_jobs, sidecar_path, upscale_files
-from framer_jax.inference.images import ImageData, read_image
+from framer_jax.images.decode import read_image
+from framer_jax.images.image_data import ImageData
+from framer_jax.inference.folder import Origin, upscale_files
+from framer_jax.inference.jobs import plan_jobs
+from framer_jax.inference.result_files import sidecar_path
 from framer_jax.inference.upscaler import UpscaleSettings, make_upscaler, upscale, upscale_image
 from framer_jax.porting.files import sha256_of
 from framer_jax.recipes.base import Recipe, Update
@@ -266,7 +269,12 @@ def test_nothing_is_overwritten_and_all_names_are_checked_first(folder, tmp_path
     assert len(run(folder, out, overwrite=True).written) == 4
     assert (out / "gray16.png").read_bytes() != b"precious"
     assert not run(folder, out, skip_existing=True).written
-    (out / "b.png").unlink()  # a sidecar alone is an existing output, too
+    (out / "b.png").unlink()
+    with pytest.raises(FileExistsError, match=r"b.png.json exist"):  # a sidecar alone is an existing output, too
+        run(folder / "b.png", out)
+    assert run(folder, out, skip_existing=True).written == (out / "b.png",)  # what an interrupted run leaves
+    (out / "b.png").unlink()
+    (out / "b.png.json").write_text("{}")  # of another program
     with pytest.raises(FileExistsError, match=r"b.png.json exist"):
         run(folder, out, skip_existing=True)
     with pytest.raises(ValueError, match="choose one"):
@@ -291,15 +299,15 @@ def test_single_files_and_lists(folder, tmp_path):
     assert run(folder / "b.png", tmp_path / "x" / "large.webp").written == (tmp_path / "x" / "large.webp",)
     assert sidecar_path(tmp_path / "x" / "large.webp").is_file()
     assert run(folder / "b.png", tmp_path / "y", extension="tiff").written == (tmp_path / "y" / "b.tiff",)
-    jobs = plan_jobs([folder / "b.png", folder / "deep"], tmp_path / "z")
+    jobs = plan_jobs([folder / "b.png", folder / "deep"], tmp_path / "z").jobs
     assert [job.target for job in jobs] == [tmp_path / "z" / "b.png", tmp_path / "z" / "c.png"]
 
 
 def test_outputs_in_a_subfolder_of_the_input_are_not_inputs(folder):
     run(folder, folder / "large", recursive=True)
-    again = plan_jobs(folder, folder / "large", recursive=True)
+    again = plan_jobs(folder, folder / "large", recursive=True).jobs
     assert len(again) == 5
-    same_folder = plan_jobs(folder, folder, suffix="_x2")
+    same_folder = plan_jobs(folder, folder, suffix="_x2").jobs
     assert len(same_folder) == 4
 
 

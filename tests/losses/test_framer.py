@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from framer_jax.frequency.bands import disc_mask, full_layout, quantile_mask, spectrum
 from framer_jax.losses.flow_matching import prediction_taps_to_clean
 from framer_jax.losses.framer import FramerSettings, draw_negatives, framer_loss, paper, released
+from framer_jax.losses.framer_bands import students_and_teacher
 from framer_jax.losses.weight_schedule import WeightSchedule, weight_at
 
 
@@ -235,6 +236,12 @@ def test_gradients_go_where_the_method_sends_them(variant):
             assert abs(np.vdot(part, tap)) < 1e-5 * np.linalg.norm(part) * np.linalg.norm(tap)
 
 
+@pytest.mark.parametrize("teacher", ["last", "middle", "next"])
+def test_teachers_are_constants(teacher):
+    slopes = jax.grad(lambda taps: students_and_teacher(taps, paper(teacher=teacher))[1].sum())(draw_taps(3))
+    assert not any(np.any(slope) for slope in slopes)
+
+
 def test_no_gradient_into_negatives():
     taps = draw_taps(3)
     variant = paper(reduction="sum")
@@ -316,9 +323,9 @@ def test_negatives():
 
 
 def test_lambda_follows_the_settings():
-    schedule = paper(weight=2.0, start_step=4, ramp_steps=4).weight_schedule
-    assert schedule == WeightSchedule(weight=2.0, shape="linear", start_step=4, ramp_steps=4)
-    np.testing.assert_allclose([weight_at(schedule, step) for step in (3, 4, 6, 8, 99)], [0.0, 0.0, 1.0, 2.0, 2.0])
+    schedule = paper(weight=2.0, start_step=4, ramp_steps=8).weight_schedule
+    assert schedule == WeightSchedule(weight=2.0, shape="linear", start_step=4, ramp_steps=8)
+    np.testing.assert_allclose([weight_at(schedule, step) for step in (3, 4, 8, 12, 99)], [0.0, 0.0, 1.0, 2.0, 2.0])
 
 
 def test_presets_differ_where_the_table_says():

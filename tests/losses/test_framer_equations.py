@@ -55,6 +55,9 @@ def test_equations_3_to_5():
     for relative_to, base in {"teacher": teacher, "student": student, "absolute": 1.0}.items():
         weight = faw(half[:-1], half[-1:], jnp.asarray(disc)[None, None, ..., None], width, relative_to=relative_to)
         np.testing.assert_allclose(weight, 1 / (1 + np.abs(student - teacher) / base), rtol=1e-5)
+    mask = jnp.asarray(disc)[None, None, ..., None]
+    slopes = jax.jit(jax.grad(lambda *sides: faw(*sides, mask, width).sum(), (0, 1)))(half[:-1], half[-1:])
+    assert not any(np.any(slope) for slope in slopes)  # a constant
 
 
 def test_equations_6_to_8():

@@ -76,6 +76,19 @@ def test_substeps_go_along_the_trajectories():
         directions(z, z_hr, noise, sigmas, networks)
 
 
+def test_the_directions_are_constants():
+    """No gradient reaches the latents or, through the networks, their parameters."""
+    z, z_hr = (jax.random.normal(jax.random.key(seed), (1, 2, 2, 1), jnp.float32) for seed in (0, 1))
+    sigmas = jnp.asarray([[0.8, 0.3]], jnp.float32)
+
+    def total(z, z_hr, factor):
+        both = directions(z, z_hr, z_hr + 1, sigmas, lambda x, x_hr, sigma: Velocities(factor * x, x_hr, x / factor))
+        return jnp.sum(both.variational + 2 * both.matching)
+
+    assert total(z, z_hr, jnp.float32(2)) != 0
+    assert not any(np.any(slope) for slope in jax.grad(total, (0, 1, 2))(z, z_hr, jnp.float32(2)))
+
+
 @settings(max_examples=20, deadline=None)
 @given(st.integers(0, 2**31), st.integers(1, 4), st.sampled_from([10, 50]), st.booleans())
 def test_sigmas_are_of_the_table_and_fall(seed, substeps, size, biased):

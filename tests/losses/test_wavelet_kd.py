@@ -19,6 +19,7 @@ from framer_jax.losses.wavelet_kd import (
     mean_wavelet_kd,
     wavelet_bands,
     wavelet_kd,
+    white_noise_ratio,
 )
 from tests.support.wavelets import reconstruct
 
@@ -242,17 +243,40 @@ def test_pixels_are_the_plain_distance():
         (partial(WaveletKdSettings, band_reduction="max"), "sum, mean"),
         (partial(WaveletKdSettings, levels=5), "levels is 5.*1 to 4"),
         (partial(WaveletKdSettings, levels=0), "levels is 0.*1 to 4"),
-        (partial(WaveletKdSettings, weights=(1.0, 2.0)), "three numbers"),
-        (partial(WaveletKdSettings, weights=(1.0, -2.0, 1.0)), "at least 0"),
+        (partial(WaveletKdSettings, weights=(1.0, 2.0)), "a list of 3 numbers"),
+        (partial(WaveletKdSettings, weights=(1.0, -2.0, 1.0)), "numbers from 0"),
         (lambda: wavelet_kd(draw(), draw()[:, :8], WaveletKdSettings()), r"\(3, 16, 24, 2\) and \(3, 8, 24, 2\)"),
         (lambda: wavelet_kd(draw()[0], draw()[0], WaveletKdSettings()), r"\[B, H, W, C\]"),
         (lambda: wavelet_kd(*[np.zeros((1, 8, 8, 3), np.uint8)] * 2, WaveletKdSettings()), "uint8"),
-        (lambda: wavelet_kd(*[draw()[:, :8]] * 2, WaveletKdSettings(levels=4)), "allow 3 levels of haar, not 4"),
-        (lambda: wavelet_kd(*[draw()] * 2, WaveletKdSettings(wavelet="db4")), "allow 1 levels of db4, not 2"),
+        (lambda: wavelet_kd(*[draw()[:, :8]] * 2, WaveletKdSettings(levels=4)), "levels is 4: .* allow 3 of haar"),
+        (lambda: wavelet_kd(*[draw()] * 2, WaveletKdSettings(wavelet="db4")), "levels is 2: .* allow 1 of db4"),
         (lambda: wavelet_kd(*[draw()[:, :6]] * 2, WaveletKdSettings("dual_tree")), "multiples of 4"),
-        (lambda: wavelet_kd(*[draw()[:, :6]] * 2, WaveletKdSettings("fourier", levels=3)), "too small for 3 levels"),
+        (lambda: wavelet_kd(*[draw()[:, :6]] * 2, WaveletKdSettings("fourier", levels=3)), "levels is 3: .* allow 2"),
     ],
 )
 def test_bad_input_is_named(call, words):
     with pytest.raises(ValueError, match=words):
         call()
+
+
+@pytest.mark.parametrize(
+    ("knobs", "ratio"),
+    [
+        ({}, 10.0),  # 1 + 2 * 3 + 3 orthonormal bands
+        pytest.param({"levels": 4}, 22.0, marks=pytest.mark.slow),
+        pytest.param({"levels": 1, "weights": (1.0, 1.0, 1.0)}, 4.0, marks=pytest.mark.slow),
+        pytest.param({"norm": "l2", "wavelet": "db2"}, 10.0, marks=pytest.mark.slow),
+        pytest.param({"band_reduction": "mean"}, 4.0, marks=pytest.mark.slow),
+        ({"transform": "fourier"}, 4 * np.pi / 2**1.5),  # mean magnitudes of complex and of real normal numbers
+        ({"transform": "pixel"}, 1.0),
+    ],
+)
+def test_white_noise_has_pixel_distance_one_if_normalised(knobs, ratio):
+    kd_settings = WaveletKdSettings(**knobs, normalise_to_pixel=True)
+    np.testing.assert_allclose(white_noise_ratio(kd_settings), ratio, rtol=5e-3)
+    noise = jax.random.normal(jax.random.key(0), (2, 32, 32, 3), jnp.float32)
+    plain = wavelet_kd(noise, jnp.zeros_like(noise), WaveletKdSettings(**knobs))
+    normalised = jax.jit(lambda noise: wavelet_kd(noise, jnp.zeros_like(noise), kd_settings))(noise)
+    np.testing.assert_allclose(normalised.values * white_noise_ratio(kd_settings), plain.values, rtol=1e-5)
+    for name, values in plain.groups.items():  # logged as they are
+        np.testing.assert_allclose(normalised.groups[name], values, rtol=1e-5)

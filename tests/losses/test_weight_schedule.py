@@ -68,7 +68,7 @@ def test_the_bits_are_those_of_two_plain_formulas(weight, start, ramp, step):
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (partial(WeightSchedule, -1.0), "weight is -1.0.*at least 0"),
+        (partial(WeightSchedule, -1.0), "weight is -1.0.*from 0"),
         (partial(WeightSchedule, float("inf")), "weight is inf"),
         (partial(WeightSchedule, shape="step"), "shape is 'step'.*linear, cosine, constant"),
         (partial(WeightSchedule, start_step=-1), "start_step is -1"),

@@ -7,7 +7,7 @@ import pytest
 
 from framer_jax.models.joint_inputs import centred_positions
 from framer_jax.models.layers import attention
-from framer_jax.models.mmdit import REMAT, MMDiT, match_block_layout, stack_blocks, unstack_blocks
+from framer_jax.models.mmdit import REMAT, MMDiT, match_block_layout, scanned_segments, stack_blocks, unstack_blocks
 from tests.models.published import PUBLISHED
 from tests.support.drawn import drawn
 
@@ -121,12 +121,31 @@ def test_scan_and_rematerialisation_change_nothing(tree, result):
 
 
 def test_stacked_parameters_are_those_of_a_scan(tree):
-    for changes in ({}, {"dual_blocks": 4}, {"dual_blocks": 0}, {"depth": 1, "dual_blocks": 1}):
+    other = {"dual_blocks": 0, "dual_layers": (0, 2)}
+    for changes in ({}, {"dual_blocks": 4}, {"dual_blocks": 0}, {"depth": 1, "dual_blocks": 1}, other):
         model = TINY.clone(**changes)
         params = shapes(model, 8, 8)[0]
         folded = jax.eval_shape(lambda params, model=model: stack_blocks(params, model), params)
         assert folded == shapes(model.clone(scan=True), 8, 8)[0]
         assert jax.eval_shape(lambda params, model=model: unstack_blocks(params, model), folded) == params
+
+
+def test_runs_of_equal_blocks_are_scanned_in_their_order():
+    def runs(depth, dual):
+        return {name: list(blocks) for name, blocks in scanned_segments(depth, dual).items()}
+
+    assert runs(4, {0, 1}) == {"dual": [0, 1], "single": [2]}
+    assert runs(6, {1, 2, 4}) == {"single": [0], "dual": [1, 2], "single_1": [3], "dual_1": [4]}
+    assert runs(3, {2}) == {"single": [0, 1]} and runs(2, {0, 1}) == {"dual": [0]} and runs(1, {0}) == {}
+
+
+@pytest.mark.slow
+def test_a_scan_of_any_set_of_dual_blocks_changes_nothing():
+    model = TINY.clone(depth=5, dual_blocks=0, dual_layers=(1, 3))
+    tree = drawn(model.init, jax.random.key(0), *inputs())
+    folded = {"params": stack_blocks(tree["params"], model)}
+    assert folded["params"].keys() >= {"blocks_single", "blocks_dual", "blocks_single_1", "blocks_dual_1", "block_4"}
+    close(jax.jit(model.clone(scan=True).apply)(folded, *inputs()), jax.jit(model.apply)(tree, *inputs()), 1e-5)
 
 
 def test_parts_of_the_parameters_get_the_layout_of_the_model(tree):
@@ -223,6 +242,10 @@ def test_a_table_of_positions_replaces_the_computed_ones(tree, result):
         ({"positions": "learnt"}, "sine, table"),
         ({"heads": 3, "head_width": 2}, "is 6: it must be a multiple of 4"),
         ({"dual_blocks": 5}, r"from 0 to depth \(4\)"),
+        ({"dual_layers": (1,)}, "dual_blocks must be 0 with it, not 2"),
+        ({"dual_blocks": 0, "dual_layers": (2, 1)}, "ascending indices of blocks, 0 to 3"),
+        ({"dual_blocks": 0, "dual_layers": (1, 4)}, "ascending indices of blocks, 0 to 3"),
+        ({"position_base": 0}, "position_base is 0"),
     ],
 )
 def test_contradictory_settings_are_errors(changes, message):

@@ -115,13 +115,31 @@ def test_the_nominal_side_decides_which_levels_shift(nominal, shifted, height):
     [
         ({"variant": "none"}, "variant .* one of released, correct"),
         ({"blocks": (1,)}, "blocks .* for each of the levels"),
+        ({"channels": 48}, "channels is 48: .* multiple of the 32 groups"),
+        ({"head_channels": 7}, "swin_channels is .* multiple of head_channels"),
         ({"condition_size": 24}, "power of two"),
         ({"condition_size": 8}, "power of two"),
+        ({"swin_levels": (0, 9)}, "swin_levels .* levels from 0 to"),
+        ({"resampling": "none"}, "resampling .* one of conv, block, plain"),
+        ({"time": "none"}, "time .* one of scale_shift, add"),
+        ({"condition_channels": 5}, "condition_channels .* one of 3, 4"),
+        ({"mlp_ratio": 0.001}, "mlp_ratio is 0.001"),
     ],
 )
 def test_contradictory_settings_are_errors(changes, message):
     with pytest.raises(ValueError, match=message):
         TINY.clone(**changes)
+
+
+def test_a_mask_is_demanded_and_not_taken_unasked():
+    x, t, condition = inputs(TINY, 16, 16)
+    masked = {"image": jnp.concatenate([condition["image"], condition["image"][..., :1]], axis=-1)}
+    for model, other, words in (
+        (TINY.clone(condition_channels=4), condition, "add the mask"),
+        (TINY, masked, "colors"),
+    ):
+        with pytest.raises(ValueError, match=rf"condition_channels is \d, .* {words}"):
+            jax.eval_shape(model.init, jax.random.key(0), x, t, other)
 
 
 def test_sides_that_do_not_fit_are_errors():

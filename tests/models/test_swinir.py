@@ -159,16 +159,27 @@ def test_drop_path_masks_have_mean_one_and_the_later_blocks_fewer():
         ({"residual": "2conv"}, "1conv, 3conv"),
         ({"heads": 3}, "multiple of heads"),
         ({"channels": 6, "residual": "3conv"}, "of 4 for 3conv"),
-        ({"depths": ()}, "at least one block"),
-        ({"depths": (2, 0)}, "at least one block"),
+        ({"depths": ()}, "depths .* not empty"),
+        ({"depths": (2, 0)}, "depths .* from 1"),
         ({"image_size": 7}, r"at least the window \(8\)"),
         ({"image_channels": 4}, "image_channels .* one of 1, 3"),
+        ({"group_heads": (2,)}, r"group_heads .* for each of the 2 groups"),
+        ({"group_heads": (2, 3)}, r"a divisor of channels \(8\)"),
+        ({"mlp_ratio": 0.1}, "mlp_ratio is 0.1"),
+        ({"absolute_positions": True, "image_size": 12}, r"a multiple of the window \(8\)"),
         ({"drop_path": 1.0}, "drop_path .* of at least 0 and below 1"),
     ],
 )
 def test_contradictory_settings_are_errors(changes, message):
     with pytest.raises(ValueError, match=message):
         TINY.clone(**changes)
+
+
+def test_learned_positions_fit_one_size():
+    model = TINY.clone(absolute_positions=True, image_size=16)
+    assert shapes(model, 13, 16)[0]["positions"].shape == (1, 256, 8)
+    with pytest.raises(ValueError, match=r"16x16 \(image_size\) only, got 16x24"):
+        shapes(model, 16, 17)
 
 
 @pytest.mark.parametrize("shape", [(8, 8, 3), (1, 8, 8, 1), (1, 0, 8, 3)])

@@ -8,7 +8,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from framer_jax.porting import diffusers_folder
-from framer_jax.porting.diffusers_folder import read_folder, write_folder
+from framer_jax.porting.diffusers_folder import find_model, read_files, read_folder, write_folder
 
 CONFIG = {"_class_name": "Toy", "widths": [1, 2]}
 INDEX = "diffusion_pytorch_model.safetensors.index.json"
@@ -59,6 +59,68 @@ def test_a_sharded_variant(tmp_path):
     sharded(tmp_path / "model")
     (tmp_path / "model" / INDEX).rename(tmp_path / "model" / INDEX.replace("index.json", "index.fp16.json"))
     assert read_folder(tmp_path / "model", "fp16")[1].keys() == tensors().keys()
+
+
+def test_the_only_variant_is_taken_with_a_note(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
+    save_file({"a": np.ones(2, np.float16)}, tmp_path / "diffusion_pytorch_model.fp16.safetensors")
+    files = find_model(tmp_path)
+    assert files.weights == ("diffusion_pytorch_model.fp16.safetensors",) and files.config == CONFIG
+    assert files.notes == (f"{tmp_path.name} holds no weights but the variant 'fp16', which was taken",)
+    assert [path.name for path in files.paths()] == ["config.json", *files.weights]
+    assert find_model(tmp_path, variant="fp16").notes == ()
+    save_file({"a": np.ones(2, np.float16)}, tmp_path / "diffusion_pytorch_model.bf16.safetensors")
+    with pytest.raises(FileNotFoundError, match=r"fetch it, or name a variant \(bf16, fp16\)"):
+        find_model(tmp_path)
+    with pytest.raises(ValueError, match=r"fp16\.safetensors: a variant is of a folder.*omit the variant 'fp16'"):
+        find_model(tmp_path / "diffusion_pytorch_model.fp16.safetensors", variant="fp16")
+
+
+@pytest.mark.parametrize("with_config", [True, False])
+@pytest.mark.parametrize("with_index", [True, False])
+def test_an_index_or_a_shard_stands_for_all(tmp_path, with_index, with_config):
+    folder = sharded(tmp_path / "model")
+    if not with_config:
+        (folder / "config.json").unlink()
+    if not with_index:
+        (folder / INDEX).unlink()
+    for name in [shard(1), shard(3), *([INDEX] if with_index else [])]:
+        files = find_model(folder / name)
+        assert files.config == (CONFIG if with_config else None)
+        assert files.weights == (shard(1), shard(2), shard(3))
+        assert files.notes == ((f"{name} is one of 3 shards, and all were read",) if name != INDEX else ())
+        read = read_files(files).tensors
+        assert read.keys() == tensors().keys()
+        for key, value in tensors().items():
+            np.testing.assert_array_equal(read[key], value)
+    (folder / shard(2)).unlink()
+    with pytest.raises(FileNotFoundError, match="00002-of-00003"):
+        read_files(find_model(folder / shard(1)))
+
+
+def test_shards_of_a_variant_and_without_shards(tmp_path):
+    folder = sharded(tmp_path / "model")
+    (folder / INDEX).unlink()
+    for number in (1, 2, 3):  # both places in which diffusers has written the variant
+        name = f"diffusion_pytorch_model-{number:05d}-of-00003.fp16.safetensors"
+        (folder / shard(number)).rename(folder / name)
+    assert len(find_model(folder / name).weights) == 3
+    save_file({"a": np.ones(2, np.float64)}, tmp_path / "any.safetensors")
+    alone = find_model(tmp_path / "any.safetensors")
+    assert alone.weights == ("any.safetensors",) and alone.config is None
+    assert read_files(alone).notes == ("1 tensors of float64, such as 'a', were cast to float32",)
+    with pytest.raises(FileNotFoundError, match="no such checkpoint"):
+        find_model(tmp_path / "none.safetensors")
+
+
+@pytest.mark.parametrize("with_index", [True, False])
+def test_prefixes_of_shards_are_removed_from_all_at_once(tmp_path, with_index):
+    prefixed = {f"module._orig_mod.{key}": value for key, value in tensors().items()}
+    write_folder(tmp_path / "model", CONFIG, prefixed, max_shard_bytes=300)
+    if not with_index:
+        (tmp_path / "model" / INDEX).unlink()
+    file = read_files(find_model(tmp_path / "model" / shard(2)))
+    assert (file.tensors.keys(), file.removed) == (tensors().keys(), "module.")
 
 
 def shard(number):

@@ -10,7 +10,8 @@ from framer_jax.porting.lora import LoraLayers, read_layers, write_layers
 from framer_jax.porting.maps import Rule, WeightMap, to_flax, to_torch
 from framer_jax.porting.torch_files import read_state, write_state
 from framer_jax.trees import flatten_names
-from tools.parity.cases import load_case, named_weight
+from tools.parity.cases import load_case
+from tools.parity.drawn_weights import named_weight
 
 RANK = 4
 

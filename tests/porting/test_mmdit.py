@@ -10,7 +10,7 @@ from safetensors.numpy import save_file
 from framer_jax.models.joint_inputs import centred_positions
 from framer_jax.models.mmdit import MMDiT
 from framer_jax.porting.maps import to_flax, to_torch
-from framer_jax.porting.mmdit import TABLE, mmdit_variant
+from framer_jax.porting.mmdit import TABLE, mmdit_arguments_of_config, mmdit_config, mmdit_variant
 from framer_jax.porting.table import MAPS, read_torch
 from framer_jax.trees import flatten_names
 from tests.models.published import PUBLISHED
@@ -84,8 +84,8 @@ def test_faulty_folders_are_named(states, config, tmp_path):
     refused(tmp_path, "lacks config.json", error=FileNotFoundError)
     folder = tmp_path / "transformer"
     write(folder, states["mmdit"], config)
-    (folder / f"{WEIGHTS}.safetensors").rename(folder / f"{WEIGHTS}.fp16.safetensors")
-    refused(tmp_path, "lacks", f"it holds {WEIGHTS}.fp16.safetensors", error=FileNotFoundError)
+    (folder / f"{WEIGHTS}.safetensors").rename(folder / f"{WEIGHTS}-copy.safetensors")
+    refused(tmp_path, "lacks", f"it holds {WEIGHTS}-copy.safetensors", error=FileNotFoundError)
     index = folder / f"{WEIGHTS}.safetensors.index.json"
     for faulty in ("[]", "{", '{"weight_map": {"a": "../a"}}', '{"weight_map": {"a": 3}}', "{}"):
         index.write_text(faulty)
@@ -116,7 +116,7 @@ def test_the_two_transformers_are_not_taken_for_each_other(states, config, tmp_p
     refused(tmp_path / "base", "incomplete as dit4sr_transformer", "to_q_control", name="dit4sr")
     write(tmp_path / "sr", states["dit4sr_transformer"], config)
     refused(tmp_path / "sr", "is not mmdit", "control")
-    refused(tmp_path / "sr", "no such checkpoint", name="swinir", error=FileNotFoundError)
+    refused(tmp_path / "sr", "a folder, and there are no folders of swinir", name="swinir")
 
 
 # --- arguments from tensors ------------------------------------------------------------------------------------------
@@ -129,10 +129,14 @@ def test_dit4sr_weights_tell_whether_they_are_the_released_ones(states):
     assert MAPS["dit4sr_transformer"].arguments(mended)["variant"] == "correct"
 
 
-def test_dual_attention_is_in_the_first_blocks(states):
+def test_any_set_of_blocks_may_have_dual_attention(states):
     state = {key: value for key, value in states["mmdit"].items() if "blocks.0.attn2" not in key}
-    with pytest.raises(ValueError, match=r"blocks \[1\] have dual attention"):
-        to_flax(MAPS["mmdit"], state, "file")
+    arguments = MAPS["mmdit"].arguments(state)
+    assert (arguments["dual_blocks"], arguments["dual_layers"]) == (0, (1,))
+    assert mmdit_variant(arguments).startswith("an MMDiT (3 blocks, 1 with dual attention (1), with")
+    config = mmdit_config(arguments)
+    assert config["dual_attention_layers"] == [1]
+    assert mmdit_arguments_of_config(config | {"dual_attention_layers": (1, 7)}, "")["dual_layers"] == (1,)  # a tuple
 
 
 @pytest.mark.parametrize(("side", "base"), [(24, 8), (24, 2), (20, 20), (20, 40)])

@@ -126,7 +126,7 @@ def test_structure_errors_list_names():
         check_same_structure({"a": {"k": np.ones((2, 3)), "b": np.zeros(3)}}, expected)
     single, double = ({"a": np.ones(3, dtype)} for dtype in (np.float32, np.float64))
     check_same_structure(single, double)
-    with pytest.raises(ValueError, match=r"of another shape \(1\): a float32\[3\] instead of float64\[3\]"):
+    with pytest.raises(ValueError, match=r"of another shape or dtype \(1\): a float32\[3\] instead of float64\[3\]"):
         check_same_structure(single, double, dtypes=True)
     many = {f"n{i:02}": np.ones(1) for i in range(20)}
     with pytest.raises(ValueError, match=r"missing \(20\): .*n07, \.\.\."):

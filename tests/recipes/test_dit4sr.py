@@ -27,6 +27,7 @@ from framer_jax.recipes.components.text import TEXTS, text_sizes
 from framer_jax.recipes.dit4sr.recipe import DENOISER, LORA, merge_params
 from framer_jax.recipes.dit4sr.settings import Dit4srSettings
 from framer_jax.recipes.framer import framer
+from framer_jax.recipes.method import TEACHER_OUTPUTS
 from tests.support.drawn import drawn
 from tests.support.texts import encoder
 from tests.support.tiny import config, photos, ported, text
@@ -218,7 +219,7 @@ def test_framer_on_top(taps):
             "recipe.denoiser.dit4sr_transformer.depth=3",
             "an MMDiT .*, was made with recipe.denoiser.dit4sr_transformer.depth 2, not 3",
         ),
-        ("recipe.dit4sr.trainable=(", r"recipe.dit4sr.trainable is '\(', which is not a regular expression"),
+        ("recipe.dit4sr.trainable=(", r"recipe.dit4sr.trainable is '\(': it must be a regular expression"),
         ("recipe.dit4sr.base_checkpoint=", "recipe.dit4sr.base_checkpoint is empty"),
         ("recipe.space.checkpoint=", "recipe.space.checkpoint is empty: .*Stable Diffusion's autoencoder"),
     ],
@@ -226,6 +227,20 @@ def test_framer_on_top(taps):
 def test_bad_settings_are_named(folder, change, message):
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         recipe_of(*knobs(folder), change)
+
+
+def test_only_guidance_needs_texts_of_one_length(folder, tmp_path):
+    longer = text(tmp_path / "longer.safetensors", length=4)
+    texts = (*knobs(folder), f"recipe.text.prompt_embedding={longer}")
+    assert recipe_of(*texts, "recipe.dit4sr.guidance=1.0").name == "dit4sr"
+    for guidance in ("2.0", "4.0"):
+        with pytest.raises(ValueError, match=r"prompt_embedding has 4 tokens, .*negative_embedding .* has 3: make"):
+            recipe_of(*texts, f"recipe.dit4sr.guidance={guidance}")
+
+
+def test_records_of_a_teacher_are_refused(folder):
+    with pytest.raises(ValueError, match=r"dit4sr has no teacher: set data\.train to photographs or"):
+        recipe_of(*ALONE, data=TEACHER_OUTPUTS)
 
 
 def test_training_goes_on_from_what_it_wrote_and_upscales(folder, tmp_path, capsys):

@@ -17,6 +17,7 @@ from framer_jax.inference.upscaler import make_upscaler
 from framer_jax.knobs import check_values, legal_values
 from framer_jax.porting.table import MAPS
 from framer_jax.porting.weights import load_weights
+from framer_jax.recipes.components.networks import NETWORKS
 from framer_jax.recipes.table import METHODS
 from framer_jax.trees import flatten_names
 from tests.support.logs import read_json_lines
@@ -91,3 +92,8 @@ def test_its_record_names_knobs_that_exist(method):
         assert ".".join(("recipe", *path)) in known, path
     for new in method.renamed_knobs.values():
         assert f"recipe.{new}" in known, new
+
+
+def test_transformers_alone_see_every_position_from_every_other():
+    every = {name for name, network in NETWORKS.items() if network.global_attention}
+    assert every == {"dit", "mmdit", "dit4sr_transformer"}

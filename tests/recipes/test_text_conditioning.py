@@ -22,7 +22,7 @@ def test_sizes_come_from_the_section():
     ("changes", "message"),
     [
         ({"condition": "none"}, "recipe.text.condition is 'none': it must be one of captions, null, zero"),
-        ({"clip_widths": [1, 2, 3]}, r"recipe.text.clip_widths is \(1, 2, 3\): it must be two numbers"),
+        ({"clip_widths": [1, 2, 3]}, r"recipe.text.clip_widths is \(1, 2, 3\): it must be a list of 2 whole numbers"),
         ({"condtion": "zero"}, "unknown knob recipe.text.condtion: did you mean 'condition'"),
         ({"prompt_embedding": "p"}, "'zero' takes no embeddings: leave recipe.text.prompt_embedding empty"),
         ({"condition": "null"}, "recipe.text.null_embedding is empty"),

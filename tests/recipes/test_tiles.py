@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from framer_jax.checkpoints.networks import build_network
-from framer_jax.diffusion.tiles import blend_weights, gaussian_profile, map_tiles, tile_grid, tile_starts
+from framer_jax.diffusion.tiles import TileGrid, blend_weights, gaussian_profile, map_tiles, tile_grid, tile_starts
 from framer_jax.recipes.components import tiled_apply as tiled_apply_file
 from framer_jax.recipes.components.tiled_apply import subsample, tiled_apply
 from tests.support.drawn import drawn
@@ -55,10 +55,10 @@ def released(function, x, z, tile, overlap):
     return total / weights
 
 
-@pytest.mark.parametrize("batch", [1, 3, 16])
-def test_it_is_the_released_procedure(batch):
-    x, z = maps(13, 19, 2)
-    tiled = jax.jit(lambda x, z: map_tiles(network, tile_grid((13, 19), 8, 3), x, z, batch=batch))(x, z)
+@pytest.mark.parametrize(("batch", "size"), [(1, (13, 19)), (3, (19, 13)), (16, (13, 19))])
+def test_it_is_the_released_procedure(batch, size):
+    x, z = maps(*size, 2)
+    tiled = jax.jit(lambda x, z: map_tiles(network, tile_grid(size, 8, 3), x, z, batch=batch))(x, z)
     np.testing.assert_allclose(tiled, released(jax.jit(network), x, z, 8, 3), atol=1e-5)
 
 
@@ -95,6 +95,11 @@ def test_a_function_of_single_positions_is_exact_in_any_unit():
     for function, source in ((halved, image), (doubled, image[:, :13, :19]), (jnp.tanh, image[:, :13, :19])):
         tiled = jax.jit(lambda x, function=function: map_tiles(function, tile_grid((13, 19), 6, 2), x, batch=2))(source)
         np.testing.assert_allclose(tiled, function(source), atol=1e-6)
+
+
+def test_an_axis_no_longer_than_a_tile_is_not_divided():
+    assert tile_grid((13, 19), 16, 3) == TileGrid((13, 19), (13, 16), (0,), (0, 3))
+    assert tile_grid((19, 13), 16, 3) == TileGrid((19, 13), (16, 13), (0, 3), (0,))
 
 
 def test_an_overlap_without_a_stride_is_named():

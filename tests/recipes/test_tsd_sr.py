@@ -8,10 +8,12 @@ from flax.traverse_util import flatten_dict
 
 from framer_jax.checkpoints.open import READER, build_recipe
 from framer_jax.config import shipped, to_dict
+from framer_jax.diffusion.flow import forward
 from framer_jax.diffusion.noise import noise_field
 from framer_jax.inference.protocols import PROTOCOLS
 from framer_jax.inference.upscaler import UpscaleSettings
 from framer_jax.losses.framer import paper
+from framer_jax.losses.target_score import draw_sigmas
 from framer_jax.models.mmdit import MMDiT, match_block_layout
 from framer_jax.porting.torch_files import read_state
 from framer_jax.recipes.base import Tiling
@@ -36,6 +38,12 @@ from tests.support.tsd_sr_files import SMALL, batch, knobs, make_files, recipe_o
 
 STEP = jnp.int32(0)
 
+LOSS = (
+    "recipe.tsd_sr.perceptual_weight=0.0",  # whose gradient takes long to compile
+    "recipe.tsd_sr.latent_weight=0.5",
+    "recipe.tsd_sr.distillation_weight=2.0",
+)
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
@@ -44,7 +52,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def recipe(folder):
-    return recipe_of(*knobs(folder), "recipe.tsd_sr.perceptual_weight=0.0")  # whose gradient takes long to compile
+    return recipe_of(*knobs(folder), *LOSS)
 
 
 @pytest.fixture(scope="module")
@@ -133,11 +141,11 @@ def test_the_student_computes_its_latent_in_one_step(recipe, student, params, ne
     np.testing.assert_allclose(
         loss.metrics["latent_mse"], np.square(loss.outputs[STUDENT_LATENT] - z_hr).mean((1, 2, 3)), rtol=1e-4
     )
-    names = ("latent_mse", "distillation")
-    np.testing.assert_allclose(loss.values, sum(loss.metrics[name] for name in names), rtol=1e-5)
+    total = 0.5 * loss.metrics["latent_mse"] + 2.0 * loss.metrics["distillation"]
+    np.testing.assert_allclose(loss.values, total, rtol=1e-5)
 
 
-def test_every_group_learns_from_its_own_loss(recipe, params):
+def test_every_group_learns_from_its_own_loss(recipe, params, network):
     data = batch()
 
     def distillation(params):
@@ -150,13 +158,23 @@ def test_every_group_learns_from_its_own_loss(recipe, params):
         assert any(np.any(leaf) for leaf in jax.tree.leaves(gradient[name])), name
     assert not any(np.any(leaf) for leaf in jax.tree.leaves(gradient[REGULARISER]))
 
-    def regularisation(params):
-        outputs = {**data, STUDENT_LATENT: jnp.ones((2, 4, 4, 4), jnp.float32)}
-        return recipe.updates[1].loss(params, recipe.frozen, {}, outputs, jax.random.key(3), STEP).values.sum()
+    z = jax.random.normal(jax.random.key(8), (2, 4, 4, 4), jnp.float32)
 
-    gradient = jax.jit(jax.grad(regularisation))(params)
+    def regularisation(params):
+        outputs = {**data, STUDENT_LATENT: z}
+        loss = recipe.updates[1].loss(params, recipe.frozen, {}, outputs, jax.random.key(3), STEP)
+        return loss.values.sum(), loss.values
+
+    gradient, values = jax.jit(jax.grad(regularisation, has_aux=True))(params)
     assert any(np.any(leaf) for leaf in jax.tree.leaves(gradient[REGULARISER]))
     assert not any(np.any(leaf) for name in (STUDENT, ENCODER) for leaf in jax.tree.leaves(gradient[name]))
+    # the regulariser is fitted to the student's latents: half the error of the clean latent that its velocity implies
+    key_sigma, key_noise = jax.random.split(jax.random.key(3))
+    sigma = draw_sigmas(key_sigma, 2)[:, 0]
+    x = forward(z, sigma, jax.random.normal(key_noise, z.shape, jnp.float32))
+    variables = {"params": merge_params(recipe.frozen[BASE], params[REGULARISER], 1.0)}
+    clean = x - sigma[:, None, None, None] * network(variables, x, sigma, text_of(recipe, "prompt"))[0]
+    np.testing.assert_allclose(values, 0.5 * jnp.square(clean - z).mean((1, 2, 3)), rtol=1e-4)
 
 
 def test_where_teacher_and_regulariser_agree_nothing_is_distilled(recipe, student, params):
@@ -184,10 +202,26 @@ def test_examples_keep_their_guidance_and_their_times(recipe, network):
         np.testing.assert_allclose(velocity, with_null + 7.5 * (with_prompt - with_null), atol=1e-4)
 
 
+def test_the_distillation_leads_towards_the_prompt_and_away_from_the_null_text(recipe, student, params, network):
+    """g_VSD from guided velocities written out; exchanged texts would give null + s (null - prompt)."""
+    loss, settings = student(params, batch()), TsdSrSettings()
+    key_sigma, key_noise = jax.random.split(jax.random.key(3))
+    sigma = draw_sigmas(key_sigma, 2)[:, 0]
+    z = loss.outputs[STUDENT_LATENT]
+    x = forward(z, sigma, jax.random.normal(key_noise, z.shape, jnp.float32))
+    guided = []
+    for factors in (recipe.frozen[TEACHER], params[REGULARISER]):
+        variables = {"params": merge_params(recipe.frozen[BASE], factors, 1.0)}
+        prompt, null = (network(variables, x, sigma, text_of(recipe, name))[0] for name in ("prompt", "null"))
+        guided.append(null + settings.guidance * (prompt - null))
+    direction = jnp.square(sigma)[:, None, None, None] * (guided[0] - guided[1])
+    np.testing.assert_allclose(loss.metrics["variational"], jnp.square(direction).mean((1, 2, 3)), rtol=1e-3)
+
+
 def test_the_texts_of_examples_are_for_the_teacher(recipe, student, params, folder):
     data = batch()
     texts = {"text": jnp.ones((2, 3, 16), jnp.float32), "pooled_text": jnp.ones((2, 12), jnp.float32)}
-    captioned = recipe_of(*knobs(folder), "recipe.tsd_sr.perceptual_weight=0.0", data="captioned photos")
+    captioned = recipe_of(*knobs(folder), *LOSS, data="captioned photos")
     loss = jax.jit(captioned.updates[0].loss)
     other = loss(params, recipe.frozen, {}, {**data, **texts}, jax.random.key(3), STEP)
     plain = student(params, data)
@@ -196,8 +230,7 @@ def test_the_texts_of_examples_are_for_the_teacher(recipe, student, params, fold
 
 
 def test_blocks_in_one_program_are_the_same_blocks(recipe, student, params, folder):
-    changes = ("recipe.tsd_sr.perceptual_weight=0.0", "recipe.denoiser.mmdit.scan=True")
-    scanned = recipe_of(*knobs(folder), *changes)
+    scanned = recipe_of(*knobs(folder), *LOSS, "recipe.denoiser.mmdit.scan=True")
     model = MMDiT(depth=2, dual_blocks=1, scan=True)
     stacked = {name: match_block_layout(params[name], model) for name in (STUDENT, REGULARISER)} | {
         ENCODER: params[ENCODER]
@@ -241,6 +274,20 @@ def test_framer_on_the_student(recipe, student, params):
     assert framed.sample is recipe.sample
 
 
+def test_framer_compares_latents_or_velocities(recipe, params, folder):
+    """The taps differ by the latent that all blocks share."""
+    changes = ("recipe.tsd_sr.perceptual_weight=0.0", "recipe.tsd_sr.distillation_weight=0.0")
+    taps = {}
+    for name in ("clean", "velocity"):
+        built = recipe_of(*knobs(folder), *changes, f"recipe.tsd_sr.framer_taps={name}")
+        loss = jax.jit(built.updates[0].loss)(params, built.frozen, {}, batch(), jax.random.key(3), STEP)
+        taps[name], latent = loss.taps, loss.outputs[STUDENT_LATENT]
+    np.testing.assert_allclose(taps["clean"][-1], latent, rtol=1e-4, atol=1e-4)  # the last tap is the prediction
+    shared = [clean + velocity for clean, velocity in zip(taps["clean"], taps["velocity"], strict=True)]
+    assert len(shared) == 2 and np.abs(taps["velocity"][0]).max() > 0.1
+    np.testing.assert_allclose(shared[0], shared[1], rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -249,8 +296,11 @@ def test_framer_on_the_student(recipe, student, params):
         ("recipe.tsd_sr.teacher_lora_checkpoint=gone", "teacher_lora_checkpoint: there is no file 'gone'"),
         ("recipe.denoiser.mmdit.depth=3", r"base.safetensors, .*, was made with .*mmdit.depth 2, not 3"),
         ("recipe.tsd_sr.lora_modules=nothing", "the LoRA pattern 'nothing' finds no kernel among"),
-        ("recipe.tsd_sr.lora_modules=", "recipe.tsd_sr.lora_modules is empty: name the modules"),
-        ("recipe.tsd_sr.regulariser_lora_modules=(", r"lora_modules is '\(', which is not a regular expression"),
+        ("recipe.tsd_sr.lora_modules=", "recipe.tsd_sr.lora_modules is '': it must be a regular expression"),
+        (
+            "recipe.tsd_sr.regulariser_lora_modules=(",
+            r"lora_modules is '\(': .* regular expression .* \(missing",
+        ),
         ("recipe.tsd_sr.substeps=5", "recipe.tsd_sr.substeps is 5: it must be a whole number from 1 to 4"),
         ("recipe.space.name=wavelet", "encoder_lora_modules needs an autoencoder: use recipe.space.name=kl"),
         ("recipe.denoiser.name=dit", "recipe.denoiser.name is 'dit': it must be one of mmdit"),

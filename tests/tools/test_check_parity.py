@@ -1,16 +1,22 @@
+import json
+
 import numpy as np
 import pytest
 
 from framer_jax.diffusion import flow
 from tools.check_parity import main
-from tools.parity.cases import Case, compare, named_weight
+from tools.parity.cases import Case, compare
+from tools.parity.drawn_weights import named_weight
 
 COPIED = (
     *("framer_loss_B3", "color_fix", "dwt_pywt", "niqe", "realesrgan_primitives", "schedulers"),
     *("resshift_schedule", "resshift_unet_small", "resshift_vq_small", "sinsr", "lpips_alex"),
     *("swinir_small60_nearestconv_x4", "swinir_lightweight_x4", "swinir_tiny_3conv"),
     *("vae_sd2_tiny", "vae_sd3_tiny"),
-    *("sd35_medium_tiny", "dit4sr_sd35_tiny"),
+    *("sd35_medium_tiny", "dit4sr_sd35_tiny", "tsd_loss"),
+    # Other configurations than the published ones, from tools/make_parity_cases.py.
+    *("swinir_heads_positions", "swinir_gray_range", "resshift_unet_blocks_mask", "resshift_unet_plain_finer_mask"),
+    *("resshift_vq_levels", "sd3_plain_dual_tuple"),
 )
 
 SHARED = ("resshift_unet_full", "resshift_vq_full", "resshift_sampling", "lpips_vgg")
@@ -54,8 +60,10 @@ def test_exit_status(tmp_path, capsys):
     assert main([wrong]) == 1
     assert "EXCEEDED" in capsys.readouterr().out
     foreign = write_case(tmp_path / "foreign.npz", family="inn")
-    assert main([foreign]) == 2
-    assert "'inn' is not supported yet" in capsys.readouterr().err
+    assert main([foreign]) == 3
+    assert "'inn' is not supported (supported: " in capsys.readouterr().err
+    assert main([foreign, wrong]) == 1  # what differs is more than what is not known
+    assert main([foreign, str(tmp_path / "none.npz")]) == 2
     assert main([str(tmp_path / "none.npz")]) == 2
     np.savez(tmp_path / "plain.npz", a=np.zeros(2))
     assert main([str(tmp_path / "plain.npz")]) == 2
@@ -76,6 +84,118 @@ def test_files_may_lack_some_outputs_but_not_all(fixtures, tmp_path, capsys):
     assert "lacks 'in/source'" in capsys.readouterr().err
 
 
+def changed(fixtures, path, name, *, drop=(), **entries):
+    """A fixture with other entries of its configuration; those of a nested section as 'section.entry'."""
+    with np.load(fixtures / f"{name}.npz") as archive:
+        arrays = {key: archive[key] for key in archive.files if key not in drop}
+    meta = json.loads(str(arrays["meta"]))
+    for place, value in entries.items():
+        *sections, last = place.split(".")
+        node = meta["config"]
+        for section in sections:
+            node = node[section]
+        node[last] = value
+    np.savez(path, **arrays | {"meta": json.dumps(meta)})
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "entries", "words"),
+    [
+        ("swinir_tiny_3conv", {"qk_scale": 0.5}, "qk_scale 0.5 is not supported, only None"),
+        ("swinir_tiny_3conv", {"img_size": [32, 64]}, "img_size [32, 64] is not supported"),
+        ("swinir_tiny_3conv", {"upsampler": "", "upscale": 2}, "upscale 2 with upsampler '' is not supported"),
+        ("swinir_tiny_3conv", {"rpe": True}, "rpe True is not known to this tool"),
+        ("resshift_unet_small", {"unet.image_size": 16}, "window_size 8 is not supported with image_size 16"),
+        ("resshift_unet_small", {"unet.lq_size": 48}, "lq_size 48 is not supported"),
+        ("resshift_unet_small", {"unet.dims": 3}, "dims 3 is not supported, only 2"),
+        ("resshift_unet_small", {"unet.in_channels": 5}, "in_channels 5 is not supported with out_channels 3"),
+        ("resshift_unet_small", {"unet.channel_mult": [1.5, 2, 2]}, "channel_mult [1.5, 2, 2] is not supported"),
+        ("resshift_vq_small", {"ddconfig.attn_type": "linear"}, "attn_type 'linear' is not supported"),
+        ("resshift_schedule", {"common.schedule_name": "ldm"}, "schedule_name 'ldm' is not supported"),
+        ("vae_sd3_tiny", {"act_fn": "relu"}, "act_fn 'relu' is not supported"),
+        ("vae_sd3_tiny", {"use_post_quant_conv": True}, "use_quant_conv and use_post_quant_conv differ"),
+        ("sd35_medium_tiny", {"qk_norm": "layer_norm"}, "qk_norm 'layer_norm' is not supported"),
+        ("sd35_medium_tiny", {"out_channels": 8}, "out_channels 8 is not supported, only 16"),
+        ("lpips_alex", {"net": "squeeze"}, "net 'squeeze' is not supported"),
+        ("tsd_loss", {"substeps": 3}, "weights [1.0] are not supported with substeps 3"),
+    ],
+)
+def test_what_cannot_be_expressed_is_one_line_with_the_setting(fixtures, tmp_path, capsys, name, entries, words):
+    assert main([changed(fixtures, tmp_path / "case.npz", name, **entries)]) == 3
+    printed = capsys.readouterr()
+    (line,) = printed.err.splitlines()
+    assert words in line and "case.npz" in line and not printed.out
+
+
+@pytest.mark.parametrize(
+    ("name", "entries", "words"),
+    [
+        ("swinir_tiny_3conv", {"num_heads": [2, 4]}, "swinir infers group_heads () instead of (2, 4)"),
+        ("swinir_heads_positions", {"mlp_ratio": 2}, "mlp_ratio 1.5 instead of 2"),
+        ("resshift_unet_small", {"unet.resblock_updown": True}, "resampling 'conv' instead of 'block'"),
+        ("resshift_unet_small", {"unet.use_scale_shift_norm": False}, "time 'scale_shift' instead of 'add'"),
+        ("resshift_vq_small", {"ddconfig.num_res_blocks": [1, 1, 2]}, "blocks 1 instead of (1, 1, 2)"),
+        ("vae_sd2_tiny", {"layers_per_block": 1}, "blocks 2 instead of 1"),
+        (
+            "sd35_medium_tiny",
+            {"dual_attention_layers": [1]},
+            "dual_blocks 2 instead of 0, dual_layers () instead of",
+        ),
+        ("sd35_medium_tiny", {"pos_embed_max_size": 32}, "position_grid 24 instead of 32"),
+    ],
+)
+def test_a_weight_map_that_infers_something_else_fails(fixtures, tmp_path, capsys, name, entries, words):
+    assert main([changed(fixtures, tmp_path / "case.npz", name, **entries)]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert words in line
+
+
+def test_files_that_are_no_fixtures_are_one_line(tmp_path, capsys):
+    (tmp_path / "text.npz").write_text("none")
+    (tmp_path / "cut.npz").write_bytes(b"PK\x03\x04" + bytes(40))
+    (tmp_path / "empty.npz").touch()
+    np.savez(tmp_path / "list.npz", meta="[]")
+    np.savez(tmp_path / "bare.npz", meta='{"family": "swinir"}')
+    for name in ("text", "cut", "empty", "list", "bare"):
+        assert main([str(tmp_path / f"{name}.npz")]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert f"{name}.npz is not a parity fixture" in line
+
+
+@pytest.mark.parametrize("substeps", [2, 4])
+def test_a_target_score_loss_of_several_sub_steps(tmp_path, capsys, substeps):
+    """The released loop, in NumPy."""
+    rng, shape = np.random.default_rng(0), (2, 4, 3, 5)
+    weights = [1.0, 0.3, 0.3, 0.3][:substeps]
+    z, z_hr, noise = (rng.standard_normal(shape) for _ in range(3))
+    sigmas = np.sort(rng.random((2, substeps + 1)), axis=1)[:, ::-1]
+    arrays = {"in/z": z, "in/z_hr": z_hr, "in/noise": noise, "in/sigmas": sigmas}
+    first = sigmas[:, :1, None, None]
+    student, hr = ((1 - first) * x + first * noise for x in (z, z_hr))
+    variational, matching = np.zeros(shape), np.zeros(shape)
+    for step, weight in enumerate(weights):
+        teacher, teacher_hr, regulariser = (rng.standard_normal(shape) for _ in range(3))
+        names = ("v_teacher", "v_teacher_hr", "v_reg")
+        arrays |= {f"in/{name}_{step}": v for name, v in zip(names, (teacher, teacher_hr, regulariser), strict=True)}
+        arrays |= {f"out/noisy_student_{step}": student, f"out/noisy_hr_{step}": hr}
+        now, after = (sigmas[:, index, None, None, None] for index in (step, step + 1))
+        variational = variational + weight * now**2 * (teacher - regulariser)
+        matching = matching + weight * now**2 * (teacher - teacher_hr)
+        student, hr = student - (now - after) * regulariser, hr - (now - after) * teacher_hr
+    direction = 0.6 * variational + 0.4 * matching
+    arrays |= {"out/grad_vsd": variational, "out/grad_tsm": matching, "out/direction": direction}
+    arrays |= {"out/loss": 0.5 * np.mean(direction**2), "grad/z": direction / direction.size}
+    meta = {"family": "tsd_loss", "config": {"substeps": substeps, "weights": weights}, "salt": "", "models": {}}
+    meta["notes"] = "direction = 0.6 grad_vsd + 0.4 grad_tsm; loss = …"
+    meta["float32_vs_float64"] = {name: {"atol": 1e-5} for name in arrays if not name.startswith("in/")}
+    arrays = {name: np.asarray(value, np.float32) for name, value in arrays.items()}
+    np.savez(tmp_path / "tsd.npz", meta=json.dumps(meta), **arrays)
+    assert main([str(tmp_path / "tsd.npz")]) == 0
+    printed = capsys.readouterr().out
+    assert "not compared" not in printed and f"out/noisy_hr_{substeps - 1}" in printed
+
+
 def test_niqe_crop_sizes_are_read_from_output_names(fixtures, tmp_path, capsys):
     with np.load(fixtures / "niqe.npz") as archive:
         arrays = {name: archive[name] for name in archive.files}
@@ -87,7 +207,7 @@ def test_niqe_crop_sizes_are_read_from_output_names(fixtures, tmp_path, capsys):
 
 
 def test_a_wrong_shape_or_nan_never_passes():
-    case = Case("f", {}, {"out/y": 1e9}, {}, {"out/y": np.zeros((2, 2))})
+    case = Case("f", {}, "", {"out/y": 1e9}, {}, {"out/y": np.zeros((2, 2))})
     assert not compare(case, "out/y", np.zeros((2, 3))).passed
     assert not compare(case, "out/y", np.full((2, 2), np.nan)).passed
     assert compare(case, "out/y", np.ones((2, 2))).passed

@@ -10,7 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from framer_jax.training.checkpoint import CheckpointMetadata, Checkpoints, data_identity
+from framer_jax.training.checkpoint import CheckpointMetadata, Checkpoints
+from framer_jax.training.data_identity import data_identity
+from framer_jax.training.digests import DamagedCheckpointError
 from framer_jax.training.optimizer import make_optimizers
 from framer_jax.training.sharding import make_mesh
 from framer_jax.training.state import abstract_train_state
@@ -28,8 +30,8 @@ def abstract(settings, recipe=RECIPE):
     return abstract_train_state(recipe, make_optimizers(recipe, settings), settings, make_mesh(settings), shapes)
 
 
-def saved(folder, settings=None, steps=1, metrics=None, metadata=METADATA):
-    """Train and save after each step; returns the last state and the next batch."""
+def saved(folder, settings=None, steps=1, best=None, metadata=METADATA):
+    """Train and save after each step, with the best step so far after each; returns the last state and next batch."""
     settings = settings or toys.settings(ema_decay=0.9)
     iterator = toys.batches()
     state, step, frozen, batch = setup(RECIPE, settings)
@@ -38,7 +40,9 @@ def saved(folder, settings=None, steps=1, metrics=None, metadata=METADATA):
         next(iterator)
         state, _ = step(state, frozen, batch)
         jax.block_until_ready(state)
-        checkpoints.save(state, iterator, metadata, metrics and {"psnr-y": metrics[index]})
+        if best:
+            metadata = metadata._replace(best={"step": best[index], "value": 0.5})
+        checkpoints.save(state, iterator, metadata)
     checkpoints.close()
     return state, next(iterator)
 
@@ -48,12 +52,12 @@ def restored(folder, settings=None, config=CONFIG, data=None, step=1, iterator=N
     checkpoints = Checkpoints(folder, settings, **options)
     iterator = iterator or toys.batches()
     try:
-        state, metadata = checkpoints.restore(
+        back = checkpoints.restore(
             step, like or abstract(settings), iterator, config, data or data_identity(toys.names())
         )
     finally:
         checkpoints.close()
-    return state, metadata, iterator
+    return back.state, back.metadata, iterator
 
 
 def test_everything_comes_back(tmp_path):
@@ -93,16 +97,30 @@ def test_a_save_is_independent_of_later_steps(tmp_path):
 
 def test_last_and_best_are_kept(tmp_path):
     settings = toys.settings(ema_decay=0.9, keep_last=2, best_metric="psnr-y")
-    saved(tmp_path, settings, steps=5, metrics=[20.0, 25.0, float("nan"), 22.0, 21.0])
+    saved(tmp_path, settings, steps=5, best=[1, 2, 2, 2, 2])
     checkpoints = Checkpoints(tmp_path, settings)
     assert checkpoints.steps() == [2, 4, 5]
     assert checkpoints.latest() == 5
     checkpoints.close()
-    settings = toys.settings(ema_decay=0.9, keep_last=1, best_metric="psnr-y", best_mode="min")
-    saved(tmp_path / "min", settings, steps=4, metrics=[20.0, 18.0, 30.0, 25.0])
-    checkpoints = Checkpoints(tmp_path / "min", settings)
-    assert checkpoints.steps() == [2, 4]
+    settings = toys.settings(ema_decay=0.9, keep_last=1)
+    saved(tmp_path / "without", settings, steps=4, best=[1, 2, 2, 2])
+    checkpoints = Checkpoints(tmp_path / "without", settings)
+    assert checkpoints.steps() == [4]
     checkpoints.close()
+
+
+def test_the_best_is_kept_by_a_resumed_run(tmp_path):
+    settings = toys.settings(ema_decay=0.9, keep_last=1, best_metric="psnr-y")
+    saved(tmp_path, settings, steps=3, best=[1, 1, 1])
+    checkpoints = Checkpoints(tmp_path, settings)
+    iterator = toys.batches()
+    back = checkpoints.restore_newest(abstract(settings), iterator, CONFIG, data_identity(toys.names()))
+    state, step, frozen, batch = back.state, *setup(RECIPE, settings)[1:]
+    for _ in range(2):
+        state, _ = step(state, frozen, batch)
+        checkpoints.save(state, iterator, back.metadata)
+    checkpoints.close()
+    assert checkpoints.steps() == [1, 5]
 
 
 def test_saving_twice_is_saving_once(tmp_path):
@@ -111,6 +129,7 @@ def test_saving_twice_is_saving_once(tmp_path):
     checkpoints = Checkpoints(tmp_path, settings)
     checkpoints.save(state, toys.batches(), METADATA)
     checkpoints.save(state, toys.batches(), METADATA)
+    checkpoints.wait()
     assert checkpoints.steps() == [0]
     checkpoints.close()
 
@@ -125,19 +144,47 @@ def test_missing(tmp_path):
 def test_half_written(tmp_path, item):
     saved(tmp_path)
     shutil.rmtree(tmp_path / "1" / item)
-    with pytest.raises(ValueError, match=f"incomplete or foreign, it lacks {item}: delete .*/1 to resume") as caught:
+    with pytest.raises(DamagedCheckpointError, match=rf"/1 is damaged or incomplete \(it lacks {item}\)") as caught:
         restored(tmp_path)
     assert "\n" not in str(caught.value)
 
 
-def test_damaged_arrays(tmp_path):
+def undigested(folder):
+    """Make a checkpoint one of the version before, which wrote no digests."""
+    (folder / "digests.json").unlink()
+    file = folder / "about" / "metadata"
+    about = json.loads(file.read_text())
+    del about["digests"], about["exports"]
+    file.write_text(json.dumps(about))
+
+
+@pytest.mark.parametrize("digests", [True, False])
+def test_damaged_arrays(tmp_path, digests):
     saved(tmp_path)
+    if not digests:
+        undigested(tmp_path / "1")
     for file in (tmp_path / "1" / "state").rglob("*"):
         if file.is_file():
             file.write_bytes(b"")
-    with pytest.raises(ValueError, match=r"cannot be read .* delete .*/1") as caught:
+    message = r"has 0 bytes instead of \d+" if digests else "cannot be read"
+    with pytest.raises(DamagedCheckpointError, match=rf"checkpoint .*/1 .*{message}") as caught:
         restored(tmp_path)
     assert "\n" not in str(caught.value)
+
+
+def test_a_checkpoint_of_the_version_before(tmp_path):
+    """It has no digests: it is restored, and a note says that it was not verified."""
+    state, _ = saved(tmp_path)
+    undigested(tmp_path / "1")
+    checkpoints = Checkpoints(tmp_path, toys.settings(ema_decay=0.9))
+    data = data_identity(toys.names(), dict.fromkeys(toys.names(), "0"))
+    back = checkpoints.restore_newest(abstract(toys.settings(ema_decay=0.9)), toys.batches(), CONFIG, data)
+    checkpoints.close()
+    assert toys.same(state, back.state)
+    assert [note.split(" is of ")[-1].split(" holds ")[-1] for note in back.notes] == [
+        "a version without digests: that its files are intact is not checked",
+        "no digests of the data: that its files are the same is not checked",
+    ]
 
 
 def test_other_configuration(tmp_path):
@@ -198,6 +245,26 @@ def test_other_records(tmp_path):
     saved(tmp_path)
     with pytest.raises(ValueError, match=r"other records \(24 then, 23 now"):
         restored(tmp_path, data=data_identity(toys.names(23)))
+
+
+@pytest.mark.parametrize("count", [24, 600])
+def test_files_of_the_same_names_and_other_contents(tmp_path, count):
+    names = toys.names(count)
+    digests = {name: f"{index:08x}" for index, name in enumerate(names)}
+    saved(tmp_path, metadata=METADATA._replace(data=data_identity(names, digests)))
+    changed = {**digests, names[7]: "ffffffff"}
+    named = "photo_07.png" if count == 24 else "some of photo_07.png to photo_08.png"
+    checkpoints = Checkpoints(tmp_path, toys.settings(ema_decay=0.9))
+    like = abstract(toys.settings(ema_decay=0.9))
+    checkpoints.restore(1, like, toys.batches(), CONFIG, data_identity(names, digests), names)
+    for present, message in (
+        (changed, rf"other contents \({named}\): give the same data"),
+        (dict(list(digests.items())[1:]), rf"other contents \({count} files then, {count - 1} now\)"),
+    ):
+        with pytest.raises(ValueError, match=message) as caught:
+            checkpoints.restore(1, like, toys.batches(), CONFIG, data_identity(names, present), names)
+        assert "\n" not in str(caught.value)
+    checkpoints.close()
 
 
 class FakeWorkers:
@@ -305,6 +372,7 @@ def test_configuration_of_an_older_schema(tmp_path):
 
 def test_other_layout(tmp_path):
     saved(tmp_path)
+    undigested(tmp_path / "1")
     file = next((tmp_path / "1" / "about").iterdir())
     about = json.loads(file.read_text())
     assert about["layout"] == 2

@@ -15,13 +15,14 @@ import pytest
 from PIL import Image
 
 from framer_jax.recipes.base import Loss, Update
+from framer_jax.training.finite import NonFiniteError
 from framer_jax.training.logging import (
     JsonLinesWriter,
     LoggingSettings,
     TensorBoardWriter,
     default_writer,
 )
-from framer_jax.training.loop import NonFiniteError, train
+from framer_jax.training.loop import train
 from tests.support import training_toys as toys
 from tests.support.logs import read_json_lines
 from tests.support.paths import ROOT
@@ -94,25 +95,39 @@ def test_resume_on_another_mesh(tmp_path):
     np.testing.assert_allclose(*kernels, rtol=1e-4)
 
 
+class Exported:
+    """An export that stores its calls, and says of some kinds of files that they are outdated."""
+
+    def __init__(self, outdated=()):
+        self.seen, self.compared, self.missing = [], [], outdated
+
+    def digest(self, params, step):
+        return f"digest of {step}"
+
+    def write(self, params, step, kinds):
+        assert set(params) == {"denoiser"}
+        assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(params))
+        self.seen.append((step, *kinds))
+        self.params = params
+
+    def outdated(self, kind, step, digest):
+        self.compared.append((kind, step, digest))
+        return f"the {kind} file is missing" if kind in self.missing else ""
+
+
 def test_log_checkpoint_validate_and_export(tmp_path):
-    seen = []
 
     def validate(params, frozen, step):
         assert set(params) == {"denoiser"}
         return {"psnr-y": {2: 20.0, 4: 30.0, 6: 25.0, 7: 28.0}[step]}, {"first": np.full((4, 4, 3), 0.5)}
 
-    def export(params, step, best):
-        assert set(params) == {"denoiser"}
-        assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(params))
-        seen.append((step, best))
-
+    export, lines = Exported(), []
     settings = toys.settings(
         steps=7, log_every=3, validate_every=2, checkpoint_every=2, keep_last=1, best_metric="psnr-y", ema_decay=0.9
     )
-    lines = []
     writer = Recording(lines)
     result = run(tmp_path, settings, validate=validate, export=export, writer=writer)
-    assert seen == [(2, True), (4, True), (6, False), (7, False)]
+    assert export.seen == [(2, "latest", "best"), (4, "latest", "best"), (6, "latest"), (7, "latest")]
     assert sorted(int(path.name) for path in (tmp_path / "checkpoints").iterdir()) == [4, 7]
     assert [step for kind, step, _ in lines if kind == "scalars" and "loss" in _] == [3, 6, 7]
     assert [step for kind, step, _ in lines if kind == "images"] == [2, 4, 6, 7]
@@ -146,19 +161,53 @@ class Recording:
 
 
 def test_resumed_run_keeps_the_best(tmp_path):
-    seen = []
+    export = Exported()
     scores = {2: 30.0, 4: 20.0, 6: 31.0}
 
     def validate(params, frozen, step):
         return {"psnr-y": scores[step]}, {}
 
-    def export(params, step, best):
-        seen.append((step, best))
-
     for stop in (2, None):
         settings = toys.settings(validate_every=2, checkpoint_every=2, best_metric="psnr-y", stop_after=stop)
         run(tmp_path, settings, validate=validate, export=export)
-    assert seen == [(2, True), (4, False), (6, True)]
+    assert export.seen == [(2, "latest", "best"), (4, "latest"), (6, "latest", "best")]
+    assert export.compared == [("latest", 2, "digest of 2"), ("best", 2, "digest of 2")]
+
+
+def test_outdated_exports_are_written_again(tmp_path):
+    scores = {2: 30.0, 4: 20.0}
+    settings = {"validate_every": 2, "checkpoint_every": 2, "best_metric": "psnr-y"}
+    first, again, lines = Exported(), Exported(outdated=("latest", "best")), []
+    validate = lambda params, frozen, step: ({"psnr-y": scores[step]}, {})  # noqa: E731
+    run(tmp_path, toys.settings(**settings, stop_after=2), validate=validate, export=first)
+    best = first.params
+    run(tmp_path, toys.settings(**settings, stop_after=4), validate=validate, export=first)
+    run(tmp_path, toys.settings(**settings, steps=4), export=again, writer=Recording(lines))
+    assert again.compared == [("latest", 4, "digest of 4"), ("best", 2, "digest of 2")]
+    assert again.seen == [(4, "latest"), (2, "best")]
+    assert toys.same(best, again.params)
+    notes = [text for kind, _, text in lines if kind == "text" and "missing" in text]
+    assert notes == [
+        "the latest file is missing: written again from the checkpoint of step 4",
+        "the best file is missing: written again from the checkpoint of step 2",
+    ]
+
+
+def test_another_best_metric_forgets_the_best(tmp_path):
+    scores = {2: 30.0, 4: 20.0, 6: 10.0}
+    settings = {"validate_every": 2, "checkpoint_every": 2}
+    export, lines = Exported(), []
+    for name, stop in (("psnr-y", 2), ("ssim-y", None)):
+        run(
+            tmp_path,
+            toys.settings(**settings, best_metric=name, stop_after=stop),
+            validate=lambda params, frozen, step: ({"psnr-y": scores[step], "ssim-y": scores[step]}, {}),
+            export=export,
+            config_json=json.dumps({"training": {"best_metric": name}}),
+            writer=Recording(lines),
+        )
+    assert export.seen == [(2, "latest", "best"), (4, "latest", "best"), (6, "latest")]
+    assert any("best_metric 'psnr-y' then, 'ssim-y' now: the best validation so far" in str(line[2]) for line in lines)
 
 
 def test_unknown_best_metric(tmp_path):
@@ -203,8 +252,9 @@ def test_bad_data(tmp_path):
     with pytest.raises(ValueError, match="10 is not divisible by 8 devices x 1 microbatches: use 8 or 16"):
         run(tmp_path, toys.settings(global_batch=10, mesh={"data": 8}))
     short = toys.dataset()[:2].to_iter_dataset()
-    with pytest.raises(ValueError, match="the data ended after step 2 of 6: repeat the dataset"):
+    with pytest.raises(ValueError, match=r"the data ended after step 2 of 6: repeat the dataset; step 2 is saved in"):
         run(tmp_path, toys.settings(), batches=iter(short))
+    assert run(tmp_path, toys.settings()).step == 6
 
 
 def test_batch_without_an_entry_of_the_recipe(tmp_path):

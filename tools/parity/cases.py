@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import zlib
+import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,22 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-TABLE_KEYS = (
-    "relative_position_bias_table",
-    "relative_attention_bias.weight",
-    "pos_embed",
-    "cls_token",
-    "mask_token",
-    "register_tokens",
-    "position_embedding.weight",
-    "token_embedding.weight",
-    "embed_tokens.weight",
-    "shared.weight",
-    "class_embedding.weight",
-    "quantize.embedding.weight",
-    "codebook",
-)
-"""Suffixes of the state-dict keys of tables."""
+from tools.parity.drawn_weights import named_weight
 
 INNER_ERROR = "hid (worst, relative to max)"
 """The entry of a fixture with the error of its outputs of inner blocks."""
@@ -44,6 +29,7 @@ class Case:
     Attributes:
       family: name of its comparison, see tools.parity.families.FAMILIES.
       config: constructor arguments and call parameters.
+      notes: what the file says on what was called how.
       tolerances: output name → its largest allowed absolute error, or None where it must be equal.
       weights: model name → a flat state dict in PyTorch's names and layout.
       arrays: all other entries of the file, by name.
@@ -51,6 +37,7 @@ class Case:
 
     family: str
     config: Mapping[str, Any]
+    notes: str
     tolerances: Mapping[str, float | None]
     weights: Mapping[str, dict[str, np.ndarray]]
     arrays: Mapping[str, np.ndarray]
@@ -103,26 +90,6 @@ class Comparison:
         return self.absolute <= (self.tolerance or 0.0)
 
 
-def named_weight(key: str, shape: tuple[int, ...], salt: str = "", gain: float = 1.0) -> np.ndarray:
-    """A float32 tensor whose random numbers depend on its name: the weights of the fixtures' reference models."""
-    normal = np.random.Generator(np.random.PCG64(zlib.crc32((salt + key).encode()))).standard_normal(
-        shape, dtype=np.float32
-    )
-    normal = np.asarray(normal)
-    last = key.rsplit(".", 1)[-1]
-    if last == "running_var":
-        return 1 + np.float32(0.1) * np.abs(normal)
-    if last == "running_mean":
-        return np.float32(0.1) * normal
-    if key.endswith(TABLE_KEYS):
-        return np.float32(0.5) * normal
-    if normal.ndim >= 2:
-        return normal * np.float32(gain / np.sqrt(float(np.prod(shape[1:]))))
-    if last in ("weight", "gamma", "scale"):
-        return 1 + np.float32(0.1) * normal
-    return np.float32(0.1) * normal
-
-
 def load_case(path: str | Path) -> Case:
     """Read a fixture and draw its weights.
 
@@ -134,11 +101,18 @@ def load_case(path: str | Path) -> Case:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: there is no such fixture")
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
         meta = json.loads(str(arrays.pop("meta")))
-    except (ValueError, KeyError, OSError) as error:
-        raise ValueError(f"{path} is not a parity fixture: {error}") from error
+        weights = _drawn_weights(meta, arrays)
+        tolerances = _tolerances(meta["float32_vs_float64"], arrays)
+        return Case(meta["family"], meta["config"], str(meta.get("notes", "")), tolerances, weights, arrays)
+    except (ValueError, KeyError, OSError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path} is not a parity fixture: {type(error).__name__}: {error}") from error
+
+
+def _drawn_weights(meta: Mapping[str, Any], arrays: dict[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]]:
+    """The weights of every model of a file, whose lists of tensors are removed from `arrays`."""
     weights = {}
     for name in [name for name in arrays if name.startswith("params/")]:
         model = name.removeprefix("params/")
@@ -149,15 +123,18 @@ def load_case(path: str | Path) -> Case:
             key: named_weight(key, tuple(int(side) for side in shape.split(",") if side), salt, gain)
             for key, shape, _ in rows
         }
-    tolerances = {
-        name: entry.get("atol") for name, entry in meta["float32_vs_float64"].items() if isinstance(entry, dict)
-    }
-    if INNER_ERROR in meta["float32_vs_float64"]:  # relative to the largest value; ten times as much is allowed
-        allowed = 10 * meta["float32_vs_float64"][INNER_ERROR]
+    return weights
+
+
+def _tolerances(errors: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> dict[str, float | None]:
+    """Output → its largest allowed absolute error; None: it must be equal."""
+    tolerances = {name: entry.get("atol") for name, entry in errors.items() if isinstance(entry, dict)}
+    if INNER_ERROR in errors:  # relative to the largest value; ten times as much is allowed
+        allowed = 10 * errors[INNER_ERROR]
         tolerances |= {
             name: allowed * float(np.abs(value).max()) for name, value in arrays.items() if name.startswith(INNER)
         }
-    return Case(meta["family"], meta["config"], tolerances, weights, arrays)
+    return tolerances
 
 
 BLOCK, TIES = 16, 2

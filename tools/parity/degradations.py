@@ -15,6 +15,7 @@ from framer_jax.degradations.jpeg import jpeg
 from framer_jax.degradations.resize import MODES, resize
 from framer_jax.degradations.usm import sharpen
 from tools.parity.cases import Case, Options, Outputs
+from tools.parity.configurations import UnsupportedError
 
 
 def realesrgan_family(case: Case, options: Options) -> Outputs:
@@ -48,8 +49,10 @@ def _kernel(entry: Mapping[str, Any]) -> np.ndarray:
     sigma = (entry["sx"], entry["sy"])
     if entry["kind"] == "gaussian":
         return kernels.gaussian(entry["size"], sigma, entry["theta"])
-    make = {"generalized": kernels.generalized_gaussian, "plateau": kernels.plateau}[entry["kind"]]
-    return make(entry["size"], sigma, entry["theta"], entry["beta"])
+    kinds = {"generalized": kernels.generalized_gaussian, "plateau": kernels.plateau}
+    if entry["kind"] not in kinds:
+        raise UnsupportedError(f"kernel kind {entry['kind']!r} is not supported")
+    return kinds[entry["kind"]](entry["size"], sigma, entry["theta"], entry["beta"])
 
 
 def _jpeg_outputs(images: jax.Array, config: Mapping[str, Any]) -> Outputs:

@@ -20,7 +20,7 @@ from framer_jax.frequency import bands, wavelets
 from framer_jax.inference import color_fix, tiler
 from framer_jax.losses.flow_matching import loss_weight, prediction_taps_to_clean
 from framer_jax.losses.framer import framer_loss, released
-from tools.parity import ported, stable_diffusion, transformers
+from tools.parity import losses, ported, stable_diffusion, transformers
 from tools.parity.cases import Case, Options, Outputs, channels_first, channels_last
 from tools.parity.degradations import realesrgan_family
 
@@ -85,7 +85,8 @@ def dwt_family(case: Case, options: Options) -> Outputs:
     for wavelet in case.config["wavelets"]:
         for mode in case.config["modes"]:
             prefix = f"out/{wavelet}_{mode}"
-            for levels in (1, 2):
+            names = [name for name in case.arrays if name.startswith(f"{prefix}/level")]
+            for levels in sorted({int(name.split("/level")[1].split("/")[0]) for name in names}):
                 if wavelet == "haar" and not any(side % 2**levels for side in image.shape[1:3]):
                     decomposition = wavelets.haar_decompose(image, levels)
                 else:
@@ -152,5 +153,6 @@ FAMILIES: dict[str, Callable[[Case, Options], Outputs]] = {
     "kl_autoencoder": stable_diffusion.kl_autoencoder_family,
     "mmdit": transformers.mmdit_family,
     "dit4sr": transformers.dit4sr_family,
+    "tsd_loss": losses.tsd_loss_family,
 }
 """Name of a family in a fixture's `meta` → its comparison. A new family is one function and one line here."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Any, cast
 
@@ -9,12 +10,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from framer_jax.checkpoints.networks import build_network, network_shapes
 from framer_jax.diffusion import resshift as process
+from framer_jax.diffusion.resshift import SINSR_SQRT_ETA_CAP
 from framer_jax.diffusion.samplers import resshift_ancestral, resshift_deterministic
 from framer_jax.losses.lpips import lpips_terms
 from framer_jax.models.denoiser import IMAGE
 from framer_jax.models.resshift_unet import SwinUNet
-from framer_jax.models.swinir import SwinIR
 from framer_jax.models.vgg import Lpips
 from framer_jax.models.vq_autoencoder import VQAutoencoder, nearest_code
 from framer_jax.porting.maps import to_flax, to_torch
@@ -23,26 +25,71 @@ from framer_jax.porting.table import MAPS
 from framer_jax.recipes.components.latent_space import upsample_bicubic
 from framer_jax.recipes.resshift.recipe import predictor
 from framer_jax.recipes.sinsr.recipe import distillation_terms, student_schedule, trajectory_endpoints
+from framer_jax.trees import check_same_structure
 from tools.parity.cases import Case, Options, Outputs, channels_first, channels_last
+from tools.parity.configurations import UnsupportedError, require, swinir_arguments, unet_arguments, vq_arguments
 
 
-def port_model(case: Case, model: str, name: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Convert a model of the fixture with the weight map `name`: (params, constructor arguments)."""
-    params, arguments, _ = to_flax(MAPS[name], case.weights[model], f"{case.family}/{model}")
-    return params, arguments
+def port_model(case: Case, model: str, name: str, expected: dict[str, Any]) -> tuple[dict[str, Any], Any]:
+    """Convert a model of the fixture with the weight map `name`, and build the module: (params, module).
+
+    Args:
+      case: the fixture.
+      model: name of its group of weights.
+      name: the weight map.
+      expected: constructor arguments by the fixture's configuration.
+
+    Raises:
+      UnsupportedError: the weight map or the module does not take the model.
+      ContradictionError: the weight map infers other arguments from the tensors than the configuration states.
+    """
+    return port_state(case.weights[model], f"{case.family}/{model}", name, expected)
+
+
+def port_state(
+    state: dict[str, np.ndarray], source: str, name: str, expected: dict[str, Any]
+) -> tuple[dict[str, Any], Any]:
+    """As `port_model`, for any state dict; `source` names it in errors."""
+    weights = MAPS[name]
+    try:
+        params, inferred, _ = to_flax(weights, state, source)
+    except ValueError as error:
+        raise UnsupportedError(str(error)) from error
+    # What the tensors do not tell is the configuration's, and the position table's where it is stored.
+    left_open = (*weights.assumed(state, inferred), *weights.linked, *weights.constants, *FOLLOWING.get(name, ()))
+    differing = [
+        f"{argument} {inferred[argument]!r} instead of {value!r}"
+        for argument, value in expected.items()
+        if argument in inferred and argument not in left_open and inferred[argument] != value
+    ]
+    if differing:
+        raise ContradictionError(f"{source}: the weight map {name} infers {', '.join(differing)}")
+    try:
+        module = build_network(name, {**inferred, **expected})
+        check_same_structure(params, network_shapes(name, module), source)
+    except (ValueError, TypeError, ZeroDivisionError) as error:
+        raise UnsupportedError(" ".join(str(error).split())) from error
+    return params, module
+
+
+FOLLOWING = {"resshift_unet": ("condition_size",)}
+"""Weight map → arguments that follow from those that tensors do not tell."""
+
+
+class ContradictionError(Exception):
+    """A weight map infers something else than the configuration of the fixture states; one line."""
 
 
 def port_unet(case: Case, model: str = "model") -> tuple[SwinUNet, dict[str, Any]]:
-    """The denoiser of a fixture, whose nominal latent size is in the fixture's configuration and not in the tensors."""
-    params, arguments = port_model(case, model, "resshift_unet")
-    side = case.config["unet"]["image_size"]
-    return SwinUNet(**{**arguments, "image_size": side, "condition_size": side}), params
+    """The denoiser of a fixture."""
+    params, module = port_model(case, model, "resshift_unet", unet_arguments(case.config["unet"]))
+    return module, params
 
 
 def port_autoencoder(case: Case, model: str = "vq") -> tuple[VQAutoencoder, dict[str, Any]]:
-    """The autoencoder of a fixture."""
-    params, arguments = port_model(case, model, "vq_f4")
-    return VQAutoencoder(**arguments), params
+    """The autoencoder of a fixture, whose configuration is in 'vq' or the whole one."""
+    params, module = port_model(case, model, "vq_f4", vq_arguments(case.config.get("vq", case.config)))
+    return module, params
 
 
 def apply_and_capture(model: Any, params: dict[str, Any], *inputs: Any, **options: Any) -> tuple[Any, dict[str, Any]]:
@@ -61,6 +108,8 @@ def resshift_unet_family(case: Case, options: Options) -> Outputs:
     model, params = port_unet(case)
     for call in range(case.config["calls"]):
         x, lq = (channels_last(case.arrays[f"in/{name}{call}"]) for name in ("x", "lq"))
+        if f"in/mask{call}" in case.arrays:  # unless it is the last channel of lq already
+            lq = jnp.concatenate([lq, channels_last(case.arrays[f"in/mask{call}"])], axis=-1)
         t = jnp.asarray(case.arrays[f"in/t{call}"], jnp.float32)
         (y, _), inner = apply_and_capture(model, params, x, t, {IMAGE: lq})
         yield f"out/y{call}", channels_first(y)
@@ -122,13 +171,12 @@ def swinir_family(case: Case, options: Options) -> Outputs:
     In swinir_tiny_3conv an input of the last leaky ReLU lies within 2e-7 of zero, where the gradient jumps, so
     gradients are computed in float64.
     """
-    params, arguments = port_model(case, "model", "swinir")
-    model = SwinIR(**{**arguments, "image_size": case.config["img_size"]})
+    params, model = port_model(case, "model", "swinir", swinir_arguments(case.config))
     for name in (name for name in case.arrays if name.startswith("in/x")):
         (y, _), inner = apply_and_capture(model, params, channels_last(case.arrays[name]))
         yield name.replace("in/x", "out/y"), channels_first(y)
         if name == "in/x0":
-            yield from _swinir_blocks(inner, len(arguments["depths"]))
+            yield from _swinir_blocks(inner, len(model.depths))
     if "grad/x0" not in case.arrays:
         return
 
@@ -177,8 +225,27 @@ def variational_weight(schedule: process.Schedule) -> np.ndarray:
     return 0.5 / schedule.posterior_variance_clipped * (schedule.alpha / schedule.etas) ** 2
 
 
-def make_schedule(config: dict[str, Any]) -> process.Schedule:
-    """The schedule of an original configuration."""
+CHAIN_FIXED: Mapping[str, tuple[Any, ...]] = {
+    "schedule_name": ("exponential",),
+    "scale_factor": (1.0, 1, None),
+    "predict_type": ("xstart",),
+    "weighted_mse": (False,),
+    "latent_flag": (True,),
+    "normalize_input": (True,),
+}
+
+
+def make_schedule(config: Mapping[str, Any], sqrt_eta_cap: float | None = None) -> process.Schedule:
+    """The schedule of an original configuration.
+
+    Args:
+      config: arguments of the original's diffusion.
+      sqrt_eta_cap: cap of the first √η, which SinSR's code has.
+
+    Raises:
+      UnsupportedError: a setting of which framer_jax has another value only.
+    """
+    require(config, CHAIN_FIXED)
     return process.make_schedule(
         steps=config["steps"],
         kappa=config["kappa"],
@@ -186,6 +253,7 @@ def make_schedule(config: dict[str, Any]) -> process.Schedule:
         etas_end=config["etas_end"],
         power=config["schedule_kwargs"]["power"],
         sampling_steps=config.get("timestep_respacing"),
+        sqrt_eta_cap=sqrt_eta_cap,
     )
 
 
@@ -233,7 +301,12 @@ def resshift_sampling_family(case: Case, options: Options) -> Outputs:
         for output, value in _sampling_loop(case, denoiser, name, schedule, z_y):
             yield f"out/{name}/{output}", value
         start = channels_last(case.arrays[f"in/{name}/init_noise"])
-        index = jnp.asarray([0, schedule.steps - 1], jnp.int32)
+        count = len(
+            start
+        )  # one example is trained in the middle of the chain, several from its first to its last index
+        last = schedule.steps - 1
+        indices = [schedule.steps // 2] if count == 1 else [last * number // (count - 1) for number in range(count)]
+        index = jnp.asarray(indices, jnp.int32)
         z_t = process.forward(schedule, z_gt, z_y, index, start)
         prediction = denoiser.estimate(schedule, z_t, index)
         yield f"out/{name}/train_z_t", channels_first(z_t)
@@ -282,7 +355,7 @@ def code_gap(vectors: np.ndarray, codebook: np.ndarray) -> np.ndarray:
 
 def sinsr_family(case: Case, options: Options) -> Outputs:
     """Coefficients of the deterministic step, the teacher's sampling loop, and the student's step with its losses."""
-    schedule = make_schedule(case.config["diffusion"])
+    schedule = make_schedule(case.config["diffusion"], SINSR_SQRT_ETA_CAP)
     for name, table in zip("kmj", process.deterministic_coefficients(schedule), strict=True):
         yield f"out/{name}", table
     yield "out/sqrt_etas", schedule.sqrt_etas
@@ -342,10 +415,11 @@ def lpips_family(case: Case, options: Options) -> Outputs:
     The gradient jumps where a ReLU's input changes sign, and in lpips_vgg one input lies within 2e-7 of zero, so that
     float32 sums in another order have the other sign. The gradient's convolutions are therefore computed in float64.
     """
-    name = f"lpips_{case.config['net']}"
-    params, arguments, _ = to_flax(MAPS[name], case.weights["model"] | case.weights["lin"], name)
+    if (name := f"lpips_{case.config['net']}") not in MAPS:
+        raise UnsupportedError(f"net {case.config['net']!r} is not supported, only vgg and alex")
+    state = case.weights["model"] | case.weights["lin"]
+    params, model = port_state(state, name, name, {"net": case.config["net"]})
     images = [channels_last(case.arrays[f"in/{word}"]) for word in ("x0", "x1")]
-    model = Lpips(**arguments)
     features, terms = jax.jit(partial(_lpips_terms, model))(images[0], images[1], params)
     yield "out/distance", np.asarray(sum(terms))[:, None, None, None]
     for number, (term, feature) in enumerate(zip(terms, features, strict=True)):

@@ -7,16 +7,14 @@ from typing import Any, cast
 import jax
 import jax.numpy as jnp
 
-from framer_jax.models.kl_autoencoder import KLAutoencoder
-from framer_jax.porting.kl_autoencoder import arguments_of_config
 from tools.parity.cases import Case, Options, Outputs, channels_first, channels_last
+from tools.parity.configurations import kl_arguments
 from tools.parity.ported import apply_and_capture, port_model
 
 
 def kl_autoencoder_family(case: Case, options: Options) -> Outputs:
     """The Gaussian of an image, the image of a latent with its gradient, and the blocks of encoder and decoder."""
-    params, _ = port_model(case, "model", "kl_autoencoder")
-    model = KLAutoencoder(**arguments_of_config(case.config, case.family))
+    params, model = port_model(case, "model", "kl_autoencoder", kl_arguments(case.config))
     latent, inner = apply_and_capture(model, params, channels_last(case.arrays["in/x"]), method="encode")
     yield "out/mean", channels_first(latent.mean)
     yield "out/logvar", channels_first(latent.log_variance)

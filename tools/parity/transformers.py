@@ -2,57 +2,58 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
 
 from framer_jax.models.denoiser import LR_LATENT, POOLED_TEXT, TEXT
-from framer_jax.models.dit4sr_transformer import DiT4SRTransformer
 from framer_jax.models.joint_blocks import modulated
-from framer_jax.models.mmdit import MMDiT
-from framer_jax.porting.maps import to_flax, to_torch
+from framer_jax.porting.maps import to_torch
 from framer_jax.porting.table import MAPS
 from tools.parity.cases import Case, Options, Outputs, channels_first, channels_last
-from tools.parity.ported import apply_and_capture
+from tools.parity.configurations import transformer_arguments
+from tools.parity.ported import apply_and_capture, port_state
 
 POSITIONS = "pos_embed.pos_embed"
 """The table of positions in a state dict."""
 
 
-def port_transformer(case: Case, name: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Convert the fixture's model and its table of positions: (params, constructor arguments)."""
-    state = case.weights["model"] | {POSITIONS: case.arrays[f"buf/{POSITIONS}"]}
-    params, arguments, _ = to_flax(MAPS[name], state, case.family)
-    return params, arguments
+def port_transformer(case: Case, name: str, **stated: Any) -> tuple[dict[str, Any], Any]:
+    """Convert the fixture's model and its table of positions, if it has one: (params, module)."""
+    tables = {POSITIONS: case.arrays[f"buf/{POSITIONS}"]} if f"buf/{POSITIONS}" in case.arrays else {}
+    return port_state(case.weights["model"] | tables, case.family, name, transformer_arguments(case.config) | stated)
 
 
 def network_inputs(case: Case, call: str = "") -> tuple[jax.Array, jax.Array, dict[str, jax.Array]]:
-    """Noisy latents, timesteps and condition of a call: '', '_a' or '_b'."""
+    """Noisy latents, timesteps and condition of a call, such as '' or '_a'."""
     t, text, pooled = (jnp.asarray(case.arrays[f"in/{name}{call}"]) for name in ("t", "e", "p"))
     condition = {TEXT: text, POOLED_TEXT: pooled}
-    if "in/lr" in case.arrays:
-        condition[LR_LATENT] = channels_last(case.arrays["in/lr"])
+    if f"in/lr{call}" in case.arrays:
+        condition[LR_LATENT] = channels_last(case.arrays[f"in/lr{call}"])
     return channels_last(case.arrays[f"in/x{call}"]), t, condition
 
 
 def mmdit_family(case: Case, options: Options) -> Outputs:
-    """The predictions of both calls, every block of the first one, and gradients of its mean square."""
-    params, arguments = port_transformer(case, "mmdit")
-    model = MMDiT(**arguments)
-    for call in ("_a", "_b"):
+    """The predictions of all calls, every block of the first one, and gradients of its mean square."""
+    params, model = port_transformer(case, "mmdit")
+    calls = sorted(name.removeprefix("in/x") for name in case.arrays if name.startswith("in/x"))
+    for call in calls:
         inputs = network_inputs(case, call)
         (prediction, _), inner = apply_and_capture(model, params, *inputs)
         yield f"out/{call[1:]}", channels_first(prediction)
-        if call == "_a":
+        if call == calls[0]:
             yield from _blocks(inner, model.depth)
             yield from _gradients("mmdit", model, params, *inputs)
 
 
 def dit4sr_family(case: Case, options: Options) -> Outputs:
     """The prediction, its taps, the layers of every block, and gradients of the mean square of the prediction."""
-    params, arguments = port_transformer(case, "dit4sr_transformer")
-    model = DiT4SRTransformer(**arguments, taps="prediction")
+    scale = re.search(r"factor (\d+(?:\.\d+)?)", case.notes)  # of the convolution, which no tensor shows
+    stated = {"control_scale": float(scale[1])} if scale else {}
+    params, model = port_transformer(case, "dit4sr_transformer", variant="released", **stated)
+    model = model.clone(taps="prediction")
     inputs = network_inputs(case)
     (prediction, taps), inner = apply_and_capture(model, params, *inputs)
     yield "out/v", channels_first(prediction)

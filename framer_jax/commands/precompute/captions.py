@@ -1,6 +1,6 @@
-"""`framer-jax precompute captions`: caption photographs with an image-to-text model, as JSON lines.
+"""`framer-jax precompute captions`: caption crops or photographs with an image-to-text model, as JSON lines.
 
-A caption depends on the photograph, its name, the settings and the seed, not on shards or interruptions.
+A caption depends on the image, its name, the settings and the seed, not on shards or interruptions.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.progress import track
 
 from framer_jax.commands.precompute import local_models
+from framer_jax.commands.precompute.captioned_images import KINDS, CaptionedImages, crops_of_latents, whole_photos
 from framer_jax.commands.precompute.captioner import Captioner, CaptionSettings, load_captioner
 from framer_jax.commands.precompute.work import parse_shard
 from framer_jax.commands.training_data import open_source
@@ -29,13 +30,15 @@ from framer_jax.data.captions import (
     read_captions,
 )
 from framer_jax.data.photos import TRAINING
-from framer_jax.data.sources import ImageFiles
-from framer_jax.porting.files import atomic_write, sha256_of
+from framer_jax.porting.files import atomic_write, check_outputs, sha256_of
 from framer_jax.version import __version__
+
+CAPTIONS = "captions.jsonl"
+"""Name of a captions file that is stored with latents."""
 
 
 class CaptionCounts(NamedTuple):
-    """Numbers of photographs.
+    """Numbers of images.
 
     Attributes:
       captioned: captioned by this call.
@@ -52,11 +55,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     defaults = CaptionSettings()
     parser.add_argument("--photos", required=True, help="folder of photographs (searched recursively), or 'builtin'")
-    parser.add_argument("--captioner", required=True, help="folder, or name in the local cache, of the model")
-    parser.add_argument("--output", required=True, help="*.jsonl; existing captions are kept")
     parser.add_argument(
-        "--shard", default="0/1", metavar="I/N", help="only every N-th photograph, into a separate file"
+        "--of",
+        default="crops",
+        choices=KINDS,
+        help="the HR crops of precomputed latents (the default), their LR images, or whole photographs",
     )
+    parser.add_argument("--latents", help="folder of these latents, for crops and lr")
+    parser.add_argument("--captioner", required=True, help="folder, or name in the local cache, of the model")
+    parser.add_argument(
+        "--output",
+        help=f"*.jsonl; existing captions are kept (of crops and lr: {CAPTIONS} in the folder of the latents)",
+    )
+    parser.add_argument("--shard", default="0/1", metavar="I/N", help="only every N-th image, into a separate file")
     parser.add_argument("--prompt", default=defaults.prompt, help="prompt of the model")
     parser.add_argument(
         "--temperature", type=float, default=defaults.temperature, help="sampling temperature; 0: greedy decoding"
@@ -68,28 +79,53 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--max-tokens", type=int, default=defaults.max_tokens, help="largest number of generated tokens"
     )
     parser.add_argument(
-        "--seed", type=int, default=defaults.seed, help="seed of the sampling, combined with the photograph's name"
+        "--seed", type=int, default=defaults.seed, help="seed of the sampling, combined with the image's name"
     )
     parser.add_argument("--dtype", default="auto", choices=local_models.DTYPES, help="auto: float16 on a GPU")
     parser.add_argument("--overwrite", action="store_true", help="replace captions made with other settings")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Caption the photographs and report their number."""
+    """Caption the images and report their number."""
     names = ("prompt", "temperature", "top_p", "max_tokens", "seed")
     settings = CaptionSettings(**{name: getattr(arguments, name) for name in names})
     shard = parse_shard(arguments.shard)
-    path = shard_file(Path(arguments.output), shard)
-    source = open_source(arguments.photos, TRAINING, 1)
+    path = shard_file(captions_file(arguments.of, arguments.latents, arguments.output), shard)
+    if arguments.of == "photos":
+        images = whole_photos(open_source(arguments.photos, TRAINING, 1))
+    else:
+        images = crops_of_latents(Path(arguments.latents), arguments.photos, arguments.of)
     folder = local_models.local_folder(arguments.captioner)
+    check_outputs({"--output": path, "the settings of --output": settings_file(path)}, {"--captioner": [folder]})
     captioner = load_captioner(folder, settings, arguments.dtype)
     model = {
         "captioner": {"name": Path(arguments.captioner).name, "sha256": sha256_of(folder), "dtype": arguments.dtype}
     }
-    counts = caption_photos(source, captioner, path, settings, shard, model, arguments.overwrite)
-    damage = f"; {source.damage()}" if counts.damaged else ""
-    print(f"{counts.captioned} photographs captioned, {counts.existing} were in {path}{damage}")
+    counts = caption_images(images, captioner, path, settings, shard, model, arguments.overwrite)
+    damage = f"; {images.damage()}" if images.damage() else ""
+    what = {"photos": "photographs", "crops": "crops", "lr": "LR images"}[arguments.of]
+    print(f"{counts.captioned} {what} captioned, {counts.existing} were in {path}{damage}")
     return 0
+
+
+def captions_file(of: str, latents: str | None, output: str | None) -> Path:
+    """The captions file that the arguments name: captions of crops are stored with their latents.
+
+    Raises:
+      ValueError: --latents is missing, or given for photographs; --output is missing for photographs.
+    """
+    if of == "photos":
+        if latents:
+            raise ValueError("--of photos captions whole photographs: leave --latents out")
+        if not output:
+            raise ValueError("--of photos needs --output, a file *.jsonl")
+        return Path(output)
+    if not latents:
+        raise ValueError(
+            f"--of {of} captions the crops of precomputed latents: name their folder by --latents, or caption whole "
+            "photographs with --of photos"
+        )
+    return Path(output) if output else Path(latents) / CAPTIONS
 
 
 def shard_file(path: Path, shard: tuple[int, int]) -> Path:
@@ -103,8 +139,13 @@ def shard_file(path: Path, shard: tuple[int, int]) -> Path:
     return path if shard[1] == 1 else path.with_name(f"{path.stem}-{shard[0]}-of-{shard[1]}{path.suffix}")
 
 
-def caption_photos(
-    source: ImageFiles,
+def settings_file(path: Path) -> Path:
+    """The file of the settings that captions were made with, next to a captions file."""
+    return path.with_suffix(".json")
+
+
+def caption_images(
+    images: CaptionedImages,
     captioner: Captioner,
     path: Path,
     settings: CaptionSettings,
@@ -112,35 +153,42 @@ def caption_photos(
     model: Mapping[str, Any] | None = None,
     overwrite: bool = False,
 ) -> CaptionCounts:
-    """Caption the photographs that are missing in a captions file; each line is written as soon as it is computed.
+    """Caption the images that are missing in a captions file; each line is written as soon as it is computed.
 
     Args:
-      source: the photographs.
+      images: what is captioned.
       captioner: (image, seed) → caption.
       path: the captions file, *.jsonl; the settings are written to a *.json file next to it.
       settings: prompt and sampling settings of the captioner.
-      shard: (i, n) selects the photographs whose number is i modulo n.
+      shard: (i, n) selects the images whose number is i modulo n.
       model: further metadata that captions depend on, plain JSON.
       overwrite: replace captions made with other settings.
 
     Raises:
+      FileExistsError: a file of settings has no captions, so it may be another program's.
       ValueError: the file was made with other settings or is damaged, or too many photographs are damaged.
     """
-    metadata = {"kind": "captions", **asdict(settings), "removed": list(REMOVED_WORDS), **(model or {})}
+    metadata = {
+        "kind": "captions",
+        **asdict(settings),
+        "removed": list(REMOVED_WORDS),
+        **images.origin,
+        **(model or {}),
+    }
     _prepare_file(path, metadata, overwrite)
     captions = read_captions([path])
-    numbers = range(shard[0], len(source), shard[1])
-    missing = [number for number in numbers if source.names[number] not in captions]
+    numbers = range(shard[0], len(images.names), shard[1])
+    missing = [number for number in numbers if images.names[number] not in captions]
     damaged = 0
-    with open(path, "a", encoding="utf-8") as file:
+    with open(path, "a", encoding="utf-8", errors="backslashreplace") as file:
         for number in track(missing, "captions", console=Console(stderr=True)):
-            name, photo = source.names[number], source[number]
-            if photo.record != number:  # the replacement of a damaged photograph
+            name, image = images.names[number], images.load(number)
+            if image.pixels is None:
                 caption = Caption(name, "", "", damaged=True)
                 damaged += 1
             else:
-                raw = captioner(photo.crop(0, 0, *photo.size), zlib.crc32(f"{settings.seed} {name}".encode()))
-                caption = Caption(name, raw, clean_caption(raw))
+                raw = captioner(image.pixels, zlib.crc32(f"{settings.seed} {name}".encode(errors="surrogateescape")))
+                caption = Caption(name, raw, clean_caption(raw), photo=image.photo)
             file.write(caption_line(caption))
             file.flush()
     return CaptionCounts(len(missing) - damaged, len(numbers) - len(missing), damaged)
@@ -148,7 +196,9 @@ def caption_photos(
 
 def _prepare_file(path: Path, metadata: Mapping[str, Any], overwrite: bool) -> None:
     """Create a captions file, or check that it was made with these settings."""
-    sidecar = path.with_suffix(".json")
+    sidecar = settings_file(path)
+    if sidecar.exists() and not path.is_file() and not overwrite:
+        raise FileExistsError(f"{sidecar} exists without {path.name}: name another file, or use --overwrite")
     differing = _differing(sidecar, metadata) if path.is_file() else []
     if path.is_file() and not differing:
         drop_incomplete_line(path)

@@ -5,18 +5,22 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from framer_jax.commands.precompute import local_models
 from framer_jax.commands.precompute import work as shared
+from framer_jax.commands.precompute.captions import settings_file
 from framer_jax.commands.precompute.text_encoders import TextEncoder, encoder_folders, load_text_encoder
 from framer_jax.commands.precompute.work import Work
-from framer_jax.data.captions import Caption, read_captions
-from framer_jax.data.records import Record, write_names
+from framer_jax.data.captions import Caption, captioned_latents, read_captions
+from framer_jax.data.embeddings import STORED_EMBEDDINGS
+from framer_jax.data.records import MANIFEST, NAMES, Record, write_names
 from framer_jax.data.text import ENCODERS, TextEmbedding, TextSettings, describe_encoders, join_encoders
+from framer_jax.porting.files import check_output_folder, check_outputs
 from framer_jax.porting.weights import save_weights
 from framer_jax.version import __version__
 
@@ -37,7 +41,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--zeros", nargs="+", default=[], choices=ENCODERS, help="encoders whose features are replaced by zeros"
     )
-    parser.add_argument("--output", required=True, help="folder of the records; for one text, a *.safetensors file")
+    parser.add_argument(
+        "--output",
+        help="folder of the records; for one text, a *.safetensors file (captions of crops: the folder "
+        f"{STORED_EMBEDDINGS} next to them, where training finds it)",
+    )
     sizes = TextSettings()
     parser.add_argument("--clip-length", type=int, default=sizes.clip_length, help="number of CLIP tokens")
     parser.add_argument("--t5-length", type=int, default=sizes.t5_length, help="number of T5 tokens")
@@ -57,11 +65,15 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.clip_length, arguments.t5_length, tuple(arguments.widths[:2]), arguments.widths[2]
     )
     captions = read_captions(arguments.captions) if arguments.captions else {}
+    origin = captioned_latents(arguments.captions) if arguments.captions else {}
+    if not arguments.output and not origin:
+        raise ValueError("--output is missing: name the folder of the records, or a *.safetensors file for one text")
     work = shared.work_of(arguments, len(captions) if arguments.captions else 1)
-    output = Path(arguments.output)
+    output = Path(arguments.output or Path(arguments.captions[0]).parent / STORED_EMBEDDINGS)
     if not arguments.captions:
         check_text_file(output, arguments.overwrite)
     folders = encoder_folders(arguments.model, {name: getattr(arguments, name) for name in ENCODERS}, arguments.zeros)
+    check_output(output, arguments.captions or (), folders.values())
     encoders = {
         name: load_text_encoder(name, folder, settings, arguments.dtype, arguments.variant)
         for name, folder in folders.items()
@@ -69,13 +81,35 @@ def run(arguments: argparse.Namespace) -> int:
     zeros = "".join(f"; zeros for {name}" for name in ENCODERS if name not in encoders)
     if arguments.captions:
         written, existing = embed_captions(
-            captions, encoders, output, work, settings, arguments.storage, arguments.overwrite
+            captions, encoders, output, work, settings, arguments.storage, arguments.overwrite, origin
         )
         print(f"{written} files of embeddings written, {existing} were there{zeros}")
     else:
         write_text(output, arguments.text or "", encoders, settings, arguments.storage, arguments.overwrite)
         print(f"{output}: the embedding of {arguments.text or ''!r}{zeros}")
     return 0
+
+
+def check_output(output: Path, captions: Iterable[str], encoders: Iterable[Path]) -> None:
+    """Refuse an output that would replace an input.
+
+    Args:
+      output: folder of the records, or the file of one text.
+      captions: captions files; none for one text.
+      encoders: folders of the text encoders.
+
+    Raises:
+      ValueError: as of framer_jax.porting.files.check_outputs and check_output_folder.
+    """
+    inputs = {
+        "the text encoder": list(encoders),
+        "the captions": [file for path in map(Path, captions) for file in (path, settings_file(path))],
+    }
+    if inputs["the captions"]:
+        check_output_folder("--output", output, inputs)
+        check_outputs({name: Path(output) / name for name in (MANIFEST, NAMES)}, inputs)
+    else:
+        check_outputs({"--output": output}, inputs)
 
 
 def embed_texts(texts: Sequence[str], encoders: Mapping[str, TextEncoder], settings: TextSettings) -> TextEmbedding:
@@ -92,17 +126,19 @@ def embed_captions(
     settings: TextSettings,
     storage: str = "float16",
     overwrite: bool = False,
+    origin: Mapping[str, Any] | None = None,
 ) -> tuple[int, int]:
     """Write the embeddings of captions as records, sorted by the names of their photographs.
 
     Args:
-      captions: by photograph name.
+      captions: by the names of their images.
       encoders: encoder name (of `ENCODERS`) to encoder; missing ones are replaced by zeros, as the manifest states.
       folder: folder of the records.
       work: sizes of files and batches; its number of samples is that of the captions.
       settings: sizes of the embeddings.
       storage: dtype of the records, one of `STORAGES`.
       overwrite: replace embeddings of other captions, encoders or sizes.
+      origin: from framer_jax.data.captions.captioned_latents, for the manifest.
 
     Returns:
       the number of files written, and of files that existed already.
@@ -122,6 +158,7 @@ def embed_captions(
         "captions": hashlib.sha256(json.dumps(texts).encode()).hexdigest(),
         "storage": storage,
         "text": describe_encoders(settings, {name: encoder.digest for name, encoder in encoders.items()}),
+        **(origin or {}),
     }
     write_names(folder, manifest, names, overwrite)
 

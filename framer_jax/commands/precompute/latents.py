@@ -23,6 +23,7 @@ from framer_jax.data.captions import check_captions, read_captions
 from framer_jax.data.latents import HR_LATENT, LR_LATENT, PHOTO_INDEX
 from framer_jax.data.records import read_names, write_names
 from framer_jax.models.kl_autoencoder import KLAutoencoder
+from framer_jax.porting.files import check_output_folder
 from framer_jax.recipes.base import Frozen
 from framer_jax.recipes.components.latent_space import AUTOENCODER, to_model_range, upsample_bicubic
 
@@ -68,6 +69,8 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.embeddings:
         required_names[f"--embeddings {arguments.embeddings}"] = read_names(arguments.embeddings)
     settings = LatentSettings(arguments.draw, arguments.storage)
+    inputs = {"--vae": [arguments.vae], "--embeddings": [arguments.embeddings] if arguments.embeddings else []}
+    check_output_folder("--output", arguments.output, inputs)
     vae = read_kl_autoencoder(arguments.vae)
     written, existing = precompute_latents(
         config, vae, Path(arguments.output), work, settings, required_names, arguments.overwrite

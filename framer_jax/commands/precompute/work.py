@@ -14,14 +14,14 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
-from framer_jax.commands.training_data import least_side, open_source
+from framer_jax.commands.training_data import open_photos
 from framer_jax.config import ConfigError
-from framer_jax.data.photos import TRAINING
 from framer_jax.data.pipeline import make_prepare, record_dataset
 from framer_jax.data.records import Record, file_name, is_records, write_records
 from framer_jax.data.settings import degradation_preset
 from framer_jax.data.sources import ImageFiles
 from framer_jax.degradations.presets import DegradationPreset
+from framer_jax.porting.files import check_output_folder
 from framer_jax.recipes.base import Frozen
 
 Compute = Callable[[Any, np.ndarray], Mapping[str, jax.Array]]
@@ -123,9 +123,9 @@ def open_crops(config: dict[str, Any], output: Path) -> Crops:
     if is_records(data["train"]):
         raise ConfigError(f"data.train {data['train']} holds records already: name a folder of photographs")
     preset = degradation_preset(data, config["recipe"]["scale"])
-    if Path(data["train"]).is_dir() and output.resolve() == Path(data["train"]).resolve():
-        raise ConfigError(f"--output {output} is the folder of the photographs: name another one")
-    source = open_source(data["train"], TRAINING, least_side(data))
+    photos = [data["train"]] if Path(data["train"]).is_dir() else []
+    check_output_folder("--output", output, {"the photographs": photos})
+    source = open_photos(data)
     seed = config["training"]["seed"]
     dataset = record_dataset(
         source, data["crop"], preset, seed, crop_mode=data["crop_mode"], flip_and_rotate=data["flip_and_rotate"]

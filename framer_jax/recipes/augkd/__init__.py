@@ -24,6 +24,14 @@ def _build(config: Config, purpose: str, data: str, reader: WeightReader) -> Rec
     return augkd(build_student(config), config["scale"], settings, teacher, data == TEACHER_OUTPUTS)
 
 
+def _check_crop(config: Config, crop: int) -> None:
+    if _settings(config).weight_of("zoom_out") and crop < config["scale"] ** 2:
+        raise ValueError(
+            f"data.crop is {crop}: with recipe.augkd.zoom_out the LR crop is downsampled once more, so it must be at "
+            f"least {config['scale'] ** 2}"
+        )
+
+
 def _batch_entries(config: Config, data: str) -> tuple[str, ...]:
     return teachers.distilled_batch_entries(config, data, record_entries(_settings(config)))
 
@@ -45,6 +53,7 @@ METHOD = Method(
     sections={"teacher": teachers.TeacherSettings, "augkd": AugKdSettings},
     build=_build,
     weight_files=teachers.WEIGHT_FILES,
+    check_crop=_check_crop,
     batch_entries=_batch_entries,
     sampler_knobs=(("dtype",),),
     records_identity=_records_identity,

@@ -120,11 +120,3 @@ def check_same_size(
     names = [name for name in read if (name not in FREE_ARGUMENTS or name in also) and name in configured]
     stored, present = ({f"{section}.{name}": values[name] for name in names} for values in (read, configured))
     check_same_values(stored, present, source)
-
-
-def check_regex(name: str, pattern: str) -> None:
-    """Raise ValueError if a knob's value is not a regular expression."""
-    try:
-        re.compile(pattern)
-    except re.error as error:
-        raise ValueError(f"{name} is {pattern!r}, which is not a regular expression ({error})") from error

@@ -122,6 +122,19 @@ def build_student(config: Config) -> OnePassNetwork:
     return _build(config, "student", scale=config["scale"])
 
 
+def configured_network(config: Config) -> Denoiser | OnePassNetwork:
+    """The network of a `recipe` section, on latents of any number of channels: what its knobs decide by themselves.
+
+    Raises:
+      ValueError: an unknown network or knob, or values that do not fit together; the message names the knob.
+    """
+    section, name = network_section(config)
+    if NETWORKS[name].channels if name in NETWORKS else "":
+        network: Denoiser = _build(config, section, **{NETWORKS[name].channels: 4})
+        return network
+    return build_student(config)
+
+
 def _build(config: Config, section: str, **arguments: Any) -> Any:
     name = config[section]["name"]
     if name not in NETWORKS:

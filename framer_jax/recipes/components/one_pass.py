@@ -38,19 +38,36 @@ def predictor(student: OnePassNetwork) -> Predict:
     return predict
 
 
+def image_channels(student: OnePassNetwork) -> int:
+    """Channels of a network's images: 1 for networks of gray images, which say so, otherwise 3."""
+    return int(getattr(student, "image_channels", 3))
+
+
 def init_student(student: OnePassNetwork, key: jax.Array, batch: Batch) -> Params:
     """Parameters of the group 'student'."""
-    return {STUDENT: student.init(key, jnp.zeros((1, *batch["lr"].shape[1:]), jnp.float32))["params"]}
+    shape = (1, *batch["lr"].shape[1:3], image_channels(student))
+    return {STUDENT: student.init(key, jnp.zeros(shape, jnp.float32))["params"]}
 
 
 def one_pass_sampler(student: OnePassNetwork) -> Sampler:
-    """The sampler: one forward pass, which needs no noise and drops nothing."""
+    """The sampler: one forward pass, which needs no noise and drops nothing.
+
+    A network of gray images sees the luma (ITU-R BT.601, as its training data), and its image has three equal channels.
+    """
     predict = predictor(student)
+    gray = image_channels(student) == 1
 
     def sample(params: Params, frozen: Frozen, lr: jax.Array, noise: NoiseField) -> jax.Array:
-        return predict(params, lr, None)[0]
+        image, _ = predict(params, luma(lr) if gray else lr, None)
+        return jnp.repeat(image, 3, axis=-1) if gray else image
 
     return sample
+
+
+def luma(image: jax.Array) -> jax.Array:
+    """[B, H, W, 3] → [B, H, W, 1]: .299 R + .587 G + .114 B, written so that gray images keep their values exactly."""
+    red, green, blue = jnp.split(image, 3, axis=-1)
+    return green + 0.299 * (red - green) + 0.114 * (blue - green)
 
 
 def one_pass_recipe(
@@ -88,4 +105,5 @@ def one_pass_recipe(
         precompute=precompute,
         precomputed_images=precomputed_images,
         batch_entries=batch_entries,
+        window=int(getattr(student, "window", 1)),
     )

@@ -7,7 +7,7 @@ from typing import cast
 
 import jax
 
-from framer_jax.knobs import check_knobs, knob, settings_from
+from framer_jax.knobs import changed_repr, check_knobs, knob, settings_from
 from framer_jax.losses.lpips import lpips
 from framer_jax.models.vgg import Lpips
 from framer_jax.recipes.base import AuxiliaryLoss, Params
@@ -27,7 +27,9 @@ class LpipsSettings:
     """The section `recipe.lpips`, which training with a weight above 0 for the perceptual term needs."""
 
     net: str = knob("vgg", "Trunk of the network.", choices=("vgg", "alex"))
-    checkpoint: str = knob("", "Path of its weights, as published or from `framer-jax port`.")
+    checkpoint: str = knob("", "Path of its weights, as published or from `framer-jax port`.", empty=True)
+
+    __repr__ = changed_repr
 
     def __post_init__(self) -> None:
         check_knobs(self)

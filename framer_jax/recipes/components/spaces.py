@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from framer_jax.frequency import wavelets
-from framer_jax.knobs import check_knobs, knob, settings_from
+from framer_jax.knobs import changed_repr, check_knobs, knob, settings_from
 from framer_jax.models.kl_autoencoder import KLAutoencoder
 from framer_jax.models.vq_autoencoder import VQAutoencoder
 from framer_jax.recipes.components.latent_space import LatentSpace, autoencoder_space, gaussian_space, wavelet_space
@@ -36,13 +36,20 @@ class SpaceSettings:
         "wavelet: training-free Haar codec; vq_f4: ResShift's autoencoder; kl: Stable Diffusion's autoencoder.",
         choices=("wavelet", "vq_f4", "kl"),
     )
-    checkpoint: str = knob("", "vq_f4, kl: path of the autoencoder, as published or from `framer-jax port`.")
+    checkpoint: str = knob(
+        "", "vq_f4, kl: path of the autoencoder, as published or from `framer-jax port`.", empty=True
+    )
     shift: float | None = knob(
         None,
         "kl: shift of normalized latents; None: the autoencoder's own; 0 for weights trained without it.",
+        at_least=-1000,
+        at_most=1000,
     )
     levels: int = knob(
-        2, "wavelet: a latent position covers 2^levels x 2^levels HR pixels; keep it at the LR grid.", at_least=1
+        2,
+        "wavelet: a latent position covers 2^levels x 2^levels HR pixels; keep it at the LR grid.",
+        at_least=1,
+        at_most=8,
     )
     statistics: str = knob(
         "residual",
@@ -50,8 +57,16 @@ class SpaceSettings:
         choices=tuple(WAVELET_SCALES),
     )
 
+    __repr__ = changed_repr
+
     def __post_init__(self) -> None:
         check_knobs(self)
+        measured = (len(WAVELET_SCALES[self.statistics]) - 1) // 3
+        if self.name == "wavelet" and self.levels != measured:
+            raise ValueError(
+                f"levels is {self.levels}: it must be {measured}, for which the statistics {self.statistics!r} were "
+                "measured"
+            )
 
 
 def _wavelet(settings: SpaceSettings, dtype: Any, purpose: str, reader: WeightReader) -> LatentSpace:

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from framer_jax.diffusion.noise import NoiseField, noise_field
-from framer_jax.knobs import check_knobs, knob, settings_from
+from framer_jax.knobs import changed_repr, check_knobs, knob, settings_from
 from framer_jax.recipes.base import PIXELS, Batch, Frozen, Params, Recipe, Sampler
 from framer_jax.recipes.method import PHOTOS, TEACHER_OUTPUTS, Config, WeightFile, WeightReader
 from framer_jax.recipes.tracing import leaves_read
@@ -40,17 +40,21 @@ RENAMED_KNOBS = {"teacher.weights": "teacher.checkpoint"}
 class TeacherSettings:
     """The section `recipe.teacher`, which training needs."""
 
-    checkpoint: str = knob("", "Path of a trained model of framer_jax, of any method, or of published weights.")
+    checkpoint: str = knob(
+        "", "Path of a trained model of framer_jax, of any method, or of published weights.", empty=True
+    )
     published: dict[str, Any] = knob(
         {}, "Published weights only: the `recipe` section that they belong to, set by the configuration file."
     )
     output: str = knob("sample", "Which of the teacher's outputs the student learns from.", choices=OUTPUTS)
-    samples: int = knob(1, "Outputs per image (or record), each from its own noise.", at_least=1)
+    samples: int = knob(1, "Outputs per image (or record), each from its own noise.", at_least=1, at_most=1000)
     compare: str = knob(
         "all",
         "all: compare with every output, the mean of the distances; one: with one drawn output.",
         choices=COMPARISONS,
     )
+
+    __repr__ = changed_repr
 
     def __post_init__(self) -> None:
         check_knobs(self)

@@ -23,7 +23,7 @@ from framer_jax.data.text import (
     check_text,
     zero_text,
 )
-from framer_jax.knobs import check_knobs, knob, settings_from
+from framer_jax.knobs import changed_repr, check_knobs, knob, settings_from
 from framer_jax.models.denoiser import Condition
 from framer_jax.porting.weights import load_weights
 from framer_jax.recipes.base import Batch, Frozen
@@ -61,22 +61,28 @@ class TextConditioning:
         "text; zero: zeros, for runs without any text encoder, which the base model does not know as a text.",
         choices=CONDITIONS,
     )
-    null_embedding: str = knob("", "Path of the null text's embedding (`framer-jax precompute embeddings --null`).")
-    prompt_embedding: str = knob("", "Path of the prompt's embedding, one for all images; '': the null text.")
+    null_embedding: str = knob(
+        "", "Path of the null text's embedding (`framer-jax precompute embeddings --null`).", empty=True
+    )
+    prompt_embedding: str = knob(
+        "", "Path of the prompt's embedding, one for all images; '': the null text.", empty=True
+    )
     negative_embedding: str = knob(
-        "", "Path of the negative prompt's embedding, as long as the prompt's; '': the null text."
+        "", "Path of the negative prompt's embedding, as long as the prompt's; '': the null text.", empty=True
     )
-    clip_length: int = knob(_SIZES.clip_length, "Tokens of the CLIP encoders.", at_least=1)
+    clip_length: int = knob(_SIZES.clip_length, "Tokens of the CLIP encoders.", at_least=1, at_most=4096)
     t5_length: int = knob(
-        _SIZES.t5_length, "Tokens of T5 in training; prompts for sampling may have others.", at_least=1
+        _SIZES.t5_length, "Tokens of T5 in training; prompts for sampling may have others.", at_least=1, at_most=4096
     )
-    clip_widths: tuple[int, int] = knob(_SIZES.clip_widths, "Features of CLIP-L and CLIP-G.")
-    width: int = knob(_SIZES.width, "Features of T5, and of the denoiser's text tokens.", at_least=1)
+    clip_widths: tuple[int, int] = knob(_SIZES.clip_widths, "Features of CLIP-L and CLIP-G.", at_least=1, at_most=65536)
+    width: int = knob(_SIZES.width, "Features of T5, and of the denoiser's text tokens.", at_least=1, at_most=65536)
+
+    __repr__ = changed_repr
 
     def __post_init__(self) -> None:
         check_knobs(self)
-        if len(self.clip_widths) != 2:
-            raise ValueError(f"clip_widths is {self.clip_widths!r}: it must be two numbers, for CLIP-L and CLIP-G")
+        if sum(self.clip_widths) > self.width:
+            raise ValueError(f"clip_widths is {self.clip_widths}: the sum must not exceed width ({self.width})")
 
     @property
     def sizes(self) -> TextSettings:

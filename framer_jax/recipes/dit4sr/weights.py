@@ -11,7 +11,7 @@ import numpy as np
 
 from framer_jax.knobs import settings_from
 from framer_jax.models.dit4sr_transformer import resolve_lr_attention, with_control, without_control
-from framer_jax.models.mmdit import JointTransformer, match_block_layout
+from framer_jax.models.mmdit import JointTransformer, block_structure, match_block_layout
 from framer_jax.porting.diffusers_folder import CONFIG, model_folder
 from framer_jax.porting.table import map_named
 from framer_jax.porting.weights import read_metadata
@@ -55,7 +55,13 @@ def read_base(path: str, arguments: Mapping[str, Any], reader: WeightReader) -> 
         one line that names the knobs.
     """
     knob = BASE_FILE.knob
-    model, base = reader.transformer(knob, path, (BASE_NETWORK, NETWORK), "Stable Diffusion 3.5's transformer")
+    # Where no second attention shows the variant, it is the configured one; otherwise another one is refused below.
+    dual = arguments["dual_blocks"] or arguments.get("dual_layers")
+    other = {"variant"} if dual and arguments["variant"] != "released" else set()
+    configured = {name: value for name, value in arguments.items() if name not in other}
+    model, base = reader.transformer(
+        knob, path, (BASE_NETWORK, NETWORK), "Stable Diffusion 3.5's transformer", configured
+    )
     channels = base.arguments["channels"]
     if channels != arguments.get("channels", channels):
         raise ValueError(
@@ -114,7 +120,7 @@ def merge(run: TrainedRun, build: Build, model: str) -> MergedNetwork:
     recipe = build(run.config, "description", PHOTOS, run.reader)
     check_same_structure(run.groups, expected_params(recipe), str(run.path))
     arguments = dict(run.config["denoiser"][NETWORK])
-    unstacked = JointTransformer(depth=arguments["depth"], dual_blocks=arguments["dual_blocks"])
+    unstacked = JointTransformer(**block_structure(arguments))
     groups = {name: match_block_layout(group, unstacked) for name, group in run.groups.items()}
     settings = settings_from(Dit4srSettings, run.config["dit4sr"], "recipe.dit4sr")
     dependencies: tuple[Path, ...] = ()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from framer_jax.knobs import settings_from
+from framer_jax.losses.wavelet_kd import check_size
 from framer_jax.recipes.base import PIXELS, Recipe
 from framer_jax.recipes.components import teacher as teachers
 from framer_jax.recipes.components.networks import ONE_PASS_NETWORKS, build_student
@@ -17,6 +18,14 @@ def _build(config: Config, purpose: str, data: str, reader: WeightReader) -> Rec
     settings = settings_from(DtkdSettings, config["dtkd"], "recipe.dtkd")
     teacher = teachers.read_teacher(config, purpose, reader) if settings.weight else None
     return dtkd(build_student(config), config["scale"], settings, teacher, data == TEACHER_OUTPUTS)
+
+
+def _check_crop(config: Config, crop: int) -> None:
+    settings = settings_from(DtkdSettings, config["dtkd"], "recipe.dtkd")
+    try:
+        check_size(settings, (crop, crop))
+    except ValueError as error:
+        raise ValueError(f"recipe.dtkd.{error}") from error
 
 
 def _batch_entries(config: Config, data: str) -> tuple[str, ...]:
@@ -36,6 +45,7 @@ METHOD = Method(
     sections={"teacher": teachers.TeacherSettings, "dtkd": DtkdSettings},
     build=_build,
     weight_files=teachers.WEIGHT_FILES,
+    check_crop=_check_crop,
     batch_entries=_batch_entries,
     sampler_knobs=(("dtype",),),
     records_identity=_records_identity,

@@ -13,7 +13,8 @@ from framer_jax.recipes.resshift.recipe import resshift
 from framer_jax.recipes.resshift.settings import ResShiftSettings
 
 CHAIN_KNOBS = tuple(
-    ("resshift", name) for name in ("steps", "kappa", "min_noise_level", "etas_end", "power", "residual")
+    ("resshift", name)
+    for name in ("steps", "kappa", "min_noise_level", "etas_end", "sqrt_eta_cap", "power", "residual")
 )
 """The knobs of the chain that trained parameters depend on."""
 

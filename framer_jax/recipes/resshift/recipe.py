@@ -86,7 +86,9 @@ def resshift(
 def schedule_of(settings: ResShiftSettings, sampling_steps: int | None = None) -> process.Schedule:
     """The tables that settings describe."""
     s = settings
-    return process.make_schedule(s.steps, s.kappa, s.min_noise_level, s.etas_end, s.power, sampling_steps)
+    return process.make_schedule(
+        s.steps, s.kappa, s.min_noise_level, s.etas_end, s.power, sampling_steps, s.sqrt_eta_cap
+    )
 
 
 def _loss(

@@ -85,6 +85,7 @@ def distillation_terms(
     z_hr: jax.Array,
     endpoints: tuple[jax.Array, jax.Array],
     weights: np.ndarray,
+    consistency_gradient: str = "outer",
 ) -> tuple[OneStepTerms, tuple[jax.Array, ...]]:
     """(the three terms, the taps of the student's one step).
 
@@ -94,13 +95,16 @@ def distillation_terms(
       z_hr: HR latent, [B, h, w, C] float32.
       endpoints: see `trajectory_endpoints`.
       weights: [C] weights of the channels' squared errors.
+      consistency_gradient: one of framer_jax.recipes.sinsr.settings.CONSISTENCY_GRADIENTS.
     """
     start, end = endpoints
     first = jnp.zeros((z_hr.shape[0],), jnp.int32)
     last = jnp.full_like(first, schedule.steps - 1)
     one_step, taps = student(start, last)
     inverse, _ = student(end, first)
-    inverse_of_hr = jax.lax.stop_gradient(student(z_hr, first)[0])
+    inverse_of_hr, _ = student(z_hr, first)
+    if consistency_gradient == "outer":
+        inverse_of_hr = jax.lax.stop_gradient(inverse_of_hr)
     reconstruction, _ = student(inverse_of_hr, last)
     terms = OneStepTerms(
         distillation_error(one_step, end, weights),
@@ -188,7 +192,7 @@ def _loss(
         else:
             noise = jax.random.normal(key, z_hr.shape, jnp.float32)
             endpoints = trajectory_endpoints(schedule, _teacher(schedule, predict, frozen, condition), y, noise)
-        terms, taps = distillation_terms(schedule, student, z_hr, endpoints, weights)
+        terms, taps = distillation_terms(schedule, student, z_hr, endpoints, weights, settings.consistency_gradient)
         return Loss(one_step_distillation(terms, settings.weights), terms._asdict(), taps, state)
 
     return loss

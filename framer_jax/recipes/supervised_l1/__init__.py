@@ -4,8 +4,26 @@ from __future__ import annotations
 
 from framer_jax.recipes.base import PIXELS, Recipe
 from framer_jax.recipes.components.networks import ONE_PASS_NETWORKS, build_student
-from framer_jax.recipes.method import PHOTOS, TEACHER_OUTPUTS, Config, Method, Networks, WeightReader
+from framer_jax.recipes.method import (
+    PHOTOS,
+    TEACHER_OUTPUTS,
+    Config,
+    Method,
+    Networks,
+    UpscaleProtocol,
+    WeightReader,
+)
 from framer_jax.recipes.supervised_l1.recipe import supervised_l1
+
+PROTOCOL = UpscaleProtocol(
+    summary="the whole image (with --tile: tiles at a fixed stride, averaged), which its mirror image extends to more "
+    "than whole windows",
+    tiles="windows",
+    tile=0,
+    overlap=lambda tile: 32 if tile > 32 else tile // 2,
+    color_fixes=("none",),
+)
+"""As SwinIR's released test code, which is the protocol of its published figures."""
 
 
 def _build(config: Config, purpose: str, data: str, reader: WeightReader) -> Recipe:
@@ -33,5 +51,6 @@ METHOD = Method(
     sampler_knobs=(("dtype",),),
     records_identity=_any_records,
     published_network=True,
+    protocols={"swinir": PROTOCOL},
     former_names=("swinir",),
 )

@@ -250,7 +250,8 @@ def _student_loss(
         z_lr, _ = task.encode_lr(encoder, batch["lr"])
         velocity, taps = student(z_lr)
         z = z_lr - velocity
-        taps = prediction_taps_to_clean(taps, z_lr, jnp.ones((z_lr.shape[0],), jnp.float32), tap_kind)
+        if settings.framer_taps == "clean":
+            taps = prediction_taps_to_clean(taps, z_lr, jnp.ones((z_lr.shape[0],), jnp.float32), tap_kind)
         error = latent_mse(z, z_hr)  # [B]
         values = settings.latent_weight * error
         metrics = {"latent_mse": error}

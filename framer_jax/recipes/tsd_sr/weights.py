@@ -7,7 +7,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from framer_jax.models.mmdit import JointTransformer, match_block_layout, unstack_blocks
+from framer_jax.models.mmdit import JointTransformer, block_structure, match_block_layout, unstack_blocks
 from framer_jax.porting.table import map_named
 from framer_jax.porting.weights import is_ours
 from framer_jax.recipes.base import Params, Recipe, expected_params
@@ -50,9 +50,10 @@ def read_transformer(path: str, config: Config, widths: dict[str, int], reader: 
     Raises:
       FileNotFoundError, ImportError, ValueError: it cannot be read, or is of another size than configured.
     """
-    _, base = reader.transformer(BASE_FILE.knob, path, (NETWORK,), "Stable Diffusion 3's transformer")
+    size = config["denoiser"][NETWORK]
+    _, base = reader.transformer(BASE_FILE.knob, path, (NETWORK,), "Stable Diffusion 3's transformer", size)
     source = f"{BASE_FILE.knob} {path}, {map_named(NETWORK).describe(base.arguments)},"
-    check_same_size(base.arguments, {**config["denoiser"][NETWORK], **widths}, f"recipe.denoiser.{NETWORK}", source)
+    check_same_size(base.arguments, {**size, **widths}, f"recipe.denoiser.{NETWORK}", source)
     return base.params
 
 
@@ -69,7 +70,7 @@ def read_published(path: Path, config: Config, recipe: Recipe, reader: WeightRea
       FileNotFoundError, ValueError: a file is missing, or of another size than configured; one line.
     """
     size, scale = config["denoiser"][NETWORK], config["tsd_sr"]["lora_scale"]
-    model = JointTransformer(depth=size["depth"], dual_blocks=size["dual_blocks"], scan=size["scan"])
+    model = JointTransformer(**block_structure(size), scan=size["scan"])
     groups = {}
     for group in recipe.exported:
         file, name, network = PUBLISHED_LORAS[group]
@@ -116,7 +117,7 @@ def merge(run: TrainedRun, model: str) -> MergedNetwork:
     if group not in run.groups:
         raise ValueError(f"{run.path}: its {model} is the base's own, as recipe.tsd_sr.{group}_modules is empty")
     size = config["denoiser"][NETWORK]
-    unstacked = JointTransformer(depth=size["depth"], dual_blocks=size["dual_blocks"])
+    unstacked = JointTransformer(**block_structure(size))
     factors = match_block_layout(run.groups[group], unstacked)  # leaves the autoencoder's factors as they are
     dependency = run.dependency(file.path)
     if model == NETWORK:

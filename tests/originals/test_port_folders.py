@@ -1,6 +1,4 @@
-"""Folders that `framer-jax port --to diffusers` writes, in diffusers' own classes; skipped without diffusers."""
-
-import warnings
+"""Folders that `framer-jax port --to diffusers` writes, in diffusers' own classes."""
 
 import jax
 import numpy as np
@@ -12,12 +10,8 @@ from framer_jax.porting.maps import to_torch
 from framer_jax.porting.table import MAPS
 from framer_jax.porting.weights import load_weights
 from tests.commands.test_port import port
+from tests.support.originals import diffusers, torch
 from tests.support.tiny import ported
-
-torch = pytest.importorskip("torch")
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # diffusers' own, at import
-    diffusers = pytest.importorskip("diffusers")
 
 CLASSES = {"mmdit": "SD3Transformer2DModel", "kl_autoencoder": "AutoencoderKL"}
 

@@ -19,13 +19,9 @@ from framer_jax.data.captions import read_captions
 from framer_jax.data.records import RecordFiles
 from framer_jax.data.text import TextSettings
 from framer_jax.recipes.components.text import read_text
+from tests.support.originals import close, diffusers, torch, transformers
 from tests.support.tiny import photos
 from tools.parity.cases import load_case
-
-pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # raised by torch and transformers
-
-torch = pytest.importorskip("torch")
-transformers = pytest.importorskip("transformers")
 
 WORDS = ("<pad>", "<bos>", "<eos>", "<unk>", "<image>", "a", "bird", "is", "red", "USER:", "ASSISTANT:", "describe")
 SIZES = TextSettings(clip_length=8, t5_length=6, clip_widths=(16, 24), width=48)
@@ -72,6 +68,7 @@ def pipeline(tmp_path_factory):
     return place
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["clip_text_proj_sd3_tiny", "t5_encoder_tiny"])
 def test_parity_of_the_features(shared, name):
     case = load_case(shared / "parity" / f"{name}.npz")
@@ -88,6 +85,28 @@ def test_parity_of_the_features(shared, name):
     for entry, value in outputs.items():
         atol = case.tolerances[entry]
         np.testing.assert_allclose(value, case.arrays[entry], rtol=0, atol=atol, err_msg=entry)
+
+
+def test_embeddings_are_those_of_the_pipeline(pipeline):
+    """`encode_prompt` of StableDiffusion3Pipeline, for a batch of texts of different lengths."""
+    encoders = {
+        name: load_text_encoder(name, path, SIZES) for name, path in encoder_folders(str(pipeline), {}, []).items()
+    }
+    texts = ["a bird is red", ""]
+    ours = embed_texts(texts, encoders, SIZES)
+    parts = {}
+    for model, number in zip((clip(16, 0), clip(24, 1), t5(48)), ("", "_2", "_3"), strict=True):
+        parts[f"text_encoder{number}"] = model
+        parts[f"tokenizer{number}"] = tokenizer(bos=number != "_3")
+        parts[f"tokenizer{number}"].model_max_length = 8
+    scheduler = diffusers.FlowMatchEulerDiscreteScheduler()
+    whole = diffusers.StableDiffusion3Pipeline(transformer=None, scheduler=scheduler, vae=None, **parts)
+    with torch.no_grad():
+        tokens, _, pooled, _ = whole.encode_prompt(
+            texts, None, None, do_classifier_free_guidance=False, max_sequence_length=SIZES.t5_length
+        )
+    close(ours.tokens, tokens)
+    close(ours.pooled, pooled)
 
 
 def test_an_embedding_does_not_depend_on_the_rest_of_the_batch(pipeline):

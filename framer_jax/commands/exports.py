@@ -1,0 +1,72 @@
+"""The weights files of a training run, and its model card: written with every checkpoint, and again where needed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from framer_jax.commands.model_card import CARD, write_card
+from framer_jax.inference.model import BEST, LAST, save_model
+from framer_jax.porting.weights import load_weights
+from framer_jax.recipes.base import Params, Recipe
+from framer_jax.training import exports
+from framer_jax.trees import tree_digest
+
+FILES = {exports.LATEST: LAST, exports.BEST: BEST}
+"""Kind of export → name of its file in the work directory."""
+
+VERSION = "framer_jax_version"
+"""Entry of a file's metadata that does not belong to its content."""
+
+
+class WeightFiles(NamedTuple):
+    """Writes the weights files of a run (framer_jax.training.exports.Export).
+
+    Attributes:
+      workdir: work directory of the run.
+      name: name of the recipe, for the card.
+      recipe: its exported groups are written.
+      metadata: metadata of the files besides the step.
+    """
+
+    workdir: Path
+    name: str
+    recipe: Recipe
+    metadata: Mapping[str, Any]
+
+    def digest(self, params: Params, step: int) -> str:
+        """Digest of the exported groups and of the metadata of a step."""
+        return _digest({group: params[group] for group in self.recipe.exported}, self._metadata(step))
+
+    def write(self, params: Params, step: int, kinds: Sequence[str]) -> None:
+        """Write the files of these kinds and, with the newest weights, the card."""
+        metadata = self._metadata(step)
+        for kind in kinds:
+            save_model(self.workdir / FILES[kind], self.recipe, params, metadata)
+        if exports.LATEST in kinds or not (self.workdir / CARD).is_file():
+            groups = {group: params[group] for group in self.recipe.exported}
+            write_card(self.workdir, self.name, groups, metadata)
+
+    def outdated(self, kind: str, step: int, digest: str | None) -> str:
+        """Why a file must be written again: it is missing, damaged, of an earlier step, or was altered; or ''."""
+        path = self.workdir / FILES[kind]
+        if not path.is_file():
+            return f"{path} is missing"
+        try:
+            params, metadata = load_weights(path)
+            written = int(metadata["step"])
+        except (ValueError, OSError, KeyError, TypeError):
+            return f"{path} is damaged"
+        if written < step:
+            return f"{path} is of step {written}"
+        if written == step and digest is not None and _digest(params, metadata) != digest:
+            return f"{path} was altered"
+        return ""
+
+    def _metadata(self, step: int) -> dict[str, Any]:
+        return {**self.metadata, "step": step}
+
+
+def _digest(params: Params, metadata: Mapping[str, Any]) -> str:
+    return tree_digest(params, {name: value for name, value in metadata.items() if name != VERSION})

@@ -1,0 +1,39 @@
+"""Text on consoles that do not know every character."""
+
+from __future__ import annotations
+
+import codecs
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+PLAIN = {"↑": "^", "↓": "v", "→": "->", "±": "+-", "×": "x", "…": "...", "–": "-", "≤": "<=", "≥": ">="}
+"""Characters of our own output → what stands for them where they cannot be printed."""
+
+HANDLER = "framer_jax.plain"
+
+
+def encode_plainly(error: UnicodeError) -> tuple[str, int]:
+    r"""Error handler of codecs: plain characters for those of `PLAIN`, escapes such as \u4e2d for others."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    text = error.object[error.start : error.end]
+    plain = "".join(PLAIN.get(character) or ascii(character)[1:-1] for character in text)
+    return plain, error.end
+
+
+@contextmanager
+def printable_streams() -> Iterator[None]:
+    """Let standard output and error print any text: names that are no text, and consoles such as cp1252 or ASCII."""
+    codecs.register_error(HANDLER, encode_plainly)
+    changed = []
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure") and stream.errors != HANDLER:
+            changed.append((stream, stream.errors))
+            stream.reconfigure(errors=HANDLER)
+    try:
+        yield
+    finally:
+        for stream, errors in changed:
+            if not stream.closed:
+                stream.reconfigure(errors=errors)

@@ -1,0 +1,1 @@
+"""Reading image files: one decoder for every command and for training."""

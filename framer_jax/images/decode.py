@@ -1,0 +1,282 @@
+"""Reading an image file: the one decoder of every command, of training and of the Python API.
+
+An image that Pillow can open becomes upright RGB. What a network does not see (transparency, grayscale, bit depth,
+color profile) is kept for writing:
+
+| in the file | pixels | mode and bits of an `ImageData` |
+|---|---|---|
+| 1, L | gray, repeated over three channels | L |
+| LA, or L with a transparent value | gray and alpha | LA |
+| RGB, YCbCr JPEG, palette | RGB | RGB |
+| RGBA, palette or RGB with transparency | RGB and alpha | RGBA |
+| 16-bit gray, with or without alpha | gray | L or LA, 16 bits |
+| 16-bit color (PNG, TIFF, PPM), with or without alpha | RGB | RGB or RGBA, 16 bits |
+| float gray or color (TIFF, PFM) in [0, 1] | gray or RGB | as 16 bits; other ranges are refused |
+| CMYK, Lab | RGB in sRGB, CMYK by the embedded profile if there is one | RGB |
+| deeper color of other formats | RGB at 8 bits, because Pillow decodes no more; a note says so | RGB |
+| animations, several pages | the first frame; a note says so | one image |
+
+The EXIF orientation is applied to the pixels. ICC profiles are kept, except those of CMYK and Lab.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from PIL import ExifTags, Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL.ImageFile import ImageFile
+
+from framer_jax.images import jpeg, png, tiff
+from framer_jax.images.deep import Tile, deep_color, deep_gray, is_deep, of_channels, raw_mode
+from framer_jax.images.image_data import ImageData
+from framer_jax.images.raster import ImageError, Raster, alpha, colors, to_float, to_uint8, upright
+
+
+class Header(NamedTuple):
+    """Properties of an image file that are known before its pixels are decoded.
+
+    Attributes:
+      height, width: size of the upright image in pixels.
+      loss: what reading it as 8-bit RGB changes or drops, in a few words; empty for 8-bit RGB.
+      transparent: whether it has alpha or transparent colors.
+    """
+
+    height: int
+    width: int
+    loss: str
+    transparent: bool = False
+
+
+def read_image(path: str | os.PathLike[str]) -> ImageData:
+    """Read an image file, upright (see the table at the top of this module).
+
+    Raises:
+      FileNotFoundError: the file does not exist.
+      ImageError: the file is not an image, is damaged or truncated, or holds values outside its range.
+      MemoryError: it does not fit into memory.
+    """
+    return _as_image(read_raster(path))
+
+
+def from_pillow(image: Image.Image) -> ImageData:
+    """A Pillow image as its file would be read; the EXIF orientation is applied if it is still as it was opened.
+
+    Raises:
+      ValueError: it cannot be decoded, or holds values outside its range.
+    """
+    deep = is_deep(image.mode, getattr(image, "tile", ()))
+    notes = ("16-bit color was read as 8-bit",) if deep else ()
+    try:
+        image.load()
+        return _as_image(_of_pillow(image, image.info.get("icc_profile") or None, notes, isinstance(image, ImageFile)))
+    except Exception as error:  # decoders raise whatever their authors liked
+        raise ValueError(f"the Pillow image of mode {image.mode} cannot be used ({error})") from error
+
+
+def _as_image(raster: Raster) -> ImageData:
+    values = to_float(raster.values)
+    return ImageData(colors(values), alpha(values), raster.mode, raster.icc, raster.bits, raster.notes)
+
+
+def _of_pillow(image: Image.Image, icc: bytes | None, notes: tuple[str, ...], turns: bool = True) -> Raster:
+    """A decoded Pillow image; `turns`: whether its EXIF orientation is still to be applied."""
+    if image.mode.startswith("I") or image.mode == "F":
+        return Raster(upright(deep_gray(image), _orientation(image) if turns else 1), icc, notes)
+    image = ImageOps.exif_transpose(image) if turns else image
+    if image.mode in ("CMYK", "LAB"):
+        image, icc = _to_srgb(image, icc), None
+    return Raster(_values(image), icc, notes)
+
+
+def read_rgb(path: str | os.PathLike[str]) -> npt.NDArray[np.uint8]:
+    """The colors of an image file rounded to 8 bits, [H, W, 3]; errors as of `read_image`."""
+    return colors(to_uint8(read_raster(path).values))
+
+
+def read_raster(path: str | os.PathLike[str]) -> Raster:
+    """The pixels of an image file in its own depth; errors as of `read_image`."""
+    with _opened(path) as file:
+        if file.read(4) in tiff.SIGNATURES and (channels := tiff.read_channels(file)) is not None:
+            return Raster(of_channels(channels), channels.icc, tuple(filter(None, [_frames(channels.frames)])))
+        loaded = _load(file)
+        image, notes, icc = loaded.image, loaded.notes, loaded.icc
+        if (values := deep_color(loaded.stream, image, loaded.tiles)) is not None:
+            return Raster(upright(values, _orientation(image)), icc, notes)
+        if is_deep(image.mode, loaded.tiles):
+            notes = (*notes, "16-bit color was read as 8-bit")
+        return _of_pillow(image, icc, notes)
+
+
+def read_header(path: str | os.PathLike[str]) -> Header:
+    """Read the size of an image file and what its conversion to 8-bit RGB loses; errors as of `read_image`."""
+    with _opened(path) as file:
+        if file.read(4) in tiff.SIGNATURES and (kind := tiff.layout(tags := tiff.read_directory(file))) is not None:
+            height, width = tags[tiff.HEIGHT], tags[tiff.WIDTH]
+            if tags.get(tiff.ORIENTATION, 1) >= 5:
+                height, width = width, height
+            loss = _join(_deep_loss(kind.colors == 1), "transparency dropped" * kind.alpha)
+            return Header(height, width, loss, kind.alpha)
+        image, _ = _open(file)
+        width, height = image.size
+        if _header_orientation(image, file) >= 5:
+            width, height = height, width
+        return Header(height, width, _loss(image), image.has_transparency_data)
+
+
+@contextmanager
+def _opened(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+    """The opened file; whatever a decoder raises becomes an `ImageError` that names it."""
+    if not os.fspath(path):
+        raise ValueError("the name of the image is empty: name a file")
+    path = Path(path)
+    if path.is_dir():
+        raise ImageError(path, "a folder, not an image")
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such image")
+    try:
+        with open(path, "rb") as file:
+            yield file
+    except UnidentifiedImageError as error:
+        raise ImageError(path, "not an image that Pillow can read") from error
+    except Image.DecompressionBombError as error:
+        limit = int(2 * (Image.MAX_IMAGE_PIXELS or 0))
+        raise ImageError(
+            path,
+            f"has more than {limit:,} pixels: cut it into parts, or raise the limit with --max-pixels (in Python, half "
+            "of it is PIL.Image.MAX_IMAGE_PIXELS)",
+        ) from error
+    except MemoryError as error:
+        raise MemoryError(f"{path}: there is not enough memory to decode it") from error
+    except Exception as error:  # decoders raise whatever their authors liked, such as RuntimeError (AVIF)
+        text = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
+        raise ImageError(path, f"cannot be read as an image ({' '.join(text.split())}): repair or remove it") from error
+
+
+def _open(file: BinaryIO) -> tuple[Image.Image, bytes | None]:
+    """Open with Pillow, past texts and profiles of a PNG file that it finds too large; with their color profile."""
+    try:
+        image = Image.open(file)
+    except ValueError as error:
+        if isinstance(error, UnicodeError) or not _is_png(file):
+            raise
+        data, icc = png.without_texts(file)
+        return Image.open(io.BytesIO(data)), icc
+    return image, image.info.get("icc_profile") or None
+
+
+class Loaded(NamedTuple):
+    """An image that Pillow has decoded, as stored in its file.
+
+    Attributes:
+      image: the image.
+      stream: what it was read from, the file or a repaired copy.
+      tiles: Pillow's descriptions of how its parts were decoded, which loading removes.
+      notes: what reading it lost.
+      icc: its color profile, or None.
+    """
+
+    image: Image.Image
+    stream: BinaryIO
+    tiles: tuple[Tile, ...]
+    notes: tuple[str, ...]
+    icc: bytes | None
+
+
+def _load(file: BinaryIO) -> Loaded:
+    """Decode a file with Pillow, past what Pillow refuses although all pixels are there."""
+    image, icc = _open(file)
+    notes = tuple(filter(None, [_frames(getattr(image, "n_frames", 1))]))
+    tiles, stream = tuple(getattr(image, "tile", ())), file
+    try:
+        image.load()
+    except ValueError:
+        if not _is_png(file):
+            raise
+        data, icc = png.without_texts(file)  # a large text follows the pixels
+        image = Image.open(stream := io.BytesIO(data))
+        image.load()
+    except OSError:
+        file.seek(0)
+        if image.format not in ("JPEG", "MPO") or (ended := jpeg.with_end(file.read())) is None:
+            raise
+        image = Image.open(stream := io.BytesIO(ended))
+        image.load()
+        notes = (*notes, "its end marker is missing; all its pixels are there")
+    return Loaded(image, stream, tiles, notes, icc or image.info.get("icc_profile") or None)
+
+
+def _is_png(file: BinaryIO) -> bool:
+    file.seek(0)
+    return file.read(len(png.SIGNATURE)) == png.SIGNATURE
+
+
+def _frames(count: int) -> str:
+    return f"only the first of {count} frames was read" if count > 1 else ""
+
+
+def _orientation(image: Image.Image) -> int:
+    """The EXIF orientation of a decoded image, 1 to 8 (Pillow has applied that of TIFF files)."""
+    orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    return int(orientation) if orientation in range(1, 9) else 1
+
+
+def _header_orientation(image: Image.Image, file: BinaryIO) -> int:
+    """The EXIF orientation that is still to be applied to the size of an image that is not decoded."""
+    if image.format == "TIFF":  # Pillow states the size of the upright image
+        return 1
+    if image.format != "PNG":
+        return _orientation(image)
+    if "exif" not in image.info:  # Pillow would decode all of the file to search it
+        with open(file.name, "rb", buffering=0) as unbuffered:  # or else each chunk's neighbors would be read, too
+            if (late := png.orientation(unbuffered)) is not None:
+                return late
+    return int(Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1))
+
+
+def _join(*parts: str) -> str:
+    return ", ".join(part for part in parts if part)
+
+
+def _deep_loss(gray: bool) -> str:
+    return "16-bit gray read as 8-bit, in three equal channels" if gray else "16-bit color read as 8-bit"
+
+
+def _loss(image: Image.Image) -> str:
+    kinds = {"P": "palette expanded", "PA": "palette expanded", "CMYK": "CMYK converted", "LAB": "Lab converted"}
+    kinds |= dict.fromkeys(("RGB", "YCbCr", "RGBA", "RGBa", "RGBX"), "")
+    if image.mode.startswith("I") or image.mode == "F":
+        kind = _deep_loss(gray=True)
+    elif is_deep(image.mode, getattr(image, "tile", ())):
+        kind = _deep_loss(gray=raw_mode(image.tile[0]).startswith("LA"))  # type: ignore[attr-defined]
+    else:
+        kind = kinds.get(image.mode, "gray in three equal channels")
+    transparency = "transparency dropped" if image.has_transparency_data else ""
+    return _join(kind, transparency, _frames(getattr(image, "n_frames", 1)))
+
+
+def _to_srgb(image: Image.Image, icc: bytes | None) -> Image.Image:
+    """CMYK or Lab to sRGB, CMYK by the embedded profile if it is usable."""
+    if icc and image.mode == "CMYK":
+        try:
+            profile = ImageCms.ImageCmsProfile(io.BytesIO(icc))
+            converted = ImageCms.profileToProfile(image, profile, ImageCms.createProfile("sRGB"), outputMode="RGB")
+            if converted is not None:
+                return converted
+        except (ImageCms.PyCMSError, OSError):
+            pass  # an unusable profile is treated as a missing one
+    return image.convert("RGB")
+
+
+def _values(image: Image.Image) -> npt.NDArray[np.uint8]:
+    """Values [H, W, C] of an 8-bit image, see `Raster`."""
+    gray = image.mode in ("1", "L", "LA", "La")
+    target = ("L" if gray else "RGB") + ("A" if image.has_transparency_data else "")
+    values = np.asarray(image if image.mode == target else image.convert(target))
+    return values.reshape(*values.shape[:2], -1)

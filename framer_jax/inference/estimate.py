@@ -1,0 +1,105 @@
+"""The memory that upscaling an image needs, and its refusal where there is less."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from framer_jax.inference.memory import check_memory, host_bytes
+from framer_jax.inference.programs import input_sizes, network_scale, out_of_memory, plan_batches, sampler_program
+from framer_jax.inference.protocols import DEFAULT_PROTOCOL
+from framer_jax.inference.settings import UpscaleSettings
+from framer_jax.recipes.base import Params, Recipe
+
+
+class MemoryEstimate(NamedTuple):
+    """Memory that one image needs, in bytes.
+
+    Attributes:
+      device: accelerator memory while a batch of tiles runs: weights, temporaries, input and output. None if the
+        backend does not report it.
+      host: approximate size of the arrays in main memory (canvas, color fix, image).
+      tiles: number of tiles.
+      batch: number of tiles computed at a time.
+      tile: (height, width) of a tile, LR pixels.
+      temporary: the part of `device` that is taken while an image is computed, which the weights are not; or None.
+    """
+
+    device: int | None
+    host: int
+    tiles: int
+    batch: int
+    tile: tuple[int, int]
+    temporary: int | None = None
+
+    def __str__(self) -> str:
+        device = "unknown" if self.device is None else f"{self.device / 2**20:,.0f} MiB"
+        return (
+            f"{self.tiles} tiles of {self.tile[0]}x{self.tile[1]}, {self.batch} at a time: "
+            f"{device} on the device, about {self.host / 2**20:,.0f} MiB in main memory"
+        )
+
+
+def check_host_memory(
+    recipe: Recipe, height: int, width: int, settings: UpscaleSettings, alpha: bool = False, device: int = 0
+) -> None:
+    """Refuse an LR image that needs more main memory than there is.
+
+    Args:
+      recipe: the recipe.
+      height: height of the LR image.
+      width: its width.
+      settings: settings of the upscaling.
+      alpha: whether it is transparent.
+      device: bytes of the compiled program, where the device computes in main memory.
+
+    Raises:
+      MemoryError: it needs more; the message says how much.
+    """
+    sizes = input_sizes(recipe, (height, width), settings)
+    what, remedy = f"upscaling {width}x{height} by {recipe.scale}", "cut the image into parts"
+    if settings.protocol != DEFAULT_PROTOCOL and sizes[-1] != (height, width):
+        what += f" with protocol {settings.protocol!r}, which first resizes it to {sizes[-1][1]}x{sizes[-1][0]},"
+        remedy += f", or use protocol {DEFAULT_PROTOCOL!r}"
+    check_memory(_host_bytes(recipe, (height, width), settings, alpha) + device, what, remedy)
+
+
+def estimate_memory(
+    recipe: Recipe,
+    params: Params,
+    frozen: Params,
+    image_size: tuple[int, int],
+    settings: UpscaleSettings,
+) -> MemoryEstimate:
+    """The memory that an image of this size needs; it compiles the program that upscaling then uses."""
+    plan, batch = plan_batches(recipe, *input_sizes(recipe, image_size, settings)[-1], settings)
+    tiles, origins = np.zeros((batch, *plan.grid.tile, 3), np.float32), np.zeros((batch, 2), np.int32)
+    device = None
+    try:
+        keys = jnp.broadcast_to(jax.random.key(settings.seed), (batch,))
+        lowered = sampler_program(recipe, settings).lower(params, frozen, tiles, keys, origins)
+        if (memory := lowered.compile().memory_analysis()) is not None:
+            device = (
+                memory.argument_size_in_bytes
+                + memory.output_size_in_bytes
+                + memory.temp_size_in_bytes
+                - memory.alias_size_in_bytes
+            )
+    except jax.errors.JaxRuntimeError as error:
+        if not out_of_memory(error):  # some compilers reject a program that is too large; `run` then reduces it
+            raise
+    host = _host_bytes(recipe, image_size, settings, alpha=False)
+    weights = sum(leaf.nbytes for leaf in jax.tree.leaves((params, frozen)) if hasattr(leaf, "nbytes"))
+    temporary = None if device is None else max(0, device - weights)
+    return MemoryEstimate(device, host, plan.grid.num_tiles, batch, plan.grid.tile, temporary)
+
+
+def _host_bytes(recipe: Recipe, image_size: tuple[int, int], settings: UpscaleSettings, alpha: bool) -> int:
+    sizes = input_sizes(recipe, image_size, settings)
+    pixels = [height * width for height, width in sizes]
+    canvas = pixels[-1] * network_scale(recipe, settings) ** 2
+    resized = sum(pixels) + canvas if sizes[-1] != image_size else 0  # and the result, to the size that was asked for
+    return host_bytes(image_size[0] * image_size[1], canvas, resized, settings.color_fix != "none", alpha)

@@ -1,0 +1,68 @@
+"""An SR image and the JSON record next to it, which appear together."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from framer_jax.images.image_data import ImageData
+from framer_jax.inference.images import encode_image
+from framer_jax.porting.files import atomic_write
+
+LONGEST_NAME = 255
+"""Bytes of a file name that common file systems take."""
+
+
+def sidecar_path(target: str | os.PathLike[str]) -> Path:
+    """The record next to an SR image: photo.png.json for photo.png; a name that were too long ends with a digest."""
+    target = Path(target)
+    name = os.fsencode(target.name)
+    if len(name) + len(b".json") > LONGEST_NAME:
+        digest = hashlib.sha256(name).hexdigest()[:16]
+        start = name[: LONGEST_NAME - len(f"~{digest}.json")].decode("utf-8", "ignore")
+        return target.with_name(f"{start}~{digest}.json")
+    return target.with_name(target.name + ".json")
+
+
+def is_record(path: Path) -> bool:
+    """Whether a file is a record of this library."""
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(record, dict) and {"framer_jax", "settings", "input"} <= record.keys()
+
+
+def write_result(target: Path, image: ImageData, record: Mapping[str, Any]) -> None:
+    """Write an SR image and its record; after an error, neither is there.
+
+    Both are complete before the first one gets its name. A new record precedes its image: an image without a record is
+    not of this library. Where an image is replaced, its old record is removed first, and the new one comes last, so
+    that no image is ever described by the record of another.
+
+    Raises:
+      OSError, ValueError: as of framer_jax.inference.images.encode_image.
+    """
+    sidecar = sidecar_path(target)
+    replaces = target.exists()
+    first, last = (target, sidecar) if replaces else (sidecar, target)
+    placed = False
+    try:
+        with atomic_write(last) as last_file:
+            with atomic_write(first) as first_file:
+                files = {first: first_file, last: last_file}
+                encode_image(files[target], target, image)
+                # A name that is not UTF-8 has surrogates, whose escapes are JSON's
+                text = json.dumps(record, indent=2, ensure_ascii=False) + "\n"
+                files[sidecar].write_text(text, encoding="utf-8", errors="backslashreplace")
+                if replaces:
+                    sidecar.unlink(missing_ok=True)
+            placed = True
+    except BaseException:
+        if placed and not replaces:
+            first.unlink(missing_ok=True)
+        raise

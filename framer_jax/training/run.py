@@ -1,0 +1,250 @@
+"""A run from its current step to its end: steps, logs, validation and checkpoints in their order."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import numpy as np
+from clu.metrics import Average
+from jax.sharding import Mesh
+
+from framer_jax.recipes.base import Frozen, Params
+from framer_jax.training import finite
+from framer_jax.training.checkpoint import CheckpointMetadata, Checkpoints
+from framer_jax.training.data_position import DataIterator, Position
+from framer_jax.training.exports import BEST, LATEST, Export
+from framer_jax.training.finite import NonFiniteError
+from framer_jax.training.logging import Images, Progress, Scalars, Writer
+from framer_jax.training.settings import TrainingSettings
+from framer_jax.training.sharding import place_batch, to_host
+from framer_jax.training.signals import stop_signals
+from framer_jax.training.state import TrainState, inference_params
+from framer_jax.training.step import Step, StepMetrics, merge_averages
+
+Validate = Callable[[Params, Frozen, int], tuple[Scalars, Images]]
+"""(exported groups on the mesh, frozen weights, step) → (scalars, images [H, W, 3] in [0, 1]). The groups are those of
+the EMA if there is one. Frozen weights that training reads are on the mesh, the others on the host."""
+
+
+class DataError(ValueError):
+    """The data could not be loaded; the steps made so far are saved."""
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """The end of a run.
+
+    Attributes:
+      state: the last training state.
+      step: number of steps made.
+      stopped: true if the run ended before `settings.steps` (signal or stop_after); the same command resumes it.
+      message: summary in one line.
+      scalars: the scalars that were logged last.
+    """
+
+    state: TrainState
+    step: int
+    stopped: bool
+    message: str
+    scalars: dict[str, float]
+
+
+@dataclass
+class Run:
+    """A run from its current step to its end."""
+
+    settings: TrainingSettings
+    mesh: Mesh
+    step_function: Step
+    exported: tuple[str, ...]
+    frozen: Any
+    batches: DataIterator
+    first_batch: Any
+    record_names: Sequence[str] | None
+    unusual_settings: str
+    validate: Validate | None
+    export: Export | None
+    writer: Writer
+    checkpoints: Checkpoints
+    state: TrainState
+    step: int
+    metadata: CheckpointMetadata
+    window: dict[str, Average]
+    pending: list[tuple[int, StepMetrics, Any]] = field(default_factory=list)
+    scalars: dict[str, float] = field(default_factory=dict)
+    seconds: float = 0.0  # spent in steps since the last log entry, without compilation
+    timed_steps: int = 0
+    compiled: bool = False
+    position: Position | None = None  # of the data, after the last complete step
+    saved: int | None = None  # the last step that this run saved
+
+    def to_end(self) -> TrainResult:
+        """Make all remaining steps; after each, in this order: log, validate, save, stop."""
+        settings = self.settings
+        if self.step >= settings.steps:
+            return self._result(False, f"already complete: {self.step} of {settings.steps} steps are made")
+        bar = Progress(self.step, settings.steps, visible=jax.process_index() == 0)
+        with stop_signals(self.checkpoints) as stop_requested, bar as progress:
+            while True:
+                try:
+                    batch = self._next_batch()
+                except DataError as error:
+                    if not self._save_after(error) or not stop_requested(self.step):
+                        raise
+                    last = False  # the signal to stop also ended what loads the data
+                    break
+                self._one_step(batch)
+                progress.update(self.step)
+                last = self.step == settings.steps
+                if last or self.step % settings.log_every == 0:
+                    self._log()
+                    progress.update(self.step, self.scalars)
+                metrics = self._validate() if last or self.step % settings.validate_every == 0 else None
+                stop = stop_requested(self.step) or self.step == settings.stop_after
+                unknown_metric = bool(
+                    metrics is not None and settings.best_metric and settings.best_metric not in metrics
+                )
+                if last or stop or unknown_metric or self.step % settings.checkpoint_every == 0:
+                    self._save(metrics)
+                if metrics is not None and unknown_metric:
+                    self._refuse_best_metric(metrics)
+                if last or stop:
+                    break
+        self.checkpoints.wait()
+        where = self.checkpoints.path(self.step)
+        if last:
+            return self._result(False, f"complete: {self.step} steps, saved in {where}")
+        return self._result(
+            True, f"stopped at step {self.step} of {settings.steps}, saved in {where}; run again to resume"
+        )
+
+    def _result(self, stopped: bool, message: str) -> TrainResult:
+        self.writer.write_text(self.step, "run", message)
+        return TrainResult(self.state, self.step, stopped, message, self.scalars)
+
+    def _next_batch(self) -> Any:
+        """The next batch; errors of the data become a DataError."""
+        started = time.perf_counter()
+        batch, self.first_batch = self.first_batch, None
+        try:
+            batch = next(self.batches, None) if batch is None else batch
+        except (ValueError, OSError, EOFError, RuntimeError, MemoryError) as error:
+            text = " ".join(str(error).split()) or type(error).__name__
+            raise DataError(text) from error
+        if batch is None:
+            raise DataError(f"the data ended after step {self.step} of {self.settings.steps}: repeat the dataset")
+        self.position = Position(self.batches.get_state())
+        self.seconds += (time.perf_counter() - started) * self.compiled
+        return batch
+
+    def _save_after(self, error: DataError) -> bool:
+        """Save the last complete step, and say so in the error; false if there is nothing to save."""
+        # Saving needs all hosts, and only this one knows of the error.
+        if jax.process_count() > 1 or not self.compiled:
+            return False
+        if self.saved != self.step:
+            self._save(None)
+        self.checkpoints.wait()
+        where = self.checkpoints.path(self.step)
+        error.args = (f"{error}; step {self.step} is saved in {where}: run again to resume",)
+        return True
+
+    def _one_step(self, batch: Any) -> None:
+        started = time.perf_counter()
+        records = np.asarray(batch["record"]) if isinstance(batch, Mapping) and "record" in batch else None
+        self.state, metrics = self.step_function(self.state, self.frozen, place_batch(batch, self.mesh))
+        self.step += 1
+        self.window = merge_averages(self.window, metrics.averages) if self.window else metrics.averages
+        self.pending.append((self.step, metrics, records))
+        if not self.compiled:
+            self.compiled = True
+            jax.block_until_ready(self.state)
+            text = f"first step, with compilation, took {time.perf_counter() - started:.1f} s"
+            self.writer.write_text(self.step, "run", text)
+            return
+        # Two steps in flight keep the device busy; more would only hold more batches. Fake CPU devices cannot have
+        # two programs with collectives in flight at all.
+        steps_ahead = 0 if self.mesh.size > 1 and jax.default_backend() == "cpu" else 2
+        if len(self.pending) > steps_ahead:
+            jax.block_until_ready(self.pending[-1 - steps_ahead][1].finite)
+        self.seconds += time.perf_counter() - started
+        self.timed_steps += 1
+
+    def _check_finite(self) -> None:
+        """Check all steps since the last check, with one transfer for all of them."""
+        started = time.perf_counter()
+        flags = jax.device_get([metrics.finite for _, metrics, _ in self.pending])
+        for (step, metrics, records), is_finite in zip(self.pending, flags, strict=True):
+            if not is_finite:
+                self.checkpoints.wait()
+                latest = self.checkpoints.latest()
+                saved = (
+                    f"last checkpoint {self.checkpoints.path(latest)}" if latest is not None else "no checkpoint yet"
+                )
+                names = finite.record_names(records, self.record_names)
+                losses, averages = jax.device_get((metrics.losses, metrics.averages))
+                raise NonFiniteError(
+                    finite.message(step, losses, averages, names, saved, step == 1, self.unusual_settings)
+                )
+        self.pending.clear()
+        self.seconds += time.perf_counter() - started
+
+    def _log(self) -> None:
+        self._check_finite()
+        averages = jax.device_get(self.window)
+        self.scalars = {name: float(a.compute()) for name, a in averages.items() if a.count}
+        if self.timed_steps:
+            self.scalars["images_per_second"] = self.timed_steps * self.settings.global_batch / self.seconds
+        self.writer.write_scalars(self.step, self.scalars)
+        self.window, self.seconds, self.timed_steps = {}, 0.0, 0
+
+    def _validate(self) -> Mapping[str, float] | None:
+        if self.validate is None:
+            return None
+        self._check_finite()
+        scalars, images = self.validate(inference_params(self.state, self.exported), self.frozen, self.step)
+        self.writer.write_scalars(self.step, {f"validation/{name}": float(value) for name, value in scalars.items()})
+        if images:
+            self.writer.write_images(self.step, {f"validation/{name}": image for name, image in images.items()})
+        return scalars
+
+    def _save(self, metrics: Mapping[str, float] | None) -> None:
+        self._check_finite()
+        best = self._note_if_best(metrics)
+        kinds = (LATEST, BEST) if best else (LATEST,)
+        params = None
+        if self.export is not None:
+            params = to_host(inference_params(self.state, self.exported))
+            if jax.process_index() == 0:
+                digests = dict.fromkeys(kinds, self.export.digest(params, self.step))
+                self.metadata = self.metadata._replace(exports={**self.metadata.exports, **digests})
+        window = {name: (float(a.total), int(a.count)) for name, a in jax.device_get(self.window).items()}
+        assert self.position is not None  # a step was made
+        self.checkpoints.save(self.state, self.position, self.metadata._replace(window=window))
+        self.saved = self.step
+        if self.export is not None and params is not None and jax.process_index() == 0:
+            self.export.write(params, self.step, kinds)
+
+    def _note_if_best(self, metrics: Mapping[str, float] | None) -> bool:
+        """Whether the validation is the best so far, in which case the metadata remember it."""
+        name = self.settings.best_metric
+        if not name or metrics is None or name not in metrics:
+            return False
+        value, sign = float(metrics[name]), 1 if self.settings.best_mode == "max" else -1
+        best = self.metadata.best
+        if not np.isfinite(value) or (best and sign * value <= sign * best["value"]):
+            return False
+        self.metadata = self.metadata._replace(best={"step": self.step, "value": value})
+        return True
+
+    def _refuse_best_metric(self, metrics: Mapping[str, float]) -> None:
+        """The name is checked at the first validation, after a save, so that no step is lost."""
+        self.checkpoints.wait()
+        raise ValueError(
+            f"training.best_metric {self.settings.best_metric!r} is not a metric of validation: {', '.join(metrics)}; "
+            f"step {self.step} is saved: correct it, or set it to None, and run again to resume"
+        )

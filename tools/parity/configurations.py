@@ -1,0 +1,197 @@
+"""What the configuration of an original model means in framer_jax: constructor arguments, or what is not supported."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from framer_jax.models.swin import hidden_width
+from framer_jax.porting.kl_autoencoder import arguments_of_config
+from framer_jax.porting.mmdit import mmdit_arguments_of_config
+
+Config = Mapping[str, Any]
+
+
+class UnsupportedError(ValueError):
+    """A family, or a configuration, that framer_jax does not have; one line that names the setting."""
+
+
+def require(config: Config, supported: Mapping[str, tuple[Any, ...]]) -> None:
+    """Refuse settings of which framer_jax has only some values; a missing setting has the first one."""
+    for name, values in supported.items():
+        if (value := config.get(name, values[0])) not in values:
+            raise UnsupportedError(f"{name} {value!r} is not supported, only {' or '.join(map(repr, values))}")
+
+
+def _refuse_unknown(config: Config, known: set[str]) -> None:
+    """Refuse settings that the comparison does not know: they may change what the original computes."""
+    if unknown := sorted(key for key in config.keys() - known if not key.startswith("_")):
+        raise UnsupportedError(f"{unknown[0]} {config[unknown[0]]!r} is not known to this tool")
+
+
+def swinir_arguments(config: Config) -> dict[str, Any]:
+    """Arguments of SwinIR from those of the original's constructor; missing ones have its defaults."""
+    heads = tuple(config.get("num_heads", (6, 6, 6, 6)))
+    channels, window = config.get("embed_dim", 96), config.get("window_size", 7)
+    require(config, SWINIR_FIXED)
+    taken = {"upscale", "in_chans", "img_size", "window_size", "img_range", "depths", "embed_dim", "num_heads"}
+    taken |= {"mlp_ratio", "qkv_bias", "ape", "patch_norm", "upsampler", "resi_connection"}
+    _refuse_unknown(config, taken | SWINIR_FIXED.keys() | SWINIR_UNUSED)
+    size = config.get("img_size", 64)
+    sides = (size, size) if isinstance(size, int) else tuple(size)
+    if sides[0] != sides[1] or sides[0] < window:
+        raise UnsupportedError(f"img_size {size!r} is not supported, only one side of at least the window ({window})")
+    upsampler = config.get("upsampler", "")
+    if upsampler not in ("pixelshuffle", "pixelshuffledirect", "nearest+conv"):  # the original takes any other as none
+        if config.get("upscale", 2) != 1:
+            raise UnsupportedError(
+                f"upscale {config.get('upscale', 2)} with upsampler {upsampler!r} is not supported, only 1"
+            )
+        upsampler = "none"
+    return {
+        "scale": config.get("upscale", 2),
+        "head": upsampler,
+        "channels": channels,
+        "depths": tuple(config.get("depths", (6, 6, 6, 6))),
+        "heads": heads[0],
+        "group_heads": heads if len(set(heads)) > 1 else (),
+        "window": window,
+        "mlp_ratio": _ratio(channels, config.get("mlp_ratio", 4.0)),
+        "qkv_bias": config.get("qkv_bias", True),
+        "input_norm": config.get("patch_norm", True),
+        "absolute_positions": config.get("ape", False),
+        "residual": config.get("resi_connection", "1conv"),
+        "image_channels": config.get("in_chans", 3),
+        "value_range": config.get("img_range", 1.0),
+        "image_size": sides[0],
+    }
+
+
+SWINIR_FIXED: Mapping[str, tuple[Any, ...]] = {"patch_size": (1, (1, 1), [1, 1]), "qk_scale": (None,)}
+
+SWINIR_UNUSED = {"drop_rate", "attn_drop_rate", "drop_path_rate", "use_checkpoint", "weight_gain"}
+"""Settings without an effect in evaluation, or of the fixture."""
+
+
+def _ratio(width: int, ratio: float) -> int | float:
+    """The ratio of the widths that a ratio gives after rounding, as tensors show it."""
+    hidden = hidden_width(width, ratio)
+    return hidden // width if hidden % width == 0 else hidden / width
+
+
+UNET_FIXED: Mapping[str, tuple[Any, ...]] = {"dims": (2,), "patch_norm": (False,), "cond_lq": (True,)}
+
+UNET_UNUSED = {"dropout", "use_fp16", "num_heads", "in_channels", "weight_gain"}
+
+
+def unet_arguments(config: Config) -> dict[str, Any]:
+    """Arguments of SwinUNet from those of UNetModelSwin, ResShift's or SinSR's; see `swinir_arguments`."""
+    require(config, UNET_FIXED)
+    taken = {"image_size", "model_channels", "out_channels", "num_res_blocks", "attention_resolutions", "channel_mult"}
+    taken |= {"conv_resample", "num_head_channels", "use_scale_shift_norm", "resblock_updown", "swin_depth", "lq_size"}
+    taken |= {"swin_embed_dim", "window_size", "mlp_ratio", "cond_mask"}
+    _refuse_unknown(config, taken | UNET_FIXED.keys() | UNET_UNUSED)
+    size, window = config["image_size"], config.get("window_size", 8)
+    masked, latent = config.get("cond_mask", False), config["out_channels"]
+    # SinSR's constructor counts the LR image in in_channels and has no lq_size, which is 256 in ResShift's by default.
+    adds_condition = "lq_size" in config or config["in_channels"] == latent
+    if config["in_channels"] != latent + (0 if adds_condition else 3):
+        raise UnsupportedError(f"in_channels {config['in_channels']} is not supported with out_channels {latent}")
+    lq_size = config.get("lq_size", 256) if adds_condition else size
+    if lq_size < size or lq_size % size or (lq_size // size).bit_count() != 1:
+        raise UnsupportedError(f"lq_size {lq_size} is not supported, only image_size ({size}) times a power of two")
+    multipliers = tuple(config.get("channel_mult", (1, 2, 4, 8)))
+    levels = range(len(multipliers))
+    blocks = config["num_res_blocks"]
+    if size >> levels[-1] < window:
+        raise UnsupportedError(
+            f"window_size {window} is not supported with image_size {size}: the coarsest level is smaller"
+        )
+    if multipliers[0] != 1 or any(multiplier != int(multiplier) for multiplier in multipliers):
+        raise UnsupportedError(
+            f"channel_mult {list(multipliers)} is not supported, only whole numbers that begin with 1"
+        )
+    width = config.get("swin_embed_dim", 96)
+    per_head = config.get("num_head_channels", -1)
+    swin_levels = tuple(level for level in levels if size >> level in config["attention_resolutions"])
+    resampling = "conv" if config.get("conv_resample", True) else "plain"
+    return {
+        "out_channels": latent,
+        "channels": config["model_channels"],
+        "multipliers": tuple(map(int, multipliers)),
+        "blocks": (blocks,) * len(levels) if isinstance(blocks, int) else tuple(blocks),
+        "swin_channels": width,
+        "swin_blocks": config.get("swin_depth", 2),
+        "swin_levels": None if len(swin_levels) == len(levels) else swin_levels,
+        "head_channels": width // config.get("num_heads", 1) if per_head == -1 else per_head,
+        "window": window,
+        "mlp_ratio": _ratio(width, config.get("mlp_ratio", 2.0)),
+        "time": "scale_shift" if config.get("use_scale_shift_norm", False) else "add",
+        "resampling": "block" if config.get("resblock_updown", False) else resampling,
+        "image_size": size,
+        "condition_size": lq_size,
+        "condition_channels": 4 if masked else 3,
+    }
+
+
+VQ_FIXED: Mapping[str, tuple[Any, ...]] = {
+    "double_z": (False,),
+    "in_channels": (3,),
+    "out_ch": (3,),
+    "padding_mode": ("zeros",),
+    "resamp_with_conv": (True,),
+    "use_linear_attn": (False,),
+    "attn_type": ("vanilla",),
+    "give_pre_end": (False,),
+    "tanh_out": (False,),
+}
+
+
+def vq_arguments(config: Config) -> dict[str, Any]:
+    """Arguments of VQAutoencoder from those of VQModelTorch; see `swinir_arguments`."""
+    _refuse_unknown(config, {"embed_dim", "n_embed", "ddconfig", "remap", "sane_index_shape", "weight_gain"})
+    details = config["ddconfig"]
+    require(details, VQ_FIXED)
+    taken = {"z_channels", "resolution", "ch", "ch_mult", "num_res_blocks", "attn_resolutions", "dropout"}
+    _refuse_unknown(details, taken | VQ_FIXED.keys())
+    multipliers = tuple(details.get("ch_mult", (1, 2, 4, 8)))
+    blocks = details["num_res_blocks"]
+    blocks = blocks if isinstance(blocks, int) else tuple(blocks)
+    resolutions = [details["resolution"] >> level for level in range(len(multipliers))]
+    inner = details["z_channels"]
+    return {
+        "channels": details["ch"],
+        "multipliers": multipliers,
+        "blocks": blocks[0] if isinstance(blocks, tuple) and len(set(blocks)) == 1 else blocks,
+        "attention_levels": tuple(
+            level for level, resolution in enumerate(resolutions) if resolution in details["attn_resolutions"]
+        ),
+        "latent_channels": config["embed_dim"],
+        "codes": config["n_embed"],
+        "inner_channels": None if inner == config["embed_dim"] else inner,
+    }
+
+
+def kl_arguments(config: Config) -> dict[str, Any]:
+    """Arguments of KLAutoencoder from the settings of diffusers' class."""
+    taken = {"in_channels", "out_channels", "down_block_types", "up_block_types", "block_out_channels", "act_fn"}
+    taken |= {"layers_per_block", "latent_channels", "norm_num_groups", "sample_size", "scaling_factor", "shift_factor"}
+    taken |= {"latents_mean", "latents_std", "force_upcast", "use_quant_conv", "use_post_quant_conv"}
+    _refuse_unknown(config, taken | {"mid_block_add_attention", "weight_gain"})
+    return _of_diffusers(arguments_of_config, config)
+
+
+def transformer_arguments(config: Config) -> dict[str, Any]:
+    """Arguments of MMDiT from the settings of diffusers' class, or of DiT4SR's."""
+    taken = {"sample_size", "patch_size", "in_channels", "num_layers", "attention_head_dim", "num_attention_heads"}
+    taken |= {"joint_attention_dim", "caption_projection_dim", "pooled_projection_dim", "out_channels", "qk_norm"}
+    _refuse_unknown(config, taken | {"pos_embed_max_size", "dual_attention_layers", "weight_gain"})
+    return _of_diffusers(mmdit_arguments_of_config, config)
+
+
+def _of_diffusers(read: Any, config: Config) -> dict[str, Any]:
+    try:
+        arguments: dict[str, Any] = read(config, "the configuration")
+    except (ValueError, TypeError) as error:
+        raise UnsupportedError(str(error)) from error
+    return arguments
