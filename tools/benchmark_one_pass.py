@@ -6,9 +6,9 @@
 
 All programs of a case have the same random weights, converted by framer_jax.porting; their outputs are compared before
 anything is timed. They run alternately, so that a busy machine slows all alike; a ratio is the median over the rounds
-of the peer's time divided by framer_jax's in the same round. Compilation and warm-up are not part of the times. Programs
-whose package is not installed are left out, with a note: torch, onnxruntime (with onnx), openvino; the PyTorch peer of
-SwinIR is the original, from your clone of its repository.
+of the peer's time divided by framer_jax's in the same round. Compilation and warm-up are not part of the times.
+Programs whose package is not installed are left out, with a note: torch, onnxruntime (with onnx), openvino; the PyTorch
+peer of SwinIR is the original, from your clone of its repository.
 """
 
 from __future__ import annotations

@@ -123,7 +123,8 @@ def test_a_packaged_model_upscales_without_being_imported(package, tmp_path, cap
     Image.fromarray(photo(9, 12)).save(tmp_path / "photo.png")
     words = ["upscale", str(tmp_path / "photo.png"), str(tmp_path / "out.png"), "--model", PLUS]
     assert cli.main(words) == 0, capsys.readouterr().err
-    assert Image.open(tmp_path / "out.png").size == (48, 36)
+    with Image.open(tmp_path / "out.png") as image:
+        assert image.size == (48, 36)
     sidecar = json.loads((tmp_path / "out.png.json").read_text())
     digests = [sha256_of(file) for file in (package, package.with_suffix(".bin"))]
     assert sidecar["checkpoint"] == {"path": str(package), "sha256": "+".join(digests)}
