@@ -129,14 +129,11 @@ def benchmark(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def time_case(name: str, size: int, arguments: argparse.Namespace) -> dict[str, Any]:
     """Build the programs of one network and size, compare their outputs, and time them."""
-    import jax
-
-    from framer_jax.checkpoints.networks import KINDS, build_network
+    from framer_jax.checkpoints.networks import build_network
 
     network = NETWORKS[name]
     module = build_network(network.model, network.arguments)
-    inputs = KINDS[network.model].inputs(module)
-    params = jax.jit(module.init)(jax.random.key(0), *(np.zeros(value.shape, np.float32) for value in inputs))["params"]
+    params = random_params(network, module)
     image = np.random.default_rng(0).random((1, size, size, 3), np.float32)
     print(f"{name}, {size} x {size}", file=sys.stderr)
     programs, notes = {"framer_jax": framer_jax_program(module, params, image)}, []
@@ -164,6 +161,25 @@ def time_case(name: str, size: int, arguments: argparse.Namespace) -> dict[str, 
         for each, program in programs.items()
     }
     return {"network": name, "size": size, "programs": figures, "notes": notes}
+
+
+def random_params(network: Network, module: Any) -> Any:
+    """Random weights that keep the size of the signal, so that every layer has a part in the output."""
+    import jax
+
+    from framer_jax.checkpoints.networks import KINDS
+
+    inputs = (np.zeros(value.shape, np.float32) for value in KINDS[network.model].inputs(module))
+    params = jax.jit(module.init)(jax.random.key(0), *inputs)["params"]
+    rng = np.random.default_rng(1)
+
+    def drawn(leaf: Any) -> np.ndarray:
+        noise = rng.standard_normal(leaf.shape).astype(np.float32)
+        if leaf.ndim == 4:  # He et al. 2015, for slopes near 0.2
+            return noise * np.float32(np.sqrt(1.9 / np.prod(leaf.shape[:3])))
+        return np.asarray(leaf) + np.float32(0.02) * noise
+
+    return jax.tree.map(drawn, params)
 
 
 def _why_not(program: str, network: Network, arguments: argparse.Namespace) -> str:
