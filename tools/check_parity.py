@@ -27,7 +27,7 @@ from flax.errors import FlaxError
 from tools.parity.cases import INNER, Case, Options, compare, load_case
 from tools.parity.configurations import UnsupportedError
 from tools.parity.families import FAMILIES
-from tools.parity.ported import ContradictionError
+from tools.parity.porting import ContradictionError
 
 PASSED, DIFFERS, UNREADABLE, UNSUPPORTED = range(4)
 """Exit statuses."""
