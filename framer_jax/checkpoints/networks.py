@@ -18,6 +18,8 @@ from framer_jax.models.kl_autoencoder import KLAutoencoder
 from framer_jax.models.layers import Dtype
 from framer_jax.models.mmdit import MMDiT
 from framer_jax.models.resshift_unet import SwinUNet
+from framer_jax.models.rrdbnet import RRDBNet
+from framer_jax.models.srvgg import SRVGG
 from framer_jax.models.swinir import SwinIR
 from framer_jax.models.vgg import Lpips
 from framer_jax.models.vq_autoencoder import VQAutoencoder
@@ -56,6 +58,10 @@ def _unet_inputs(module: SwinUNet) -> tuple[Any, ...]:
     return _floats(1, side, side, module.out_channels), _floats(1), {IMAGE: image}
 
 
+def _lr_inputs(module: RRDBNet | SRVGG) -> tuple[Any, ...]:
+    return (_floats(1, 8, 8, module.image_channels),)
+
+
 def _swinir_inputs(module: SwinIR) -> tuple[Any, ...]:
     if module.absolute_positions:
         return (_floats(1, module.image_size, module.image_size, module.image_channels),)
@@ -82,6 +88,8 @@ KINDS: Mapping[str, NetworkKind] = {
     "dit4sr_transformer": NetworkKind(DiT4SRTransformer, _transformer_inputs),
     "kl_autoencoder": NetworkKind(KLAutoencoder, _image_inputs),
     "swinir": NetworkKind(SwinIR, _swinir_inputs),
+    "rrdbnet": NetworkKind(RRDBNet, _lr_inputs),
+    "srvgg": NetworkKind(SRVGG, _lr_inputs),
     "lpips_vgg": NetworkKind(Lpips, _image_inputs),
     "lpips_alex": NetworkKind(Lpips, _image_inputs),
 }

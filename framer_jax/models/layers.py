@@ -220,6 +220,24 @@ def upsample_nearest(x: jax.Array) -> jax.Array:
     return jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
 
 
+def pixel_shuffle(x: jax.Array, factor: int) -> jax.Array:
+    """[B, H, W, C factor²] → [B, factor H, factor W, C]; the position of a sub-pixel varies fastest along channels.
+
+    Shi et al., "Real-Time Single Image and Video Super-Resolution Using an Efficient Sub-Pixel Convolutional Neural
+    Network" (CVPR 2016).
+    """
+    batch, height, width, channels = x.shape
+    x = x.reshape(batch, height, width, channels // factor**2, factor, factor).transpose(0, 1, 4, 2, 5, 3)
+    return x.reshape(batch, height * factor, width * factor, channels // factor**2)
+
+
+def pixel_unshuffle(x: jax.Array, factor: int) -> jax.Array:
+    """The inverse of `pixel_shuffle`: [B, factor H, factor W, C] → [B, H, W, C factor²]."""
+    batch, height, width, channels = x.shape
+    x = x.reshape(batch, height // factor, factor, width // factor, factor, channels).transpose(0, 1, 3, 5, 2, 4)
+    return x.reshape(batch, height // factor, width // factor, channels * factor**2)
+
+
 ATTENTIONS = ("auto", "xla", "cudnn", "manual")
 """Implementations of attention: JAX's function with the implementation that it chooses (auto), XLA's (xla) or cuDNN's
 fused kernel (cudnn); or explicit products and softmax (manual), which are mostly faster on a CPU."""

@@ -16,7 +16,7 @@ import numpy as np
 
 from framer_jax.knobs import check_knobs, knob
 from framer_jax.models.denoiser import Taps
-from framer_jax.models.layers import Dtype, LayerNorm, upsample_nearest
+from framer_jax.models.layers import Dtype, LayerNorm, pixel_shuffle, upsample_nearest
 from framer_jax.models.swin import SwinBlock, hidden_width, linear
 
 HEADS = ("pixelshuffle", "pixelshuffledirect", "nearest+conv", "none")
@@ -310,14 +310,3 @@ def residual_conv(x: jax.Array, kind: str, dtype: Dtype, name: str) -> jax.Array
     x = nn.leaky_relu(nn.Conv(channels // 4, (3, 3), dtype=dtype, name=f"{name}_0")(x), 0.2)
     x = nn.leaky_relu(nn.Conv(channels // 4, (1, 1), dtype=dtype, name=f"{name}_2")(x), 0.2)
     return nn.Conv(channels, (3, 3), dtype=dtype, name=f"{name}_4")(x)
-
-
-def pixel_shuffle(x: jax.Array, factor: int) -> jax.Array:
-    """[B, H, W, C factor²] → [B, factor H, factor W, C]; the position of a sub-pixel varies fastest along channels.
-
-    Shi et al., "Real-Time Single Image and Video Super-Resolution Using an Efficient Sub-Pixel Convolutional Neural
-    Network" (CVPR 2016).
-    """
-    batch, height, width, channels = x.shape
-    x = x.reshape(batch, height, width, channels // factor**2, factor, factor).transpose(0, 1, 4, 2, 5, 3)
-    return x.reshape(batch, height * factor, width * factor, channels // factor**2)

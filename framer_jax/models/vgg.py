@@ -72,20 +72,50 @@ TRUNKS = {
 """Convolutions of the backbones of LPIPS, with five features each."""
 
 
+POOLINGS = ("max", "l2")
+"""Pooling with stride 2: the maximum, or the root of the mean square under a Hann window (DISTS)."""
+
+L2_EPSILON = 1e-12
+"""Added to the mean square before the root."""
+
+
+def l2_pool(x: jax.Array) -> jax.Array:
+    """L2 pooling with stride 2, one pixel of zeros on every side: [B, H, W, C] → [B, ceil(H / 2), ceil(W / 2), C].
+
+    Hénaff and Simoncelli, "Geodesics of Learned Representations" (ICLR 2016), with a 3x3 Hann window as in DISTS.
+    """
+    taps = jnp.asarray([0.25, 0.5, 0.25], x.dtype)
+    channels = x.shape[-1]
+    window = jnp.broadcast_to((taps[:, None] * taps[None, :])[:, :, None, None], (3, 3, 1, channels))
+    mean = jax.lax.conv_general_dilated(
+        x * x,
+        window,
+        (2, 2),
+        ((1, 1), (1, 1)),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=channels,
+    )
+    return jnp.sqrt(mean + jnp.asarray(L2_EPSILON, x.dtype))
+
+
 class Trunk(nn.Module):
     """A backbone without its classifier.
 
     Attributes:
       net: 'vgg' or 'alex'.
+      pooling: one of `POOLINGS`.
       dtype: compute dtype; the features are float32.
     """
 
     net: str
     dtype: Dtype = jnp.float32
+    pooling: str = "max"
 
     def __post_init__(self) -> None:
         if self.net not in TRUNKS:
             raise ValueError(f"net must be one of {', '.join(TRUNKS)}, not {self.net!r}")
+        if self.pooling not in POOLINGS:
+            raise ValueError(f"pooling must be one of {', '.join(POOLINGS)}, not {self.pooling!r}")
         super().__post_init__()
 
     @nn.compact
@@ -103,7 +133,7 @@ class Trunk(nn.Module):
         features = []
         for layer in TRUNKS[self.net]:
             if layer.pool:
-                h = nn.max_pool(h, (layer.pool, layer.pool), (2, 2))
+                h = nn.max_pool(h, (layer.pool, layer.pool), (2, 2)) if self.pooling == "max" else l2_pool(h)
             padding = ((layer.padding, layer.padding),) * 2
             name = f"conv_{layer.number}"
             kernel, stride = (layer.kernel, layer.kernel), (layer.stride, layer.stride)

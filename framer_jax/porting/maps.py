@@ -1,8 +1,9 @@
 """Maps between the names of a PyTorch checkpoint and those of our parameters.
 
 A map is a table of rules, one per kind of layer: `Rule("layers.{i}.attn.qkv", "layer_{i}/attention/qkv", KERNEL)`.
-`{i}` stands for a number, the same on both sides. No tensor is skipped silently: one that matches no rule and no entry
-of `dropped` is an error. A new model needs one more table, in its own file, and a line in framer_jax.porting.table.
+`{i}` stands for a number, the same on both sides, `{even}` and `{odd}` for an even and an odd one. No tensor is skipped
+silently: one that matches no rule and no entry of `dropped` is an error. A new model needs one more table, in its own
+file, and a line in framer_jax.porting.table.
 """
 
 from __future__ import annotations
@@ -16,6 +17,9 @@ from typing import Any
 import numpy as np
 
 from framer_jax.trees import flatten_names, nest_names
+
+ANY_NUMBER, NUMBERS = r"\d+", {"even": r"\d*[02468]", "odd": r"\d*[13579]"}
+"""Pattern of a placeholder, and those of placeholders with certain names."""
 
 StateDict = dict[str, np.ndarray]
 """A flat PyTorch state dict: key → array in PyTorch's layout."""
@@ -83,6 +87,11 @@ def with_values(arguments: Mapping[str, Any], stated: Mapping[str, Any], state: 
     return {**arguments, **stated}
 
 
+def same_key(key: str, arguments: Mapping[str, Any]) -> str:
+    """Default of `WeightMap.original_key`."""
+    return key
+
+
 def nothing_computed(state: StateDict) -> tuple[str, ...]:
     """Default of `WeightMap.computed`."""
     return ()
@@ -100,6 +109,8 @@ class WeightMap:
       dropped: known keys that are not needed, with placeholders: constants that the model computes itself.
       buffers: (checkpoint without them, arguments) → the dropped entries that the original requires when it loads.
       computed: (checkpoint) → keys that are dropped although they have a rule, as the model computes their values.
+      original_key: (key by the first rule, arguments) → its name in the original code that has a network of these
+        arguments, where different code bases name the same layers differently.
       folder: name of the model's folder in a Diffusers pipeline; '' if there are no such folders.
       assumed: (checkpoint, its arguments) → names of those that its tensors do not determine, whose values are those of
         published models; see framer_jax.porting.stated.
@@ -122,6 +133,7 @@ class WeightMap:
     dropped: tuple[str, ...] = ()
     buffers: Callable[[StateDict, Mapping[str, Any]], StateDict] = no_buffers
     computed: Callable[[StateDict], tuple[str, ...]] = nothing_computed
+    original_key: Callable[[str, Mapping[str, Any]], str] = same_key
     folder: str = ""
     assumed: Callable[[StateDict, Mapping[str, Any]], tuple[str, ...]] = nothing_assumed
     linked: tuple[str, ...] = ()
@@ -210,7 +222,9 @@ def to_torch(
         value = np.asarray(leaves[name])
         state[key] = np.ascontiguousarray(np.moveaxis(value, (-1, -2), (0, 1)) if transposed else value)
     try:
-        return state | weights.buffers(state, arguments or weights.arguments(state))
+        arguments = arguments or weights.arguments(state)
+        named = {weights.original_key(key, arguments): value for key, value in state.items()}
+        return named | weights.buffers(named, arguments)
     except (KeyError, IndexError) as error:
         raise ValueError(f"{source}: incomplete as {weights.name}: it lacks {error}") from error
 
@@ -265,7 +279,7 @@ def layer_pairs(weights: WeightMap, state: StateDict) -> dict[str, str]:
 
 
 def _regex(text: str) -> str:
-    return re.sub(r"\\{(\w+)\\}", r"(?P<\1>\\d+)", re.escape(text))
+    return re.sub(r"\\{(\w+)\\}", lambda name: f"(?P<{name[1]}>{NUMBERS.get(name[1], ANY_NUMBER)})", re.escape(text))
 
 
 def _patterns(weights: WeightMap, source: str, target: str) -> list[tuple[re.Pattern[str], str, bool]]:

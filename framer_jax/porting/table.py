@@ -9,11 +9,14 @@ from typing import Any, NamedTuple
 
 from framer_jax.porting.diffusers_folder import ModelFiles, find_model, read_files
 from framer_jax.porting.files import sha256_of
+from framer_jax.porting.foreign import foreign_network
 from framer_jax.porting.kl_autoencoder import KL_AUTOENCODER
 from framer_jax.porting.lpips import LPIPS_ALEX, LPIPS_VGG
 from framer_jax.porting.maps import StateDict, WeightMap, fraction_known, key_test, to_flax, torch_names
 from framer_jax.porting.mmdit import DIT4SR_TRANSFORMER, MMDIT
 from framer_jax.porting.resshift import RESSHIFT_UNET, VQ_F4
+from framer_jax.porting.rrdbnet import RRDBNET
+from framer_jax.porting.srvgg import SRVGG
 from framer_jax.porting.stability import LAYOUTS
 from framer_jax.porting.stated import Statement, settle, stated_by_files
 from framer_jax.porting.swinir import SWINIR
@@ -23,7 +26,18 @@ from framer_jax.trees import flatten_names
 
 MAPS: Mapping[str, WeightMap] = {
     weights.name: weights
-    for weights in (RESSHIFT_UNET, VQ_F4, SWINIR, KL_AUTOENCODER, MMDIT, DIT4SR_TRANSFORMER, LPIPS_VGG, LPIPS_ALEX)
+    for weights in (
+        RESSHIFT_UNET,
+        VQ_F4,
+        SWINIR,
+        RRDBNET,
+        SRVGG,
+        KL_AUTOENCODER,
+        MMDIT,
+        DIT4SR_TRANSFORMER,
+        LPIPS_VGG,
+        LPIPS_ALEX,
+    )
 }
 """Name → weight map. A new one is a table in its own file and an entry here."""
 
@@ -171,10 +185,15 @@ def arguments_in(metadata: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _refuse_other_models(weights: WeightMap, state: StateDict, source: str) -> None:
-    if fraction_known(weights, state) > 0:
+    """Refuse, by its name, a network that another weight map knows better, or that framer_jax does not have."""
+    known = fraction_known(weights, state)
+    if known == 1:
         return
-    if any("lora" in key.lower() for key in state):
+    if not known and any("lora" in key.lower() for key in state):
         raise ValueError(f"{source}: a LoRA, not a {weights.name} checkpoint")
-    for name, other in MAPS.items():
-        if fraction_known(other, state) > 0.5:
-            raise ValueError(f"{source}: this is a {name} checkpoint, not {weights.name}")
+    if network := foreign_network(state):
+        raise ValueError(f"{source}: weights of {network}, not of {weights.name}")
+    fractions = {name: fraction_known(other, state) for name, other in MAPS.items()}
+    name = max(fractions, key=lambda name: fractions[name])
+    if fractions[name] > max(known, 0.5):
+        raise ValueError(f"{source}: this is a {name} checkpoint, not {weights.name}")

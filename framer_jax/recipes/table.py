@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from framer_jax.knobs import check_values, knobs_of, nearest
-from framer_jax.recipes import augkd, dit4sr, dtkd, rectified_flow, resshift, sinsr, supervised_l1, tsd_sr
+from framer_jax.recipes import augkd, dit4sr, dtkd, realesrgan, rectified_flow, resshift, sinsr, supervised_l1, tsd_sr
 from framer_jax.recipes.base import Recipe
 from framer_jax.recipes.method import PHOTOS, PURPOSES, CommonSettings, Config, Method, UpscaleProtocol, WeightReader
 
@@ -16,6 +16,7 @@ METHODS: tuple[Method, ...] = (
     supervised_l1.METHOD,
     dtkd.METHOD,
     augkd.METHOD,
+    realesrgan.METHOD,
 )
 
 DEFAULT_METHOD = METHODS[0]

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from framer_jax.models.swinir import SwinIR, drop_path_mask, pad_to_windows, pixel_shuffle
+from framer_jax.models.layers import pixel_shuffle
+from framer_jax.models.swinir import SwinIR, drop_path_mask, pad_to_windows
 from tests.support.drawn import drawn
 
 TINY = SwinIR(channels=8, depths=(2, 1), heads=2)

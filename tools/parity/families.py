@@ -20,7 +20,7 @@ from framer_jax.frequency import bands, wavelets
 from framer_jax.inference import color_fix, tiler
 from framer_jax.losses.flow_matching import loss_weight, prediction_taps_to_clean
 from framer_jax.losses.framer import framer_loss, released
-from tools.parity import losses, ported, stable_diffusion, transformers
+from tools.parity import losses, one_pass, ported, stable_diffusion, transformers
 from tools.parity.cases import Case, Options, Outputs, channels_first, channels_last
 from tools.parity.degradations import realesrgan_family
 
@@ -148,6 +148,8 @@ FAMILIES: dict[str, Callable[[Case, Options], Outputs]] = {
     "resshift_vq": ported.resshift_vq_family,
     "resshift_sampling": ported.resshift_sampling_family,
     "swinir": ported.swinir_family,
+    "rrdbnet": one_pass.rrdbnet_family,
+    "srvgg": one_pass.srvgg_family,
     "sinsr": ported.sinsr_family,
     "lpips": ported.lpips_family,
     "kl_autoencoder": stable_diffusion.kl_autoencoder_family,

@@ -9,7 +9,7 @@ from framer_jax.recipes.augkd.recipe import augkd, record_entries
 from framer_jax.recipes.augkd.settings import VIEWS, AugKdSettings
 from framer_jax.recipes.base import Recipe
 from framer_jax.recipes.components import teacher as teachers
-from framer_jax.recipes.components.networks import build_student
+from framer_jax.recipes.components.networks import ONE_PASS_NETWORKS, build_student
 from framer_jax.recipes.method import TEACHER_OUTPUTS, Config, Method, Networks, WeightReader
 
 
@@ -49,7 +49,7 @@ METHOD = Method(
     paper="Zhang et al., AugKD: Ingenious Augmentations Empower Knowledge Distillation for Image Super-Resolution, "
     "ICLR 2025",
     summary="A teacher distilled into a one-pass network on augmented and auxiliary images.",
-    networks=Networks("student", ("swinir",)),
+    networks=Networks("student", ONE_PASS_NETWORKS),
     sections={"teacher": teachers.TeacherSettings, "augkd": AugKdSettings},
     build=_build,
     weight_files=teachers.WEIGHT_FILES,

@@ -15,6 +15,8 @@ from framer_jax.models.dit import DiffusionTransformer
 from framer_jax.models.dit4sr_transformer import DiT4SRTransformer
 from framer_jax.models.mmdit import MMDiT
 from framer_jax.models.resshift_unet import SwinUNet
+from framer_jax.models.rrdbnet import RRDBNet
+from framer_jax.models.srvgg import SRVGG
 from framer_jax.models.swinir import SwinIR
 from framer_jax.models.unet import UNet
 from framer_jax.recipes.components.latent_space import LatentSpace
@@ -71,8 +73,13 @@ NETWORKS: Mapping[str, Network] = {
     ),
     "mmdit": Network(MMDiT, "channels", global_attention=True, tiny=_TINY_TRANSFORMER),
     "swinir": Network(SwinIR, "", tiny={"channels": 8, "depths": (1, 1), "heads": 2}),
+    "rrdbnet": Network(RRDBNet, "", tiny={"channels": 8, "blocks": 1, "growth": 4}),
+    "srvgg": Network(SRVGG, "", tiny={"channels": 8, "depth": 1}),
 }
 
+
+ONE_PASS_NETWORKS = ("swinir", "rrdbnet", "srvgg")
+"""The networks that map an LR image to an HR image in one pass."""
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 """Compute dtypes by their names in configurations."""

@@ -8,7 +8,7 @@ from framer_jax.knobs import settings_from
 from framer_jax.losses.wavelet_kd import check_size
 from framer_jax.recipes.base import PIXELS, Recipe
 from framer_jax.recipes.components import teacher as teachers
-from framer_jax.recipes.components.networks import build_student
+from framer_jax.recipes.components.networks import ONE_PASS_NETWORKS, build_student
 from framer_jax.recipes.dtkd.recipe import dtkd
 from framer_jax.recipes.dtkd.settings import DtkdSettings
 from framer_jax.recipes.method import TEACHER_OUTPUTS, Config, Method, Networks, WeightReader
@@ -41,7 +41,7 @@ METHOD = Method(
     name="dtkd",
     paper="Park and Song, DTKD, Electronics 15(10) 1986, 2026",
     summary="A diffusion teacher distilled into a one-pass network by a two-level wavelet loss.",
-    networks=Networks("student", ("swinir",)),
+    networks=Networks("student", ONE_PASS_NETWORKS),
     sections={"teacher": teachers.TeacherSettings, "dtkd": DtkdSettings},
     build=_build,
     weight_files=teachers.WEIGHT_FILES,

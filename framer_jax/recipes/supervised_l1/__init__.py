@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from framer_jax.recipes.base import PIXELS, Recipe
-from framer_jax.recipes.components.networks import build_student
+from framer_jax.recipes.components.networks import ONE_PASS_NETWORKS, build_student
 from framer_jax.recipes.method import (
     PHOTOS,
     TEACHER_OUTPUTS,
@@ -44,7 +44,7 @@ METHOD = Method(
     name="supervised_l1",
     paper="Liang et al., SwinIR: Image Restoration Using Swin Transformer, ICCV Workshops 2021",
     summary="One-pass network trained with the L1 distance to the HR image.",
-    networks=Networks("student", ("swinir",)),
+    networks=Networks("student", ONE_PASS_NETWORKS),
     sections={},
     build=_build,
     batch_entries=_batch_entries,

@@ -1,0 +1,146 @@
+"""Real-ESRGAN: a one-pass network trained with a pixel loss, a perceptual loss and a U-Net discriminator.
+
+Wang et al., "Real-ESRGAN: Training Real-World Blind Super-Resolution with Pure Synthetic Data" (ICCV Workshops 2021),
+and the release's options. In a step, the generator is updated first, against the discriminator as it is; then the
+discriminator, on real images and on those that the generator has just made. The vectors of the discriminator's spectral
+norm are improved in each of its three calls, also in the generator's update, and are part of the mutable state.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, cast
+
+import jax
+import jax.numpy as jnp
+
+from framer_jax.losses.adversarial import accuracy, discriminator_loss, generator_loss
+from framer_jax.losses.pixel import pixel_errors
+from framer_jax.models.denoiser import OnePassNetwork
+from framer_jax.models.unet_discriminator import SIDE_MULTIPLE, SPECTRAL, UNetDiscriminator
+from framer_jax.recipes.base import (
+    PIXELS,
+    AuxiliaryLoss,
+    Batch,
+    Frozen,
+    Loss,
+    LossFunction,
+    Params,
+    Recipe,
+    State,
+    Update,
+    add_auxiliary,
+    auxiliary_frozen,
+)
+from framer_jax.recipes.components.latent_space import to_model_range
+from framer_jax.recipes.components.one_pass import STUDENT, init_student, one_pass_sampler, predictor
+from framer_jax.recipes.realesrgan.settings import RealEsrganSettings
+
+DISCRIMINATOR = "discriminator"
+"""The group of the discriminator, and the entry of the mutable state with its vectors of spectral norm."""
+
+GENERATED = "generated"
+"""The output of the generator's update that the discriminator's update reads."""
+
+UNSHARPENED = "hr_unsharpened"
+"""The batch entry with HR images that were not sharpened; absent where the degradation sharpens nothing."""
+
+
+def realesrgan(
+    generator: OnePassNetwork,
+    scale: int,
+    settings: RealEsrganSettings,
+    auxiliary: tuple[AuxiliaryLoss, ...] = (),
+    dtype: Any = jnp.float32,
+) -> Recipe:
+    """The recipe; `sample` and `mean` are the same forward pass.
+
+    Args:
+      generator: (LR image [B, H, W, 3] in [0, 1], key or None) → (image, taps); group 'student'.
+      scale: its upsampling factor.
+      settings: see RealEsrganSettings.
+      auxiliary: the perceptual term.
+      dtype: compute dtype of the discriminator.
+    """
+    adversarial = settings.adversarial_weight > 0
+    discriminator = UNetDiscriminator(channels=settings.discriminator_channels, dtype=dtype)
+    sample = one_pass_sampler(generator)
+    updates = [Update("generator", (STUDENT,), _generator_loss(generator, discriminator, settings, auxiliary))]
+    if adversarial:
+        updates.append(Update("discriminator", (DISCRIMINATOR,), _discriminator_loss(discriminator, settings)))
+    return Recipe(
+        name="realesrgan",
+        scale=scale,
+        init=partial(_init, generator, discriminator if adversarial else None),
+        updates=tuple(updates),
+        sample=sample,
+        mean=sample,
+        exported=(STUDENT,),
+        frozen=auxiliary_frozen(auxiliary),
+        init_state=partial(_init_state, discriminator) if adversarial else dict,
+        batch_entries=PIXELS,
+    )
+
+
+def _variables(discriminator: UNetDiscriminator, key: jax.Array) -> dict[str, Any]:
+    image = jnp.zeros((1, SIDE_MULTIPLE, SIDE_MULTIPLE, 3), jnp.float32)
+    return cast(dict[str, Any], discriminator.init(key, image))
+
+
+def _init(generator: OnePassNetwork, discriminator: UNetDiscriminator | None, key: jax.Array, batch: Batch) -> Params:
+    key_generator, key_discriminator = jax.random.split(key)
+    params = init_student(generator, key_generator, batch)
+    if discriminator is not None:
+        params[DISCRIMINATOR] = _variables(discriminator, key_discriminator)["params"]
+    return params
+
+
+def _init_state(discriminator: UNetDiscriminator) -> State:
+    """The vectors of spectral norm before the first power iteration, which are random in any case."""
+    return {DISCRIMINATOR: _variables(discriminator, jax.random.key(0))[SPECTRAL]}
+
+
+def _judge(discriminator: UNetDiscriminator, params: Params, state: State, image: jax.Array) -> tuple[jax.Array, State]:
+    """Logits [B, H, W, 1] of images in [0, 1], and the state with improved vectors of spectral norm."""
+    variables = {"params": params[DISCRIMINATOR], SPECTRAL: state[DISCRIMINATOR]}
+    logits, improved = discriminator.apply(variables, image, True, mutable=[SPECTRAL])
+    return cast(jax.Array, logits), {**state, DISCRIMINATOR: improved[SPECTRAL]}
+
+
+def _generator_loss(
+    generator: OnePassNetwork,
+    discriminator: UNetDiscriminator,
+    settings: RealEsrganSettings,
+    auxiliary: tuple[AuxiliaryLoss, ...],
+) -> LossFunction:
+    predict = predictor(generator)
+
+    def loss(params: Params, frozen: Frozen, state: State, batch: Batch, key: jax.Array, step: jax.Array) -> Loss:
+        image, taps = predict(params, batch["lr"], key)  # [B, sH, sW, 3]
+        metrics = pixel_errors(image, batch["hr"])
+        values = settings.pixel_weight * metrics["pixel_l1"]
+        if auxiliary:
+            pair = to_model_range(image), to_model_range(batch["hr"])
+            values, metrics = add_auxiliary(auxiliary, frozen, values, metrics, *pair)
+        if not settings.adversarial_weight:
+            return Loss(values, metrics, taps, state)
+        logits, state = _judge(discriminator, params, state, image)
+        metrics = {**metrics, "adversarial": generator_loss(logits, settings.adversarial_loss)}
+        values = values + settings.adversarial_weight * metrics["adversarial"]
+        return Loss(values, metrics, taps, state, {GENERATED: image})
+
+    return loss
+
+
+def _discriminator_loss(discriminator: UNetDiscriminator, settings: RealEsrganSettings) -> LossFunction:
+    unsharpened = settings.adversarial_target == "unsharpened"
+
+    def loss(params: Params, frozen: Frozen, state: State, batch: Batch, key: jax.Array, step: jax.Array) -> Loss:
+        target = batch.get(UNSHARPENED, batch["hr"]) if unsharpened else batch["hr"]
+        real, state = _judge(discriminator, params, state, target)  # [B, sH, sW, 1]
+        fake, state = _judge(discriminator, params, state, batch[GENERATED])
+        on_real, on_fake = discriminator_loss(real, fake, settings.adversarial_loss)
+        metrics = {"real": on_real, "fake": on_fake, "accuracy": accuracy(real, fake)}
+        return Loss(on_real + on_fake, metrics, (), state)
+
+    return loss
