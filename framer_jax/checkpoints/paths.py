@@ -10,7 +10,7 @@ from typing import Any
 from framer_jax.porting.diffusers_folder import find_model, is_one_of_many
 from framer_jax.porting.files import sha256_of
 from framer_jax.porting.weights import read_metadata
-from framer_jax.recipes.method import Config, WeightFile, value_at, with_values
+from framer_jax.recipes.method import INSTALLED, Config, WeightFile, value_at, with_values
 from framer_jax.recipes.table import METHODS, method_of
 
 NEEDS = ("training", "teacher", "inference")
@@ -51,8 +51,14 @@ def weight_path(config: Config, file: WeightFile) -> str:
     return str(value_at(config, file.path) or "")
 
 
+def used_path(config: Config, file: WeightFile) -> str:
+    """The file that a weight-file knob stands for: the named one, or one of an installed package; '' for none."""
+    path = weight_path(config, file)
+    return file.installed(config) if file.installed and path in ("", INSTALLED) else path
+
+
 def named_files(config: Config, need: str = "training") -> list[WeightFile]:
-    """The weight files that a configuration names and that a purpose needs.
+    """The weight files that a configuration names, or finds in an installed package, and that a purpose needs.
 
     Args:
       config: the `recipe` section.
@@ -60,7 +66,7 @@ def named_files(config: Config, need: str = "training") -> list[WeightFile]:
     """
     files = []
     for file in method_of(config).weight_files:
-        if not weight_path(config, file):
+        if not used_path(config, file):
             continue
         if (need == "inference" and not file.inference) or (need == "teacher" and file.training_only):
             continue
@@ -94,7 +100,7 @@ def digest_of(path: str | os.PathLike[str], part: str = "") -> str:
 
 def digests(config: Config, need: str = "training") -> dict[str, str]:
     """Full knob name → digest of the `named_files`."""
-    return {file.knob: digest_of(weight_path(config, file), file.part) for file in named_files(config, need)}
+    return {file.knob: digest_of(used_path(config, file), file.part) for file in named_files(config, need)}
 
 
 def with_dependencies(
