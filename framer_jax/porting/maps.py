@@ -8,10 +8,12 @@ file, and a line in framer_jax.porting.table.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -87,6 +89,11 @@ def with_values(arguments: Mapping[str, Any], stated: Mapping[str, Any], state: 
     return {**arguments, **stated}
 
 
+def as_given(paths: Sequence[str | os.PathLike[str]], stated: Mapping[str, Any]) -> list[Path]:
+    """Default of `WeightMap.files`."""
+    return [Path(path) for path in paths]
+
+
 def nothing_computed(state: StateDict) -> tuple[str, ...]:
     """Default of `WeightMap.computed`."""
     return ()
@@ -104,6 +111,8 @@ class WeightMap:
       dropped: known keys that are not needed, with placeholders: constants that the model computes itself.
       buffers: (checkpoint without them, arguments) → the dropped entries that the original requires when it loads.
       computed: (checkpoint) → keys that are dropped although they have a rule, as the model computes their values.
+      files: (paths of a checkpoint, arguments that are expected of it) → its files, where a folder of another layout
+        than that of Diffusers stands for several.
       folder: name of the model's folder in a Diffusers pipeline; '' if there are no such folders.
       assumed: (checkpoint, its arguments) → names of those that its tensors do not determine, whose values are those of
         published models; see framer_jax.porting.stated.
@@ -126,6 +135,7 @@ class WeightMap:
     dropped: tuple[str, ...] = ()
     buffers: Callable[[StateDict, Mapping[str, Any]], StateDict] = no_buffers
     computed: Callable[[StateDict], tuple[str, ...]] = nothing_computed
+    files: Callable[[Sequence[str | os.PathLike[str]], Mapping[str, Any]], list[Path]] = as_given
     folder: str = ""
     assumed: Callable[[StateDict, Mapping[str, Any]], tuple[str, ...]] = nothing_assumed
     linked: tuple[str, ...] = ()

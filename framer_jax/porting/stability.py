@@ -168,5 +168,3 @@ AUTOENCODER = Layout(
 )
 """`first_stage_model.*` of Stable Diffusion, and autoencoders published alone."""
 
-LAYOUTS: Mapping[str, Layout] = {"mmdit": TRANSFORMER, "kl_autoencoder": AUTOENCODER}
-"""Weight map → another layout in which its model is published."""

@@ -17,9 +17,10 @@ from framer_jax.porting.mmdit import DIT4SR_TRANSFORMER, MMDIT
 from framer_jax.porting.resshift import RESSHIFT_UNET, VQ_F4
 from framer_jax.porting.rrdbnet import RRDBNET
 from framer_jax.porting.srvgg import SRVGG
-from framer_jax.porting.stability import LAYOUTS
+from framer_jax.porting.stability import AUTOENCODER, TRANSFORMER, Layout
 from framer_jax.porting.stated import Statement, settle, stated_by_files
 from framer_jax.porting.swinir import SWINIR
+from framer_jax.porting.tiny_autoencoder import AUTHORS, TAESD
 from framer_jax.porting.torch_files import TorchFile
 from framer_jax.porting.unet_discriminator import UNET_DISCRIMINATOR
 from framer_jax.porting.weights import load_weights
@@ -34,6 +35,7 @@ MAPS: Mapping[str, WeightMap] = {
         RRDBNET,
         SRVGG,
         KL_AUTOENCODER,
+        TAESD,
         MMDIT,
         DIT4SR_TRANSFORMER,
         LPIPS_VGG,
@@ -44,6 +46,9 @@ MAPS: Mapping[str, WeightMap] = {
     )
 }
 """Name → weight map. A new one is a table in its own file and an entry here."""
+
+LAYOUTS: Mapping[str, Layout] = {"mmdit": TRANSFORMER, "kl_autoencoder": AUTOENCODER, "taesd": AUTHORS}
+"""Weight map → another layout in which its model is published."""
 
 RENAMED_MODELS = {"dit4sr": "dit4sr_transformer"}
 """Names of weight maps in files and commands of older versions → their present names."""
@@ -103,7 +108,8 @@ def read_torch(
     state: StateDict = {}
     source: dict[str, Any] = {"files": [], "taken_off": [], "notes": []}
     stated: list[Statement] = []
-    for path in paths:
+    expected_values = {name: value for each in statements for name, value in each.values.items()}
+    for path in weights.files(paths, expected_values):
         if Path(path).is_dir() and not weights.folder:
             raise ValueError(f"{path}: a folder, and there are no folders of {weights.name}: give its file")
         files = find_model(path, weights.folder, variant)
@@ -199,3 +205,6 @@ def _refuse_other_models(weights: WeightMap, state: StateDict, source: str) -> N
     for name, other in MAPS.items():
         if fraction_known(other, state) > 0.5:
             raise ValueError(f"{source}: this is a {name} checkpoint, not {weights.name}")
+    for name, layout in LAYOUTS.items():
+        if sum(map(layout.key_test(), state)) > 0.5 * len(state):
+            raise ValueError(f"{source}: this is a {name} checkpoint in {layout.title}, not {weights.name}")
