@@ -44,7 +44,9 @@ def main(command_line: Sequence[str] | None = None) -> int:
     )
     arguments = parser.parse_args(command_line)
     with jax.default_matmul_precision("highest"):  # the tolerances are those of float32 products
-        statuses = {check_file(file, Options(arguments.niqe_model, tuple(arguments.weights))) for file in arguments.files}
+        statuses = {
+            check_file(file, Options(arguments.niqe_model, tuple(arguments.weights))) for file in arguments.files
+        }
     return next((status for status in (DIFFERS, UNREADABLE, UNSUPPORTED) if status in statuses), PASSED)
 
 

@@ -139,7 +139,8 @@ def make_step(
         (divided by the number of hosts).
       prepare: function from a batch to the batch of the losses, compiled into the step; it must treat every example
         separately. None converts images of uint8 to float32 in [0, 1], and of other floats to float32.
-      initial_params: groups to start from, such as `model.params`; others are those of `recipe.initial_params`, or random.
+      initial_params: groups to start from, such as `model.params`; others are those of `recipe.initial_params`, or
+        random.
 
     Returns:
       (state, step): `step(state, batch)` returns the next state and the metrics, name → float32 scalar on the device,

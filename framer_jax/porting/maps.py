@@ -249,6 +249,13 @@ def fraction_known(weights: WeightMap, state: StateDict) -> float:
     return len(_translate(state, _patterns(weights, "torch", "flax"))[0]) / max(1, len(state))
 
 
+def takes_all(weights: WeightMap, state: StateDict) -> bool:
+    """Whether the map has a rule for some keys of a checkpoint, and drops all others."""
+    names, unknown = _translate(state, _patterns(weights, "torch", "flax"))
+    dropped = [re.compile(_regex(text)) for text in weights.dropped]
+    return bool(names) and all(any(pattern.fullmatch(key) for pattern in dropped) for key in unknown)
+
+
 def key_test(weights: WeightMap) -> Callable[[str], bool]:
     """(key of a checkpoint, without any prefix) → whether the map has a rule for it."""
     texts = (_regex(rule.torch + tensor.torch) for rule in weights.rules for tensor in rule.tensors)

