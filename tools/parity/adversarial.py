@@ -14,7 +14,7 @@ from framer_jax.porting.maps import to_torch
 from framer_jax.porting.table import MAPS
 from tools.parity.cases import Case, Options, Outputs, channels_first, channels_last
 from tools.parity.configurations import require
-from tools.parity.ported import port_state
+from tools.parity.porting import port_state
 
 NAME = "unet_discriminator_sn"
 
