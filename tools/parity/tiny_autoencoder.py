@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from framer_jax.checkpoints.networks import build_network, read_network
 from tools.parity.cases import Case, Options, Outputs, channels_first, channels_last
 from tools.parity.configurations import UnsupportedError, require
-from tools.parity.porting import apply_and_capture
+from tools.parity.ported import apply_and_capture
 from tools.parity.real_weights import find_weights
 
 
