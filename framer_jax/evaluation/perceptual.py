@@ -177,12 +177,13 @@ def _dists(named: Sequence[PathLike], trunk: Sequence[Path]) -> PerceptualNetwor
     if not weights:
         raise ValueError(missing_weights("dists"))
     if not (len(weights) == 1 and is_ours(weights[0])) and not any(map(_has_trunk, weights)):
-        if not trunk and (installed := installed_file("vgg")):
-            trunk = [installed]
+        usable = [path for path in trunk if not is_ours(path) and _has_trunk(path)]  # a ported file is LPIPS' alone
+        if not usable and (installed := installed_file("vgg")):
+            usable = [installed]
             names.append(installed.name)
-        if not trunk:
+        if not usable:
             raise ValueError(missing_weights("dists"))
-        weights += trunk[:1]
+        weights += usable[:1]
     network = load_network("dists", *weights)
     return PerceptualNetwork("dists", network.module, network.params, tuple(network.source["files"]), tuple(names))
 

@@ -3,7 +3,6 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
 from framer_jax.checkpoints.networks import network_shapes
@@ -38,46 +37,39 @@ def batch(count=2, side=4):
     return {"hr": hr, "lr": lr, UNSHARPENED: 0.5 * hr}
 
 
-def updates_of(recipe, batch, learning_rate=5e-3):
-    """(params, state, optimizer states) → the same after a step with both updates, and the metrics of each."""
-    optimizer = optax.adam(learning_rate)
-    groups = [update.groups for update in recipe.updates]
-
-    def start(params):
-        return [optimizer.init({name: params[name] for name in names}) for names in groups]
+def step_of(recipe, batch):
+    """(params, state, rate) → the same after a step with both updates along the signs of gradients, and metrics."""
 
     @jax.jit
-    def step(params, state, opt_states):
-        data, metrics, following = batch, [], []
-        for update, names, opt_state in zip(recipe.updates, groups, opt_states, strict=True):
+    def step(params, state, rate):
+        data, metrics = batch, []
+        for update in recipe.updates:
 
             def mean_loss(trained, update=update, data=data, params=params, state=state):
                 loss = update.loss({**params, **trained}, recipe.frozen, state, data, jax.random.key(0), STEP)
                 return loss.values.mean(), loss
 
-            trained = {name: params[name] for name in names}
+            trained = {name: params[name] for name in update.groups}
             gradient, loss = jax.grad(mean_loss, has_aux=True)(trained)
-            changes, opt_state = optimizer.update(gradient, opt_state)
-            params = {**params, **optax.apply_updates(trained, changes)}
-            state, data = loss.state, with_outputs(data, loss.outputs)
+            moved = jax.tree.map(lambda leaf, slope: leaf - rate * jnp.sign(slope), trained, gradient)
+            params, state = {**params, **moved}, loss.state
+            data = with_outputs(data, loss.outputs)
             metrics.append({name: value.mean() for name, value in loss.metrics.items()})
-            following.append(opt_state)
-        return params, state, following, metrics
+        return params, state, metrics
 
-    return start, step
+    return step
 
 
 def test_both_updates_overfit_one_batch():
     recipe, data = recipe_of(*SMALL, "recipe.realesrgan.adversarial_weight=0.001"), batch()
     params, state = drawn(recipe.init, jax.random.key(0), data), recipe.init_state()
-    start, step = updates_of(recipe, data)
-    opt_states, history = start(params), []
-    for _ in range(40):
-        params, state, opt_states, metrics = step(params, state, opt_states)
+    step, history = step_of(recipe, data), []
+    for rate in np.linspace(4e-3, 2e-4, 60, dtype=np.float32):
+        params, state, metrics = step(params, state, rate)
         history.append(jax.tree.map(float, metrics))
     (generator, critic), (last_generator, last_critic) = history[0], history[-1]
     assert last_generator["pixel_l1"] < 0.7 * generator["pixel_l1"]
-    assert last_critic["real"] + last_critic["fake"] < 0.5 * (critic["real"] + critic["fake"])
+    assert last_critic["real"] + last_critic["fake"] < 0.6 * (critic["real"] + critic["fake"])
     assert last_critic["accuracy"] > 0.9
 
 
