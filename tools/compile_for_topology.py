@@ -56,7 +56,10 @@ from tools.hlo import collectives
 MEMORY = {"v4": 32, "v5e": 16, "v5p": 95, "v6e": 32}
 """TPU generation → published memory of a chip in GiB, of which the compiler reserves about 0.25."""
 
-DESCRIBED_SPACES = ("wavelet", "kl")
+LATENT_SPACES = ("kl", "taesd", "taesd3")
+"""Latent spaces in which latents can be precomputed."""
+
+DESCRIBED_SPACES = ("wavelet", *LATENT_SPACES)
 """Latent spaces whose frozen weights have known shapes without a file."""
 
 
@@ -280,7 +283,7 @@ def described_recipe(config: dict[str, Any]) -> Recipe:
 
 def training_data(section: dict[str, Any]) -> str:
     """The kind of training data: latents where they can be precomputed and the method trains on them, else photos."""
-    if _space(section) != "kl":
+    if _space(section) not in LATENT_SPACES:
         return PHOTOS
     try:
         method_of(section).batch_entries(section, LATENTS)

@@ -18,6 +18,7 @@ from framer_jax.frequency import wavelets
 from framer_jax.models.denoiser import IMAGE, Denoiser
 from framer_jax.models.kl_autoencoder import KLAutoencoder
 from framer_jax.models.lora import COLLECTION, apply_adapters
+from framer_jax.models.tiny_autoencoder import TinyAutoencoder
 from framer_jax.models.vq_autoencoder import VQAutoencoder
 from framer_jax.recipes.base import Batch, Frozen, Params
 from framer_jax.recipes.components.tiled_apply import tiled_apply
@@ -73,14 +74,16 @@ AUTOENCODER, AUTOENCODER_LORA = "autoencoder", "autoencoder_lora"
 """The entries of `frozen` with an autoencoder's weights and, where one was trained, with the LoRA on them."""
 
 
-def autoencoder_space(module: VQAutoencoder, params: Params | None) -> LatentSpace:
-    """A trained autoencoder: for VQ-f4, [B, H, W, 3] ↔ [B, H / 4, W / 4, 3].
+def autoencoder_space(module: VQAutoencoder | TinyAutoencoder, params: Params | None) -> LatentSpace:
+    """A trained autoencoder without a distribution of latents.
 
-    As in ResShift, `encode` does not quantise and `decode` does; its gradient passes straight through to the latent.
+    VQ-f4: [B, H, W, 3] ↔ [B, H / 4, W / 4, 3]. As in ResShift, `encode` does not quantise and `decode` does; its
+    gradient passes straight through to the latent. TAESD, TAESD3: [B, H, W, 3] ↔ [B, H / 8, W / 8, 4 or 16]; its
+    latents have the scale of normalized ones already.
 
     Args:
       module: the autoencoder.
-      params: its weights, or None for a description.
+      params: its weights, or their shapes or None for a description.
     """
 
     def apply(frozen: Frozen, x: jax.Array, method: str) -> jax.Array:
