@@ -167,4 +167,3 @@ AUTOENCODER = Layout(
     _reverse_levels,
 )
 """`first_stage_model.*` of Stable Diffusion, and autoencoders published alone."""
-
