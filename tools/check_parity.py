@@ -29,7 +29,7 @@ from flax.errors import FlaxError
 from tools.parity.cases import INNER, Case, Options, compare, load_case
 from tools.parity.configurations import UnsupportedError
 from tools.parity.families import FAMILIES
-from tools.parity.ported import ContradictionError
+from tools.parity.porting import ContradictionError
 from tools.parity.real_weights import MissingWeightsError
 
 PASSED, DIFFERS, UNREADABLE, UNSUPPORTED = range(4)

@@ -290,7 +290,7 @@ def _name_outputs(images: list[tuple[Path, Path]], output: Path, suffix: str, ex
             )
         jobs.append(Job(source, target))
     sources: dict[str, Path] = {}
-    for source, target in jobs:
+    for source, target, _ in jobs:
         other = sources.setdefault(case_folded(target), source)
         if other is not source:
             raise ValueError(f"{other} and {source} would both be written to {target}: upscale them separately")

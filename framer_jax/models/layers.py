@@ -211,7 +211,8 @@ class TimeEmbedding(nn.Module):
 
 def downsample_mean(x: jax.Array) -> jax.Array:
     """Means of 2x2 positions: [B, 2H, 2W, C] → [B, H, W, C]."""
-    return nn.avg_pool(x, (2, 2), (2, 2))
+    batch, height, width, channels = x.shape
+    return x.reshape(batch, height // 2, 2, width // 2, 2, channels).mean(axis=(2, 4))
 
 
 def upsample_nearest(x: jax.Array) -> jax.Array:

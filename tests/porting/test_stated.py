@@ -64,7 +64,11 @@ OPEN = {
 """Weight map → what its tensors leave open in `states`, with the assumed values; and a value to state instead."""
 
 
-@pytest.mark.parametrize("name", OPEN)
+SLOW = ("mmdit", "resshift_unet")
+"""Those whose shapes take longest to trace."""
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in OPEN])
 def test_every_open_argument_is_printed_or_stated_and_goes_there_and_back(states, name, tmp_path, capsys):
     assumed, other = OPEN[name]
     ours, back, again = (tmp_path / f"{word}.safetensors" for word in ("ours", "back", "again"))

@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from framer_jax.checkpoints.networks import build_network, network_shapes
 from framer_jax.diffusion import resshift as process
 from framer_jax.diffusion.resshift import SINSR_SQRT_ETA_CAP
 from framer_jax.diffusion.samplers import resshift_ancestral, resshift_deterministic
@@ -19,65 +18,15 @@ from framer_jax.models.denoiser import IMAGE
 from framer_jax.models.resshift_unet import SwinUNet
 from framer_jax.models.vgg import Lpips
 from framer_jax.models.vq_autoencoder import VQAutoencoder, nearest_code
-from framer_jax.porting.maps import to_flax, to_torch
+from framer_jax.porting.maps import to_torch
 from framer_jax.porting.swin import INDEX, MASK
 from framer_jax.porting.table import MAPS
 from framer_jax.recipes.components.latent_space import upsample_bicubic
 from framer_jax.recipes.resshift.recipe import predictor
 from framer_jax.recipes.sinsr.recipe import distillation_terms, student_schedule, trajectory_endpoints
-from framer_jax.trees import check_same_structure
 from tools.parity.cases import Case, Options, Outputs, channels_first, channels_last
 from tools.parity.configurations import UnsupportedError, require, swinir_arguments, unet_arguments, vq_arguments
-
-
-def port_model(case: Case, model: str, name: str, expected: dict[str, Any]) -> tuple[dict[str, Any], Any]:
-    """Convert a model of the fixture with the weight map `name`, and build the module: (params, module).
-
-    Args:
-      case: the fixture.
-      model: name of its group of weights.
-      name: the weight map.
-      expected: constructor arguments by the fixture's configuration.
-
-    Raises:
-      UnsupportedError: the weight map or the module does not take the model.
-      ContradictionError: the weight map infers other arguments from the tensors than the configuration states.
-    """
-    return port_state(case.weights[model], f"{case.family}/{model}", name, expected)
-
-
-def port_state(
-    state: dict[str, np.ndarray], source: str, name: str, expected: dict[str, Any]
-) -> tuple[dict[str, Any], Any]:
-    """As `port_model`, for any state dict; `source` names it in errors."""
-    weights = MAPS[name]
-    try:
-        params, inferred, _ = to_flax(weights, state, source)
-    except ValueError as error:
-        raise UnsupportedError(str(error)) from error
-    # What the tensors do not tell is the configuration's, and the position table's where it is stored.
-    left_open = (*weights.assumed(state, inferred), *weights.linked, *weights.constants, *FOLLOWING.get(name, ()))
-    differing = [
-        f"{argument} {inferred[argument]!r} instead of {value!r}"
-        for argument, value in expected.items()
-        if argument in inferred and argument not in left_open and inferred[argument] != value
-    ]
-    if differing:
-        raise ContradictionError(f"{source}: the weight map {name} infers {', '.join(differing)}")
-    try:
-        module = build_network(name, {**inferred, **expected})
-        check_same_structure(params, network_shapes(name, module), source)
-    except (ValueError, TypeError, ZeroDivisionError) as error:
-        raise UnsupportedError(" ".join(str(error).split())) from error
-    return params, module
-
-
-FOLLOWING = {"resshift_unet": ("condition_size",)}
-"""Weight map → arguments that follow from those that tensors do not tell."""
-
-
-class ContradictionError(Exception):
-    """A weight map infers something else than the configuration of the fixture states; one line."""
+from tools.parity.porting import port_model, port_state
 
 
 def port_unet(case: Case, model: str = "model") -> tuple[SwinUNet, dict[str, Any]]:

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 
 from tools.parity.cases import Case, Options, Outputs, channels_first, channels_last
 from tools.parity.configurations import kl_arguments
-from tools.parity.ported import apply_and_capture, port_model
+from tools.parity.ported import apply_and_capture
+from tools.parity.porting import port_model
 
 
 def kl_autoencoder_family(case: Case, options: Options) -> Outputs:

@@ -14,7 +14,8 @@ from framer_jax.porting.maps import to_torch
 from framer_jax.porting.table import MAPS
 from tools.parity.cases import Case, Options, Outputs, channels_first, channels_last
 from tools.parity.configurations import transformer_arguments
-from tools.parity.ported import apply_and_capture, port_state
+from tools.parity.ported import apply_and_capture
+from tools.parity.porting import port_state
 
 POSITIONS = "pos_embed.pos_embed"
 """The table of positions in a state dict."""
