@@ -140,7 +140,7 @@ def test_latents_of_a_tiny_autoencoder(place, capsys):
     for words, change, text in (
         (("--draw", "sample"), {}, "--draw sample: the autoencoder of recipe.space.name taesd3 has no Gaussian"),
         ((), {"vae": "taesd.safetensors"}, "TAESD (4 latent channels, 8 wide)"),
-        ((), {"vae": "vae"}, "describes a AutoencoderKL, not an AutoencoderTiny"),
+        ((), {"vae": "vae"}, "this is a kl_autoencoder checkpoint, not taesd"),
     ):
         assert latents(place, "never", *words, **{**options, **change}) == 2
         (line,) = capsys.readouterr().err.splitlines()

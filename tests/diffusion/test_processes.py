@@ -261,7 +261,8 @@ def test_the_estimates_of_the_steps_belong_to_the_same_result():
     def velocity(x, sigma):
         return jnp.sin(3 * x) + sigma
 
-    np.testing.assert_array_equal(flow_estimates(sigmas, velocity, start)[0], flow_euler(sigmas, velocity, start))
+    kept, plain = flow_estimates(sigmas, velocity, start)[0], flow_euler(sigmas, velocity, start)
+    np.testing.assert_allclose(kept, plain, atol=1e-6)
     schedule = resshift.make_schedule(4)
 
     def draw(number):
@@ -271,6 +272,6 @@ def test_the_estimates_of_the_steps_belong_to_the_same_result():
         return jnp.tanh(x) + index.astype(jnp.float32)
 
     result, estimates = resshift_estimates(schedule, denoise, start, draw)
-    np.testing.assert_array_equal(result, resshift_ancestral(schedule, denoise, start, draw))
+    np.testing.assert_allclose(result, resshift_ancestral(schedule, denoise, start, draw), atol=1e-6)
     assert estimates.shape == (3, *x0.shape)
     np.testing.assert_allclose(estimates[0], denoise(resshift.prior(schedule, start, draw(0)), jnp.int32(3)), atol=1e-5)

@@ -10,6 +10,7 @@ from framer_jax.checkpoints.networks import build_network, network_shapes, read_
 from framer_jax.checkpoints.paths import digest_of
 from framer_jax.porting.diffusers_folder import write_folder
 from framer_jax.porting.maps import to_torch
+from framer_jax.porting.stated import Statement
 from framer_jax.porting.table import MAPS
 from framer_jax.porting.torch_files import write_state
 from framer_jax.trees import flatten_names, tree_digest
@@ -95,8 +96,6 @@ def test_port_both_ways(place, tmp_path, capsys):
 
 def test_a_folder_of_several_pairs(place):
     """As of the previews of a user interface: the space decides, and without one it is refused."""
-    from framer_jax.porting.stated import Statement
-
     for channels, name in ((4, "taesd"), (16, "taesd3")):
         statement = Statement("the recipe", {"latent_channels": channels})
         ported = read_network("taesd", place / "both", statements=[statement])

@@ -269,7 +269,7 @@ def test_training_goes_on_from_what_it_wrote_and_upscales(folder, tmp_path, caps
     assert images[0].shape == images[1].shape and not np.array_equal(*images)
 
 
-def test_training_on_latents_and_captions(folder, tmp_path, capsys):
+def test_training_on_latents_and_captions(folder, tmp_path, capsys, caplog):
     """As for the published model: latents and embeddings from disk, both made by the commands' functions."""
     sizes = text_sizes(config(*KL)["recipe"])
     captions = {f"photo_{index}.png": Caption(f"photo_{index}.png", "", f"Number {index}.") for index in range(3)}
@@ -289,9 +289,8 @@ def test_training_on_latents_and_captions(folder, tmp_path, capsys):
     run += (f"data.validation_preview={folder}/taesd.safetensors",)
     result = train_from_config(config(*run), tmp_path / "run")
     assert result.step == 2 and np.isfinite(result.scalars["loss"])
-    printed = capsys.readouterr().err
-    assert "text: captions, the null text for 20% of the examples" in printed
-    assert "validation images and scores are of previews" in printed
+    assert "text: captions, the null text for 20% of the examples" in capsys.readouterr().err
+    assert "validation images and scores are of previews" in caplog.text
     _, metadata = load_weights(tmp_path / "run" / "weights.safetensors")
     assert metadata["config"]["data"]["embeddings"] == "embeddings"
     assert metadata["config"]["data"]["validation_preview"] == "taesd.safetensors"
