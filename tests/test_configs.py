@@ -82,7 +82,7 @@ def test_as_it_is(path, autoencoder):
     space = config["recipe"].get("space", {}).get("name")
     if space == "vq_f4":
         config["recipe"]["space"]["checkpoint"] = str(autoencoder)
-    purpose = "description" if space == "kl" else "inference"  # its weights are large
+    purpose = "description" if space in ("kl", "taesd3") else "inference"  # its weights are large
     recipe = add_framer(build_recipe(config["recipe"], purpose), config["framer"])
     assert config["data"]["crop"] % (recipe.scale * recipe.lr_multiple) == 0
     preset_by_name(config["data"]["degradation"], recipe.scale)

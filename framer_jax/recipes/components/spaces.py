@@ -46,8 +46,8 @@ class SpaceSettings:
     )
     checkpoint: str = knob(
         "",
-        "vq_f4, kl, taesd, taesd3: path of the autoencoder, as published or from `framer-jax port`; of TAESD's two files "
-        "the folder that holds both.",
+        "vq_f4, kl, taesd, taesd3: path of the autoencoder, as published or from `framer-jax port`; of TAESD's two "
+        "files the folder that holds both.",
         empty=True,
     )
     shift: float | None = knob(
@@ -93,7 +93,7 @@ def _kl(settings: SpaceSettings, dtype: Any, purpose: str, reader: WeightReader)
         return gaussian_space(module, jax.eval_shape(module.init, jax.random.key(0), image)["params"])
     what = "Stable Diffusion's autoencoder (a file, or the folder vae/)"
     network = reader.network(WEIGHT_FILE.knob, settings.checkpoint, AUTOENCODER_MAPS["kl"], what, dtype)
-    return gaussian_space(network.module.clone(**changes), network.params)
+    return gaussian_space(network.module.clone(**changes), network.params, published=network.module)
 
 
 def _vq_f4(settings: SpaceSettings, dtype: Any, purpose: str, reader: WeightReader) -> LatentSpace:
