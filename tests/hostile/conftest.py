@@ -14,5 +14,5 @@ def toy_model(monkeypatch, tmp_path):
     """The model that the upscale command uses whatever its arguments say."""
     (tmp_path / "w.safetensors").write_bytes(b"weights")
     model = Model(RECIPE, PARAMS, {"config": config()}, tmp_path / "w.safetensors")
-    monkeypatch.setattr(upscale, "load_model", lambda *arguments, **options: model)
+    monkeypatch.setattr(upscale, "open_model", lambda *arguments, **options: model)
     return model

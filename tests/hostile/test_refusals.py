@@ -152,7 +152,7 @@ def test_errors_of_memory_and_of_the_device_name_the_image(tmp_path, capsys, mon
 
 def test_weights_that_are_not_finite_are_named_with_the_image(tmp_path, capsys, toy_model, monkeypatch):
     broken = toy_model._replace(params={"denoiser": {"gain": np.float32("nan")}})
-    monkeypatch.setattr(upscale_command, "load_model", lambda *arguments, **options: broken)
+    monkeypatch.setattr(upscale_command, "open_model", lambda *arguments, **options: broken)
     source = image(tmp_path / "a.png")
     outcome = run(capsys, "upscale", source, tmp_path / "out", *SMALL)
     assert outcome.status == 2
