@@ -32,8 +32,8 @@ def get_config() -> ConfigDict:
     config.data.degradation = "framer_released"
     config.data.crop = 256
     config.training.steps = 12_000
-    config.training.global_batch = 8
-    config.training.learning_rate = 5e-4
+    config.training.global_batch = 4
+    config.training.learning_rate = 3e-4
     config.training.warmup_steps = 200
     config.training.validate_every = 2_000
     config.training.checkpoint_every = 2_000
