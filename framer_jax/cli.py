@@ -20,6 +20,7 @@ from framer_jax.version import __version__
 COMMANDS = {
     "train": "train a recipe from a configuration file, or resume a run",
     "upscale": "upscale images with a trained model (by default the starter model)",
+    "models": "list the models that can be used by name, and what the others need",
     "degrade": "make LR images from a folder of HR images, each with its own random degradation",
     "evaluate": "score a folder of images, with or without references, with confidence intervals",
     "precompute": "write the outputs of frozen models for the training images to disk: teacher, captions, latents",

@@ -30,14 +30,20 @@ def keep_compiled_programs() -> None:
 
 
 def _cache_folder() -> Path | None:
-    """Where compiled programs are kept; None for a user without a home folder, as in some containers and batch jobs."""
+    """Where compiled programs are kept; None without a place that can be written."""
+    base = cache_base()
+    if base is None:
+        return None
+    existing = next((folder for folder in (base, *base.parents) if folder.exists()), base)
+    return base / "framer_jax" / "compiled" if existing.is_dir() and os.access(existing, os.W_OK) else None
+
+
+def cache_base() -> Path | None:
+    """The user's folder for caches; None for a user without a home folder, as in some containers and batch jobs."""
     base = Path(os.environ.get("XDG_CACHE_HOME", ""))
     if not base.is_absolute():  # not set, or to be ignored, as its specification says
         try:
             base = Path.home() / ".cache"
         except RuntimeError:  # neither HOME nor an entry of this user
             return None
-    if not base.is_absolute():  # HOME is empty
-        return None
-    existing = next((folder for folder in (base, *base.parents) if folder.exists()), base)
-    return base / "framer_jax" / "compiled" if existing.is_dir() and os.access(existing, os.W_OK) else None
+    return base if base.is_absolute() else None  # it is not if HOME is empty

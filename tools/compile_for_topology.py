@@ -14,6 +14,7 @@ results on one chip.
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import os
 import re
@@ -39,6 +40,7 @@ from framer_jax.data.latents import HR_LATENT, LR_LATENT
 from framer_jax.evaluation.macs import products
 from framer_jax.knobs import settings_from
 from framer_jax.recipes.base import Frozen, Recipe
+from framer_jax.recipes.components.networks import network_section
 from framer_jax.recipes.components.spaces import build_space
 from framer_jax.recipes.components.text import text_sizes
 from framer_jax.recipes.framer import NO_FRAMER, add_framer
@@ -156,8 +158,13 @@ def compile_all(arguments: argparse.Namespace) -> list[Plan]:
 
 
 def with_variant(config: dict[str, Any], variant: str) -> dict[str, Any]:
-    """A plain configuration with another variant of FRAMER."""
-    return {**config, "framer": {**config["framer"], "variant": variant}}
+    """A plain configuration with another variant of FRAMER; 'released' compares the blocks' predictions."""
+    config = copy.deepcopy(config)
+    config["framer"]["variant"] = variant
+    if variant == "released":
+        section, network = network_section(config["recipe"])
+        config["recipe"][section][network]["taps"] = "prediction"
+    return config
 
 
 def topology_devices(topology: str) -> list[jax.Device]:

@@ -14,6 +14,7 @@ from framer_jax.api.arguments import (
     described,
     path_of,
     plain_values,
+    real_number,
     text_of,
     unknown_names,
     whole_number,
@@ -37,15 +38,19 @@ def load_model(
     weights: PathLike | None = None,
     config: PathLike | None = None,
     overrides: Sequence[str] = (),
+    denoise_strength: float | None = None,
     **sampling: Any,
 ) -> Model:
     """Read a model from a weights file or a training run's directory.
 
     Args:
-      weights: path of the weights; None for the starter model. Published weights, ported or not, need a `config`,
-        except for those of SwinIR, which determine it.
+      weights: path of the weights, or the name of a model such as 'realesrgan-x4plus' (`framer-jax models` lists
+        them); None for the starter model. Published weights, ported or not, need a `config`, except for those of
+        SwinIR, RRDBNet and SRVGG, which determine it.
       config: configuration that the published weights belong to, such as configs/resshift_v1.py.
       overrides: changes of that configuration, such as ['recipe.space.checkpoint=vq_f4.safetensors'].
+      denoise_strength: of realesr-general-x4v3, from 0 (keeps noise) to 1 (the model alone, as None): it is blended
+        with its twin realesr-general-wdn-x4v3 next to it.
       sampling: sampler settings to use instead of the configuration's, such as steps=20 or guidance=4.0: the fields of
         framer_jax.inference.model.Sampling.
 
@@ -53,8 +58,7 @@ def load_model(
       FileNotFoundError, ValueError: see framer_jax.inference.model.load_model and framer_jax.config.load_config.
       TypeError: an argument of another kind, or an unknown sampler setting.
     """
-    from framer_jax.commands.published import config_of_weights
-    from framer_jax.config import load_config, to_dict
+    from framer_jax.commands.published import open_model
     from framer_jax.inference import model
 
     if isinstance(weights, model.Model):
@@ -64,12 +68,10 @@ def load_model(
     changes = [overrides] if isinstance(overrides, str) else [text_of(change, "an override") for change in overrides]
     if changes and config is None:
         raise ValueError("overrides change the configuration that 'config' names: give 'config' too")
-    if config is None:
-        configuration = config_of_weights(weights)
-    else:
-        name = path_of(config, "config", "the name of a shipped configuration or the path of a .py file")
-        configuration = to_dict(load_config(os.fspath(name), changes))
-    return model.load_model(weights, configuration, sampling=_sampling("load_model", sampling))
+    if config is not None:
+        path_of(config, "config", "the name of a shipped configuration or the path of a .py file")
+    strength = None if denoise_strength is None else real_number(denoise_strength, "denoise_strength")
+    return open_model(weights, config, changes, _sampling("load_model", sampling), strength)
 
 
 def read_image(path: PathLike) -> ImageData:
@@ -105,7 +107,9 @@ def write_image(path: PathLike, image: ImageLike, overwrite: bool = False) -> No
 
 
 @renamed_arguments(picture="image")
-def upscale(image: ImageLike, model: Model | PathLike | None = None, **settings: Any) -> ImageData:
+def upscale(
+    image: ImageLike, model: Model | PathLike | None = None, denoise_strength: float | None = None, **settings: Any
+) -> ImageData:
     """Upscale an image; it keeps its transparency, gray mode, bit depth and color profile.
 
     Calls with the same `Model` object, with the same path, or with none share their compiled programs, which JAX's
@@ -113,7 +117,8 @@ def upscale(image: ImageLike, model: Model | PathLike | None = None, **settings:
 
     Args:
       image: a path, an image from `read_image`, a Pillow image, or an array [H, W, 3] of uint8 or floats in [0, 1].
-      model: model from `load_model`, or the path of one; None for the starter model.
+      model: model from `load_model`, or the path or the name of one; None for the starter model.
+      denoise_strength: as of `load_model`; without a `Model` object.
       settings: fields of framer_jax.inference.settings.UpscaleSettings, such as mode='mean' or seed=1; the defaults
         depend on the model (framer_jax.inference.model.settings_for). Without a `Model` object, also those of the
         sampler, such as steps=8 (see `load_model`).
@@ -144,7 +149,8 @@ def upscale(image: ImageLike, model: Model | PathLike | None = None, **settings:
             text_of(settings[name], name)
     keep_compiled_programs()
     source = as_image_data(image)
-    used = _used_model(model, _sampling("upscale", sampling))
+    strength = None if denoise_strength is None else real_number(denoise_strength, "denoise_strength")
+    used = _used_model(model, _sampling("upscale", sampling), strength)
     upscaler = make_upscaler(used.recipe, settings_for(used, **plain_values(settings)))
     return upscale_image(upscaler, used.recipe.scale, used.params, source)[0]
 
@@ -230,27 +236,38 @@ def _sampling(function: str, values: dict[str, Any]) -> Sampling:
     return Sampling(**plain_values(values))
 
 
-def _used_model(model: Any, sampling: Sampling) -> Model:
-    """The model that an argument means: itself, the one at a path, or the starter."""
-    from framer_jax.checkpoints.sampling import UNCHANGED
+def _used_model(model: Any, sampling: Sampling, denoise_strength: float | None) -> Model:
+    """The model that an argument means: itself, the one at a path or of a name, or the starter."""
+    from framer_jax.commands.published import is_model_name
     from framer_jax.inference.model import Model, weights_file
+    from framer_jax.inference.named_models import model_file
 
     if isinstance(model, Model):
-        if sampling != UNCHANGED:
-            name = next(name for name, value in sampling._asdict().items() if value is not None)
+        values = {**sampling._asdict(), "denoise_strength": denoise_strength}
+        if any(value is not None for value in values.values()):
+            name = next(name for name, value in values.items() if value is not None)
             raise TypeError(
                 f"{name} is a setting of the model, which is loaded already: framer_jax.load_model(weights, {name}=…)"
             )
         check_float_leaves(model.params, "model.params")
         return model
     if model is not None and not isinstance(model, str | os.PathLike):
-        raise TypeError(f"model is {described(model)}: give a model from framer_jax.load_model, a path, or None")
+        raise TypeError(
+            f"model is {described(model)}: give a model from framer_jax.load_model, a path, a name, or None"
+        )
+    if isinstance(model, str) and is_model_name(model):
+        path, _ = model_file(model)
+        return _load_once(model, path.stat().st_mtime_ns, sampling, denoise_strength)
     path = weights_file(None if model is None else path_of(model, "model"))
     modified = path.stat().st_mtime_ns if path.exists() else 0  # load_model names a file that is missing
-    return _load_once(path, modified, sampling)
+    return _load_once(path, modified, sampling, denoise_strength)
 
 
 @functools.lru_cache(maxsize=2)
-def _load_once(path: Path, modified: int, sampling: Sampling) -> Model:
-    """The model of a file with this time of modification; it never leaves this module, so nobody can change it."""
-    return load_model(path, **{name: value for name, value in sampling._asdict().items() if value is not None})
+def _load_once(weights: str | Path, modified: int, sampling: Sampling, denoise_strength: float | None) -> Model:
+    """The model of a name, or of a file with this time of modification.
+
+    It never leaves this module, so nobody can change it.
+    """
+    changes = {name: value for name, value in sampling._asdict().items() if value is not None}
+    return load_model(weights, denoise_strength=denoise_strength, **changes)

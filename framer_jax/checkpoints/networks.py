@@ -22,7 +22,8 @@ from framer_jax.models.rrdbnet import RRDBNet
 from framer_jax.models.srvgg import SRVGG
 from framer_jax.models.swinir import SwinIR
 from framer_jax.models.tiny_autoencoder import TinyAutoencoder
-from framer_jax.models.vgg import Lpips
+from framer_jax.models.unet_discriminator import StoredDiscriminator
+from framer_jax.models.vgg import Dists, Lpips, Vgg19
 from framer_jax.models.vq_autoencoder import VQAutoencoder
 from framer_jax.porting.stated import Statement
 from framer_jax.porting.table import Ported, map_named, read_ported, read_torch
@@ -94,6 +95,9 @@ KINDS: Mapping[str, NetworkKind] = {
     "srvgg": NetworkKind(SRVGG, _lr_inputs),
     "lpips_vgg": NetworkKind(Lpips, _image_inputs),
     "lpips_alex": NetworkKind(Lpips, _image_inputs),
+    "dists": NetworkKind(Dists, _image_inputs),
+    "vgg19": NetworkKind(Vgg19, _image_inputs),
+    "unet_discriminator_sn": NetworkKind(StoredDiscriminator, _image_inputs),
 }
 """Weight map → the network that it fills."""
 

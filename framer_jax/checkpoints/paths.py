@@ -11,7 +11,7 @@ from framer_jax.porting.diffusers_folder import find_model, is_one_of_many
 from framer_jax.porting.files import sha256_of
 from framer_jax.porting.tiny_autoencoder import files_of, is_pair_folder
 from framer_jax.porting.weights import read_metadata
-from framer_jax.recipes.method import Config, WeightFile, value_at, with_values
+from framer_jax.recipes.method import INSTALLED, Config, WeightFile, value_at, with_values
 from framer_jax.recipes.table import METHODS, method_of
 
 NEEDS = ("training", "teacher", "inference")
@@ -52,8 +52,14 @@ def weight_path(config: Config, file: WeightFile) -> str:
     return str(value_at(config, file.path) or "")
 
 
+def used_path(config: Config, file: WeightFile) -> str:
+    """The file that a weight-file knob stands for: the named one, or one of an installed package; '' for none."""
+    path = weight_path(config, file)
+    return file.installed(config) if file.installed and path in ("", INSTALLED) else path
+
+
 def named_files(config: Config, need: str = "training") -> list[WeightFile]:
-    """The weight files that a configuration names and that a purpose needs.
+    """The weight files that a configuration names, or finds in an installed package, and that a purpose needs.
 
     Args:
       config: the `recipe` section.
@@ -61,7 +67,7 @@ def named_files(config: Config, need: str = "training") -> list[WeightFile]:
     """
     files = []
     for file in method_of(config).weight_files:
-        if not weight_path(config, file):
+        if not used_path(config, file):
             continue
         if (need == "inference" and not file.inference) or (need == "teacher" and file.training_only):
             continue
@@ -98,7 +104,7 @@ def digest_of(path: str | os.PathLike[str], part: str = "", pair: str = "") -> s
 
 def digests(config: Config, need: str = "training") -> dict[str, str]:
     """Full knob name → digest of the `named_files`."""
-    return {file.knob: _digest(config, file, weight_path(config, file)) for file in named_files(config, need)}
+    return {file.knob: _digest(config, file, used_path(config, file)) for file in named_files(config, need)}
 
 
 def _digest(config: Config, file: WeightFile, path: str | os.PathLike[str]) -> str:

@@ -22,9 +22,11 @@ from framer_jax import config as configuration
 from framer_jax.checkpoints.groups import is_network
 from framer_jax.checkpoints.networks import autoencoder_shapes
 from framer_jax.checkpoints.open import build_recipe
+from framer_jax.commands.published import config_of_weights, is_model_name
 from framer_jax.config import is_config, load_config, to_dict
 from framer_jax.evaluation.cost import MODES, Cost, CostSettings, as_json, as_text, measure
-from framer_jax.inference.model import STARTER, load_model
+from framer_jax.inference.model import STARTER, Model, load_model
+from framer_jax.inference.named_models import DISTRIBUTION, STARTER_NAME, model_file
 from framer_jax.knobs import MISSING, Knob, legal_values, nearest
 from framer_jax.porting.weights import read_metadata
 from framer_jax.recipes import table as recipes
@@ -34,10 +36,15 @@ from framer_jax.trees import flatten_names
 from framer_jax.version import __version__
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
-STARTER_NAME = "starter"
-"""The name of the shipped model; the configuration of that name is meant by its file."""
 
-EXTRAS = {"photos": "scikit-image", "eval": "matplotlib", "tensorboard": "tensorboardX", "torch": "torch"}
+EXTRAS = {
+    "photos": "scikit-image",
+    "eval": "matplotlib",
+    "tensorboard": "tensorboardX",
+    "torch": "torch",
+    "realesrgan": DISTRIBUTION,
+}
+"""Extra of the package → a distribution that it installs."""
 
 PIPE_WIDTH = 160
 """Columns of the table of knobs where the output is not a terminal."""
@@ -48,7 +55,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "what",
         nargs="?",
-        help="weights file, training directory, configuration or 'starter'; with --knobs, name of a method",
+        help="weights file, training directory, configuration, or a model's name such as 'starter' (`framer-jax "
+        "models` lists them); with --knobs, name of a method",
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--knobs", action="store_true", help="print every knob of a method's configuration")
@@ -115,15 +123,29 @@ def cost_of(what: str, settings: CostSettings) -> Cost:
         config = to_dict(load_config(what))["recipe"]
         recipe = build_recipe(config, "description")
         return measure(recipe, expected_params(recipe), {**recipe.frozen, **autoencoder_shapes(config)}, settings)
-    if is_network(metadata := read_metadata(what)):
-        raise ValueError(f"{what}: a ported {metadata['model']} carries no recipe: name a configuration that uses it")
-    model = load_model(None if what == STARTER_NAME else what, purpose="description")
+    model = _model(what)
     frozen = {**model.recipe.frozen, **autoencoder_shapes(model.metadata["config"]["recipe"])}
     return measure(model.recipe, model.params, frozen, settings)
 
 
 def _means_config(what: str) -> bool:
+    """Whether a configuration is meant; that of the shipped model's name is meant by its file."""
     return what != STARTER_NAME and is_config(what)
+
+
+def _model(what: str) -> Model:
+    """A model by its file or its name.
+
+    Raises:
+      ValueError: published weights that do not determine their configuration.
+    """
+    if what == STARTER_NAME:
+        return load_model(None, purpose="description")
+    path = model_file(what)[0] if is_model_name(what) else Path(what)
+    config = config_of_weights(path)
+    if config is None and is_network(metadata := read_metadata(what)):
+        raise ValueError(f"{what}: a ported {metadata['model']} carries no recipe: name a configuration that uses it")
+    return load_model(path, config, purpose="description")
 
 
 def environment() -> dict[str, Any]:
@@ -153,7 +175,7 @@ def describe(what: str) -> dict[str, Any]:
         return {"recipe": framer_recipe.name, "parameters": sum(sizes.values()), "config": config}
     if is_network(metadata := read_metadata(what)):
         return {"file": what, "bytes": Path(what).stat().st_size, **metadata}
-    model = load_model(None if what == STARTER_NAME else what, purpose="description")
+    model = _model(what)
     leaves = flatten_names(model.params)[0]
     return {
         "file": str(model.path),

@@ -134,6 +134,28 @@ def _make_swinir(arguments: Arguments) -> Any:
     )
 
 
+def _make_rrdbnet(arguments: Arguments) -> Any:
+    image, scale = arguments["image_channels"], arguments["scale"]
+    channels, blocks, growth = arguments["channels"], arguments["blocks"], arguments["growth"]
+    if (arguments["variant"], scale) == ("bsrgan", 2):
+        network = importlib.import_module("models.network_rrdbnet").RRDBNet
+        return network(in_nc=image, out_nc=image, nf=channels, nb=blocks, gc=growth, sf=scale)
+    network = importlib.import_module("basicsr.archs.rrdbnet_arch").RRDBNet
+    return network(image, image, scale=scale, num_feat=channels, num_block=blocks, num_grow_ch=growth)
+
+
+def _make_srvgg(arguments: Arguments) -> Any:
+    image, activation = arguments["image_channels"], arguments["activation"].replace("_", "")
+    return importlib.import_module("basicsr.archs.srvgg_arch").SRVGGNetCompact(
+        image,
+        image,
+        num_feat=arguments["channels"],
+        num_conv=arguments["depth"],
+        upscale=arguments["scale"],
+        act_type=activation,
+    )
+
+
 def _opened(name: str, module: str, network: str) -> Callable[[Arguments, StateDict], Any]:
     """A function that loads a Diffusers folder, as `--to diffusers` writes it, with a class of the given module.
 
@@ -222,6 +244,15 @@ ORIGINALS: Mapping[str, Original] = {
         lambda module, image: module(image)[0],
         built_from=("value_range", "image_size"),
     ),
+    "rrdbnet": Original(
+        _filled(_make_rrdbnet), lambda module, image: module(image), lambda module, image: module(image)[0]
+    ),
+    "srvgg": Original(
+        _filled(_make_srvgg),
+        lambda module, image: module(image),
+        lambda module, image: module(image)[0],
+        built_from=("activation",),
+    ),
     "kl_autoencoder": Original(
         _opened("kl_autoencoder", "diffusers", "AutoencoderKL"),
         lambda module, image: module.decode(module.encode(image).latent_dist.mean).sample,
@@ -251,4 +282,5 @@ ORIGINALS: Mapping[str, Original] = {
         built_from=TRANSFORMER_ARGUMENTS,
     ),
 }
-"""Name of a weight map → its original, of the repositories of ResShift, SinSR, SwinIR and DiT4SR, and of diffusers."""
+"""Name of a weight map → its original, of the repositories of ResShift, SinSR, SwinIR, BasicSR, BSRGAN and DiT4SR, and
+of diffusers."""

@@ -162,7 +162,8 @@ def train_from_config(config: dict[str, Any], workdir: str | Path, init: str | N
     preset = degradation_preset(data, base.scale)
     check_initial_file(workdir, init)
     source, text = open_training(config), text_info(config)
-    initial, digest = initial_weights(base, config["recipe"], init) if init else (base.initial_params, None)
+    named, digest = initial_weights(base, config["recipe"], init) if init else ({}, None)
+    initial = {**base.initial_params, **named}
     # The weights that a run started from and its frozen weights are part of its identity.
     identity = {"init": digest, "weights": digests(config["recipe"])}
     preview = preview_decoder(config, base)
@@ -174,7 +175,7 @@ def train_from_config(config: dict[str, Any], workdir: str | Path, init: str | N
         result = train(
             recipe,
             batches,
-            prepare_for(source, preset),
+            prepare_for(source, preset, recipe.batch_entries),
             settings,
             workdir,
             config_json=json.dumps({**config, **identity}),

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import replace
+from pathlib import Path
 
 from rich.console import Console
 
 from framer_jax.checkpoints.autoencoder import read_preview
 from framer_jax.checkpoints.sampling import Sampling
-from framer_jax.commands.published import config_of_weights
-from framer_jax.config import ConfigError, load_config, to_dict
+from framer_jax.commands.published import check_denoise_strength, open_model, open_named_model
+from framer_jax.config import ConfigError
 from framer_jax.inference.folder import Origin, upscale_files
-from framer_jax.inference.model import Model, load_model, settings_for
+from framer_jax.inference.model import Model, settings_for
+from framer_jax.inference.named_models import MODELS, named_model
 from framer_jax.inference.protocols import PROTOCOLS
 from framer_jax.inference.settings import UpscaleSettings
 from framer_jax.recipes.base import Recipe
@@ -24,8 +26,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("output", help="file name (if the input is a file) or folder")
     parser.add_argument(
         "--weights",
-        help="weights file or training directory, or published weights: of SwinIR (*.pth, any variant) by themselves, "
-        "others with --recipe; default: the starter model",
+        help="weights file or training directory, or published weights: of SwinIR, RRDBNet and SRVGG (*.pth, or "
+        "*.param of ncnn) by themselves, others with --recipe; default: the starter model",
+    )
+    parser.add_argument(
+        "--model", metavar="NAME", help="a model by its name, such as realesrgan-x4plus; `framer-jax models` lists them"
+    )
+    parser.add_argument(
+        "--denoise-strength",
+        type=float,
+        metavar="S",
+        help="of realesr-general-x4v3: from 0 (keeps noise) to 1 (the model alone, the default), blended with its twin "
+        "realesr-general-wdn-x4v3 next to it",
     )
     parser.add_argument(
         "--recipe",
@@ -113,10 +125,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Upscale; the exit status is 1 if some images failed."""
     if arguments.overrides and not arguments.recipe:
         raise ConfigError("--set overrides a knob of the configuration that --recipe names: give --recipe too")
-    named = to_dict(load_config(arguments.recipe, arguments.overrides)) if arguments.recipe else None
-    config = named or config_of_weights(arguments.weights)
-    sampling = Sampling(arguments.steps, arguments.guidance, arguments.prompt_embedding, arguments.negative_embedding)
-    model = load_model(arguments.weights, config, sampling=sampling)
+    model = _model(arguments)
     settings = settings_for(
         model,
         mode=arguments.mode,
@@ -148,6 +157,22 @@ def run(arguments: argparse.Namespace) -> int:
     )
     print(summary)
     return summary.exit_status
+
+
+def _model(arguments: argparse.Namespace) -> Model:
+    """The model that --model or --weights names."""
+    check_denoise_strength(arguments.denoise_strength)
+    sampling = Sampling(arguments.steps, arguments.guidance, arguments.prompt_embedding, arguments.negative_embedding)
+    if arguments.model is None:
+        weights = None if arguments.weights is None else Path(arguments.weights)
+        if arguments.weights in MODELS and not Path(arguments.weights).exists():
+            raise FileNotFoundError(f"--weights {weights}: no such file; a model by name is --model {weights}")
+        return open_model(weights, arguments.recipe, arguments.overrides, sampling, arguments.denoise_strength)
+    named_model(arguments.model)
+    for option in ("weights", "recipe"):
+        if getattr(arguments, option):
+            raise ValueError(f"--model {arguments.model} has its own {option}: omit --{option}, or omit --model")
+    return open_named_model(arguments.model, sampling, arguments.denoise_strength)
 
 
 def with_preview_decoder(model: Model, path: str | None, every: int | None) -> Recipe:

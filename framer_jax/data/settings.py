@@ -20,6 +20,10 @@ CROP_MODES = ("crop", "square")
 """What becomes a training crop: a random window of a photograph, or its largest square, reduced to the crop size."""
 
 
+UNSHARPENED = "hr_unsharpened"
+"""The batch entry of a recipe that needs the HR images as they are, also where 'hr' is sharpened."""
+
+
 @dataclass(frozen=True)
 class DataSettings:
     """The `data` section of a configuration.

@@ -41,6 +41,7 @@ from framer_jax.inference.upscaler import (
     upscale_image,
 )
 from framer_jax.porting.files import sha256_of
+from framer_jax.porting.ncnn import is_ncnn
 from framer_jax.recipes.base import Params, Recipe
 from framer_jax.version import __version__
 
@@ -312,8 +313,8 @@ def _progress_bar(console: Console | None) -> Progress:
 def _common_sidecar_entries(origin: Origin, recipe: Recipe) -> dict[str, Any]:
     checkpoint = None
     if origin.checkpoint is not None:
-        is_folder = origin.checkpoint.is_dir()
-        digest = digest_of(origin.checkpoint, "transformer") if is_folder else sha256_of(origin.checkpoint)
+        several = origin.checkpoint.is_dir() or is_ncnn(origin.checkpoint)
+        digest = digest_of(origin.checkpoint, "transformer") if several else sha256_of(origin.checkpoint)
         checkpoint = {"path": str(origin.checkpoint), "sha256": digest}
     return {
         "framer_jax": __version__,

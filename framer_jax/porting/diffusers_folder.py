@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from framer_jax.porting.maps import StateDict
+from framer_jax.porting.ncnn import files_of, is_ncnn
 from framer_jax.porting.state_dicts import IsKnown, select
 from framer_jax.porting.torch_files import TorchFile, read_checkpoint, write_state
 
@@ -86,6 +87,8 @@ def find_model(path: str | os.PathLike[str], part: str = "", variant: str = "") 
         raise FileNotFoundError(f"{path}: no such checkpoint")
     if variant:
         raise ValueError(f"{path}: a variant is of a folder, and this is a file: omit the variant {variant!r}")
+    if is_ncnn(path):
+        return ModelFiles(path.parent, tuple(file.name for file in files_of(path)))
     shard, is_index = SHARD.fullmatch(path.name), bool(INDEX_NAME.fullmatch(path.name))
     is_named = shard or is_index or path.name in (f"{stem}{suffix}" for stem in STEMS for suffix in SUFFIXES)
     near = read_config(path.parent) if is_named and (path.parent / CONFIG).is_file() else None
@@ -99,9 +102,9 @@ def find_model(path: str | os.PathLike[str], part: str = "", variant: str = "") 
 
 
 def is_one_of_many(path: str | os.PathLike[str]) -> bool:
-    """Whether a file is a shard or an index of shards, by its name."""
+    """Whether a file is a shard, an index of shards, or one of the two files of ncnn, by its name."""
     name = Path(path).name
-    return bool(SHARD.fullmatch(name) or INDEX_NAME.fullmatch(name))
+    return bool(SHARD.fullmatch(name) or INDEX_NAME.fullmatch(name)) or is_ncnn(path)
 
 
 def read_files(files: ModelFiles, is_known: IsKnown | None = None) -> TorchFile:
@@ -110,8 +113,9 @@ def read_files(files: ModelFiles, is_known: IsKnown | None = None) -> TorchFile:
     Raises:
       ValueError: the index and the shards contradict each other, or two shards hold the same tensor.
     """
-    if len(files.weights) == 1 and not files.shard_index:
-        file = read_checkpoint(files.folder / files.weights[0], is_known)
+    first = files.folder / files.weights[0]
+    if is_ncnn(first) or (len(files.weights) == 1 and not files.shard_index):
+        file = read_checkpoint(first, is_known)
         return file._replace(notes=(*files.notes, *file.notes))
     tensors, notes = _read_shards(files)
     selection = select(tensors, str(files.folder / (files.shard_index or files.weights[0])), is_known)

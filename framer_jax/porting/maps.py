@@ -94,6 +94,11 @@ def as_given(paths: Sequence[str | os.PathLike[str]], stated: Mapping[str, Any])
     return [Path(path) for path in paths]
 
 
+def same_key(key: str, arguments: Mapping[str, Any]) -> str:
+    """Default of `WeightMap.original_key`."""
+    return key
+
+
 def nothing_computed(state: StateDict) -> tuple[str, ...]:
     """Default of `WeightMap.computed`."""
     return ()
@@ -113,6 +118,8 @@ class WeightMap:
       computed: (checkpoint) → keys that are dropped although they have a rule, as the model computes their values.
       files: (paths of a checkpoint, arguments that are expected of it) → its files, where a folder of another layout
         than that of Diffusers stands for several.
+      original_key: (key by the first rule, arguments) → its name in the original code that has a network of these
+        arguments, where different code bases name the same layers differently.
       folder: name of the model's folder in a Diffusers pipeline; '' if there are no such folders.
       assumed: (checkpoint, its arguments) → names of those that its tensors do not determine, whose values are those of
         published models; see framer_jax.porting.stated.
@@ -136,6 +143,7 @@ class WeightMap:
     buffers: Callable[[StateDict, Mapping[str, Any]], StateDict] = no_buffers
     computed: Callable[[StateDict], tuple[str, ...]] = nothing_computed
     files: Callable[[Sequence[str | os.PathLike[str]], Mapping[str, Any]], list[Path]] = as_given
+    original_key: Callable[[str, Mapping[str, Any]], str] = same_key
     folder: str = ""
     assumed: Callable[[StateDict, Mapping[str, Any]], tuple[str, ...]] = nothing_assumed
     linked: tuple[str, ...] = ()
@@ -224,7 +232,9 @@ def to_torch(
         value = np.asarray(leaves[name])
         state[key] = np.ascontiguousarray(np.moveaxis(value, (-1, -2), (0, 1)) if transposed else value)
     try:
-        return state | weights.buffers(state, arguments or weights.arguments(state))
+        arguments = arguments or weights.arguments(state)
+        named = {weights.original_key(key, arguments): value for key, value in state.items()}
+        return named | weights.buffers(named, arguments)
     except (KeyError, IndexError) as error:
         raise ValueError(f"{source}: incomplete as {weights.name}: it lacks {error}") from error
 
@@ -237,6 +247,13 @@ def torch_names(weights: WeightMap, params: Mapping[str, Any]) -> dict[str, tupl
 def fraction_known(weights: WeightMap, state: StateDict) -> float:
     """Fraction of the keys of a checkpoint for which the map has a rule."""
     return len(_translate(state, _patterns(weights, "torch", "flax"))[0]) / max(1, len(state))
+
+
+def takes_all(weights: WeightMap, state: StateDict) -> bool:
+    """Whether the map has a rule for some keys of a checkpoint, and drops all others."""
+    names, unknown = _translate(state, _patterns(weights, "torch", "flax"))
+    dropped = [re.compile(_regex(text)) for text in weights.dropped]
+    return bool(names) and all(any(pattern.fullmatch(key) for pattern in dropped) for key in unknown)
 
 
 def key_test(weights: WeightMap) -> Callable[[str], bool]:

@@ -59,6 +59,19 @@ def is_ncnn(path: str | os.PathLike[str]) -> bool:
     return path.suffix == ".param" or (path.suffix == ".bin" and path.with_suffix(".param").is_file())
 
 
+def files_of(path: str | os.PathLike[str]) -> tuple[Path, Path]:
+    """The two files of a network, of which one is named: the text and the binary one.
+
+    Raises:
+      FileNotFoundError: one of them is missing.
+    """
+    text, binary = (Path(path).with_suffix(suffix) for suffix in (".param", ".bin"))
+    for file in (text, binary):
+        if not file.is_file():
+            raise FileNotFoundError(f"{file}: no such file; a network of ncnn is a .param and a .bin with one name")
+    return text, binary
+
+
 def read_ncnn(path: str | os.PathLike[str]) -> StateDict:
     """Read a network of ncnn under the names that BasicSR gives its tensors.
 
@@ -73,10 +86,7 @@ def read_ncnn(path: str | os.PathLike[str]) -> StateDict:
       FileNotFoundError: one of the two files is missing.
       ValueError: a file is damaged, they do not belong together, or the network is another one; the message says which.
     """
-    text, binary = (Path(path).with_suffix(suffix) for suffix in (".param", ".bin"))
-    for file in (text, binary):
-        if not file.is_file():
-            raise FileNotFoundError(f"{file}: no such file; a network of ncnn is a .param and a .bin with one name")
+    text, binary = files_of(path)
     layers = list(_layers(text))
     data = binary.read_bytes()
     tensors, position = [], 0

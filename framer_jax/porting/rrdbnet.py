@@ -54,11 +54,29 @@ def _first_present(state: StateDict, keys: tuple[str, ...]) -> Any:
 
 
 def rrdbnet_variant(arguments: Mapping[str, Any]) -> str:
-    """'RRDBNet x4 (64 channels, 23 blocks, growth 32)'."""
+    """'RRDBNet, x4, real_esrgan (64 channels, 23 blocks, growth 32)'."""
     return (
         f"RRDBNet, x{arguments['scale']}, {arguments['variant']} ({arguments['channels']} channels, "
         f"{arguments['blocks']} blocks, growth {arguments['growth']})"
     )
+
+
+OLD_NAMES = {
+    "conv_body": "trunk_conv",  # before the name that it contains
+    "body.": "RRDB_trunk.",
+    "rdb": "RDB",
+    "conv_up1": "upconv1",
+    "conv_hr": "HRconv",
+}
+"""Parts of BasicSR's names → those of BSRGAN."""
+
+
+def original_key(key: str, arguments: Mapping[str, Any]) -> str:
+    """A key in the names of the code that has such a network: BSRGAN's for factor 2 without pixel unshuffle."""
+    if (arguments["variant"], arguments["scale"]) == ("bsrgan", 2):
+        for new, old in OLD_NAMES.items():
+            key = key.replace(new, old)
+    return key
 
 
 RRDBNET = WeightMap(
@@ -86,6 +104,7 @@ RRDBNET = WeightMap(
         Rule("model.10", "conv_out"),
     ),
     arguments=rrdbnet_arguments,
+    original_key=original_key,
     group="student",
     describe=rrdbnet_variant,
 )

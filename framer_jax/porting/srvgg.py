@@ -9,6 +9,9 @@ from typing import Any
 
 from framer_jax.porting.maps import TENSOR, Rule, StateDict, WeightMap
 
+WITHOUT_SLOPES = ("relu", "leaky_relu")
+"""Activations without tensors."""
+
 
 def srvgg_arguments(state: StateDict) -> dict[str, Any]:
     """Constructor arguments of framer_jax.models.srvgg.SRVGG.
@@ -20,7 +23,9 @@ def srvgg_arguments(state: StateDict) -> dict[str, Any]:
       ValueError: the first and the last convolution do not belong to one network.
     """
     channels, image_channels = state["body.0.weight"].shape[:2]
-    last = max(int(match[1]) for key in state if (match := re.fullmatch(r"body\.(\d+)\.bias", key)))
+    last = max((int(match[1]) for key in state if (match := re.fullmatch(r"body\.(\d+)\.bias", key))), default=0)
+    if last < 2:
+        raise KeyError("body.2.bias")
     outputs = state[f"body.{last}.weight"].shape[0]
     scale = math.isqrt(outputs // image_channels)
     if outputs != image_channels * scale**2:
@@ -32,6 +37,23 @@ def srvgg_arguments(state: StateDict) -> dict[str, Any]:
         "activation": "prelu" if "body.1.weight" in state else "relu",
         "image_channels": image_channels,
     }
+
+
+def srvgg_assumed(state: StateDict, arguments: Mapping[str, Any]) -> tuple[str, ...]:
+    """ReLU and leaky ReLU have no tensors that tell them apart."""
+    return () if "body.1.weight" in state else ("activation",)
+
+
+def settle_srvgg(arguments: Mapping[str, Any], stated: Mapping[str, Any], state: StateDict) -> dict[str, Any]:
+    """The arguments with what is stated.
+
+    Raises:
+      ValueError: the stated activation is none that lacks tensors.
+    """
+    activation = stated.get("activation", "relu")
+    if activation not in WITHOUT_SLOPES:
+        raise ValueError(f"activation is {activation!r}: a network without slopes has {' or '.join(WITHOUT_SLOPES)}")
+    return {**arguments, **stated}
 
 
 def srvgg_variant(arguments: Mapping[str, Any]) -> str:
@@ -49,6 +71,8 @@ SRVGG = WeightMap(
         Rule("body.{odd}.weight", "body_{odd}/slope", TENSOR),
     ),
     arguments=srvgg_arguments,
+    assumed=srvgg_assumed,
+    settle=settle_srvgg,
     group="student",
     describe=srvgg_variant,
 )

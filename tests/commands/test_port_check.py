@@ -32,6 +32,7 @@ def checkpoint(states, tmp_path_factory):
 
 
 NAMES = [("resshift_unet", 180), ("vq_f4", 93), ("swinir", 41), ("mmdit", 71), ("dit4sr_transformer", 94)]
+NAMES += [("rrdbnet", 36), ("srvgg", 6)]
 
 
 @pytest.mark.parametrize(("name", "count"), NAMES)

@@ -16,6 +16,7 @@ from framer_jax.inference.model import STARTER, load_model
 from framer_jax.models.swinir import SwinIR
 from framer_jax.porting.maps import to_torch
 from framer_jax.porting.swinir import SWINIR
+from framer_jax.porting.table import MAPS
 from framer_jax.porting.torch_files import write_state
 from framer_jax.recipes.components.one_pass import luma
 from tests.support.tiny import TINY, photo, ported, random_weights, weights
@@ -67,7 +68,9 @@ def test_a_file_determines_its_configuration(tmp_path, caplog, name):
 
 
 def test_a_ported_file_too_and_no_other(tmp_path):
-    assert list(self_describing_methods()) == ["swinir"]
+    assert {name: method.name for name, method in self_describing_methods().items()} == dict.fromkeys(
+        ("swinir", "rrdbnet", "srvgg"), "supervised_l1"
+    )
     path = ported(tmp_path / "ported.safetensors", "swinir")
     assert config_of_weights(path)["recipe"]["student"]["swinir"]["channels"] == 8
     assert framer_jax.load_model(path).recipe.name == "supervised_l1"
@@ -123,3 +126,36 @@ def test_the_luma_of_gray_images_is_exact():
     levels = np.repeat(np.linspace(0, 1, 256, dtype=np.float32)[:, None], 3, axis=1)[None, None]
     np.testing.assert_array_equal(luma(levels)[..., 0], levels[..., 0])
     np.testing.assert_allclose(luma(np.float32([[[[0.2, 0.4, 0.9]]]])).item(), 0.0598 + 0.2348 + 0.1026, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["rrdbnet", "srvgg"])
+@pytest.mark.parametrize("prefix", ["", "params.", "model.net_g."])
+def test_generators_say_their_architecture_too(tmp_path, name, prefix):
+    arguments = TINY[name] | ({"scale": 2} if name == "rrdbnet" else {"activation": "relu"})
+    params = random_weights(network_shapes(name, build_network(name, arguments)))
+    state = to_torch(MAPS[name], params, name, arguments)
+    write_state(tmp_path / "net.safetensors", {f"{prefix}{key}": value for key, value in state.items()})
+    config = config_of_weights(tmp_path / "net.safetensors")
+    assert config["recipe"]["student"] == {"name": name, name: {k: v for k, v in arguments.items() if k != "scale"}}
+    model = framer_jax.load_model(tmp_path / "net.safetensors")
+    assert (model.recipe.name, model.recipe.scale) == ("supervised_l1", arguments["scale"])
+    jax.tree.map(np.testing.assert_array_equal, model.params["student"], params)
+
+
+@pytest.mark.parametrize("name", ["rrdbnet", "srvgg"])
+def test_generators_go_to_pytorch_and_back(tmp_path, name):
+    path = ported(tmp_path / "ours.safetensors", name)
+    framer_jax.port(path, tmp_path / "torch.safetensors", name, to="torch")
+    framer_jax.port(tmp_path / "torch.safetensors", tmp_path / "back.safetensors", name)
+    first, back = (framer_jax.load_model(tmp_path / f"{file}.safetensors") for file in ("ours", "back"))
+    jax.tree.map(np.testing.assert_array_equal, back.params, first.params)
+
+
+def test_an_unknown_network_is_named_by_upscale(tmp_path, capsys):
+    state = {"layers.0.residual_group.overlap_attn.qkv.weight": np.ones((3, 3), np.float32)}
+    state |= {f"layers.0.residual_group.blocks.{i}.norm1.weight": np.ones(3, np.float32) for i in range(3)}
+    write_state(tmp_path / "hat.safetensors", state)
+    words = ("upscale", tmp_path / "photo.png", tmp_path / "out.png", "--weights", tmp_path / "hat.safetensors")
+    assert cli.main([str(word) for word in words]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "hat.safetensors: weights of HAT, which framer_jax does not have" in line

@@ -115,7 +115,7 @@ def test_the_two_transformers_are_not_taken_for_each_other(states, config, tmp_p
     write(tmp_path / "base", states["mmdit"], config)
     refused(tmp_path / "base", "incomplete as dit4sr_transformer", "to_q_control", name="dit4sr")
     write(tmp_path / "sr", states["dit4sr_transformer"], config)
-    refused(tmp_path / "sr", "is not mmdit", "control")
+    refused(tmp_path / "sr", "this is a dit4sr_transformer checkpoint, not mmdit")
     refused(tmp_path / "sr", "a folder, and there are no folders of swinir", name="swinir")
 
 

@@ -6,6 +6,8 @@ FIXTURES = {
     "resshift_unet": "resshift_unet_small",
     "vq_f4": "resshift_vq_small",
     "swinir": "swinir_tiny_3conv",
+    "rrdbnet": "rrdbnet_x4_tiny",
+    "srvgg": "srvgg_tiny",
     "mmdit": "sd35_medium_tiny",
     "dit4sr_transformer": "dit4sr_sd35_tiny",
     "lpips_alex": "lpips_alex",

@@ -142,6 +142,15 @@ TINY = {
         "value_range": 1.0,
         "image_size": 64,
     },
+    "rrdbnet": {
+        "scale": 4,
+        "variant": "real_esrgan",
+        "channels": 8,
+        "blocks": 1,
+        "growth": 4,
+        "image_channels": 3,
+    },
+    "srvgg": {"scale": 4, "channels": 8, "depth": 1, "activation": "prelu", "image_channels": 3},
 }
 """Weight map → arguments of a small model; denoiser and student are those of `NETWORKS[...].tiny`."""
 

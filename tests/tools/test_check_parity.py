@@ -17,8 +17,11 @@ COPIED = (
     *("framer_loss_B3", "color_fix", "dwt_pywt", "niqe", "realesrgan_primitives", "schedulers"),
     *("resshift_schedule", "resshift_unet_small", "resshift_vq_small", "sinsr", "lpips_alex"),
     *("swinir_small60_nearestconv_x4", "swinir_lightweight_x4", "swinir_tiny_3conv"),
+    *("rrdbnet_x4_tiny", "rrdbnet_x2_tiny", "rrdbnet_x1_tiny", "srvgg_tiny"),
+    *("rrdbnet_esrgan_keys_x4_tiny", "rrdbnet_bsrgan_keys_x2_tiny"),
     *("vae_sd2_tiny", "vae_sd3_tiny"),
     *("sd35_medium_tiny", "dit4sr_sd35_tiny", "tsd_loss"),
+    *("unet_discriminator_sn_tiny", "gan_losses"),
     # Other configurations than the published ones, from tools/make_parity_cases.py.
     *("swinir_heads_positions", "swinir_gray_range", "resshift_unet_blocks_mask", "resshift_unet_plain_finer_mask"),
     *("resshift_vq_levels", "sd3_plain_dual_tuple"),
@@ -166,6 +169,10 @@ def changed(fixtures, path, name, *, drop=(), **entries):
         ("sd35_medium_tiny", {"qk_norm": "layer_norm"}, "qk_norm 'layer_norm' is not supported"),
         ("sd35_medium_tiny", {"out_channels": 8}, "out_channels 8 is not supported, only 16"),
         ("lpips_alex", {"net": "squeeze"}, "net 'squeeze' is not supported"),
+        ("rrdbnet_x4_tiny", {"arch": "other"}, "arch 'other' is not supported"),
+        ("rrdbnet_x4_tiny", {"num_in_ch": 4}, "num_in_ch 4 and num_out_ch 3 differ"),
+        ("rrdbnet_x2_tiny", {"scale": 8}, "scale 8 is not supported, only 4 or 2 or 1"),
+        ("srvgg_tiny", {"act_type": "gelu"}, "act_type 'gelu' is not supported"),
         ("tsd_loss", {"substeps": 3}, "weights [1.0] are not supported with substeps 3"),
     ],
 )
@@ -184,6 +191,9 @@ def test_what_cannot_be_expressed_is_one_line_with_the_setting(fixtures, tmp_pat
         ("resshift_unet_small", {"unet.resblock_updown": True}, "resampling 'conv' instead of 'block'"),
         ("resshift_unet_small", {"unet.use_scale_shift_norm": False}, "time 'scale_shift' instead of 'add'"),
         ("resshift_vq_small", {"ddconfig.num_res_blocks": [1, 1, 2]}, "blocks 1 instead of (1, 1, 2)"),
+        ("rrdbnet_x4_tiny", {"num_block": 3}, "rrdbnet infers blocks 2 instead of 3"),
+        ("rrdbnet_bsrgan_keys_x2_tiny", {"sf": 4}, "infers scale 2 instead of 4, variant 'bsrgan' instead of"),
+        ("srvgg_tiny", {"num_conv": 16}, "srvgg infers depth 4 instead of 16"),
         ("vae_sd2_tiny", {"layers_per_block": 1}, "blocks 2 instead of 1"),
         (
             "sd35_medium_tiny",

@@ -195,3 +195,50 @@ def _of_diffusers(read: Any, config: Config) -> dict[str, Any]:
     except (ValueError, TypeError) as error:
         raise UnsupportedError(str(error)) from error
     return arguments
+
+
+def rrdbnet_arguments(config: Config) -> dict[str, Any]:
+    """Arguments of RRDBNet from those of the constructors of BasicSR, ESRGAN and BSRGAN."""
+    arch = config.get("arch", "basicsr")
+    if arch == "basicsr":
+        names, scale = ("num_in_ch", "num_out_ch", "num_feat", "num_block", "num_grow_ch"), config.get("scale", 4)
+        defaults = (3, 3, 64, 23, 32)
+        _refuse_unknown(config, {*names, "scale", "arch", "net", "weight_gain"})
+        require({"scale": scale}, {"scale": (4, 2, 1)})
+    elif arch in ("esrgan", "bsrgan"):
+        names, scale = ("in_nc", "out_nc", "nf", "nb", "gc"), config.get("sf", 4)
+        defaults = (3, 3, 64, 23, 32)
+        _refuse_unknown(config, {*names, "sf", "arch", "weight_gain"})
+        require({"sf": scale}, {"sf": (4, 2)})
+    else:
+        raise UnsupportedError(f"arch {arch!r} is not supported, only 'basicsr', 'esrgan' or 'bsrgan'")
+    inputs, outputs, channels, blocks, growth = map(config.get, names, defaults)
+    if inputs != outputs:
+        raise UnsupportedError(f"{names[0]} {inputs} and {names[1]} {outputs} differ, which framer_jax does not have")
+    return {
+        "scale": scale,
+        "variant": "bsrgan" if arch != "basicsr" and scale == 2 else "real_esrgan",
+        "channels": channels,
+        "blocks": blocks,
+        "growth": growth,
+        "image_channels": inputs,
+    }
+
+
+def srvgg_arguments(config: Config) -> dict[str, Any]:
+    """Arguments of SRVGG from those of SRVGGNetCompact."""
+    _refuse_unknown(config, {"num_in_ch", "num_out_ch", "num_feat", "num_conv", "upscale", "act_type", *SRVGG_NOTES})
+    require(config, {"act_type": ("prelu", "relu", "leakyrelu")})
+    if config.get("num_in_ch", 3) != config.get("num_out_ch", 3):
+        raise UnsupportedError(f"num_in_ch {config['num_in_ch']} is not supported, only num_out_ch")
+    return {
+        "scale": config.get("upscale", 4),
+        "channels": config.get("num_feat", 64),
+        "depth": config.get("num_conv", 16),
+        "activation": config.get("act_type", "prelu").replace("leakyrelu", "leaky_relu"),
+        "image_channels": config.get("num_in_ch", 3),
+    }
+
+
+SRVGG_NOTES = ("net", "strengths", "weight_gain")
+"""Entries of a fixture's configuration that are no settings of the network."""

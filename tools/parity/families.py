@@ -20,7 +20,16 @@ from framer_jax.frequency import bands, wavelets
 from framer_jax.inference import color_fix, tiler
 from framer_jax.losses.flow_matching import loss_weight, prediction_taps_to_clean
 from framer_jax.losses.framer import framer_loss, released
-from tools.parity import losses, ported, stable_diffusion, tiny_autoencoder, transformers
+from tools.parity import (
+    adversarial,
+    losses,
+    one_pass,
+    perceptual,
+    ported,
+    stable_diffusion,
+    tiny_autoencoder,
+    transformers,
+)
 from tools.parity.cases import Case, Options, Outputs, channels_first, channels_last
 from tools.parity.degradations import realesrgan_family
 
@@ -148,8 +157,14 @@ FAMILIES: dict[str, Callable[[Case, Options], Outputs]] = {
     "resshift_vq": ported.resshift_vq_family,
     "resshift_sampling": ported.resshift_sampling_family,
     "swinir": ported.swinir_family,
+    "rrdbnet": one_pass.rrdbnet_family,
+    "srvgg": one_pass.srvgg_family,
     "sinsr": ported.sinsr_family,
     "lpips": ported.lpips_family,
+    "lpips_real": perceptual.lpips_real_family,
+    "dists_real": perceptual.dists_real_family,
+    "unet_discriminator_sn": adversarial.discriminator_family,
+    "gan_losses": adversarial.gan_losses_family,
     "kl_autoencoder": stable_diffusion.kl_autoencoder_family,
     "taesd": tiny_autoencoder.taesd_family,
     "mmdit": transformers.mmdit_family,
