@@ -1,12 +1,13 @@
 """DiT4SR at laptop size on the latents of Stable Diffusion 3: TAESD3 as the autoencoder, no text, no base model.
 
-Command:  framer-jax precompute latents --config dit4sr_taesd3_small --vae TAESD3 --output LATENTS --samples 20000
+Command:  framer-jax precompute latents --config dit4sr_taesd3_small --vae TAESD3 --output LATENTS --samples 4000
               --set data.train=PHOTOS
           framer-jax train --config dit4sr_taesd3_small --workdir runs/dit4sr_taesd3 --set data.train=LATENTS
               --set recipe.space.checkpoint=TAESD3
           (TAESD3: the folder with taesd3_encoder.safetensors and taesd3_decoder.safetensors)
-Hardware: 1 CPU core. Expected time: STEPTIME
-Expected: not measured yet.
+Hardware: 1 CPU core. Expected time: not measured on a free core. On a shared one a step of 8 examples took
+          about 1.4 s of CPU time, twice as many as here; encoding takes 0.9 s of CPU time for a record.
+Expected: not measured yet; the loss falls from 1.03 to 0.70 in the first 25 steps of 8 examples.
 """
 
 from ml_collections import ConfigDict
@@ -32,8 +33,8 @@ def get_config() -> ConfigDict:
     config.data.degradation = "framer_released"
     config.data.crop = 256
     config.training.steps = 12_000
-    config.training.global_batch = 8
-    config.training.learning_rate = 5e-4
+    config.training.global_batch = 4
+    config.training.learning_rate = 3e-4
     config.training.warmup_steps = 200
     config.training.validate_every = 2_000
     config.training.checkpoint_every = 2_000

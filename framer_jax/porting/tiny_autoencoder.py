@@ -153,11 +153,7 @@ def files_of(path: str | os.PathLike[str], name: str = "") -> list[Path]:
     path = Path(path)
     if not path.is_dir() or (path / CONFIG).is_file() or (path / "vae").is_dir():
         return [path]
-    halves: dict[str, dict[str, Path]] = {}
-    for file in sorted(path.iterdir(), key=lambda file: file.suffix == ".safetensors"):  # these take precedence
-        if match := PAIR.fullmatch(file.name):
-            halves.setdefault(match["name"], {})[match["half"]] = file
-    pairs = {pair: [files[ENCODER], files[DECODER]] for pair, files in halves.items() if len(files) == 2}
+    pairs = _pairs_in(path)
     if not pairs:
         raise FileNotFoundError(
             f"{path}: holds neither {CONFIG} of diffusers nor two files such as taesd3_encoder.safetensors and "
@@ -170,10 +166,18 @@ def files_of(path: str | os.PathLike[str], name: str = "") -> list[Path]:
 
 
 def is_pair_folder(path: str | os.PathLike[str]) -> bool:
-    """Whether a path is a folder with files of the authors and no model of diffusers."""
+    """Whether a path is a folder with a pair of files of the authors and no model of diffusers."""
     path = Path(path)
-    is_plain = path.is_dir() and not (path / CONFIG).is_file() and not (path / "vae").is_dir()
-    return is_plain and any(PAIR.fullmatch(file.name) for file in path.iterdir())
+    return path.is_dir() and not (path / CONFIG).is_file() and not (path / "vae").is_dir() and bool(_pairs_in(path))
+
+
+def _pairs_in(folder: Path) -> dict[str, list[Path]]:
+    """Name → the files of encoder and decoder, of every pair in a folder; safetensors before pickles."""
+    halves: dict[str, dict[str, Path]] = {}
+    for file in sorted(folder.iterdir(), key=lambda file: file.suffix == ".safetensors"):
+        if match := PAIR.fullmatch(file.name):
+            halves.setdefault(match["name"], {})[match["half"]] = file
+    return {name: [files[ENCODER], files[DECODER]] for name, files in halves.items() if len(files) == 2}
 
 
 def _is_decoder(path: Path) -> bool:
