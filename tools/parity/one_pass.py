@@ -13,17 +13,17 @@ from framer_jax.porting.maps import layer_pairs
 from framer_jax.porting.table import MAPS
 from tools.parity.cases import Case, Options, Outputs, channels_first, channels_last
 from tools.parity.configurations import rrdbnet_arguments, srvgg_arguments
-from tools.parity.ported import apply_and_capture, port_model
+from tools.parity.ported import apply_and_capture
+from tools.parity.porting import port_model
 
 RRDB = r"(?:body|RRDB_trunk)\.(\d+)"
 
 BLOCKS = {
-    rf"{RRDB}\.(?:rdb|RDB)(\d)": r"block_\1/dense_\2",
-    RRDB: r"block_\1",
-    r"body\.(\d+)\.weight": r"body_\1/slope",
-    r"body\.(\d+)": r"body_\1",
+    "rrdbnet": {rf"{RRDB}\.(?:rdb|RDB)(\d)": r"block_\1/dense_\2", RRDB: r"block_\1"},
+    "srvgg": {r"body\.(\d+)\.weight": r"body_\1/slope", r"body\.(\d+)": r"body_\1"},
 }
-"""Regex of a name in the original that is no layer with a kernel → its path in ours; the first one that matches."""
+"""Weight map → regex of a name in the original that is no layer with a kernel → its path in ours; the first one that
+matches."""
 
 
 def rrdbnet_family(case: Case, options: Options) -> Outputs:
@@ -74,7 +74,7 @@ def inner_outputs(case: Case, name: str, state: dict[str, np.ndarray], inner: di
     for entry in case.arrays:
         prefix, _, layer = entry.partition("/")
         if prefix in ("hid", "hidsub"):
-            path = layers.get(layer) or _block_path(layer)
+            path = layers.get(layer) or _block_path(name, layer)
             yield entry, channels_first(_at(inner, path)["__call__"][0])
 
 
@@ -83,11 +83,11 @@ def _leaf_path(name: str, state: dict[str, np.ndarray], key: str) -> str:
     layer, _, tensor = key.rpartition(".")
     if path := layer_pairs(MAPS[name], state).get(layer):
         return f"{path}/{'kernel' if tensor == 'weight' else 'bias'}"
-    return _block_path(key)
+    return _block_path(name, key)
 
 
-def _block_path(text: str) -> str:
-    for pattern, template in BLOCKS.items():
+def _block_path(name: str, text: str) -> str:
+    for pattern, template in BLOCKS[name].items():
         if match := re.fullmatch(pattern, text):
             return match.expand(template)
     raise KeyError(text)
