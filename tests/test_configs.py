@@ -27,7 +27,20 @@ SAME_PROGRAM = {"resshift_v2": "resshift_v1", "resshift_bicubic": "resshift_v3"}
 TRAINED = {*SAME_PROGRAM, "dtkd_ablations", *map(shipped_configuration, METHODS)}
 """Configurations that tests/recipes/test_methods.py trains, or one with the same program."""
 
+COVERED = {
+    *("resshift_v1_framer", "resshift_v3", "resshift_narrow", "resshift_dit", "sinsr_narrow", "dtkd_swinir_small"),
+    *("flow_dit_released", "framer_d_small", "framer_tsd_sr_sd3", "quickstart_framer"),
+}
+"""Configurations whose methods, networks and variants of FRAMER are trained by others here: one step of them is a slow
+check."""
+
 by_name = pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+
+
+@pytest.fixture(scope="module")
+def autoencoder(tmp_path_factory):
+    """A file of the autoencoder VQ-f4 at its full size."""
+    return ported(tmp_path_factory.mktemp("autoencoder") / "autoencoder.safetensors", "vq_f4")
 
 
 def test_every_ablation_is_what_it_is_called():
@@ -63,13 +76,13 @@ def test_framer_d_compares_what_its_variant_compares():
 
 
 @by_name
-def test_as_it_is(path, tmp_path):
+def test_as_it_is(path, autoencoder):
     """The whole configuration gives a recipe that samples and valid settings; its docstring has all parts."""
     config = to_dict(load_config(path))
     space = config["recipe"].get("space", {}).get("name")
     if space == "vq_f4":
-        config["recipe"]["space"]["checkpoint"] = str(ported(tmp_path / "autoencoder.safetensors", "vq_f4"))
-    purpose = "description" if space == "kl" else "inference"  # its weights are large
+        config["recipe"]["space"]["checkpoint"] = str(autoencoder)
+    purpose = "description" if space in ("kl", "taesd3") else "inference"  # its weights are large
     recipe = add_framer(build_recipe(config["recipe"], purpose), config["framer"])
     assert config["data"]["crop"] % (recipe.scale * recipe.lr_multiple) == 0
     preset_by_name(config["data"]["degradation"], recipe.scale)
@@ -95,7 +108,14 @@ def test_what_differs_in_length_and_data_alone(name, other):
     assert one != two
 
 
-@pytest.mark.parametrize("path", [path for path in FILES if path.stem not in TRAINED], ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param(path, marks=pytest.mark.slow if path.stem in COVERED else (), id=path.stem)
+        for path in FILES
+        if path.stem not in TRAINED
+    ],
+)
 def test_one_step(path, tmp_path):
     folder = photos(tmp_path / "photos")
     changes = [f"data.train={folder}", f"data.validation={folder}", "training.stop_after=1"]

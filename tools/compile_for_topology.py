@@ -14,6 +14,7 @@ results on one chip.
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import os
 import re
@@ -39,6 +40,7 @@ from framer_jax.data.latents import HR_LATENT, LR_LATENT
 from framer_jax.evaluation.macs import products
 from framer_jax.knobs import settings_from
 from framer_jax.recipes.base import Frozen, Recipe
+from framer_jax.recipes.components.networks import network_section
 from framer_jax.recipes.components.spaces import build_space
 from framer_jax.recipes.components.text import text_sizes
 from framer_jax.recipes.framer import NO_FRAMER, add_framer
@@ -54,7 +56,10 @@ from tools.hlo import collectives
 MEMORY = {"v4": 32, "v5e": 16, "v5p": 95, "v6e": 32}
 """TPU generation → published memory of a chip in GiB, of which the compiler reserves about 0.25."""
 
-DESCRIBED_SPACES = ("wavelet", "kl")
+LATENT_SPACES = ("kl", "taesd", "taesd3")
+"""Latent spaces in which latents can be precomputed."""
+
+DESCRIBED_SPACES = ("wavelet", *LATENT_SPACES)
 """Latent spaces whose frozen weights have known shapes without a file."""
 
 
@@ -153,8 +158,13 @@ def compile_all(arguments: argparse.Namespace) -> list[Plan]:
 
 
 def with_variant(config: dict[str, Any], variant: str) -> dict[str, Any]:
-    """A plain configuration with another variant of FRAMER."""
-    return {**config, "framer": {**config["framer"], "variant": variant}}
+    """A plain configuration with another variant of FRAMER; 'released' compares the blocks' predictions."""
+    config = copy.deepcopy(config)
+    config["framer"]["variant"] = variant
+    if variant == "released":
+        section, network = network_section(config["recipe"])
+        config["recipe"][section][network]["taps"] = "prediction"
+    return config
 
 
 def topology_devices(topology: str) -> list[jax.Device]:
@@ -266,14 +276,14 @@ def described_recipe(config: dict[str, Any]) -> Recipe:
     if undescribed:
         raise ConfigError(
             f"{undescribed[0]}: the step depends on weights whose shapes are known from their file only, and no file "
-            "is read here: choose a method without a teacher, in the latent space wavelet or kl"
+            "is read here: choose a method without a teacher, in one of the latent spaces wavelet, kl, taesd and taesd3"
         )
     return add_framer(build_recipe(section, "description", training_data(section)), config["framer"])
 
 
 def training_data(section: dict[str, Any]) -> str:
     """The kind of training data: latents where they can be precomputed and the method trains on them, else photos."""
-    if _space(section) != "kl":
+    if _space(section) not in LATENT_SPACES:
         return PHOTOS
     try:
         method_of(section).batch_entries(section, LATENTS)

@@ -139,7 +139,8 @@ def make_step(
         (divided by the number of hosts).
       prepare: function from a batch to the batch of the losses, compiled into the step; it must treat every example
         separately. None converts images of uint8 to float32 in [0, 1], and of other floats to float32.
-      initial_params: groups to start from, such as `model.params` (None: `recipe.initial_params`); others are random.
+      initial_params: groups to start from, such as `model.params`; others are those of `recipe.initial_params`, or
+        random.
 
     Returns:
       (state, step): `step(state, batch)` returns the next state and the metrics, name → float32 scalar on the device,
@@ -170,7 +171,7 @@ def make_step(
     mesh = sharding.make_mesh(settings)
     prepared = prepared_shapes(recipe, settings, mesh.size, batch, prepare)
     optimizers = make_optimizers(recipe, settings)
-    params = recipe.initial_params if initial_params is None else initial_params
+    params = {**recipe.initial_params, **(initial_params or {})}
     state = init_train_state(recipe, optimizers, settings, mesh, prepared, params)
     sharding.check_rules(state.params, settings)
     frozen = place_frozen(recipe, settings, mesh, prepared, state)

@@ -21,14 +21,16 @@ from framer_jax.models.resshift_unet import SwinUNet
 from framer_jax.models.rrdbnet import RRDBNet
 from framer_jax.models.srvgg import SRVGG
 from framer_jax.models.swinir import SwinIR
-from framer_jax.models.vgg import Lpips
+from framer_jax.models.tiny_autoencoder import TinyAutoencoder
+from framer_jax.models.unet_discriminator import StoredDiscriminator
+from framer_jax.models.vgg import Dists, Lpips, Vgg19
 from framer_jax.models.vq_autoencoder import VQAutoencoder
 from framer_jax.porting.stated import Statement
 from framer_jax.porting.table import Ported, map_named, read_ported, read_torch
 from framer_jax.porting.weights import is_ours
 from framer_jax.recipes.base import Frozen
 from framer_jax.recipes.components.latent_space import AUTOENCODER
-from framer_jax.recipes.components.spaces import AUTOENCODER_MAPS
+from framer_jax.recipes.components.spaces import AUTOENCODER_ARGUMENTS, AUTOENCODER_MAPS
 from framer_jax.recipes.method import Config, Pretrained
 from framer_jax.trees import check_same_structure
 
@@ -87,11 +89,15 @@ KINDS: Mapping[str, NetworkKind] = {
     "mmdit": NetworkKind(MMDiT, _transformer_inputs),
     "dit4sr_transformer": NetworkKind(DiT4SRTransformer, _transformer_inputs),
     "kl_autoencoder": NetworkKind(KLAutoencoder, _image_inputs),
+    "taesd": NetworkKind(TinyAutoencoder, _image_inputs),
     "swinir": NetworkKind(SwinIR, _swinir_inputs),
     "rrdbnet": NetworkKind(RRDBNet, _lr_inputs),
     "srvgg": NetworkKind(SRVGG, _lr_inputs),
     "lpips_vgg": NetworkKind(Lpips, _image_inputs),
     "lpips_alex": NetworkKind(Lpips, _image_inputs),
+    "dists": NetworkKind(Dists, _image_inputs),
+    "vgg19": NetworkKind(Vgg19, _image_inputs),
+    "unet_discriminator_sn": NetworkKind(StoredDiscriminator, _image_inputs),
 }
 """Weight map → the network that it fills."""
 
@@ -177,7 +183,8 @@ def load_network(name: str, *paths: str | os.PathLike[str], dtype: Dtype = jnp.f
 
 def autoencoder_shapes(config: Config) -> Frozen:
     """Names and shapes of the autoencoder that a recipe's `sample` uses, without reading any; {} if it uses none."""
-    name = AUTOENCODER_MAPS.get(config.get("space", {}).get("name"))
-    if name is None:
+    space = config.get("space", {}).get("name")
+    if space not in AUTOENCODER_MAPS:
         return {}
-    return {AUTOENCODER: network_shapes(name, build_network(name, {}))}
+    name = AUTOENCODER_MAPS[space]
+    return {AUTOENCODER: network_shapes(name, build_network(name, AUTOENCODER_ARGUMENTS.get(space, {})))}

@@ -9,8 +9,9 @@ from typing import Any
 
 from framer_jax.porting.diffusers_folder import find_model, is_one_of_many
 from framer_jax.porting.files import sha256_of
+from framer_jax.porting.tiny_autoencoder import files_of, is_pair_folder
 from framer_jax.porting.weights import read_metadata
-from framer_jax.recipes.method import Config, WeightFile, value_at, with_values
+from framer_jax.recipes.method import INSTALLED, Config, WeightFile, value_at, with_values
 from framer_jax.recipes.table import METHODS, method_of
 
 NEEDS = ("training", "teacher", "inference")
@@ -51,8 +52,14 @@ def weight_path(config: Config, file: WeightFile) -> str:
     return str(value_at(config, file.path) or "")
 
 
+def used_path(config: Config, file: WeightFile) -> str:
+    """The file that a weight-file knob stands for: the named one, or one of an installed package; '' for none."""
+    path = weight_path(config, file)
+    return file.installed(config) if file.installed and path in ("", INSTALLED) else path
+
+
 def named_files(config: Config, need: str = "training") -> list[WeightFile]:
-    """The weight files that a configuration names and that a purpose needs.
+    """The weight files that a configuration names, or finds in an installed package, and that a purpose needs.
 
     Args:
       config: the `recipe` section.
@@ -60,7 +67,7 @@ def named_files(config: Config, need: str = "training") -> list[WeightFile]:
     """
     files = []
     for file in method_of(config).weight_files:
-        if not weight_path(config, file):
+        if not used_path(config, file):
             continue
         if (need == "inference" and not file.inference) or (need == "teacher" and file.training_only):
             continue
@@ -70,7 +77,7 @@ def named_files(config: Config, need: str = "training") -> list[WeightFile]:
     return files
 
 
-def digest_of(path: str | os.PathLike[str], part: str = "") -> str:
+def digest_of(path: str | os.PathLike[str], part: str = "", pair: str = "") -> str:
     """SHA-256 of a file; for a ported one, that of the file it was made of, so that both count as the same.
 
     For a folder in Diffusers' layout, the digests of its configuration and weights together; for a folder that a
@@ -79,11 +86,14 @@ def digest_of(path: str | os.PathLike[str], part: str = "") -> str:
     Args:
       path: file or folder.
       part: the part to take where the folder of a whole pipeline is given.
+      pair: name of the pair of files to take where a folder holds those of several tiny autoencoders.
     """
     for method in METHODS:
         published = method.published
         if published and published.files and Path(path).is_dir() and published.in_folder(Path(path)):
             return "+".join(sha256_of(file) for name in published.files if (file := Path(path) / name).is_file())
+    if is_pair_folder(path):
+        return "+".join(sha256_of(file) for file in files_of(path, pair))
     if Path(path).is_dir() or is_one_of_many(path):
         return "+".join(sha256_of(file) for file in find_model(path, part).paths())
     files = read_metadata(path).get("source", {}).get("files", ())
@@ -94,7 +104,13 @@ def digest_of(path: str | os.PathLike[str], part: str = "") -> str:
 
 def digests(config: Config, need: str = "training") -> dict[str, str]:
     """Full knob name → digest of the `named_files`."""
-    return {file.knob: digest_of(weight_path(config, file), file.part) for file in named_files(config, need)}
+    return {file.knob: _digest(config, file, used_path(config, file)) for file in named_files(config, need)}
+
+
+def _digest(config: Config, file: WeightFile, path: str | os.PathLike[str]) -> str:
+    """The digest of what a knob names at a path; its section may have a name, such as that of the latent space."""
+    section = value_at(config, file.path[:-1])
+    return digest_of(path, file.part, pair=str(section.get("name", "")))
 
 
 def with_dependencies(
@@ -123,7 +139,7 @@ def with_dependencies(
                 f"{path} needs the {file.role} {name!r} ({file.knob}), which is missing: put it next to the weights"
             )
         digest = recorded.get(file.knob)
-        fitting = [candidate for candidate in candidates if digest in (None, digest_of(candidate, file.part))]
+        fitting = [candidate for candidate in candidates if digest in (None, _digest(config, file, candidate))]
         if not fitting:
             raise ValueError(
                 f"{candidates[0]} is not the {file.role} that {path} was trained with: put that one next to it"

@@ -71,6 +71,10 @@ class NetworkReader:
             leaves[f"{module}/up"] = up * np.float32(alpha / up.shape[-2])
         return nest_names(leaves)
 
+    def note(self, knob_name: str, text: str) -> None:
+        """Log what was assumed for a knob."""
+        log_notes(knob_name, text)
+
 
 def _read_first(path: str, models: tuple[str, ...], statements: Sequence[Statement]) -> tuple[str, Ported]:
     """(weight map, network) of a file: the map that a ported file states, else the first that takes its tensors."""

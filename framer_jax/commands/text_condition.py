@@ -60,7 +60,7 @@ def open_latents(folder: str | os.PathLike[str], config: dict[str, Any], vae: st
     Args:
       folder: folder that `framer-jax precompute latents` wrote.
       config: plain dict of the run's configuration.
-      vae: digest of the run's autoencoder (framer_jax.checkpoints.autoencoder.read_kl_autoencoder).
+      vae: digest of the run's autoencoder (framer_jax.checkpoints.autoencoder.read_autoencoder).
       text: the text that conditions the denoiser.
 
     Raises:

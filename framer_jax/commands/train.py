@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 import jax
 
+from framer_jax.checkpoints.autoencoder import read_preview
 from framer_jax.checkpoints.groups import read_groups
 from framer_jax.checkpoints.migration import migrate
 from framer_jax.checkpoints.open import READER, build_recipe
@@ -38,7 +40,7 @@ from framer_jax.evaluation.validation import make_validation
 from framer_jax.inference.model import BEST, LAST, weights_file
 from framer_jax.knobs import settings_from
 from framer_jax.porting.files import check_outputs, sha256_of
-from framer_jax.recipes.base import Params, Recipe, expected_params
+from framer_jax.recipes.base import Frozen, Params, Recipe, expected_params
 from framer_jax.recipes.framer import add_framer
 from framer_jax.recipes.table import method_of
 from framer_jax.training.checkpoint import saved_steps
@@ -48,6 +50,8 @@ from framer_jax.training.run import TrainResult
 from framer_jax.training.settings import TrainingSettings
 from framer_jax.training.workdir import check_name, check_unlocked
 from framer_jax.trees import check_same_structure
+
+LOGGER = logging.getLogger(__name__)
 
 INTERRUPTED = 130
 """Exit status after Ctrl-C, as shells use it."""
@@ -158,9 +162,11 @@ def train_from_config(config: dict[str, Any], workdir: str | Path, init: str | N
     preset = degradation_preset(data, base.scale)
     check_initial_file(workdir, init)
     source, text = open_training(config), text_info(config)
-    initial, digest = initial_weights(base, config["recipe"], init) if init else (base.initial_params, None)
+    named, digest = initial_weights(base, config["recipe"], init) if init else ({}, None)
+    initial = {**base.initial_params, **named}
     # The weights that a run started from and its frozen weights are part of its identity.
     identity = {"init": digest, "weights": digests(config["recipe"])}
+    preview = preview_decoder(config, base)
     held_out = open_source(data["validation"], HELD_OUT, 1)
     pairs = validation_pairs(held_out, preset, multiple=multiple, limit=data["validation_count"])
 
@@ -169,7 +175,7 @@ def train_from_config(config: dict[str, Any], workdir: str | Path, init: str | N
         result = train(
             recipe,
             batches,
-            prepare_for(source, preset),
+            prepare_for(source, preset, recipe.batch_entries),
             settings,
             workdir,
             config_json=json.dumps({**config, **identity}),
@@ -179,7 +185,7 @@ def train_from_config(config: dict[str, Any], workdir: str | Path, init: str | N
             record_names=source.names,
             file_digests=file_digests(source.files()),
             unusual_settings=unusual_settings(config),
-            validate=make_validation(base, pairs) if pairs else None,
+            validate=make_validation(base, pairs, preview=preview) if pairs else None,
             export=WeightFiles(workdir, recipe.name, base, {"config": portable(config), **identity, **text}),
             writer=default_writer(workdir, LoggingSettings(**config["logging"])),
             initial_params=initial or None,
@@ -207,6 +213,17 @@ def text_info(config: dict[str, Any]) -> dict[str, str]:
     if condition is None or method.text_summary is None:
         return {}
     return {"text": method.text_summary(condition.condition, condition.caption_dropout)}
+
+
+def preview_decoder(config: dict[str, Any], recipe: Recipe) -> Frozen:
+    """The tiny decoder that `data.validation_preview` names, see framer_jax.checkpoints.autoencoder.read_preview."""
+    knob, path = "data.validation_preview", config["data"]["validation_preview"]
+    if not path:
+        return {}
+    space = config["recipe"].get("space", {}).get("name", "")
+    decoder = read_preview(path, recipe.frozen, space, knob)
+    LOGGER.warning("validation images and scores are of previews, decoded by %s (%s)", path, knob)
+    return decoder
 
 
 def paths_that_may_change(config: dict[str, Any]) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from framer_jax.checkpoints.autoencoder import read_kl_autoencoder
+from framer_jax.checkpoints.autoencoder import read_autoencoder
 from framer_jax.checkpoints.paths import required_path
 from framer_jax.commands.provenance import check_records
 from framer_jax.commands.text_condition import TextCondition, captioned, open_latents
@@ -18,6 +18,7 @@ from framer_jax.data.records import RecordFiles, is_records
 from framer_jax.data.settings import DataSettings
 from framer_jax.data.sources import ImageFiles, folder_source
 from framer_jax.porting.kl_autoencoder import KL_AUTOENCODER
+from framer_jax.recipes.components.spaces import AUTOENCODER_MAPS
 from framer_jax.recipes.components.spaces import WEIGHT_FILE as AUTOENCODER_FILE
 from framer_jax.recipes.components.text import text_sizes
 from framer_jax.recipes.method import CAPTIONED_PHOTOS, LATENTS, PHOTOS, TEACHER_OUTPUTS, value_at
@@ -102,9 +103,10 @@ def open_latents_of(config: dict[str, Any], text: TextCondition) -> LatentFiles:
     Raises:
       ConfigError, ValueError, FileNotFoundError: as of framer_jax.commands.text_condition.open_latents.
     """
-    path = value_at(config["recipe"], AUTOENCODER_FILE.path)
-    path = required_path(path, AUTOENCODER_FILE.knob, "the autoencoder", KL_AUTOENCODER.name, True)
-    return open_latents(config["data"]["train"], config, read_kl_autoencoder(path).digest, text)
+    path, space = value_at(config["recipe"], AUTOENCODER_FILE.path), config["recipe"]["space"]["name"]
+    model = AUTOENCODER_MAPS.get(space, KL_AUTOENCODER.name)
+    path = required_path(path, AUTOENCODER_FILE.knob, "the autoencoder", model, True)
+    return open_latents(config["data"]["train"], config, read_autoencoder(space, path).digest, text)
 
 
 def text_condition(config: dict[str, Any]) -> TextCondition | None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
 
+from framer_jax.checkpoints.autoencoder import read_preview
 from framer_jax.checkpoints.sampling import Sampling
 from framer_jax.commands.published import check_denoise_strength, open_model, open_named_model
 from framer_jax.config import ConfigError
@@ -15,6 +17,7 @@ from framer_jax.inference.model import Model, settings_for
 from framer_jax.inference.named_models import MODELS, named_model
 from framer_jax.inference.protocols import PROTOCOLS
 from framer_jax.inference.settings import UpscaleSettings
+from framer_jax.recipes.base import Recipe
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -77,6 +80,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "with another number, compilers may round otherwise: 1/255 in a few values of a million",
     )
     parser.add_argument(
+        "--preview",
+        type=int,
+        metavar="N",
+        help="also write what the sampler estimates every N steps, as OUTPUT_step_K.png next to the output",
+    )
+    parser.add_argument(
+        "--preview-decoder",
+        metavar="TAESD",
+        help="decode these previews with a tiny autoencoder (folder or file), for recipes in the latent space kl; "
+        "default: as the result",
+    )
+    parser.add_argument(
         "--color-fix",
         choices=("none", "adain", "wavelet"),
         help="color fix of the whole image; default: the first of "
@@ -121,11 +136,13 @@ def run(arguments: argparse.Namespace) -> int:
         color_fix=arguments.color_fix,
         color_strength=arguments.color_strength,
         seed=arguments.seed,
+        preview=arguments.preview,
     )
+    recipe = with_preview_decoder(model, arguments.preview_decoder, arguments.preview)
     summary = upscale_files(
         arguments.input,
         arguments.output,
-        model.recipe,
+        recipe,
         model.params,
         settings,
         origin=Origin(model.path, model.metadata["config"], model.frozen_weights, model.overrides),
@@ -156,3 +173,19 @@ def _model(arguments: argparse.Namespace) -> Model:
         if getattr(arguments, option):
             raise ValueError(f"--model {arguments.model} has its own {option}: omit --{option}, or omit --model")
     return open_named_model(arguments.model, sampling, arguments.denoise_strength)
+
+
+def with_preview_decoder(model: Model, path: str | None, every: int | None) -> Recipe:
+    """The model's recipe, whose previews the decoder of a TAESD decodes; as it is without a path.
+
+    Raises:
+      ConfigError: a decoder, and no previews.
+      ValueError, FileNotFoundError, ImportError: as of framer_jax.checkpoints.autoencoder.read_preview.
+    """
+    if path is None:
+        return model.recipe
+    if not every:
+        raise ConfigError("--preview-decoder decodes previews: give --preview N too")
+    space = model.metadata["config"]["recipe"].get("space", {}).get("name", "")
+    frozen = read_preview(path, model.recipe.frozen, space, "--preview-decoder")
+    return replace(model.recipe, frozen={**model.recipe.frozen, **frozen})

@@ -7,7 +7,7 @@ the position only, not on threads, worker processes, hosts or interruptions.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -19,7 +19,7 @@ import numpy as np
 from framer_jax.data.embeddings import CaptionedPhotos
 from framer_jax.data.latents import LatentFiles
 from framer_jax.data.records import RECORD, RecordFiles
-from framer_jax.data.settings import CROP_MODES
+from framer_jax.data.settings import CROP_MODES, UNSHARPENED
 from framer_jax.data.sources import ImageFiles, Photo
 from framer_jax.data.text import POOLED_TEXT, TEXT
 from framer_jax.data.workers import WorkerBatches, check_main_module, start_quiet_tracker, start_worker
@@ -187,16 +187,19 @@ def _mark_absl_flags_as_parsed() -> None:
         flags.FLAGS.mark_as_parsed()
 
 
-def prepare_for(source: ImageFiles | CaptionedPhotos | RecordFiles, preset: DegradationPreset) -> Prepare:
+def prepare_for(
+    source: ImageFiles | CaptionedPhotos | RecordFiles, preset: DegradationPreset, entries: Sequence[str] = ()
+) -> Prepare:
     """The function that turns loaded batches of a source into batches with the entries `source.batch_entries`.
 
     Args:
       source: what the batches are loaded from.
       preset: the preset that degradations of photographs are drawn from.
+      entries: the entries that a recipe needs; see `make_prepare`.
     """
     if isinstance(source, RecordFiles):
         return _make_prepare_records(source.batch_entries)
-    prepare_photos = make_prepare(preset)
+    prepare_photos = make_prepare(preset, entries)
     if not isinstance(source, CaptionedPhotos):
         return prepare_photos
 
@@ -207,22 +210,25 @@ def prepare_for(source: ImageFiles | CaptionedPhotos | RecordFiles, preset: Degr
     return prepare
 
 
-def make_prepare(preset: DegradationPreset) -> Prepare:
+def make_prepare(preset: DegradationPreset, entries: Sequence[str] = ()) -> Prepare:
     """The prepare function of photographs: crops and degradation parameters → HR and LR images.
 
     Args:
       preset: the preset that the batch's degradations were drawn from.
+      entries: the entries that a recipe needs; 'hr_unsharpened' is made if it is among them.
 
     Returns:
-      `prepare(batch)` → 'hr' [B, crop, crop, 3] (sharpened if the preset says so) and 'lr' [B, crop / scale,
-      crop / scale, 3], float32 in [0, 1].
+      `prepare(batch)` → 'hr' [B, crop, crop, 3] (sharpened if the preset says so), 'lr' [B, crop / scale,
+      crop / scale, 3] and, if needed, 'hr_unsharpened' [B, crop, crop, 3], float32 in [0, 1].
       A record contains all its randomness, so it gives the same pair wherever it is prepared.
       On a mesh, wrap it in `jax.shard_map` over the batch axis; otherwise XLA gathers the whole batch for each FFT.
     """
 
     def prepare(batch: RawBatch) -> dict[str, jax.Array]:
-        hr = training_target(jnp.asarray(batch["hr"]).astype(jnp.float32) / 255.0, preset)
-        return {"hr": hr, "lr": apply(batch["degradation"], hr, preset)}
+        plain = jnp.asarray(batch["hr"]).astype(jnp.float32) / 255.0
+        hr = training_target(plain, preset)
+        further = {UNSHARPENED: plain} if UNSHARPENED in entries else {}
+        return {"hr": hr, "lr": apply(batch["degradation"], hr, preset), **further}
 
     return prepare
 

@@ -20,6 +20,10 @@ CROP_MODES = ("crop", "square")
 """What becomes a training crop: a random window of a photograph, or its largest square, reduced to the crop size."""
 
 
+UNSHARPENED = "hr_unsharpened"
+"""The batch entry of a recipe that needs the HR images as they are, also where 'hr' is sharpened."""
+
+
 @dataclass(frozen=True)
 class DataSettings:
     """The `data` section of a configuration.
@@ -47,6 +51,12 @@ class DataSettings:
     )
     validation: str = knob("builtin", "builtin (the held-out photographs) or a folder of images.")
     validation_count: int = knob(3, "Largest number of validation images.", at_least=0, at_most=1_000_000)
+    validation_preview: str = knob(
+        "",
+        "For runs in the latent space kl: path of a TAESD or TAESD3 (its folder, or one file) whose decoder, many "
+        "times faster, decodes validation images in place of the autoencoder's; scores are then of previews. '': none.",
+        empty=True,
+    )
     crop: int = knob(128, "Side of a training crop.", unit="HR pixels", at_least=1, at_most=16_384)
     small_share: float = knob(
         0.05,

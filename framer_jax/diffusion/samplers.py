@@ -17,7 +17,14 @@ Draw = Callable[[jax.Array], jax.Array]
 def resshift_ancestral(
     schedule: resshift.Schedule, denoise: Callable[[jax.Array, jax.Array], jax.Array], y: jax.Array, draw: Draw
 ) -> jax.Array:
-    """The T-step ancestral sampler of ResShift.
+    """The T-step ancestral sampler of ResShift: the last of the estimates of `resshift_estimates`."""
+    return _ancestral(schedule, denoise, y, draw, keep=False)[0]
+
+
+def resshift_estimates(
+    schedule: resshift.Schedule, denoise: Callable[[jax.Array, jax.Array], jax.Array], y: jax.Array, draw: Draw
+) -> tuple[jax.Array, jax.Array]:
+    """The T-step ancestral sampler of ResShift, and what it estimated on its way.
 
     Args:
       schedule: schedule tables, possibly respaced.
@@ -26,18 +33,30 @@ def resshift_ancestral(
       draw: noise source; draw 0 is the noise of the prior, draw k that of step k.
 
     Returns:
-      [B, H, W, C] float32, the final estimate of x_0.
+      [B, H, W, C] float32, the final estimate of x_0; and those of the steps before it, [T - 1, B, H, W, C].
     """
+    x0, estimates = _ancestral(schedule, denoise, y, draw, keep=True)
+    assert estimates is not None
+    return x0, estimates
+
+
+def _ancestral(
+    schedule: resshift.Schedule,
+    denoise: Callable[[jax.Array, jax.Array], jax.Array],
+    y: jax.Array,
+    draw: Draw,
+    keep: bool,
+) -> tuple[jax.Array, jax.Array | None]:
     x = resshift.prior(schedule, y, draw(jnp.int32(0)))
 
-    def step(x: jax.Array, number: jax.Array) -> tuple[jax.Array, None]:
+    def step(x: jax.Array, number: jax.Array) -> tuple[jax.Array, jax.Array | None]:
         index = jnp.int32(schedule.steps - 1) - number
         x0 = denoise(x, index)
-        return resshift.posterior_step(schedule, x, x0, index, draw(number + 1)), None
+        return resshift.posterior_step(schedule, x, x0, index, draw(number + 1)), x0 if keep else None
 
     # The last step (index 0) returns the estimate itself; outside the scan, no noise of weight zero is drawn for it.
-    x, _ = jax.lax.scan(step, x, jnp.arange(schedule.steps - 1, dtype=jnp.int32))
-    return denoise(x, jnp.int32(0))
+    x, estimates = jax.lax.scan(step, x, jnp.arange(schedule.steps - 1, dtype=jnp.int32))
+    return denoise(x, jnp.int32(0)), estimates
 
 
 def resshift_deterministic(
@@ -75,10 +94,25 @@ def flow_euler(
     Returns:
       [B, H, W, C] float32, x at sigmas[-1].
     """
+    return _euler(sigmas, velocity, start, keep=False)[0]
+
+
+def flow_estimates(
+    sigmas: np.ndarray, velocity: Callable[[jax.Array, jax.Array], jax.Array], start: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """As `flow_euler`, and the estimates of the clean latent in all steps but the last, [steps - 1, B, H, W, C]."""
+    x, estimates = _euler(sigmas, velocity, start, keep=True)
+    assert estimates is not None
+    return x, estimates[:-1]
+
+
+def _euler(
+    sigmas: np.ndarray, velocity: Callable[[jax.Array, jax.Array], jax.Array], start: jax.Array, keep: bool
+) -> tuple[jax.Array, jax.Array | None]:
     table = jnp.asarray(sigmas, jnp.float32)
 
-    def step(x: jax.Array, pair: jax.Array) -> tuple[jax.Array, None]:
-        return x + (pair[1] - pair[0]) * velocity(x, pair[0]), None
+    def step(x: jax.Array, pair: jax.Array) -> tuple[jax.Array, jax.Array | None]:
+        v = velocity(x, pair[0])
+        return x + (pair[1] - pair[0]) * v, x - pair[0] * v if keep else None
 
-    x, _ = jax.lax.scan(step, start, jnp.stack([table[:-1], table[1:]], axis=1))
-    return x
+    return jax.lax.scan(step, start, jnp.stack([table[:-1], table[1:]], axis=1))

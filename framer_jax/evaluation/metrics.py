@@ -7,7 +7,7 @@ variant of a metric such as `psnr`: `score` and the command line refuse unknown 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -17,6 +17,14 @@ import numpy as np
 import numpy.typing as npt
 
 from framer_jax.evaluation.niqe import BLOCK, Luma, NiqeModel, niqe, shipped_niqe_model
+from framer_jax.evaluation.perceptual import (
+    PerceptualNetwork,
+    installed_network,
+    is_installed,
+    missing_weights,
+    perceptual_scores,
+    smallest_side,
+)
 
 Images = jax.Array | npt.NDArray[np.float32]
 
@@ -111,10 +119,17 @@ def ssim_y(sr: jax.Array, reference: jax.Array, crop_border: int = 0) -> jax.Arr
 
 
 class Options(NamedTuple):
-    """Options of metrics: the ignored border in pixels, and the pristine model of `niqe` and `niqe-pyiqa`."""
+    """Options of metrics.
+
+    Attributes:
+      crop_border: the ignored border in pixels.
+      niqe_model: the pristine model of `niqe` and `niqe-pyiqa`.
+      networks: metric id → its network, for perceptual metrics; those of installed packages are used for others.
+    """
 
     crop_border: int = 0
     niqe_model: NiqeModel | None = None
+    networks: Mapping[str, PerceptualNetwork] = {}
 
 
 class Metric(NamedTuple):
@@ -127,6 +142,7 @@ class Metric(NamedTuple):
       description: the variant in words.
       needs_niqe_model: whether a pristine model must be given.
       fits: (height, width) → whether an image of this size is large enough.
+      needs_network: whether it compares features of a trained network.
     """
 
     function: Callable[[Images, Images | None, Options], Images]
@@ -135,6 +151,7 @@ class Metric(NamedTuple):
     description: str
     needs_niqe_model: bool = False
     fits: Callable[[int, int], bool] = lambda height, width: True
+    needs_network: bool = False
 
 
 def _full_reference(function: Callable[..., jax.Array]) -> Callable[[Images, Images | None, Options], Images]:
@@ -151,6 +168,17 @@ def _niqe(luma: Luma) -> Callable[[Images, Images | None, Options], Images]:
 
 def _niqe_framer(sr: Images, reference: Images | None, options: Options) -> Images:
     return niqe(sr, shipped_niqe_model(), options.crop_border, "studio").astype(np.float32)
+
+
+def _perceptual(name: str, description: str) -> Metric:
+    def function(sr: Images, reference: Images | None, options: Options) -> Images:
+        network = options.networks[name] if name in options.networks else installed_network(name)
+        return perceptual_scores(network, jnp.asarray(sr), jnp.asarray(reference), options.crop_border)
+
+    def fits(height: int, width: int) -> bool:
+        return min(height, width) >= smallest_side(name)
+
+    return Metric(function, True, False, description, fits=fits, needs_network=True)
 
 
 def _fits_window(height: int, width: int) -> bool:
@@ -194,6 +222,9 @@ METRICS: dict[str, Metric] = {
         "NIQE on BT.601 studio luma, framer_jax's own pristine model",
         fits=_fits_blocks,
     ),
+    "lpips-alex": _perceptual("lpips-alex", "LPIPS 0.1 on AlexNet (torchvision's), whole images in RGB"),
+    "lpips-vgg": _perceptual("lpips-vgg", "LPIPS 0.1 on VGG16 (torchvision's), whole images in RGB"),
+    "dists": _perceptual("dists", "DISTS (2020) on VGG16 (torchvision's), whole images in RGB, not resized"),
 }
 """Every metric by its id."""
 
@@ -216,11 +247,16 @@ def check_metric_ids(ids: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(ids))
 
 
-def check_metric_inputs(ids: Sequence[str], has_reference: bool, niqe_model: NiqeModel | None) -> list[str]:
+def check_metric_inputs(
+    ids: Sequence[str],
+    has_reference: bool,
+    niqe_model: NiqeModel | None,
+    networks: Mapping[str, PerceptualNetwork] | None = None,
+) -> list[str]:
     """Check ids (`check_metric_ids`) and that the inputs of their metrics are given.
 
     Raises:
-      ValueError: a metric needs a reference or a pristine model that is missing.
+      ValueError: a metric needs a reference, a pristine model or a trained network that is missing.
     """
     ids = check_metric_ids(ids)
     for name in ids:
@@ -232,6 +268,8 @@ def check_metric_inputs(ids: Sequence[str], has_reference: bool, niqe_model: Niq
             raise ValueError(
                 f"the metric {name} needs a pristine model: give its path (--niqe-model), or use niqe-framer"
             )
+        if METRICS[name].needs_network and name not in (networks or {}) and not is_installed(name):
+            raise ValueError(missing_weights(name))
     return ids
 
 
@@ -241,6 +279,7 @@ def score(
     ids: Sequence[str],
     niqe_model: NiqeModel | None = None,
     crop_border: int = 0,
+    networks: Mapping[str, PerceptualNetwork] | None = None,
 ) -> dict[str, npt.NDArray[np.float32]]:
     """Score a batch of images.
 
@@ -250,21 +289,23 @@ def score(
       ids: keys of `METRICS`.
       niqe_model: pristine model of `niqe` and `niqe-pyiqa`.
       crop_border: pixels ignored on every side.
+      networks: networks of perceptual metrics by id, from framer_jax.evaluation.perceptual.load_networks; by default
+        those of installed packages.
 
     Returns:
       id to scores [B] float32 on the host.
 
     Raises:
-      ValueError: unknown ids, different shapes, a missing reference or model, images too small for a metric.
+      ValueError: unknown ids, different shapes, a missing reference, model or network, images too small for a metric.
     """
-    ids = check_metric_inputs(ids, reference is not None, niqe_model)
+    ids = check_metric_inputs(ids, reference is not None, niqe_model, networks)
     if np.ndim(sr) != 4 or np.shape(sr)[-1] != 3:
         raise ValueError(f"images to score must be [B, H, W, 3]; got the shape {np.shape(sr)}")
     if reference is not None and np.shape(sr) != np.shape(reference):
         raise ValueError(f"the images {np.shape(sr)} and their references {np.shape(reference)} differ in shape")
     if crop_border < 0 or 2 * crop_border >= min(np.shape(sr)[1:3]):
         raise ValueError(f"a crop border of {crop_border} does not fit images of {np.shape(sr)[1]}x{np.shape(sr)[2]}")
-    options = Options(crop_border, niqe_model)
+    options = Options(crop_border, niqe_model, networks or {})
     # All metrics are dispatched before the first result is waited for.
     results = {name: METRICS[name].function(sr, reference, options) for name in ids}
     return {name: np.asarray(values) for name, values in results.items()}

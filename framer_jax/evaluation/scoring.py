@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,11 +12,12 @@ import numpy.typing as npt
 from framer_jax.evaluation.metrics import METRICS, score
 from framer_jax.evaluation.niqe import NiqeModel
 from framer_jax.evaluation.pairs import Pair, PairSize, examples, read_cropped
+from framer_jax.evaluation.perceptual import PerceptualNetwork
 
 _BATCH_IMAGES = 8
 _BATCH_PIXELS = 4_000_000
 
-_NEEDED = "SSIM needs 11x11 pixels, NIQE two blocks of 96x96"
+_NEEDED = "SSIM needs 11x11 pixels, LPIPS 31x31 (alex) or 16x16 (vgg), DISTS 16x16, NIQE two blocks of 96x96"
 
 Pixels = npt.NDArray[np.float32]
 
@@ -43,12 +44,14 @@ class ScoreSettings(NamedTuple):
       niqe_model: pristine model of `niqe` and `niqe-pyiqa`.
       crop_border: pixels ignored on every side.
       mod_crop: sides are first cropped to multiples of this.
+      networks: networks of perceptual metrics by id.
     """
 
     ids: tuple[str, ...]
     niqe_model: NiqeModel | None = None
     crop_border: int = 0
     mod_crop: int = 1
+    networks: Mapping[str, PerceptualNetwork] = {}
 
 
 def check_sizes(pairs: Sequence[Pair], sizes: Sequence[PairSize], settings: ScoreSettings) -> None:
@@ -161,7 +164,7 @@ def _score_images(
     def stack(arrays: list[Pixels]) -> Pixels:
         return np.stack(arrays + arrays[-1:] * (batch - len(arrays)))
 
-    options = (settings.niqe_model, settings.crop_border)
+    options = (settings.niqe_model, settings.crop_border, settings.networks)
     height, width = (side - 2 * settings.crop_border for side in images[0].shape[:2])
     if len(ids) == 1 and not METRICS[ids[0]].fits(height, width):
         reasons = {(ids[0], index): f"too small for {ids[0]} ({_NEEDED})" for index in range(len(images))}

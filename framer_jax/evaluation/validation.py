@@ -47,6 +47,7 @@ def make_validation(
     recipe: Recipe,
     pairs: Sequence[ValidationPair],
     ids: Sequence[str] = ("psnr-y", "ssim-y", "niqe-framer"),
+    preview: Frozen | None = None,
 ) -> Callable[[Params, Frozen, int], tuple[dict[str, float], Images]]:
     """Make the validation function of a training run.
 
@@ -54,6 +55,7 @@ def make_validation(
       recipe: its `sample` and, if it has one, its `mean` are scored, and bicubic upsampling for comparison.
       pairs: photographs and their degradations, at least one.
       ids: metrics; those that the crops are too small for are skipped.
+      preview: further entries of `frozen`, such as a tiny decoder that takes the autoencoder's place.
 
     Returns:
       (params, frozen, step) → scores 'sample/psnr-y', 'mean/psnr-y', 'bicubic/psnr-y', … and one image per photograph,
@@ -76,7 +78,7 @@ def make_validation(
     bicubic_scores = mean_scores(bicubic, hr, ids)
 
     def validate(params: Params, frozen: Frozen, step: int) -> tuple[dict[str, float], Images]:
-        sharding = _replicated_sharding(params)
+        frozen, sharding = {**frozen, **(preview or {})}, _replicated_sharding(params)
         results = {
             name: np.clip(np.asarray(compiled(name, sharding)(params, frozen, lr, noise)), 0.0, 1.0)
             for name in samplers

@@ -9,7 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from framer_jax.inference.memory import check_memory, host_bytes
-from framer_jax.inference.programs import input_sizes, network_scale, out_of_memory, plan_batches, sampler_program
+from framer_jax.inference.programs import (
+    input_sizes,
+    network_scale,
+    out_of_memory,
+    plan_batches,
+    preview_steps,
+    sampler_program,
+)
 from framer_jax.inference.protocols import DEFAULT_PROTOCOL
 from framer_jax.inference.settings import UpscaleSettings
 from framer_jax.recipes.base import Params, Recipe
@@ -100,6 +107,7 @@ def estimate_memory(
 def _host_bytes(recipe: Recipe, image_size: tuple[int, int], settings: UpscaleSettings, alpha: bool) -> int:
     sizes = input_sizes(recipe, image_size, settings)
     pixels = [height * width for height, width in sizes]
-    canvas = pixels[-1] * network_scale(recipe, settings) ** 2
+    images = 1 + len(preview_steps(recipe, settings))
+    canvas = images * pixels[-1] * network_scale(recipe, settings) ** 2
     resized = sum(pixels) + canvas if sizes[-1] != image_size else 0  # and the result, to the size that was asked for
     return host_bytes(image_size[0] * image_size[1], canvas, resized, settings.color_fix != "none", alpha)

@@ -30,6 +30,7 @@ from framer_jax.inference.jobs import (
     reason_of,
     remaining_jobs,
 )
+from framer_jax.inference.programs import preview_steps
 from framer_jax.inference.result_files import write_result
 from framer_jax.inference.settings import UpscaleSettings
 from framer_jax.inference.upscaler import (
@@ -145,7 +146,8 @@ def upscale_files(
       MemoryError: the same, for want of memory.
     """
     ground = None if flatten_onto is None else parse_color(flatten_onto)
-    plan = plan_jobs(inputs, output, recursive=recursive, suffix=suffix, extension=extension)
+    steps = preview_steps(recipe, settings)
+    plan = plan_jobs(inputs, output, recursive=recursive, suffix=suffix, extension=extension, preview_steps=steps)
     jobs, skipped, odd = remaining_jobs(plan.jobs, overwrite, skip_existing)
     common_entries = _common_sidecar_entries(origin or Origin(), recipe) if jobs else {}
     upscaler = make_upscaler(recipe, settings)
@@ -230,12 +232,15 @@ def _run_jobs(
                     printed_estimates.add(estimate)
                     say(estimate)
                 progress = partial(_update_bar, bar, task)
-                sr, used = upscale_image(run.upscaler, run.recipe.scale, run.params, image, progress, fitting)
+                upscaled = upscale_image(run.upscaler, run.recipe.scale, run.params, image, progress, fitting)
+                used = upscaled.settings
                 if used != current:  # the next images start with the settings that fitted into memory
                     say(f"device memory ran out: continuing with tile {used.tile} and tile_batch {used.tile_batch}")
                     current = used
                 record = {**run.common_entries, **_sidecar_entries(job, image, used, run.settings)}
-                write_result(job.target, sr, record)
+                for step, preview in upscaled.previews.items():  # first: a result stands for a complete job
+                    write_result(job.previews[step], preview, {**record, "preview_after_steps": step})
+                write_result(job.target, upscaled.image, record)
                 written.append(job.target)
             except (OSError, ValueError, MemoryError, jax.errors.JaxRuntimeError) as error:
                 named = _named(job.source, error, run.weights)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from tempfile import TemporaryFile
+from types import MappingProxyType
 from typing import NamedTuple
 
 from framer_jax.data.files import SUFFIXES, LeftOut, list_images, summary_of
@@ -26,10 +27,16 @@ class Job(NamedTuple):
     Attributes:
       source: LR image file to read.
       target: SR image file to write.
+      previews: number of sampling steps → image file of what the sampler had estimated after them.
     """
 
     source: Path
     target: Path
+    previews: Mapping[int, Path] = MappingProxyType({})
+
+    def files(self) -> tuple[Path, ...]:
+        """Every image file to write."""
+        return (self.target, *self.previews.values())
 
 
 class Plan(NamedTuple):
@@ -67,6 +74,7 @@ def plan_jobs(
     recursive: bool = False,
     suffix: str = "",
     extension: str = ".png",
+    preview_steps: Sequence[int] = (),
 ) -> Plan:
     """Find the images and name their outputs; arguments and errors as in framer_jax.inference.folder.upscale_files.
 
@@ -93,11 +101,21 @@ def plan_jobs(
             tuple(item for _, excluded in searched for item in excluded.left_out),
             tuple(path for _, excluded in searched for path in excluded.results),
         )
+    plan = plan._replace(jobs=[job._replace(previews=_preview_files(job.target, preview_steps)) for job in plan.jobs])
     sources = {job.source.resolve() for job in plan.jobs}
-    for job in plan.jobs:
-        if job.target.resolve() in sources:
-            raise ValueError(f"{job.target} would replace an input: give a suffix or another output folder")
+    for file in (file for job in plan.jobs for file in job.files()):
+        if file.resolve() in sources:
+            raise ValueError(f"{file} would replace an input: give a suffix or another output folder")
+    targets = Counter(file.resolve() for job in plan.jobs for file in job.files())
+    if repeated := [file for file, count in targets.items() if count > 1]:
+        raise ValueError(f"{repeated[0]} would be a result and a preview: upscale these images separately")
     return plan
+
+
+def _preview_files(target: Path, steps: Sequence[int]) -> dict[int, Path]:
+    """photo_step_05.png for photo.png: as many digits as the last step has."""
+    digits = len(str(max(steps, default=0)))
+    return {step: target.with_name(f"{target.stem}_step_{step:0{digits}d}{target.suffix}") for step in steps}
 
 
 def remaining_jobs(jobs: Sequence[Job], overwrite: bool, skip_existing: bool) -> Remaining:
@@ -121,7 +139,11 @@ def remaining_jobs(jobs: Sequence[Job], overwrite: bool, skip_existing: bool) ->
     kept = set(skipped)
     left = [job for job in jobs if job.target not in kept]
     replaced = {sidecar_path(job.target) for job in left if skip_existing and is_record(sidecar_path(job.target))}
-    existing = [path for job in left for path in (job.target, sidecar_path(job.target)) if _exists(path)]
+    for preview in (file for job in left for file in job.previews.values()):
+        if skip_existing and is_record(sidecar_path(preview)):  # of a run that ended before its result was written
+            replaced |= {preview, sidecar_path(preview)}
+    files = [path for job in left for file in job.files() for path in (file, sidecar_path(file))]
+    existing = [path for path in files if _exists(path)]
     existing = [path for path in existing if path not in replaced]
     if existing and not overwrite:
         more = f" and {len(existing) - 3} more" if len(existing) > 3 else ""
@@ -147,7 +169,8 @@ def impossible_jobs(
     def reason(job: Job) -> str:
         try:
             header = read_header(job.source)
-            check_name(job.target)
+            for file in job.files():
+                check_name(file)
             check_size(job.target, header.height * scale, header.width * scale)
             alpha = header.transparent and not flattened
             check_memory(header.height, header.width, alpha)
@@ -267,7 +290,7 @@ def _name_outputs(images: list[tuple[Path, Path]], output: Path, suffix: str, ex
             )
         jobs.append(Job(source, target))
     sources: dict[str, Path] = {}
-    for source, target in jobs:
+    for source, target, _ in jobs:
         other = sources.setdefault(case_folded(target), source)
         if other is not source:
             raise ValueError(f"{other} and {source} would both be written to {target}: upscale them separately")

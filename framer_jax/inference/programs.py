@@ -18,6 +18,8 @@ from framer_jax.recipes.base import Params, Recipe, Tiling
 def sampler_program(recipe: Recipe, settings: UpscaleSettings) -> Any:
     """The jitted sampler that the settings select, see `_jitted`; recipes' samplers share their programs."""
     protocol = PROTOCOLS[settings.protocol]
+    if settings.preview and recipe.stepwise is not None:
+        return _jitted(recipe.stepwise.sample, settings.preview)
     samplers: dict[str, Any] = {"sample": recipe.sample, "mean": recipe.mean, "tiled": recipe.sample_tiled}
     if protocol.sizes is None:
         return _jitted(samplers[settings.mode])
@@ -26,13 +28,21 @@ def sampler_program(recipe: Recipe, settings: UpscaleSettings) -> Any:
 
 
 @lru_cache(maxsize=16)  # samplers are pure functions, so their programs may outlive an upscaler
-def _jitted(sampler: Any, *tiling: Tiling) -> Any:
-    """The jitted sampler: (params, frozen, tiles [B, h, w, 3], keys [B], origins [B, 2]) → [B, s h, s w, 3] float32."""
+def _jitted(sampler: Any, *static: Tiling | int) -> Any:
+    """The jitted sampler: (params, frozen, tiles [B, h, w, 3], keys [B], origins [B, 2]) → [B, s h, s w, C] float32.
+
+    C is 3 times the number of `preview_steps`, and of the result.
+    """
 
     def run(params: Params, frozen: Params, tiles: jax.Array, keys: jax.Array, origins: jax.Array) -> jax.Array:
-        return sampler(params, frozen, tiles, NoiseField(keys, origins), *tiling).astype(jnp.float32)
+        return sampler(params, frozen, tiles, NoiseField(keys, origins), *static).astype(jnp.float32)
 
     return jax.jit(run)
+
+
+def preview_steps(recipe: Recipe, settings: UpscaleSettings) -> tuple[int, ...]:
+    """The numbers of steps after which the settings ask for a preview."""
+    return recipe.stepwise.preview_steps(settings.preview) if settings.preview and recipe.stepwise else ()
 
 
 def network_scale(recipe: Recipe, settings: UpscaleSettings) -> int:

@@ -22,6 +22,7 @@ class UpscaleSettings:
       color_fix: 'none', 'adain' or 'wavelet', on the whole image; '' for the protocol's default.
       color_strength: strength of the color fix, 0 to 1.
       seed: seed of the noise canvas.
+      preview: also show what the sampler estimates every so many steps; 0 for no previews.
       protocol: one of framer_jax.inference.protocols.PROTOCOLS.
     """
 
@@ -33,6 +34,7 @@ class UpscaleSettings:
     color_strength: float = 1.0
     seed: int = 0
     protocol: str = DEFAULT_PROTOCOL
+    preview: int = 0
 
     __repr__ = changed_repr
 
@@ -51,7 +53,9 @@ class UpscaleSettings:
         if self.color_fix not in fixes:
             has = "no color fix" if fixes == ("none",) else f"the color fix {', '.join(fixes)}"
             raise ValueError(f"protocol {self.protocol!r} has {has}: omit it, or choose another protocol")
-        for name, least, most in (("tile", 1, 1 << 20), ("tile_batch", 1, 1 << 20), ("seed", 0, (1 << 32) - 1)):
+        largest = 1 << 20
+        limits = {"tile": (1, largest), "tile_batch": (1, largest), "seed": (0, (1 << 32) - 1), "preview": (0, largest)}
+        for name, (least, most) in limits.items():
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
                 raise ValueError(f"{name} {value!r} must be a whole number from {least} to {most}")

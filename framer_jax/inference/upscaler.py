@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import reduce
+from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -16,7 +17,14 @@ from framer_jax.images.image_data import ImageData
 from framer_jax.inference.color_fix import fix_color
 from framer_jax.inference.estimate import MemoryEstimate, check_host_memory, estimate_memory
 from framer_jax.inference.images import premultiply_alpha, replace_pixels
-from framer_jax.inference.programs import input_sizes, network_scale, out_of_memory, plan_batches, sampler_program
+from framer_jax.inference.programs import (
+    input_sizes,
+    network_scale,
+    out_of_memory,
+    plan_batches,
+    preview_steps,
+    sampler_program,
+)
 from framer_jax.inference.protocols import PROTOCOLS
 from framer_jax.inference.resample import resize_pillow
 from framer_jax.inference.settings import UpscaleSettings
@@ -39,10 +47,20 @@ class UpscaleResult(NamedTuple):
     Attributes:
       pixels: [sH, sW, 3] float32 in [0, 1].
       settings: the settings in effect, with a smaller batch or tile than requested if device memory ran out.
+      previews: number of steps → what the sampler had estimated after them, as `pixels`; with `settings.preview`.
     """
 
     pixels: np.ndarray
     settings: UpscaleSettings
+    previews: Mapping[int, np.ndarray] = MappingProxyType({})
+
+
+class UpscaledImage(NamedTuple):
+    """As `UpscaleResult`, with the transparency, gray mode, bit depth and color profile of the LR image."""
+
+    image: ImageData
+    settings: UpscaleSettings
+    previews: Mapping[int, ImageData] = MappingProxyType({})
 
 
 class UpscaleFunction(Protocol):
@@ -125,10 +143,18 @@ def make_upscaler(recipe: Recipe, settings: UpscaleSettings) -> Upscaler:
                 smaller.tile_batch,
             )
             current = smaller
-        scale = network_scale(recipe, current)
-        fix_color(canvas, network_input, current.color_fix, scale, current.color_strength, out=canvas)
-        height, width = (side * recipe.scale for side in image.shape[:2])
-        return UpscaleResult(resize_pillow(np.clip(canvas, 0, 1, out=canvas), (height, width)), current)
+        size = (image.shape[0] * recipe.scale, image.shape[1] * recipe.scale)
+
+        def finished(canvas: np.ndarray) -> np.ndarray:
+            scale = network_scale(recipe, current)
+            fix_color(canvas, network_input, current.color_fix, scale, current.color_strength, out=canvas)
+            return resize_pillow(np.clip(canvas, 0, 1, out=canvas), size)
+
+        steps = preview_steps(recipe, current)
+        if not steps:
+            return UpscaleResult(finished(canvas), current)
+        pixels, *previews = (finished(np.ascontiguousarray(part)) for part in np.split(canvas, 1 + len(steps), axis=2))
+        return UpscaleResult(pixels, current, dict(zip(steps, previews, strict=True)))
 
     def estimate(params: Params, height: int, width: int, settings: UpscaleSettings | None = None) -> MemoryEstimate:
         current = settings or default
@@ -171,7 +197,7 @@ def upscale_image(
     image: ImageData,
     progress: Progress | None = None,
     settings: UpscaleSettings | None = None,
-) -> tuple[ImageData, UpscaleSettings]:
+) -> UpscaledImage:
     """Upscale an image and keep its transparency, gray mode, bit depth and color profile.
 
     Args:
@@ -183,16 +209,19 @@ def upscale_image(
       settings: settings to use instead of the upscaler's.
 
     Returns:
-      (the SR image, the settings in effect).
+      the SR image, the settings in effect, and the previews that they ask for.
     """
     result = upscaler.run(params, premultiply_alpha(image), progress, settings)
-    return replace_pixels(image, result.pixels, scale), result.settings
+    previews = {step: replace_pixels(image, pixels, scale) for step, pixels in result.previews.items()}
+    return UpscaledImage(replace_pixels(image, result.pixels, scale), result.settings, previews)
 
 
 def check_settings(recipe: Recipe, settings: UpscaleSettings) -> None:
     """Raise ValueError if the settings do not fit the recipe."""
     if settings.mode == "mean" and recipe.mean is None:
         raise ValueError(f"recipe {recipe.name!r} has no one-step mean: use mode 'sample'")
+    if settings.preview:
+        _check_preview(recipe, settings)
     if PROTOCOLS[settings.protocol].sizes is not None:
         if settings.mode != "sample":
             raise ValueError(f"protocol {settings.protocol!r} samples in many steps: use mode 'sample'")
@@ -203,6 +232,21 @@ def check_settings(recipe: Recipe, settings: UpscaleSettings) -> None:
             )
     protocol = PROTOCOLS[settings.protocol]
     protocol.check(settings.tile, settings.overlap, protocol.multiple(recipe))
+
+
+def _check_preview(recipe: Recipe, settings: UpscaleSettings) -> None:
+    if settings.mode != "sample" or PROTOCOLS[settings.protocol].sizes is not None:
+        raise ValueError(
+            f"preview {settings.preview} shows the steps of mode 'sample' with tiles of the LR image, and this is mode "
+            f"{settings.mode!r} with protocol {settings.protocol!r}: omit it, or use protocol 'framer_jax'"
+        )
+    if recipe.stepwise is None:
+        raise ValueError(f"preview {settings.preview}: recipe {recipe.name!r} samples in one step: omit it")
+    if settings.preview >= recipe.stepwise.steps:
+        raise ValueError(
+            f"preview {settings.preview} must be less than the {recipe.stepwise.steps} steps of the sampler, the last "
+            "of which gives the result"
+        )
 
 
 def _resize(recipe: Recipe, image: np.ndarray, settings: UpscaleSettings) -> np.ndarray:
@@ -218,14 +262,15 @@ def _run_tiles(
     settings: UpscaleSettings,
     progress: Progress | None,
 ) -> np.ndarray:
-    """The blended canvas [sH, sW, 3] float32, not clipped."""
+    """The blended canvas [sH, sW, 3] float32, not clipped; with previews, next to it along the channels."""
     height, width, _ = image.shape
     plan, batch = plan_batches(recipe, height, width, settings)
     scale, program = network_scale(recipe, settings), sampler_program(recipe, settings)
-    expected = (batch, plan.grid.tile[0] * scale, plan.grid.tile[1] * scale, 3)
+    channels = 3 * (1 + len(preview_steps(recipe, settings)))
+    expected = (batch, plan.grid.tile[0] * scale, plan.grid.tile[1] * scale, channels)
     protocol = PROTOCOLS[settings.protocol]
     weights = protocol.weights(plan, scale)
-    canvas = np.zeros((height * scale, width * scale, 3), np.float32)
+    canvas = np.zeros((height * scale, width * scale, channels), np.float32)
     key = jax.random.key(settings.seed)
     total = plan.grid.num_tiles
     if progress is not None:

@@ -90,9 +90,11 @@ class RRDBNet(nn.Module):
 
     scale: int = 4
     variant: str = knob("real_esrgan", "How the network upsamples by 2; the same at other scales.", choices=VARIANTS)
-    channels: int = knob(64, "Width of the features.", at_least=1)
-    blocks: int = knob(23, "Number of residual-in-residual dense blocks; 6 in the published anime model.", at_least=1)
-    growth: int = knob(32, "Channels that each convolution of a dense block adds.", at_least=1)
+    channels: int = knob(64, "Width of the features.", at_least=1, at_most=65536)
+    blocks: int = knob(
+        23, "Number of residual-in-residual dense blocks; 6 in the published anime model.", at_least=1, at_most=1000
+    )
+    growth: int = knob(32, "Channels that each convolution of a dense block adds.", at_least=1, at_most=65536)
     image_channels: int = knob(3, "Channels of the images: 3 for color, 1 for gray.", choices=(1, 3))
     dtype: Dtype = jnp.float32
 

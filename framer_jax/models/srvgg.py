@@ -53,9 +53,12 @@ class SRVGG(nn.Module):
     """
 
     scale: int = 4
-    channels: int = knob(64, "Width of the convolutions.", at_least=1)
+    channels: int = knob(64, "Width of the convolutions.", at_least=1, at_most=65536)
     depth: int = knob(
-        32, "Number of convolutions between the first and the last; 16 in the published animevideov3.", at_least=0
+        32,
+        "Number of convolutions between the first and the last; 16 in the published animevideov3.",
+        at_least=0,
+        at_most=1000,
     )
     activation: str = knob("prelu", "Activation after every convolution but the last.", choices=ACTIVATIONS)
     image_channels: int = knob(3, "Channels of the images: 3 for color, 1 for gray.", choices=(1, 3))

@@ -7,6 +7,8 @@ Adversarial Networks" (CVPR 2020); Miyato et al., "Spectral Normalization for Ge
 
 from __future__ import annotations
 
+from typing import cast
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -124,6 +126,26 @@ class UNetDiscriminator(nn.Module):
             h = h + skip if self.skips else h
         h = conv(conv(h, 7, self.channels), 8, self.channels)
         return nn.Conv(1, (3, 3), name="conv_9")(h.astype(jnp.float32))
+
+
+class StoredDiscriminator(nn.Module):
+    """The discriminator as published files hold it: the vectors of spectral norm are weights too.
+
+    Attributes: as of `UNetDiscriminator`, whose parameters are the group 'network'; the vectors are group 'spectral'.
+    """
+
+    channels: int = 64
+    skips: bool = True
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, image: jax.Array) -> jax.Array:
+        """[B, H, W, 3] in [0, 1] → logits [B, H, W, 1], without improving the vectors."""
+        network = UNetDiscriminator(self.channels, self.skips, self.dtype, parent=None)
+        least = jnp.zeros((1, SIDE_MULTIPLE, SIDE_MULTIPLE, 3), jnp.float32)
+        params = self.param("network", lambda key: network.init(key, least)["params"])
+        vectors = self.param("spectral", lambda key: network.init(key, least)[SPECTRAL])
+        return cast(jax.Array, network.apply({"params": params, SPECTRAL: vectors}, image))
 
 
 def double(x: jax.Array) -> jax.Array:

@@ -1,4 +1,4 @@
-"""The backbones whose features LPIPS compares: VGG16 and AlexNet as in torchvision.
+"""The backbones whose features perceptual losses and metrics compare: VGG16, VGG19 and AlexNet as in torchvision.
 
 Simonyan and Zisserman, "Very Deep Convolutional Networks" (2014); Krizhevsky et al., "ImageNet Classification with Deep
 Convolutional Neural Networks" (2012), in the one-column form of 2014; scaling of the input: Zhang et al., "The
@@ -33,7 +33,7 @@ class ConvLayer(NamedTuple):
       stride: stride of the convolution.
       padding: zero padding on each side.
       pool: window of the max pooling with stride 2 that precedes it, 0 for none.
-      tap: whether its output is one of the features that LPIPS compares.
+      tap: whether its output is one of the features that are compared.
     """
 
     number: int
@@ -68,9 +68,33 @@ TRUNKS = {
         ConvLayer(8, 256, 3, tap=True),
         ConvLayer(10, 256, 3, tap=True),
     ),
+    "vgg19": (
+        ConvLayer(0, 64, 3),
+        ConvLayer(2, 64, 3, tap=True),
+        ConvLayer(5, 128, 3, pool=2),
+        ConvLayer(7, 128, 3, tap=True),
+        ConvLayer(10, 256, 3, pool=2),
+        ConvLayer(12, 256, 3),
+        ConvLayer(14, 256, 3),
+        ConvLayer(16, 256, 3, tap=True),
+        ConvLayer(19, 512, 3, pool=2),
+        ConvLayer(21, 512, 3),
+        ConvLayer(23, 512, 3),
+        ConvLayer(25, 512, 3, tap=True),
+        ConvLayer(28, 512, 3, pool=2),
+        ConvLayer(30, 512, 3),
+        ConvLayer(32, 512, 3),
+        ConvLayer(34, 512, 3, tap=True),
+    ),
 }
-"""Convolutions of the backbones of LPIPS, with five features each."""
+"""Convolutions of the backbones, with five features each: of LPIPS and DISTS ('vgg' is VGG16, 'alex'), and of the
+perceptual losses of ESRGAN and Real-ESRGAN ('vgg19': conv1_2, conv2_2, conv3_4, conv4_4, conv5_4)."""
 
+SMALLEST_SIDE = {"vgg": 16, "alex": 31, "vgg19": 16}
+"""Backbone → the smallest side of an image of which it has all features."""
+
+DISTS_CHANNELS = 3 + sum(layer.channels for layer in TRUNKS["vgg"] if layer.tap)
+"""Channels that DISTS compares: those of the image and of the features."""
 
 POOLINGS = ("max", "l2")
 """Pooling with stride 2: the maximum, or the root of the mean square under a Hann window (DISTS)."""
@@ -102,14 +126,16 @@ class Trunk(nn.Module):
     """A backbone without its classifier.
 
     Attributes:
-      net: 'vgg' or 'alex'.
-      pooling: one of `POOLINGS`.
+      net: one of `TRUNKS`.
       dtype: compute dtype; the features are float32.
+      pooling: one of `POOLINGS`.
+      activated: whether the features are taken after the ReLU, as LPIPS and DISTS do, or before it.
     """
 
     net: str
     dtype: Dtype = jnp.float32
     pooling: str = "max"
+    activated: bool = True
 
     def __post_init__(self) -> None:
         if self.net not in TRUNKS:
@@ -123,10 +149,10 @@ class Trunk(nn.Module):
         """Features of images.
 
         Args:
-          image: [B, H, W, 3] float32 in [-1, 1], sides of at least 16 (vgg) or 31 (alex) pixels.
+          image: [B, H, W, 3] float32 in [-1, 1], sides of at least `SMALLEST_SIDE` pixels.
 
         Returns:
-          five maps [B, H_i, W_i, C_i] float32 after ReLU, finest first.
+          five maps [B, H_i, W_i, C_i] float32, finest first.
         """
         shift, scale = (jnp.asarray(values, jnp.float32)[None, None, None, :] for values in (SHIFT, SCALE))
         h = ((image - shift) / scale).astype(self.dtype)
@@ -137,9 +163,10 @@ class Trunk(nn.Module):
             padding = ((layer.padding, layer.padding),) * 2
             name = f"conv_{layer.number}"
             kernel, stride = (layer.kernel, layer.kernel), (layer.stride, layer.stride)
-            h = nn.relu(nn.Conv(layer.channels, kernel, stride, padding, dtype=self.dtype, name=name)(h))
+            before = nn.Conv(layer.channels, kernel, stride, padding, dtype=self.dtype, name=name)(h)
+            h = nn.relu(before)
             if layer.tap:
-                features.append(h.astype(jnp.float32))
+                features.append((h if self.activated else before).astype(jnp.float32))
         return tuple(features)
 
 
@@ -164,6 +191,48 @@ class Lpips(nn.Module):
     def __call__(self, image: jax.Array) -> tuple[tuple[jax.Array, ...], tuple[jax.Array, ...]]:
         """[B, H, W, 3] in [-1, 1] → (five features [B, H_i, W_i, C_i], their channel weights [C_i]), float32."""
         return self.trunk(image), self.heads()
+
+
+class Dists(nn.Module):
+    """The parameters of DISTS: VGG16 with L2 pooling in group 'trunk', and the weights 'alpha' and 'beta'.
+
+    framer_jax.losses.dists computes the distance from its outputs.
+
+    Attributes:
+      dtype: compute dtype; the features are float32.
+    """
+
+    dtype: Dtype = jnp.float32
+
+    def setup(self) -> None:
+        """Create the submodule and the weights."""
+        self.trunk = Trunk("vgg", self.dtype, pooling="l2")
+        shape = (1, DISTS_CHANNELS, 1, 1)  # as in the original
+        self.alpha = self.param("alpha", nn.initializers.ones, shape)
+        self.beta = self.param("beta", nn.initializers.ones, shape)
+
+    def __call__(self, image: jax.Array) -> tuple[tuple[jax.Array, ...], jax.Array, jax.Array]:
+        """[B, H, W, 3] in [0, 1] → (the image and five features [B, H_i, W_i, C_i], alpha, beta [Σ C_i]), float32."""
+        return (image, *self.trunk(2.0 * image - 1.0)), self.alpha.reshape(-1), self.beta.reshape(-1)
+
+
+class Vgg19(nn.Module):
+    """The parameters of the VGG19 that Real-ESRGAN's perceptual term compares, in group 'trunk'.
+
+    Attributes:
+      dtype: compute dtype; the features are float32.
+    """
+
+    dtype: Dtype = jnp.float32
+
+    def setup(self) -> None:
+        """Create the submodule."""
+        self.trunk = Trunk("vgg19", self.dtype, activated=False)
+
+    def __call__(self, image: jax.Array) -> tuple[jax.Array, ...]:
+        """[B, H, W, 3] in [-1, 1] → five features before ReLU [B, H_i, W_i, C_i], float32."""
+        features: tuple[jax.Array, ...] = self.trunk(image)
+        return features
 
 
 class ChannelWeights(nn.Module):

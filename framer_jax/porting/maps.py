@@ -8,10 +8,12 @@ file, and a line in framer_jax.porting.table.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -87,6 +89,11 @@ def with_values(arguments: Mapping[str, Any], stated: Mapping[str, Any], state: 
     return {**arguments, **stated}
 
 
+def as_given(paths: Sequence[str | os.PathLike[str]], stated: Mapping[str, Any]) -> list[Path]:
+    """Default of `WeightMap.files`."""
+    return [Path(path) for path in paths]
+
+
 def same_key(key: str, arguments: Mapping[str, Any]) -> str:
     """Default of `WeightMap.original_key`."""
     return key
@@ -109,6 +116,8 @@ class WeightMap:
       dropped: known keys that are not needed, with placeholders: constants that the model computes itself.
       buffers: (checkpoint without them, arguments) → the dropped entries that the original requires when it loads.
       computed: (checkpoint) → keys that are dropped although they have a rule, as the model computes their values.
+      files: (paths of a checkpoint, arguments that are expected of it) → its files, where a folder of another layout
+        than that of Diffusers stands for several.
       original_key: (key by the first rule, arguments) → its name in the original code that has a network of these
         arguments, where different code bases name the same layers differently.
       folder: name of the model's folder in a Diffusers pipeline; '' if there are no such folders.
@@ -133,6 +142,7 @@ class WeightMap:
     dropped: tuple[str, ...] = ()
     buffers: Callable[[StateDict, Mapping[str, Any]], StateDict] = no_buffers
     computed: Callable[[StateDict], tuple[str, ...]] = nothing_computed
+    files: Callable[[Sequence[str | os.PathLike[str]], Mapping[str, Any]], list[Path]] = as_given
     original_key: Callable[[str, Mapping[str, Any]], str] = same_key
     folder: str = ""
     assumed: Callable[[StateDict, Mapping[str, Any]], tuple[str, ...]] = nothing_assumed
@@ -237,6 +247,13 @@ def torch_names(weights: WeightMap, params: Mapping[str, Any]) -> dict[str, tupl
 def fraction_known(weights: WeightMap, state: StateDict) -> float:
     """Fraction of the keys of a checkpoint for which the map has a rule."""
     return len(_translate(state, _patterns(weights, "torch", "flax"))[0]) / max(1, len(state))
+
+
+def takes_all(weights: WeightMap, state: StateDict) -> bool:
+    """Whether the map has a rule for some keys of a checkpoint, and drops all others."""
+    names, unknown = _translate(state, _patterns(weights, "torch", "flax"))
+    dropped = [re.compile(_regex(text)) for text in weights.dropped]
+    return bool(names) and all(any(pattern.fullmatch(key) for pattern in dropped) for key in unknown)
 
 
 def key_test(weights: WeightMap) -> Callable[[str], bool]:

@@ -167,6 +167,3 @@ AUTOENCODER = Layout(
     _reverse_levels,
 )
 """`first_stage_model.*` of Stable Diffusion, and autoencoders published alone."""
-
-LAYOUTS: Mapping[str, Layout] = {"mmdit": TRANSFORMER, "kl_autoencoder": AUTOENCODER}
-"""Weight map → another layout in which its model is published."""

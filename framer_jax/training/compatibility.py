@@ -30,6 +30,7 @@ MAY_CHANGE = (
     "data.train",  # the records are compared by their names and contents: the folder may have moved
     "data.validation",
     "data.validation_count",
+    "data.validation_preview",
     "data.threads",
     "logging",
 )

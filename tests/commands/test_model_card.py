@@ -53,7 +53,8 @@ def test_without_a_text_encoder_log_weights_and_card_say_so(run, tmp_path, capsy
     assert card[0] == "# dit4sr+framer"
     assert f"| text | {summary} |" in card
     assert "| FRAMER | variant 'paper', in training only |" in card
-    assert "| data | photos, crops of 32 pixels, degradation `light_one_stage` |" in card
+    data = next(line for line in card if line.startswith("| data |"))
+    assert data.startswith("| data | photos, crops of 32 pixels, degradation `light_one_stage`") and "released" in data
     assert cli.main(["info", str(tmp_path / "run")]) == 0
     assert summary in capsys.readouterr().out
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from framer_jax.checkpoints.autoencoder import read_kl_autoencoder
+from framer_jax.checkpoints.autoencoder import read_autoencoder, read_kl_autoencoder
 from framer_jax.cli import main
 from framer_jax.commands.precompute.captioned_images import crops_of_latents
 from framer_jax.commands.precompute.captioner import CaptionSettings
@@ -35,7 +35,7 @@ from tests.support.autoencoders import write_autoencoder
 from tests.support.drawn import drawn
 from tests.support.texts import SETTINGS as SIZES
 from tests.support.texts import encoders
-from tests.support.tiny import RUN, config, photos
+from tests.support.tiny import RUN, config, photos, ported
 
 ARGUMENTS = {
     "channels": 8,
@@ -116,6 +116,36 @@ def test_records_are_latents_of_crops_and_their_upsampled_degradations(place):
             close = np.isclose(records[number][name], (mean[0] - 0.1) * 1.5, rtol=1e-4, atol=1e-4)
             assert close.mean() > 0.9, name
         assert records[number]["image"] == raw["record"][0]
+
+
+def test_latents_of_a_tiny_autoencoder(place, capsys):
+    """No draw, whatever the default; the configuration's latent space says which autoencoder it is."""
+    for name, channels in (("taesd", 4), ("taesd3", 16)):
+        ported(place / f"{name}.safetensors", "taesd", latent_channels=channels)
+    options = {"changes": ("recipe.space.name=taesd3",), "vae": "taesd3.safetensors"}
+    assert latents(place, "tiny", "--storage", "float32", **options) == 0
+    records = RecordFiles(place / "tiny")
+    assert records.manifest["draw"] == "mode"
+    vae = read_autoencoder("taesd3", place / "taesd3.safetensors")
+    assert records.manifest["vae"] == vae.digest
+    raw = jax.tree.map(
+        lambda leaf: np.asarray(leaf)[None],
+        record_dataset(folder_source(place / "photos", crop=32), 32, LIGHT_ONE_STAGE, 0)[3],
+    )
+    hr = make_prepare(LIGHT_ONE_STAGE)(raw)["hr"]
+    expected = vae.module.apply({"params": vae.params}, hr * 2 - 1, method="encode")
+    assert records[3]["hr_latent"].shape == (4, 4, 16)
+    np.testing.assert_allclose(records[3]["hr_latent"], expected[0], atol=1e-4 * np.abs(expected).max())
+    capsys.readouterr()
+    for words, change, text in (
+        (("--draw", "sample"), {}, "--draw sample: the autoencoder of recipe.space.name taesd3 has no Gaussian"),
+        ((), {"vae": "taesd.safetensors"}, "TAESD (4 latent channels, 8 wide)"),
+        ((), {"vae": "vae"}, "this is a kl_autoencoder checkpoint, not taesd"),
+    ):
+        assert latents(place, "never", *words, **{**options, **change}) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert text in line
+    assert not (place / "never").exists()
 
 
 def test_a_draw_depends_on_the_records_number_only(place):

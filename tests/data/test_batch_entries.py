@@ -1,5 +1,7 @@
 """Sources declare their kind and the entries of their prepared batches."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -8,6 +10,7 @@ from framer_jax.data.embeddings import CaptionedPhotos
 from framer_jax.data.latents import HR_LATENT, LR_LATENT, PHOTO_INDEX, LatentFiles
 from framer_jax.data.pipeline import make_batches, prepare_for
 from framer_jax.data.records import RecordFiles, file_name, write_manifest, write_names, write_records
+from framer_jax.data.settings import UNSHARPENED
 from framer_jax.data.sources import folder_source
 from framer_jax.data.text import TextEmbedding, TextSettings, describe_encoders, zero_text
 from framer_jax.degradations.presets import BICUBIC
@@ -69,3 +72,15 @@ def test_prepared_batches_have_the_declared_entries(place, kind, entries):
         photos = batch[PHOTO_INDEX] if kind == "latents" else batch["record"]
         np.testing.assert_array_equal(prepared["pooled_text"][:, 0], photos + 1)
         np.testing.assert_array_equal(prepared["text"][:, 0, 0], photos + 1)
+
+
+def test_unsharpened_images_are_made_where_a_recipe_needs_them(place):
+    source, preset = folder_source(place / "photos"), replace(BICUBIC, sharpen_target=True)
+    batch = next(make_batches(source, 16, preset, 2, 0, num_threads=0))
+    batch = {**batch, "hr": np.random.default_rng(0).integers(0, 256, batch["hr"].shape, np.uint8)}
+    prepared = prepare_for(source, preset, ("hr", "lr", UNSHARPENED))(batch)
+    assert prepared.keys() == {"hr", "lr", UNSHARPENED}
+    np.testing.assert_allclose(prepared[UNSHARPENED] * 255, batch["hr"], atol=1e-4)
+    assert float(np.abs(prepared["hr"] - prepared[UNSHARPENED]).max()) > 0.05
+    plain = prepare_for(source, BICUBIC, ("hr", "lr", UNSHARPENED))(batch)
+    np.testing.assert_array_equal(plain["hr"], plain[UNSHARPENED])

@@ -18,7 +18,13 @@ from framer_jax.diffusion.guidance import (
     interleave,
 )
 from framer_jax.diffusion.noise import NoiseField, noise_field, noise_window
-from framer_jax.diffusion.samplers import flow_euler, resshift_ancestral, resshift_deterministic
+from framer_jax.diffusion.samplers import (
+    flow_estimates,
+    flow_euler,
+    resshift_ancestral,
+    resshift_deterministic,
+    resshift_estimates,
+)
 from framer_jax.recipes.resshift.recipe import schedule_of
 from framer_jax.recipes.resshift.settings import ResShiftSettings
 
@@ -241,3 +247,31 @@ def test_noise_is_standard_normal_and_differs_by_draw_and_image():
     assert np.std(first) == pytest.approx(1.0, abs=0.02)
     assert abs(np.corrcoef(np.ravel(first), np.ravel(second))[0, 1]) < 0.02
     assert abs(np.corrcoef(np.ravel(first[0]), np.ravel(first[1]))[0, 1]) < 0.02
+
+
+def test_the_estimates_of_the_steps_belong_to_the_same_result():
+    """A perfect denoiser estimates the clean latent in every step; any other one gives the plain sampler's result."""
+    x0, start = (jax.random.normal(jax.random.key(seed), (2, 4, 4, 3), jnp.float32) for seed in (0, 1))
+    sigmas = flow.sampling_sigmas(4)
+    end, estimates = flow_estimates(sigmas, lambda x, sigma: (x - x0) / sigma, start)
+    assert estimates.shape == (3, *x0.shape)
+    np.testing.assert_allclose(estimates, jnp.broadcast_to(x0, estimates.shape), atol=1e-5)
+    np.testing.assert_allclose(end, x0, atol=1e-5)
+
+    def velocity(x, sigma):
+        return jnp.sin(3 * x) + sigma
+
+    kept, plain = flow_estimates(sigmas, velocity, start)[0], flow_euler(sigmas, velocity, start)
+    np.testing.assert_allclose(kept, plain, atol=1e-6)
+    schedule = resshift.make_schedule(4)
+
+    def draw(number):
+        return jax.random.normal(jax.random.fold_in(jax.random.key(2), number), x0.shape, jnp.float32)
+
+    def denoise(x, index):
+        return jnp.tanh(x) + index.astype(jnp.float32)
+
+    result, estimates = resshift_estimates(schedule, denoise, start, draw)
+    np.testing.assert_allclose(result, resshift_ancestral(schedule, denoise, start, draw), atol=1e-6)
+    assert estimates.shape == (3, *x0.shape)
+    np.testing.assert_allclose(estimates[0], denoise(resshift.prior(schedule, start, draw(0)), jnp.int32(3)), atol=1e-5)

@@ -336,7 +336,7 @@ def test_a_recipe_without_such_a_setting_says_so(place, tmp_path, capsys):
         (place / "run", ("--steps", "0"), "sampling_steps is 0: it must be a whole number from 1"),
         (place / "run", ("--guidance", "nan"), "--guidance is nan: it must be a finite number"),
         (place / "run", ("--prompt-embedding", "gone"), "recipe.text.prompt_embedding: gone: there is no such file"),
-        (place / "run", ("--prompt-embedding", ""), "prompt embedding is empty: give a file"),
+        (place / "run", ("--prompt-embedding", ""), "--prompt-embedding is empty: give a value"),
         (
             place / "run",
             ("--prompt-embedding", place / "longer.safetensors", "--guidance", "2"),

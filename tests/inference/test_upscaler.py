@@ -18,7 +18,7 @@ from framer_jax.inference.jobs import plan_jobs
 from framer_jax.inference.result_files import sidecar_path
 from framer_jax.inference.upscaler import UpscaleSettings, make_upscaler, upscale, upscale_image
 from framer_jax.porting.files import sha256_of
-from framer_jax.recipes.base import Recipe, Update
+from framer_jax.recipes.base import Recipe, StepwiseSampler, Update
 from framer_jax.version import __version__
 
 SCALE = 2
@@ -196,11 +196,73 @@ def test_bad_recipes_are_named():
 def test_properties_of_an_image_are_kept():
     upscaler = make_upscaler(toy(convolved), SMALL)
     pixels = photo(12, 10)
-    plain, _ = upscale_image(upscaler, SCALE, PARAMS, ImageData(pixels))
+    plain, _, _ = upscale_image(upscaler, SCALE, PARAMS, ImageData(pixels))
     opaque = ImageData(pixels, np.ones((12, 10), np.float32), "RGBA", b"profile", 16)
-    sr, used = upscale_image(upscaler, SCALE, PARAMS, opaque)
+    sr, used, _ = upscale_image(upscaler, SCALE, PARAMS, opaque)
     np.testing.assert_array_equal(sr.pixels, plain.pixels)
     assert (sr.alpha.shape, sr.mode, sr.icc, sr.bits, used) == ((24, 20), "RGBA", b"profile", 16, SMALL)
+
+
+def stepwise(params, frozen, lr, noise, every):
+    """A sampler of five steps, whose estimate after k of them is k fifths of the result."""
+    sr = convolved(params, frozen, lr, noise)
+    return jnp.concatenate([sr, *(sr * (step / 5) for step in range(every, 5, every))], axis=-1)
+
+
+STEPWISE = StepwiseSampler(5, stepwise)
+
+
+def test_previews_are_tiled_as_the_result():
+    image = photo(37, 30)
+    plain = upscale(toy(convolved), PARAMS, image, SMALL)
+    result = make_upscaler(toy(convolved, stepwise=STEPWISE), replace(SMALL, preview=2)).run(PARAMS, image)
+    np.testing.assert_array_equal(result.pixels, plain)
+    assert list(result.previews) == [2, 4]
+    for step, pixels in result.previews.items():
+        np.testing.assert_allclose(pixels, plain * (step / 5), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "changes", "message"),
+    [
+        (toy(), {"preview": 1}, "samples in one step"),
+        (toy(stepwise=STEPWISE), {"preview": 5}, "must be less than the 5 steps"),
+        (toy(stepwise=STEPWISE, mean=pixelwise), {"preview": 1, "mode": "mean"}, "this is mode 'mean'"),
+    ],
+)
+def test_previews_that_there_cannot_be(recipe, changes, message):
+    with pytest.raises(ValueError, match=message):
+        make_upscaler(recipe, replace(SMALL, **changes))
+    with pytest.raises(ValueError, match="preview -1 must be"):
+        replace(SMALL, preview=-1)
+
+
+def test_files_of_previews(tmp_path):
+    """Next to the result, with records, so that a second run takes none of them for an input and overwrites nothing."""
+    Image.fromarray(RNG.integers(0, 256, (9, 7, 3), dtype=np.uint8)).save(tmp_path / "a.png")
+    recipe, settings = toy(convolved, stepwise=STEPWISE), replace(SMALL, preview=3)
+
+    def run(output="a_large.png", **options):
+        return upscale_files(tmp_path / "a.png", tmp_path / output, recipe, PARAMS, settings, **options)
+
+    assert run().written == (tmp_path / "a_large.png",)
+    preview = tmp_path / "a_large_step_3.png"
+    assert json.loads(sidecar_path(preview).read_text())["preview_after_steps"] == 3
+    assert read_image(preview).pixels.shape == read_image(tmp_path / "a_large.png").pixels.shape == (18, 14, 3)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(FileExistsError, match=r"a_large\.png"):
+        run()
+    assert run(skip_existing=True).skipped == (tmp_path / "a_large.png",)
+    for path in (tmp_path / "a_large.png", sidecar_path(tmp_path / "a_large.png")):
+        path.unlink()  # as if a run had ended between its previews and its result
+    with pytest.raises(FileExistsError, match=r"a_large_step_3\.png"):
+        run()
+    assert len(run(skip_existing=True).written) == 1
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    (tmp_path / "a_step_3.png").write_bytes((tmp_path / "a.png").read_bytes())
+    with pytest.raises(ValueError, match=r"a_step_3\.png would (replace an input|be a result and a preview)"):
+        upscale_files(tmp_path, tmp_path / "out", recipe, PARAMS, settings)
+    assert not (tmp_path / "out").exists()
 
 
 # Files.

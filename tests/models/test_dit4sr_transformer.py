@@ -84,8 +84,8 @@ def gradient_of_fixture(fixtures, variant):
     """(gradients by the original's keys, the keys that have none in the original)."""
     file = fixtures / "dit4sr_sd35_tiny.npz"
     case = load_case(file)
-    params, arguments = port_transformer(case, "dit4sr_transformer")
-    model = DiT4SRTransformer(**arguments | {"variant": variant})
+    params, model = port_transformer(case, "dit4sr_transformer")
+    model = model.clone(variant=variant)
     values = network_inputs(case)
     known = flatten_names(expected(model, *values))[0]
     params = nest_names({name: leaf for name, leaf in flatten_names(params)[0].items() if name in known})

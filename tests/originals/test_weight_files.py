@@ -5,8 +5,8 @@ import pytest
 
 from framer_jax.checkpoints.networks import build_network, network_shapes
 from framer_jax.porting.maps import to_torch
-from framer_jax.porting.stability import LAYOUTS
 from framer_jax.porting.swinir import SWINIR
+from framer_jax.porting.table import LAYOUTS
 from framer_jax.porting.weights import load_weights
 from framer_jax.trees import flatten_names
 from tests.commands.test_port import port, refused

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from framer_jax.porting.stability import LAYOUTS
-from framer_jax.porting.table import read_torch
+from framer_jax.porting.table import LAYOUTS, read_torch
 from framer_jax.trees import flatten_names
 from tests.support.checkpoints import small_states
 

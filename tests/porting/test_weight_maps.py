@@ -5,15 +5,20 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 from framer_jax.checkpoints.networks import KINDS, build_network, network_shapes
+from framer_jax.commands.port import port_to_jax, port_to_torch
 from framer_jax.models.resshift_unet import SwinUNet
 from framer_jax.models.swinir import SwinIR
+from framer_jax.models.vgg import TRUNKS
 from framer_jax.models.vq_autoencoder import VQAutoencoder
 from framer_jax.porting.maps import to_flax, to_torch
 from framer_jax.porting.table import MAPS
+from framer_jax.porting.torch_files import write_state
 from framer_jax.trees import check_same_structure, flatten_names
 from tests.support.checkpoints import FIXTURES, small_states
+from tools.parity.cases import load_case
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +82,50 @@ def test_round_trips_are_exact_both_ways(states, name):
     assert leaves.keys() == expected.keys()
     for leaf_name, leaf in leaves.items():
         np.testing.assert_array_equal(leaf, expected[leaf_name])
+
+
+def test_a_discriminator_keeps_its_vectors_of_spectral_norm_both_ways(fixtures, tmp_path):
+    case = load_case(fixtures / "unet_discriminator_sn_tiny.npz")
+    vectors = {key.removeprefix("in/sn/"): value for key, value in case.arrays.items() if key.startswith("in/sn/")}
+    state = {**case.weights["model"], **vectors}
+    write_state(tmp_path / "net_d.safetensors", state)
+    port_to_jax("unet_discriminator_sn", [tmp_path / "net_d.safetensors"], tmp_path / "d.safetensors")
+    port_to_torch("unet_discriminator_sn", [tmp_path / "d.safetensors"], tmp_path / "back.safetensors")
+    back = load_file(tmp_path / "back.safetensors")
+    assert back.keys() == state.keys() and len(state) == 28
+    for key, value in state.items():
+        np.testing.assert_array_equal(back[key], value)
+
+
+def test_dists_and_vgg19_are_read_by_torchvisions_names():
+    trunk = {
+        "vgg": (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28),
+        "vgg19": (0, 2, 5, 7, 10, 12, 14, 16, 19, 21, 23, 25, 28, 30, 32, 34),
+    }
+    for net, name, count in (("vgg", "dists", 14_714_688 + 2_950), ("vgg19", "vgg19", 20_024_384)):
+        layers = {layer.number: layer for layer in TRUNKS[net]}
+        assert tuple(layers) == trunk[net]
+        state, before = {}, 3
+        for number, layer in layers.items():
+            state[f"features.{number}.weight"] = np.broadcast_to(np.float32(0), (layer.channels, before, 3, 3))
+            state[f"features.{number}.bias"] = np.broadcast_to(np.float32(0), (layer.channels,))
+            before = layer.channels
+        state["classifier.0.weight"] = np.broadcast_to(np.float32(0), (4096, 25088))
+        if name == "dists":
+            state |= {key: np.broadcast_to(np.float32(0), (1, 1475, 1, 1)) for key in ("alpha", "beta")}
+        params, arguments, dropped = to_flax(MAPS[name], state, name)
+        check_same_structure(params, network_shapes(name, build_network(name, arguments)), name)
+        assert sum(leaf.size for leaf in flatten_names(params)[0].values()) == count
+        assert dropped == ["classifier.0.weight"]
+    back = to_torch(MAPS["dists"], params := network_zeros("dists"), "")
+    assert back["stage3.14.weight"].shape == (256, 256, 3, 3) and back["stage2.4.filter"].shape == (64, 1, 3, 3)
+    assert len(back) == 26 + 2 + 4 + 2 and set(params) == {"alpha", "beta", "trunk"}
+
+
+def network_zeros(name):
+    """Parameters that take no memory."""
+    shapes = network_shapes(name, build_network(name, {}))
+    return jax.tree.map(lambda leaf: np.broadcast_to(np.float32(0), leaf.shape), shapes)
 
 
 SMALL, DEEP = {"channels": 8, "heads": 2, "depths": (2, 1)}, {"heads": 6, "channels": 180, "depths": (6,) * 6}

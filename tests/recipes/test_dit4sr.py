@@ -16,6 +16,7 @@ from framer_jax.commands.train import train_from_config
 from framer_jax.data.captions import Caption
 from framer_jax.diffusion import flow
 from framer_jax.diffusion.noise import noise_field
+from framer_jax.images.decode import read_image
 from framer_jax.inference.model import load_model
 from framer_jax.losses.framer import paper, released
 from framer_jax.models.dit4sr_transformer import DiT4SRTransformer
@@ -47,6 +48,7 @@ def folder(tmp_path_factory):
     """Everything that DiT4SR is trained with."""
     place = tmp_path_factory.mktemp("dit4sr")
     ported(place / "vae.safetensors", "kl_autoencoder")
+    ported(place / "taesd.safetensors", "taesd")
     ported(place / "base.safetensors", "mmdit")
     for seed, name in enumerate(("null", "prompt", "negative")):
         text(place / f"{name}.safetensors", seed=seed)
@@ -259,11 +261,15 @@ def test_training_goes_on_from_what_it_wrote_and_upscales(folder, tmp_path, caps
     model = load_model(tmp_path / "run")
     assert model.params.keys() == expected_params(model.recipe).keys() == {DENOISER}
     words = ["upscale", str(folder / "photos" / "photo_0.png"), str(tmp_path / "large.png"), "--tile", "16"]
-    assert cli.main([*words, "--overlap", "4", "--weights", str(tmp_path / "run")]) == 0
-    assert (tmp_path / "large.png").is_file()
+    words += ["--overlap", "4", "--weights", str(tmp_path / "run"), "--preview-decoder", f"{folder}/taesd.safetensors"]
+    assert cli.main(words) == 2
+    assert "--preview-decoder decodes previews: give --preview N too" in capsys.readouterr().err
+    assert cli.main([*words, "--preview", "1"]) == 0
+    images = [read_image(tmp_path / f"large{step}.png").pixels for step in ("", "_step_1")]
+    assert images[0].shape == images[1].shape and not np.array_equal(*images)
 
 
-def test_training_on_latents_and_captions(folder, tmp_path, capsys):
+def test_training_on_latents_and_captions(folder, tmp_path, capsys, caplog):
     """As for the published model: latents and embeddings from disk, both made by the commands' functions."""
     sizes = text_sizes(config(*KL)["recipe"])
     captions = {f"photo_{index}.png": Caption(f"photo_{index}.png", "", f"Number {index}.") for index in range(3)}
@@ -280,11 +286,14 @@ def test_training_on_latents_and_captions(folder, tmp_path, capsys):
     vae = read_kl_autoencoder(folder / "vae.safetensors")
     precompute_latents(config(*changes), vae, tmp_path / "latents", Work(9, 8))
     run = (*changes, f"data.train={tmp_path}/latents", f"data.embeddings={tmp_path}/embeddings")
+    run += (f"data.validation_preview={folder}/taesd.safetensors",)
     result = train_from_config(config(*run), tmp_path / "run")
     assert result.step == 2 and np.isfinite(result.scalars["loss"])
     assert "text: captions, the null text for 20% of the examples" in capsys.readouterr().err
+    assert "validation images and scores are of previews" in caplog.text
     _, metadata = load_weights(tmp_path / "run" / "weights.safetensors")
     assert metadata["config"]["data"]["embeddings"] == "embeddings"
+    assert metadata["config"]["data"]["validation_preview"] == "taesd.safetensors"
     for change, message in (
         (("data.embeddings=",), "needs data.embeddings: write the embeddings with"),
         (("recipe.text.t5_length=4",), r"null\.safetensors has text embeddings of shape \(3, 16\)"),

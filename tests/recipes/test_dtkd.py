@@ -254,7 +254,7 @@ def test_what_published_teachers_outputs_depend_on():
         return records_identity(settings)
 
     for change in (
-        "recipe.resshift.sampling_steps=1",
+        "recipe.resshift.sampling_steps=2",
         "recipe.resshift.centred_mean=False",
         "recipe.dtype=bfloat16",
         "recipe.resshift.kappa=2.0",
@@ -266,7 +266,8 @@ def test_what_published_teachers_outputs_depend_on():
 def test_a_trained_teacher_may_move(folder, tmp_path):
     knobs = [f"data.{part}={folder}/photos" for part in ("train", "validation")]
     run = config(DTKD, *knobs)
-    run["recipe"]["teacher"]["published"] = {"space": {"checkpoint": "gone.safetensors"}}  # of no effect
+    published = config("recipe.space.name=vq_f4", "recipe.space.checkpoint=gone.safetensors")["recipe"]
+    run["recipe"]["teacher"]["published"] = published  # of no effect
     for steps, place in ((2, folder), (3, tmp_path)):
         if place != folder:
             (place / "resshift.safetensors").write_bytes((folder / "resshift.safetensors").read_bytes())

@@ -13,7 +13,6 @@ import pytest
 
 from framer_jax.data.text import TextSettings, zero_text
 from framer_jax.losses.framer import released
-from framer_jax.models.dit4sr_transformer import DiT4SRTransformer
 from framer_jax.recipes import framer as framer_file
 from framer_jax.recipes.components.latent_space import LatentSpace
 from framer_jax.recipes.components.text import NULL, TEXT_ENTRIES
@@ -129,8 +128,8 @@ def by_the_specification(velocities, noisy, sigma, negatives, cutoff):
 
 def test_on_the_features_that_the_released_code_decodes(fixtures, monkeypatch):
     case = load_case(fixtures / "dit4sr_sd35_tiny.npz")
-    params, arguments = port_transformer(case, "dit4sr_transformer")
-    denoiser = DiT4SRTransformer(**arguments, taps="prediction")
+    params, model = port_transformer(case, "dit4sr_transformer")
+    denoiser = model.clone(taps="prediction")
     text, pooled = case.arrays["in/e"], case.arrays["in/p"]
     sizes = TextSettings(4, text.shape[1] - 4, (1, pooled.shape[-1] - 1), text.shape[-1])
     entries = (*LATENT_ENTRIES, *TEXT_ENTRIES)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
 from framer_jax.checkpoints.open import build_recipe
@@ -22,8 +23,15 @@ from framer_jax.recipes.table import METHODS
 from framer_jax.trees import flatten_names
 from tests.support.logs import read_json_lines
 from tests.support.tiny import named_weights, overrides, photos, shipped_configuration, weights
+from tests.support.training_toys import same
 
 by_method = pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
+
+
+def saved_state(workdir):
+    """The training state of the last checkpoint, by names."""
+    with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as reader:
+        return reader.restore(workdir / "checkpoints" / "2" / "state")
 
 
 @by_method
@@ -46,9 +54,12 @@ def test_it_trains_resumes_exports_and_upscales(method, tmp_path):
     )
     assert first.keys() == second.keys()
     assert all(np.array_equal(first[name], second[name]) for name in first)
+    whole_state, resumed_state = (saved_state(tmp_path / run) for run in ("whole", "resumed"))
+    assert same(whole_state, resumed_state), "everything that a step changes is resumed bit for bit"
     for file in (tmp_path / "weights").glob("*"):  # what the run was trained with
         shutil.copy(file, tmp_path / "whole" / file.name)
     model = load_model(tmp_path / "whole")
+    assert set(whole_state["mutable"]) == set(model.recipe.init_state())
     assert set(model.params) == set(model.recipe.exported)
     side = 4 * model.recipe.lr_multiple
     settings = settings_for(model, tile=side, overlap=0)

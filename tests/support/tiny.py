@@ -15,7 +15,7 @@ from framer_jax.inference.model import save_model
 from framer_jax.porting.weights import save_weights
 from framer_jax.recipes.base import expected_params
 from framer_jax.recipes.components.networks import NETWORKS
-from framer_jax.recipes.components.spaces import AUTOENCODER_MAPS
+from framer_jax.recipes.components.spaces import AUTOENCODER_ARGUMENTS, AUTOENCODER_MAPS
 from framer_jax.recipes.method import Method
 from framer_jax.recipes.table import method_named, method_of
 from framer_jax.trees import flatten_names, nest_names
@@ -114,6 +114,7 @@ TINY = {
         "scaling": 1.5,
         "shift": 0.1,
     },
+    "taesd": {"latent_channels": 4, "channels": 8},
     "mmdit": TRANSFORMER,
     "dit4sr_transformer": TRANSFORMER,
     "lpips_alex": {"net": "alex"},
@@ -193,7 +194,8 @@ def named_weights(folder: Path, config_path: Path) -> tuple[str, ...]:
     if ("teacher", "checkpoint") in knobs:
         changes.append(f"recipe.teacher.checkpoint={weights(folder / 'teacher.safetensors')}")
     if "space" in recipe and recipe.space.name in AUTOENCODER_MAPS:
-        autoencoder = ported(folder / "autoencoder.safetensors", AUTOENCODER_MAPS[recipe.space.name])
+        arguments = AUTOENCODER_ARGUMENTS.get(recipe.space.name, {})
+        autoencoder = ported(folder / "autoencoder.safetensors", AUTOENCODER_MAPS[recipe.space.name], **arguments)
         changes.append(f"recipe.space.checkpoint={autoencoder}")
     if "text" in recipe and needs(recipe):
         changes.append("recipe.text.condition=null")

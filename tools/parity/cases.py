@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import zipfile
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ class Case:
       tolerances: output name → its largest allowed absolute error, or None where it must be equal.
       weights: model name → a flat state dict in PyTorch's names and layout.
       arrays: all other entries of the file, by name.
+      real_weights: name → file and SHA-256 of trained weights that the case needs; see tools.parity.real_weights.
     """
 
     family: str
@@ -41,6 +42,7 @@ class Case:
     tolerances: Mapping[str, float | None]
     weights: Mapping[str, dict[str, np.ndarray]]
     arrays: Mapping[str, np.ndarray]
+    real_weights: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -49,9 +51,11 @@ class Options:
 
     Attributes:
       niqe_model: path of the published pristine model of NIQE.
+      weights: folders with real trained weights.
     """
 
     niqe_model: str | None = None
+    weights: tuple[str, ...] = ()
 
 
 Outputs = Iterator[tuple[str, Any]]
@@ -106,7 +110,10 @@ def load_case(path: str | Path) -> Case:
         meta = json.loads(str(arrays.pop("meta")))
         weights = _drawn_weights(meta, arrays)
         tolerances = _tolerances(meta["float32_vs_float64"], arrays)
-        return Case(meta["family"], meta["config"], str(meta.get("notes", "")), tolerances, weights, arrays)
+        real_weights = {name: dict(entry) for name, entry in meta.get("weights", {}).items()}
+        return Case(
+            meta["family"], meta["config"], str(meta.get("notes", "")), tolerances, weights, arrays, real_weights
+        )
     except (ValueError, KeyError, OSError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path} is not a parity fixture: {type(error).__name__}: {error}") from error
 

@@ -20,7 +20,16 @@ from framer_jax.frequency import bands, wavelets
 from framer_jax.inference import color_fix, tiler
 from framer_jax.losses.flow_matching import loss_weight, prediction_taps_to_clean
 from framer_jax.losses.framer import framer_loss, released
-from tools.parity import losses, one_pass, ported, stable_diffusion, transformers
+from tools.parity import (
+    adversarial,
+    losses,
+    one_pass,
+    perceptual,
+    ported,
+    stable_diffusion,
+    tiny_autoencoder,
+    transformers,
+)
 from tools.parity.cases import Case, Options, Outputs, channels_first, channels_last
 from tools.parity.degradations import realesrgan_family
 
@@ -152,7 +161,12 @@ FAMILIES: dict[str, Callable[[Case, Options], Outputs]] = {
     "srvgg": one_pass.srvgg_family,
     "sinsr": ported.sinsr_family,
     "lpips": ported.lpips_family,
+    "lpips_real": perceptual.lpips_real_family,
+    "dists_real": perceptual.dists_real_family,
+    "unet_discriminator_sn": adversarial.discriminator_family,
+    "gan_losses": adversarial.gan_losses_family,
     "kl_autoencoder": stable_diffusion.kl_autoencoder_family,
+    "taesd": tiny_autoencoder.taesd_family,
     "mmdit": transformers.mmdit_family,
     "dit4sr": transformers.dit4sr_family,
     "tsd_loss": losses.tsd_loss_family,

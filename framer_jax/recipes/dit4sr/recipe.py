@@ -21,7 +21,7 @@ from framer_jax.data.text import TextEmbedding, TextSettings
 from framer_jax.diffusion import flow as process
 from framer_jax.diffusion.guidance import guided_prediction
 from framer_jax.diffusion.noise import NoiseField
-from framer_jax.diffusion.samplers import flow_euler
+from framer_jax.diffusion.samplers import flow_estimates, flow_euler
 from framer_jax.diffusion.tiles import map_tiles, tile_grid
 from framer_jax.losses.flow_matching import loss_weight, preconditioned_error, prediction_taps_to_clean
 from framer_jax.models.denoiser import LR_LATENT as LR_CONDITION
@@ -37,6 +37,7 @@ from framer_jax.recipes.base import (
     Recipe,
     Sampler,
     State,
+    StepwiseSampler,
     TiledSampler,
     Tiling,
     Update,
@@ -211,6 +212,7 @@ class Samplers(NamedTuple):
     sample: Sampler
     mean: Sampler
     sample_tiled: TiledSampler
+    stepwise: StepwiseSampler | None
 
 
 def _samplers(task: LatentTask, settings: Dit4srSettings, predict: Predict) -> Samplers:
@@ -244,6 +246,15 @@ def _samplers(task: LatentTask, settings: Dit4srSettings, predict: Predict) -> S
         z_lr, _ = task.encode_lr(frozen, lr)
         return task.decode(frozen, sample_latent(params, frozen, z_lr, noise, Tiling()), z_lr)
 
+    def stepwise(params: Params, frozen: Frozen, lr: jax.Array, noise: NoiseField, every: int) -> jax.Array:
+        z_lr, _ = task.encode_lr(frozen, lr)
+
+        def step(x: jax.Array, sigma: jax.Array) -> jax.Array:
+            return velocity(params, frozen, sigma, x, z_lr)
+
+        x0, estimates = flow_estimates(sigmas, step, task.noise(z_lr, noise))
+        return task.decode_with_previews(frozen, x0, z_lr, estimates, every)
+
     def sample_tiled(params: Params, frozen: Frozen, image: jax.Array, noise: NoiseField, tiling: Tiling) -> jax.Array:
         tiled = replace(task, space=with_tiles(task.space, tiling.encoder, tiling.decoder))
         z_lr = tiled.space.encode(frozen, to_model_range(image))
@@ -256,4 +267,5 @@ def _samplers(task: LatentTask, settings: Dit4srSettings, predict: Predict) -> S
         x0 = process.x0_from_velocity(x, predict(params, frozen, x, sigma, z_lr, text)[0], sigma)
         return task.decode(frozen, x0, z_lr)
 
-    return Samplers(sample, mean, sample_tiled)
+    steps = settings.sampling_steps
+    return Samplers(sample, mean, sample_tiled, StepwiseSampler(steps, stepwise) if steps > 1 else None)

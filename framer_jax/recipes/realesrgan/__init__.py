@@ -2,25 +2,75 @@
 
 from __future__ import annotations
 
+from framer_jax.data.settings import UNSHARPENED
 from framer_jax.knobs import settings_from
+from framer_jax.models.unet_discriminator import SIDE_MULTIPLE
 from framer_jax.recipes.base import PIXELS, Recipe
 from framer_jax.recipes.components import perceptual
 from framer_jax.recipes.components.networks import DTYPES, build_student
-from framer_jax.recipes.method import PHOTOS, TEACHER_OUTPUTS, Config, Method, Networks, WeightReader
+from framer_jax.recipes.method import (
+    PHOTOS,
+    TEACHER_OUTPUTS,
+    Config,
+    Method,
+    Networks,
+    Pretrained,
+    WeightFile,
+    WeightReader,
+)
 from framer_jax.recipes.realesrgan.recipe import realesrgan
 from framer_jax.recipes.realesrgan.settings import RealEsrganSettings
 
+DISCRIMINATOR_FILE = WeightFile(("realesrgan", "discriminator_checkpoint"), "discriminator", training_only=True)
+
+
+def _settings(config: Config) -> RealEsrganSettings:
+    settings: RealEsrganSettings = settings_from(RealEsrganSettings, config["realesrgan"], "recipe.realesrgan")
+    return settings
+
 
 def _build(config: Config, purpose: str, data: str, reader: WeightReader) -> Recipe:
-    settings = settings_from(RealEsrganSettings, config["realesrgan"], "recipe.realesrgan")
-    auxiliary = perceptual.auxiliary_losses(config, settings.perceptual_weight, purpose, reader)
-    return realesrgan(build_student(config), config["scale"], settings, auxiliary, DTYPES[config["dtype"]])
+    settings = _settings(config)
+    losses = perceptual.vgg19_losses if settings.perceptual == perceptual.VGG19 else perceptual.auxiliary_losses
+    auxiliary = losses(config, settings.perceptual_weight, purpose, reader)
+    return realesrgan(
+        build_student(config),
+        config["scale"],
+        settings,
+        auxiliary,
+        DTYPES[config["dtype"]],
+        _discriminator(settings, reader) if purpose == "training" else None,
+    )
+
+
+def _discriminator(settings: RealEsrganSettings, reader: WeightReader) -> Pretrained | None:
+    if not (settings.adversarial_weight and settings.discriminator_checkpoint):
+        return None
+    return reader.network(
+        DISCRIMINATOR_FILE.knob,
+        settings.discriminator_checkpoint,
+        "unet_discriminator_sn",
+        "the discriminator",
+        channels=settings.discriminator_channels,
+    )
 
 
 def _batch_entries(config: Config, data: str) -> tuple[str, ...]:
     if data not in (PHOTOS, TEACHER_OUTPUTS):
         raise ValueError(f"recipe.name {config['name']} cannot train on {data}: set data.train to photographs")
-    return PIXELS
+    if not _settings(config).needs_unsharpened:
+        return PIXELS
+    if data == TEACHER_OUTPUTS:
+        raise ValueError(
+            "they lack the HR images before sharpening: set recipe.realesrgan.adversarial_target=sharpened, which "
+            "compares with the HR images as they were stored"
+        )
+    return (*PIXELS, UNSHARPENED)
+
+
+def _check_crop(config: Config, crop: int) -> None:
+    if _settings(config).adversarial_weight and crop % SIDE_MULTIPLE:
+        raise ValueError(f"data.crop is {crop}: the discriminator needs a multiple of {SIDE_MULTIPLE}")
 
 
 def _any_records(config: Config) -> None:
@@ -32,12 +82,17 @@ METHOD = Method(
     paper="Wang et al., Real-ESRGAN, ICCV Workshops 2021",
     summary="One-pass network trained with a pixel loss, a perceptual loss and a U-Net discriminator.",
     networks=Networks("student", ("rrdbnet", "srvgg", "swinir")),
-    sections={perceptual.LPIPS: perceptual.LpipsSettings, "realesrgan": RealEsrganSettings},
+    sections={
+        perceptual.LPIPS: perceptual.LpipsSettings,
+        perceptual.VGG19: perceptual.Vgg19Settings,
+        "realesrgan": RealEsrganSettings,
+    },
     build=_build,
-    weight_files=(perceptual.WEIGHT_FILE,),
+    weight_files=(perceptual.WEIGHT_FILE, perceptual.VGG19_FILE, DISCRIMINATOR_FILE),
+    check_crop=_check_crop,
     batch_entries=_batch_entries,
     sampler_knobs=(("dtype",),),
     records_identity=_any_records,
     published_network=True,
-    tiny=("recipe.lpips.net=alex", "recipe.realesrgan.discriminator_channels=4"),
+    tiny=("recipe.realesrgan.perceptual_weight=0.0", "recipe.realesrgan.discriminator_channels=4"),
 )

@@ -14,6 +14,7 @@ from typing import Any, cast
 import jax
 import jax.numpy as jnp
 
+from framer_jax.data.settings import UNSHARPENED
 from framer_jax.losses.adversarial import accuracy, discriminator_loss, generator_loss
 from framer_jax.losses.pixel import pixel_errors
 from framer_jax.models.denoiser import OnePassNetwork
@@ -34,6 +35,7 @@ from framer_jax.recipes.base import (
 )
 from framer_jax.recipes.components.latent_space import to_model_range
 from framer_jax.recipes.components.one_pass import STUDENT, init_student, one_pass_sampler, predictor
+from framer_jax.recipes.method import Pretrained
 from framer_jax.recipes.realesrgan.settings import RealEsrganSettings
 
 DISCRIMINATOR = "discriminator"
@@ -42,9 +44,6 @@ DISCRIMINATOR = "discriminator"
 GENERATED = "generated"
 """The output of the generator's update that the discriminator's update reads."""
 
-UNSHARPENED = "hr_unsharpened"
-"""The batch entry with HR images that were not sharpened; absent where the degradation sharpens nothing."""
-
 
 def realesrgan(
     generator: OnePassNetwork,
@@ -52,6 +51,7 @@ def realesrgan(
     settings: RealEsrganSettings,
     auxiliary: tuple[AuxiliaryLoss, ...] = (),
     dtype: Any = jnp.float32,
+    discriminator_weights: Pretrained | None = None,
 ) -> Recipe:
     """The recipe; `sample` and `mean` are the same forward pass.
 
@@ -61,6 +61,7 @@ def realesrgan(
       settings: see RealEsrganSettings.
       auxiliary: the perceptual term.
       dtype: compute dtype of the discriminator.
+      discriminator_weights: a published discriminator to start from, with its vectors of spectral norm.
     """
     adversarial = settings.adversarial_weight > 0
     discriminator = UNetDiscriminator(channels=settings.discriminator_channels, dtype=dtype)
@@ -77,8 +78,10 @@ def realesrgan(
         mean=sample,
         exported=(STUDENT,),
         frozen=auxiliary_frozen(auxiliary),
-        init_state=partial(_init_state, discriminator) if adversarial else dict,
-        batch_entries=PIXELS,
+        init_state=partial(_init_state, discriminator, discriminator_weights) if adversarial else dict,
+        batch_entries=(*PIXELS, UNSHARPENED) if settings.needs_unsharpened else PIXELS,
+        window=int(getattr(generator, "window", 1)),
+        initial_params=_initial_params(discriminator_weights),
     )
 
 
@@ -95,9 +98,15 @@ def _init(generator: OnePassNetwork, discriminator: UNetDiscriminator | None, ke
     return params
 
 
-def _init_state(discriminator: UNetDiscriminator) -> State:
-    """The vectors of spectral norm before the first power iteration, which are random in any case."""
+def _init_state(discriminator: UNetDiscriminator, weights: Pretrained | None) -> State:
+    """The vectors of spectral norm before the first power iteration: of published weights, or random in any case."""
+    if weights is not None:
+        return {DISCRIMINATOR: jax.tree.map(jnp.asarray, weights.params["spectral"])}
     return {DISCRIMINATOR: _variables(discriminator, jax.random.key(0))[SPECTRAL]}
+
+
+def _initial_params(weights: Pretrained | None) -> Params:
+    return {} if weights is None else {DISCRIMINATOR: weights.params["network"]}
 
 
 def _judge(discriminator: UNetDiscriminator, params: Params, state: State, image: jax.Array) -> tuple[jax.Array, State]:
@@ -133,11 +142,10 @@ def _generator_loss(
 
 
 def _discriminator_loss(discriminator: UNetDiscriminator, settings: RealEsrganSettings) -> LossFunction:
-    unsharpened = settings.adversarial_target == "unsharpened"
+    real_images = UNSHARPENED if settings.needs_unsharpened else "hr"
 
     def loss(params: Params, frozen: Frozen, state: State, batch: Batch, key: jax.Array, step: jax.Array) -> Loss:
-        target = batch.get(UNSHARPENED, batch["hr"]) if unsharpened else batch["hr"]
-        real, state = _judge(discriminator, params, state, target)  # [B, sH, sW, 1]
+        real, state = _judge(discriminator, params, state, batch[real_images])  # [B, sH, sW, 1]
         fake, state = _judge(discriminator, params, state, batch[GENERATED])
         on_real, on_fake = discriminator_loss(real, fake, settings.adversarial_loss)
         metrics = {"real": on_real, "fake": on_fake, "accuracy": accuracy(real, fake)}

@@ -8,16 +8,28 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from framer_jax.diffusion import flow as process
 from framer_jax.diffusion.noise import NoiseField
-from framer_jax.diffusion.samplers import flow_euler
+from framer_jax.diffusion.samplers import flow_estimates, flow_euler
 from framer_jax.losses.flow_matching import loss_weight, prediction_taps_to_clean, velocity_error
 from framer_jax.models.denoiser import IMAGE, Denoiser, denoise
-from framer_jax.recipes.base import Batch, Frozen, Loss, LossFunction, Params, Recipe, Sampler, State, Update
+from framer_jax.recipes.base import (
+    Batch,
+    Frozen,
+    Loss,
+    LossFunction,
+    Params,
+    Recipe,
+    Sampler,
+    State,
+    StepwiseSampler,
+    Update,
+)
 from framer_jax.recipes.components.latent_space import LatentSpace, LatentTask
 from framer_jax.recipes.rectified_flow.settings import RectifiedFlowSettings
 
@@ -41,14 +53,12 @@ def rectified_flow(denoiser: Denoiser, space: LatentSpace, scale: int, settings:
     ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
         return denoise(denoiser, params["denoiser"], x, sigma * process.TRAINING_STEPS, {IMAGE: lr})
 
-    sample, mean = _samplers(task, settings, predict)
     return Recipe(
         name="rectified_flow",
         scale=scale,
         init=partial(task.init, denoiser),
         updates=(Update("denoiser", ("denoiser",), _loss(task, settings, predict, denoiser.taps)),),
-        sample=sample,
-        mean=mean,
+        **_samplers(task, settings, predict)._asdict(),
         lr_multiple=task.lr_multiple(denoiser),
         tap_kind=denoiser.taps,
         frozen=space.frozen,
@@ -75,16 +85,34 @@ def _loss(task: LatentTask, settings: RectifiedFlowSettings, predict: Predict, t
     return loss
 
 
-def _samplers(task: LatentTask, settings: RectifiedFlowSettings, predict: Predict) -> tuple[Sampler, Sampler]:
+class Samplers(NamedTuple):
+    """A recipe's samplers, see framer_jax.recipes.base.Recipe."""
+
+    sample: Sampler
+    mean: Sampler
+    stepwise: StepwiseSampler | None
+
+
+def _samplers(task: LatentTask, settings: RectifiedFlowSettings, predict: Predict) -> Samplers:
     sigmas = process.sampling_sigmas(settings.sampling_steps, settings.shift)
 
-    def sample(params: Params, frozen: Frozen, lr: jax.Array, noise: NoiseField) -> jax.Array:
+    def prepared(params: Params, frozen: Frozen, lr: jax.Array, noise: NoiseField) -> tuple[jax.Array, tuple[Any, ...]]:
+        """(z_lr, the arguments of the sampler)."""
         z_lr, condition = task.encode_lr(frozen, lr)
 
         def velocity(x: jax.Array, sigma: jax.Array) -> jax.Array:
             return predict(params, x, jnp.full((x.shape[0],), sigma), condition)[0]
 
-        return task.decode(frozen, flow_euler(sigmas, velocity, task.noise(z_lr, noise)), z_lr)
+        return z_lr, (sigmas, velocity, task.noise(z_lr, noise))
+
+    def sample(params: Params, frozen: Frozen, lr: jax.Array, noise: NoiseField) -> jax.Array:
+        z_lr, arguments = prepared(params, frozen, lr, noise)
+        return task.decode(frozen, flow_euler(*arguments), z_lr)
+
+    def stepwise(params: Params, frozen: Frozen, lr: jax.Array, noise: NoiseField, every: int) -> jax.Array:
+        z_lr, arguments = prepared(params, frozen, lr, noise)
+        x0, estimates = flow_estimates(*arguments)
+        return task.decode_with_previews(frozen, x0, z_lr, estimates, every)
 
     def mean(params: Params, frozen: Frozen, lr: jax.Array, noise: NoiseField) -> jax.Array:
         z_lr, condition = task.encode_lr(frozen, lr)
@@ -92,4 +120,5 @@ def _samplers(task: LatentTask, settings: RectifiedFlowSettings, predict: Predic
         x0 = process.x0_from_velocity(x, predict(params, x, sigma, condition)[0], sigma)
         return task.decode(frozen, x0, z_lr)
 
-    return sample, mean
+    steps = settings.sampling_steps
+    return Samplers(sample, mean, StepwiseSampler(steps, stepwise) if steps > 1 else None)

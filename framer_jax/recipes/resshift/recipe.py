@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from framer_jax.diffusion import resshift as process
 from framer_jax.diffusion.noise import NoiseField
-from framer_jax.diffusion.samplers import resshift_ancestral
+from framer_jax.diffusion.samplers import resshift_ancestral, resshift_estimates
 from framer_jax.losses.latent import channel_weights, latent_error, latent_mse
 from framer_jax.models.denoiser import IMAGE, Denoiser, denoise
 from framer_jax.recipes.base import (
@@ -28,6 +29,7 @@ from framer_jax.recipes.base import (
     Recipe,
     Sampler,
     State,
+    StepwiseSampler,
     Update,
     add_auxiliary,
     auxiliary_frozen,
@@ -70,12 +72,14 @@ def resshift(
     """
     task = LatentTask(space, scale, settings.residual)
     predict = predictor(denoiser)
+    sample, stepwise = _samplers(task, settings, predict)
     return Recipe(
         name="resshift",
         scale=scale,
         init=partial(task.init, denoiser),
         updates=(Update("denoiser", ("denoiser",), _loss(task, settings, predict, auxiliary)),),
-        sample=_sampler(task, settings, predict),
+        sample=sample,
+        stepwise=stepwise,
         mean=one_step_sampler(task, schedule_of(settings), predict, settings.centred_mean),
         lr_multiple=task.lr_multiple(denoiser),
         tap_kind=denoiser.taps,
@@ -133,10 +137,12 @@ def _noisy_latents(
     return index, x
 
 
-def _sampler(task: LatentTask, settings: ResShiftSettings, predict: Predict) -> Sampler:
+def _samplers(task: LatentTask, settings: ResShiftSettings, predict: Predict) -> tuple[Sampler, StepwiseSampler | None]:
+    """The sampler, and the same with its estimates if it has several steps."""
     schedule = schedule_of(settings, settings.sampling_steps)
 
-    def sample(params: Params, frozen: Frozen, lr: jax.Array, noise: NoiseField) -> jax.Array:
+    def prepared(params: Params, frozen: Frozen, lr: jax.Array, noise: NoiseField) -> tuple[jax.Array, tuple[Any, ...]]:
+        """(z_lr, the arguments of the sampler)."""
         z_lr, condition = task.encode_lr(frozen, lr)
         y = jnp.zeros_like(z_lr) if task.residual else z_lr
 
@@ -146,9 +152,18 @@ def _sampler(task: LatentTask, settings: ResShiftSettings, predict: Predict) -> 
         def draw(number: jax.Array) -> jax.Array:
             return task.noise(y, noise, number)
 
-        return task.decode(frozen, resshift_ancestral(schedule, denoise_at, y, draw), z_lr)
+        return z_lr, (schedule, denoise_at, y, draw)
 
-    return sample
+    def sample(params: Params, frozen: Frozen, lr: jax.Array, noise: NoiseField) -> jax.Array:
+        z_lr, arguments = prepared(params, frozen, lr, noise)
+        return task.decode(frozen, resshift_ancestral(*arguments), z_lr)
+
+    def stepwise(params: Params, frozen: Frozen, lr: jax.Array, noise: NoiseField, every: int) -> jax.Array:
+        z_lr, arguments = prepared(params, frozen, lr, noise)
+        x0, estimates = resshift_estimates(*arguments)
+        return task.decode_with_previews(frozen, x0, z_lr, estimates, every)
+
+    return sample, StepwiseSampler(schedule.steps, stepwise) if schedule.steps > 1 else None
 
 
 def one_step_sampler(task: LatentTask, schedule: process.Schedule, predict: Predict, centred: bool) -> Sampler:
