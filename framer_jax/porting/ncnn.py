@@ -7,6 +7,7 @@ the documentation of ncnn (BSD-3-Clause, Tencent).
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -144,12 +145,12 @@ def _tensors(layer: Layer, data: bytes, position: int, path: Path) -> tuple[Stat
     try:
         outputs = layer.size("0")
         kernel, count = (0, 0) if layer.kind == "PReLU" else (layer.size("1"), layer.size("6"))
-    except (KeyError, OverflowError) as error:
+    except (KeyError, OverflowError, ValueError) as error:  # missing, infinite, not a number
         raise ValueError(f"{path.with_suffix('.param')}: the layer {layer.name} lacks its sizes") from error
     if layer.kind == "PReLU":
         return {"weight": take(outputs, "<f4").astype(np.float32)}, position
     shape = (outputs, count // max(1, outputs * kernel * kernel), kernel, kernel)
-    if int(np.prod(shape)) != count or layer.values.get("5") != (1,):
+    if min(shape) < 1 or math.prod(shape) != count or layer.values.get("5") != (1,):
         raise ValueError(f"{path.with_suffix('.param')}: {layer.name} is not a convolution with a bias of one size")
     (flag,) = take(1, "<u4")
     if flag not in (FLOAT16, FLOAT32):
