@@ -301,8 +301,8 @@ def test_bad_requests_are_one_line(folder, tmp_path, capsys):
     assert "batch must be at least 1, got -1" in fails(capsys, folder, "--cost", "--batch", "-1")
     line = fails(capsys, "starter", "--cost", "--size", "64x30")
     assert re.search(r"LR size 64x30: the recipe resshift needs multiples of \d+$", line)
-    line = fails(capsys, ported(tmp_path / "ours.safetensors", "swinir"), "--cost")
-    assert "a ported swinir carries no recipe: name a configuration that uses it" in line
+    line = fails(capsys, ported(tmp_path / "ours.safetensors", "resshift_unet"), "--cost")
+    assert "a ported resshift_unet carries no recipe: name a configuration that uses it" in line
     assert "no such weight file" in fails(capsys, tmp_path / "nothing", "--cost")
     assert "no configuration file" in fails(capsys, tmp_path / "nothing.py", "--cost")
 
