@@ -142,7 +142,8 @@ def test_old_names_work_and_name_the_new_ones(path, model, tmp_path):
         framer_jax.load_model(path=path, weights=path)
     with pytest.raises(AttributeError, match="paint"):
         _ = framer_jax.paint
-    assert list(inspect.signature(framer_jax.load_model).parameters) == ["weights", "config", "overrides", "sampling"]
+    parameters = ["weights", "config", "overrides", "denoise_strength", "sampling"]
+    assert list(inspect.signature(framer_jax.load_model).parameters) == parameters
 
 
 # --- degrade ----------------------------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ ALLOWED = {
         "degradations",  # the degradation that was published with it
         "porting",  # the networks' weight maps
     },
+    "realesrgan": {"commands/info.py"},  # the extra with its authors' weights
     "dit4sr": {"porting/table.py"},  # its network's former name, which old files state
 }
 """Method → layers or files where the same word is the name of something else."""
