@@ -178,7 +178,16 @@ def llava(folder):
 
 def test_a_captioner_end_to_end(tmp_path, capsys):
     model, output = llava(tmp_path / "llava"), tmp_path / "captions.jsonl"
-    command = ["precompute", "captions", "--of", "photos", "--photos", str(photos(tmp_path / "photos")), "--captioner", str(model)]
+    command = [
+        "precompute",
+        "captions",
+        "--of",
+        "photos",
+        "--photos",
+        str(photos(tmp_path / "photos")),
+        "--captioner",
+        str(model),
+    ]
     options = ("--max-tokens", "5", "--prompt", "describe", "--temperature", "5", "--top-p", "1")
     assert main([*command, *options, "--output", str(output)]) == 0
     captions = read_captions([output])
