@@ -1,4 +1,3 @@
-import csv
 import json
 import logging
 import pickle
@@ -14,6 +13,7 @@ from framer_jax import cli, compile_cache
 from framer_jax.inference.model import BEST, LAST
 from framer_jax.porting.weights import load_weights, save_weights
 from framer_jax.version import __version__
+from tests.support.commands import fails
 from tests.support.logs import read_json_lines
 from tests.support.paths import CONFIGS
 from tests.support.tiny import config, overrides, photo, photos, weights
@@ -28,18 +28,6 @@ def train(workdir, data, *changes, path=DEFAULT, init=None):
     return cli.main(
         ["train", "--config", path, "--workdir", str(workdir), *start, *(f"--set={change}" for change in changes)]
     )
-
-
-def fails(capsys, status, *patterns, alone=True):
-    """Exit status 2 and one line on standard error with all the patterns; alone: with nothing before it."""
-    *before, line = capsys.readouterr().err.splitlines()
-    assert status == 2
-    assert line.startswith("framer-jax ")
-    for pattern in patterns:
-        assert re.search(pattern, line), line
-    if alone:
-        assert before == []
-    return line
 
 
 @pytest.fixture(scope="module")
@@ -310,70 +298,6 @@ def test_bad_upscale_inputs_are_one_line(model, data, tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     fails(capsys, upscale(tmp_path / "empty"), "empty: no image in this folder")
     assert not (tmp_path / "out").exists()
-
-
-# --- evaluate and fit-niqe --------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def folders(tmp_path):
-    """Two folders of two 16 x 16 images of the same names."""
-    for folder, shift in (("sr", 4), ("gt", 0)):
-        (tmp_path / folder).mkdir()
-        for index in range(2):
-            pixels = np.clip(photo(16, 16, index).astype(int) + shift, 0, 255).astype(np.uint8)
-            Image.fromarray(pixels).save(tmp_path / folder / f"{index}.png")
-    return str(tmp_path / "sr"), str(tmp_path / "gt")
-
-
-def test_evaluate_writes_csv_and_json(folders, tmp_path, capsys):
-    sr, gt = folders
-    table, record = tmp_path / "scores.csv", tmp_path / "scores.json"
-    words = [
-        "evaluate",
-        sr,
-        "--reference",
-        gt,
-        "--metrics",
-        "psnr-y, ssim-y",
-        "--csv",
-        str(table),
-        "--json",
-        str(record),
-    ]
-    assert cli.main(words) == 0
-    assert "psnr-y" in capsys.readouterr().out
-    rows = list(csv.DictReader(table.read_text(encoding="utf-8").splitlines()))
-    assert [row["image"] for row in rows] == ["0", "1"]
-    assert 30 < float(rows[0]["psnr-y"]) < 40
-    scores = json.loads(record.read_text())
-    assert scores["summary"]["psnr-y"]["mean"] == pytest.approx(np.mean([float(row["psnr-y"]) for row in rows]), 1e-5)
-    assert set(scores["metadata"]["metrics"]) == {"psnr-y", "ssim-y"}
-    fails(capsys, cli.main(words), r"scores\.csv exists: choose another name")
-    assert cli.main([*words, "--overwrite"]) == 0
-
-
-def test_bad_evaluations_are_one_line(folders, tmp_path, capsys):
-    sr, gt = folders
-    fails(capsys, cli.main(["evaluate", sr, "--reference", gt, "--metrics", "psnr"]), "psnr-rgb", "psnr-y")
-    fails(capsys, cli.main(["evaluate", sr, "--metrics", "psnr-y"]), "reference")
-    fails(capsys, cli.main(["evaluate", sr, "--metrics", "niqe"]), "niqe")
-    fails(capsys, cli.main(["evaluate", sr, "--metrics", ""]), "metric")
-    fails(capsys, cli.main(["evaluate", str(tmp_path / "none"), "--metrics", "niqe-framer"]), "none: no such folder")
-    (tmp_path / "gt" / "1.png").unlink()
-    status = cli.main(["evaluate", sr, "--reference", gt, "--metrics", "psnr-y"])
-    fails(capsys, status, r"images without a partner: 1 of .*--allow-unmatched")
-
-
-def test_bad_niqe_fits_are_one_line(folders, tmp_path, capsys):
-    sr, _ = folders
-    out = tmp_path / "model.npz"
-    fails(capsys, cli.main(["fit-niqe", sr, str(tmp_path / "model.txt")]), r"\.npz")
-    fails(capsys, cli.main(["fit-niqe", str(tmp_path / "none"), str(out)]), "none: no such folder")
-    fails(capsys, cli.main(["fit-niqe", sr, str(out)]), "more than 36 sharp blocks; these photos give 0: add photos")
-    fails(capsys, cli.main(["fit-niqe", sr, str(out), "--threshold", "1"]), "threshold is 1.0: it must lie in")
-    out.write_text("")
-    fails(capsys, cli.main(["fit-niqe", sr, str(out)]), r"model\.npz exists")
 
 
 # --- info -------------------------------------------------------------------------------------------------------------

@@ -56,13 +56,14 @@ LAYERS = {
     # files that every layer may import
     "knobs": (),
     "compile_cache": (),
+    "errors": (),
     "trees": (),
     "version": (),
     "weights": (),
 }
 """Layer → the layers (or single files of one) that it may import, besides itself and `EVERYWHERE`."""
 
-EVERYWHERE = ("compile_cache", "knobs", "trees", "version")
+EVERYWHERE = ("compile_cache", "errors", "knobs", "trees", "version")
 
 FORBIDDEN = {
     "images": ("jax", "flax", "optax", "orbax", "grain", "clu", "ml_collections"),

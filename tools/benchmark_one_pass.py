@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import io
-import json
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -27,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 
-from tools.benchmark_swinir import LARGEST_ERROR, PAUSE, Program, limit_threads, relative_error, torch_program
+from tools.benchmark_swinir import LARGEST_ERROR, PAUSE, Program, relative_error, run, torch_program
 from tools.timing import time_alternately
 
 FEWEST_ROUNDS, WARM_UP = 3, 1
@@ -61,17 +60,7 @@ NEEDS: Mapping[str, tuple[str, ...]] = {
 
 
 def main(command_line: Sequence[str] | None = None) -> int:
-    arguments = parse(command_line)
-    limit_threads(arguments)
-    try:
-        report = benchmark(arguments)
-    except (ValueError, OSError, ImportError) as error:
-        print(f"benchmark_one_pass: {error}", file=sys.stderr)
-        return 2
-    print(markdown(report))
-    if arguments.json:
-        arguments.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    return 0
+    return run("benchmark_one_pass", parse(command_line), benchmark, markdown)
 
 
 def parse(command_line: Sequence[str] | None) -> argparse.Namespace:

@@ -59,12 +59,21 @@ class Program(NamedTuple):
 
 
 def main() -> int:
-    arguments = parse()
+    return run("benchmark_swinir", parse(), benchmark, markdown)
+
+
+def run(
+    name: str,
+    arguments: argparse.Namespace,
+    benchmark: Callable[[argparse.Namespace], dict[str, Any]],
+    markdown: Callable[[dict[str, Any]], str],
+) -> int:
+    """Run a benchmark, print its report and write it to --json: the exit status."""
     limit_threads(arguments)
     try:
         report = benchmark(arguments)
     except (ValueError, OSError, ImportError) as error:
-        print(f"benchmark_swinir: {error}", file=sys.stderr)
+        print(f"{name}: {error}", file=sys.stderr)
         return 2
     print(markdown(report))
     if arguments.json:

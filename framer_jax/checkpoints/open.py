@@ -16,6 +16,7 @@ from framer_jax.checkpoints.paths import (
 )
 from framer_jax.checkpoints.reader import NetworkReader
 from framer_jax.checkpoints.sampling import UNCHANGED, Sampling, knob_names, sampling_values
+from framer_jax.errors import KINDS, with_message
 from framer_jax.recipes import table
 from framer_jax.recipes.base import Params, Recipe, expected_params
 from framer_jax.recipes.method import PHOTOS, Config, KnobPath, with_values
@@ -54,9 +55,9 @@ class Reader(NetworkReader):
             )
         try:
             opened = open_recipe(Path(path), None if trained else published)
-        except (ValueError, FileNotFoundError) as error:
+        except KINDS as error:
             suffix = "" if trained else " (recipe.teacher.published)"
-            raise type(error)(f"{knob_name}: {error}{suffix}") from error
+            raise with_message(error, f"{knob_name}: {error}{suffix}") from error
         return opened.recipe, opened.params
 
 

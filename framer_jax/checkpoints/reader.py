@@ -13,10 +13,11 @@ import numpy as np
 from framer_jax.checkpoints.groups import read_groups
 from framer_jax.checkpoints.networks import load_network, log_notes, read_network
 from framer_jax.checkpoints.paths import required_path
+from framer_jax.errors import KINDS, with_message
 from framer_jax.porting.lora import assumption, read_layers
 from framer_jax.porting.lora_files import read_lora
 from framer_jax.porting.stated import Statement
-from framer_jax.porting.table import Ported, map_named, model_in
+from framer_jax.porting.table import OtherModelError, Ported, map_named, model_in
 from framer_jax.porting.weights import is_ours, read_metadata
 from framer_jax.recipes.base import Params, Recipe, expected_params
 from framer_jax.recipes.components.networks import network_section
@@ -82,21 +83,18 @@ def _read_first(path: str, models: tuple[str, ...], statements: Sequence[Stateme
         stated = model_in(read_metadata(path))
         model = stated if stated in models else models[0]
         return model, read_network(model, path, statements=statements)
-    for model in models[:-1]:
-        try:
-            return model, read_network(model, path, statements=statements)
-        except ValueError as error:
-            if "control" not in str(error):  # a file with control layers is of another map
-                raise
-    return models[-1], read_network(models[-1], path, statements=statements)
+    try:
+        return models[0], read_network(models[0], path, statements=statements)
+    except OtherModelError as error:
+        if error.model not in models:
+            raise
+        return error.model, read_network(error.model, path, statements=statements)
 
 
 @contextmanager
 def _naming(knob: str) -> Iterator[None]:
     """Errors begin with the knob's name."""
-    kinds = (FileNotFoundError, ImportError, ValueError)
     try:
         yield
-    except kinds as error:
-        kind = next(kind for kind in kinds if isinstance(error, kind))
-        raise kind(f"{knob}: {error}") from error
+    except KINDS as error:
+        raise with_message(error, f"{knob}: {error}") from error

@@ -217,13 +217,17 @@ def degrade_files(
             for previous in writing:
                 previous.result()
     finally:
-        if records:
-            with atomic_write(manifest) as temporary:
-                written = (records[job.name] for job in jobs if job.name in records)
-                temporary.write_text("".join(json.dumps(record) + "\n" for record in written), encoding="utf-8")
+        _write_manifest(manifest, [records[job.name] for job in jobs if job.name in records])
     if not records:
         raise ValueError(f"{next(iter(failed.values()))} (no photograph of {len(jobs)} can be read)")
     return failed
+
+
+def _write_manifest(manifest: Path, records: Sequence[Mapping[str, Any]]) -> None:
+    """Write the manifest, unless there is no record."""
+    if records:
+        with atomic_write(manifest) as temporary:
+            temporary.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
 
 
 def _readable(

@@ -149,10 +149,7 @@ def train_from_config(config: dict[str, Any], workdir: str | Path, init: str | N
       ConfigError, ValueError, FileNotFoundError: an input that cannot be used, in one line.
     """
     workdir, data = Path(workdir), config["data"]
-    check_config(config)
-    check_name(workdir)
-    check_unlocked(workdir)
-    check_main_module(data["workers"])
+    _check_before_reading(config, workdir)
     base = build_recipe(config["recipe"], data=training_kind(config))
     recipe = add_framer(base, config["framer"])
     multiple = base.scale * base.lr_multiple
@@ -194,6 +191,13 @@ def train_from_config(config: dict[str, Any], workdir: str | Path, init: str | N
         batches.close()  # ends the worker processes
     parts = (result.message, source.damage(), held_out.damage())
     return replace(result, message="; ".join(dict.fromkeys(part for part in parts if part)))
+
+
+def _check_before_reading(config: dict[str, Any], workdir: Path) -> None:
+    check_config(config)
+    check_name(workdir)
+    check_unlocked(workdir)
+    check_main_module(config["data"]["workers"])
 
 
 def check_initial_file(workdir: Path, init: str | None) -> None:

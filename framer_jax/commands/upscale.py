@@ -24,6 +24,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.add_argument("input", help="image file or folder")
     parser.add_argument("output", help="file name (if the input is a file) or folder")
+    _add_model_arguments(parser)
+    _add_sampler_arguments(parser)
+    _add_image_arguments(parser)
+    _add_file_arguments(parser)
+
+
+def _add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--weights",
         help="weights file or training directory, or published weights: of SwinIR, RRDBNet and SRVGG (*.pth, or "
@@ -59,7 +66,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="tiling and noise, framer_jax's or those of a method's released code: "
         + "; ".join(f"{name}: {protocol.summary}" for name, protocol in PROTOCOLS.items()),
     )
-    _add_sampler_arguments(parser)
+
+
+def _add_image_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--mode", default="sample", choices=("sample", "mean"), help="the full sampler, or the one-step mean"
     )
@@ -98,6 +107,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         + "; ".join(f"{name}: {', '.join(protocol.color_fixes)}" for name, protocol in PROTOCOLS.items()),
     )
     parser.add_argument("--color-strength", type=float, default=1.0, help="strength of the color fix, 0 to 1 (1)")
+
+
+def _add_file_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--flatten", metavar="COLOR", help="put transparent images on a ground of this color, such as white or #ffeedd"
     )

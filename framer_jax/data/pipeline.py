@@ -159,16 +159,14 @@ def make_batches(
         )
     if isinstance(source, RecordFiles):
         dataset = grain.MapDataset.source(source).seed(seed).shuffle().repeat(epochs)
-        if isinstance(source, LatentFiles):
-            dataset = dataset.random_map(source.with_text)
     else:
-        # Drawn before splitting over hosts, so that a record's generator depends on its global position only.
         photos = source.photos if isinstance(source, CaptionedPhotos) else source
         dataset = record_dataset(
             photos, crop, preset, seed, crop_mode=crop_mode, flip_and_rotate=flip_and_rotate, epochs=epochs
         )
-        if isinstance(source, CaptionedPhotos):
-            dataset = dataset.random_map(source.with_text)
+    if isinstance(source, LatentFiles | CaptionedPhotos):
+        dataset = dataset.random_map(source.with_text)
+    # All is drawn before splitting over hosts, so that a record's generator depends on its global position only.
     dataset = dataset[index::count].batch(global_batch // count, drop_remainder=True)
     batches = dataset.to_iter_dataset(grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=2 * num_threads))
     if num_workers > 0:

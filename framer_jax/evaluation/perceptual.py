@@ -77,18 +77,18 @@ def load_networks(
       ValueError, ImportError: weights are missing (the message names the command that installs them), a file is of
         another network or damaged, or no metric reads it.
     """
-    wanted = [name for name in NETS if name in set(metrics)]
+    requested = [name for name in NETS if name in set(metrics)]
     by_net = _by_net(_expanded(lpips_files))
-    needed = {NETS[name] for name in wanted}
+    needed = {NETS[name] for name in requested}
     for path, net, from_folder in by_net:
         if net not in needed and not from_folder:
             raise ValueError(f"{LPIPS_OPTION} {path}: weights of {net}, which no metric reads: leave it out")
-    if dists_files and "dists" not in wanted:
+    if dists_files and "dists" not in requested:
         raise ValueError(f"{DISTS_OPTION} {dists_files[0]}: no metric reads it: leave it out, or score dists too")
     trunks = {net: [path for path, of_net, _ in by_net if of_net == net] for net in FILES}
     return {
         name: _dists(dists_files, trunks["vgg"]) if name == "dists" else _lpips(name, trunks[NETS[name]])
-        for name in wanted
+        for name in requested
     }
 
 

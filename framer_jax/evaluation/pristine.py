@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -44,6 +44,15 @@ def fit_gaussian(photos: Iterable[tuple[Floats, Floats]], threshold: float = 0.7
     return PristineFit(blocks.mean(axis=0), np.cov(blocks, rowvar=False), len(blocks))
 
 
+def _features(files: Iterable[Path]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """(features, sharpness) of the blocks of each photograph that has a complete one."""
+    for path in files:
+        plane = luma_levels(read_pixels(path)[None], "studio")
+        if min(plane.shape[1:]) >= BLOCK:
+            features, sharpness = niqe_features(plane)
+            yield features[0], sharpness[0]
+
+
 def fit_niqe(
     folder: str | Path,
     out: str | Path,
@@ -81,12 +90,7 @@ def fit_niqe(
         raise FileExistsError(f"{out} exists: choose another name or allow overwriting")
     files, left_out = image_files(folder)
     check_outputs({"the NIQE model": out}, {"the photograph": files})
-    photos = []
-    for path in track(files, description="NIQE features", disable=not progress):
-        plane = luma_levels(read_pixels(path)[None], "studio")
-        if min(plane.shape[1:]) >= BLOCK:
-            features, sharpness = niqe_features(plane)
-            photos.append((features[0], sharpness[0]))
+    photos = list(_features(track(files, description="NIQE features", disable=not progress)))
     fit = fit_gaussian(photos, threshold)
     metadata = {
         "source": source or folder.resolve().name,

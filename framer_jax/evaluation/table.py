@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from rich.progress import Progress
 from framer_jax.evaluation.metrics import METRICS, check_metric_ids, check_metric_inputs
 from framer_jax.evaluation.niqe import NiqeModel, load_niqe_model, shipped_niqe_model
 from framer_jax.evaluation.pairs import Pair, examples, pair_files, pair_sizes
-from framer_jax.evaluation.perceptual import DISTS_OPTION, LPIPS_OPTION, load_networks
+from framer_jax.evaluation.perceptual import DISTS_OPTION, LPIPS_OPTION, PerceptualNetwork, load_networks
 from framer_jax.evaluation.report import Evaluation, failure_lines, summarise, summary_table, write_csv, write_json
 from framer_jax.evaluation.scoring import ScoreSettings, check_sizes, score_pairs
 from framer_jax.inference.result_files import sidecar_path
@@ -126,9 +126,7 @@ def evaluate(
     for path in outputs.values():
         if path is not None and Path(path).exists() and not overwrite:
             raise FileExistsError(f"{path} exists: choose another name or allow overwriting")
-    for option, value, least in (("--crop-border", crop_border, 0), ("--mod-crop", mod_crop, 1)):
-        if value < least:
-            raise ValueError(f"{option} is {value}: it must be at least {least}")
+    _check_crops(crop_border, mod_crop)
     model = None if niqe_model is None else load_niqe_model(niqe_model)
     networks = load_networks(check_metric_ids(metric_ids), lpips_weights, dists_weights)
     ids = check_metric_inputs(metric_ids, reference_dir is not None, model, networks)
@@ -153,11 +151,14 @@ def evaluate(
     if json_path is not None:
         write_json(evaluation, json_path)
     if console is not None:
-        for network in networks.values():
-            if network.installed:
-                console.print(f"{network.metric}: {' and '.join(network.installed)} of the installed package")
-        _print(evaluation, unmatched, console)
+        _print(evaluation, unmatched, networks, console)
     return evaluation
+
+
+def _check_crops(crop_border: int, mod_crop: int) -> None:
+    for option, value, least in (("--crop-border", crop_border, 0), ("--mod-crop", mod_crop, 1)):
+        if value < least:
+            raise ValueError(f"{option} is {value}: it must be at least {least}")
 
 
 def _inputs(pairs: Sequence[Pair]) -> dict[str, list[Path]]:
@@ -170,7 +171,12 @@ def _inputs(pairs: Sequence[Pair]) -> dict[str, list[Path]]:
     }
 
 
-def _print(evaluation: Evaluation, unmatched: Sequence[str], console: Console) -> None:
+def _print(
+    evaluation: Evaluation, unmatched: Sequence[str], networks: Mapping[str, PerceptualNetwork], console: Console
+) -> None:
+    for network in networks.values():
+        if network.installed:
+            console.print(f"{network.metric}: {' and '.join(network.installed)} of the installed package")
     console.print(summary_table(evaluation.summary, len(evaluation.pairs)))
     for line in (*failure_lines(evaluation), *(f"left out: {item}" for item in evaluation.left_out)):
         console.print(escape(line), highlight=False, soft_wrap=True)

@@ -141,9 +141,8 @@ def upscale_files(
       FileNotFoundError: an input or the checkpoint does not exist.
       FileExistsError: outputs exist, and neither `overwrite` nor `skip_existing` is set.
       OSError: a folder cannot be created or written to.
-      ValueError: no image, two images with the same output, an output that is an input, or invalid settings; or an
-        image that cannot be upscaled, if `continue_on_error` is not set.
-      MemoryError: the same, for want of memory.
+      ValueError: no image, two images with the same output, an output that is an input, or invalid settings.
+      ValueError, MemoryError: an image that cannot be upscaled, if `continue_on_error` is not set.
     """
     ground = None if flatten_onto is None else parse_color(flatten_onto)
     steps = preview_steps(recipe, settings)

@@ -66,7 +66,7 @@ def _of_system(meminfo: Path) -> int | None:
     except (OSError, KeyError, ValueError, IndexError):
         pass
     try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")  # all that there is, as macOS tells
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")  # of macOS: all memory
     except (AttributeError, ValueError, OSError):
         return None
 

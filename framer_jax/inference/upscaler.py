@@ -127,22 +127,7 @@ def make_upscaler(recipe: Recipe, settings: UpscaleSettings) -> Upscaler:
         check_host_memory(recipe, image.shape[0], image.shape[1], current)
         params = jax.device_put(params)
         network_input = _resize(recipe, image, current)
-        while True:
-            try:
-                canvas = _run_tiles(recipe, params, frozen, network_input, current, progress)
-                break
-            except jax.errors.JaxRuntimeError as error:
-                smaller = reduced_settings(recipe, current) if out_of_memory(error) else None
-                if smaller is None:
-                    raise
-            LOGGER.warning(
-                "device memory ran out with tile %d and tile_batch %d: starting this image again with %d and %d",
-                current.tile,
-                current.tile_batch,
-                smaller.tile,
-                smaller.tile_batch,
-            )
-            current = smaller
+        canvas, current = _run_within_memory(recipe, params, frozen, network_input, current, progress)
         size = (image.shape[0] * recipe.scale, image.shape[1] * recipe.scale)
 
         def finished(canvas: np.ndarray) -> np.ndarray:
@@ -252,6 +237,32 @@ def _check_preview(recipe: Recipe, settings: UpscaleSettings) -> None:
 def _resize(recipe: Recipe, image: np.ndarray, settings: UpscaleSettings) -> np.ndarray:
     height, width, _ = image.shape
     return reduce(resize_pillow, input_sizes(recipe, (height, width), settings), image)
+
+
+def _run_within_memory(
+    recipe: Recipe,
+    params: Params,
+    frozen: Params,
+    image: np.ndarray,
+    settings: UpscaleSettings,
+    progress: Progress | None,
+) -> tuple[np.ndarray, UpscaleSettings]:
+    """`_run_tiles`, again with smaller tiles or batches where device memory runs out: (canvas, settings used)."""
+    while True:
+        try:
+            return _run_tiles(recipe, params, frozen, image, settings, progress), settings
+        except jax.errors.JaxRuntimeError as error:
+            smaller = reduced_settings(recipe, settings) if out_of_memory(error) else None
+            if smaller is None:
+                raise
+        LOGGER.warning(
+            "device memory ran out with tile %d and tile_batch %d: starting this image again with %d and %d",
+            settings.tile,
+            settings.tile_batch,
+            smaller.tile,
+            smaller.tile_batch,
+        )
+        settings = smaller
 
 
 def _run_tiles(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -101,10 +101,7 @@ def read_layers(
             _check_factor(value, f"{source}: {key!r}")
             leaves[name] = _to_our_layout(value, len(shape))
     if unknown or not adapters:
-        listed = ", ".join(unknown[:8]) + (", ..." if unknown[8:] else "")
-        raise ValueError(
-            f"{source} is not a LoRA of {weights.name}: {len(unknown)} of {len(state)} keys are unknown to it: {listed}"
-        )
+        raise ValueError(f"{source} is not a LoRA of {weights.name}: {_listed(unknown, len(state))}")
     shapes, names = dict(modules.values()), {path: name for name, (path, _) in _modules(weights, params).items()}
 
     def alpha_of(path: str, rank: int) -> float:
@@ -112,6 +109,11 @@ def read_layers(
         return next(value for value in values if value is not None)
 
     return {name: _layers(leaves, shapes, alpha_of, f"{source}: {name!r}") for name, leaves in adapters.items()}
+
+
+def _listed(unknown: Sequence[str], total: int) -> str:
+    listed = ", ".join(unknown[:8]) + (", ..." if unknown[8:] else "")
+    return f"{len(unknown)} of {total} keys are unknown to it: {listed}"
 
 
 def assumption(state: StateDict, stated: StatedAlpha = UNSTATED, alpha: float | None = None) -> str:

@@ -113,7 +113,7 @@ def select(content: Mapping[str, Any], source: str, is_known: IsKnown | None = N
     Args:
       content: what the file holds: tensors (anything with a `shape`), or entries with tensors below them.
       source: name of the checkpoint in errors.
-      is_known: tells the model's keys; None takes all tensors of one entry.
+      is_known: whether a key is one of the model's; None takes all tensors of one entry.
 
     Raises:
       ValueError: there are no tensors, or the model is there several times and no place is preferred.

@@ -198,6 +198,18 @@ def arguments_in(metadata: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+class OtherModelError(ValueError):
+    """A checkpoint is of another model than the one asked for.
+
+    Attributes:
+      model: weight map of the model that it is of.
+    """
+
+    def __init__(self, message: str, model: str) -> None:
+        super().__init__(message)
+        self.model = model
+
+
 def _refuse_other_models(weights: WeightMap, state: StateDict, source: str) -> None:
     """Refuse, by its name, a network that another weight map knows better, or that framer_jax does not have."""
     if takes_all(weights, state):
@@ -210,7 +222,7 @@ def _refuse_other_models(weights: WeightMap, state: StateDict, source: str) -> N
     fractions = {name: fraction_known(other, state) for name, other in MAPS.items()}
     name = max(fractions, key=lambda name: fractions[name])
     if fractions[name] > max(known, 0.5):
-        raise ValueError(f"{source}: this is a {name} checkpoint, not {weights.name}")
+        raise OtherModelError(f"{source}: this is a {name} checkpoint, not {weights.name}", name)
     for name, layout in LAYOUTS.items():
         if not known and sum(map(layout.key_test(), state)) > 0.5 * len(state):
             raise ValueError(f"{source}: this is a {name} checkpoint in {layout.title}, not {weights.name}")

@@ -62,7 +62,7 @@ def read_checkpoint(path: str | os.PathLike[str], is_known: IsKnown | None = Non
     Args:
       path: a safetensors file, or a PyTorch pickle (for which the extra 'torch' must be installed), by its content; or
         a network of ncnn, its .param or its .bin file.
-      is_known: tells the model's keys, without prefixes; None takes all tensors.
+      is_known: whether a key is one of the model's, without prefixes; None takes all tensors.
       is_shard: whether the file holds a part of a model: all its tensors are read and their keys are kept.
 
     Raises:

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from framer_jax.errors import KINDS, with_message
 from framer_jax.knobs import settings_from
 from framer_jax.models.dit4sr_transformer import resolve_lr_attention, with_control, without_control
 from framer_jax.models.mmdit import JointTransformer, block_structure, match_block_layout
@@ -99,8 +100,8 @@ def published_by(build: Build) -> Published:
             )
         try:
             recipe = build(with_values(config, {BASE_FILE.path: str(path)}), purpose, PHOTOS, reader)
-        except (ValueError, FileNotFoundError) as error:  # the path was given as weights, not as a base
-            raise type(error)(str(error).replace(BASE_FILE.knob, "weights")) from error
+        except KINDS as error:  # the path was given as weights, not as a base
+            raise with_message(error, str(error).replace(BASE_FILE.knob, "weights")) from error
         return recipe, dict(recipe.initial_params)
 
     return Published(matches, in_folder, open_published, None, (), "dit4sr_sd35")

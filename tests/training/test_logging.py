@@ -1,0 +1,52 @@
+"""Writers of logs: JSON lines, the console, TensorBoard."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from framer_jax.training.logging import JsonLinesWriter, LoggingSettings, TensorBoardWriter, default_writer
+from tests.support.logs import read_json_lines
+
+
+def test_json_lines_drop_later_entries_when_a_run_resumes(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    writer = JsonLinesWriter(path)
+    for step in (2, 4, 6):
+        writer.write_scalars(step, {"loss": step / 2})
+    writer.write_text(4, "run", "words")
+    with path.open("a") as file:
+        file.write('{"step": 8, "lo')  # a killed run
+    writer.resume(4)
+    writer.write_scalars(6, {"loss": 9.0})
+    assert [(entry["step"], entry["loss"]) for entry in read_json_lines(path)] == [(2, 1.0), (4, 2.0), (6, 9.0)]
+    assert len(path.read_text().splitlines()) == 4
+
+
+def test_default_writer(tmp_path, capsys):
+    folder = tmp_path / "not" / "yet"
+    assert not (default_writer(folder) and folder.exists())  # a refused run leaves no folder
+    writer = default_writer(tmp_path)
+    writer.resume(0)
+    writer.write_scalars(3, {"loss": 0.12349, "images_per_second": 10.0})
+    writer.write_images(3, {"validation/first": np.full((4, 5, 3), 0.5)})
+    writer.write_text(3, "run", "stopped")
+    writer.close()
+    assert capsys.readouterr().err.splitlines() == ["step 3  loss 0.1235  images_per_second 10", "run: stopped"]
+    assert json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[0])["loss"] == 0.12349
+    with Image.open(tmp_path / "images" / "validation_first_0000003.png") as image:
+        assert image.size == (5, 4)
+        assert image.getpixel((0, 0)) == (128, 128, 128)
+
+
+def test_tensorboard_writer(tmp_path):
+    pytest.importorskip("tensorboardX")
+    assert default_writer(tmp_path / "run", LoggingSettings(tensorboard=True)) is not None
+    writer = TensorBoardWriter(tmp_path)
+    writer.resume(2)
+    writer.write_scalars(3, {"loss": 1.0})
+    writer.write_images(3, {"first": np.zeros((4, 4, 3))})
+    writer.write_text(3, "run", "words")
+    writer.close()
+    assert len(list(tmp_path.glob("events.*"))) == 1
