@@ -21,6 +21,7 @@ os.environ["XLA_FLAGS"] = " ".join(
 
 from pathlib import Path
 
+import hypothesis
 import jax
 import pytest
 
@@ -34,6 +35,12 @@ CACHE = ROOT / ".pytest_cache" / "jax" / os.environ.get("PYTEST_XDIST_WORKER", "
 jax.config.update("jax_compilation_cache_dir", str(CACHE))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+# The same examples in every run: what fails on one machine fails on all. `-m slow` looks for new ones.
+hypothesis.settings.register_profile("fixed", derandomize=True)
+if "slow" not in sys.argv:
+    hypothesis.settings.load_profile("fixed")
 
 
 @pytest.fixture(scope="session")

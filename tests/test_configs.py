@@ -29,12 +29,11 @@ TRAINED = {*SAME_PROGRAM, "dtkd_ablations", *map(shipped_configuration, METHODS)
 
 COVERED = {
     *("resshift_v1_framer", "resshift_v3", "resshift_narrow", "resshift_dit", "sinsr_narrow", "dtkd_swinir_small"),
-    *("flow_dit_released", "framer_d_small", "framer_tsd_sr_sd3", "quickstart_framer"),
+    *("flow_dit_released", "framer_d_small", "framer_tsd_sr_sd3", "quickstart_framer", "dtkd_narrow"),
+    *("framer_d_sd35", "dit4sr_taesd3_small"),
 }
 """Configurations whose methods, networks and variants of FRAMER are trained by others here: one step of them is a slow
 check."""
-
-by_name = pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +74,10 @@ def test_framer_d_compares_what_its_variant_compares():
         assert (config["training"]["global_batch"], config["training"]["learning_rate"]) == (256, 5e-5)
 
 
-@by_name
+@pytest.mark.parametrize(
+    "path",
+    [pytest.param(path, marks=pytest.mark.slow if path.stem in SAME_PROGRAM else (), id=path.stem) for path in FILES],
+)
 def test_as_it_is(path, autoencoder):
     """The whole configuration gives a recipe that samples and valid settings; its docstring has all parts."""
     config = to_dict(load_config(path))

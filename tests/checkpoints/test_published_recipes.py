@@ -161,6 +161,7 @@ def test_the_gradient_passes_the_inverse_of_the_consistency_term_on_request(pass
     np.testing.assert_allclose(gradient, [inner, 0.0, 2 * (6 - 1) * 2])
 
 
+@pytest.mark.slow  # two large programs
 def test_sinsr_starts_from_its_teacher_and_samples_in_one_step(tmp_path):
     settings = sinsr_config(tmp_path)
     recipe, data = build_recipe(settings["recipe"]), batch()

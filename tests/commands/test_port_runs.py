@@ -88,7 +88,7 @@ def same(params, reference, tolerance=1e-6):
         np.testing.assert_allclose(leaf, reference[name], rtol=0, atol=tolerance, err_msg=name)
 
 
-@pytest.mark.parametrize("run", ["both", "scanned"])
+@pytest.mark.parametrize("run", ["both", pytest.param("scanned", marks=pytest.mark.slow)])
 def test_a_run_becomes_a_folder_of_the_whole_transformer(folder, tmp_path, capsys, run):
     assert (
         port(folder / f"{run}.safetensors", tmp_path / "out", "--model", "dit4sr_transformer", "--to", "diffusers") == 0
@@ -109,6 +109,7 @@ def test_a_run_becomes_a_folder_of_the_whole_transformer(folder, tmp_path, capsy
     same(again.params, expected(folder, "both"))
 
 
+@pytest.mark.slow  # three ports of a run; the folder is checked above
 def test_a_merged_run_may_also_be_a_file_of_framer_jax_or_pytorch(folder, tmp_path):
     """In framer_jax's format, it can be the base of another run."""
     words = (folder / "both.safetensors", tmp_path / "ours.safetensors", "--model", "dit4sr_transformer")
@@ -141,7 +142,7 @@ def test_a_lora_alone_becomes_the_base_model_again(folder, tmp_path, capsys):
     assert not (tmp_path / "other").exists()
 
 
-@pytest.mark.parametrize("run", ["alone", "scanned"])
+@pytest.mark.parametrize("run", ["alone", pytest.param("scanned", marks=pytest.mark.slow)])
 def test_a_lora_is_written_by_itself(folder, tmp_path, capsys, run):
     words = (
         folder / f"{run}.safetensors",
@@ -233,6 +234,7 @@ def test_others_have_no_folders(tmp_path, capsys):
 # --- scanned and not --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow  # two trainings
 def test_scanned_and_unscanned_runs_start_each_other(folder):
     """And give the same images."""
     lr = np.random.default_rng(0).uniform(size=(1, 8, 8, 3)).astype(np.float32)
@@ -278,7 +280,10 @@ def test_a_scanned_run_with_a_lora_is_trained_from_an_unscanned_one(folder, tmp_
     ("model", "base", "group", "key", "scan"),
     [
         ("mmdit", "base", "lora", "transformer.transformer_blocks.0.attn.to_q.lora_A.weight", False),
-        ("mmdit", "base", "lora", "transformer.transformer_blocks.0.attn.to_q.lora_A.weight", True),
+        pytest.param(
+            *("mmdit", "base", "lora", "transformer.transformer_blocks.0.attn.to_q.lora_A.weight", True),
+            marks=pytest.mark.slow,
+        ),
         ("kl_autoencoder", "vae", "encoder_lora", "vae.encoder.conv_in.lora_A.weight", False),
     ],
 )

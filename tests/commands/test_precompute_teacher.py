@@ -84,6 +84,7 @@ def test_it_goes_on_where_it_stopped(place, capsys):
     assert contents(place / "records") == before
 
 
+@pytest.mark.slow  # tests/recipes/test_dtkd.py reads records too
 def test_training_reads_them_and_needs_no_teacher(place):
     settings = config(*knobs(place))["recipe"]
     trained, reading = build_recipe(settings), build_recipe(settings, data="teacher")

@@ -54,7 +54,7 @@ def test_a_record_gives_the_same_image_at_any_position_of_any_batch(preset):
         np.testing.assert_array_equal(alone[0], batch[3])
 
 
-@pytest.mark.parametrize("name", ["framer_paper", "resshift"])
+@pytest.mark.parametrize("name", [pytest.param("framer_paper", marks=pytest.mark.slow), "resshift"])
 def test_sequential_and_batched_execution_agree(name):
     """One image after another on fitting canvases (CPU), and all images at once on one canvas (accelerators)."""
     preset = PRESETS[name]
@@ -80,7 +80,9 @@ def test_degradation_on_several_devices_needs_no_communication():
     assert "all-gather" not in sharded.lower(parameters, hr).compile().as_text()
 
 
-@pytest.mark.parametrize("name", ["framer_paper", "resshift", "light_one_stage", "bicubic"])
+@pytest.mark.parametrize(
+    "name", [pytest.param("framer_paper", marks=pytest.mark.slow), "resshift", "light_one_stage", "bicubic"]
+)
 def test_pixels_outside_the_valid_size_are_not_read(name):
     preset = PRESETS[name]
     parameters = records(BATCH, preset)

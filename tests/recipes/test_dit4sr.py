@@ -245,6 +245,7 @@ def test_records_of_a_teacher_are_refused(folder):
         recipe_of(*ALONE, data=TEACHER_OUTPUTS)
 
 
+@pytest.mark.slow  # tests/recipes/test_methods.py trains every method
 def test_training_goes_on_from_what_it_wrote_and_upscales(folder, tmp_path, capsys):
     data = [f"data.{part}={folder}/photos" for part in ("train", "validation")]
     settings = config(*knobs(folder), *data, "framer.variant=paper")

@@ -182,7 +182,7 @@ def test_no_gradient_reaches_the_teacher(folder):
     assert not any(leaf.any() for leaf in jax.tree.leaves(of_teacher))
 
 
-@pytest.mark.parametrize("name", ["dtkd", "augkd"])
+@pytest.mark.parametrize("name", ["dtkd", pytest.param("augkd", marks=pytest.mark.slow)])
 def test_training_leaves_the_teacher_alone(folder, tmp_path, name):
     knobs = (f"data.{part}={folder}/photos" for part in ("train", "validation"))
     settings = config(f"recipe.name={name}", f"recipe.teacher.checkpoint={folder}/resshift.safetensors", *knobs)
@@ -263,6 +263,7 @@ def test_what_published_teachers_outputs_depend_on():
     assert outputs() == outputs("recipe.lpips.net=vgg")
 
 
+@pytest.mark.slow  # two trainings
 def test_a_trained_teacher_may_move(folder, tmp_path):
     knobs = [f"data.{part}={folder}/photos" for part in ("train", "validation")]
     run = config(DTKD, *knobs)

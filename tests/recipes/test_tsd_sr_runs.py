@@ -108,6 +108,7 @@ def test_photographs_come_with_the_embeddings_of_their_captions(folder, tmp_path
         open_training(config(*settings, f"data.train={tmp_path}/embeddings"))
 
 
+@pytest.mark.slow  # tests/recipes/test_methods.py trains every method
 def test_it_trains_goes_on_and_upscales(folder, tmp_path):
     data = [f"data.{part}={folder}/photos" for part in ("train", "validation")]
     changes = (*data, "recipe.tsd_sr.perceptual_weight=0.0", "training.best_metric=sample/psnr-y")  # compiled sooner

@@ -16,6 +16,7 @@ def test_programs_alternate_and_every_round_starts_with_the_next_one():
     assert {name: len(seconds) for name, seconds in times.items()} == dict.fromkeys("abc", 1)
 
 
+@pytest.mark.slow  # compiles the step of every variant
 def test_all_variants_take_steps_on_one_state(tmp_path, capsys):
     options = ["--tiny", "--set", "training.mesh.data=1", "--batch", "2", "--steps", "3", "--warm-up", "1"]
     assert tool.main([*options, "--readings", "none", "released", "--json", str(tmp_path / "report.json")]) == 0

@@ -96,6 +96,7 @@ def test_abstract_arguments_are_those_of_a_run():
     assert jax.tree.map(lambda leaf: leaf.shape, shapes) == jax.tree.map(lambda leaf: leaf.shape, state)
 
 
+@pytest.mark.slow  # compiles for eight devices
 def test_plan_for_fake_devices(monkeypatch):
     monkeypatch.setitem(tool.MEMORY, "cpu", 16)
     plan = tool.plan_step(tiny(), "cpu:8", jax.devices(), per_chip=1)
