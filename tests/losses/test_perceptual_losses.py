@@ -44,6 +44,13 @@ def test_feature_distance_weighs_the_mean_absolute_difference_of_each_feature():
     np.testing.assert_array_equal(feature_distance(MAPS, MAPS, (0.1, 1.0)), [0, 0])
 
 
+def test_the_weights_of_vgg19s_features_are_real_esrgans():
+    """A difference of 10^l in feature l alone shows its weight as a digit."""
+    zeros = [jnp.zeros((1, 2, 2, 3), jnp.float32)] * 5
+    powers = [zero + 10.0**index for index, zero in enumerate(zeros)]
+    np.testing.assert_allclose(feature_distance(powers, zeros), [0.1 * 1 + 0.1 * 10 + 100 + 1000 + 10_000], rtol=1e-6)
+
+
 def test_what_does_not_fit_is_refused():
     with pytest.raises(ValueError, match="one entry for each of the 8 channels"):
         dists(MAPS, OTHER, ALPHA[:3], BETA)
