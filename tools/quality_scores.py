@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from framer_jax.evaluation.metrics import METRICS, check_metric_inputs
+from framer_jax.evaluation.metrics import METRICS
 from framer_jax.evaluation.niqe import NiqeModel
 from framer_jax.evaluation.pairs import Pair, pair_files, pair_sizes
 from framer_jax.evaluation.perceptual import NETS, is_installed, load_networks, missing_weights
@@ -27,7 +27,7 @@ COLUMNS = {
 """Metric → heading of its column and number of decimals."""
 
 AT_ONCE = 8
-"""Images that are scored before their scores are written to disk."""
+"""Number of images that are scored before the scores are written to disk."""
 
 ImageScores = dict[str, dict[str, float]]
 """Name of an image → metric → score; NaN where the metric is undefined."""
@@ -48,15 +48,23 @@ class Row(NamedTuple):
 
 
 def usable_metrics(
-    niqe_model: NiqeModel | None, lpips_files: Sequence[str], dists_files: Sequence[str]
+    requested: Sequence[str], niqe_model: NiqeModel | None, lpips_files: Sequence[str], dists_files: Sequence[str]
 ) -> tuple[ScoreSettings, list[str]]:
-    """The metrics of `COLUMNS` whose weights are there, and a line for each of the others.
+    """The metrics whose weights are there, and a line for each of the others.
+
+    Args:
+      requested: keys of `COLUMNS`.
+      niqe_model: pristine model, or None.
+      lpips_files: weights of LPIPS; () for those of installed packages.
+      dists_files: weights of DISTS; () for those of installed packages.
 
     Raises:
-      ValueError, OSError, ImportError: a file that is named cannot be used.
+      ValueError, OSError, ImportError: an unknown metric, or a file that cannot be used.
     """
     ids, lines = [], []
-    for name in COLUMNS:
+    for name in dict.fromkeys(requested):
+        if name not in COLUMNS:
+            raise ValueError(f"--metrics: {name!r} is none of {', '.join(COLUMNS)}")
         named = dists_files if name == "dists" else lpips_files
         if name in NETS and not named and not is_installed(name):
             lines.append(missing_weights(name))
@@ -64,8 +72,8 @@ def usable_metrics(
             lines.append(f"the metric {name} needs a pristine model: give its path (--niqe-model)")
         else:
             ids.append(name)
-    networks = load_networks(ids, lpips_files, dists_files)
-    return ScoreSettings(tuple(check_metric_inputs(ids, True, niqe_model, networks)), niqe_model, 0, 1, networks), lines
+    networks = load_networks(ids, lpips_files, dists_files if "dists" in ids else ())
+    return ScoreSettings(tuple(ids), niqe_model, networks=networks), lines
 
 
 def settings_of(data_set: DataSet, settings: ScoreSettings) -> ScoreSettings:
@@ -81,51 +89,63 @@ def score_folder(
     names: Collection[str],
     data_set: DataSet,
     settings: ScoreSettings,
-    cache: Path,
+    output: Path,
     advance: Callable[[int], object],
 ) -> Row:
-    """The row of a folder of images; scores that `cache` has are taken from there, and the others written to it.
+    """The row of a folder of images; what was scored before is taken from disk.
 
     Args:
       label: name of the row.
-      folder: SR images that do not change, or whose digest is part of the name of `cache`.
+      folder: SR images.
       names: of the images to score, without suffix; those that are not there yet are left out.
       data_set: its references are used.
       settings: from `settings_of`.
-      cache: from `cache_file`.
-      advance: called with the number of images that are done.
+      output: folder of the whole report.
+      advance: called with the number of scores that are done.
 
     Raises:
       ValueError, OSError: images and references of different sizes, or files that cannot be read.
     """
     pairs = tuple(pair for pair in _pairs(folder, data_set.reference) if pair.name in names)
-    known: ImageScores = json.loads(cache.read_text(encoding="utf-8")) if cache.is_file() else {}
+    row = Row(label, pairs, {pair.name: {} for pair in pairs})
+    for metric in settings.ids:
+        of_metric = settings._replace(ids=(metric,))
+        cache = _cache_file(output, folder, label, data_set, of_metric)
+        for name, score in _scores(pairs, of_metric, cache, advance).items():
+            row.scores[name][metric] = score
+    return row
+
+
+def _scores(
+    pairs: Sequence[Pair], settings: ScoreSettings, cache: Path, advance: Callable[[int], object]
+) -> dict[str, float]:
+    """Name of an image → its score by the one metric of `settings`; those that `cache` lacks are written to it."""
+    (metric,) = settings.ids
+    known: dict[str, float] = json.loads(cache.read_text(encoding="utf-8")) if cache.is_file() else {}
     missing = [pair for pair in pairs if pair.name not in known]
     advance(len(pairs) - len(missing))
     for start in range(0, len(missing), AT_ONCE):
         part = missing[start : start + AT_ONCE]
-        values, _ = score_pairs(part, pair_sizes(part), settings, advance)
-        for index, pair in enumerate(part):
-            known[pair.name] = {name: float(scores[index]) for name, scores in values.items()}
+        sizes = pair_sizes(part)
+        try:
+            values = score_pairs(part, sizes, settings, advance)[0][metric].tolist()
+        except ValueError:  # the metric is undefined for all of them
+            values = [float("nan")] * len(part)
+        known |= {pair.name: value for pair, value in zip(part, values, strict=True)}
         with atomic_write(cache) as temporary:
             temporary.write_text(json.dumps(known) + "\n", encoding="utf-8")
-    return Row(label, pairs, {pair.name: known[pair.name] for pair in pairs})
+    return {pair.name: known[pair.name] for pair in pairs}
 
 
-def cache_file(output: Path, folder: Path, label: str, data_set: DataSet, settings: ScoreSettings) -> Path:
-    """The file of the scores of a folder, whose name changes with all that they depend on.
+def _cache_file(output: Path, folder: Path, label: str, data_set: DataSet, settings: ScoreSettings) -> Path:
+    """The file of the scores of a folder by one metric, whose name changes with all that they depend on.
 
-    Args:
-      output: folder of the whole report.
-      folder: SR images; of those that others published, the digest counts, of ours the name, which has one.
-      label: name of the row.
-      data_set: the references.
-      settings: the metrics and their weights.
+    Images that others published count with their digest, ours with the name of the folder, which has one.
     """
     images = folder.name if folder.is_relative_to(output) else sha256_of(folder)
     reference = None if data_set.reference is None else sha256_of(data_set.reference)
     digest = digest_of_json({"images": images, "reference": reference, "metrics": metric_entries(settings)})
-    return output / "scores" / data_set.name / f"{file_name(label)}-{digest}.json"
+    return output / "scores" / data_set.name / f"{file_name(label)}-{settings.ids[0]}-{digest}.json"
 
 
 def _pairs(folder: Path, reference: Path | None) -> tuple[Pair, ...]:

@@ -49,9 +49,9 @@ from tools.quality_images import (
     upsamplers_of,
 )
 from tools.quality_scores import (
+    COLUMNS,
     Row,
     as_json,
-    cache_file,
     common_images,
     score_folder,
     settings_of,
@@ -116,6 +116,7 @@ def parse_options(arguments: Sequence[str] | None) -> argparse.Namespace:
         help=f"{BICUBIC}, {OSEDIFF} (published images), a model by name, or a name for weights or a training run; "
         f"default: {' '.join(DEFAULT_MODELS)}",
     )
+    parser.add_argument("--metrics", default=",".join(COLUMNS), help=f"comma-separated; default: {','.join(COLUMNS)}")
     parser.add_argument("--niqe-model", metavar="NPZ", help="published pristine model of niqe-pyiqa")
     parser.add_argument(LPIPS_OPTION, nargs="+", default=(), metavar="FILE", help="as of framer-jax evaluate")
     parser.add_argument(DISTS_OPTION, nargs="+", default=(), metavar="FILE", help="as of framer-jax evaluate")
@@ -140,7 +141,9 @@ def run(options: argparse.Namespace) -> int:
     check_options(options, sets)
     keep_compiled_programs()
     niqe_model = None if options.niqe_model is None else load_niqe_model(options.niqe_model)
-    settings, without_weights = usable_metrics(niqe_model, options.lpips_weights, options.dists_weights)
+    settings, without_weights = usable_metrics(
+        options.metrics.split(","), niqe_model, options.lpips_weights, options.dists_weights
+    )
     upsamplers, without_model = open_upsamplers(options.models, options.seed)
     results = {
         data_set.name: compute(
@@ -291,11 +294,13 @@ def compute(
         with progress(f"{data_set.name}, {upsampler.label}", len(jobs)) as advance:
             missing += make_images(upsampler, jobs, advance, may_begin)
     for label, folder in (folders | data_set.published).items():
-        cache = cache_file(output, folder, label, data_set, settings)
-        with progress(f"{data_set.name}, scores of {label}", len(names)) as advance:
-            row = score_folder(label, folder, set(names), data_set, settings, cache, advance)
+        with progress(f"{data_set.name}, scores of {label}", len(names) * len(settings.ids)) as advance:
+            row = score_folder(label, folder, set(names), data_set, settings, output, advance)
         if row.pairs:
             rows.append(row)
+        for metric in settings.ids:
+            if undefined := sum(np.isnan(scores[metric]) for scores in row.scores.values()):
+                missing.append(f"{data_set.name}, {label}: {undefined} images without {metric}")
         if len(row.pairs) < len(names):
             missing.append(f"{data_set.name}, {label}: {len(row.pairs)} of {len(names)} images")
     return Result(rows, settings, missing)
