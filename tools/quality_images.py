@@ -20,7 +20,7 @@ from framer_jax.inference.folder import Origin, origin_entries, upscale_files
 from framer_jax.inference.images import premultiply_alpha, replace_pixels
 from framer_jax.inference.jobs import Job, plan_jobs, reason_of, remaining_jobs
 from framer_jax.inference.model import Model, settings_for
-from framer_jax.inference.resample import upsample_bicubic
+from framer_jax.inference.resample import resize_pillow
 from framer_jax.inference.result_files import write_result
 from framer_jax.inference.settings import UpscaleSettings
 from framer_jax.inference.upscaler import make_upscaler
@@ -65,19 +65,22 @@ class Upsampler(NamedTuple):
 
 
 def bicubic(label: str = "bicubic") -> Upsampler:
-    """Bicubic upsampling of whole images, as PyTorch does it."""
-    identity = {"framer_jax": __version__, "upsampling": "bicubic, a = -0.75", "scale": SCALE}
+    """Bicubic upsampling of whole images with the kernel of Pillow and MATLAB (a = -1/2), as in published tables."""
+    identity = {"framer_jax": __version__, "upsampling": "bicubic, a = -0.5", "scale": SCALE}
+
+    def run(pixels: np.ndarray) -> np.ndarray:
+        return resize_pillow(pixels, (SCALE * pixels.shape[0], SCALE * pixels.shape[1]))
 
     def write(source: Path, target: Path) -> str:
         try:
             image = read_image(source)
-            result = replace_pixels(image, upsample_bicubic(premultiply_alpha(image), SCALE), SCALE)
+            result = replace_pixels(image, run(premultiply_alpha(image)), SCALE)
             write_result(target, result, {**identity, "settings": {}, "input": {"name": source.name}})
         except (OSError, ValueError, MemoryError) as error:
             return reason_of(source, error)
         return ""
 
-    return Upsampler(label, identity, write, lambda pixels: upsample_bicubic(pixels, SCALE))
+    return Upsampler(label, identity, write, run)
 
 
 def upsamplers_of(label: str, model: Model, seed: int = 0) -> list[Upsampler]:

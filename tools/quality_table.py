@@ -293,7 +293,7 @@ def compute(
         jobs = jobs_of(data_set, folders[upsampler.label], limit)
         with progress(f"{data_set.name}, {upsampler.label}", len(jobs)) as advance:
             missing += make_images(upsampler, jobs, advance, may_begin)
-    for label, folder in (folders | data_set.published).items():
+    for label, folder in (*folders.items(), *data_set.published.items()):
         with progress(f"{data_set.name}, scores of {label}", len(names) * len(settings.ids)) as advance:
             row = score_folder(label, folder, set(names), data_set, settings, output, advance)
         if row.pairs:
@@ -366,9 +366,9 @@ def report(
         lines += [f"## {name}", "", table(result.rows, ids, seconds if name == next(iter(results)) else {})]
         if any(len(row.pairs) > len(common) for row in result.rows) and common:
             lines += [f"The {len(common)} images that all rows have:", "", table(result.rows, ids, {}, common)]
-    ids = list(dict.fromkeys(name for result in results.values() for name in result.settings.ids))
+    computed = dict.fromkeys(name for result in results.values() for name in result.settings.ids)
     lines.append("Means over images, with 95 % bootstrap intervals.")
-    lines += [f"`{name}`: {METRICS[name].description}." for name in ids]
+    lines += [f"`{name}`: {METRICS[name].description}." for name in computed]
     if seconds:
         height, width = timed.shape[:2]
         lines.append(

@@ -8,7 +8,7 @@ from PIL import Image
 
 from framer_jax.evaluation.pairs import Pair
 from framer_jax.images.decode import read_image
-from framer_jax.inference.resample import upsample_bicubic
+from framer_jax.inference.resample import resize_pillow
 from framer_jax.porting.files import sha256_of
 from tests.support.tiny import photo, weights
 from tools import quality_scores, quality_table
@@ -80,7 +80,7 @@ def test_one_command_from_photographs_to_table(photographs, words, tmp_path, cap
     entry = numbers["data_sets"]["RealSR-crops"]["bicubic"]
     assert set(numbers["seconds"]) == set(labels) and min(numbers["seconds"].values()) > 0
     lr, hr = (read_image(photographs / "crops" / part / "a.png").pixels for part in ("LR", "HR"))
-    expected = np.rint(np.clip(upsample_bicubic(lr, 4), 0, 1) * 255).astype(np.float32) / 255
+    expected = np.rint(np.clip(resize_pillow(lr, HR), 0, 1) * 255).astype(np.float32) / 255
     values = quality_scores.score_pairs(
         [Pair("a", *[photographs / "crops" / part / "a.png" for part in ("osediff", "HR")])],
         quality_scores.pair_sizes([Pair("a", *[photographs / "crops/HR/a.png"] * 2)]),
