@@ -138,7 +138,9 @@ def image_folder(output: Path, data_set: DataSet, upsampler: Upsampler) -> Path:
 
 
 def jobs_of(data_set: DataSet, folder: Path, limit: int | None = None) -> list[Job]:
-    """The images to make, small ones first, so that an interrupted run has as many as possible.
+    """The images to make, in an order that makes the most of an interrupted run.
+
+    Small images come first; those of equal size are shuffled, always alike, so that the first ones stand for all.
 
     Args:
       data_set: the LR images.
@@ -150,11 +152,11 @@ def jobs_of(data_set: DataSet, folder: Path, limit: int | None = None) -> list[J
     """
     jobs = plan_jobs(data_set.lr, folder).jobs[:limit]
 
-    def pixels(job: Job) -> int:
+    def order(job: Job) -> tuple[int, str]:
         header = read_header(job.source)
-        return header.height * header.width
+        return header.height * header.width, digest_of_json(job.source.name)
 
-    return sorted(jobs, key=pixels)
+    return sorted(jobs, key=order)
 
 
 def make_images(
