@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import jax
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
@@ -28,6 +28,7 @@ from framer_jax.inference.model import Model, load_model
 from framer_jax.inference.resample import upsample_bicubic
 from framer_jax.training.logging import to_uint8
 from tools.score_model import degraded_pairs, halves, upscalers
+from tools.sheets import comparison_sheet
 
 METRICS = ("psnr-y", "ssim-y", "niqe-framer")
 
@@ -180,19 +181,11 @@ def as_json(rows: Mapping[str, Row]) -> dict[str, Any]:
 
 def comparison(pairs: list[ValidationPair], images: Mapping[str, list[np.ndarray]], path: Path) -> None:
     """Write one image with a row per photo: its center crop from every way to upscale, and the original."""
-    size, label = 192, 18
-    names = [*images, "original"]
-    sheet = Image.new("RGB", (len(names) * (size + 4) - 4, len(pairs) * (size + label + 4) - 4), "white")
-    draw = ImageDraw.Draw(sheet)
-    for row, pair in enumerate(pairs):
-        top, left = ((length - size) // 2 for length in pair.hr.shape[:2])
-        for column, name in enumerate(names):
-            image = pair.hr if name == "original" else images[name][row]
-            crop = to_uint8(image[top : top + size, left : left + size])
-            x, y = column * (size + 4), row * (size + label + 4)
-            draw.text((x + 2, y + 3), name, fill="black")
-            sheet.paste(Image.fromarray(crop), (x, y + label))
-    sheet.save(path)
+    rows = [
+        {**{name: of_photos[row] for name, of_photos in images.items()}, "original": pair.hr}
+        for row, pair in enumerate(pairs)
+    ]
+    comparison_sheet(rows, size=192).save(path)
 
 
 if __name__ == "__main__":

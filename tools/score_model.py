@@ -35,7 +35,7 @@ from framer_jax.evaluation.statistics import bootstrap_interval
 from framer_jax.inference.model import Model, load_model, settings_for
 from framer_jax.inference.resample import upsample_bicubic
 from framer_jax.inference.upscaler import UpscaleFunction, make_upscaler
-from framer_jax.recipes.base import Batch
+from framer_jax.recipes.base import Batch, Recipe
 
 MODES = ("mean", "sample")
 
@@ -143,10 +143,14 @@ def upscalers(model: Model, seed: int = 0, tile: int = TILE) -> dict[str, Upscal
     A recipe may have no mean (one-step distillation), or a sampler that is its mean (one-pass networks).
     """
     settings = settings_for(model, tile=min(tile, settings_for(model).tile), seed=seed)
-    modes = MODES if model.recipe.mean else MODES[1:]
-    if model.recipe.sample is model.recipe.mean:
-        modes = MODES[:1]
-    return {mode: make_upscaler(model.recipe, replace(settings, mode=mode)).run for mode in modes}
+    return {mode: make_upscaler(model.recipe, replace(settings, mode=mode)).run for mode in modes_of(model.recipe)}
+
+
+def modes_of(recipe: Recipe) -> tuple[str, ...]:
+    """The modes in which a recipe upscales: those of `MODES` that it has, one for a network that needs one pass."""
+    if recipe.sample is recipe.mean:
+        return MODES[:1]
+    return MODES if recipe.mean else MODES[1:]
 
 
 def summary(values: Mapping[str, Mapping[str, Sequence[float]]], ids: Sequence[str], title: str) -> Table:

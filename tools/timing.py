@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import platform
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
+
+import jax
+
+CPU_FACTS = Path("/proc/cpuinfo")
+"""Where Linux names the processor."""
 
 
 def time_alternately(
@@ -32,3 +40,13 @@ def time_alternately(
             if number >= warm_up:
                 times[name].append(time.perf_counter() - started)
     return times
+
+
+def hardware() -> str:
+    """Device, processor, number of usable cores, and version of JAX, in one line."""
+    lines = CPU_FACTS.read_text(encoding="utf-8").splitlines() if CPU_FACTS.is_file() else []
+    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    processor = next(named, platform.processor() or platform.machine())
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    device = jax.devices()[0].device_kind
+    return f"{device}: {processor}, {cores} cores, jax {jax.__version__}"

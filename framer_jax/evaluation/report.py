@@ -127,12 +127,12 @@ def write_csv(evaluation: Evaluation, path: str | Path) -> None:
 def write_json(evaluation: Evaluation, path: str | Path) -> None:
     """Write metadata, summary, the scores of each image and why there are none; what is undefined is null."""
     summary = {
-        name: {key: _number(value) for key, value in entry._asdict().items()}
+        name: {key: number_or_none(value) for key, value in entry._asdict().items()}
         for name, entry in evaluation.summary.items()
     }
     images = [
         {"image": pair.name, "file": str(pair.image), "reference": pair.reference and str(pair.reference)}
-        | {name: _number(float(scores[index])) for name, scores in evaluation.values.items()}
+        | {name: number_or_none(float(scores[index])) for name, scores in evaluation.values.items()}
         for index, pair in enumerate(evaluation.pairs)
     ]
     failures = [failure._asdict() for failure in evaluation.failures]
@@ -141,5 +141,6 @@ def write_json(evaluation: Evaluation, path: str | Path) -> None:
         temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
-def _number(value: float) -> float | None:
+def number_or_none(value: float) -> float | None:
+    """A number as plain JSON, which has no NaN."""
     return None if np.isnan(value) else value

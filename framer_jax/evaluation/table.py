@@ -23,7 +23,12 @@ from framer_jax.porting.files import check_outputs
 from framer_jax.version import __version__
 
 
-def _metadata(settings: ScoreSettings, count: int, left_out: Sequence[str]) -> dict[str, Any]:
+def metric_entries(settings: ScoreSettings) -> dict[str, Any]:
+    """Metric id → its variant in words, and digests of the weights that it compares with: what makes scores comparable.
+
+    Args:
+      settings: what is computed.
+    """
     metrics: dict[str, Any] = {}
     model: NiqeModel | None = settings.niqe_model
     for name in settings.ids:
@@ -34,6 +39,10 @@ def _metadata(settings: ScoreSettings, count: int, left_out: Sequence[str]) -> d
             metrics[name] |= {"niqe_model": used.name, "niqe_model_sha256": used.sha256}
         if name in settings.networks:
             metrics[name]["weights"] = [dict(file) for file in settings.networks[name].files]
+    return metrics
+
+
+def _metadata(settings: ScoreSettings, count: int, left_out: Sequence[str]) -> dict[str, Any]:
     return {
         "framer_jax": __version__,
         "jax": jax.__version__,
@@ -41,7 +50,7 @@ def _metadata(settings: ScoreSettings, count: int, left_out: Sequence[str]) -> d
         "mod_crop": settings.mod_crop,
         "images": count,
         "left_out": list(left_out),
-        "metrics": metrics,
+        "metrics": metric_entries(settings),
     }
 
 

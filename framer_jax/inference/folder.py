@@ -148,7 +148,7 @@ def upscale_files(
     steps = preview_steps(recipe, settings)
     plan = plan_jobs(inputs, output, recursive=recursive, suffix=suffix, extension=extension, preview_steps=steps)
     jobs, skipped, odd = remaining_jobs(plan.jobs, overwrite, skip_existing)
-    common_entries = _common_sidecar_entries(origin or Origin(), recipe) if jobs else {}
+    common_entries = origin_entries(origin or Origin(), recipe) if jobs else {}
     upscaler = make_upscaler(recipe, settings)
     jobs, failed = _possible_jobs(jobs, recipe, settings, ground is not None, continue_on_error)
     for folder in sorted({job.target.parent for job in jobs}):
@@ -309,7 +309,12 @@ def _progress_bar(console: Console | None) -> Progress:
     )
 
 
-def _common_sidecar_entries(origin: Origin, recipe: Recipe) -> dict[str, Any]:
+def origin_entries(origin: Origin, recipe: Recipe) -> dict[str, Any]:
+    """The entries of a sidecar that do not depend on the image: versions, device, recipe, and digests of all weights.
+
+    Raises:
+      FileNotFoundError: the checkpoint does not exist.
+    """
     checkpoint = None
     if origin.checkpoint is not None:
         several = origin.checkpoint.is_dir() or is_ncnn(origin.checkpoint)

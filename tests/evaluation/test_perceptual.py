@@ -222,7 +222,9 @@ def test_published_scores_of_100_images(shared, fixtures):
     for name, column, atol, mean in (("lpips-alex", "lpips", 3e-4, "0.29210"), ("dists", "dists", 3e-5, "0.21281")):
         published = np.array([float(row[column]) for row in rows])
         np.testing.assert_allclose(made[name], published, atol=atol, rtol=0)
-        assert f"{np.mean(made[name], dtype=np.float64):.5f}" == f"{published.mean():.5f}" == mean
+        assert f"{published.mean():.5f}" == mean
+        # Not the printed digits: the published mean of LPIPS, 0.2920953, is next to where they change.
+        assert abs(np.mean(made[name], dtype=np.float64) - published.mean()) < 1e-5
 
 
 @pytest.mark.slow
