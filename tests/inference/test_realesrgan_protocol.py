@@ -51,7 +51,9 @@ def test_the_result_is_that_of_the_released_code(size, tile, pad):
     image = photo(*size)
     settings = UpscaleSettings(protocol="realesrgan", tile=tile or WHOLE, overlap=pad)
     calls = []
-    result = make_upscaler(recipe(), settings).run({"student": {}}, image, lambda done, total: calls.append((done, total)))
+    result = make_upscaler(recipe(), settings).run(
+        {"student": {}}, image, lambda done, total: calls.append((done, total))
+    )
     np.testing.assert_allclose(result.pixels, released(image, tile or max(size), pad), atol=2e-6)
     total = -(-size[0] // (tile or WHOLE)) * -(-size[1] // (tile or WHOLE))
     assert calls == [(done, total) for done in range(total + 1)]
