@@ -275,12 +275,13 @@ def _run_parts(
     progress: Progress | None,
 ) -> np.ndarray:
     """The canvas of the whole image, see `_run_tiles`; progress counts its parts if it has several."""
-    parts = image_parts(*image.shape[:2], settings)
+    height, width, _ = image.shape
+    parts = image_parts(height, width, settings)
     if len(parts) == 1:
         return _run_tiles(recipe, params, frozen, image, settings, progress)
     scale = network_scale(recipe, settings)
     channels = 3 * (1 + len(preview_steps(recipe, settings)))
-    canvas = np.zeros((image.shape[0] * scale, image.shape[1] * scale, channels), np.float32)
+    canvas = np.zeros((height * scale, width * scale, channels), np.float32)
     if progress is not None:
         progress(0, len(parts))
     for done, part in enumerate(parts, start=1):
