@@ -29,6 +29,7 @@ TRAINED = {*SAME_PROGRAM, "dtkd_ablations", *map(shipped_configuration, METHODS)
 
 COVERED = {
     *("resshift_v1_framer", "resshift_v3", "resshift_narrow", "resshift_dit", "sinsr_narrow", "dtkd_swinir_small"),
+    "realesrgan_narrow",
     *("flow_dit_released", "framer_d_small", "framer_tsd_sr_sd3", "quickstart_framer"),
 }
 """Configurations whose methods, networks and variants of FRAMER are trained by others here: one step of them is a slow
