@@ -16,7 +16,11 @@ CPU_FACTS = Path("/proc/cpuinfo")
 
 
 def time_alternately(
-    programs: Mapping[str, Callable[[], Any]], rounds: int, warm_up: int = 3, pause: float = 0.0
+    programs: Mapping[str, Callable[[], Any]],
+    rounds: int,
+    warm_up: int = 3,
+    pause: float = 0.0,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, list[float]]:
     """Time calls that alternate between programs, so that a busy machine slows all programs alike.
 
@@ -25,6 +29,7 @@ def time_alternately(
       rounds: number of timed calls of each program; every round starts with the next program.
       warm_up: number of untimed rounds before them.
       pause: seconds of rest before each call.
+      clock: what is read before and after each call, in seconds; time.process_time for the processor's.
 
     Returns:
       name → seconds of each timed call.
@@ -35,10 +40,10 @@ def time_alternately(
         first = number % len(names)
         for name in names[first:] + names[:first]:
             time.sleep(pause)
-            started = time.perf_counter()
+            started = clock()
             programs[name]()
             if number >= warm_up:
-                times[name].append(time.perf_counter() - started)
+                times[name].append(clock() - started)
     return times
 
 

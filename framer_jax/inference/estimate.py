@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import jax
@@ -10,6 +11,7 @@ import numpy as np
 
 from framer_jax.inference.memory import check_memory, host_bytes
 from framer_jax.inference.programs import (
+    image_parts,
     input_sizes,
     network_scale,
     out_of_memory,
@@ -82,7 +84,9 @@ def estimate_memory(
     settings: UpscaleSettings,
 ) -> MemoryEstimate:
     """The memory that an image of this size needs; it compiles the program that upscaling then uses."""
-    plan, batch = plan_batches(recipe, *input_sizes(recipe, image_size, settings)[-1], settings)
+    parts = image_parts(*input_sizes(recipe, image_size, settings)[-1], settings)
+    largest = max((part.size for part in parts), key=math.prod)
+    plan, batch = plan_batches(recipe, *largest, settings)
     tiles, origins = np.zeros((batch, *plan.grid.tile, 3), np.float32), np.zeros((batch, 2), np.int32)
     device = None
     try:
@@ -101,7 +105,7 @@ def estimate_memory(
     host = _host_bytes(recipe, image_size, settings, alpha=False)
     weights = sum(leaf.nbytes for leaf in jax.tree.leaves((params, frozen)) if hasattr(leaf, "nbytes"))
     temporary = None if device is None else max(0, device - weights)
-    return MemoryEstimate(device, host, plan.grid.num_tiles, batch, plan.grid.tile, temporary)
+    return MemoryEstimate(device, host, plan.grid.num_tiles * len(parts), batch, plan.grid.tile, temporary)
 
 
 def _host_bytes(recipe: Recipe, image_size: tuple[int, int], settings: UpscaleSettings, alpha: bool) -> int:

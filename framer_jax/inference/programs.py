@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from framer_jax.diffusion.noise import NoiseField
 from framer_jax.inference.protocols import PROTOCOLS
 from framer_jax.inference.settings import UpscaleSettings
-from framer_jax.inference.tiler import TilePlan, static_batch_size
+from framer_jax.inference.tiler import ImagePart, TilePlan, static_batch_size
 from framer_jax.recipes.base import Params, Recipe, Tiling
 
 
@@ -56,8 +56,13 @@ def input_sizes(recipe: Recipe, size: tuple[int, int], settings: UpscaleSettings
     return (size,) if sizes is None else sizes(*size, recipe.scale, settings.tile, recipe.lr_multiple)
 
 
+def image_parts(height: int, width: int, settings: UpscaleSettings) -> tuple[ImagePart, ...]:
+    """The parts of an image that are upscaled one after the other; most protocols have one, the whole image."""
+    return PROTOCOLS[settings.protocol].parts(height, width, settings.tile, settings.overlap)
+
+
 def plan_batches(recipe: Recipe, height: int, width: int, settings: UpscaleSettings) -> tuple[TilePlan, int]:
-    """The tiles of an image and how many of them are computed at a time."""
+    """The tiles of a part of an image and how many of them are computed at a time."""
     protocol = PROTOCOLS[settings.protocol]
     plan = protocol.plan(height, width, settings.tile, settings.overlap, protocol.multiple(recipe))
     return plan, static_batch_size(plan.grid.num_tiles, settings.tile_batch)

@@ -17,11 +17,16 @@ import numpy as np
 from framer_jax.inference.tiler import (
     WHOLE,
     BlendWeights,
+    ImagePart,
     TilePlan,
+    adjacent_parts,
+    check_adjacent_tiles,
     check_strided_tiles,
     check_tile,
     check_window_tiles,
     gaussian_blend_weights,
+    one_part,
+    plan_padded_image,
     plan_single_tile,
     plan_strided_tiles,
     plan_tiles,
@@ -51,6 +56,7 @@ class Protocol(NamedTuple):
       tile: (scale) → default side of a tile, LR pixels; None for what suits the model.
       overlap: (tile) → default overlap, LR pixels.
       multiple: (recipe) → what sides are multiples of, `multiple` below: the recipe's lr_multiple, or its windows.
+      parts: (height, width, tile, overlap) → the parts that are upscaled one after the other, each with its own `plan`.
       check: (tile, overlap, multiple) → raises ValueError where they do not fit together.
       plan: (height, width, tile, overlap, multiple) → the tiles.
       weights: (plan, scale) → how they are blended.
@@ -78,6 +84,7 @@ class Protocol(NamedTuple):
     autoencoder: tuple[int, int] = (0, 0)
     summary: str = ""
     multiple: Callable[[Recipe], int] = lr_multiple
+    parts: Callable[[int, int, int, int], tuple[ImagePart, ...]] = one_part
 
 
 def one_canvas(key: jax.Array, numbers: np.ndarray, origins: np.ndarray) -> tuple[jax.Array, np.ndarray]:
@@ -176,10 +183,27 @@ def _windows(protocol: UpscaleProtocol) -> Protocol:
     )
 
 
+def _adjacent(protocol: UpscaleProtocol) -> Protocol:
+    return Protocol(
+        tile=lambda scale: protocol.tile or WHOLE,
+        overlap=protocol.overlap,
+        check=check_adjacent_tiles,
+        plan=lambda height, width, tile, overlap, multiple: plan_padded_image(height, width, multiple),
+        weights=uniform_blend_weights,
+        noise=one_canvas,
+        clips=False,
+        color_fixes=protocol.color_fixes,
+        fixed=True,
+        summary=protocol.summary,
+        parts=adjacent_parts,
+    )
+
+
 TILES: Mapping[str, Callable[[UpscaleProtocol], Protocol]] = {
     "strided": _strided,
     "latent": _latent,
     "windows": _windows,
+    "adjacent": _adjacent,
 }
 
 DEFAULT_PROTOCOL = "framer_jax"

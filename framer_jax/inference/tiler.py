@@ -41,6 +41,30 @@ class TilePlan(NamedTuple):
     padding: Literal["reflect", "symmetric"] = "reflect"
 
 
+class ImagePart(NamedTuple):
+    """A part of an image that is upscaled as an image of its own, in LR pixels.
+
+    Attributes:
+      rows, columns: what is computed.
+      kept_rows, kept_columns: what becomes a part of the result.
+    """
+
+    rows: slice
+    columns: slice
+    kept_rows: slice
+    kept_columns: slice
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(H, W) of what is computed."""
+        return self.rows.stop - self.rows.start, self.columns.stop - self.columns.start
+
+    @property
+    def origin(self) -> tuple[int, int]:
+        """Its first row and column in the image."""
+        return self.rows.start, self.columns.start
+
+
 def check_tile(tile: int, overlap: int, multiple: int) -> None:
     """Raise ValueError unless tiles of this side and overlap can start at multiples of `multiple`."""
     if tile < multiple or tile % multiple:
@@ -156,6 +180,57 @@ def plan_window_tiles(height: int, width: int, tile: int, overlap: int, window: 
     side = 0 if tile == WHOLE else min(tile, *padded)
     overlap = 0 if tile == WHOLE else min(overlap, side // 2) if overlap >= side else overlap
     return TilePlan((height, width), tile_grid(padded, side, overlap), padding="symmetric")
+
+
+def check_adjacent_tiles(tile: int, context: int, multiple: int) -> None:
+    """Any tile and context fit every recipe: what is computed is padded."""
+
+
+def plan_padded_image(height: int, width: int, multiple: int = 1) -> TilePlan:
+    """One tile that is the whole image, padded by reflection to a multiple of `multiple`."""
+    _check_size(height, width)
+    shape = _round_up(height, multiple), _round_up(width, multiple)
+    return TilePlan((height, width), tile_grid(shape, side=0, overlap=0))
+
+
+def one_part(height: int, width: int, tile: int, overlap: int) -> tuple[ImagePart, ...]:
+    """The whole image as its only part."""
+    rows, columns = slice(0, height), slice(0, width)
+    return (ImagePart(rows, columns, rows, columns),)
+
+
+def adjacent_parts(height: int, width: int, tile: int, context: int) -> tuple[ImagePart, ...]:
+    """Cut an image into tiles side by side, as Real-ESRGAN's released inference code does.
+
+    Each is computed with the pixels around it that the image has. The tiles at the right and at the bottom end with the
+    image, so they may be smaller.
+
+    Args:
+      height: height of the image, LR pixels.
+      width: its width.
+      tile: side of a tile; `WHOLE` for the image as it is.
+      context: number of pixels that are computed on each side of a tile and then cut off.
+    """
+    _check_size(height, width)
+
+    def axis(length: int) -> list[tuple[slice, slice]]:
+        kept = [slice(start, min(start + tile, length)) for start in range(0, length, tile)]
+        return [(slice(max(part.start - context, 0), min(part.stop + context, length)), part) for part in kept]
+
+    return tuple(
+        ImagePart(rows, columns, kept_rows, kept_columns)
+        for rows, kept_rows in axis(height)
+        for columns, kept_columns in axis(width)
+    )
+
+
+def paste_part(canvas: np.ndarray, output: np.ndarray, part: ImagePart, scale: int) -> None:
+    """Write what is kept of an upscaled part [s h, s w, C] to the canvas [sH, sW, C], in place."""
+    (top, left), (rows, columns) = part.origin, (part.kept_rows, part.kept_columns)
+    canvas[rows.start * scale : rows.stop * scale, columns.start * scale : columns.stop * scale] = output[
+        (rows.start - top) * scale : (rows.stop - top) * scale,
+        (columns.start - left) * scale : (columns.stop - left) * scale,
+    ]
 
 
 def pad_image(image: np.ndarray, plan: TilePlan) -> np.ndarray:

@@ -18,6 +18,7 @@ from framer_jax.inference.color_fix import fix_color
 from framer_jax.inference.estimate import MemoryEstimate, check_host_memory, estimate_memory
 from framer_jax.inference.images import premultiply_alpha, replace_pixels
 from framer_jax.inference.programs import (
+    image_parts,
     input_sizes,
     network_scale,
     out_of_memory,
@@ -28,7 +29,7 @@ from framer_jax.inference.programs import (
 from framer_jax.inference.protocols import PROTOCOLS
 from framer_jax.inference.resample import resize_pillow
 from framer_jax.inference.settings import UpscaleSettings
-from framer_jax.inference.tiler import add_tile, pad_image, tile_batches
+from framer_jax.inference.tiler import add_tile, pad_image, paste_part, tile_batches
 from framer_jax.recipes.base import Params, Recipe
 
 LOGGER = logging.getLogger(__name__)
@@ -247,10 +248,10 @@ def _run_within_memory(
     settings: UpscaleSettings,
     progress: Progress | None,
 ) -> tuple[np.ndarray, UpscaleSettings]:
-    """`_run_tiles`, again with smaller tiles or batches where device memory runs out: (canvas, settings used)."""
+    """`_run_parts`, again with smaller tiles or batches where device memory runs out: (canvas, settings used)."""
     while True:
         try:
-            return _run_tiles(recipe, params, frozen, image, settings, progress), settings
+            return _run_parts(recipe, params, frozen, image, settings, progress), settings
         except jax.errors.JaxRuntimeError as error:
             smaller = reduced_settings(recipe, settings) if out_of_memory(error) else None
             if smaller is None:
@@ -265,7 +266,7 @@ def _run_within_memory(
         settings = smaller
 
 
-def _run_tiles(
+def _run_parts(
     recipe: Recipe,
     params: Params,
     frozen: Params,
@@ -273,7 +274,37 @@ def _run_tiles(
     settings: UpscaleSettings,
     progress: Progress | None,
 ) -> np.ndarray:
-    """The blended canvas [sH, sW, 3] float32, not clipped; with previews, next to it along the channels."""
+    """The canvas of the whole image, see `_run_tiles`; progress counts its parts if it has several."""
+    height, width, _ = image.shape
+    parts = image_parts(height, width, settings)
+    if len(parts) == 1:
+        return _run_tiles(recipe, params, frozen, image, settings, progress)
+    scale = network_scale(recipe, settings)
+    channels = 3 * (1 + len(preview_steps(recipe, settings)))
+    canvas = np.zeros((height * scale, width * scale, channels), np.float32)
+    if progress is not None:
+        progress(0, len(parts))
+    for done, part in enumerate(parts, start=1):
+        pixels = image[part.rows, part.columns]
+        paste_part(canvas, _run_tiles(recipe, params, frozen, pixels, settings, None, part.origin), part, scale)
+        if progress is not None:
+            progress(done, len(parts))
+    return canvas
+
+
+def _run_tiles(
+    recipe: Recipe,
+    params: Params,
+    frozen: Params,
+    image: np.ndarray,
+    settings: UpscaleSettings,
+    progress: Progress | None,
+    origin: tuple[int, int] = (0, 0),
+) -> np.ndarray:
+    """The blended canvas [sH, sW, 3] float32, not clipped; with previews, next to it along the channels.
+
+    `origin` is where the image begins in the whole one, to which noise belongs.
+    """
     height, width, _ = image.shape
     plan, batch = plan_batches(recipe, height, width, settings)
     scale, program = network_scale(recipe, settings), sampler_program(recipe, settings)
@@ -282,13 +313,13 @@ def _run_tiles(
     protocol = PROTOCOLS[settings.protocol]
     weights = protocol.weights(plan, scale)
     canvas = np.zeros((height * scale, width * scale, channels), np.float32)
-    key = jax.random.key(settings.seed)
+    key, shift = jax.random.key(settings.seed), np.asarray(origin, np.int32)
     total = plan.grid.num_tiles
     if progress is not None:
         progress(0, total)
     for indices, tiles, origins in tile_batches(pad_image(image, plan), plan, batch):
         filled = np.pad(indices, (0, batch - len(indices)), mode="edge")
-        output = np.asarray(program(params, frozen, tiles, *protocol.noise(key, filled, origins)))
+        output = np.asarray(program(params, frozen, tiles, *protocol.noise(key, filled, origins + shift)))
         if output.shape != expected:
             raise ValueError(f"recipe {recipe.name!r} gave {output.shape} for tiles, expected {expected}")
         if not np.isfinite(output[: len(indices)]).all():

@@ -7,6 +7,8 @@ by framer_jax.porting. One tap per block; the last one is FRAMER's teacher.
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -96,6 +98,11 @@ class RRDBNet(nn.Module):
     )
     growth: int = knob(32, "Channels that each convolution of a dense block adds.", at_least=1, at_most=65536)
     image_channels: int = knob(3, "Channels of the images: 3 for color, 1 for gray.", choices=(1, 3))
+    scan: bool = knob(
+        True,
+        "Whether the blocks are one scanned program, which compiles faster; parameters are the same.",
+        execution=True,
+    )
     dtype: Dtype = jnp.float32
 
     def __post_init__(self) -> None:
@@ -132,17 +139,42 @@ class RRDBNet(nn.Module):
         factor = UNSHUFFLE[self.scale] if self.variant == "real_esrgan" else 1
         padded = jnp.pad(image, ((0, 0), (0, -height % factor), (0, -width % factor), (0, 0)), mode="reflect")
         shallow = self._conv(pixel_unshuffle(padded, factor).astype(self.dtype), "conv_in")
-        h, taps = shallow, []
-        for index in range(self.blocks):
-            h = ResidualDenseBlock(self.growth, self.dtype, name=f"block_{index}")(h)
-            taps.append(h)
-        h = shallow + self._conv(h, "conv_body")
+        taps = self._blocks(shallow)
+        h = shallow + self._conv(taps[-1], "conv_body")
         for index in range(1, 2 if self.variant == "bsrgan" and self.scale == 2 else 3):
             h = activation(self._conv(upsample_nearest(h), f"up_{index}"))
         h = activation(self._conv(h, "fine"))
         # The last layer is float32: images feed losses.
         y = nn.Conv(self.image_channels, (3, 3), name="conv_out")(h.astype(jnp.float32))
-        return y[:, : height * self.scale, : width * self.scale], tuple(taps)
+        return y[:, : height * self.scale, : width * self.scale], taps
+
+    def _blocks(self, h: jax.Array) -> Taps:
+        """The output of every block."""
+        # A scan has no submodules, which initialization and whoever asks for their outputs need.
+        if (
+            self.scan
+            and self.blocks > 1
+            and not (self.is_initializing() or self.is_mutable_collection("intermediates"))
+        ):
+            return self._scanned_blocks(h)
+        taps = []
+        for index in range(self.blocks):
+            h = ResidualDenseBlock(self.growth, self.dtype, name=f"block_{index}")(h)
+            taps.append(h)
+        return tuple(taps)
+
+    def _scanned_blocks(self, h: jax.Array) -> Taps:
+        """As `_blocks`, with parameters that the program stacks: outside of it, every block has its own."""
+        block = ResidualDenseBlock(self.growth, self.dtype, parent=None)
+        params = self.variables["params"]
+        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(params[f"block_{i}"] for i in range(self.blocks)))
+
+        def step(h: jax.Array, params: Any) -> tuple[jax.Array, jax.Array]:
+            h = cast(jax.Array, block.apply({"params": params}, h))
+            return h, h
+
+        _, taps = jax.lax.scan(step, h, stacked)  # [blocks, B, H, W, C]
+        return tuple(taps[index] for index in range(self.blocks))
 
     def _conv(self, x: jax.Array, name: str) -> jax.Array:
         return nn.Conv(self.channels, (3, 3), dtype=self.dtype, name=name)(x)

@@ -211,10 +211,12 @@ class UpscaleProtocol:
       summary: one sentence for `framer-jax upscale --help` and the documentation.
       tiles: 'strided' (tiles of the LR image at a fixed stride, moved inwards at the far edges, fresh noise per tile,
         plain average), 'windows' (the image grows by its mirror image to more than whole windows of the network, and is
-        one tile, or tiles at a fixed stride, averaged) or 'latent' (the image is upsampled first and is one canvas of
-        latents; the denoiser sees tiles of it in each step, whose predictions are blended with Gaussian weights).
-      tile: side of a tile, pixels of the result; 0 for the whole image ('windows' only).
-      overlap: (tile side in LR pixels) → LR pixels that tiles share.
+        one tile, or tiles at a fixed stride, averaged), 'adjacent' (the whole image, or tiles side by side, each
+        computed with pixels of the image around it, which are cut off) or 'latent' (the image is upsampled first and is
+        one canvas of latents; the denoiser sees tiles of it in each step, whose predictions are blended with Gaussian
+        weights).
+      tile: side of a tile, pixels of the result; 0 for the whole image ('windows' and 'adjacent' only).
+      overlap: (tile side in LR pixels) → LR pixels that tiles share; 'adjacent': that are computed around a tile.
       color_fixes: the color fixes that may follow; the first one is the default.
       shorter_side: 'latent' only: the result's shorter side is at least this many pixels before it is resized.
       autoencoder_tiles: 'latent' only: sides of the encoder's and the decoder's tiles, pixels of the result.

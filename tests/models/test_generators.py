@@ -88,3 +88,45 @@ def test_contradictory_settings_are_errors(model, changes, message):
 def test_images_that_do_not_fit_are_errors(model, shape):
     with pytest.raises(ValueError, match=r"\[B, H, W, 3\]"):
         jax.eval_shape(model.init, jax.random.key(0), jnp.zeros(shape))
+
+
+@pytest.mark.parametrize("scale", [4, 2])
+def test_scanned_blocks_compute_what_single_ones_do(scale):
+    """Outputs, taps and gradients; the parameters are the same, and whoever asks for outputs of layers gets them."""
+    scanned = RRDB.clone(blocks=3, scale=scale)
+    single = scanned.clone(scan=False)
+    image = np.random.default_rng(0).random((2, 10, 13, 3), np.float32)
+    variables = single.init(jax.random.key(0), image)
+    assert jax.tree.map(jnp.shape, scanned.init(jax.random.key(0), image)) == jax.tree.map(jnp.shape, variables)
+
+    def program(model):
+        def loss(variables):
+            y, taps = model.apply(variables, image)
+            return jnp.square(y).mean() + sum(jnp.square(tap).mean() for tap in taps), (y, taps)
+
+        return jax.value_and_grad(loss, has_aux=True)
+
+    assert "scan[" in str(jax.make_jaxpr(program(scanned))(variables))
+    assert "scan[" not in str(jax.make_jaxpr(program(single))(variables))
+    results = (jax.jit(program(model))(variables) for model in (scanned, single))
+    for mine, other in zip(*map(jax.tree.leaves, results), strict=True):
+        np.testing.assert_allclose(mine, other, rtol=1e-4, atol=1e-6)
+    _, state = scanned.apply(variables, image, capture_intermediates=True)
+    assert {"block_0", "block_2"} < state["intermediates"].keys()
+
+
+def test_a_program_without_taps_does_not_store_them():
+    """The compiler drops the scan's outputs: an image's memory does not grow with the number of blocks."""
+    image = jnp.zeros((1, 32, 32, 3))
+
+    def memory(blocks):
+        model = RRDB.clone(blocks=blocks, channels=16)
+        variables = jax.eval_shape(model.init, jax.random.key(0), image)
+        analysis = (
+            jax.jit(lambda variables: model.apply(variables, image)[0]).lower(variables).compile().memory_analysis()
+        )
+        weights = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(variables))
+        return analysis.temp_size_in_bytes - weights  # which the scan stacks
+
+    map_bytes = 32 * 32 * 16 * 4
+    assert memory(12) - memory(4) < 4 * map_bytes

@@ -9,7 +9,7 @@ def test_ratios_compare_calls_of_the_same_round_and_what_is_left_out_is_said():
         name: {"seconds": values, "first_seconds": 1.5, "relative_error": 1e-6} for name, values in seconds.items()
     }
     case = {"network": "srvgg-general", "size": 16, "programs": programs, "notes": ["openvino: openvino not installed"]}
-    report = {"threads": 2, "others_load": None, "versions": {"jax": "1"}, "cases": [case]}
+    report = {"threads": 2, "clock": "wall", "others_load": None, "versions": {"jax": "1"}, "cases": [case]}
     *_, first, second, _, title, note = tool.markdown(report).splitlines()
     assert first.startswith("| srvgg-general | 16 | framer_jax | 2000.0 (1500.0 to 3000.0) | 1.00 x | 1.5 s |")
     assert second.startswith("| srvgg-general | 16 | eager | 4000.0 (3000.0 to 6000.0) | 2.00 x |")
@@ -23,6 +23,7 @@ def test_ratios_compare_calls_of_the_same_round_and_what_is_left_out_is_said():
         (["--programs", "eager"], "framer_jax, which must be among them"),
         (["--sizes", "128,x"], "give sides in pixels"),
         (["--rounds", "1"], "--rounds must be at least 3"),
+        (["--clock", "processor", "--threads", "2"], "add --threads 1"),
     ],
 )
 def test_wrong_options_are_named(words, message, capsys):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from framer_jax.diffusion import flow
+from tests.support.real_weights import folders, weights_of
 from tools.check_parity import main
 from tools.parity.cases import Case, compare
 from tools.parity.drawn_weights import named_weight
@@ -37,15 +38,18 @@ def test_copied_fixtures_are_within_tolerance(fixtures, name, capsys):
     assert "EXCEEDED" not in capsys.readouterr().out
 
 
-REAL = ("taesd_photo", "taesd3_photo")
+REAL = ("taesd_photo", "taesd3_photo", "realesrgan_real_general", "realesrgan_real_x4plus")
 """With real trained weights, which the repository does not carry."""
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", REAL)
 def test_real_weights_are_within_tolerance(shared, name, capsys):
-    assert main([str(shared / "parity" / f"{name}.npz"), "--weights", str(shared / "weights")]) == 0
-    assert "EXCEEDED" not in capsys.readouterr().out
+    fixture = shared / "parity" / f"{name}.npz"
+    weights_of(fixture)  # skips without them
+    assert main([str(fixture), "--weights", *folders()]) == 0
+    printed = capsys.readouterr().out
+    assert "EXCEEDED" not in printed
 
 
 def test_real_weights_are_found_by_their_digest(tmp_path, capsys):

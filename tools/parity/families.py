@@ -159,6 +159,7 @@ FAMILIES: dict[str, Callable[[Case, Options], Outputs]] = {
     "swinir": ported.swinir_family,
     "rrdbnet": one_pass.rrdbnet_family,
     "srvgg": one_pass.srvgg_family,
+    "realesrgan_real": one_pass.realesrgan_real_family,
     "sinsr": ported.sinsr_family,
     "lpips": ported.lpips_family,
     "lpips_real": perceptual.lpips_real_family,

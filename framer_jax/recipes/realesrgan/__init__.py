@@ -15,11 +15,22 @@ from framer_jax.recipes.method import (
     Method,
     Networks,
     Pretrained,
+    UpscaleProtocol,
     WeightFile,
     WeightReader,
 )
 from framer_jax.recipes.realesrgan.recipe import realesrgan
 from framer_jax.recipes.realesrgan.settings import RealEsrganSettings
+
+PROTOCOL = UpscaleProtocol(
+    summary="the whole image (with --tile: tiles side by side, each computed with 10 pixels around it, which are cut "
+    "off)",
+    tiles="adjacent",
+    tile=0,
+    overlap=lambda tile: 10,
+    color_fixes=("none",),
+)
+"""As the released inference script with its default options (whose pre_pad is 0; its class pads by 10 by default)."""
 
 DISCRIMINATOR_FILE = WeightFile(("realesrgan", "discriminator_checkpoint"), "discriminator", training_only=True)
 
@@ -94,5 +105,6 @@ METHOD = Method(
     sampler_knobs=(("dtype",),),
     records_identity=_any_records,
     published_network=True,
+    protocols={"realesrgan": PROTOCOL},
     tiny=("recipe.realesrgan.perceptual_weight=0.0", "recipe.realesrgan.discriminator_channels=4"),
 )
