@@ -1,0 +1,107 @@
+"""Values that the papers and the released options print, in the configurations that claim them."""
+
+import pytest
+
+from framer_jax.config import load_config, to_dict
+
+RESSHIFT = {
+    "recipe.resshift.kappa": 2.0,
+    "recipe.resshift.power": 0.3,
+    "recipe.resshift.etas_end": 0.99,
+    "training.learning_rate": 5e-5,
+    "training.warmup_steps": 5000,
+    "training.ema_decay": 0.999,
+    "training.weight_decay": 0.0,
+    "data.degradation": "resshift",
+    "data.crop": 256,
+}
+
+PUBLISHED = {
+    "resshift_v1": RESSHIFT
+    | {
+        "recipe.resshift.steps": 15,
+        "recipe.resshift.min_noise_level": 0.04,
+        "recipe.resshift.perceptual_weight": 0.0,
+        "training.global_batch": 64,
+        "training.steps": 300_000,
+    },
+    "resshift_v3": RESSHIFT
+    | {
+        "recipe.resshift.steps": 4,
+        "recipe.resshift.min_noise_level": 0.2,
+        "recipe.resshift.perceptual_weight": 1.0,
+        "recipe.lpips.net": "vgg",
+        "training.global_batch": 96,
+    },
+    "sinsr": RESSHIFT
+    | {
+        "recipe.resshift.steps": 15,
+        "recipe.resshift.min_noise_level": 0.04,
+        "recipe.sinsr.distillation_weight": 1.0,
+        "recipe.sinsr.inverse_weight": 1.0,
+        "recipe.sinsr.consistency_weight": 1.0,
+        "training.global_batch": 64,
+    },
+    "tsd_sr_sd3": {
+        "recipe.tsd_sr.lora_rank": 64,
+        "recipe.tsd_sr.encoder_lora_rank": 64,
+        "recipe.tsd_sr.regulariser_lora_rank": 64,
+        "recipe.tsd_sr.lora_scale": 1.0,
+        "recipe.tsd_sr.guidance": 7.5,
+        "recipe.tsd_sr.vsd_weight": 0.7,
+        "recipe.tsd_sr.latent_weight": 1.0,
+        "recipe.tsd_sr.perceptual_weight": 1.0,
+        "recipe.tsd_sr.substep_size": 50,
+        "recipe.lpips.net": "alex",
+        "training.learning_rate": 5e-6,
+        "training.updates": {"regulariser": {"learning_rate": 1e-6}},
+        "training.weight_decay": 1e-4,
+        "training.warmup_steps": 3000,
+        "training.steps": 200_000,
+        "training.global_batch": 16,
+        "training.clip_norm": 1.0,
+    },
+    "realesrnet_x4plus": {
+        "recipe.realesrgan.adversarial_weight": 0.0,
+        "recipe.realesrgan.perceptual_weight": 0.0,
+        "training.learning_rate": 2e-4,
+        "training.b2": 0.99,
+        "training.steps": 1_000_000,
+        "training.global_batch": 48,
+        "training.ema_decay": 0.999,
+        "data.degradation": "real_esrgan",
+        "data.crop": 256,
+    },
+    "realesrgan_x4plus": {
+        "recipe.realesrgan.pixel_weight": 1.0,
+        "recipe.realesrgan.perceptual_weight": 1.0,
+        "recipe.realesrgan.adversarial_weight": 0.1,
+        "recipe.realesrgan.adversarial_loss": "vanilla",
+        "recipe.realesrgan.discriminator_channels": 64,
+        "training.learning_rate": 1e-4,
+        "training.b2": 0.99,
+        "training.steps": 400_000,
+        "training.global_batch": 48,
+        "training.ema_decay": 0.999,
+        "data.degradation": "real_esrgan",
+        "data.crop": 256,
+    },
+    "dtkd_swinir_small": {
+        "recipe.dtkd.levels": 2,
+        "recipe.dtkd.weights": [1.0, 2.0, 1.0],
+        "recipe.dtkd.schedule": "linear",
+        "recipe.dtkd.transform": "dwt",
+    },
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_configuration_has_the_published_values(name):
+    config = to_dict(load_config(name))
+    values = {}
+    for path in PUBLISHED[name]:
+        value = config
+        for part in path.split("."):
+            value = value[part]
+        values[path] = value
+    assert values == PUBLISHED[name]
