@@ -275,3 +275,15 @@ def test_the_estimates_of_the_steps_belong_to_the_same_result():
     np.testing.assert_allclose(result, resshift_ancestral(schedule, denoise, start, draw), atol=1e-6)
     assert estimates.shape == (3, *x0.shape)
     np.testing.assert_allclose(estimates[0], denoise(resshift.prior(schedule, start, draw(0)), jnp.int32(3)), atol=1e-5)
+
+
+def test_every_cell_is_drawn_with_the_key_of_its_place():
+    """A seed means the same noise in later versions: key ← draw ← row of the cell ← column of the cell."""
+    canvas = jax.random.split(jax.random.key(3), 2)[1]
+    window = noise_window(NoiseField(canvas[None], jnp.array([[16, 0]], jnp.int32)), 5, (16, 48, 2))[0]
+    for column in range(3):
+        key = canvas
+        for number in (5, 1, column):
+            key = jax.random.fold_in(key, number)
+        expected = jax.random.normal(key, (16, 16, 2), jnp.float32)
+        np.testing.assert_array_equal(window[:, 16 * column : 16 * (column + 1)], expected)
