@@ -287,3 +287,8 @@ def test_every_cell_is_drawn_with_the_key_of_its_place():
             key = jax.random.fold_in(key, number)
         expected = jax.random.normal(key, (16, 16, 2), jnp.float32)
         np.testing.assert_array_equal(window[:, 16 * column : 16 * (column + 1)], expected)
+
+
+def test_every_entry_of_the_table_is_drawn():
+    drawn = flow.draw_sigma(jax.random.key(0), 40_000, "uniform")
+    np.testing.assert_array_equal(np.unique(np.asarray(drawn)), np.unique(flow.training_sigmas().astype(np.float32)))
