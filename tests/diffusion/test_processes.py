@@ -292,3 +292,12 @@ def test_every_cell_is_drawn_with_the_key_of_its_place():
 def test_every_entry_of_the_table_is_drawn():
     drawn = flow.draw_sigma(jax.random.key(0), 40_000, "uniform")
     np.testing.assert_array_equal(np.unique(np.asarray(drawn)), np.unique(flow.training_sigmas().astype(np.float32)))
+
+
+def test_defaults_of_the_training_times_are_those_of_stable_diffusion_3():
+    key = jax.random.key(1)
+    settings = {"shift": 3.0, "logit_mean": 0.0, "logit_std": 1.0, "mode_scale": 1.29}
+    for timestep_sampling in flow.TIMESTEP_SAMPLINGS:
+        explicit = flow.draw_sigma(key, 500, timestep_sampling, **settings)
+        np.testing.assert_array_equal(flow.draw_sigma(key, 500, timestep_sampling), explicit)
+    np.testing.assert_array_equal(flow.draw_sigma(key, 500), flow.draw_sigma(key, 500, "logit_normal"))
