@@ -134,7 +134,8 @@ def test_band_magnitude_equals_the_full_spectrum(width, per_channel):
     magnitude = jnp.abs(bands.spectrum(jnp.asarray(draw((2, 4, width, 3)))))
     full = np.asarray(bands.full_layout(magnitude, width))
     disc = bands.disc_mask((4, width), 0.6)
-    for mask in (jnp.asarray(disc)[None, :, :, None], bands.quantile_mask(magnitude, width, 0.4)):
+    quantile = bands.quantile_mask(magnitude, width, 0.4)
+    for mask in (jnp.asarray(disc)[None, :, :, None], quantile, quantile[..., :1]):
         where = np.broadcast_to(np.asarray(bands.full_layout(mask, width)), full.shape)
         if per_channel:
             expected = [np.mean([one[m].mean() for one, m in zip(f.T, w.T, strict=True)]) for f, w in zip(full, where)]  # noqa: B905
