@@ -103,7 +103,8 @@ class ChannelShuffle(nn.Module):
 
     def __call__(self, z: jax.Array) -> jax.Array:
         """[B, H, W, C] float32 → [B, H, W, C] float32."""
-        return jnp.einsum("bhwi,io->bhwo", z, self.kernel[0, 0]) + self.bias[None, None, None, :]
+        product = jnp.einsum("bhwi,io->bhwo", z, self.kernel[0, 0], precision=jax.lax.Precision.HIGHEST)
+        return product + self.bias[None, None, None, :]
 
     def invert(self, z: jax.Array) -> jax.Array:
         """The input of `__call__` that gives z; the error grows with the condition number of the kernel."""
