@@ -18,22 +18,25 @@ LOG_2 = math.log(2.0)
 SMALLEST_LOG = -1e4
 """Lower bound of the logarithms of probabilities: its exponential is zero in float32, as are those below it."""
 
+SMALLEST_TEMPERATURE = 1e-30
+"""Smaller ones are zero, or nearly so, in float32."""
+
 
 @jax.custom_jvp
-def _excess(u: jax.Array) -> jax.Array:
+def _divergence_term(u: jax.Array) -> jax.Array:
     """The function u tanh u − log cosh u, from 0 to log 2, without cancellation at either end."""
     size = jnp.abs(u)
     is_small = size < 1.0
-    square = jnp.square(jnp.tanh(jnp.where(is_small, size, 0.0)))
-    small = jnp.where(is_small, size, 0.0) * jnp.sqrt(square) + 0.5 * jnp.log1p(-square)  # log cosh = −½ log(1 − tanh²)
+    tanh = jnp.tanh(jnp.where(is_small, size, 0.0))
+    small = size * tanh + 0.5 * jnp.log1p(-jnp.square(tanh))  # log cosh = −½ log(1 − tanh²)
     large = LOG_2 + size * (jnp.tanh(size) - 1.0) - jnp.log1p(jnp.exp(-2.0 * size))
     return jnp.where(is_small, small, large)
 
 
-@_excess.defjvp
-def _excess_derivative(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
+@_divergence_term.defjvp
+def _divergence_term_derivative(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
     (u,), (tangent,) = primals, tangents
-    return _excess(u), u * (1.0 - jnp.square(jnp.tanh(u))) * tangent
+    return _divergence_term(u), u * (1.0 - jnp.square(jnp.tanh(u))) * tangent
 
 
 def _log_probabilities(embedding: jax.Array, temperature: float) -> jax.Array:
@@ -56,7 +59,7 @@ def js_divergence(
       embedding: [B, D], such as class tokens, or [B, N, D], such as patch tokens, over which the divergences are
         averaged; any float dtype, finite.
       reference: of the same shape.
-      temperature: by which embeddings are divided before the softmax, above 0.
+      temperature: by which embeddings are divided before the softmax, at least `SMALLEST_TEMPERATURE`.
       base: of the logarithm, above 1.
 
     Returns:
@@ -69,9 +72,11 @@ def js_divergence(
         raise ValueError(
             f"the divergence got embeddings {embedding.shape} and {reference.shape}: both must be [B, D] or [B, N, D]"
         )
-    if not (0.0 < temperature < math.inf and 1.0 < base < math.inf):
-        raise ValueError(f"temperature is {temperature} and base {base}: they must be above 0 and above 1")
+    if not (SMALLEST_TEMPERATURE <= temperature < math.inf and 1.0 < base < math.inf):
+        raise ValueError(
+            f"temperature is {temperature} and base {base}: they must be at least {SMALLEST_TEMPERATURE} and above 1"
+        )
     log_p, log_q = (_log_probabilities(each, temperature) for each in (embedding, reference))  # [B, D] or [B, N, D]
     mean = 0.5 * (jnp.exp(log_p) + jnp.exp(log_q))
-    divergence = (mean * _excess(0.5 * (log_p - log_q))).sum(axis=-1) / math.log(base)  # [B] or [B, N]
+    divergence = (mean * _divergence_term(0.5 * (log_p - log_q))).sum(axis=-1) / math.log(base)  # [B] or [B, N]
     return divergence.reshape(embedding.shape[0], -1).mean(axis=1)

@@ -53,16 +53,17 @@ def test_the_divergence_is_eq_4_symmetric_and_bounded(x, y, options):
 @settings(deadline=None)
 @given(embeddings(float(np.finfo(np.float32).max)), embeddings(float(np.finfo(np.float32).max)))
 def test_extreme_logits_give_neither_nan_nor_infinity(x, y):
-    value = np.asarray(DIVERGENCE(x, y, temperature=0.5, base=2.0))
-    assert np.isfinite(value).all() and (value >= 0).all() and (value <= 1 + 1e-5).all()
+    for temperature in (0.5, 1e-30):
+        value = np.asarray(DIVERGENCE(x, y, temperature=temperature, base=2.0))
+        assert np.isfinite(value).all() and (value >= 0).all() and (value <= 1 + 1e-5).all()
     assert all(np.isfinite(gradient).all() for gradient in GRADIENTS(x, y))
 
 
 @settings(deadline=None, max_examples=30)
 @given(embeddings(3.0), embeddings(3.0), embeddings(1.0))
 def test_the_gradient_is_that_of_finite_differences(x, y, direction):
-    gradient, of_reference = GRADIENTS(x, y)
-    for left, right, found in (((1, 0), (-1, 0), gradient), ((0, 1), (0, -1), of_reference)):
+    of_embedding, of_reference = GRADIENTS(x, y)
+    for left, right, gradient in (((1, 0), (-1, 0), of_embedding), ((0, 1), (0, -1), of_reference)):
         ahead, behind = (
             in_float64(
                 x + 1e-5 * a * direction.astype(np.float64), y + 1e-5 * b * direction.astype(np.float64), 0.5, 2.0
@@ -70,7 +71,7 @@ def test_the_gradient_is_that_of_finite_differences(x, y, direction):
             for a, b in (left, right)
         )
         slope = (ahead - behind).sum() / 2e-5
-        np.testing.assert_allclose((np.asarray(found, np.float64) * direction).sum(), slope, atol=2e-5)
+        np.testing.assert_allclose((np.asarray(gradient, np.float64) * direction).sum(), slope, atol=2e-5)
 
 
 def test_known_divergences():
@@ -94,8 +95,8 @@ def test_what_does_not_fit_the_divergence_is_refused():
         js_divergence(x, x[:, :3])
     with pytest.raises(ValueError, match=r"both must be \[B, D\]"):
         js_divergence(x[0], x[0])
-    for options in ({"temperature": 0.0}, {"base": 1.0}, {"temperature": math.nan}):
-        with pytest.raises(ValueError, match="must be above 0 and above 1"):
+    for options in ({"temperature": 0.0}, {"temperature": 1e-50}, {"base": 1.0}, {"temperature": math.nan}):
+        with pytest.raises(ValueError, match="must be at least 1e-30 and above 1"):
             js_divergence(x, x, **options)
 
 
