@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from framer_jax.models.denoiser import IMAGE, LR_LATENT, POOLED_TEXT, TEXT
 from framer_jax.models.dit4sr_transformer import DiT4SRTransformer
+from framer_jax.models.hf_extractor import HFExtractor
 from framer_jax.models.kl_autoencoder import KLAutoencoder
 from framer_jax.models.layers import Dtype
 from framer_jax.models.mmdit import MMDiT
@@ -79,6 +80,10 @@ def _transformer_inputs(module: MMDiT | DiT4SRTransformer) -> tuple[Any, ...]:
     return latent, _floats(1), {**condition, **({LR_LATENT: latent} if controlled else {})}
 
 
+def _extractor_inputs(module: HFExtractor) -> tuple[Any, ...]:
+    return (_floats(1, 8, 8, module.image_channels or module.channels),)
+
+
 def _image_inputs(module: Any) -> tuple[Any, ...]:
     return (_floats(1, 64, 64, 3),)
 
@@ -97,6 +102,7 @@ KINDS: Mapping[str, NetworkKind] = {
     "lpips_alex": NetworkKind(Lpips, _image_inputs),
     "dists": NetworkKind(Dists, _image_inputs),
     "vgg19": NetworkKind(Vgg19, _image_inputs),
+    "hf_extractor": NetworkKind(HFExtractor, _extractor_inputs),
     "unet_discriminator_sn": NetworkKind(StoredDiscriminator, _image_inputs),
 }
 """Weight map → the network that it fills."""

