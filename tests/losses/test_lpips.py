@@ -29,6 +29,14 @@ def test_one_distance_per_example_zero_for_equal_images_and_symmetric():
     np.testing.assert_allclose(part, distance[1:2], rtol=1e-6)
 
 
+def test_the_terms_are_equation_1():
+    for term, first, second, head in zip(lpips_terms(FEATURES, OTHER, HEADS), FEATURES, OTHER, HEADS, strict=True):
+        one, two = (np.asarray(maps, np.float64) for maps in (first, second))
+        one, two = (maps / np.sqrt((maps**2).sum(axis=-1, keepdims=True)) for maps in (one, two))
+        expected = ((one - two) ** 2 @ np.asarray(head, np.float64)).mean(axis=(1, 2))
+        np.testing.assert_allclose(term, expected, rtol=1e-5)
+
+
 def test_dead_features_give_no_nan():
     """A position whose channels are all zero has no direction; the root's derivative there is infinite."""
     dead = [feature.at[:, 0, 0].set(0.0) for feature in FEATURES]
