@@ -64,11 +64,12 @@ PART = "encoder.layer.{i}.attention.attention.{part}.{tensor}"
 
 
 def _pattern(template: str) -> str:
-    return re.escape(template).replace(r"\{i\}", r"(?P<i>\d+)").replace(r"\{tensor\}", "(?P<tensor>weight|bias)")
+    """The regex of a name, with numbered groups for {i}, if it has it, and {tensor}."""
+    return re.escape(template).replace(r"\{i\}", r"(\d+)").replace(r"\{tensor\}", "(weight|bias)")
 
 
 def _target(template: str) -> str:
-    return template.replace("{i}", r"\g<i>").replace("{tensor}", r"\g<tensor>")
+    return template.replace("{i}", r"\1").replace("{tensor}", r"\2" if "{i}" in template else r"\1")
 
 
 def _part(name: str) -> str:
@@ -87,10 +88,10 @@ def _with_one_matrix(state: StateDict) -> StateDict:
         if not (match := pattern.fullmatch(key)):
             tensors[key] = value
             continue
-        names = [_part(name).format(i=match["i"], tensor=match["tensor"]) for name in PARTS]
+        names = [_part(name).format(i=match[1], tensor=match[3]) for name in PARTS]
         if missing := [name for name in names if name not in state]:
             raise ValueError(f"incomplete as dinov2: it lacks {missing[0]!r}")
-        whole = QKV.format(i=match["i"], tensor=match["tensor"])
+        whole = QKV.format(i=match[1], tensor=match[3])
         if whole not in tensors:
             tensors[whole] = np.concatenate([state[name] for name in names])
     return tensors

@@ -12,6 +12,7 @@ FIXTURES = {
     "dit4sr_transformer": "dit4sr_sd35_tiny",
     "lpips_alex": "lpips_alex",
     "kl_autoencoder": "vae_sd2_tiny",
+    "dinov2": "dinov2_tiny",
 }
 """Weight map → fixture whose models it carries over."""
 
