@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from framer_jax.models.denoiser import IMAGE, LR_LATENT, POOLED_TEXT, TEXT
+from framer_jax.models.dinov2 import DINOv2
 from framer_jax.models.dit4sr_transformer import DiT4SRTransformer
 from framer_jax.models.hf_extractor import HFExtractor
 from framer_jax.models.kl_autoencoder import KLAutoencoder
@@ -88,6 +89,10 @@ def _image_inputs(module: Any) -> tuple[Any, ...]:
     return (_floats(1, 64, 64, 3),)
 
 
+def _patch_inputs(module: DINOv2) -> tuple[Any, ...]:
+    return (_floats(1, 2 * module.patch, 3 * module.patch, 3),)
+
+
 KINDS: Mapping[str, NetworkKind] = {
     "resshift_unet": NetworkKind(SwinUNet, _unet_inputs),
     "vq_f4": NetworkKind(VQAutoencoder, _image_inputs),
@@ -104,6 +109,7 @@ KINDS: Mapping[str, NetworkKind] = {
     "vgg19": NetworkKind(Vgg19, _image_inputs),
     "hf_extractor": NetworkKind(HFExtractor, _extractor_inputs),
     "unet_discriminator_sn": NetworkKind(StoredDiscriminator, _image_inputs),
+    "dinov2": NetworkKind(DINOv2, _patch_inputs),
 }
 """Weight map → the network that it fills."""
 

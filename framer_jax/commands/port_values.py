@@ -50,7 +50,7 @@ def write_torch(
     statement = statement_of(weights, state, arguments)
     if form == "diffusers" and weights.make_config:
         config = weights.make_config(arguments) | config_entries(statement)
-        write_folder(output, config, state, overwrite=True)
+        write_folder(output, config, weights.folder_tensors(state), overwrite=True, stem=weights.folder_stem)
         return statement
     write_state(output, state, header_of(statement))
     if output.suffix in PICKLES:

@@ -171,16 +171,18 @@ def write_folder(
     tensors: StateDict,
     max_shard_bytes: int = SHARD_BYTES,
     overwrite: bool = False,
+    stem: str = STEMS[0],
 ) -> None:
-    """Write a model's folder in the layout of diffusers, atomically.
+    """Write a model's folder in the layout of diffusers or transformers, atomically.
 
     Args:
       path: the folder to create.
-      config: content of config.json, with diffusers' `_class_name`.
+      config: content of config.json, with diffusers' `_class_name` or transformers' `model_type`.
       tensors: key → array, in PyTorch's names and layout.
       max_shard_bytes: largest size of a file; larger models are written as several files with an index. A tensor that
         is larger has a shard of its own.
       overwrite: whether an older folder is replaced; it must hold nothing but a model.
+      stem: one of `STEMS`, that of the weights files.
 
     Raises:
       FileExistsError: `path` exists, and `overwrite` is not set or it holds other files.
@@ -199,7 +201,7 @@ def write_folder(
     try:
         temporary.mkdir()
         _write_object(temporary / CONFIG, config)
-        _write_shards(temporary, tensors, max_shard_bytes)
+        _write_shards(temporary, tensors, max_shard_bytes, stem)
         if path.exists():
             os.replace(path, old)
         try:
@@ -322,8 +324,8 @@ def _shards(tensors: StateDict, max_shard_bytes: int) -> Iterator[StateDict]:
     yield shard
 
 
-def _write_shards(folder: Path, tensors: StateDict, max_shard_bytes: int) -> None:
-    stem, suffix = STEMS[0], SUFFIXES[0]
+def _write_shards(folder: Path, tensors: StateDict, max_shard_bytes: int, stem: str) -> None:
+    suffix = SUFFIXES[0]
     shards = list(_shards(tensors, max_shard_bytes))
     if len(shards) == 1:
         write_state(folder / (stem + suffix), shards[0])

@@ -94,6 +94,11 @@ def as_given(paths: Sequence[str | os.PathLike[str]], stated: Mapping[str, Any])
     return [Path(path) for path in paths]
 
 
+def same_tensors(state: StateDict) -> StateDict:
+    """Default of `WeightMap.folder_tensors`: a folder has the names of the map."""
+    return state
+
+
 def same_key(key: str, arguments: Mapping[str, Any]) -> str:
     """Default of `WeightMap.original_key`."""
     return key
@@ -131,6 +136,8 @@ class WeightMap:
       config_class: `_class_name` in such a config.json; '' if there is none.
       make_config: (arguments) → config.json for Diffusers, the inverse of `read_config`; None if there are no such
         folders.
+      folder_tensors: (tensors in the map's names) → those of such a folder, where a file's names are others.
+      folder_stem: stem of the weights file in such a folder that is written.
       group: name of the group that holds these parameters in a trained model of ours; '' if there is none.
       describe: (arguments) → which variant of the family a checkpoint is, in a few words, or ''.
       fixed_arguments: constructor arguments for which the original code has only this value.
@@ -152,6 +159,8 @@ class WeightMap:
     read_config: Callable[[Mapping[str, Any], str], dict[str, Any]] = no_config
     config_class: str = ""
     make_config: Callable[[Mapping[str, Any]], dict[str, Any]] | None = None
+    folder_tensors: Callable[[StateDict], StateDict] = same_tensors
+    folder_stem: str = "diffusion_pytorch_model"
     group: str = ""
     describe: Callable[[Mapping[str, Any]], str] = no_description
     fixed_arguments: Mapping[str, Any] = field(default_factory=dict)

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from framer_jax.porting.diffusers_folder import ModelFiles, find_model, read_files
+from framer_jax.porting.dinov2 import DINOV2
+from framer_jax.porting.dinov2 import TRANSFORMERS as DINOV2_TRANSFORMERS
 from framer_jax.porting.files import sha256_of
 from framer_jax.porting.foreign import foreign_network
 from framer_jax.porting.hf_extractor import HF_EXTRACTOR
@@ -46,11 +48,17 @@ MAPS: Mapping[str, WeightMap] = {
         VGG19,
         HF_EXTRACTOR,
         UNET_DISCRIMINATOR,
+        DINOV2,
     )
 }
 """Name → weight map. A new one is a table in its own file and an entry here."""
 
-LAYOUTS: Mapping[str, Layout] = {"mmdit": TRANSFORMER, "kl_autoencoder": AUTOENCODER, "taesd": AUTHORS}
+LAYOUTS: Mapping[str, Layout] = {
+    "mmdit": TRANSFORMER,
+    "kl_autoencoder": AUTOENCODER,
+    "taesd": AUTHORS,
+    "dinov2": DINOV2_TRANSFORMERS,
+}
 """Weight map → another layout in which its model is published."""
 
 RENAMED_MODELS = {"dit4sr": "dit4sr_transformer"}

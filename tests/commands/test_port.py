@@ -230,7 +230,11 @@ WRONG = {
     ),
     "DINOv2": (
         lambda unet, vq: {"blocks.0.attn.qkv.weight": np.zeros((1152, 384), np.float32)},
-        "1 of 1 names are unknown to it: blocks.0.attn.qkv.weight",
+        "this is a dinov2 checkpoint, not resshift_unet",
+    ),
+    "CLIP": (
+        lambda unet, vq: {"encoder.layers.0.self_attn.q_proj.weight": np.zeros((384, 384), np.float32)},
+        "1 of 1 names are unknown to it: encoder.layers.0.self_attn.q_proj.weight",
     ),
 }
 

@@ -60,6 +60,7 @@ OPEN = {
     "kl_autoencoder": ({"groups": 16, "scaling": 0.18215, "shift": 0.0}, {"scaling": 0.13025}),
     "swinir": ({"value_range": 1.0, "image_size": 64}, {"value_range": 255.0}),
     "resshift_unet": ({"image_size": 32}, {"image_size": 64}),
+    "dinov2": ({"heads": 1, "position_offset": 0.1, "position_antialias": False}, {"heads": 3}),
 }
 """Weight map → what its tensors leave open in `states`, with the assumed values; and a value to state instead."""
 

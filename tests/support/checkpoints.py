@@ -13,6 +13,7 @@ FIXTURES = {
     "lpips_alex": "lpips_alex",
     "kl_autoencoder": "vae_sd2_tiny",
     "hf_extractor": "inn",
+    "dinov2": "dinov2_tiny",
 }
 """Weight map → fixture whose models it carries over."""
 

@@ -22,13 +22,13 @@ COPIED = (
     *("rrdbnet_esrgan_keys_x4_tiny", "rrdbnet_bsrgan_keys_x2_tiny"),
     *("vae_sd2_tiny", "vae_sd3_tiny"),
     *("sd35_medium_tiny", "dit4sr_sd35_tiny", "tsd_loss"),
-    *("unet_discriminator_sn_tiny", "gan_losses", "inn"),
+    *("unet_discriminator_sn_tiny", "gan_losses", "inn", "dinov2_tiny"),
     # Other configurations than the published ones, from tools/make_parity_cases.py.
     *("swinir_heads_positions", "swinir_gray_range", "resshift_unet_blocks_mask", "resshift_unet_plain_finer_mask"),
     *("resshift_vq_levels", "sd3_plain_dual_tuple"),
 )
 
-SHARED = ("resshift_unet_full", "resshift_vq_full", "resshift_sampling", "lpips_vgg")
+SHARED = ("resshift_unet_full", "resshift_vq_full", "resshift_sampling", "lpips_vgg", "dinov2_vits14")
 """Too large to copy into tests/fixtures, or too slow for every run."""
 
 
@@ -178,6 +178,10 @@ def changed(fixtures, path, name, *, drop=(), **entries):
         ("rrdbnet_x2_tiny", {"scale": 8}, "scale 8 is not supported, only 4 or 2 or 1"),
         ("srvgg_tiny", {"act_type": "gelu"}, "act_type 'gelu' is not supported"),
         ("inn", {"num_heads": 8}, "num_heads 8 is not known to this tool"),
+        ("dinov2_tiny", {"arch": "vit_tiny"}, "arch 'vit_tiny' is not supported"),
+        ("dinov2_tiny", {"vit.block_chunks": 4}, "block_chunks 4 is not supported, only 0"),
+        ("dinov2_tiny", {"vit.ffn_layer": "identity"}, "ffn_layer 'identity' is not supported"),
+        ("dinov2_tiny", {"vit.num_heads": 5}, "heads is 5: it must divide the width, 48"),
         ("tsd_loss", {"substeps": 3}, "weights [1.0] are not supported with substeps 3"),
     ],
 )
@@ -201,6 +205,7 @@ def test_what_cannot_be_expressed_is_one_line_with_the_setting(fixtures, tmp_pat
         ("srvgg_tiny", {"num_conv": 16}, "srvgg infers depth 4 instead of 16"),
         ("inn", {"num_layers": 8}, "hf_extractor infers modules 3 instead of 8"),
         ("vae_sd2_tiny", {"layers_per_block": 1}, "blocks 2 instead of 1"),
+        ("dinov2_tiny", {"vit.num_register_tokens": 4}, "dinov2 infers registers 0 instead of 4"),
         (
             "sd35_medium_tiny",
             {"dual_attention_layers": [1]},

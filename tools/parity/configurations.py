@@ -7,6 +7,7 @@ from typing import Any
 
 from framer_jax.models.hf_extractor import RELEASED
 from framer_jax.models.swin import hidden_width
+from framer_jax.porting.dinov2 import PUBLISHED, gated_width
 from framer_jax.porting.kl_autoencoder import arguments_of_config
 from framer_jax.porting.mmdit import mmdit_arguments_of_config
 
@@ -249,3 +250,45 @@ def hf_extractor_arguments(config: Config) -> dict[str, Any]:
     """Arguments of HFExtractor from those of CDDFuse's detail branch, whose width is fixed."""
     _refuse_unknown(config, {"num_layers", "weight_gain"})
     return {**RELEASED, "modules": config.get("num_layers", 3)}
+
+
+DINOV2_FIXED: Mapping[str, tuple[Any, ...]] = {
+    "block_chunks": (0,),
+    "in_chans": (3,),
+    "qkv_bias": (True,),
+    "proj_bias": (True,),
+    "ffn_bias": (True,),
+    "ffn_layer": ("mlp", "swiglufused"),
+}
+
+DINOV2_UNUSED = {"drop_path_rate", "drop_path_uniform", "weight_gain"}
+"""Settings without an effect in evaluation, or of the fixture."""
+
+
+def dinov2_arguments(config: Config) -> dict[str, Any]:
+    """Arguments of DINOv2 from those of DinoVisionTransformer, in 'vit', and the name of its size, in 'arch'."""
+    _refuse_unknown(config, {"vit", "arch", "weight_gain"})
+    details, arch = dict(config["vit"]), config.get("arch")
+    if arch is not None:
+        require({"arch": arch}, {"arch": tuple(PUBLISHED)})
+        size = PUBLISHED[arch]
+        details = {"embed_dim": size["width"], "depth": size["depth"], "num_heads": size["heads"]} | details
+    require(details, DINOV2_FIXED)
+    taken = {"img_size", "patch_size", "init_values", "num_register_tokens", "interpolate_antialias"}
+    taken |= {"interpolate_offset", "embed_dim", "depth", "num_heads", "mlp_ratio"}
+    _refuse_unknown(details, taken | DINOV2_FIXED.keys() | DINOV2_UNUSED)
+    gated = details.get("ffn_layer", "mlp") != "mlp"
+    width, ratio, patch = details.get("embed_dim", 768), details.get("mlp_ratio", 4.0), details.get("patch_size", 16)
+    return {
+        "width": width,
+        "depth": details.get("depth", 12),
+        "heads": details.get("num_heads", 12),
+        "hidden": gated_width(width, ratio) if gated else int(width * ratio),
+        "mlp": "swiglu" if gated else "gelu",
+        "patch": patch,
+        "image_size": details.get("img_size", 224) // patch * patch,
+        "registers": details.get("num_register_tokens", 0),
+        "layer_scale": details.get("init_values") is not None,
+        "position_offset": details.get("interpolate_offset", 0.1),
+        "position_antialias": details.get("interpolate_antialias", False),
+    }

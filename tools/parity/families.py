@@ -22,6 +22,7 @@ from framer_jax.losses.flow_matching import loss_weight, prediction_taps_to_clea
 from framer_jax.losses.framer import framer_loss, released
 from tools.parity import (
     adversarial,
+    dinov2,
     hf_extractor,
     losses,
     one_pass,
@@ -165,6 +166,7 @@ FAMILIES: dict[str, Callable[[Case, Options], Outputs]] = {
     "lpips": ported.lpips_family,
     "lpips_real": perceptual.lpips_real_family,
     "dists_real": perceptual.dists_real_family,
+    "dinov2": dinov2.dinov2_family,
     "unet_discriminator_sn": adversarial.discriminator_family,
     "inn": hf_extractor.inn_family,
     "gan_losses": adversarial.gan_losses_family,
