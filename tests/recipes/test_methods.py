@@ -108,3 +108,8 @@ def test_its_record_names_knobs_that_exist(method):
 def test_transformers_alone_see_every_position_from_every_other():
     every = {name for name, network in NETWORKS.items() if network.global_attention}
     assert every == {"dit", "mmdit", "dit4sr_transformer"}
+
+
+def test_published_checkpoints_of_their_network_are_models_of_these_methods():
+    methods = {method.name for method in METHODS if method.published_network}
+    assert methods == {"resshift", "sinsr", "supervised_l1", "dtkd", "augkd", "realesrgan"}
