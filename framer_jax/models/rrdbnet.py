@@ -139,8 +139,8 @@ class RRDBNet(nn.Module):
         factor = UNSHUFFLE[self.scale] if self.variant == "real_esrgan" else 1
         padded = jnp.pad(image, ((0, 0), (0, -height % factor), (0, -width % factor), (0, 0)), mode="reflect")
         shallow = self._conv(pixel_unshuffle(padded, factor).astype(self.dtype), "conv_in")
-        taps = self._blocks(shallow)
-        h = shallow + self._conv(taps[-1], "conv_body")
+        last, taps = self._blocks(shallow)
+        h = shallow + self._conv(last, "conv_body")
         for index in range(1, 2 if self.variant == "bsrgan" and self.scale == 2 else 3):
             h = activation(self._conv(upsample_nearest(h), f"up_{index}"))
         h = activation(self._conv(h, "fine"))
@@ -148,8 +148,8 @@ class RRDBNet(nn.Module):
         y = nn.Conv(self.image_channels, (3, 3), name="conv_out")(h.astype(jnp.float32))
         return y[:, : height * self.scale, : width * self.scale], taps
 
-    def _blocks(self, h: jax.Array) -> Taps:
-        """The output of every block."""
+    def _blocks(self, h: jax.Array) -> tuple[jax.Array, Taps]:
+        """The output of the last block, and those of all: one apart, so that a program that needs no taps keeps none."""
         # A scan has no submodules, which initialization and whoever asks for their outputs need.
         if (
             self.scan
@@ -161,9 +161,9 @@ class RRDBNet(nn.Module):
         for index in range(self.blocks):
             h = ResidualDenseBlock(self.growth, self.dtype, name=f"block_{index}")(h)
             taps.append(h)
-        return tuple(taps)
+        return h, tuple(taps)
 
-    def _scanned_blocks(self, h: jax.Array) -> Taps:
+    def _scanned_blocks(self, h: jax.Array) -> tuple[jax.Array, Taps]:
         """As `_blocks`, with parameters that the program stacks: outside of it, every block has its own."""
         block = ResidualDenseBlock(self.growth, self.dtype, parent=None)
         params = self.variables["params"]
@@ -173,8 +173,8 @@ class RRDBNet(nn.Module):
             h = cast(jax.Array, block.apply({"params": params}, h))
             return h, h
 
-        _, taps = jax.lax.scan(step, h, stacked)  # [blocks, B, H, W, C]
-        return tuple(taps[index] for index in range(self.blocks))
+        last, taps = jax.lax.scan(step, h, stacked)  # [B, H, W, C], [blocks, B, H, W, C]
+        return last, tuple(taps[index] for index in range(self.blocks))
 
     def _conv(self, x: jax.Array, name: str) -> jax.Array:
         return nn.Conv(self.channels, (3, 3), dtype=self.dtype, name=name)(x)
