@@ -149,7 +149,7 @@ class RRDBNet(nn.Module):
         return y[:, : height * self.scale, : width * self.scale], taps
 
     def _blocks(self, h: jax.Array) -> tuple[jax.Array, Taps]:
-        """The output of the last block, and those of all: one apart, so that a program that needs no taps keeps none."""
+        """The outputs of the last block and of all blocks: apart, so that a program without taps keeps none."""
         # A scan has no submodules, which initialization and whoever asks for their outputs need.
         if (
             self.scan
