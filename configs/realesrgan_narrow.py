@@ -3,8 +3,8 @@
 Command:  framer-jax train --config realesrgan_narrow:first --workdir runs/realesrnet_narrow --set data.train=PHOTOS
           framer-jax train --config realesrgan_narrow --workdir runs/realesrgan_narrow --set data.train=PHOTOS
               --init runs/realesrnet_narrow/weights.safetensors
-Hardware: 1 CPU core. Expected time: not measured yet (2000 and 600 steps).
-Expected: not measured yet.
+Hardware: 1 CPU core. Expected time: 5 and 11 minutes (2000 and 600 steps).
+Expected: LPIPS (alex) .638 and .432 on 20 photographs: docs/methods/realesrgan.md.
 """
 
 from ml_collections import ConfigDict
@@ -23,6 +23,7 @@ def get_config(stage: str = "second") -> ConfigDict:
     config.recipe.student.srvgg.channels = 48
     config.recipe.student.srvgg.depth = 16
     config.recipe.realesrgan.discriminator_channels = 24
+    config.recipe.lpips.net = "alex"  # a tenth of VGG16's time on a CPU
     config.data.degradation = "framer_released"
     config.data.crop = 64  # many small crops train better per second than few large ones
     config.training.global_batch = 8

@@ -19,6 +19,7 @@ from framer_jax.version import __version__
 
 COMMANDS = {
     "train": "train a recipe from a configuration file, or resume a run",
+    "pretrain": "train the feature extractor of HF-Diff as a classifier, or resume such a run",
     "upscale": "upscale images with a trained model (by default the starter model)",
     "models": "list the models that can be used by name, and what the others need",
     "degrade": "make LR images from a folder of HR images, each with its own random degradation",
@@ -38,6 +39,7 @@ MAY_BE_EMPTY = ("suffix", "prompt", "text", "overrides", "extension")
 
 GOING_ON = {
     "train": "the same command goes on from the last checkpoint",
+    "pretrain": "the same command goes on from the last checkpoint",
     "upscale": "the same command with --skip-existing (and without --overwrite) goes on",
     "degrade": "the same command goes on",
     "precompute": "the same command goes on",

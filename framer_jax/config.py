@@ -46,6 +46,7 @@ __all__ = [
     "ConfigError",
     "check_config",
     "config_file",
+    "declare_knob",
     "default",
     "is_config",
     "knob_table",
@@ -79,7 +80,7 @@ def default(method: str = DEFAULT_METHOD.name) -> ConfigDict:
                 node[part] = ConfigDict()
             node = node[part]
         for knob in knobs:
-            _declare(node, knob)
+            declare_knob(node, knob)
     return config.lock()
 
 
@@ -262,7 +263,8 @@ def with_later_knobs(config: Mapping[str, Any]) -> dict[str, Any]:
     return filled
 
 
-def _declare(node: ConfigDict, knob: Knob) -> None:
+def declare_knob(node: ConfigDict, knob: Knob) -> None:
+    """Add a knob with its default to a section."""
     if knob.default is MISSING:
         raise AssertionError(f"the knob {knob.name} has no default")
     if knob.type is dict:

@@ -10,8 +10,8 @@ from tests.support.paths import ROOT
 
 PACKAGE = ROOT / "framer_jax"
 
-BUILDS_ON = {"resshift": {"sinsr"}}
-"""Method → packages of methods that build on it: SinSR distills a ResShift chain."""
+BUILDS_ON = {"resshift": {"sinsr", "hf_diff"}, "sinsr": {"hf_diff"}}
+"""Method → packages of methods that build on it: SinSR distills a ResShift chain, HF-Diff adds terms to its loss."""
 
 ALLOWED = {
     "resshift": {
@@ -19,6 +19,7 @@ ALLOWED = {
         "degradations",  # the degradation that was published with it
         "porting",  # the networks' weight maps
     },
+    "hf_diff": {"recipes/hf_extractor/recipe.py", "commands/pretrain.py"},  # whose networks are for this method
     "realesrgan": {"commands/info.py"},  # the extra with its authors' weights
     "dit4sr": {"porting/table.py"},  # its network's former name, which old files state
 }
@@ -70,4 +71,5 @@ def test_a_method_is_named_in_its_package_only(name):
 
 def test_every_package_of_recipes_is_a_method_of_the_table():
     packages = {path.parent.name for path in (PACKAGE / "recipes").glob("*/__init__.py")}
-    assert packages - {"components"} == {method.name for method in METHODS}
+    pretraining = {"hf_extractor"}  # of a network that upscales nothing
+    assert packages - {"components"} - pretraining == {method.name for method in METHODS}

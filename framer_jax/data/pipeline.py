@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from framer_jax.data.class_folders import LABEL, LabelledPhotos
 from framer_jax.data.embeddings import CaptionedPhotos
 from framer_jax.data.latents import LatentFiles
 from framer_jax.data.records import RECORD, RecordFiles
@@ -42,39 +43,71 @@ def make_record(
     crop_mode: str = "crop",
     flip_and_rotate: bool = False,
 ) -> dict[str, Any]:
-    """Take a random crop, flip it randomly, and draw its degradation.
+    """Take a random crop (`make_crop`) and draw its degradation.
+
+    Args:
+      photo: see `make_crop`.
+      rng: the record's own generator.
+      crop: see `make_crop`.
+      preset: the distribution of the degradation.
+      crop_mode: see `make_crop`.
+      flip_and_rotate: see `make_crop`.
+
+    Returns:
+      'hr' uint8 [crop, crop, 3], 'degradation', 'record' int32.
+    """
+    record = make_crop(photo, rng, crop, crop_mode, flip_and_rotate)
+    return {**record, "degradation": draw(rng, preset)}
+
+
+def make_crop(
+    photo: Photo, rng: np.random.Generator, crop: int, crop_mode: str = "crop", flip_and_rotate: bool = False
+) -> dict[str, Any]:
+    """Take a random crop and flip it randomly.
 
     Args:
       photo: the photograph, with sides of at least `crop` (for 'square', smaller ones are padded by reflection).
       rng: the record's own generator.
       crop: side of the HR crop in pixels.
-      preset: the distribution of the degradation.
       crop_mode: one of `CROP_MODES`; 'square' takes a random square as wide as the shorter side and reduces it to
         `crop` by area averaging.
       flip_and_rotate: also flip vertically and transpose, each with probability 1/2.
 
     Returns:
-      'hr' uint8 [crop, crop, 3], 'degradation', 'record' int32.
+      'hr' uint8 [crop, crop, 3], 'record' int32.
     """
     height, width = photo.size
-    if crop_mode == "square" and min(height, width) < crop:
-        padding = [(0, max(crop - length, 0)) for length in (height, width)]
-        photo = photo._replace(image=np.pad(photo.crop(0, 0, height, width), (*padding, (0, 0)), mode="reflect"))
+    if crop_mode == "square":
+        photo = padded(photo, crop)
         height, width = photo.size
     side = min(height, width) if crop_mode == "square" else crop
     top, left = int(rng.integers(height - side + 1)), int(rng.integers(width - side + 1))
-    hr = photo.crop(top, left, side, side)
-    if side != crop:
-        areas = area_matrix(side, crop)
-        reduced = np.einsum("ij,jkc,lk->ilc", areas, hr.astype(np.float32), areas, optimize=True)
-        hr = np.clip(np.round(reduced), 0, 255).astype(np.uint8)
+    hr = reduced(photo.crop(top, left, side, side), crop)
     if rng.integers(2):
         hr = hr[:, ::-1]
     if flip_and_rotate and rng.integers(2):
         hr = hr[::-1]
     if flip_and_rotate and rng.integers(2):
         hr = hr.transpose(1, 0, 2)
-    return {"hr": np.ascontiguousarray(hr), "degradation": draw(rng, preset), RECORD: np.int32(photo.record)}
+    return {"hr": np.ascontiguousarray(hr), RECORD: np.int32(photo.record)}
+
+
+def padded(photo: Photo, side: int) -> Photo:
+    """The photograph, padded by reflection if it is smaller than `side`."""
+    height, width = photo.size
+    if min(height, width) >= side:
+        return photo
+    padding = [(0, max(side - length, 0)) for length in (height, width)]
+    return photo._replace(image=np.pad(photo.image, (*padding, (0, 0)), mode="reflect"))
+
+
+def reduced(square: np.ndarray, side: int) -> np.ndarray:
+    """A square image [S, S, 3] uint8, reduced to `side` pixels by area averaging; one of that side is unchanged."""
+    if square.shape[0] == side:
+        return square
+    areas = area_matrix(square.shape[0], side)
+    averages = np.einsum("ij,jkc,lk->ilc", areas, square.astype(np.float32), areas, optimize=True)
+    return np.clip(np.round(averages), 0, 255).astype(np.uint8)
 
 
 @lru_cache(maxsize=64)
@@ -84,6 +117,15 @@ def area_matrix(size: int, new_size: int) -> np.ndarray:
     starts = np.arange(size)
     overlap = np.minimum(edges[1:, None], starts + 1) - np.maximum(edges[:-1, None], starts)
     return (np.maximum(overlap, 0.0) * (new_size / size)).astype(np.float32)
+
+
+def labelled_dataset(
+    source: LabelledPhotos, crop: int, seed: int, *, crop_mode: str = "crop", epochs: int | None = None
+) -> grain.MapDataset:
+    """Random crops of shuffled photographs with their classes; arguments as of `make_batches`."""
+    dataset = grain.MapDataset.source(source.photos).seed(seed).shuffle().repeat(epochs)
+    crops = dataset.random_map(lambda photo, rng: make_crop(photo, rng, crop, crop_mode))
+    return crops.map(source.with_label)
 
 
 def record_dataset(
@@ -109,9 +151,9 @@ def record_dataset(
 
 
 def make_batches(
-    source: ImageFiles | CaptionedPhotos | RecordFiles,
+    source: ImageFiles | CaptionedPhotos | LabelledPhotos | RecordFiles,
     crop: int,
-    preset: DegradationPreset,
+    preset: DegradationPreset | None,
     global_batch: int,
     seed: int,
     *,
@@ -127,9 +169,9 @@ def make_batches(
 
     Args:
       source: photographs (anything with Grain's random-access protocol that yields `Photo`), photographs with caption
-        embeddings, or precomputed records, which are loaded as they are.
+        embeddings, labelled photographs, or precomputed records, which are loaded as they are.
       crop: side of the HR crop in pixels, a multiple of the preset's scale.
-      preset: the distribution of the degradations.
+      preset: the distribution of the degradations; None for labelled photographs, which are not degraded.
       global_batch: batch size over all hosts; each host gets its own part of the same global batches.
       seed: seed of order, crops, flips and degradations.
       crop_mode: see `make_record`.
@@ -159,7 +201,10 @@ def make_batches(
         )
     if isinstance(source, RecordFiles):
         dataset = grain.MapDataset.source(source).seed(seed).shuffle().repeat(epochs)
+    elif isinstance(source, LabelledPhotos):
+        dataset = labelled_dataset(source, crop, seed, crop_mode=crop_mode, epochs=epochs)
     else:
+        assert preset is not None
         photos = source.photos if isinstance(source, CaptionedPhotos) else source
         dataset = record_dataset(
             photos, crop, preset, seed, crop_mode=crop_mode, flip_and_rotate=flip_and_rotate, epochs=epochs
@@ -229,6 +274,11 @@ def make_prepare(preset: DegradationPreset, entries: Sequence[str] = ()) -> Prep
         return {"hr": hr, "lr": apply(batch["degradation"], hr, preset), **further}
 
     return prepare
+
+
+def prepare_labelled(batch: RawBatch) -> dict[str, jax.Array]:
+    """The prepare function of labelled photographs: 'hr' [B, crop, crop, 3] in [0, 1] and 'label' int32 [B]."""
+    return {"hr": jnp.asarray(batch["hr"]).astype(jnp.float32) / 255.0, LABEL: jnp.asarray(batch[LABEL])}
 
 
 def _make_prepare_records(entries: tuple[str, ...]) -> Prepare:

@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 from framer_jax.knobs import check_values, knobs_of, nearest
-from framer_jax.recipes import augkd, dit4sr, dtkd, realesrgan, rectified_flow, resshift, sinsr, supervised_l1, tsd_sr
+from framer_jax.recipes import (
+    augkd,
+    dit4sr,
+    dtkd,
+    hf_diff,
+    realesrgan,
+    rectified_flow,
+    resshift,
+    sinsr,
+    supervised_l1,
+    tsd_sr,
+)
 from framer_jax.recipes.base import Recipe
 from framer_jax.recipes.method import PHOTOS, PURPOSES, CommonSettings, Config, Method, UpscaleProtocol, WeightReader
 
 METHODS: tuple[Method, ...] = (
     resshift.METHOD,
     sinsr.METHOD,
+    hf_diff.METHOD,
     rectified_flow.METHOD,
     dit4sr.METHOD,
     tsd_sr.METHOD,

@@ -9,7 +9,7 @@ from typing import Any
 
 from framer_jax.training.data_identity import differing_files
 
-LEARNING_RATE = ("learning_rate", "final_learning_rate", "warmup_steps", "schedule")
+LEARNING_RATE = ("learning_rate", "final_learning_rate", "warmup_steps", "schedule", "decay_factor", "decay_every")
 """Settings that, with `steps`, decide the learning rate: a resumed run with others says how the rate jumps."""
 
 MAY_CHANGE = (

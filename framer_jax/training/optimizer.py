@@ -77,7 +77,10 @@ def decay_mask(params: Any) -> Any:
 
 
 def learning_rate_schedule(settings: TrainingSettings) -> Callable[[jax.Array], jax.Array]:
-    """Linear warm-up, then a constant rate or half a cosine down to the final rate at `settings.steps`."""
+    """Linear warm-up, then a constant rate, half a cosine down to the final rate at `settings.steps`, or a staircase.
+
+    The staircase counts from step 0, and the cosine from the end of the warm-up.
+    """
     peak, final, warmup = settings.learning_rate, settings.final_learning_rate, settings.warmup_steps
 
     def learning_rate(step: jax.Array) -> jax.Array:
@@ -86,6 +89,9 @@ def learning_rate_schedule(settings: TrainingSettings) -> Callable[[jax.Array], 
         if settings.schedule == "cosine":
             progress = jnp.clip((position - warmup) / max(settings.steps - warmup, 1), 0.0, 1.0)
             rate = final + (peak - final) * 0.5 * (1.0 + jnp.cos(jnp.pi * progress))
+        if settings.schedule == "staircase":
+            stairs = jnp.asarray(step, jnp.int32) // settings.decay_every
+            rate = peak * jnp.float32(settings.decay_factor) ** stairs.astype(jnp.float32)
         return rate * jnp.minimum((position + 1.0) / warmup, 1.0) if warmup else rate
 
     return learning_rate

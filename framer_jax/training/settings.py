@@ -15,6 +15,8 @@ PER_UPDATE = (
     "warmup_steps",
     "schedule",
     "final_learning_rate",
+    "decay_factor",
+    "decay_every",
     "optimizer",
     "b1",
     "b2",
@@ -47,10 +49,17 @@ class TrainingSettings:
     )
     schedule: str = knob(
         "cosine",
-        "Learning rate after the warm-up; 'cosine' falls to final_learning_rate at `steps`.",
-        choices=("constant", "cosine"),
+        "Learning rate after the warm-up; 'cosine' falls to final_learning_rate at `steps`, 'staircase' is multiplied "
+        "by decay_factor after every decay_every steps.",
+        choices=("constant", "cosine", "staircase"),
     )
     final_learning_rate: float = knob(1e-5, "Learning rate at the end of the cosine schedule.", at_least=0, at_most=10)
+    decay_factor: float = knob(
+        0.95, "Factor of the staircase schedule; used with that schedule only.", above=0, at_most=1
+    )
+    decay_every: int = knob(
+        5000, "Interval of the staircase schedule; used with that schedule only.", unit="steps", at_least=1
+    )
     optimizer: str = knob("adamw", "Optimiser.", choices=("adamw",))
     b1: float = knob(0.9, "Adam's decay rate of the mean gradient, per update.", at_least=0, below=1)
     b2: float = knob(0.999, "Adam's decay rate of the mean squared gradient, per update.", at_least=0, below=1)

@@ -135,7 +135,8 @@ def test_the_terms_of_sinsr_are_those_of_the_paper():
         return 0.5 * x + index[:, None, None, None].astype(jnp.float32), (x,)
 
     endpoints = trajectory_endpoints(schedule, lambda x, index: y, y, noise)
-    terms, taps = distillation_terms(schedule, student, clean, endpoints, np.ones(3, np.float32))
+    made = distillation_terms(schedule, student, clean, endpoints, np.ones(3, np.float32))
+    terms, taps = made.terms, made.taps
     x_end = y + 2.0 * 0.99 * noise
     np.testing.assert_allclose(terms.distillation, jnp.square(0.5 * x_end + 2 - y).mean((1, 2, 3)), rtol=1e-5)
     np.testing.assert_allclose(terms.inverse, jnp.square(0.5 * y - x_end).mean((1, 2, 3)), rtol=1e-5)
@@ -154,8 +155,8 @@ def test_the_gradient_passes_the_inverse_of_the_consistency_term_on_request(pass
             return x * factors[index][:, None, None, None], (x,)
 
         zeros = jnp.zeros_like(clean)
-        terms, _ = distillation_terms(chain(), student, clean, (zeros, zeros), np.ones(3, np.float32), passes)
-        return terms.consistency[0]
+        made = distillation_terms(chain(), student, clean, (zeros, zeros), np.ones(3, np.float32), passes)
+        return made.terms.consistency[0]
 
     gradient = jax.grad(term)(jnp.asarray([2.0, 1.0, 3.0]))
     np.testing.assert_allclose(gradient, [inner, 0.0, 2 * (6 - 1) * 2])

@@ -131,6 +131,16 @@ TINY = {
         "position_offset": 0.0,
         "position_antialias": True,
     },
+    "hf_extractor": {
+        "variant": "paper",
+        "image_channels": 3,
+        "channels": 6,
+        "modules": 1,
+        "expansion": 1,
+        "classifier_layers": 0,
+        "classes": 0,
+        "exponent_limit": None,
+    },
     "resshift_unet": {
         "channels": 32,
         "multipliers": (1,),
@@ -199,6 +209,8 @@ def named_weights(folder: Path, config_path: Path) -> tuple[str, ...]:
         "base_checkpoint": lambda: ported(folder / "base.safetensors", "mmdit"),
         "null_embedding": lambda: text(folder / "null.safetensors"),
         "prompt_embedding": lambda: text(folder / "prompt.safetensors", seed=1),
+        "extractor_checkpoint": lambda: ported(folder / "extractor.safetensors", "hf_extractor"),
+        "dinov2_checkpoint": lambda: ported(folder / "dinov2.safetensors", "dinov2"),
         "teacher_checkpoint": lambda: weights(folder / "teacher.safetensors", "recipe.name=resshift", base=config_path),
     }
     changes = [f"{knob}={makers[path[-1]]()}" for path, knob in knobs.items() if path[-1] in makers and needs(recipe)]

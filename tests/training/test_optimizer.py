@@ -26,6 +26,13 @@ def test_constant_schedule_with_warmup():
     np.testing.assert_allclose(rates(), np.ones(10))
 
 
+def test_staircase_is_multiplied_by_its_factor_after_every_interval():
+    learning_rates = rates(count=7, schedule="staircase", decay_factor=0.5, decay_every=3)
+    np.testing.assert_allclose(learning_rates, [1, 1, 1, 0.5, 0.5, 0.5, 0.25], rtol=1e-6)
+    warm = rates(count=4, schedule="staircase", decay_factor=0.5, decay_every=2, warmup_steps=4)
+    np.testing.assert_allclose(warm, [0.25, 0.5, 0.375, 0.5], rtol=1e-6)  # it counts from step 0
+
+
 def test_cosine_schedule_ends_at_the_final_rate():
     learning_rates = rates(count=11, warmup_steps=2, schedule="cosine", final_learning_rate=0.1)
     np.testing.assert_allclose(learning_rates[:3], [0.5, 1.0, 1.0], rtol=1e-6)
@@ -73,7 +80,7 @@ def test_updates_by_name():
         ({"seed": True}, "training.seed is True: .* a whole number"),
         ({"learning_rate": "1"}, "training.learning_rate is '1': .* a number"),
         ({"learning_rate": 0.0}, "training.learning_rate is 0.0: .* above 0"),
-        ({"schedule": "linear"}, "training.schedule is 'linear': .* constant, cosine"),
+        ({"schedule": "linear"}, "training.schedule is 'linear': .* constant, cosine, staircase"),
         ({"ema_decay": 1.0}, "training.ema_decay is 1.0: .* of at least 0 and below 1"),
         ({"clip_norm": 0.0}, "training.clip_norm is 0.0: .* above 0, or None"),
         ({"stop_after": 0}, "training.stop_after is 0: .* at least 1, or None"),

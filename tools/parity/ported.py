@@ -338,13 +338,14 @@ def _sinsr_losses(
         return predictor(student.unet)({"denoiser": params}, fixed, x, index, student.lq)
 
     def terms(params: Any) -> dict[str, jax.Array]:
-        losses, _ = distillation_terms(
+        made = distillation_terms(
             schedule,
             lambda x, index: predict(params, x, index),
             pair[0],
             endpoints,
             np.ones(noise.shape[-1], np.float32),
         )
+        losses = made.terms
         total = losses.distillation + losses.inverse + losses.consistency
         return {"mse": losses.distillation, "mse_xT": losses.inverse, "mse_gt": losses.consistency, "loss": total}
 

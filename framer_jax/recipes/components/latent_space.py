@@ -195,10 +195,22 @@ class LatentTask:
         return {"denoiser": denoiser.init(key, latent, jnp.zeros((1,), jnp.float32), condition)["params"]}
 
     def training_pair(self, frozen: Frozen, batch: Batch) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """(clean latent x_0, LR latent y with zeros for a residual task, LR image in [-1, 1])."""
+        """(clean end x_0, LR latent y with zeros for a residual task, LR image in [-1, 1])."""
+        z_hr, z_lr, lr = self.encode_pair(frozen, batch)
+        return (*self.ends(z_hr, z_lr), lr)
+
+    def encode_pair(self, frozen: Frozen, batch: Batch) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """(HR latent, latent of the bicubically upsampled LR image, LR image in [-1, 1])."""
         z_lr, lr = self.encode_lr(frozen, batch["lr"])
-        z_hr = self.space.encode(frozen, to_model_range(batch["hr"]))
-        return (z_hr - z_lr, jnp.zeros_like(z_lr), lr) if self.residual else (z_hr, z_lr, lr)
+        return self.space.encode(frozen, to_model_range(batch["hr"])), z_lr, lr
+
+    def ends(self, z_hr: jax.Array, z_lr: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """The clean end x_0 of the process and its LR latent y, [B, h, w, C] each."""
+        return (z_hr - z_lr, jnp.zeros_like(z_lr)) if self.residual else (z_hr, z_lr)
+
+    def clean_latent(self, x0: jax.Array, z_lr: jax.Array) -> jax.Array:
+        """The latent that a clean end x_0 stands for: `z_lr` is added back for a residual task."""
+        return x0 + z_lr if self.residual else x0
 
     def encode_lr(self, frozen: Frozen, lr: jax.Array) -> tuple[jax.Array, jax.Array]:
         """(latent of the bicubically upsampled LR image, LR image in [-1, 1])."""
@@ -223,4 +235,4 @@ class LatentTask:
 
     def decode(self, frozen: Frozen, x0: jax.Array, z_lr: jax.Array) -> jax.Array:
         """A clean latent as an image near [0, 1]; `z_lr` is added back for a residual task."""
-        return from_model_range(self.space.decode(frozen, x0 + z_lr if self.residual else x0))
+        return from_model_range(self.space.decode(frozen, self.clean_latent(x0, z_lr)))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from framer_jax.knobs import settings_from
-from framer_jax.recipes.base import Recipe
+from framer_jax.models.denoiser import Denoiser
+from framer_jax.recipes.base import Params, Recipe
 from framer_jax.recipes.components import spaces
+from framer_jax.recipes.components.latent_space import LatentSpace
 from framer_jax.recipes.components.networks import build_denoiser
 from framer_jax.recipes.components.teacher import distilled_batch_entries
 from framer_jax.recipes.method import (
@@ -31,7 +33,19 @@ from framer_jax.recipes.sinsr.settings import SinSRSettings
 TEACHER_FILE = WeightFile(("sinsr", "teacher_checkpoint"), "teacher")
 
 
-def _build(config: Config, purpose: str, data: str, reader: WeightReader) -> Recipe:
+class Parts(NamedTuple):
+    """What a configuration of SinSR, or of a method that builds on it, describes: the first arguments of `sinsr`."""
+
+    denoiser: Denoiser
+    space: LatentSpace
+    scale: int
+    chain: ResShiftSettings
+    settings: SinSRSettings
+    teacher: Params | None
+
+
+def read_parts(config: Config, purpose: str, reader: WeightReader) -> Parts:
+    """Build what a configuration describes, and read the teacher if the recipe will be trained."""
     chain = settings_from(ResShiftSettings, config["resshift"], "recipe.resshift")
     settings = settings_from(SinSRSettings, config["sinsr"], "recipe.sinsr")
     space = spaces.build_space(config, purpose, reader)
@@ -43,7 +57,11 @@ def _build(config: Config, purpose: str, data: str, reader: WeightReader) -> Rec
         teacher_config = {**config, "name": "resshift"}
         recipe = resshift(denoiser, space, config["scale"], chain)
         teacher = reader.trained(TEACHER_FILE.knob, settings.teacher_checkpoint, what, teacher_config, recipe)
-    return sinsr(denoiser, space, config["scale"], chain, settings, teacher, data == TEACHER_OUTPUTS)
+    return Parts(denoiser, space, config["scale"], chain, settings, teacher)
+
+
+def _build(config: Config, purpose: str, data: str, reader: WeightReader) -> Recipe:
+    return sinsr(*read_parts(config, purpose, reader), precomputed=data == TEACHER_OUTPUTS)
 
 
 def _batch_entries(config: Config, data: str) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +31,7 @@ from framer_jax.losses.one_step_distillation import (
 from framer_jax.models.denoiser import Denoiser
 from framer_jax.recipes.base import (
     PIXELS,
+    AuxiliaryLoss,
     Batch,
     Frozen,
     Loss,
@@ -39,8 +41,10 @@ from framer_jax.recipes.base import (
     Recipe,
     State,
     Update,
+    add_auxiliary,
+    auxiliary_frozen,
 )
-from framer_jax.recipes.components.latent_space import LatentSpace, LatentTask
+from framer_jax.recipes.components.latent_space import LatentSpace, LatentTask, to_model_range
 from framer_jax.recipes.resshift.recipe import Predict, one_step_sampler, predictor, schedule_of
 from framer_jax.recipes.resshift.settings import ResShiftSettings
 from framer_jax.recipes.sinsr.settings import SinSRSettings
@@ -53,6 +57,36 @@ TRAJECTORY_ENTRIES = ("chain_start", "chain_end")
 
 Student = Callable[[jax.Array, jax.Array], tuple[jax.Array, tuple[jax.Array, ...]]]
 """(latent [B, h, w, C], index [B]) → (estimate, taps)."""
+
+
+class Distillation(NamedTuple):
+    """What the student's four calls in a training step give.
+
+    Attributes:
+      terms: the three terms of the loss.
+      taps: the taps of the student's one step.
+      one_step: the student's output from the prior's noise, [B, h, w, C] float32.
+      consistency: its output from the noise that it predicts for the HR latent, [B, h, w, C] float32.
+    """
+
+    terms: OneStepTerms
+    taps: tuple[jax.Array, ...]
+    one_step: jax.Array
+    consistency: jax.Array
+
+
+class PredictionLoss(NamedTuple):
+    """A further term on one of the student's outputs.
+
+    Attributes:
+      prediction: the output, 'one_step' or 'consistency' (`Distillation`).
+      domain: 'latent' or 'image': whether the loss compares clean latents, or decoded images in [-1, 1].
+      loss: the loss.
+    """
+
+    prediction: str
+    domain: str
+    loss: AuxiliaryLoss
 
 
 def student_schedule(schedule: process.Schedule) -> process.Schedule:
@@ -86,8 +120,8 @@ def distillation_terms(
     endpoints: tuple[jax.Array, jax.Array],
     weights: np.ndarray,
     consistency_gradient: str = "outer",
-) -> tuple[OneStepTerms, tuple[jax.Array, ...]]:
-    """(the three terms, the taps of the student's one step).
+) -> Distillation:
+    """The three terms of the loss, and the outputs that further terms compare.
 
     Args:
       schedule: schedule of the teacher's chain.
@@ -111,7 +145,7 @@ def distillation_terms(
         inverse_error(inverse, start, weights),
         consistency_error(reconstruction, z_hr, weights),
     )
-    return terms, taps
+    return Distillation(terms, taps, one_step, reconstruction)
 
 
 def sinsr(
@@ -122,6 +156,7 @@ def sinsr(
     settings: SinSRSettings,
     teacher: Params | None,
     precomputed: bool = False,
+    further: tuple[PredictionLoss, ...] = (),
 ) -> Recipe:
     """The recipe. Its `sample` is one network call; it has no `mean`, for the student learns a sample, not a mean.
 
@@ -134,6 +169,7 @@ def sinsr(
       teacher: the groups of a trained ResShift recipe, from which the student starts too; None where nothing will be
         trained.
       precomputed: batches bring the teacher's trajectories.
+      further: terms that are added to the loss.
     """
     task = LatentTask(space, scale, chain.residual)
     predict, schedule = predictor(denoiser), schedule_of(chain)
@@ -141,11 +177,15 @@ def sinsr(
         name="sinsr",
         scale=scale,
         init=partial(task.init, denoiser),
-        updates=(Update("denoiser", ("denoiser",), _loss(task, chain, settings, predict, precomputed)),),
+        updates=(Update("denoiser", ("denoiser",), _loss(task, chain, settings, predict, precomputed, further)),),
         sample=one_step_sampler(task, student_schedule(schedule), predict, centred=False),
         lr_multiple=task.lr_multiple(denoiser),
         tap_kind=denoiser.taps,
-        frozen={**space.frozen, **({TEACHER: teacher} if teacher else {})},
+        frozen={
+            **space.frozen,
+            **({TEACHER: teacher} if teacher else {}),
+            **auxiliary_frozen(tuple(term.loss for term in further)),
+        },
         initial_params=teacher or {},
         precompute=_precompute(task, schedule, predict),
         batch_entries=(*PIXELS, *TRAJECTORY_ENTRIES) if precomputed else PIXELS,
@@ -175,14 +215,20 @@ def _precompute(task: LatentTask, schedule: process.Schedule, predict: Predict) 
 
 
 def _loss(
-    task: LatentTask, chain: ResShiftSettings, settings: SinSRSettings, predict: Predict, precomputed: bool
+    task: LatentTask,
+    chain: ResShiftSettings,
+    settings: SinSRSettings,
+    predict: Predict,
+    precomputed: bool,
+    further: tuple[PredictionLoss, ...],
 ) -> LossFunction:
     schedule = schedule_of(chain)
     fixed = student_schedule(schedule)
     weights = channel_weights(task.space.channel_scale, chain.channel_weight_power)
 
     def loss(params: Params, frozen: Frozen, state: State, batch: Batch, key: jax.Array, step: jax.Array) -> Loss:
-        z_hr, y, condition = task.training_pair(frozen, batch)  # [B, h, w, C] twice, [B, H, W, 3]
+        z_hr, z_lr, condition = task.encode_pair(frozen, batch)  # [B, h, w, C] twice, [B, H, W, 3]
+        clean, y = task.ends(z_hr, z_lr)
 
         def student(x: jax.Array, index: jax.Array) -> tuple[jax.Array, tuple[jax.Array, ...]]:
             return predict(params, fixed, x, index, condition)
@@ -190,9 +236,34 @@ def _loss(
         if precomputed:
             endpoints = batch[TRAJECTORY_ENTRIES[0]], batch[TRAJECTORY_ENTRIES[1]]
         else:
-            noise = jax.random.normal(key, z_hr.shape, jnp.float32)
+            noise = jax.random.normal(key, clean.shape, jnp.float32)
             endpoints = trajectory_endpoints(schedule, _teacher(schedule, predict, frozen, condition), y, noise)
-        terms, taps = distillation_terms(schedule, student, z_hr, endpoints, weights, settings.consistency_gradient)
-        return Loss(one_step_distillation(terms, settings.weights), terms._asdict(), taps, state)
+        made = distillation_terms(schedule, student, clean, endpoints, weights, settings.consistency_gradient)
+        values, metrics = one_step_distillation(made.terms, settings.weights), made.terms._asdict()
+        if further:
+            references = {"latent": z_hr, "image": to_model_range(batch["hr"])}
+            values, metrics = add_further(task, further, frozen, values, metrics, made, z_lr, references)
+        return Loss(values, metrics, made.taps, state)
 
     return loss
+
+
+def add_further(
+    task: LatentTask,
+    further: tuple[PredictionLoss, ...],
+    frozen: Frozen,
+    values: jax.Array,
+    metrics: dict[str, jax.Array],
+    made: Distillation,
+    z_lr: jax.Array,
+    references: dict[str, jax.Array],
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Loss values [B] and metrics with the further terms; each output is decoded once, if any term asks for it."""
+    compared = {}
+    for prediction, domain in dict.fromkeys((term.prediction, term.domain) for term in further):
+        latent = task.clean_latent(getattr(made, prediction), z_lr)  # [B, h, w, C]
+        compared[prediction, domain] = latent if domain == "latent" else task.space.decode(frozen, latent)
+    for term in further:
+        pair = compared[term.prediction, term.domain], references[term.domain]
+        values, metrics = add_auxiliary((term.loss,), frozen, values, metrics, *pair)
+    return values, metrics

@@ -1,0 +1,230 @@
+"""`framer-jax pretrain`: train HF-Diff's feature extractor as a classifier, or continue where its directory stands."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from framer_jax.commands.exports import WeightFiles
+from framer_jax.config import ConfigError, declare_knob
+from framer_jax.data.class_folders import ClassDataSettings, LabelledPhotos, class_folders
+from framer_jax.data.contents import file_digests
+from framer_jax.data.pipeline import make_batches, prepare_labelled
+from framer_jax.evaluation.classification import make_validation
+from framer_jax.knobs import Knob, check_values, knobs_of, settings_from
+from framer_jax.models.hf_extractor import HFExtractor
+from framer_jax.overrides import apply_override, parse_override
+from framer_jax.porting.files import atomic_write
+from framer_jax.recipes.base import Params
+from framer_jax.recipes.components.networks import DTYPES
+from framer_jax.recipes.hf_extractor.recipe import EXTRACTOR, classify, hf_extractor
+from framer_jax.recipes.method import DTYPES as DTYPE_NAMES
+from framer_jax.training.logging import LoggingSettings, default_writer
+from framer_jax.training.loop import train
+from framer_jax.training.run import TrainResult
+from framer_jax.training.settings import TrainingSettings
+from framer_jax.training.workdir import check_name, check_unlocked
+
+LOGGER = logging.getLogger(__name__)
+
+EPOCHS = 20
+"""Passes over the images, as in Algorithm 2."""
+
+ALGORITHM_2: Mapping[str, Any] = {
+    "global_batch": 32,
+    "learning_rate": 5e-4,
+    "schedule": "staircase",
+    "decay_factor": 0.95,
+    "decay_every": 5000,
+    "warmup_steps": 0,
+    "best_metric": None,
+}
+"""Defaults of the section `training` that HF-Diff states, and those without which it would contradict them."""
+
+SECTIONS: Mapping[str, type] = {
+    EXTRACTOR: HFExtractor,
+    "data": ClassDataSettings,
+    "training": TrainingSettings,
+    "logging": LoggingSettings,
+}
+"""Section of the configuration → the class with its knobs."""
+
+FROM_DATA = ("extractor.classes", "training.steps")
+"""Knobs whose values follow from the images and --epochs."""
+
+DTYPE = Knob("dtype", str, False, "float32", "Compute dtype of the network.", choices=DTYPE_NAMES)
+
+CARD = "card.md"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    parser.add_argument("--classes", required=True, metavar="FOLDER", help="a folder with a folder of images per class")
+    parser.add_argument("--validation", metavar="FOLDER", help="such a folder of held-out images of the same classes")
+    parser.add_argument("--workdir", required=True, help="for checkpoints, weights and logs; resumed if it has any")
+    parser.add_argument("--epochs", type=int, default=EPOCHS, help=f"passes over the images ({EPOCHS}, as published)")
+    parser.add_argument(
+        "--set",
+        dest="overrides",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="override one knob of the sections extractor, data, training and logging; repeatable",
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Train and report."""
+    config = pretraining_config(arguments.classes, arguments.validation or "", arguments.overrides)
+    result = pretrain(config, arguments.workdir, arguments.epochs)
+    if jax.process_index() == 0:
+        print(result.message)
+    return 0
+
+
+def pretraining_config(train: str, validation: str = "", overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """The configuration of a pre-training: the defaults of the paper and of this library, with overrides.
+
+    Args:
+      train: folder with a folder of images for each class.
+      validation: such a folder of held-out images, or ''.
+      overrides: such as 'extractor.modules=5' or 'data.crop=64'.
+
+    Raises:
+      ConfigError: an unknown knob, a value that is not legal, or one that follows from the images.
+    """
+    config, knobs = ConfigDict(), {}
+    for section, settings in SECTIONS.items():
+        config[section] = ConfigDict()
+        for each in (*knobs_of(settings), *((DTYPE,) if section == EXTRACTOR else ())):
+            declare_knob(config[section], each)
+            knobs[f"{section}.{each.name}"] = each
+    for name, value in ALGORITHM_2.items():
+        config.training[name] = value
+    config.data.train, config.data.validation = train, validation
+    config.lock()
+    try:
+        for key, text in map(parse_override, overrides):
+            if key in (*FROM_DATA, "data.train", "data.validation"):
+                raise ConfigError(f"{key} cannot be set: it follows from --classes, --validation and --epochs")
+            apply_override(config, key, text, knobs)
+        plain: dict[str, Any] = json.loads(json.dumps(config.to_dict()))
+        for section in SECTIONS:
+            of_section = [knob for name, knob in knobs.items() if name.startswith(f"{section}.")]
+            check_values(of_section, plain[section], section)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    return plain
+
+
+def pretrain(config: dict[str, Any], workdir: str | Path, epochs: int = EPOCHS) -> TrainResult:
+    """Train the extractor.
+
+    Args:
+      config: as of `pretraining_config`; the number of classes and of steps are filled in.
+      workdir: gets `weights.safetensors` (a ported file of the model 'hf_extractor'), `card.md`, checkpoints and logs.
+      epochs: passes over the images; the last batch of the run is the last that is full.
+
+    Raises:
+      ConfigError, ValueError, FileNotFoundError: an input that cannot be used, in one line.
+    """
+    workdir = Path(workdir)
+    check_name(workdir)
+    check_unlocked(workdir)
+    data: ClassDataSettings = settings_from(ClassDataSettings, config["data"], "data")
+    source = class_folders(data.train, data.crop if data.crop_mode == "crop" else 1, data.small_share)
+    held_out = class_folders(data.validation, 1, 0.0, source.classes) if data.validation else None
+    config = _complete(config, source, epochs)
+    settings: TrainingSettings = settings_from(TrainingSettings, config["training"], "training")
+    arguments = {name: value for name, value in config[EXTRACTOR].items() if name != DTYPE.name}
+    module = HFExtractor(**arguments, dtype=DTYPES[config[EXTRACTOR][DTYPE.name]])
+    recipe = hf_extractor(module)
+    metadata = _metadata(config, arguments, source)
+    validate = None
+    if held_out:
+        function = partial(classify, module)
+        validate = make_validation(
+            function, held_out, data.crop, data.crop_mode, data.validation_count, settings.global_batch
+        )
+    batches = make_batches(
+        source,
+        data.crop,
+        None,
+        settings.global_batch,
+        settings.seed,
+        crop_mode=data.crop_mode,
+        num_threads=data.threads,
+        num_workers=data.workers,
+    )
+    try:
+        result = train(
+            recipe,
+            batches,
+            prepare_labelled,
+            settings,
+            workdir,
+            config_json=json.dumps(config),
+            may_change=("data.train", "data.validation", "data.validation_count"),
+            record_names=source.names,
+            file_digests=file_digests(source.files()),
+            validate=validate,
+            export=WeightFiles(workdir, recipe.name, recipe, metadata, EXTRACTOR, write_card),
+            writer=default_writer(workdir, LoggingSettings(**config["logging"])),
+        )
+    finally:
+        batches.close()  # ends the worker processes
+    return replace(result, message="; ".join(part for part in (result.message, source.damage()) if part))
+
+
+def _complete(config: Mapping[str, Any], source: LabelledPhotos, epochs: int) -> dict[str, Any]:
+    """The configuration with the numbers of classes and steps, which are logged; a ConfigError if there is no step."""
+    if epochs < 1:
+        raise ConfigError(f"--epochs is {epochs}: it must be at least 1")
+    count, classes, batch = len(source), len(source.classes), config["training"]["global_batch"]
+    if not (steps := epochs * count // batch):
+        raise ConfigError(f"{epochs} epoch(s) of {count} images are less than one batch of {batch}: use more epochs")
+    LOGGER.warning("%d images of %d classes; %d epochs are %d steps", count, classes, epochs, steps)
+    return {
+        **config,
+        EXTRACTOR: {**config[EXTRACTOR], "classes": classes},
+        "training": {**config["training"], "steps": steps},
+    }
+
+
+def _metadata(config: Mapping[str, Any], arguments: Mapping[str, Any], source: LabelledPhotos) -> dict[str, Any]:
+    """Metadata of a ported network, with how it was trained."""
+    data = {**config["data"], **{key: Path(config["data"][key]).name for key in ("train", "validation")}}
+    return {
+        "model": "hf_extractor",
+        "arguments": dict(arguments),
+        "source": {"files": [], "notes": [], "assumed": []},
+        "pretraining": {"data": data, "training": config["training"], "images": len(source), "classes": source.classes},
+    }
+
+
+def write_card(workdir: Path, name: str, params: Params, metadata: Mapping[str, Any]) -> None:
+    """Write the page on an extractor next to its weights: what it was trained on, how long, and what it is for."""
+    trained, arguments = metadata["pretraining"], metadata["arguments"]
+    data, training = trained["data"], trained["training"]
+    count = sum(leaf.size for leaf in jax.tree.leaves(params))
+    rows = {
+        "network": f"variant {arguments['variant']}, {arguments['modules']} invertible modules of "
+        f"{arguments['channels']} channels, {count:,} parameters with its classifier",
+        "data": f"{data['train']}, {trained['images']} images of {len(trained['classes'])} classes, "
+        f"{data['crop_mode']}s of {data['crop']} pixels",
+        "training": f"{metadata['step']} of {training['steps']} steps, global batch {training['global_batch']}, seed "
+        f"{training['seed']}",
+        "for": "`recipe.hf_diff.extractor_checkpoint`",
+    }
+    lines = [f"# {name}", "", "| | |", "|---|---|", *(f"| {row} | {value} |" for row, value in rows.items()), ""]
+    with atomic_write(workdir / CARD) as temporary:
+        temporary.write_text("\n".join(lines), encoding="utf-8", errors="backslashreplace")
