@@ -45,6 +45,7 @@ from framer_jax.recipes.components.spaces import build_space
 from framer_jax.recipes.components.text import text_sizes
 from framer_jax.recipes.framer import NO_FRAMER, add_framer
 from framer_jax.recipes.method import LATENTS, PHOTOS
+from framer_jax.recipes.table import build_recipe as build_from_shapes
 from framer_jax.recipes.table import method_of
 from framer_jax.training.optimizer import make_optimizers
 from framer_jax.training.settings import TrainingSettings, check_batch
@@ -52,6 +53,7 @@ from framer_jax.training.sharding import batch_sharding, make_mesh, tree_shardin
 from framer_jax.training.state import TrainState, abstract_train_state
 from framer_jax.training.step import Step, make_step
 from tools.hlo import collectives
+from tools.shape_reader import ShapeReader
 
 MEMORY = {"v4": 32, "v5e": 16, "v5p": 95, "v6e": 32}
 """TPU generation → published memory of a chip in GiB, of which the compiler reserves about 0.25."""
@@ -272,13 +274,12 @@ def described_recipe(config: dict[str, Any]) -> Recipe:
     """
     section = config["recipe"]
     teachers = [file.knob for file in method_of(section).weight_files if file.role.startswith("teacher")]
-    undescribed = [*teachers, *(["recipe.space.checkpoint"] if _space(section) not in DESCRIBED_SPACES else [])]
-    if undescribed:
-        raise ConfigError(
-            f"{undescribed[0]}: the step depends on weights whose shapes are known from their file only, and no file "
-            "is read here: choose a method without a teacher, in one of the latent spaces wavelet, kl, taesd and taesd3"
-        )
-    return add_framer(build_recipe(section, "description", training_data(section)), config["framer"])
+    data = training_data(section)
+    if teachers or _space(section) not in DESCRIBED_SPACES:
+        recipe = build_from_shapes(section, ShapeReader(), "training", data)
+    else:
+        recipe = build_recipe(section, "description", data)
+    return add_framer(recipe, config["framer"])
 
 
 def training_data(section: dict[str, Any]) -> str:

@@ -4,7 +4,7 @@ import jax
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from framer_jax.config import load_config, to_dict
+from framer_jax.config import ConfigError, load_config, to_dict
 from framer_jax.recipes.components.base_model import BASE
 from tools import compile_for_topology as tool
 
@@ -94,6 +94,17 @@ def test_abstract_arguments_are_those_of_a_run():
     assert "query" not in state.params["denoiser"]["blocks_dual"]["attention"]
     shapes, _ = jax.eval_shape(step, state, frozen, batch)
     assert jax.tree.map(lambda leaf: leaf.shape, shapes) == jax.tree.map(lambda leaf: leaf.shape, state)
+
+
+def test_methods_with_frozen_networks_are_described_by_their_shapes():
+    """The teacher, the autoencoder, the extractor and DINOv2 of HF-Diff at full size, without a file."""
+    recipe = tool.described_recipe(to_dict(load_config("hf_diff")))
+    sizes = {name: sum(leaf.size for leaf in jax.tree.leaves(group)) for name, group in recipe.frozen.items()}
+    assert sizes["teacher"] == 118_593_583
+    assert sizes["distribution"] == 22_056_576
+    assert set(sizes) == {"autoencoder", "teacher", "high_frequency", "distribution"}
+    with pytest.raises(ConfigError, match=r"recipe\.teacher\.checkpoint: the step depends on weights whose shapes"):
+        tool.described_recipe(to_dict(load_config("dtkd_swinir_small")))
 
 
 @pytest.mark.slow  # compiles for eight devices
