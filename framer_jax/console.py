@@ -12,6 +12,14 @@ PLAIN = {"↑": "^", "↓": "v", "→": "->", "±": "+-", "×": "x", "…": "...
 
 HANDLER = "framer_jax.plain"
 
+PIPE_WIDTH = 160
+"""Width of tables that are not printed on a terminal."""
+
+
+def table_width() -> int | None:
+    """The width for rich's console: that of the terminal (None), or `PIPE_WIDTH` where there is none."""
+    return None if sys.stdout.isatty() else PIPE_WIDTH
+
 
 def encode_plainly(error: UnicodeError) -> tuple[str, int]:
     r"""Error handler of codecs: plain characters for those of `PLAIN`, escapes such as \u4e2d for others."""

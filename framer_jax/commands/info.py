@@ -7,7 +7,6 @@ import importlib.metadata
 import json
 import platform
 import re
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from framer_jax.checkpoints.networks import autoencoder_shapes
 from framer_jax.checkpoints.open import build_recipe
 from framer_jax.commands.published import config_of_weights, is_model_name
 from framer_jax.config import is_config, load_config, to_dict
+from framer_jax.console import table_width
 from framer_jax.evaluation.cost import MODES, Cost, CostSettings, as_json, as_text, measure
 from framer_jax.inference.model import STARTER, Model, load_model
 from framer_jax.inference.named_models import DISTRIBUTION, STARTER_NAME, model_file
@@ -45,9 +45,6 @@ EXTRAS = {
     "realesrgan": DISTRIBUTION,
 }
 """Extra of the package → a distribution that it installs."""
-
-PIPE_WIDTH = 160
-"""Columns of the table of knobs where the output is not a terminal."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -224,7 +221,7 @@ def _print_knobs(name: str | None, as_json_text: bool) -> None:
     for fact in facts:
         cells = (fact["knob"], _default_text(fact), fact["unit"], fact["legal_values"], fact["meaning"])
         rows.add_row(*map(Text, cells))
-    Console(width=None if sys.stdout.isatty() else PIPE_WIDTH).print(rows)
+    Console(width=table_width()).print(rows)
 
 
 def _default_text(fact: dict[str, Any]) -> str:

@@ -1,0 +1,104 @@
+"""`framer-jax compare`: paired differences of models that were scored on the same images."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from framer_jax.console import table_width
+from framer_jax.evaluation.comparison import Arm, Difference, as_json, check_comparable, difference, read_scores
+from framer_jax.evaluation.report import MISSING
+from framer_jax.porting.files import atomic_write, check_outputs
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    parser.epilog = (
+        "Differences are of each model minus the first one, over the images that both have, with 95 %% bootstrap "
+        "intervals over images. 'better' counts the images on which it is better than the first; p is the two-sided "
+        "sign test's."
+    )
+    parser.add_argument(
+        "scores",
+        nargs="+",
+        metavar="[LABEL=]FILE[,FILE]",
+        help="JSON files of `framer-jax evaluate --json`, the reference first; several of one model, such as its "
+        "seeds, are averaged for each image",
+    )
+    parser.add_argument("--json", metavar="FILE", help="also write the differences to this file")
+    parser.add_argument("--markdown", action="store_true", help="print Markdown instead of a table")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing --json file")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the bootstrap")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Compare and print."""
+    arms = [_arm(text) for text in arguments.scores]
+    if len(arms) < 2:
+        raise ValueError("compare needs two models or more: name the JSON files of `framer-jax evaluate --json`")
+    labels = [arm.label for arm in arms]
+    if repeated := [label for label in labels if labels.count(label) > 1]:
+        raise ValueError(f"two models are called {repeated[0]!r}: write LABEL=FILE")
+    if arguments.json:
+        inputs = {file.path for arm in arms for file in arm.files}
+        check_outputs({"--json": Path(arguments.json)}, {"a file of scores": sorted(inputs)}, "choose another name")
+        if Path(arguments.json).exists() and not arguments.overwrite:
+            raise ValueError(f"--json {arguments.json} exists: choose another name, or add --overwrite")
+    metrics = check_comparable([file for arm in arms for file in arm.files])
+    reference, *others = arms
+    rows = {arm.label: [difference(metric, reference, arm, arguments.seed) for metric in metrics] for arm in others}
+    for label, entries in rows.items():
+        title = f"{label} minus {reference.label}, {max(entry.images for entry in entries)} images"
+        if arguments.markdown:
+            print(_markdown(title, reference.label, label, entries))
+        else:
+            Console(width=table_width()).print(_table(title, reference.label, label, entries))
+    if arguments.json:
+        with atomic_write(arguments.json) as temporary:
+            temporary.write_text(json.dumps(as_json(reference, rows), indent=1) + "\n", encoding="utf-8")
+    return 0
+
+
+def _arm(text: str) -> Arm:
+    label, separator, files = text.partition("=")
+    if not separator or Path(text).is_file():
+        label, files = "", text
+    paths = [files] if Path(files).is_file() else files.split(",")
+    if "" in paths:
+        raise ValueError(f"{text!r} names an empty file: write FILE,FILE or LABEL=FILE,FILE")
+    return Arm(label or Path(paths[0]).stem, tuple(map(read_scores, paths)))
+
+
+HEADINGS = ("difference", "95 % interval", "better", "p", "by run")
+
+
+def _cells(entry: Difference) -> list[str]:
+    arrow = "↑" if entry.higher_is_better else "↓"
+    interval = MISSING if np.isnan(entry.low) else f"{entry.low:+.4f} .. {entry.high:+.4f}"
+    better = f"{entry.better} of {entry.images}"
+    runs = ", ".join(f"{value:+.4f}" for value in entry.runs) if len(entry.runs) > 1 else MISSING
+    means = f"{entry.first:.4f}", f"{entry.second:.4f}"
+    return [f"{entry.metric} {arrow}", *means, f"{entry.mean:+.4f}", interval, better, f"{entry.p_value:.2g}", runs]
+
+
+def _table(title: str, first: str, second: str, entries: Sequence[Difference]) -> Table:
+    table = Table(title=escape(title), title_justify="left")
+    for heading in ("metric", first, second, *HEADINGS):
+        table.add_column(escape(heading), justify="left" if heading == "metric" else "right", no_wrap=True)
+    for entry in entries:
+        table.add_row(*_cells(entry))
+    return table
+
+
+def _markdown(title: str, first: str, second: str, entries: Sequence[Difference]) -> str:
+    headings = ("metric", first, second, *HEADINGS)
+    lines = [f"| {' | '.join(headings)} |", "|---" * len(headings) + "|"]
+    lines += [f"| {' | '.join(_cells(entry))} |" for entry in entries]
+    return "\n".join([f"{title}:", "", *lines, ""])

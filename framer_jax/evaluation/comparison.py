@@ -1,0 +1,202 @@
+"""Paired comparison of scores: what one model gains over another on the same images."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from math import comb
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from framer_jax.evaluation.report import number_or_none
+from framer_jax.evaluation.statistics import bootstrap_interval
+
+COMPARED = ("crop_border", "mod_crop")
+"""Settings of an evaluation, besides each metric's variant and weights, that must be equal."""
+
+
+class ScoreFile(NamedTuple):
+    """The scores of a folder, as `framer-jax evaluate --json` writes them.
+
+    Attributes:
+      path: the file.
+      metadata: its metadata.
+      scores: metric → image → score, without the images that have none.
+    """
+
+    path: Path
+    metadata: Mapping[str, Any]
+    scores: dict[str, dict[str, float]]
+
+
+class Arm(NamedTuple):
+    """One way to upscale: its scores, averaged over several runs for each image.
+
+    Attributes:
+      label: its name.
+      files: one file per run, such as one per seed of the training.
+    """
+
+    label: str
+    files: tuple[ScoreFile, ...]
+
+    def scores(self, metric: str) -> dict[str, float]:
+        """Image → mean over the runs, of the images that have a score in all of them."""
+        by_run = [file.scores.get(metric, {}) for file in self.files]
+        images = sorted(set.intersection(*map(set, by_run)))
+        return {image: float(np.mean([scores[image] for scores in by_run])) for image in images}
+
+
+class Difference(NamedTuple):
+    """What one arm gains over another by one metric; differences are of the second minus the first.
+
+    Attributes:
+      metric: the metric.
+      higher_is_better: whether a positive difference is a gain.
+      images: number of images that have a score in both.
+      first, second: means over these images.
+      mean, low, high: of the differences, with its 95 % bootstrap interval over images; low and high are NaN for one.
+      better, worse: number of images on which the second arm is better, or worse.
+      p_value: of the two-sided sign test, see `sign_test`.
+      runs: difference of the means of each run, where both arms have the same number of runs; otherwise ().
+    """
+
+    metric: str
+    higher_is_better: bool
+    images: int
+    first: float
+    second: float
+    mean: float
+    low: float
+    high: float
+    better: int
+    worse: int
+    p_value: float
+    runs: tuple[float, ...]
+
+
+def read_scores(path: str | Path) -> ScoreFile:
+    """Read a file of `framer-jax evaluate --json`.
+
+    Raises:
+      FileNotFoundError: there is none.
+      ValueError: it is no such file.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file: give what `framer-jax evaluate --json` wrote")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        metadata = content["metadata"]
+        scores = {
+            metric: {
+                str(image["image"]): float(image[metric]) for image in content["images"] if image[metric] is not None
+            }
+            for metric in metadata["metrics"]
+        }
+        if not all({"variant", "higher_is_better"} <= set(entry) for entry in metadata["metrics"].values()):
+            raise KeyError("variant")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path}: not a file of `framer-jax evaluate --json` ({type(error).__name__})") from error
+    return ScoreFile(path, metadata, scores)
+
+
+def check_comparable(files: Sequence[ScoreFile]) -> tuple[str, ...]:
+    """The metrics that all files have.
+
+    Raises:
+      ValueError: there is none, or the files were scored with other settings or weights; the message names them.
+    """
+    first, *others = files
+    metrics = [name for name in first.scores if all(name in other.scores for other in others)]
+    if not metrics:
+        raise ValueError(f"{', '.join(str(file.path) for file in files)} have no metric in common: evaluate them alike")
+    for other in others:
+        for name in COMPARED:
+            if first.metadata.get(name) != other.metadata.get(name):
+                raise ValueError(
+                    f"{first.path} and {other.path} were scored with {name} {first.metadata.get(name)} and "
+                    f"{other.metadata.get(name)}: evaluate both alike"
+                )
+        for metric in metrics:
+            one, two = (_identity(file.metadata["metrics"][metric]) for file in (first, other))
+            if one != two:
+                raise ValueError(
+                    f"{first.path} and {other.path} have other variants or weights of {metric}: evaluate both alike"
+                )
+    return tuple(metrics)
+
+
+def _identity(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """A metric's entry without the names of files, whose digests decide."""
+    weights = [file.get("sha256") for file in entry.get("weights", [])]
+    return {**{key: value for key, value in entry.items() if key != "niqe_model"}, "weights": weights}
+
+
+def sign_test(better: int, worse: int) -> float:
+    """The two-sided p-value of the sign test: the chance of so uneven a split if both signs were equally likely.
+
+    Exact, from the binomial distribution; images without a difference do not count. 1 if there are none.
+    """
+    count = better + worse
+    tail = sum(comb(count, number) for number in range(min(better, worse) + 1))
+    return min(1.0, 2 * tail / 2**count)
+
+
+def difference(metric: str, first: Arm, second: Arm, seed: int = 0) -> Difference:
+    """Compare two arms by one metric on the images that have a score in both.
+
+    Args:
+      metric: one of `check_comparable`.
+      first: the reference.
+      second: what is compared with it.
+      seed: seed of the bootstrap; the same images are drawn for every metric.
+
+    Raises:
+      ValueError: the arms have no image in common.
+    """
+    one, two = first.scores(metric), second.scores(metric)
+    images = sorted(one.keys() & two.keys())
+    if not images:
+        raise ValueError(f"{first.label} and {second.label} have no image in common that has a {metric}")
+    a, b = (np.asarray([scores[image] for image in images]) for scores in (one, two))
+    higher = bool(first.files[0].metadata["metrics"][metric]["higher_is_better"])
+    gain = (b - a) if higher else (a - b)
+    better, worse = int((gain > 0).sum()), int((gain < 0).sum())
+    low, high = bootstrap_interval(b - a, seed)
+    means = float(a.mean()), float(b.mean())
+    p_value = sign_test(better, worse)
+    runs = _by_run(metric, first, second, images)
+    return Difference(
+        metric, higher, len(images), *means, float((b - a).mean()), low, high, better, worse, p_value, runs
+    )
+
+
+def _by_run(metric: str, first: Arm, second: Arm, images: Sequence[str]) -> tuple[float, ...]:
+    if len(first.files) != len(second.files):
+        return ()
+
+    def mean(file: ScoreFile) -> float:
+        return float(np.mean([file.scores[metric][image] for image in images]))
+
+    return tuple(mean(b) - mean(a) for a, b in zip(first.files, second.files, strict=True))
+
+
+def as_json(reference: Arm, rows: Mapping[str, Sequence[Difference]]) -> dict[str, Any]:
+    """A comparison as plain JSON; what is undefined is null."""
+    return {
+        "reference": {"label": reference.label, "files": [str(file.path) for file in reference.files]},
+        "differences": {
+            label: {
+                entry.metric: {
+                    key: number_or_none(value) if isinstance(value, float) else value
+                    for key, value in entry._asdict().items()
+                    if key != "metric"
+                }
+                for entry in entries
+            }
+            for label, entries in rows.items()
+        },
+    }

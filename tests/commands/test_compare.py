@@ -1,0 +1,48 @@
+"""`framer-jax compare`: the table, its JSON, and arguments that mean nothing."""
+
+import json
+
+import pytest
+
+from framer_jax.cli import main
+from tests.evaluation.test_comparison import scores
+
+
+@pytest.fixture
+def files(tmp_path):
+    return [str(scores(tmp_path / f"{n}.json", {"psnr-y": {"x": 20 + n, "y": 30 + n}})) for n in range(3)]
+
+
+def test_models_are_compared_with_the_first(files, tmp_path, capsys):
+    output = tmp_path / "out.json"
+    assert main(["compare", f"base={files[0]}", f"both={files[1]},{files[2]}", "--json", str(output)]) == 0
+    printed = capsys.readouterr().out
+    assert "both minus base, 2 images" in printed and "+1.5000" in printed and "2 of 2" in printed
+    entry = json.loads(output.read_text())["differences"]["both"]["psnr-y"]
+    assert (entry["mean"], entry["better"], entry["runs"]) == (1.5, 2, [])
+    assert main(["compare", files[0], files[1], "--json", str(output)]) == 2
+    assert "add --overwrite" in capsys.readouterr().err
+    assert main(["compare", files[0], files[1], "--json", str(output), "--overwrite"]) == 0
+
+
+def test_markdown_has_a_table_for_each_model(files, capsys):
+    assert main(["compare", *files, "--markdown"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.count("| metric | 0 |") == 2
+    assert "| psnr-y ↑ | 25.0000 | 27.0000 | +2.0000 | +2.0000 .. +2.0000 | 2 of 2 | 0.5 | – |" in printed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["{0}"], "needs two models or more"),
+        (["a={0}", "a={1}"], "two models are called 'a': write LABEL=FILE"),
+        (["{0}", "b={1},"], "names an empty file"),
+        (["{0}", "nothing.json"], "nothing.json: no such file"),
+        (["{0}", "{1}", "--json", "{0}"], "--json"),
+    ],
+)
+def test_bad_arguments_are_one_line(files, capsys, arguments, message):
+    assert main(["compare", *(text.format(*files) for text in arguments)]) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
