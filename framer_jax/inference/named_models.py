@@ -123,6 +123,8 @@ def named_model(name: str) -> NamedModel:
       ValueError: there is none; the message names the nearest.
     """
     if name not in MODELS:
+        if Path(name).exists():
+            raise ValueError(f"{name!r} is a file or folder, not the name of a model: give it as --weights {name}")
         raise ValueError(f"no model {name!r}{nearest(name, MODELS)} (`framer-jax models` lists them)")
     return MODELS[name]
 

@@ -19,6 +19,7 @@ from framer_jax.porting.maps import to_torch
 from framer_jax.porting.table import MAPS
 from framer_jax.porting.torch_files import write_state
 from tests.support.ncnn import write_ncnn
+from tests.support.paths import ROOT
 from tests.support.tiny import TINY, photo, random_weights
 
 GENERAL, PLUS = "realesr-general-x4v3", "realesrgan-x4plus"
@@ -105,6 +106,10 @@ def test_a_missing_package_is_one_line_with_the_command(tmp_path, capsys):
     ("words", "message"),
     [
         (["--model", "realesrgan-x4pluss"], "did you mean 'realesrgan-x4plus'?"),
+        (
+            ["--model", "setup.py"],
+            "'setup.py' is a file or folder, not the name of a model: give it as --weights setup.py",
+        ),
         (["--model", PLUS, "--weights", "a.pth"], "omit --weights, or omit --model"),
         (["--model", PLUS, "--recipe", "resshift_v1"], "omit --recipe, or omit --model"),
         (["--weights", PLUS], "a model by name is --model realesrgan-x4plus"),
@@ -113,7 +118,8 @@ def test_a_missing_package_is_one_line_with_the_command(tmp_path, capsys):
         (["--denoise-strength", "0.5"], "a denoise strength is of realesr-general-x4v3"),
     ],
 )
-def test_options_that_contradict_each_other_are_one_line(words, message, tmp_path, capsys):
+def test_options_that_contradict_each_other_are_one_line(words, message, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)
     assert cli.main(["upscale", str(tmp_path / "in.png"), str(tmp_path / "out.png"), *words]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert message in line
