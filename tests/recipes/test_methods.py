@@ -34,7 +34,18 @@ def saved_state(workdir):
         return reader.restore(workdir / "checkpoints" / "2" / "state")
 
 
-@by_method
+BUILDS_ON_ANOTHER = {"hf_diff"}
+"""Methods that add terms to the loss of another one: their whole cycle is a slow check, and a step of their narrow
+configuration is trained in tests/test_configs.py."""
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        pytest.param(method, marks=pytest.mark.slow if method.name in BUILDS_ON_ANOTHER else (), id=method.name)
+        for method in METHODS
+    ],
+)
 def test_it_trains_resumes_exports_and_upscales(method, tmp_path):
     folder, path = photos(tmp_path / "photos"), Path(shipped_configuration(method))
     changes = [f"data.train={folder}", f"data.validation={folder}", "data.validation_count=0"]
