@@ -21,9 +21,13 @@ Config = Mapping[str, Any]
 KnobPath = tuple[str, ...]
 """Path of a knob in the `recipe` section, such as ('space', 'checkpoint')."""
 
-PURPOSES = ("training", "inference", "description")
-"""Purposes of building a recipe. Training needs all weights that its configuration names, inference those that `sample`
-and `mean` use; a description has names and shapes only and reads no weights."""
+PURPOSES = ("training", "precompute", "inference", "description")
+"""Purposes of building a recipe. Training needs all weights that its configuration names, precomputing a teacher's
+outputs those that they depend on, inference those that `sample` and `mean` use; a description has names and shapes only
+and reads no weights."""
+
+WITH_TEACHER = ("training", "precompute")
+"""The purposes that need a teacher."""
 
 DTYPES = ("float32", "bfloat16")
 """Dtypes of computation, and of frozen parameters: Stable Diffusion 3.5's are published in two bytes each."""

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from framer_jax.checkpoints.open import build_recipe
+from framer_jax.diffusion.noise import noise_field
 from framer_jax.frequency import wavelets
 from framer_jax.losses.framer import paper
 from framer_jax.losses.one_step_distillation import OneStepTerms
@@ -22,7 +23,7 @@ from framer_jax.recipes.components.high_frequency import (
 from framer_jax.recipes.components.latent_space import LatentTask, to_model_range, wavelet_space
 from framer_jax.recipes.framer import HEADS, framer
 from framer_jax.recipes.hf_diff import METHOD
-from framer_jax.recipes.sinsr.recipe import TEACHER, Distillation, PredictionLoss, add_further
+from framer_jax.recipes.sinsr.recipe import TEACHER, TRAJECTORY_ENTRIES, Distillation, PredictionLoss, add_further
 from tests.support.drawn import drawn
 from tests.support.tiny import TINY, config, ported, weights
 
@@ -251,3 +252,15 @@ def test_a_student_that_gives_the_hr_latent_has_no_error(domain, residual):
         return float(metrics["mse"][0])
 
     assert error("consistency") < 1e-9 < 1e-3 < error("one_step")
+
+
+def test_precomputing_needs_the_teacher_and_none_of_the_other_networks(folder):
+    """What it writes is SinSR's: the ends of the teacher's trajectories."""
+    changes = ("recipe.hf_diff.extractor_checkpoint=", "recipe.hf_diff.dinov2_checkpoint=")
+    recipe = build_recipe(config_of(folder, *changes), "precompute")
+    assert set(recipe.frozen) == {TEACHER}
+    data, noise = batch(1, 16), noise_field(jax.random.key(0), 1)
+    outputs = jax.eval_shape(recipe.precompute, recipe.frozen, data, noise)
+    assert set(outputs) == set(TRAJECTORY_ENTRIES)
+    with pytest.raises(ValueError, match="teacher_checkpoint is empty"):
+        build_recipe(config_of(folder, "recipe.sinsr.teacher_checkpoint="), "precompute")

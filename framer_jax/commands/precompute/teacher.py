@@ -55,7 +55,7 @@ def precompute_teacher(config: dict[str, Any], folder: Path, work: Work, overwri
     Raises:
       ConfigError, ValueError, FileNotFoundError, ImportError: an input that cannot be used, in one line.
     """
-    recipe, seed = build_recipe(config["recipe"]), config["training"]["seed"]
+    recipe, seed = build_recipe(config["recipe"], "precompute"), config["training"]["seed"]
     if recipe.precompute is None:
         raise ConfigError(
             f"the recipe {recipe.name!r} has no teacher whose outputs could be precomputed: use one that distills"

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from framer_jax.diffusion.noise import NoiseField, noise_field
 from framer_jax.knobs import changed_repr, check_knobs, knob, settings_from
 from framer_jax.recipes.base import PIXELS, Batch, Frozen, Params, Recipe, Sampler
-from framer_jax.recipes.method import PHOTOS, TEACHER_OUTPUTS, Config, WeightFile, WeightReader
+from framer_jax.recipes.method import PHOTOS, TEACHER_OUTPUTS, WITH_TEACHER, Config, WeightFile, WeightReader
 from framer_jax.recipes.tracing import leaves_read
 
 TEACHER = "teacher"
@@ -195,7 +195,7 @@ def read_teacher(config: Config, purpose: str, reader: WeightReader) -> Teacher 
     Raises:
       ValueError, FileNotFoundError, ImportError: it cannot be read, or has another scale than the student.
     """
-    if purpose != "training":
+    if purpose not in WITH_TEACHER:
         return None
     settings = settings_from(TeacherSettings, config["teacher"], "recipe.teacher")
     what = "the trained teacher (a file, not a folder)"

@@ -13,6 +13,7 @@ from framer_jax.recipes.components.networks import build_denoiser
 from framer_jax.recipes.components.teacher import distilled_batch_entries
 from framer_jax.recipes.method import (
     TEACHER_OUTPUTS,
+    WITH_TEACHER,
     Config,
     Method,
     Networks,
@@ -45,14 +46,14 @@ class Parts(NamedTuple):
 
 
 def read_parts(config: Config, purpose: str, reader: WeightReader) -> Parts:
-    """Build what a configuration describes, and read the teacher if the recipe will be trained."""
+    """Build what a configuration describes, and read the teacher where the purpose needs one."""
     chain = settings_from(ResShiftSettings, config["resshift"], "recipe.resshift")
     settings = settings_from(SinSRSettings, config["sinsr"], "recipe.sinsr")
     space = spaces.build_space(config, purpose, reader)
     denoiser = build_denoiser(config, space)
     spaces.check_grid(config, space, denoiser.downsampling)
     teacher = None
-    if purpose == "training":
+    if purpose in WITH_TEACHER:
         what = "the trained ResShift denoiser (a file, not a folder)"
         teacher_config = {**config, "name": "resshift"}
         recipe = resshift(denoiser, space, config["scale"], chain)
