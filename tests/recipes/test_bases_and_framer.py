@@ -1,4 +1,5 @@
 import dataclasses
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -9,13 +10,14 @@ import pytest
 from framer_jax.checkpoints.open import build_recipe
 from framer_jax.config import default, shipped, to_dict
 from framer_jax.diffusion.noise import NoiseField, noise_field
+from framer_jax.diffusion.samplers import resshift_ancestral
 from framer_jax.frequency import wavelets
 from framer_jax.losses.framer import paper, released
 from framer_jax.losses.latent import channel_weights
 from framer_jax.recipes.base import Recipe
-from framer_jax.recipes.components.latent_space import LatentTask, upsample_bicubic, wavelet_space
+from framer_jax.recipes.components.latent_space import PREVIEW, LatentTask, upsample_bicubic, wavelet_space
 from framer_jax.recipes.framer import HEADS, add_framer, apply_heads, framer, init_heads
-from framer_jax.recipes.resshift.recipe import resshift
+from framer_jax.recipes.resshift.recipe import resshift, schedule_of
 from framer_jax.recipes.resshift.settings import ResShiftSettings
 from tests.support.drawn import drawn
 
@@ -93,7 +95,11 @@ def test_an_untrained_residual_recipe_returns_the_upsampled_image(name):
         np.testing.assert_allclose(sr, upsample_bicubic(data["lr"], 4), atol=2e-5)
     else:
         field = noise_field(jax.random.key(4), 4)
-        assert np.std(mean_of(recipe, params, data["lr"], field) - upsample_bicubic(data["lr"], 4)) > 0.05
+        sr = mean_of(recipe, params, data["lr"], field)
+        assert np.std(sr - upsample_bicubic(data["lr"], 4)) > 0.05
+        task = LatentTask(wavelet_space(wavelets.WaveletCodec(scale=wavelets.RESIDUAL_SCALE)), 4, residual=True)
+        z_lr, _ = task.encode_lr({}, data["lr"])
+        np.testing.assert_allclose(sr, task.decode({}, task.noise(z_lr, field), z_lr), atol=2e-5)
 
 
 def test_resshift_loss_is_the_weighted_latent_error():
@@ -117,6 +123,23 @@ def test_paper_form_of_resshift_predicts_the_latent_itself():
     np.testing.assert_allclose(sr, 0.5, atol=1e-6)  # the zero latent
 
 
+def test_every_nth_estimate_is_decoded_next_to_the_result() -> None:
+    """After 2 and 4 of 5 steps; the decoder of previews decodes them alone, and z_lr is added to each of them."""
+    codec = wavelet_space(wavelets.WaveletCodec(levels=2))
+    space = dataclasses.replace(codec, decode=lambda frozen, latent: latent * frozen.get(PREVIEW, 1.0))
+    x0, z_lr = (jnp.full((1, 2, 2, 3), value, jnp.float32) for value in (5.0, 0.5))
+    estimates = jnp.stack([jnp.full_like(x0, value) for value in (1.0, 2.0, 3.0, 4.0)])
+    images = LatentTask(space, 4, residual=True).decode_with_previews({PREVIEW: 10.0}, x0, z_lr, estimates, every=2)
+    decoded = np.repeat([5.5, 25.0, 45.0], 3)  # in [-1, 1]
+    np.testing.assert_allclose(images, np.broadcast_to(0.5 * decoded + 0.5, (1, 2, 2, 9)), rtol=1e-6)
+
+
+def test_only_a_sampler_of_several_steps_has_estimates_to_show() -> None:
+    one, two = (build_recipe(config("rectified_flow", rectified_flow__sampling_steps=steps)) for steps in (1, 2))
+    assert one.stepwise is None
+    assert two.stepwise is not None and two.stepwise.steps == 2
+
+
 def test_last_step_probability_one_trains_only_the_last_index():
     data = batch(count=16)
     recipe = build_recipe(config(resshift__last_step_probability=1.0))
@@ -126,8 +149,8 @@ def test_last_step_probability_one_trains_only_the_last_index():
     assert not np.allclose(one, two)
 
 
-def test_centred_examples_start_from_the_prior_without_a_trace_of_the_answer():
-    """The network sees the zeros that the one-step mean starts from; other indices are left alone."""
+def watched() -> tuple[Any, list[tuple[jax.Array, jax.Array]]]:
+    """A denoiser that returns its input times its parameter 'factor', and the (input, time) of its calls."""
     seen = []
 
     class Watched(nn.Module):
@@ -135,10 +158,40 @@ def test_centred_examples_start_from_the_prior_without_a_trace_of_the_answer():
         size_multiple: int = 1
 
         @nn.compact
-        def __call__(self, x, t, condition):
+        def __call__(self, x: jax.Array, t: jax.Array, condition: Any) -> tuple[jax.Array, tuple[jax.Array, ...]]:
             seen.append((x, t))
             return x * self.param("factor", nn.initializers.ones, ()), (x,)
 
+    return Watched(), seen
+
+
+@pytest.mark.parametrize("residual", [True, False])
+def test_resshift_starts_from_the_latent_of_the_lr_image_or_from_zero(residual: bool) -> None:
+    """The one-step mean, by default without noise, and the sampler; the chain of residuals starts from zero."""
+    settings, space = ResShiftSettings(residual=residual), wavelet_space(wavelets.WaveletCodec(levels=2))
+    recipe, task = resshift(watched()[0], space, 4, settings), LatentTask(space, 4, residual)
+    schedule, params = schedule_of(settings), {"denoiser": {"factor": jnp.float32(0.5)}}
+    std, mean = jnp.asarray(schedule.input_std, jnp.float32), recipe.mean
+    assert mean is not None
+
+    @jax.jit
+    def results_and_expected(lr: jax.Array, noise: NoiseField) -> tuple[tuple[jax.Array, ...], tuple[jax.Array, ...]]:
+        z_lr, _ = task.encode_lr({}, lr)
+        y = jnp.zeros_like(z_lr) if residual else z_lr
+        latent = resshift_ancestral(
+            schedule, lambda x, index: 0.5 * x / std[index], y, lambda number: task.noise(y, noise, number)
+        )
+        results = mean(params, {}, lr, noise), recipe.sample(params, {}, lr, noise)
+        return results, tuple(task.decode({}, x0, z_lr) for x0 in (0.5 * y / std[-1], latent))
+
+    results, expected = results_and_expected(batch(count=1)["lr"], noise_field(jax.random.key(4), 1))
+    for result, image in zip(results, expected, strict=True):
+        np.testing.assert_allclose(result, image, atol=1e-5)
+
+
+def test_centred_examples_start_from_the_prior_without_a_trace_of_the_answer():
+    """The network sees the zeros that the one-step mean starts from; other indices are left alone."""
+    denoiser, seen = watched()
     for share, last in ((1.0, 1.0), (1.0, 0.0), (0.0, 1.0)):
         settings = ResShiftSettings(
             steps=3,
@@ -149,7 +202,7 @@ def test_centred_examples_start_from_the_prior_without_a_trace_of_the_answer():
             centred_probability=share,
             centred_mean=True,
         )
-        recipe = resshift(Watched(), wavelet_space(wavelets.WaveletCodec(levels=2)), 4, settings)
+        recipe = resshift(denoiser, wavelet_space(wavelets.WaveletCodec(levels=2)), 4, settings)
         params = {"denoiser": {"factor": jnp.float32(1)}}
         recipe.updates[0].loss(params, {}, {}, batch(count=16), jax.random.key(0), jnp.int32(0))
         x, t = seen.pop()

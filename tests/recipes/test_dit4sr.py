@@ -222,6 +222,7 @@ def test_framer_on_top(taps):
             "an MMDiT .*, was made with recipe.denoiser.dit4sr_transformer.depth 2, not 3",
         ),
         ("recipe.dit4sr.trainable=(", r"recipe.dit4sr.trainable is '\(': it must be a regular expression"),
+        ("recipe.dit4sr.lora_modules=(", r"recipe.dit4sr.lora_modules is '\(': it must be a regular expression"),
         ("recipe.dit4sr.base_checkpoint=", "recipe.dit4sr.base_checkpoint is empty"),
         ("recipe.space.checkpoint=", "recipe.space.checkpoint is empty: .*Stable Diffusion's autoencoder"),
     ],

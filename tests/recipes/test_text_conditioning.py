@@ -1,9 +1,11 @@
 """The section `recipe.text`, as recipes read it."""
 
+from pathlib import Path
+
 import pytest
 
 from framer_jax.config import default, to_dict
-from framer_jax.recipes.components.text import NULL, read_texts, text_sizes, text_widths
+from framer_jax.recipes.components.text import NULL, read_text, read_texts, text_sizes, text_widths
 
 
 def section(**changes):
@@ -31,3 +33,10 @@ def test_sizes_come_from_the_section():
 def test_bad_sections_are_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         read_texts(section(**changes))
+
+
+def test_a_missing_text_is_named_by_its_path_and_its_knob_if_it_has_one(tmp_path: Path) -> None:
+    path = tmp_path / "null.safetensors"
+    for knob, start in (("", ""), ("recipe.text.null_embedding", "recipe.text.null_embedding: ")):
+        with pytest.raises(FileNotFoundError, match=f"^{start}{path}: there is no such file"):
+            read_text(path, *([knob] if knob else []))
