@@ -133,7 +133,8 @@ def niqe_family(case: Case, options: Options) -> Outputs:
 
 def schedulers_family(case: Case, options: Options) -> Outputs:
     """Stable Diffusion's schedulers, and those of flow matching: tables, Euler steps and loss weights."""
-    yield from diffusion.stable_diffusion_schedulers(case)
+    if "sd2" in case.config:
+        yield from diffusion.stable_diffusion_schedulers(case)
     shift = case.config["shift"]
     x, noise = channels_last(case.arrays["in/x"]), channels_last(case.arrays["in/n"])
     yield "out/fm_train_sigmas", flow.training_sigmas(shift)
@@ -178,5 +179,7 @@ FAMILIES: dict[str, Callable[[Case, Options], Outputs]] = {
     "mmdit": transformers.mmdit_family,
     "dit4sr": transformers.dit4sr_family,
     "tsd_loss": losses.tsd_loss_family,
+    "csd_loss": losses.csd_loss_family,
+    "vsd_loss": losses.vsd_loss_family,
 }
 """Name of a family in a fixture's `meta` → its comparison. A new family is one function and one line here."""
