@@ -30,6 +30,7 @@ from tools.parity import (
     perceptual,
     ported,
     stable_diffusion,
+    supresdiffgan,
     tiny_autoencoder,
     transformers,
 )
@@ -180,6 +181,9 @@ FAMILIES: dict[str, Callable[[Case, Options], Outputs]] = {
     "dit4sr": transformers.dit4sr_family,
     "tsd_loss": losses.tsd_loss_family,
     "csd_loss": losses.csd_loss_family,
+    "supresdiffgan_unet": supresdiffgan.unet_family,
+    "supresdiffgan_disc": supresdiffgan.discriminator_family,
+    "supresdiffgan_diffusion": supresdiffgan.diffusion_family,
     "vsd_loss": losses.vsd_loss_family,
 }
 """Name of a family in a fixture's `meta` → its comparison. A new family is one function and one line here."""
