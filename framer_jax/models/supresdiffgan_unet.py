@@ -1,9 +1,9 @@
 """The generator of SupResDiffGAN: a latent U-Net of residual blocks that estimates the clean latent.
 
-Kopeć et al., "SupResDiffGAN: a new approach for the Super-Resolution task" (2025), with the layers of diffusers'
-`UNet2DModel`: residual blocks also resample, and only the middle has attention. Its time is ᾱ_t, the signal level of
-the noisy latent, not the index t. One tap per level and the middle: down 0 … down L-1, middle, up 0 … up L-1, where up
-0 is the coarsest; the last one is FRAMER's teacher.
+Kopeć et al., "SupResDiffGAN: a new approach for the Super-Resolution task" (2025, arXiv 2504.13622), with the layers of
+diffusers' `UNet2DModel`: residual blocks also resample, and only the middle has attention. Its time is ᾱ_t of the noisy
+latent, not the index t. One tap per level and the middle: down 0 … down L-1, middle, up 0 … up L-1, where up 0 is the
+coarsest; the last one is FRAMER's teacher.
 """
 
 from __future__ import annotations

@@ -125,6 +125,43 @@ def test_the_ancestral_step_is_the_posterior_of_ddpm():
     np.testing.assert_allclose(deviation**2, (1 - after) / (1 - level) * beta, rtol=1e-9, atol=1e-12)
 
 
+def gaussian_denoiser(schedule, spread):
+    """The exact mean of x_0 given x_t for data N(0, spread²): √ā s² / (ā s² + 1 - ā) x_t."""
+    level = schedule.alphas_cumprod
+    weights = jnp.asarray(np.sqrt(level) * spread**2 / (level * spread**2 + 1 - level), jnp.float32)
+    return lambda x, t: weights[t] * x
+
+
+def test_ddim_of_gaussian_data_converges_to_the_probability_flow():
+    """Which scales x by the ratio of the marginal standard deviations: here those of the start and of the data."""
+    spread, x = 0.3, normal(10, (1, 8, 8, 1))
+    first = SCHEDULE.alphas_cumprod[-1]
+    expected = x * (spread / np.sqrt(first * spread**2 + 1 - first))
+    errors = []
+    for steps in (20, 100, 500):
+        grid = ddpm.ddpm_grid(SCHEDULE, steps, "trailing")
+        end = ddim(grid, gaussian_denoiser(SCHEDULE, spread), x)
+        errors.append(float(jnp.abs(end - expected).max() / jnp.abs(expected).max()))
+    assert errors[0] > 2 * errors[1] > 4 * errors[2] and errors[2] < 0.025, errors
+
+
+def test_ddpm_of_gaussian_data_samples_the_data():
+    """Its standard deviation is that of the steps in NumPy, and nearly that of the data."""
+    grid, shape = ddpm.ddpm_grid(SCHEDULE, 200, "trailing"), (1, 100, 100, 1)
+
+    def draw(number):
+        return jax.random.normal(jax.random.fold_in(jax.random.key(11), number), shape, jnp.float32)
+
+    samples = ddim(grid, gaussian_denoiser(SCHEDULE, 0.3), normal(12, shape), 1.0, draw)
+    assert np.mean(samples) == pytest.approx(0.0, abs=0.01)
+    variance, level = 1.0, grid.alphas_cumprod
+    factors = np.sqrt(level) * 0.3**2 / (level * 0.3**2 + 1 - level)
+    for factor, clean, kept, deviation in zip(factors, *ddpm.step_coefficients(grid, 1.0), strict=True):
+        variance = (clean * factor + kept) ** 2 * variance + deviation**2
+    assert np.std(samples) == pytest.approx(np.sqrt(variance), rel=0.02)
+    assert np.sqrt(variance) == pytest.approx(0.3, rel=0.1)
+
+
 @pytest.mark.parametrize("eta", [0.3, 1.0])
 def test_noisy_steps_preserve_the_marginal(eta):
     grid, shape = ddpm.ddpm_grid(SCHEDULE, 10), (1, 200, 200, 1)

@@ -188,6 +188,23 @@ def test_nothing_pulls_where_the_networks_agree():
             assert not np.any(direction)
 
 
+@pytest.mark.parametrize("prediction", ["epsilon", "v"])
+def test_descent_moves_the_latent_towards_what_the_teacher_expects(prediction):
+    """With a regularizer that knows the student's latent, and a teacher that expects another one, VSD leads there."""
+    z, expected, noise = drawn(8, 3)
+    x = ddpm.forward(SD2, z, TIMES, noise)
+
+    def output_for(clean):
+        """What a network predicts at x if it takes `clean` for the clean latent."""
+        implied = ddpm.predicted_noise(SD2, x, TIMES, clean, "x0")
+        return ddpm.training_target(SD2, clean, TIMES, implied, prediction)
+
+    teacher = TeacherOutputs(output_for(expected), output_for(expected))
+    direction = vsd_direction(SD2, z, x, TIMES, teacher, output_for(z), GUIDANCE, prediction)
+    distance = np.abs(z - expected).mean((1, 2, 3), keepdims=True)
+    np.testing.assert_allclose(z - distance * direction, expected, atol=1e-3)
+
+
 @pytest.mark.parametrize("kind", ["csd", "vsd"])
 def test_no_gradient_flows_through_a_direction(kind):
     """Neither to the latent nor to the networks: of the loss, z alone has one, and it is 2 g over the entries."""
