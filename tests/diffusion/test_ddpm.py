@@ -46,6 +46,15 @@ def test_zero_terminal_snr_keeps_the_first_entry_and_reaches_zero():
     np.testing.assert_array_equal(clean, normal(1))
 
 
+def test_the_cosine_schedule_is_that_of_its_paper():
+    """ā is f(t) / f(0) with the offset 0.008, until β reaches 0.999 at the last time."""
+    schedule = ddpm.cosine_schedule(25)
+    level = np.cos((np.arange(26) / 25 + 0.008) / 1.008 * np.pi / 2) ** 2
+    np.testing.assert_allclose(schedule.alphas_cumprod[:-1], level[1:-1] / level[0], rtol=1e-12)
+    assert schedule.betas[-1] == 0.999
+    assert schedule.alphas_cumprod[-1] == pytest.approx(1e-3 * schedule.alphas_cumprod[-2])
+
+
 @hypothesis.given(
     st.integers(0, 999), st.integers(0, 2**31), st.sampled_from(ddpm.PREDICTIONS), st.sampled_from(sorted(SCHEDULES))
 )
