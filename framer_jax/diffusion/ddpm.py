@@ -285,7 +285,8 @@ def step_coefficients(grid: Grid, eta: float = 0.0) -> tuple[np.ndarray, np.ndar
         raise ValueError(f"eta is {eta}: it must be from 0 (DDIM) to 1 (DDPM)")
     level, after = grid.alphas_cumprod, grid.alphas_cumprod_prev
     variance = eta**2 * (1.0 - after) / (1.0 - level) * (1.0 - level / after)
-    noise_kept = np.sqrt((1.0 - after - variance) / (1.0 - level))
+    # With η = 1 and ā near 0 the difference is near 0, and rounding must not make it negative.
+    noise_kept = np.sqrt(np.maximum(1.0 - after - variance, 0.0) / (1.0 - level))
     return np.sqrt(after) - noise_kept * np.sqrt(level), noise_kept, np.sqrt(variance)
 
 
