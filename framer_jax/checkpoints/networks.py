@@ -19,9 +19,11 @@ from framer_jax.models.hf_extractor import HFExtractor
 from framer_jax.models.kl_autoencoder import KLAutoencoder
 from framer_jax.models.layers import Dtype
 from framer_jax.models.mmdit import MMDiT
+from framer_jax.models.pair_discriminator import StoredPairDiscriminator
 from framer_jax.models.resshift_unet import SwinUNet
 from framer_jax.models.rrdbnet import RRDBNet
 from framer_jax.models.srvgg import SRVGG
+from framer_jax.models.supresdiffgan_unet import SupResDiffGanUNet
 from framer_jax.models.swinir import SwinIR
 from framer_jax.models.tiny_autoencoder import TinyAutoencoder
 from framer_jax.models.unet_discriminator import StoredDiscriminator
@@ -85,6 +87,16 @@ def _extractor_inputs(module: HFExtractor) -> tuple[Any, ...]:
     return (_floats(1, 8, 8, module.image_channels or module.channels),)
 
 
+def _residual_unet_inputs(module: SupResDiffGanUNet) -> tuple[Any, ...]:
+    latent = _floats(1, module.size_multiple, module.size_multiple, module.out_channels)
+    return latent, _floats(1), {LR_LATENT: latent}
+
+
+def _pair_inputs(module: StoredPairDiscriminator) -> tuple[Any, ...]:
+    image = _floats(1, 16, 16, module.image_channels)
+    return image, image
+
+
 def _image_inputs(module: Any) -> tuple[Any, ...]:
     return (_floats(1, 64, 64, 3),)
 
@@ -109,6 +121,8 @@ KINDS: Mapping[str, NetworkKind] = {
     "vgg19": NetworkKind(Vgg19, _image_inputs),
     "hf_extractor": NetworkKind(HFExtractor, _extractor_inputs),
     "unet_discriminator_sn": NetworkKind(StoredDiscriminator, _image_inputs),
+    "supresdiffgan_unet": NetworkKind(SupResDiffGanUNet, _residual_unet_inputs),
+    "pair_discriminator": NetworkKind(StoredPairDiscriminator, _pair_inputs),
     "dinov2": NetworkKind(DINOv2, _patch_inputs),
 }
 """Weight map → the network that it fills."""

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from framer_jax.diffusion import resshift
+from framer_jax.diffusion import ddpm, resshift
 
 Draw = Callable[[jax.Array], jax.Array]
 """Number of a noise draw (int32 scalar, 0 for the initial noise) → standard normal noise of the latent's shape."""
@@ -79,6 +79,38 @@ def resshift_deterministic(
 
     x, _ = jax.lax.scan(step, start, jnp.arange(schedule.steps - 1, 0, -1, dtype=jnp.int32))
     return denoise(x, jnp.int32(0))
+
+
+def ddim(
+    grid: ddpm.Grid,
+    denoise: Callable[[jax.Array, jax.Array], jax.Array],
+    start: jax.Array,
+    eta: float = 0.0,
+    draw: Draw | None = None,
+) -> jax.Array:
+    """Steps of a variance-preserving process: DDIM's deterministic ones, or with η = 1 the ancestral ones of DDPM.
+
+    Args:
+      grid: the steps (framer_jax.diffusion.ddpm.ddim_grid or ddpm_grid).
+      denoise: (x [B, H, W, C], t int32 scalar) → estimate of x_0 (framer_jax.diffusion.ddpm.predicted_x0).
+      start: initial latent, x at the first of the grid's times, [B, H, W, C] float32.
+      eta: share of the noise that is drawn anew, see framer_jax.diffusion.ddpm.step_coefficients.
+      draw: noise source, for η above 0; draw k is that of step k, counted from 1.
+
+    Returns:
+      [B, H, W, C] float32, x after the last step.
+
+    Raises:
+      ValueError: η above 0 without a noise source.
+    """
+
+    def step(x: jax.Array, number: jax.Array) -> tuple[jax.Array, None]:
+        x0 = denoise(x, times[number])
+        noise = draw(number + 1) if eta and draw is not None else None
+        return ddpm.ddim_step(grid, x, x0, number, eta, noise), None
+
+    times = jnp.asarray(grid.times, jnp.int32)
+    return jax.lax.scan(step, start, jnp.arange(grid.steps, dtype=jnp.int32))[0]
 
 
 def flow_euler(

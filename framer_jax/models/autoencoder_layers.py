@@ -27,18 +27,20 @@ def blocks_of(blocks: int | tuple[int, ...], level: int) -> int:
 
 
 class PositionAttention(nn.Module):
-    """Single-head self-attention over all positions of a map, with a skip.
+    """Self-attention over all positions of a map, with a skip.
 
     Attributes:
       dtype: compute dtype.
       norm: constructor of the norm.
       dense: whether the projections are linear layers instead of 1x1 convolutions: the same function, with kernels of
         other shapes.
+      heads: number of heads; it must divide the number of channels.
     """
 
     dtype: Dtype = jnp.float32
     norm: Callable[..., nn.Module] = Norm
     dense: bool = False
+    heads: int = 1
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -48,14 +50,14 @@ class PositionAttention(nn.Module):
         project = partial(nn.Dense, channels) if self.dense else partial(nn.Conv, channels, (1, 1))
         h = self.norm(name="norm")(x)
         query, key, value = (
-            project(dtype=self.dtype, name=name)(h).reshape(batch, tokens, 1, channels)
+            project(dtype=self.dtype, name=name)(h).reshape(batch, tokens, self.heads, channels // self.heads)
             for name in ("query", "key", "value")
         )
         if tokens * tokens <= LARGEST_SCORES:
             h = attention(query, key, value)
         else:
 
-            def attend(query: jax.Array) -> jax.Array:  # one position of every image: [B, 1, C]
+            def attend(query: jax.Array) -> jax.Array:  # one position of every image: [B, heads, C / heads]
                 return attention(query[:, None], key, value)[:, 0]
 
             h = jax.lax.map(jax.checkpoint(attend), query.swapaxes(0, 1), batch_size=max(1, LARGEST_SCORES // tokens))

@@ -23,6 +23,7 @@ from framer_jax.porting.rrdbnet import RRDBNET
 from framer_jax.porting.srvgg import SRVGG
 from framer_jax.porting.stability import AUTOENCODER, TRANSFORMER, Layout
 from framer_jax.porting.stated import Statement, settle, stated_by_files
+from framer_jax.porting.supresdiffgan import PAIR_DISCRIMINATOR, SUPRESDIFFGAN_UNET
 from framer_jax.porting.swinir import SWINIR
 from framer_jax.porting.tiny_autoencoder import AUTHORS, TAESD
 from framer_jax.porting.torch_files import TorchFile
@@ -48,6 +49,8 @@ MAPS: Mapping[str, WeightMap] = {
         VGG19,
         HF_EXTRACTOR,
         UNET_DISCRIMINATOR,
+        SUPRESDIFFGAN_UNET,
+        PAIR_DISCRIMINATOR,
         DINOV2,
     )
 }

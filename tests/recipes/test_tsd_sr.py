@@ -13,7 +13,7 @@ from framer_jax.diffusion.noise import noise_field
 from framer_jax.inference.protocols import PROTOCOLS
 from framer_jax.inference.upscaler import UpscaleSettings
 from framer_jax.losses.framer import paper
-from framer_jax.losses.target_score import draw_sigmas
+from framer_jax.losses.score_distillation import draw_sigmas
 from framer_jax.models.mmdit import MMDiT, match_block_layout
 from framer_jax.porting.torch_files import read_state
 from framer_jax.recipes.base import Tiling

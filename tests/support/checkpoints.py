@@ -14,6 +14,8 @@ FIXTURES = {
     "kl_autoencoder": "vae_sd2_tiny",
     "hf_extractor": "inn",
     "dinov2": "dinov2_tiny",
+    "supresdiffgan_unet": "supresdiffgan_unet_tiny",
+    "pair_discriminator": "supresdiffgan_disc_tiny",
 }
 """Weight map → fixture whose models it carries over."""
 

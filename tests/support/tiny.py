@@ -173,6 +173,14 @@ TINY = {
         "growth": 4,
         "image_channels": 3,
     },
+    "supresdiffgan_unet": {
+        "out_channels": 4,
+        "channels": (8, 16),
+        "blocks": 1,
+        "head_width": 8,
+        "groups": 4,
+    },
+    "pair_discriminator": {"image_channels": 3, "channels": (4, 8)},
     "srvgg": {"scale": 4, "channels": 8, "depth": 1, "activation": "prelu", "image_channels": 3},
 }
 """Weight map → arguments of a small model; denoiser and student are those of `NETWORKS[...].tiny`."""

@@ -23,6 +23,8 @@ COPIED = (
     *("vae_sd2_tiny", "vae_sd3_tiny"),
     *("sd35_medium_tiny", "dit4sr_sd35_tiny", "tsd_loss"),
     *("unet_discriminator_sn_tiny", "gan_losses", "inn", "dinov2_tiny"),
+    *("ddpm_sd21", "csd_loss", "vsd_loss"),
+    *("supresdiffgan_unet_tiny", "supresdiffgan_disc_tiny", "supresdiffgan_diffusion"),
     # Other configurations than the published ones, from tools/make_parity_cases.py.
     *("swinir_heads_positions", "swinir_gray_range", "resshift_unet_blocks_mask", "resshift_unet_plain_finer_mask"),
     *("resshift_vq_levels", "sd3_plain_dual_tuple"),

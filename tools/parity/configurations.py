@@ -242,6 +242,51 @@ def srvgg_arguments(config: Config) -> dict[str, Any]:
     }
 
 
+def supresdiffgan_unet_arguments(config: Config) -> dict[str, Any]:
+    """Arguments of SupResDiffGanUNet from those of diffusers' UNet2DModel."""
+    widths = tuple(config.get("block_out_channels", (224, 448, 672, 896)))
+    require(config, UNET2D_FIXED)
+    taken = {"in_channels", "out_channels", "block_out_channels", "layers_per_block", "attention_head_dim"}
+    taken |= {"down_block_types", "up_block_types", "add_attention", "norm_num_groups", "sample_size", "weight_gain"}
+    _refuse_unknown(config, taken | UNET2D_FIXED.keys())
+    for name in ("down_block_types", "up_block_types"):
+        block = f"Resnet{name.split('_')[0].capitalize()}sampleBlock2D"
+        require({name: list(config.get(name, ()))}, {name: ([block] * len(widths),)})
+    if not config.get("add_attention", True):
+        raise UnsupportedError("add_attention False is not supported: the middle has attention")
+    inputs, outputs = config.get("in_channels", 3), config.get("out_channels", 3)
+    if inputs != 2 * outputs:
+        raise UnsupportedError(f"in_channels {inputs} is not supported, only twice the out_channels {outputs}")
+    return {
+        "out_channels": outputs,
+        "channels": widths,
+        "blocks": config.get("layers_per_block", 2),
+        "head_width": config.get("attention_head_dim", 8),
+        "groups": config.get("norm_num_groups", 32),
+    }
+
+
+UNET2D_FIXED: Mapping[str, tuple[Any, ...]] = {
+    "act_fn": ("silu",),
+    "center_input_sample": (False,),
+    "flip_sin_to_cos": (True,),
+    "freq_shift": (0,),
+    "norm_eps": (1e-5,),
+    "time_embedding_type": ("positional",),
+    "resnet_time_scale_shift": ("default",),
+}
+"""Settings of UNet2DModel of which framer_jax has one value, its default."""
+
+
+def pair_discriminator_arguments(config: Config) -> dict[str, Any]:
+    """Arguments of PairDiscriminator from those of SupResDiffGAN's discriminator."""
+    _refuse_unknown(config, {"in_channels", "channels", "weight_gain"})
+    inputs = config.get("in_channels", 6)
+    if inputs % 2:
+        raise UnsupportedError(f"in_channels {inputs} is not supported, only those of two images")
+    return {"image_channels": inputs // 2, "channels": tuple(config["channels"])}
+
+
 SRVGG_NOTES = ("net", "strengths", "weight_gain")
 """Entries of a fixture's configuration that are no settings of the network."""
 

@@ -22,6 +22,7 @@ from framer_jax.losses.flow_matching import loss_weight, prediction_taps_to_clea
 from framer_jax.losses.framer import framer_loss, released
 from tools.parity import (
     adversarial,
+    diffusion,
     dinov2,
     hf_extractor,
     losses,
@@ -29,6 +30,7 @@ from tools.parity import (
     perceptual,
     ported,
     stable_diffusion,
+    supresdiffgan,
     tiny_autoencoder,
     transformers,
 )
@@ -131,7 +133,9 @@ def niqe_family(case: Case, options: Options) -> Outputs:
 
 
 def schedulers_family(case: Case, options: Options) -> Outputs:
-    """The flow-matching schedulers: tables, Euler steps and loss weights."""
+    """Stable Diffusion's schedulers, and those of flow matching: tables, Euler steps and loss weights."""
+    if "sd2" in case.config:
+        yield from diffusion.stable_diffusion_schedulers(case)
     shift = case.config["shift"]
     x, noise = channels_last(case.arrays["in/x"]), channels_last(case.arrays["in/n"])
     yield "out/fm_train_sigmas", flow.training_sigmas(shift)
@@ -154,6 +158,7 @@ FAMILIES: dict[str, Callable[[Case, Options], Outputs]] = {
     "niqe": niqe_family,
     "realesrgan_primitives": realesrgan_family,
     "schedulers": schedulers_family,
+    "ddpm": diffusion.ddpm_family,
     "resshift_schedule": ported.resshift_schedule_family,
     "resshift_unet": ported.resshift_unet_family,
     "resshift_vq": ported.resshift_vq_family,
@@ -175,5 +180,10 @@ FAMILIES: dict[str, Callable[[Case, Options], Outputs]] = {
     "mmdit": transformers.mmdit_family,
     "dit4sr": transformers.dit4sr_family,
     "tsd_loss": losses.tsd_loss_family,
+    "csd_loss": losses.csd_loss_family,
+    "supresdiffgan_unet": supresdiffgan.unet_family,
+    "supresdiffgan_disc": supresdiffgan.discriminator_family,
+    "supresdiffgan_diffusion": supresdiffgan.diffusion_family,
+    "vsd_loss": losses.vsd_loss_family,
 }
 """Name of a family in a fixture's `meta` → its comparison. A new family is one function and one line here."""

@@ -8,7 +8,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from framer_jax.losses.target_score import Velocities, directions, tsd_error
+from framer_jax.diffusion import ddpm
+from framer_jax.losses.score_distillation import (
+    TSD_SCALE,
+    TeacherOutputs,
+    Velocities,
+    csd_direction,
+    distillation_error,
+    tsd_directions,
+    vsd_direction,
+)
 from tools.parity.cases import Case, Options, Outputs, channels_first, channels_last
 from tools.parity.configurations import UnsupportedError
 
@@ -31,20 +40,53 @@ def tsd_loss_family(case: Case, options: Options) -> Outputs:
     z, z_hr, noise = (channels_last(case.arrays[f"in/{name}"]) for name in ("z", "z_hr", "noise"))
     sigmas = jnp.asarray(case.arrays["in/sigmas"])[:, : count + 1]
     with jax.disable_jit():  # the networks are called once per sub-step, in their order
-        both = directions(z, z_hr, noise, sigmas, networks, weights[:count])
+        both = tsd_directions(z, z_hr, noise, sigmas, networks, weights[:count])
     direction = both.combined(_vsd_weight(case))
     yield "out/grad_vsd", channels_first(both.variational)
     yield "out/grad_tsm", channels_first(both.matching)
     yield "out/direction", channels_first(direction)
-    yield "out/loss", tsd_error(z, direction).mean()
+    yield "out/loss", distillation_error(z, direction, TSD_SCALE).mean()
     for number, inputs in enumerate(seen):
         for name, value in zip(("student", "hr"), inputs, strict=True):
             yield f"out/noisy_{name}_{number}", channels_first(value)
 
     def loss(z: jax.Array) -> Any:
-        return tsd_error(z, direction).mean()
+        return distillation_error(z, direction, TSD_SCALE).mean()
 
     yield "grad/z", channels_first(jax.grad(loss)(z))
+
+
+def csd_loss_family(case: Case, options: Options) -> Outputs:
+    """PiSA-SR's loss and its gradient, with the schedule of Stable Diffusion 2.1."""
+    yield from _distillation(case, regulariser=False)
+
+
+def vsd_loss_family(case: Case, options: Options) -> Outputs:
+    """OSEDiff's loss and its gradient, with the schedule of Stable Diffusion 2.1."""
+    yield from _distillation(case, regulariser=True)
+
+
+def _distillation(case: Case, regulariser: bool) -> Outputs:
+    """CSD, or with a regularizer VSD: the noisy latent, the loss, and its gradient."""
+    schedule, guidance = ddpm.scaled_linear_schedule(), case.config["cfg_scale"]
+    z, noise, negative, positive = (
+        channels_last(case.arrays[f"in/{name}"]) for name in ("z", "noise", "eps_uncond", "eps_cond")
+    )
+    t, teacher = jnp.asarray(case.arrays["in/t"], jnp.int32), TeacherOutputs(negative, positive)
+
+    def loss(z: jax.Array) -> Any:
+        x = ddpm.forward(schedule, z, t, noise)
+        if regulariser:
+            follower = channels_last(case.arrays["in/eps_update"])
+            direction = vsd_direction(schedule, z, x, t, teacher, follower, guidance)
+        else:
+            direction = csd_direction(schedule, z, x, t, teacher, guidance)
+        return distillation_error(z, direction, 1.0).mean(), x
+
+    (value, noisy), gradient = jax.value_and_grad(loss, has_aux=True)(z)
+    yield "out/loss", value
+    yield "out/noisy", channels_first(noisy)
+    yield "grad/z", channels_first(gradient)
 
 
 def _vsd_weight(case: Case) -> float:

@@ -26,9 +26,10 @@ from framer_jax.diffusion import flow as process
 from framer_jax.diffusion.guidance import deinterleave, guided_prediction, interleave
 from framer_jax.diffusion.noise import NoiseField
 from framer_jax.diffusion.tiles import map_tiles, tile_grid
-from framer_jax.losses import target_score
+from framer_jax.losses import score_distillation
 from framer_jax.losses.flow_matching import preconditioned_error, prediction_taps_to_clean
 from framer_jax.losses.latent import latent_mse
+from framer_jax.losses.score_distillation import TSD_SCALE
 from framer_jax.models.denoiser import Condition, Denoiser, denoise_with
 from framer_jax.models.lora import COLLECTION, Lora, apply_adapters, init_lora, make_lora, merge, with_adapters
 from framer_jax.recipes.base import (
@@ -259,7 +260,8 @@ def _student_loss(
             text = batch_text(frozen, batch, z.shape[0], text_in_batch, default=PROMPT)
             directions = _directions(settings, network, params, frozen, (z, z_hr), text, key)
             metrics |= {name: jnp.square(part).mean(axis=(1, 2, 3)) for name, part in directions._asdict().items()}
-            metrics["distillation"] = target_score.tsd_error(z, directions.combined(settings.vsd_weight))
+            direction = directions.combined(settings.vsd_weight)
+            metrics["distillation"] = score_distillation.distillation_error(z, direction, TSD_SCALE)
             values += settings.distillation_weight * metrics["distillation"]
         if auxiliary:
             image = jnp.clip(task.space.decode(frozen, z), -1, 1)
@@ -277,12 +279,12 @@ def _directions(
     latents: tuple[jax.Array, jax.Array],
     text: Condition,
     key: jax.Array,
-) -> target_score.Directions:
+) -> score_distillation.TsdDirections:
     """The directions that teacher and regulariser give for the student's latent and the real one."""
     z, z_hr = latents
     count = z.shape[0]
     key_sigma, key_noise = jax.random.split(key)
-    sigmas = target_score.draw_sigmas(
+    sigmas = score_distillation.draw_sigmas(
         key_sigma, count, settings.substeps, settings.substep_size, settings.substep_bias, settings.shift
     )
     noise = jax.random.normal(key_noise, z.shape, jnp.float32)
@@ -290,14 +292,14 @@ def _directions(
     teacher = with_adapters(frozen[BASE], _loras(frozen[TEACHER], 1.0) if TEACHER in frozen else {})
     regulariser = with_adapters(frozen[BASE], _loras(params[REGULARISER], settings.lora_scale))
 
-    def networks(x: jax.Array, x_hr: jax.Array, sigma: jax.Array) -> target_score.Velocities:
+    def networks(x: jax.Array, x_hr: jax.Array, sigma: jax.Array) -> score_distillation.Velocities:
         guidance = text, null, settings.guidance
-        return target_score.Velocities(
+        return score_distillation.Velocities(
             *guided_velocities(network, teacher, (x, x_hr), sigma, *guidance),
             *guided_velocities(network, regulariser, (x,), sigma, *guidance),
         )
 
-    return target_score.directions(z, z_hr, noise, sigmas, networks, settings.substep_weights)
+    return score_distillation.tsd_directions(z, z_hr, noise, sigmas, networks, settings.substep_weights)
 
 
 def _regulariser_loss(settings: TsdSrSettings, network: Network, text_in_batch: bool) -> LossFunction:
@@ -307,7 +309,7 @@ def _regulariser_loss(settings: TsdSrSettings, network: Network, text_in_batch: 
         z = batch[STUDENT_LATENT]  # [B, h, w, C]
         count = z.shape[0]
         key_sigma, key_noise = jax.random.split(key)
-        sigma = target_score.draw_sigmas(key_sigma, count, shift=settings.shift)[:, 0]
+        sigma = score_distillation.draw_sigmas(key_sigma, count, shift=settings.shift)[:, 0]
         x = process.forward(z, sigma, jax.random.normal(key_noise, z.shape, jnp.float32))
         variables = with_adapters(frozen[BASE], _loras(params[REGULARISER], settings.lora_scale))
         text = batch_text(frozen, batch, count, text_in_batch, default=PROMPT)
