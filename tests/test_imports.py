@@ -48,6 +48,7 @@ LAYERS = {
         "evaluation",
         "overrides",
         "config",
+        "console",
     ),
     "cli": ("commands", "console"),
     "console": (),
