@@ -4,7 +4,7 @@ Command:  framer-jax train --config framer_d_taesd3_small --workdir runs/framer_
           (`--config framer_d_taesd3_small:released`: the variant of the released code; --set framer.weight=0.01 for
           another λ)
 Hardware: 1 CPU core. Expected time: 3.5 hours (3.7 to 4.3 images a second, 0.9 to 1.1 steps) after encoding.
-Expected: not measured yet.
+Expected: the whole run was not measured; 120 steps of fine-tuning: docs/results/framer_latents.md.
 """
 
 from ml_collections import ConfigDict
