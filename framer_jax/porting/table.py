@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from framer_jax.porting.controlnet import CONTROLNET
 from framer_jax.porting.diffusers_folder import ModelFiles, find_model, read_files
 from framer_jax.porting.dinov2 import DINOV2
 from framer_jax.porting.dinov2 import TRANSFORMERS as DINOV2_TRANSFORMERS
@@ -20,6 +21,7 @@ from framer_jax.porting.maps import StateDict, WeightMap, fraction_known, key_te
 from framer_jax.porting.mmdit import DIT4SR_TRANSFORMER, MMDIT
 from framer_jax.porting.resshift import RESSHIFT_UNET, VQ_F4
 from framer_jax.porting.rrdbnet import RRDBNET
+from framer_jax.porting.sd_unet import SD_UNET
 from framer_jax.porting.srvgg import SRVGG
 from framer_jax.porting.stability import AUTOENCODER, TRANSFORMER, Layout
 from framer_jax.porting.stated import Statement, settle, stated_by_files
@@ -42,6 +44,8 @@ MAPS: Mapping[str, WeightMap] = {
         TAESD,
         MMDIT,
         DIT4SR_TRANSFORMER,
+        SD_UNET,
+        CONTROLNET,
         LPIPS_VGG,
         LPIPS_ALEX,
         DISTS,
