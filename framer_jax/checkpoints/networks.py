@@ -12,6 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from framer_jax.models.controlnet import ControlNet
 from framer_jax.models.denoiser import IMAGE, LR_LATENT, POOLED_TEXT, TEXT
 from framer_jax.models.dinov2 import DINOv2
 from framer_jax.models.dit4sr_transformer import DiT4SRTransformer
@@ -22,6 +23,7 @@ from framer_jax.models.mmdit import MMDiT
 from framer_jax.models.pair_discriminator import StoredPairDiscriminator
 from framer_jax.models.resshift_unet import SwinUNet
 from framer_jax.models.rrdbnet import RRDBNet
+from framer_jax.models.sd_unet import SDUNet
 from framer_jax.models.srvgg import SRVGG
 from framer_jax.models.supresdiffgan_unet import SupResDiffGanUNet
 from framer_jax.models.swinir import SwinIR
@@ -83,6 +85,19 @@ def _transformer_inputs(module: MMDiT | DiT4SRTransformer) -> tuple[Any, ...]:
     return latent, _floats(1), {**condition, **({LR_LATENT: latent} if controlled else {})}
 
 
+def _sd_unet_inputs(module: SDUNet) -> tuple[Any, ...]:
+    height, width = module.size_multiple, 2 * module.size_multiple
+    text = _floats(1, 8, module.context_width)
+    return _floats(1, height, width, module.out_channels), _floats(1), {TEXT: text}
+
+
+def _controlnet_inputs(module: ControlNet) -> tuple[Any, ...]:
+    height, width, finer = module.size_multiple, 2 * module.size_multiple, module.downsampling
+    image = _floats(1, finer * height, finer * width, module.image_channels)
+    text = _floats(1, 8, module.context_width)
+    return _floats(1, height, width, module.in_channels), _floats(1), {TEXT: text, IMAGE: image}
+
+
 def _extractor_inputs(module: HFExtractor) -> tuple[Any, ...]:
     return (_floats(1, 8, 8, module.image_channels or module.channels),)
 
@@ -110,6 +125,8 @@ KINDS: Mapping[str, NetworkKind] = {
     "vq_f4": NetworkKind(VQAutoencoder, _image_inputs),
     "mmdit": NetworkKind(MMDiT, _transformer_inputs),
     "dit4sr_transformer": NetworkKind(DiT4SRTransformer, _transformer_inputs),
+    "sd_unet": NetworkKind(SDUNet, _sd_unet_inputs),
+    "controlnet": NetworkKind(ControlNet, _controlnet_inputs),
     "kl_autoencoder": NetworkKind(KLAutoencoder, _image_inputs),
     "taesd": NetworkKind(TinyAutoencoder, _image_inputs),
     "swinir": NetworkKind(SwinIR, _swinir_inputs),

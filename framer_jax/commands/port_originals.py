@@ -223,6 +223,12 @@ def _call_transformer(module: Any, latent: Any, timestep: Any, context: Any, poo
     return module(latent, *lr, **named, return_dict=False)[0]
 
 
+def _call_controlnet(module: Any, latent: Any, timestep: Any, text: Any, image: Any) -> Any:
+    """The middle residual; theirs takes images in [0, 1], ours in [-1, 1]."""
+    named = {"encoder_hidden_states": text, "controlnet_cond": 0.5 * image + 0.5}
+    return module(latent, timestep, **named, return_dict=False)[1]
+
+
 TRANSFORMER_ARGUMENTS = ("heads", "head_width", "position_grid", "position_base")
 
 ORIGINALS: Mapping[str, Original] = {
@@ -272,6 +278,18 @@ ORIGINALS: Mapping[str, Original] = {
         lambda module, *inputs: module(*inputs)[0],
         _heads_second,
         built_from=TRANSFORMER_ARGUMENTS,
+    ),
+    "sd_unet": Original(
+        _opened("sd_unet", "diffusers", "UNet2DConditionModel"),
+        lambda module, latent, timestep, text: module(latent, timestep, text, return_dict=False)[0],
+        lambda module, *inputs: module(*inputs)[0],
+        built_from=("heads", "groups"),
+    ),
+    "controlnet": Original(
+        _opened("controlnet", "diffusers", "ControlNetModel"),
+        _call_controlnet,
+        lambda module, *inputs: module(*inputs).middle,
+        built_from=("heads", "groups"),
     ),
     "dit4sr_transformer": Original(
         _released_control_transformer,

@@ -73,8 +73,9 @@ class LayerNorm(nn.Module):
         normal = centred * jax.lax.rsqrt((centred * centred).mean(axis=-1, keepdims=True) + self.epsilon)
         if self.affine:
             shape = (1,) * (x.ndim - 1) + (x.shape[-1],)
-            normal = normal * self.param("scale", nn.initializers.ones, (x.shape[-1],)).reshape(shape)
-            normal = normal + self.param("bias", nn.initializers.zeros, (x.shape[-1],)).reshape(shape)
+            scale = self.param("scale", nn.initializers.ones, (x.shape[-1],)).astype(jnp.float32)
+            bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],)).astype(jnp.float32)
+            normal = normal * scale.reshape(shape) + bias.reshape(shape)
         return normal.astype(x.dtype)
 
 
@@ -140,8 +141,9 @@ class GroupNorm(nn.Module):
         used = jnp.stack([mean, variance])
         self.sow("intermediates", MOMENTS, used, init_fn=lambda: None, reduce_fn=lambda _, value: value)
         normal = (centred * jax.lax.rsqrt(variance + self.epsilon)).reshape(x.shape)
-        normal = normal * self.param("scale", nn.initializers.ones, (channels,))[None, None, None, :]
-        normal = normal + self.param("bias", nn.initializers.zeros, (channels,))[None, None, None, :]
+        scale = self.param("scale", nn.initializers.ones, (channels,)).astype(jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, (channels,)).astype(jnp.float32)
+        normal = normal * scale[None, None, None, :] + bias[None, None, None, :]
         return normal.astype(x.dtype)
 
 

@@ -80,12 +80,13 @@ def stated_by_files(
         statements += _of_text(weights, str(files.folder / CONFIG), json.dumps(config))
     elif config is not None and weights.config_class:
         stated = config.get("_class_name", weights.config_class)
+        expected = f"{'an' if weights.config_class.startswith(('A', 'SD')) else 'a'} {weights.config_class}"
         if stated == weights.config_class:
             statements.append(_of_config(weights, config, files.folder / CONFIG, is_folder))
         elif is_folder:
-            raise ValueError(f"{files.folder / CONFIG}: describes a {stated}, not an {weights.config_class}")
+            raise ValueError(f"{files.folder / CONFIG}: describes a {stated}, not {expected}")
         else:
-            notes.append(f"{CONFIG} next to it describes a {stated}, not an {weights.config_class}, and is not used")
+            notes.append(f"{CONFIG} next to it describes a {stated}, not {expected}, and is not used")
     path = files.folder / files.weights[0]
     for source, text in ((f"the header of {path}", header.get(ARGUMENTS_KEY, "")), _sidecar(path)):
         statements += _of_text(weights, source, text)

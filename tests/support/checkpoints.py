@@ -10,6 +10,7 @@ FIXTURES = {
     "srvgg": "srvgg_tiny",
     "mmdit": "sd35_medium_tiny",
     "dit4sr_transformer": "dit4sr_sd35_tiny",
+    "sd_unet": "unet_sd2_tiny",
     "lpips_alex": "lpips_alex",
     "kl_autoencoder": "vae_sd2_tiny",
     "hf_extractor": "inn",

@@ -102,7 +102,18 @@ TRANSFORMER = {
     "position_base": 64,
 }
 
+SD_ENCODER = {
+    "channels": (8, 16),
+    "blocks": 1,
+    "attention_levels": (0,),
+    "heads": (2, 4),
+    "groups": 4,
+    "context_width": 16,
+}
+
 TINY = {
+    "sd_unet": {**SD_ENCODER, "out_channels": 4},
+    "controlnet": {**SD_ENCODER, "in_channels": 4, "image_channels": 3, "image_widths": (4, 6)},
     "vq_f4": {"channels": 32, "multipliers": (1, 1, 1), "blocks": 1, "codes": 16},
     "kl_autoencoder": {
         "channels": 8,

@@ -7,9 +7,12 @@ from typing import Any
 
 from framer_jax.models.hf_extractor import RELEASED
 from framer_jax.models.swin import hidden_width
+from framer_jax.porting.controlnet import CONTROL_FIXED, controlnet_arguments_of_config
 from framer_jax.porting.dinov2 import PUBLISHED, gated_width
 from framer_jax.porting.kl_autoencoder import arguments_of_config
 from framer_jax.porting.mmdit import mmdit_arguments_of_config
+from framer_jax.porting.sd_unet import UNET_FIXED as SD_UNET_FIXED
+from framer_jax.porting.sd_unet import unet_arguments_of_config
 
 Config = Mapping[str, Any]
 
@@ -189,6 +192,26 @@ def transformer_arguments(config: Config) -> dict[str, Any]:
     taken |= {"joint_attention_dim", "caption_projection_dim", "pooled_projection_dim", "out_channels", "qk_norm"}
     _refuse_unknown(config, taken | {"pos_embed_max_size", "dual_attention_layers", "weight_gain"})
     return _of_diffusers(mmdit_arguments_of_config, config)
+
+
+SD_ENCODER = {
+    *("attention_head_dim", "block_out_channels", "cross_attention_dim", "down_block_types", "in_channels"),
+    *("layers_per_block", "norm_num_groups", "upcast_attention", "use_linear_projection", "weight_gain"),
+}
+"""Settings that Stable Diffusion's U-Net and its ControlNet have in common."""
+
+
+def sd_unet_arguments(config: Config) -> dict[str, Any]:
+    """Arguments of SDUNet from the settings of diffusers' class."""
+    _refuse_unknown(config, SD_ENCODER | SD_UNET_FIXED.keys() | {"out_channels", "sample_size", "up_block_types"})
+    return _of_diffusers(unet_arguments_of_config, config)
+
+
+def controlnet_arguments(config: Config) -> dict[str, Any]:
+    """Arguments of ControlNet from the settings of diffusers' class."""
+    image = {"conditioning_channels", "conditioning_embedding_out_channels"}
+    _refuse_unknown(config, SD_ENCODER | CONTROL_FIXED.keys() | image)
+    return _of_diffusers(controlnet_arguments_of_config, config)
 
 
 def _of_diffusers(read: Any, config: Config) -> dict[str, Any]:
