@@ -14,6 +14,9 @@ from tools.parity.cases import Case, compare
 from tools.parity.drawn_weights import named_weight
 from tools.parity.real_weights import find_weights
 
+SLOW = ("unet_sd2_tiny_duallora", "controlnet_sd2_tiny")
+"""Programs that hold the U-Net of unet_sd2_tiny several times."""
+
 COPIED = (
     *("framer_loss_B3", "color_fix", "dwt_pywt", "niqe", "realesrgan_primitives", "schedulers"),
     *("resshift_schedule", "resshift_unet_small", "resshift_vq_small", "sinsr", "lpips_alex"),
@@ -22,7 +25,7 @@ COPIED = (
     *("rrdbnet_esrgan_keys_x4_tiny", "rrdbnet_bsrgan_keys_x2_tiny"),
     *("vae_sd2_tiny", "vae_sd3_tiny"),
     *("sd35_medium_tiny", "dit4sr_sd35_tiny", "tsd_loss"),
-    *("unet_sd2_tiny", "unet_sd2_tiny_duallora", "controlnet_sd2_tiny"),
+    *("unet_sd2_tiny", *SLOW),
     *("unet_discriminator_sn_tiny", "gan_losses", "inn", "dinov2_tiny"),
     *("ddpm_sd21", "csd_loss", "vsd_loss"),
     *("supresdiffgan_unet_tiny", "supresdiffgan_disc_tiny", "supresdiffgan_diffusion"),
@@ -35,7 +38,9 @@ SHARED = ("resshift_unet_full", "resshift_vq_full", "resshift_sampling", "lpips_
 """Too large to copy into tests/fixtures, or too slow for every run."""
 
 
-@pytest.mark.parametrize("name", COPIED)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in COPIED]
+)
 def test_copied_fixtures_are_within_tolerance(fixtures, name, capsys):
     assert main([str(fixtures / f"{name}.npz")]) == 0
     assert "EXCEEDED" not in capsys.readouterr().out
