@@ -7,10 +7,12 @@ Command:  framer-jax train --config hf_diff --workdir runs/hf_diff --init SINSR 
           `framer-jax pretrain`; DINOV2: dinov2_vits14_pretrain.pth; `--config hf_diff:VARIANT` for a row of Table 4:
           high_frequency, distribution, vgg19 or lpips)
 Hardware: 2 RTX 6000 Ada in the paper. Expected time: 20 hours there, for 20,000 steps; not measured here.
-Expected: RealSet65, CLIPIQA and MUSIQ above SinSR's (the paper's tables); this training has not been run. Not stated in
-          the paper and chosen here: the extractor's K and layers, ViT-S/14, its class token, images of 224 pixels for
-          it, temperature 1, natural logarithm. On latents of VQ-f4, which have three channels like the images that the
-          extractor was trained on, as in the released code; recipe.high_frequency.features_of=image is Eq. 6.
+Expected: gains over SinSR, as the paper reports; this training has not been run. Not stated in the paper and chosen
+          here: the extractor's K and layers, ViT-S/14, its class token, images of 224 pixels for it, temperature 1,
+          natural logarithm. As in the released code, the extractor sees latents of VQ-f4 (three channels, like the
+          images that it was trained on) of the consistency prediction. Eq. 6 as printed is
+          --set recipe.high_frequency.features_of=image --set recipe.high_frequency.prediction=one_step, which did
+          better in docs/results/hf_diff.md.
 """
 
 from ml_collections import ConfigDict

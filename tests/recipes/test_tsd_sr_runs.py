@@ -9,6 +9,7 @@ import pytest
 from flax.traverse_util import flatten_dict
 
 from framer_jax import cli
+from framer_jax.checkpoints.open import build_recipe
 from framer_jax.commands.precompute.embeddings import embed_captions, write_text
 from framer_jax.commands.precompute.work import Work
 from framer_jax.commands.train import initial_weights, train_from_config
@@ -18,10 +19,10 @@ from framer_jax.data.captions import Caption
 from framer_jax.data.pipeline import make_batches, prepare_for
 from framer_jax.data.records import RecordFiles
 from framer_jax.degradations.presets import preset_by_name
-from framer_jax.inference.model import load_model
-from framer_jax.porting.lora import LoraLayers, write_layers
+from framer_jax.inference.model import load_model, save_model
+from framer_jax.porting.lora import LoraLayers, read_layers, write_layers
 from framer_jax.porting.table import MAPS
-from framer_jax.porting.torch_files import write_state
+from framer_jax.porting.torch_files import read_state, write_state
 from framer_jax.porting.weights import load_weights
 from framer_jax.recipes.base import expected_params
 from framer_jax.recipes.components.text import text_sizes
@@ -30,7 +31,7 @@ from framer_jax.recipes.tsd_sr.weights import PUBLISHED_LORAS
 from tests.support.drawn import drawn
 from tests.support.paths import CONFIGS
 from tests.support.texts import encoder
-from tests.support.tiny import config, overrides
+from tests.support.tiny import config, overrides, random_weights
 from tests.support.tsd_sr_files import batch, knobs, make_files, recipe_of
 
 
@@ -74,6 +75,22 @@ def test_its_authors_loras_are_weights_and_a_start(folder, tmp_path, capsys):
         load_model(published, config(*knobs(folder), "recipe.tsd_sr.lora_rank=3"))
     with pytest.raises(ValueError, match=r"vae\.safetensors is not a LoRA of mmdit"):
         load_model(published / "vae.safetensors", config(*knobs(folder), "recipe.tsd_sr.encoder_lora_modules="))
+
+
+def test_the_lora_of_a_run_is_written_with_its_scale(folder, tmp_path):
+    """Its factors, read as a LoRA of their rank, are those of the run times `lora_scale`."""
+    settings = config(*knobs(folder), "recipe.tsd_sr.lora_scale=3.0", "recipe.tsd_sr.perceptual_weight=0.0")
+    recipe, run, output = build_recipe(settings["recipe"]), tmp_path / "run.safetensors", tmp_path / "lora.safetensors"
+    shapes = jax.eval_shape(recipe.init, jax.random.key(0), batch())
+    save_model(run, recipe, random_weights(shapes), {"config": settings, "step": 0})
+    assert cli.main(["port", str(run), str(output), "--model", "mmdit", "--to", "lora"]) == 0
+    base, _ = load_weights(folder / "base.safetensors")
+    (layers,) = read_layers(MAPS["mmdit"], base, read_state(output)[0], "lora").values()
+    read, trained = layers.factors["block_1"]["mlp"]["dense_0"], load_weights(run)[0][STUDENT]
+    product = np.asarray(read["down"]) @ np.asarray(read["up"])
+    product *= layers.alphas["block_1/mlp/dense_0"] / read["down"].shape[-1]
+    factors = trained["block_1"]["mlp"]["dense_0"]
+    np.testing.assert_allclose(product, 3.0 * factors["down"] @ factors["up"], rtol=1e-4, atol=1e-6)
 
 
 def test_photographs_come_with_the_embeddings_of_their_captions(folder, tmp_path):
