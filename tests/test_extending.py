@@ -58,9 +58,11 @@ def code_blocks():
 def with_method(table, code):
     """The source of the table of methods with the import and the line that the page adds."""
     (name,) = re.findall(r"^    (\w+)\.METHOD,$", code, flags=re.MULTILINE)
-    assert f"import augkd, {name}, ...\n" in code
+    assert f"import (\n    augkd,\n    {name},\n    ...\n)\n" in code
     assert code.count("\nMETHODS: tuple[Method, ...] = (\n") == 1
-    table, imports = re.subn(r"(?<=^from framer_jax\.recipes import augkd, )", f"{name}, ", table, flags=re.MULTILINE)
+    table, imports = re.subn(
+        r"(?<=^from framer_jax\.recipes import \(\n    augkd,\n)", f"    {name},\n", table, flags=re.M
+    )
     head, start, rest = table.partition("\nMETHODS: tuple[Method, ...] = (\n")
     assert imports == 1 and start
     lines, end, tail = rest.partition("\n)\n")

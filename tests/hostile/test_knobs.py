@@ -49,7 +49,7 @@ WITHOUT_UPPER_BOUND = {
     "framer.start_step",
     "recipe.dtkd.ramp_steps",
     *(f"training.{name}" for name in ("checkpoint_every", "clip_norm", "fsdp_min_size", "log_every", "steps")),
-    *(f"training.{name}" for name in ("stop_after", "validate_every", "warmup_steps")),
+    *(f"training.{name}" for name in ("stop_after", "validate_every", "warmup_steps", "decay_every")),
 }
 """Numbers as large as an int32 or float32."""
 
