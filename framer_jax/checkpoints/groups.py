@@ -16,7 +16,7 @@ from framer_jax.porting.stated import Statement
 from framer_jax.porting.table import MAPS
 from framer_jax.porting.weights import is_ours, load_weights
 from framer_jax.recipes.base import Params
-from framer_jax.recipes.components.networks import network_section
+from framer_jax.recipes.components.networks import NETWORKS, network_section
 from framer_jax.recipes.method import Config
 from framer_jax.recipes.table import method_of
 
@@ -75,6 +75,10 @@ def read_groups(path: str | os.PathLike[str], config: Config | None, same_proces
     if config is None:
         if not is_ours(path):
             load_weights(path)  # raises an error that describes the file
+        if (model := load_weights(path)[1].get("model")) not in NETWORKS:
+            raise ValueError(
+                f"{path} holds a {model}, which upscales nothing: it is for a knob of another model's training"
+            )
         raise ValueError(
             f"{path}: published weights carry no configuration, so their recipe is unknown: name one with --recipe"
         )

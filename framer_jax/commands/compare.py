@@ -21,7 +21,7 @@ from framer_jax.porting.files import atomic_write, check_outputs
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.epilog = (
-        "Differences are of each model minus the first one, over the images that both have, with 95 %% bootstrap "
+        "Differences are of each model minus the first one, over the images that both have, with 95 % bootstrap "
         "intervals over images. 'better' counts the images on which it is better than the first; p is the two-sided "
         "sign test's."
     )
@@ -40,6 +40,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Compare and print."""
+    if arguments.seed < 0:
+        raise ValueError(f"--seed is {arguments.seed}: it must be at least 0")
     arms = [_arm(text) for text in arguments.scores]
     if len(arms) < 2:
         raise ValueError("compare needs two models or more: name the JSON files of `framer-jax evaluate --json`")
@@ -49,6 +51,10 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         inputs = {file.path for arm in arms for file in arm.files}
         check_outputs({"--json": Path(arguments.json)}, {"a file of scores": sorted(inputs)}, "choose another name")
+        if not Path(arguments.json).absolute().parent.is_dir():
+            raise ValueError(
+                f"--json {arguments.json}: there is no folder {Path(arguments.json).parent}: make it first"
+            )
         if Path(arguments.json).exists() and not arguments.overwrite:
             raise ValueError(f"--json {arguments.json} exists: choose another name, or add --overwrite")
     metrics = check_comparable([file for arm in arms for file in arm.files])
@@ -90,15 +96,20 @@ def _cells(entry: Difference) -> list[str]:
 
 def _table(title: str, first: str, second: str, entries: Sequence[Difference]) -> Table:
     table = Table(title=escape(title), title_justify="left")
-    for heading in ("metric", first, second, *HEADINGS):
+    for heading in ("metric", *(_short(label) for label in (first, second)), *HEADINGS):
         table.add_column(escape(heading), justify="left" if heading == "metric" else "right", no_wrap=True)
     for entry in entries:
         table.add_row(*_cells(entry))
     return table
 
 
+def _short(label: str) -> str:
+    """A label that leaves room for the numbers; the title has all of it."""
+    return label if len(label) <= 20 else f"{label[:19]}…"
+
+
 def _markdown(title: str, first: str, second: str, entries: Sequence[Difference]) -> str:
-    headings = ("metric", first, second, *HEADINGS)
+    headings = ("metric", *(label.replace("|", "\\|") for label in (first, second)), *HEADINGS)
     lines = [f"| {' | '.join(headings)} |", "|---" * len(headings) + "|"]
     lines += [f"| {' | '.join(_cells(entry))} |" for entry in entries]
     return "\n".join([f"{title}:", "", *lines, ""])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -19,7 +18,7 @@ from framer_jax.config import ConfigError, declare_knob
 from framer_jax.data.class_folders import ClassDataSettings, LabelledPhotos, class_folders
 from framer_jax.data.contents import file_digests
 from framer_jax.data.pipeline import make_batches, prepare_labelled
-from framer_jax.evaluation.classification import make_validation
+from framer_jax.evaluation.classification import make_validation, scores_of
 from framer_jax.knobs import Knob, check_values, knobs_of, settings_from
 from framer_jax.models.hf_extractor import HFExtractor
 from framer_jax.overrides import apply_override, parse_override
@@ -33,8 +32,6 @@ from framer_jax.training.loop import train
 from framer_jax.training.run import TrainResult
 from framer_jax.training.settings import TrainingSettings
 from framer_jax.training.workdir import check_name, check_unlocked
-
-LOGGER = logging.getLogger(__name__)
 
 EPOCHS = 20
 """Passes over the images, as in Algorithm 2."""
@@ -141,13 +138,22 @@ def pretrain(config: dict[str, Any], workdir: str | Path, epochs: int = EPOCHS) 
     check_name(workdir)
     check_unlocked(workdir)
     data: ClassDataSettings = settings_from(ClassDataSettings, config["data"], "data")
+    for option, folder in (("--classes", data.train), ("--validation", data.validation)):
+        if folder and workdir.resolve().is_relative_to(Path(folder).resolve()):
+            raise ConfigError(
+                f"--workdir {workdir} lies in the folder of {option}: name a folder outside of the images"
+            )
     source = class_folders(data.train, data.crop if data.crop_mode == "crop" else 1, data.small_share)
     held_out = class_folders(data.validation, 1, 0.0, source.classes) if data.validation else None
     config = _complete(config, source, epochs)
     settings: TrainingSettings = settings_from(TrainingSettings, config["training"], "training")
     arguments = {name: value for name, value in config[EXTRACTOR].items() if name != DTYPE.name}
-    module = HFExtractor(**arguments, dtype=DTYPES[config[EXTRACTOR][DTYPE.name]])
-    recipe = hf_extractor(module)
+    try:
+        module = HFExtractor(**arguments, dtype=DTYPES[config[EXTRACTOR][DTYPE.name]])
+        recipe = hf_extractor(module)
+    except ValueError as error:
+        raise ConfigError(f"extractor: {error}") from error
+    _check_best_metric(settings.best_metric, scores_of(source.classes) if held_out else ())
     metadata = _metadata(config, arguments, source)
     validate = None
     if held_out:
@@ -174,6 +180,7 @@ def pretrain(config: dict[str, Any], workdir: str | Path, epochs: int = EPOCHS) 
             workdir,
             config_json=json.dumps(config),
             may_change=("data.train", "data.validation", "data.validation_count"),
+            run_info={"data": f"{len(source)} images of {len(source.classes)} classes, {epochs} epochs"},
             record_names=source.names,
             file_digests=file_digests(source.files()),
             validate=validate,
@@ -186,18 +193,27 @@ def pretrain(config: dict[str, Any], workdir: str | Path, epochs: int = EPOCHS) 
 
 
 def _complete(config: Mapping[str, Any], source: LabelledPhotos, epochs: int) -> dict[str, Any]:
-    """The configuration with the numbers of classes and steps, which are logged; a ConfigError if there is no step."""
+    """The configuration with the numbers of classes and steps; a ConfigError if there is no step."""
     if epochs < 1:
         raise ConfigError(f"--epochs is {epochs}: it must be at least 1")
     count, classes, batch = len(source), len(source.classes), config["training"]["global_batch"]
     if not (steps := epochs * count // batch):
-        raise ConfigError(f"{epochs} epoch(s) of {count} images are less than one batch of {batch}: use more epochs")
-    LOGGER.warning("%d images of %d classes; %d epochs are %d steps", count, classes, epochs, steps)
+        raise ConfigError(
+            f"{epochs} epoch(s) of {count} images are less than one batch of {batch}: use more epochs, or a smaller "
+            "training.global_batch"
+        )
     return {
         **config,
         EXTRACTOR: {**config[EXTRACTOR], "classes": classes},
         "training": {**config["training"], "steps": steps},
     }
+
+
+def _check_best_metric(name: str | None, known: Sequence[str]) -> None:
+    if name and not known:
+        raise ConfigError(f"training.best_metric is {name!r}, and there is no validation: add --validation, or omit it")
+    if name and name not in known:
+        raise ConfigError(f"training.best_metric is {name!r}: validation gives {', '.join(known)}")
 
 
 def _metadata(config: Mapping[str, Any], arguments: Mapping[str, Any], source: LabelledPhotos) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +28,11 @@ def center_square(photo: Photo, side: int, crop_mode: str = "square") -> np.ndar
     return reduced(photo.crop((height - length) // 2, (width - length) // 2, length, length), side)
 
 
+def scores_of(classes: Sequence[str]) -> tuple[str, ...]:
+    """The names of the scores that validation gives: 'top-5' only with more than five classes."""
+    return ("top-1", "top-5", "cross_entropy") if len(classes) > 5 else ("top-1", "cross_entropy")
+
+
 def make_validation(
     classify: Classify, source: LabelledPhotos, crop: int, crop_mode: str, limit: int, batch: int
 ) -> Callable[[Params, Frozen, int], Scores]:
@@ -47,7 +52,8 @@ def make_validation(
     """
     count = min(limit, len(source))
     records = np.linspace(0, len(source) - 1, count).round().astype(int)
-    ks = (1, 5) if len(source.classes) > 5 else (1,)
+    names = scores_of(source.classes)
+    ks = [int(name.removeprefix("top-")) for name in names[:-1]]
 
     @jax.jit
     def sums(params: Params, images: jax.Array, labels: jax.Array, known: jax.Array) -> jax.Array:
@@ -65,7 +71,6 @@ def make_validation(
             images = np.stack([center_square(photo, crop, crop_mode) for photo in photos])
             labels = source.labels[[photo.record for photo in photos]]
             total += np.asarray(sums(params, images, labels, known.astype(np.float32)))
-        names = (*(f"top-{k}" for k in ks), "cross_entropy")
         return dict(zip(names, (total / count).tolist(), strict=True)), {}
 
     return validate

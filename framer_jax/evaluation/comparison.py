@@ -17,6 +17,10 @@ COMPARED = ("crop_border", "mod_crop")
 """Settings of an evaluation, besides each metric's variant and weights, that must be equal."""
 
 
+LARGEST_SCORE = 1e30
+"""Scores of this magnitude, infinite ones and NaN, are faults of what wrote them."""
+
+
 class ScoreFile(NamedTuple):
     """The scores of a folder, as `framer-jax evaluate --json` writes them.
 
@@ -90,17 +94,32 @@ def read_scores(path: str | Path) -> ScoreFile:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         metadata = content["metadata"]
+        names = [str(image["image"]) for image in content["images"]]
+        if len(set(names)) < len(names):
+            raise KeyError("image")
         scores = {
             metric: {
-                str(image["image"]): float(image[metric]) for image in content["images"] if image[metric] is not None
+                name: _number(image[metric])
+                for name, image in zip(names, content["images"], strict=True)
+                if image[metric] is not None
             }
             for metric in metadata["metrics"]
         }
-        if not all({"variant", "higher_is_better"} <= set(entry) for entry in metadata["metrics"].values()):
-            raise KeyError("variant")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        for entry in metadata["metrics"].values():
+            _ = _identity(entry), bool(entry["variant"]), bool(entry["higher_is_better"])
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise ValueError(f"{path}: not a file of `framer-jax evaluate --json` ({type(error).__name__})") from error
+    for metric, of_metric in scores.items():
+        for name, score in of_metric.items():
+            if not abs(score) < LARGEST_SCORE:
+                raise ValueError(f"{path}: the {metric} of {name} is {score}: score the image again, or remove it")
     return ScoreFile(path, metadata, scores)
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError("a score must be a number")
+    return float(value)
 
 
 def check_comparable(files: Sequence[ScoreFile]) -> tuple[str, ...]:

@@ -34,10 +34,12 @@ def check_name(workdir: Path) -> None:
     """Refuse a path that Orbax, which writes the checkpoints, would misread.
 
     Raises:
-      ValueError: the path contains characters of patterns, is not UTF-8, looks like the address of a bucket, or is too
-        long.
+      ValueError: it is a file or below one, or the path contains characters of patterns, is not UTF-8, looks like the
+        address of a bucket, or is too long.
     """
     path = str(workdir.absolute())
+    if file := next((each for each in (workdir.absolute(), *workdir.absolute().parents) if each.is_file()), None):
+        raise ValueError(f"the work directory {path} cannot be made, because {file} is a file: name a folder")
     hint = "name another one, or a link to it with a plain name"
     if characters := sorted({character for character in path if character in PATTERN_CHARACTERS}):
         raise ValueError(

@@ -32,6 +32,17 @@ def test_markdown_has_a_table_for_each_model(files, capsys):
     assert "| psnr-y ↑ | 25.0000 | 27.0000 | +2.0000 | +2.0000 .. +2.0000 | 2 of 2 | 0.5 | – |" in printed
 
 
+def test_long_labels_leave_room_for_the_numbers(files, capsys):
+    labels = ["a" * 90, "b|" * 45]
+    words = [f"{label}={file}" for label, file in zip(labels, files, strict=False)]
+    assert main(["compare", *words]) == 0
+    printed = capsys.readouterr().out
+    assert labels[0] in printed.replace("\n", "") and "+1.0000" in printed and "1 of" not in printed
+    assert main(["compare", *words, "--markdown"]) == 0
+    header = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("| metric"))
+    assert header.replace("\\|", "").count("|") == 9
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -40,6 +51,8 @@ def test_markdown_has_a_table_for_each_model(files, capsys):
         (["{0}", "b={1},"], "names an empty file"),
         (["{0}", "nothing.json"], "nothing.json: no such file"),
         (["{0}", "{1}", "--json", "{0}"], "--json"),
+        (["{0}", "{1}", "--json", "nowhere/out.json"], "there is no folder nowhere: make it first"),
+        (["{0}", "{1}", "--seed", "-1"], "--seed is -1: it must be at least 0"),
     ],
 )
 def test_bad_arguments_are_one_line(files, capsys, arguments, message):

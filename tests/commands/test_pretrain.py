@@ -21,6 +21,10 @@ TINY = (
 )
 
 
+CHECKED = "training.validate_every=4"
+"""With a best metric, every checkpoint is validated."""
+
+
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
     """Two classes, dark and bright, of eight images each."""
@@ -89,6 +93,31 @@ def test_bad_overrides_are_named(images, tmp_path, override, message):
     with pytest.raises(ValueError, match=message):
         pretrain(pretraining_config(str(images), "", (*TINY, override)), tmp_path / "run")
     assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+@pytest.mark.parametrize("place", [".", "run"])
+def test_a_work_directory_among_the_images_is_refused(images, place):
+    with pytest.raises(ConfigError, match=r"lies in the folder of --classes: name a folder outside of the images"):
+        pretrain(pretraining_config(str(images), "", TINY), images / place)
+    assert not (images / "run").exists()
+
+
+def test_a_best_metric_is_one_of_validation(images, tmp_path):
+    config = pretraining_config(str(images), str(images), (*TINY, CHECKED, "training.best_metric=validation/top-1"))
+    with pytest.raises(ConfigError, match=r"'validation/top-1': validation gives top-1, cross_entropy"):
+        pretrain(config, tmp_path / "run")
+    with pytest.raises(ConfigError, match="there is no validation: add --validation"):
+        pretrain(pretraining_config(str(images), "", (*TINY, CHECKED, "training.best_metric=top-1")), tmp_path / "run")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match=r"file is a file: name a folder"):
+        pretrain(pretraining_config(str(images), "", TINY), tmp_path / "file" / "run")
+
+
+def test_an_extractor_upscales_nothing(run, tmp_path, capsys):
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    words = [str(tmp_path / "a.png"), str(tmp_path / "b.png"), "--weights", str(run)]
+    assert main(["upscale", *words]) == 2
+    assert "holds a hf_extractor, which upscales nothing" in capsys.readouterr().err
 
 
 def test_too_few_images_are_named(images, tmp_path):

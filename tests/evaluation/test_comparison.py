@@ -87,7 +87,24 @@ def test_what_cannot_be_compared_is_named(tmp_path):
         difference("psnr-y", Arm("a", (first,)), Arm("e", (elsewhere,)))
     with pytest.raises(FileNotFoundError, match=r"nothing\.json: no such file"):
         read_scores(tmp_path / "nothing.json")
-    for content in ("{", "[]", '{"metadata": {}}', '{"metadata": {"metrics": {"a": {}}}, "images": []}'):
+    damaged = json.loads((tmp_path / "a.json").read_text())
+    for value, message in ((float("nan"), "the psnr-y of x is nan"), (1e300, "is 1e.300"), ("1", "not a file")):
+        damaged["images"][0]["psnr-y"] = value
+        (tmp_path / "f.json").write_text(json.dumps(damaged))
+        with pytest.raises(ValueError, match=message):
+            read_scores(tmp_path / "f.json")
+    damaged["metadata"]["metrics"]["psnr-y"]["weights"] = "text"
+    twice = {**json.loads((tmp_path / "a.json").read_text())}
+    twice["images"] *= 2
+    for content in (
+        "[" * 100_000,
+        json.dumps(damaged),
+        json.dumps(twice),
+        "{",
+        "[]",
+        '{"metadata": {}}',
+        '{"metadata": {"metrics": {"a": {}}}, "images": []}',
+    ):
         (tmp_path / "f.json").write_text(content)
         with pytest.raises(ValueError, match=r"not a file of `framer-jax evaluate --json`"):
             read_scores(tmp_path / "f.json")
