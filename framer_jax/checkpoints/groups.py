@@ -77,7 +77,8 @@ def read_groups(path: str | os.PathLike[str], config: Config | None, same_proces
             load_weights(path)  # raises an error that describes the file
         if (model := load_weights(path)[1].get("model")) not in NETWORKS:
             raise ValueError(
-                f"{path} holds a {model}, which upscales nothing: it is for a knob of another model's training"
+                f"{path} holds weights of {model}, which upscales nothing: they are for a knob of another model's "
+                "training"
             )
         raise ValueError(
             f"{path}: published weights carry no configuration, so their recipe is unknown: name one with --recipe"

@@ -117,7 +117,7 @@ def test_an_extractor_upscales_nothing(run, tmp_path, capsys):
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
     words = [str(tmp_path / "a.png"), str(tmp_path / "b.png"), "--weights", str(run)]
     assert main(["upscale", *words]) == 2
-    assert "holds a hf_extractor, which upscales nothing" in capsys.readouterr().err
+    assert "holds weights of hf_extractor, which upscales nothing" in capsys.readouterr().err
 
 
 def test_too_few_images_are_named(images, tmp_path):
