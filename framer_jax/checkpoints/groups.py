@@ -75,7 +75,7 @@ def read_groups(path: str | os.PathLike[str], config: Config | None, same_proces
     if config is None:
         if not is_ours(path):
             load_weights(path)  # raises an error that describes the file
-        if (model := load_weights(path)[1].get("model")) not in NETWORKS:
+        if (model := metadata.get("model")) not in NETWORKS:
             raise ValueError(
                 f"{path} holds weights of {model}, which upscales nothing: they are for a knob of another model's "
                 "training"

@@ -14,6 +14,7 @@ import jax
 from ml_collections import ConfigDict
 
 from framer_jax.commands.exports import WeightFiles
+from framer_jax.commands.model_card import CARD
 from framer_jax.config import ConfigError, declare_knob
 from framer_jax.data.class_folders import ClassDataSettings, LabelledPhotos, class_folders
 from framer_jax.data.contents import file_digests
@@ -59,8 +60,6 @@ FROM_DATA = ("extractor.classes", "training.steps")
 """Knobs whose values follow from the images and --epochs."""
 
 DTYPE = Knob("dtype", str, False, "float32", "Compute dtype of the network.", choices=DTYPE_NAMES)
-
-CARD = "card.md"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -138,11 +137,7 @@ def pretrain(config: dict[str, Any], workdir: str | Path, epochs: int = EPOCHS) 
     check_name(workdir)
     check_unlocked(workdir)
     data: ClassDataSettings = settings_from(ClassDataSettings, config["data"], "data")
-    for option, folder in (("--classes", data.train), ("--validation", data.validation)):
-        if folder and workdir.resolve().is_relative_to(Path(folder).resolve()):
-            raise ConfigError(
-                f"--workdir {workdir} lies in the folder of {option}: name a folder outside of the images"
-            )
+    _check_outside(workdir, data)
     source = class_folders(data.train, data.crop if data.crop_mode == "crop" else 1, data.small_share)
     held_out = class_folders(data.validation, 1, 0.0, source.classes) if data.validation else None
     config = _complete(config, source, epochs)
@@ -155,12 +150,9 @@ def pretrain(config: dict[str, Any], workdir: str | Path, epochs: int = EPOCHS) 
         raise ConfigError(f"extractor: {error}") from error
     _check_best_metric(settings.best_metric, scores_of(source.classes) if held_out else ())
     metadata = _metadata(config, arguments, source)
-    validate = None
-    if held_out:
-        function = partial(classify, module)
-        validate = make_validation(
-            function, held_out, data.crop, data.crop_mode, data.validation_count, settings.global_batch
-        )
+    score = partial(classify, module)
+    checked = (data.crop, data.crop_mode, data.validation_count, settings.global_batch)
+    validate = make_validation(score, held_out, *checked) if held_out else None
     batches = make_batches(
         source,
         data.crop,
@@ -190,6 +182,15 @@ def pretrain(config: dict[str, Any], workdir: str | Path, epochs: int = EPOCHS) 
     finally:
         batches.close()  # ends the worker processes
     return replace(result, message="; ".join(part for part in (result.message, source.damage()) if part))
+
+
+def _check_outside(workdir: Path, data: ClassDataSettings) -> None:
+    """Refuse a work directory among the images, where its folders would be taken for classes."""
+    for option, folder in (("--classes", data.train), ("--validation", data.validation)):
+        if folder and workdir.resolve().is_relative_to(Path(folder).resolve()):
+            raise ConfigError(
+                f"--workdir {workdir} lies in the folder of {option}: name a folder outside of the images"
+            )
 
 
 def _complete(config: Mapping[str, Any], source: LabelledPhotos, epochs: int) -> dict[str, Any]:

@@ -31,7 +31,7 @@ def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
 def top_k_correct(logits: jax.Array, labels: jax.Array, k: int) -> jax.Array:
     """Whether fewer than k other classes have a logit at least as large as the label's.
 
-    Equal logits count against the classifier, so that one which cannot tell classes apart is not correct by chance.
+    Equal logits count against the classifier, so that constant logits are never correct.
 
     Args:
       logits: [B, classes], any float dtype.

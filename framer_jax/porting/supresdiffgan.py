@@ -11,7 +11,7 @@ import numpy as np
 from framer_jax.porting.maps import NORM, TENSOR, Rule, StateDict, WeightMap, count_of
 
 HEAD_WIDTH = 32
-"""Channels of a head of the generator's attention in the release, which no tensor tells."""
+"""Channels of a head of the generator's attention in the release, which no tensor shows."""
 
 
 def _block(torch: str, flax: str) -> tuple[Rule, ...]:
