@@ -41,6 +41,9 @@ class ShapeReader:
         """The shapes of the exported groups of `recipe`."""
         return expected_params(recipe)
 
+    def scheduler(self, knob_name: str, path: str) -> None:
+        """No file was read, so there is no pipeline."""
+
     def note(self, knob_name: str, text: str) -> None:
         """Nothing was read, so there is nothing to log."""
 

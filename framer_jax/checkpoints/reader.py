@@ -14,6 +14,7 @@ from framer_jax.checkpoints.groups import read_groups
 from framer_jax.checkpoints.networks import load_network, log_notes, read_network
 from framer_jax.checkpoints.paths import required_path
 from framer_jax.errors import KINDS, with_message
+from framer_jax.porting.diffusers_folder import read_scheduler
 from framer_jax.porting.lora import assumption, read_layers
 from framer_jax.porting.lora_files import read_lora
 from framer_jax.porting.stated import Statement
@@ -71,6 +72,11 @@ class NetworkReader:
             up = leaves[f"{module}/up"]
             leaves[f"{module}/up"] = up * np.float32(alpha / up.shape[-2])
         return nest_names(leaves)
+
+    def scheduler(self, knob_name: str, path: str) -> Mapping[str, Any] | None:
+        """The configuration of the scheduler in the pipeline that the network at `path` belongs to."""
+        with _naming(knob_name):
+            return read_scheduler(path)
 
     def note(self, knob_name: str, text: str) -> None:
         """Log what was assumed for a knob."""

@@ -12,7 +12,7 @@ from framer_jax.data.embeddings import CaptionedPhotos, check_manifest_text
 from framer_jax.data.latents import LatentFiles
 from framer_jax.data.records import check_kind, is_records, read_manifest
 from framer_jax.data.sources import ImageFiles
-from framer_jax.data.text import ENCODERS, TextEmbedding, TextSettings, check_text, zero_text
+from framer_jax.data.text import TextEmbedding, TextSettings, TextSizes, check_text, zero_text
 from framer_jax.recipes.components.text import CONDITIONS, read_text
 
 
@@ -35,7 +35,7 @@ class TextCondition:
     embeddings: str = ""
     null: str = ""
     caption_dropout: float = 0.2
-    sizes: TextSettings = field(default_factory=TextSettings)
+    sizes: TextSizes = field(default_factory=TextSettings)
 
     def __post_init__(self) -> None:
         if self.condition not in CONDITIONS:
@@ -104,7 +104,7 @@ def _texts(text: TextCondition) -> tuple[TextEmbedding, str]:
     manifest = read_manifest(text.embeddings)
     check_kind(manifest, "embeddings", text.embeddings)
     check_manifest_text(manifest["text"], text.sizes, text.embeddings)
-    for name in ENCODERS:
+    for name in text.sizes.encoders:
         if manifest["text"]["encoders"][name] != encoders.get(name):
             raise ConfigError(
                 f"{text.null}: its encoder {name} is {str(encoders.get(name))[:12]!r}, that of {text.embeddings} is "

@@ -13,7 +13,7 @@ import numpy as np
 from framer_jax.data.captions import check_captions, crop_name
 from framer_jax.data.records import RecordFiles, check_kind, read_names
 from framer_jax.data.sources import ImageFiles
-from framer_jax.data.text import POOLED_TEXT, TEXT, TextEmbedding, TextSettings, check_text
+from framer_jax.data.text import TextEmbedding, TextSizes, check_text, text_sizes_of
 
 STORED_EMBEDDINGS = "embeddings"
 """Name of the folder, within that of latents, with the embeddings of the captions of their crops."""
@@ -55,13 +55,18 @@ class CaptionEmbeddings:
             names = _captioned_names(self._files.manifest, photos, latents, folder)
             check_captions(rows, names, f"the embeddings {folder}", "crops" if self.of_crops else "photographs")
             self._rows = np.asarray([rows[name] for name in names], np.int32)
-            shapes = text_settings_of(self._files.manifest["text"]).shapes
+            shapes = text_sizes_of(self._files.manifest["text"]).shapes
             for name, shape in null.shapes.items():
-                if shapes[name] != shape:
+                if shapes.get(name) != shape:
                     raise ValueError(
-                        f"the embeddings {folder} have {name} embeddings of shape {shapes[name]}, the null text "
+                        f"the embeddings {folder} have {name} embeddings of shape {shapes.get(name)}, the null text "
                         f"{shape}: make both with the same text lengths and encoders"
                     )
+
+    @property
+    def batch_entries(self) -> tuple[str, ...]:
+        """The entries that `draw` returns."""
+        return tuple(self._null.shapes)
 
     @property
     def of_crops(self) -> bool:
@@ -69,7 +74,7 @@ class CaptionEmbeddings:
         return self._files is not None and "latents" in self._files.manifest
 
     def draw(self, image: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        """The batch entries 'text' [L, W] and 'pooled_text' [P] of an image, in the dtype they are stored in.
+        """The batch entries 'text' [L, W] and, if there is one, 'pooled_text' [P] of an image, as they are stored.
 
         Args:
           image: number of the photograph, or of the record of latents (`of_crops`).
@@ -96,7 +101,7 @@ class CaptionEmbeddings:
         state = hashlib.sha256(
             f"{self._caption_dropout} {self._files and self._files.names[0]}".encode(errors="surrogateescape")
         )
-        for value in self._null:
+        for value in self._null.as_condition().values():
             state.update(np.ascontiguousarray(value).tobytes())
         return state.hexdigest()[:12]
 
@@ -134,7 +139,6 @@ class CaptionedPhotos:
     """
 
     kind = "captioned photos"
-    batch_entries = (*ImageFiles.batch_entries, TEXT, POOLED_TEXT)
 
     def __init__(
         self, photos: ImageFiles, null: TextEmbedding, folder: str | os.PathLike[str], caption_dropout: float = 0.2
@@ -142,13 +146,14 @@ class CaptionedPhotos:
         """Join photographs and embeddings; arguments and errors as for `CaptionEmbeddings`."""
         self.photos = photos
         self._texts = CaptionEmbeddings(photos.names, null, folder, caption_dropout)
+        self.batch_entries = (*photos.batch_entries, *self._texts.batch_entries)
         self.names = [f"{name} with {self._texts.digest()}" for name in photos.names]
 
     def __len__(self) -> int:
         return len(self.photos)
 
     def with_text(self, record: Mapping[str, Any], rng: np.random.Generator) -> dict[str, Any]:
-        """Add 'text' and 'pooled_text' (`CaptionEmbeddings.draw`) to a record of a photograph."""
+        """Add the text (`CaptionEmbeddings.draw`) to a record of a photograph."""
         return {**record, **self._texts.draw(int(record["record"]), rng)}
 
     def files(self) -> dict[str, Path]:
@@ -160,16 +165,10 @@ class CaptionedPhotos:
         return self.photos.damage()
 
 
-def text_settings_of(text: Mapping[str, Any]) -> TextSettings:
-    """The sizes that a manifest's 'text' entry states."""
-    clip_l, clip_g = text["clip_widths"]
-    return TextSettings(text["clip_length"], text["t5_length"], (clip_l, clip_g), text["width"])
-
-
-def check_manifest_text(text: Mapping[str, Any], settings: TextSettings, source: str) -> None:
+def check_manifest_text(text: Mapping[str, Any], settings: TextSizes, source: str) -> None:
     """Check by a manifest's 'text' entry that embeddings have the sizes of a run.
 
     Raises:
       ValueError: as framer_jax.data.text.check_text.
     """
-    check_text(text_settings_of(text).shapes, settings, source)
+    check_text(text_sizes_of(text).shapes, settings, source)

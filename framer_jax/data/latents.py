@@ -10,7 +10,7 @@ import numpy as np
 
 from framer_jax.data.embeddings import CaptionEmbeddings
 from framer_jax.data.records import MANIFEST, RECORD, RecordFiles, check_kind, read_names
-from framer_jax.data.text import POOLED_TEXT, TEXT, TextEmbedding
+from framer_jax.data.text import TextEmbedding
 from framer_jax.porting.files import sha256_of
 
 HR_LATENT, LR_LATENT, PHOTO_INDEX = "hr_latent", "lr_latent", "image"
@@ -54,12 +54,12 @@ class LatentFiles(RecordFiles):
     @property
     def batch_entries(self) -> tuple[str, ...]:
         """The entries of prepared batches."""
-        return (HR_LATENT, LR_LATENT, TEXT, POOLED_TEXT)
+        return (HR_LATENT, LR_LATENT, *self._texts.batch_entries)
 
     def files(self) -> dict[str, Path]:
         """Name → path of every file of records and of embeddings."""
         return {**super().files(), **self._texts.files()}
 
     def with_text(self, record: Mapping[str, np.ndarray], rng: np.random.Generator) -> dict[str, np.ndarray]:
-        """Add 'text' and 'pooled_text' (`CaptionEmbeddings.draw`) to a record of latents."""
+        """Add the text (`CaptionEmbeddings.draw`) to a record of latents."""
         return {**record, **self._texts.draw(int(record[RECORD if self._texts.of_crops else PHOTO_INDEX]), rng)}

@@ -23,6 +23,9 @@ from framer_jax.porting.torch_files import TorchFile, read_checkpoint, write_sta
 
 CONFIG = "config.json"
 
+SCHEDULER = Path("scheduler", "scheduler_config.json")
+"""The scheduler's configuration in the folder of a pipeline."""
+
 STEMS = ("diffusion_pytorch_model", "model", "pytorch_model")
 """Stems of weights files, in diffusers and in transformers."""
 
@@ -163,6 +166,22 @@ def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:
     if not file.is_file():
         raise FileNotFoundError(f"{path}: lacks {CONFIG}; give the folder of one model, such as a pipeline's vae/")
     return read_object(file)
+
+
+def read_scheduler(path: str | os.PathLike[str]) -> dict[str, Any] | None:
+    """The scheduler's configuration of the pipeline that a model belongs to; None if there is none.
+
+    Args:
+      path: the pipeline's folder, the folder of one of its models, or a file in such a folder.
+
+    Raises:
+      ValueError: it is not a JSON object.
+    """
+    path = Path(path)
+    for folder in (path, *path.resolve().parents[:2]):
+        if (file := folder / SCHEDULER).is_file():
+            return read_object(file)
+    return None
 
 
 def write_folder(

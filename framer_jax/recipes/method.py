@@ -97,6 +97,10 @@ class WeightReader(Protocol):
         """The factors of a LoRA on `params` (unstacked blocks), scaled so that every alpha equals its rank."""
         ...
 
+    def scheduler(self, knob_name: str, path: str) -> Mapping[str, Any] | None:
+        """The configuration of the scheduler in the pipeline that the network at `path` belongs to, None for none."""
+        ...
+
     def note(self, knob_name: str, text: str) -> None:
         """Log what was assumed for a knob."""
         ...

@@ -10,7 +10,7 @@ from framer_jax.models.lora import init_lora, make_lora, merge
 from framer_jax.porting.lora import LoraLayers, write_layers
 from framer_jax.porting.table import MAPS
 from framer_jax.porting.torch_files import write_state
-from framer_jax.recipes.tsd_sr.recipe import merge_params
+from framer_jax.recipes.components.adapters import merge_factors
 from framer_jax.trees import flatten_names, nest_names
 from tests.commands.test_port import port
 from tests.originals.test_autoencoders import TINY as TINY_AUTOENCODER
@@ -57,7 +57,7 @@ def trained(model):
 
 def merged(path, model, params):
     """Our parameters with a LoRA merged, as a recipe reads it."""
-    return merge_params(params, NetworkReader().lora("knob", str(path), model, params), 1.0)
+    return merge_factors(params, NetworkReader().lora("knob", str(path), model, params), 1.0)
 
 
 def same_as(model, ported, params):

@@ -12,8 +12,8 @@ from framer_jax.commands.precompute.local_models import local_folder
 from framer_jax.commands.precompute.text_encoders import (
     clip_features,
     encoder_folders,
+    last_features,
     load_text_encoder,
-    t5_features,
 )
 from framer_jax.data.captions import read_captions
 from framer_jax.data.records import RecordFiles
@@ -79,7 +79,7 @@ def test_parity_of_the_features(shared, name):
     state = {key: torch.tensor(value) for key, value in case.weights["model"].items()}
     missing, unexpected = model.load_state_dict(state, strict=False)
     assert not unexpected and not [key for key in missing if "embed_tokens" not in key and "position_ids" not in key]
-    encoded = (t5_features if of_t5 else clip_features)(model, torch.tensor(case.arrays["in/ids"]))
+    encoded = (last_features if of_t5 else clip_features)(model, torch.tensor(case.arrays["in/ids"]))
     outputs = {"out/last_hidden_state": encoded.tokens} if of_t5 else {"out/penultimate": encoded.tokens}
     outputs |= {} if of_t5 else {"out/pooled": encoded.pooled}
     for entry, value in outputs.items():

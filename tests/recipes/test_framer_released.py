@@ -11,11 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from framer_jax.data.text import TextSettings, zero_text
+from framer_jax.data.text import POOLED_TEXT, TEXT, TextSettings, zero_text
 from framer_jax.losses.framer import released
 from framer_jax.recipes import framer as framer_file
 from framer_jax.recipes.components.latent_space import LatentSpace
-from framer_jax.recipes.components.text import NULL, TEXT_ENTRIES
+from framer_jax.recipes.components.text import NULL
 from framer_jax.recipes.dit4sr import recipe as recipe_file
 from framer_jax.recipes.dit4sr.recipe import DENOISER, LATENT_ENTRIES, dit4sr
 from framer_jax.recipes.dit4sr.settings import Dit4srSettings
@@ -132,7 +132,7 @@ def test_on_the_features_that_the_released_code_decodes(fixtures, monkeypatch):
     denoiser = model.clone(taps="prediction")
     text, pooled = case.arrays["in/e"], case.arrays["in/p"]
     sizes = TextSettings(4, text.shape[1] - 4, (1, pooled.shape[-1] - 1), text.shape[-1])
-    entries = (*LATENT_ENTRIES, *TEXT_ENTRIES)
+    entries = (*LATENT_ENTRIES, TEXT, POOLED_TEXT)
     base = dit4sr(denoiser, latents(16), 4, Dit4srSettings(), sizes, {NULL: zero_text(sizes)}, params, entries)
     # With 16 x 16 x 16 numbers the quantile 0.2 is one of them, and rounding decides its side.
     variant = released(quantile=0.3)

@@ -17,6 +17,7 @@ from framer_jax.losses.score_distillation import draw_sigmas
 from framer_jax.models.mmdit import MMDiT, match_block_layout
 from framer_jax.porting.torch_files import read_state
 from framer_jax.recipes.base import Tiling
+from framer_jax.recipes.components.adapters import guided_predictions, merge_factors
 from framer_jax.recipes.components.base_model import BASE
 from framer_jax.recipes.components.latent_space import AUTOENCODER, LatentTask, from_model_range, upsample_bicubic
 from framer_jax.recipes.components.spaces import build_space
@@ -28,8 +29,6 @@ from framer_jax.recipes.tsd_sr.recipe import (
     STUDENT,
     STUDENT_LATENT,
     TEACHER,
-    guided_velocities,
-    merge_params,
 )
 from framer_jax.recipes.tsd_sr.settings import TsdSrSettings
 from tests.support.drawn import drawn
@@ -124,11 +123,11 @@ def test_the_student_computes_its_latent_in_one_step(recipe, student, params, ne
     loss = student(params, data)
     space = build_space(config(*knobs(folder))["recipe"], "inference", READER)
     task = LatentTask(space, 4, residual=False)
-    encoder = {AUTOENCODER: merge_params(recipe.frozen[AUTOENCODER], params[ENCODER], 1.0)}
+    encoder = {AUTOENCODER: merge_factors(recipe.frozen[AUTOENCODER], params[ENCODER], 1.0)}
     z_lr, _ = jax.jit(task.encode_lr)(encoder, data["lr"])
     plain, _ = jax.jit(task.encode_lr)(recipe.frozen, data["lr"])
     assert np.abs(z_lr - plain).max() > 1e-3
-    student = merge_params(recipe.frozen[BASE], params[STUDENT], 1.0)
+    student = merge_factors(recipe.frozen[BASE], params[STUDENT], 1.0)
     velocity, taps = network({"params": student}, z_lr, jnp.ones((2,), jnp.float32), text_of(recipe, "prompt"))
     np.testing.assert_allclose(loss.outputs[STUDENT_LATENT], z_lr - velocity, atol=1e-4)
     assert len(loss.taps) == 2
@@ -172,7 +171,7 @@ def test_every_group_learns_from_its_own_loss(recipe, params, network):
     key_sigma, key_noise = jax.random.split(jax.random.key(3))
     sigma = draw_sigmas(key_sigma, 2)[:, 0]
     x = forward(z, sigma, jax.random.normal(key_noise, z.shape, jnp.float32))
-    variables = {"params": merge_params(recipe.frozen[BASE], params[REGULARISER], 1.0)}
+    variables = {"params": merge_factors(recipe.frozen[BASE], params[REGULARISER], 1.0)}
     clean = x - sigma[:, None, None, None] * network(variables, x, sigma, text_of(recipe, "prompt"))[0]
     np.testing.assert_allclose(values, 0.5 * jnp.square(clean - z).mean((1, 2, 3)), rtol=1e-4)
 
@@ -196,7 +195,7 @@ def test_examples_keep_their_guidance_and_their_times(recipe, network):
     sigma = jnp.asarray([0.3, 0.8], jnp.float32)
     prompt, null = text_of(recipe, "prompt"), text_of(recipe, "null")
     base = {"params": recipe.frozen[BASE]}
-    velocities = guided_velocities(network, base, (first, second), sigma, prompt, null, 7.5)
+    velocities = guided_predictions(network, base, (first, second), sigma, prompt, null, 7.5)
     for latent, velocity in zip((first, second), velocities, strict=True):
         with_prompt, with_null = (network(base, latent, sigma, text)[0] for text in (prompt, null))
         np.testing.assert_allclose(velocity, with_null + 7.5 * (with_prompt - with_null), atol=1e-4)
@@ -211,7 +210,7 @@ def test_the_distillation_leads_towards_the_prompt_and_away_from_the_null_text(r
     x = forward(z, sigma, jax.random.normal(key_noise, z.shape, jnp.float32))
     guided = []
     for factors in (recipe.frozen[TEACHER], params[REGULARISER]):
-        variables = {"params": merge_params(recipe.frozen[BASE], factors, 1.0)}
+        variables = {"params": merge_factors(recipe.frozen[BASE], factors, 1.0)}
         prompt, null = (network(variables, x, sigma, text_of(recipe, name))[0] for name in ("prompt", "null"))
         guided.append(null + settings.guidance * (prompt - null))
     direction = jnp.square(sigma)[:, None, None, None] * (guided[0] - guided[1])

@@ -1,4 +1,7 @@
-"""`framer-jax precompute embeddings`: embed captions, or one text, with the text encoders of Stable Diffusion 3."""
+"""`framer-jax precompute embeddings`: embed captions, or one text, with the text encoders of Stable Diffusion.
+
+A pipeline with one text encoder, or --clip-h, is Stable Diffusion 2; anything else is Stable Diffusion 3.
+"""
 
 from __future__ import annotations
 
@@ -14,12 +17,28 @@ import numpy as np
 from framer_jax.commands.precompute import local_models
 from framer_jax.commands.precompute import work as shared
 from framer_jax.commands.precompute.captions import settings_file
-from framer_jax.commands.precompute.text_encoders import TextEncoder, encoder_folders, load_text_encoder
+from framer_jax.commands.precompute.text_encoders import (
+    TextEncoder,
+    clip_h_folder,
+    encoder_folders,
+    is_stable_diffusion_2,
+    load_text_encoder,
+)
 from framer_jax.commands.precompute.work import Work
 from framer_jax.data.captions import Caption, captioned_latents, read_captions
 from framer_jax.data.embeddings import STORED_EMBEDDINGS
 from framer_jax.data.records import MANIFEST, NAMES, Record, write_names
-from framer_jax.data.text import ENCODERS, TextEmbedding, TextSettings, describe_encoders, join_encoders
+from framer_jax.data.text import (
+    CLIP_H,
+    ENCODERS,
+    ClipTextSettings,
+    TextEmbedding,
+    TextSettings,
+    TextSizes,
+    describe_encoders,
+    join_clip,
+    join_encoders,
+)
 from framer_jax.porting.files import check_output_folder, check_outputs
 from framer_jax.porting.weights import save_weights
 from framer_jax.version import __version__
@@ -38,6 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     for name, words in zip(ENCODERS, ("CLIP-L", "CLIP-G", "T5"), strict=True):
         parser.add_argument(f"--{name.replace('_', '-')}", default="", help=f"folder of {words}")
+    parser.add_argument("--clip-h", default="", help="folder of OpenCLIP-H, the encoder of Stable Diffusion 2")
     parser.add_argument(
         "--zeros", nargs="+", default=[], choices=ENCODERS, help="encoders whose features are replaced by zeros"
     )
@@ -53,6 +73,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--widths", type=int, nargs=3, default=widths, metavar="N", help=f"features of CLIP-L, CLIP-G, T5: {widths}"
     )
+    width = ClipTextSettings().width
+    parser.add_argument("--width", type=int, default=width, metavar="N", help=f"features of OpenCLIP-H: {width}")
     parser.add_argument("--storage", default="float16", choices=STORAGES, help="dtype of the records")
     parser.add_argument("--dtype", default="auto", choices=local_models.DTYPES, help="auto: float16 on a GPU")
     parser.add_argument("--variant", default="", help="variant of the weight files, such as fp16")
@@ -61,9 +83,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Embed the texts, write the embeddings and report their number."""
-    settings = TextSettings(
-        arguments.clip_length, arguments.t5_length, tuple(arguments.widths[:2]), arguments.widths[2]
-    )
+    settings = settings_of(arguments)
     captions = read_captions(arguments.captions) if arguments.captions else {}
     origin = captioned_latents(arguments.captions) if arguments.captions else {}
     if not arguments.output and not origin:
@@ -72,13 +92,17 @@ def run(arguments: argparse.Namespace) -> int:
     output = Path(arguments.output or Path(arguments.captions[0]).parent / STORED_EMBEDDINGS)
     if not arguments.captions:
         check_text_file(output, arguments.overwrite)
-    folders = encoder_folders(arguments.model, {name: getattr(arguments, name) for name in ENCODERS}, arguments.zeros)
+    if isinstance(settings, ClipTextSettings):
+        folders = {CLIP_H: clip_h_folder(arguments.model, arguments.clip_h)}
+    else:
+        named = {name: getattr(arguments, name) for name in ENCODERS}
+        folders = encoder_folders(arguments.model, named, arguments.zeros)
     check_output(output, arguments.captions or (), folders.values())
     encoders = {
         name: load_text_encoder(name, folder, settings, arguments.dtype, arguments.variant)
         for name, folder in folders.items()
     }
-    zeros = "".join(f"; zeros for {name}" for name in ENCODERS if name not in encoders)
+    zeros = "".join(f"; zeros for {name}" for name in settings.encoders if name not in encoders)
     if arguments.captions:
         written, existing = embed_captions(
             captions, encoders, output, work, settings, arguments.storage, arguments.overwrite, origin
@@ -88,6 +112,24 @@ def run(arguments: argparse.Namespace) -> int:
         write_text(output, arguments.text or "", encoders, settings, arguments.storage, arguments.overwrite)
         print(f"{output}: the embedding of {arguments.text or ''!r}{zeros}")
     return 0
+
+
+def settings_of(arguments: argparse.Namespace) -> TextSizes:
+    """The sizes that the arguments describe, of the version of Stable Diffusion whose encoders they name.
+
+    Raises:
+      ValueError: encoders of both versions, or illegal sizes.
+    """
+    others = [f"--{name.replace('_', '-')}" for name in ENCODERS if getattr(arguments, name)]
+    others += ["--zeros"] if arguments.zeros else []
+    if arguments.clip_h and others:
+        raise ValueError(
+            f"--clip-h is for Stable Diffusion 2, and {others[0]} for Stable Diffusion 3: leave one out, and make "
+            "embeddings of each version by themselves"
+        )
+    if arguments.clip_h or (not others and is_stable_diffusion_2(arguments.model)):
+        return ClipTextSettings(arguments.clip_length, arguments.width)
+    return TextSettings(arguments.clip_length, arguments.t5_length, tuple(arguments.widths[:2]), arguments.widths[2])
 
 
 def check_output(output: Path, captions: Iterable[str], encoders: Iterable[Path]) -> None:
@@ -112,9 +154,11 @@ def check_output(output: Path, captions: Iterable[str], encoders: Iterable[Path]
         check_outputs({"--output": output}, inputs)
 
 
-def embed_texts(texts: Sequence[str], encoders: Mapping[str, TextEncoder], settings: TextSettings) -> TextEmbedding:
-    """Embeddings of B texts, float32; see framer_jax.data.text.join_encoders."""
+def embed_texts(texts: Sequence[str], encoders: Mapping[str, TextEncoder], settings: TextSizes) -> TextEmbedding:
+    """Embeddings of B texts, float32; see framer_jax.data.text.join_encoders and join_clip."""
     encoded = {name: encoder.encode(texts) for name, encoder in encoders.items()}
+    if isinstance(settings, ClipTextSettings):
+        return join_clip(encoded, len(texts), settings)
     return join_encoders(encoded, len(texts), settings)
 
 
@@ -123,7 +167,7 @@ def embed_captions(
     encoders: Mapping[str, TextEncoder],
     folder: Path,
     work: Work,
-    settings: TextSettings,
+    settings: TextSizes,
     storage: str = "float16",
     overwrite: bool = False,
     origin: Mapping[str, Any] | None = None,
@@ -165,8 +209,9 @@ def embed_captions(
     def records_of(first: int, end: int) -> Iterator[Record]:
         for start in range(first, end, work.batch):
             batch = embed_texts(texts[start : min(start + work.batch, end)], encoders, settings)
-            for tokens, pooled in zip(*cast_to_storage(batch, storage), strict=True):
-                yield TextEmbedding(tokens, pooled).as_record()
+            record = cast_to_storage(batch, storage).as_record()
+            for row in range(len(batch.tokens)):
+                yield {name: values[row] for name, values in record.items()}
 
     return shared.write_files(folder, work, records_of)
 
@@ -175,7 +220,7 @@ def write_text(
     path: Path,
     text: str,
     encoders: Mapping[str, TextEncoder],
-    settings: TextSettings,
+    settings: TextSizes,
     storage: str = "float16",
     overwrite: bool = False,
 ) -> None:
@@ -198,7 +243,7 @@ def write_text(
         "content": text,
         "text": describe_encoders(settings, digests),
     }
-    save_weights(path, TextEmbedding(*(value[0] for value in embedding)).as_record(), metadata)
+    save_weights(path, embedding.map(lambda values: values[0]).as_record(), metadata)
 
 
 def check_text_file(path: Path, overwrite: bool) -> None:
@@ -221,8 +266,8 @@ def cast_to_storage(embedding: TextEmbedding, storage: str) -> TextEmbedding:
       ValueError: values that are not finite, or too large for float16.
     """
     with np.errstate(over="ignore"):  # an overflow raises an error below
-        cast = TextEmbedding(*(np.asarray(value).astype(storage) for value in embedding))
-    if not all(np.isfinite(value).all() for value in cast):
+        cast = embedding.map(lambda value: np.asarray(value).astype(storage))
+    if not all(np.isfinite(value).all() for value in cast.as_condition().values()):
         raise ValueError(
             f"embeddings are not finite in {storage}: use --storage float32, and --dtype float32 or bfloat16 (T5 "
             "overflows in float16)"

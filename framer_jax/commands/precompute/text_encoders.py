@@ -1,7 +1,9 @@
-"""CLIP and T5 encoders of transformers as functions from texts to features, called as in diffusers' SD 3 pipeline.
+"""CLIP and T5 encoders of transformers as functions from texts to features, called as in diffusers' pipelines.
 
-CLIP gives its penultimate hidden state and its projected pooled output; T5 its last hidden state. There is no attention
-mask: padding tokens take part, as in the training of the weights.
+In Stable Diffusion 3, CLIP gives its penultimate hidden state and its projected pooled output, and T5 its last hidden
+state; in Stable Diffusion 2, OpenCLIP-H gives its last hidden state after the final norm (the published folder lacks
+the encoder's last layer, so that this is the original's penultimate one). There is no attention mask: padding tokens
+take part, as in the training of the weights.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from framer_jax.commands.precompute import local_models
-from framer_jax.data.text import ENCODERS, Encoded, TextSettings
+from framer_jax.data.text import CLIP_H, ENCODERS, ClipTextSettings, Encoded, TextSizes
 from framer_jax.porting.files import sha256_of
 
 PARTS = dict(zip(ENCODERS, ("text_encoder", "text_encoder_2", "text_encoder_3"), strict=True))
@@ -66,13 +68,31 @@ def encoder_folders(model: str, folders: Mapping[str, str], zeros: Sequence[str]
     return result
 
 
+def is_stable_diffusion_2(model: str) -> bool:
+    """Whether a pipeline has one text encoder, that of Stable Diffusion 2; False for no pipeline ('')."""
+    if not model:
+        return False
+    folder = local_models.local_folder(model)
+    first, *others = PARTS.values()
+    return (folder / first).is_dir() and not any((folder / part).is_dir() for part in others)
+
+
+def clip_h_folder(model: str, folder: str) -> Path:
+    """The folder of Stable Diffusion 2's text encoder: `folder` if it is given, else the pipeline's.
+
+    Raises:
+      FileNotFoundError: a model does not exist.
+    """
+    return local_models.local_folder(folder) if folder else local_models.local_folder(model) / "text_encoder"
+
+
 def load_text_encoder(
-    name: str, path: str | os.PathLike[str], settings: TextSettings, dtype: str = "auto", variant: str = ""
+    name: str, path: str | os.PathLike[str], settings: TextSizes, dtype: str = "auto", variant: str = ""
 ) -> TextEncoder:
     """Load a text encoder.
 
     Args:
-      name: one of `ENCODERS`.
+      name: one of `ENCODERS`, or `CLIP_H`.
       path: folder of the model; the tokenizer is in it, or next to it as in a pipeline.
       settings: text lengths.
       dtype: one of `local_models.DTYPES`.
@@ -85,17 +105,18 @@ def load_text_encoder(
     tokenizer_path = tokenizer_folder(folder)
     tokenizer = local_models.load_pretrained(package.AutoTokenizer.from_pretrained, tokenizer_path, "tokenizer")
     device, torch_dtype = local_models.device_and_dtype(dtype)
-    is_t5 = name == "t5"
-    load = (package.T5EncoderModel if is_t5 else package.CLIPTextModelWithProjection).from_pretrained
+    classes = {"t5": package.T5EncoderModel, CLIP_H: package.CLIPTextModel}
+    load = classes.get(name, package.CLIPTextModelWithProjection).from_pretrained
     options = {"dtype": torch_dtype, **({"variant": variant} if variant else {})}
-    what = "T5 encoder" if is_t5 else "CLIP text encoder"
+    what = "T5 encoder" if name == "t5" else "CLIP text encoder"
     model = local_models.load_pretrained_model(load, folder, what, **options).to(device)
-    length = settings.t5_length if is_t5 else settings.clip_length
+    length = _length_of(name, settings)
+    features = clip_features if name in ("clip_l", "clip_g") else last_features
     _check_length(name, folder, model, length)
 
     def encode(texts: Sequence[str]) -> Encoded:
         ids = tokenizer(list(texts), padding="max_length", max_length=length, truncation=True, return_tensors="pt")
-        return (t5_features if is_t5 else clip_features)(model, ids.input_ids.to(device))
+        return features(model, ids.input_ids.to(device))
 
     digest = sha256_of(folder) if tokenizer_path == folder else f"{sha256_of(folder)}+{sha256_of(tokenizer_path)}"
     return TextEncoder(encode, digest)
@@ -110,8 +131,8 @@ def clip_features(model: Any, ids: Any) -> Encoded:
     return Encoded(*(value.float().cpu().numpy() for value in (output.hidden_states[-2], output.text_embeds)))
 
 
-def t5_features(model: Any, ids: Any) -> Encoded:
-    """Last hidden state of a T5EncoderModel for token ids [B, L]."""
+def last_features(model: Any, ids: Any) -> Encoded:
+    """Last hidden state of a T5EncoderModel or CLIPTextModel for token ids [B, L]."""
     import torch
 
     with torch.inference_mode():
@@ -132,6 +153,13 @@ def tokenizer_folder(folder: Path) -> Path:
         f"{folder}: has no tokenizer in it ({', '.join(TOKENIZER_FILES)}), nor in {sibling.name}/ next to it: "
         "download it"
     )
+
+
+def _length_of(name: str, settings: TextSizes) -> int:
+    """The number of tokens of an encoder."""
+    if isinstance(settings, ClipTextSettings):
+        return settings.length
+    return settings.t5_length if name == "t5" else settings.clip_length
 
 
 def _check_length(name: str, folder: Path, model: Any, length: int) -> None:

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from framer_jax.data.text import TextSettings
+from framer_jax.data.text import TextSizes
 from framer_jax.knobs import check_same_values
 from framer_jax.models.denoiser import LR_LATENT, Condition, Denoiser
 from framer_jax.models.mmdit import JointTransformer, match_block_layout
@@ -31,16 +31,15 @@ FREE_ARGUMENTS = (
     "scan",
     "taps",
     "dtype",
-    "channels",
     "positions",
     "position_base",
 )
-"""Constructor arguments of the transformers that a base's weights do not determine, or that no knob has."""
+"""Constructor arguments of the networks that a base's weights do not determine, or that no knob has."""
 
 
-def base_file(section: str) -> WeightFile:
-    """The knob `base_checkpoint` of a method's section."""
-    return WeightFile((section, "base_checkpoint"), "base model", inference=True, part="transformer")
+def base_file(section: str, part: str = "transformer") -> WeightFile:
+    """The knob `base_checkpoint` of a method's section; `part`: of the folder of a whole pipeline."""
+    return WeightFile((section, "base_checkpoint"), "base model", inference=True, part=part)
 
 
 def split_params(params: Mapping[str, Any], pattern: str) -> tuple[Params, Params]:
@@ -76,7 +75,7 @@ def stored_layout(params: Mapping[str, Any], denoiser: Denoiser) -> Params:
 
 
 def transformer_inputs(
-    denoiser: Denoiser, space: LatentSpace, text: TextSettings, lr_latent: bool
+    denoiser: Denoiser, space: LatentSpace, text: TextSizes, lr_latent: bool
 ) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct, dict[str, jax.ShapeDtypeStruct]]:
     """The smallest inputs of a text-conditioned transformer: latent, time, condition."""
     side = denoiser.size_multiple
@@ -87,7 +86,7 @@ def transformer_inputs(
     return latent, jax.ShapeDtypeStruct((1,), jnp.float32), condition
 
 
-def transformer_shapes(denoiser: Denoiser, space: LatentSpace, text: TextSettings, lr_latent: bool) -> Params:
+def transformer_shapes(denoiser: Denoiser, space: LatentSpace, text: TextSizes, lr_latent: bool) -> Params:
     """Names and shapes of a transformer's parameters."""
     inputs = transformer_inputs(denoiser, space, text, lr_latent)
     shapes: Params = jax.eval_shape(denoiser.init, jax.random.key(0), *inputs)["params"]

@@ -15,11 +15,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from framer_jax.data.text import (
-    POOLED_TEXT,
     STORED_NAMES,
     TEXT,
+    ClipTextSettings,
     TextEmbedding,
     TextSettings,
+    TextSizes,
     check_text,
     zero_text,
 )
@@ -36,10 +37,8 @@ NULL, PROMPT, NEGATIVE = "null", "prompt", "negative"
 """The empty text; the prompt for every image; the negative prompt, which guidance leads away from. The null text stands
 in for the other two where they are not set."""
 
-TEXT_ENTRIES = (TEXT, POOLED_TEXT)
-
 CONDITIONS = ("captions", "null", "zero")
-"""Values of `TextConditioning.condition`."""
+"""Values of `TextSources.condition`."""
 
 WEIGHT_FILES = tuple(
     WeightFile(("text", f"{name}_embedding"), "text embedding", inference=True) for name in (NULL, PROMPT, NEGATIVE)
@@ -48,12 +47,12 @@ WEIGHT_FILES = tuple(
 SAMPLING_OVERRIDES = {f"{name}_embedding": ("text", f"{name}_embedding") for name in (PROMPT, NEGATIVE)}
 
 
-_SIZES = TextSettings()
+_SIZES, _CLIP_SIZES = TextSettings(), ClipTextSettings()
 
 
 @dataclass(frozen=True)
-class TextConditioning:
-    """The section `recipe.text`: what text conditions the denoiser, and the sizes of its embeddings."""
+class TextSources:
+    """What the sections `recipe.text` of all methods have: what text conditions the denoiser."""
 
     condition: str = knob(
         "captions",
@@ -70,6 +69,27 @@ class TextConditioning:
     negative_embedding: str = knob(
         "", "Path of the negative prompt's embedding, as long as the prompt's; '': the null text.", empty=True
     )
+
+    __repr__ = changed_repr
+
+    def __post_init__(self) -> None:
+        check_knobs(self)
+
+    @property
+    def sizes(self) -> TextSizes:
+        """The sizes of the embeddings."""
+        raise NotImplementedError
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """The denoiser's constructor arguments that depend on the embeddings."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class TextConditioning(TextSources):
+    """The section `recipe.text` of methods on Stable Diffusion 3, with the sizes of its embeddings."""
+
     clip_length: int = knob(_SIZES.clip_length, "Tokens of the CLIP encoders.", at_least=1, at_most=4096)
     t5_length: int = knob(
         _SIZES.t5_length, "Tokens of T5 in training; prompts for sampling may have others.", at_least=1, at_most=4096
@@ -80,7 +100,7 @@ class TextConditioning:
     __repr__ = changed_repr
 
     def __post_init__(self) -> None:
-        check_knobs(self)
+        super().__post_init__()
         if sum(self.clip_widths) > self.width:
             raise ValueError(f"clip_widths is {self.clip_widths}: the sum must not exceed width ({self.width})")
 
@@ -89,6 +109,33 @@ class TextConditioning:
         """The sizes of the embeddings."""
         return TextSettings(self.clip_length, self.t5_length, self.clip_widths, self.width)
 
+    @property
+    def widths(self) -> dict[str, int]:
+        """The denoiser's constructor arguments that depend on the embeddings."""
+        return {"context_width": self.width, "pooled_width": sum(self.clip_widths)}
+
+
+@dataclass(frozen=True)
+class ClipTextConditioning(TextSources):
+    """The section `recipe.text` of methods on Stable Diffusion 2, with the sizes of its embeddings."""
+
+    length: int = knob(_CLIP_SIZES.length, "Tokens of OpenCLIP-H.", at_least=1, at_most=4096)
+    width: int = knob(
+        _CLIP_SIZES.width, "Features of OpenCLIP-H, and of the denoiser's text tokens.", at_least=1, at_most=65536
+    )
+
+    __repr__ = changed_repr
+
+    @property
+    def sizes(self) -> ClipTextSettings:
+        """The sizes of the embeddings."""
+        return ClipTextSettings(self.length, self.width)
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """The denoiser's constructor arguments that depend on the embeddings."""
+        return {"context_width": self.width}
+
 
 TINY = (
     "recipe.text.clip_length=1",
@@ -96,7 +143,10 @@ TINY = (
     "recipe.text.clip_widths=(4, 8)",
     "recipe.text.width=16",
 )
-"""Overrides with which a test trains a text-conditioned method for a step."""
+"""Overrides with which a test trains a method on Stable Diffusion 3 for a step."""
+
+CLIP_TINY = ("recipe.text.length=3", "recipe.text.width=16")
+"""The same of a method on Stable Diffusion 2."""
 
 RENAMED_KNOBS = {
     "text.null": "text.null_embedding",
@@ -107,7 +157,7 @@ RENAMED_KNOBS = {
 
 def batch_entries_with_text(config: Config, data: str, image_entries: tuple[str, ...]) -> tuple[str, ...]:
     """Batch entries of a text-conditioned method; the text is in the batch where the data is joined with captions."""
-    return (*image_entries, *TEXT_ENTRIES) if data in (CAPTIONED_PHOTOS, LATENTS) else image_entries
+    return (*image_entries, *text_sizes(config).shapes) if data in (CAPTIONED_PHOTOS, LATENTS) else image_entries
 
 
 def broadcast_text(frozen: Frozen, name: str, count: int) -> Condition:
@@ -121,7 +171,7 @@ def broadcast_text(frozen: Frozen, name: str, count: int) -> Condition:
 
 
 def batch_text(frozen: Frozen, batch: Batch, count: int, in_batch: bool, default: str = NULL) -> Condition:
-    """The text of each example: 'text' [B, T, W] and 'pooled_text' [B, P] of the batch, or one text for all.
+    """The text of each example: 'text' [B, T, W] and any 'pooled_text' [B, P] of the batch, or one text for all.
 
     Args:
       frozen: has `TEXTS`.
@@ -132,7 +182,7 @@ def batch_text(frozen: Frozen, batch: Batch, count: int, in_batch: bool, default
     """
     if not in_batch:
         return broadcast_text(frozen, default, count)
-    return {entry: batch[entry].astype(jnp.float32) for entry in TEXT_ENTRIES}
+    return {entry: batch[entry].astype(jnp.float32) for entry in frozen[TEXTS][NULL].as_condition()}
 
 
 def read_texts(config: Config, any_length: Collection[str] = ()) -> dict[str, TextEmbedding]:
@@ -168,7 +218,7 @@ def read_texts(config: Config, any_length: Collection[str] = ()) -> dict[str, Te
     for name in named:
         embedding, _ = read_text(paths[name], f"recipe.text.{name}_embedding")
         check_text(embedding.shapes, settings.sizes, paths[name], name in any_length)
-        texts[name] = TextEmbedding(*(np.asarray(part, np.float32) for part in embedding))
+        texts[name] = embedding.map(lambda part: np.asarray(part, np.float32))
     return texts
 
 
@@ -183,28 +233,29 @@ def read_text(path: str | os.PathLike[str], knob: str = "") -> tuple[TextEmbeddi
     if not Path(path).is_file():
         raise FileNotFoundError(f"{source}: there is no such file; `framer-jax precompute embeddings` writes them")
     arrays, metadata = load_weights(path)
-    if metadata.get("kind") != "text" or not set(STORED_NAMES.values()) <= arrays.keys():
+    if metadata.get("kind") != "text" or STORED_NAMES[TEXT] not in arrays:
         raise ValueError(f"{source}: not the embedding of a text: make one with `framer-jax precompute embeddings`")
     return TextEmbedding.from_record(arrays), dict(metadata["text"]["encoders"])
 
 
-def _settings(config: Config) -> TextConditioning:
-    settings: TextConditioning = settings_from(TextConditioning, config["text"], "recipe.text")
+def _settings(config: Config) -> TextSources:
+    section = config["text"]
+    kind = TextConditioning if "t5_length" in section else ClipTextConditioning
+    settings: TextSources = settings_from(kind, section, "recipe.text")
     return settings
 
 
-def text_sizes(config: Config) -> TextSettings:
+def text_sizes(config: Config) -> TextSizes:
     """The sizes of text embeddings that a configuration's `recipe.text` describes."""
     return _settings(config).sizes
 
 
 def text_widths(config: Config) -> dict[str, int]:
     """The denoiser's constructor arguments that depend on the text embeddings."""
-    settings = _settings(config)
-    return {"context_width": settings.width, "pooled_width": sum(settings.clip_widths)}
+    return _settings(config).widths
 
 
-def text_shapes(sizes: TextSettings) -> dict[str, jax.ShapeDtypeStruct]:
+def text_shapes(sizes: TextSizes) -> dict[str, jax.ShapeDtypeStruct]:
     """Shapes of the condition entries of one example, [1, ...] each."""
     return {name: jax.ShapeDtypeStruct((1, *shape), jnp.float32) for name, shape in sizes.shapes.items()}
 

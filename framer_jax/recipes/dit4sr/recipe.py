@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from flax.traverse_util import flatten_dict
 
 from framer_jax.data.latents import HR_LATENT, LR_LATENT
-from framer_jax.data.text import TextEmbedding, TextSettings
+from framer_jax.data.text import TEXT, TextEmbedding, TextSizes
 from framer_jax.diffusion import flow as process
 from framer_jax.diffusion.guidance import guided_prediction
 from framer_jax.diffusion.noise import NoiseField
@@ -56,7 +56,6 @@ from framer_jax.recipes.components.text import (
     NEGATIVE,
     NULL,
     PROMPT,
-    TEXT_ENTRIES,
     TEXTS,
     batch_text,
     broadcast_text,
@@ -75,7 +74,7 @@ def dit4sr(
     space: LatentSpace,
     scale: int,
     settings: Dit4srSettings,
-    text: TextSettings,
+    text: TextSizes,
     texts: Mapping[str, TextEmbedding],
     base: Params | None = None,
     batch_entries: tuple[str, ...] = PIXELS,
@@ -145,7 +144,7 @@ def merge_params(params: Params, frozen: Frozen, settings: Dit4srSettings) -> Pa
 
 
 def _init(
-    denoiser: Denoiser, task: LatentTask, text: TextSettings, settings: Dit4srSettings
+    denoiser: Denoiser, task: LatentTask, text: TextSizes, settings: Dit4srSettings
 ) -> Callable[[jax.Array, Batch], Params]:
     def init(key: jax.Array, batch: Batch) -> Params:
         inputs = zeros_like_inputs(transformer_inputs(denoiser, task.space, text, lr_latent=True))
@@ -181,7 +180,7 @@ def _predictor(denoiser: Denoiser, settings: Dit4srSettings) -> Predict:
 def _loss(
     task: LatentTask, settings: Dit4srSettings, predict: Predict, tap_kind: str, batch_entries: tuple[str, ...]
 ) -> LossFunction:
-    precomputed, text_in_batch = HR_LATENT in batch_entries, TEXT_ENTRIES[0] in batch_entries
+    precomputed, text_in_batch = HR_LATENT in batch_entries, TEXT in batch_entries
 
     def latents(frozen: Frozen, batch: Batch) -> tuple[jax.Array, jax.Array]:
         """(z_hr, z_lr), [B, h, w, C] float32 each: precomputed, or encoded here."""

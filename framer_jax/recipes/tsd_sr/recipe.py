@@ -15,23 +15,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax.traverse_util import flatten_dict
 
-from framer_jax.data.text import TextEmbedding, TextSettings
+from framer_jax.data.text import TEXT, TextEmbedding, TextSizes
 from framer_jax.diffusion import flow as process
-from framer_jax.diffusion.guidance import deinterleave, guided_prediction, interleave
 from framer_jax.diffusion.noise import NoiseField
 from framer_jax.diffusion.tiles import map_tiles, tile_grid
 from framer_jax.losses import score_distillation
 from framer_jax.losses.flow_matching import preconditioned_error, prediction_taps_to_clean
 from framer_jax.losses.latent import latent_mse
 from framer_jax.losses.score_distillation import TSD_SCALE
-from framer_jax.models.denoiser import Condition, Denoiser, denoise_with
-from framer_jax.models.lora import COLLECTION, Lora, apply_adapters, init_lora, make_lora, merge, with_adapters
+from framer_jax.models.denoiser import Condition, Denoiser, Taps
+from framer_jax.models.lora import COLLECTION, with_adapters
 from framer_jax.recipes.base import (
     PIXELS,
     AuxiliaryLoss,
@@ -49,6 +46,14 @@ from framer_jax.recipes.base import (
     add_auxiliary,
     auxiliary_frozen,
 )
+from framer_jax.recipes.components.adapters import (
+    Network,
+    Variables,
+    adapted_network,
+    guided_predictions,
+    init_factors,
+    scaled_lora,
+)
 from framer_jax.recipes.components.base_model import BASE, cast_frozen, transformer_shapes
 from framer_jax.recipes.components.latent_space import (
     AUTOENCODER,
@@ -58,7 +63,7 @@ from framer_jax.recipes.components.latent_space import (
     to_model_range,
     with_tiles,
 )
-from framer_jax.recipes.components.text import NULL, PROMPT, TEXT_ENTRIES, TEXTS, batch_text, broadcast_text
+from framer_jax.recipes.components.text import NULL, PROMPT, TEXTS, batch_text, broadcast_text
 from framer_jax.recipes.tsd_sr.settings import TsdSrSettings
 
 STUDENT, ENCODER, REGULARISER = "lora", "encoder_lora", "regulariser_lora"
@@ -76,7 +81,7 @@ def tsd_sr(
     space: LatentSpace,
     scale: int,
     settings: TsdSrSettings,
-    text: TextSettings,
+    text: TextSizes,
     texts: Mapping[str, TextEmbedding],
     base: Params | None = None,
     teacher: Params | None = None,
@@ -113,7 +118,7 @@ def tsd_sr(
     frozen |= {} if teacher is None else {TEACHER: teacher}
     exported = (STUDENT, ENCODER) if settings.encoder_lora_modules else (STUDENT,)
     sample, sample_tiled = _samplers(task, settings, network)
-    text_in_batch = TEXT_ENTRIES[0] in batch_entries
+    text_in_batch = TEXT in batch_entries
     student_loss = _student_loss(task, settings, network, denoiser.taps, auxiliary, text_in_batch)
     return Recipe(
         name="tsd_sr",
@@ -138,8 +143,7 @@ def _init(settings: TsdSrSettings, frozen: Frozen) -> Callable[[jax.Array, Batch
 
     def init(key: jax.Array, batch: Batch) -> Params:
         def factors(number: int, on: str, pattern: str, rank: int) -> Params:
-            drawn = init_lora(jax.random.fold_in(key, number), frozen[on], pattern, rank, rank)
-            return dict(drawn.factors)
+            return init_factors(jax.random.fold_in(key, number), frozen[on], pattern, rank)
 
         params = {
             STUDENT: factors(0, BASE, settings.lora_modules, settings.lora_rank),
@@ -152,70 +156,14 @@ def _init(settings: TsdSrSettings, frozen: Frozen) -> Callable[[jax.Array, Batch
     return init
 
 
-def merge_params(weights: Params, factors: Params, scale: float) -> Params:
-    """Weights with a trained LoRA merged; `scale` is alpha / rank.
-
-    Raises:
-      ValueError: the factors are of another model.
-    """
-    return merge(weights, _loras(factors, scale))
-
-
-def _loras(factors: Params, scale: float) -> dict[str, Lora]:
-    leaves = flatten_dict(factors, sep="/")
-    ranks = {path.removesuffix("/down"): leaf.shape[-1] for path, leaf in leaves.items() if path.endswith("/down")}
-    return {"": make_lora(factors, {path: scale * rank for path, rank in ranks.items()})}
-
-
-Variables = Mapping[str, Any]
-"""A network's parameters and the LoRA on them."""
-
-Network = Callable[[Variables, jax.Array, jax.Array, Condition], tuple[jax.Array, tuple[jax.Array, ...]]]
-"""(the transformer's variables, with a LoRA, x, sigma [B], text) → (velocity, taps)."""
-
-
 def _network(denoiser: Denoiser) -> Network:
-    def network(
-        variables: Variables, x: jax.Array, sigma: jax.Array, text: Condition
-    ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
-        with apply_adapters():
-            return denoise_with(denoiser, variables, x, sigma * process.TRAINING_STEPS, text)
+    """The transformer as a function of sigma."""
+    network = adapted_network(denoiser)
 
-    return network
+    def velocity(variables: Variables, x: jax.Array, sigma: jax.Array, text: Condition) -> tuple[jax.Array, Taps]:
+        return network(variables, x, sigma * process.TRAINING_STEPS, text)
 
-
-def guided_velocities(
-    network: Network,
-    variables: Variables,
-    latents: tuple[jax.Array, ...],
-    sigma: jax.Array,
-    prompt: Condition,
-    negative: Condition,
-    scale: float,
-) -> tuple[jax.Array, ...]:
-    """The guided velocities of several latents of each example, in one call.
-
-    Args:
-      network: the network.
-      variables: its variables.
-      latents: [B, h, w, C] float32 each.
-      sigma: [B] float32.
-      prompt: the text of each example.
-      negative: the text that guidance leads away from, of each example.
-      scale: scale of classifier-free guidance.
-    """
-    count = len(latents)
-
-    def predict(x: jax.Array, sigma: jax.Array, text: Condition) -> jax.Array:
-        return network(variables, x, sigma, text)[0]
-
-    def repeated(text: Condition) -> Condition:
-        return {name: interleave(*[value] * count) for name, value in text.items()}
-
-    # An example's inputs are next to each other, so that a batch that is split over devices stays where it is.
-    inputs = interleave(*latents), jnp.repeat(sigma, count)
-    velocities = guided_prediction(predict, inputs, repeated(prompt), repeated(negative), scale, interleaved=True)
-    return deinterleave(velocities, count)
+    return velocity
 
 
 Student = Callable[[jax.Array], tuple[jax.Array, tuple[jax.Array, ...]]]
@@ -225,9 +173,9 @@ Student = Callable[[jax.Array], tuple[jax.Array, tuple[jax.Array, ...]]]
 def _student(settings: TsdSrSettings, network: Network, params: Params, frozen: Frozen) -> tuple[Frozen, Student]:
     """(`frozen` with the student's encoder, the student)."""
     if settings.encoder_lora_modules:
-        encoder = with_adapters(frozen[AUTOENCODER], _loras(params[ENCODER], settings.lora_scale))
+        encoder = with_adapters(frozen[AUTOENCODER], {"": scaled_lora(params[ENCODER], settings.lora_scale)})
         frozen = {**frozen, AUTOENCODER_LORA: encoder[COLLECTION]}
-    transformer = with_adapters(frozen[BASE], _loras(params[STUDENT], settings.lora_scale))
+    transformer = with_adapters(frozen[BASE], {"": scaled_lora(params[STUDENT], settings.lora_scale)})
 
     def velocity(z_lr: jax.Array) -> tuple[jax.Array, tuple[jax.Array, ...]]:
         count = z_lr.shape[0]
@@ -289,14 +237,14 @@ def _directions(
     )
     noise = jax.random.normal(key_noise, z.shape, jnp.float32)
     null = broadcast_text(frozen, NULL, count)
-    teacher = with_adapters(frozen[BASE], _loras(frozen[TEACHER], 1.0) if TEACHER in frozen else {})
-    regulariser = with_adapters(frozen[BASE], _loras(params[REGULARISER], settings.lora_scale))
+    teacher = with_adapters(frozen[BASE], {"": scaled_lora(frozen[TEACHER], 1.0)} if TEACHER in frozen else {})
+    regulariser = with_adapters(frozen[BASE], {"": scaled_lora(params[REGULARISER], settings.lora_scale)})
 
     def networks(x: jax.Array, x_hr: jax.Array, sigma: jax.Array) -> score_distillation.Velocities:
         guidance = text, null, settings.guidance
         return score_distillation.Velocities(
-            *guided_velocities(network, teacher, (x, x_hr), sigma, *guidance),
-            *guided_velocities(network, regulariser, (x,), sigma, *guidance),
+            *guided_predictions(network, teacher, (x, x_hr), sigma, *guidance),
+            *guided_predictions(network, regulariser, (x,), sigma, *guidance),
         )
 
     return score_distillation.tsd_directions(z, z_hr, noise, sigmas, networks, settings.substep_weights)
@@ -311,7 +259,7 @@ def _regulariser_loss(settings: TsdSrSettings, network: Network, text_in_batch: 
         key_sigma, key_noise = jax.random.split(key)
         sigma = score_distillation.draw_sigmas(key_sigma, count, shift=settings.shift)[:, 0]
         x = process.forward(z, sigma, jax.random.normal(key_noise, z.shape, jnp.float32))
-        variables = with_adapters(frozen[BASE], _loras(params[REGULARISER], settings.lora_scale))
+        variables = with_adapters(frozen[BASE], {"": scaled_lora(params[REGULARISER], settings.lora_scale)})
         text = batch_text(frozen, batch, count, text_in_batch, default=PROMPT)
         prediction, _ = network(variables, x, sigma, text)
         error = preconditioned_error(x, prediction, z, sigma)  # [B]

@@ -12,6 +12,7 @@ from framer_jax.porting.table import map_named
 from framer_jax.porting.weights import is_ours
 from framer_jax.recipes.base import Params, Recipe, expected_params
 from framer_jax.recipes.components import spaces
+from framer_jax.recipes.components.adapters import merge_factors
 from framer_jax.recipes.components.base_model import BASE, base_file, cast_frozen, check_same_size
 from framer_jax.recipes.components.latent_space import AUTOENCODER
 from framer_jax.recipes.components.networks import execution_knobs
@@ -24,7 +25,7 @@ from framer_jax.recipes.method import (
     TrainedRun,
     WeightReader,
 )
-from framer_jax.recipes.tsd_sr.recipe import ENCODER, STUDENT, merge_params
+from framer_jax.recipes.tsd_sr.recipe import ENCODER, STUDENT
 from framer_jax.trees import check_same_structure
 
 BASE_FILE = base_file("tsd_sr")
@@ -129,7 +130,7 @@ def merge(run: TrainedRun, model: str) -> MergedNetwork:
         shift = config["space"].get("shift")
         weights, arguments = network.params, network.arguments | ({} if shift is None else {"shift": shift})
     try:
-        merged = merge_params(weights, factors, scale)
+        merged = merge_factors(weights, factors, scale)
     except ValueError as error:
         raise ValueError(f"{run.path}: {error}") from error
     params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), merged)

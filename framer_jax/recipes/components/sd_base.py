@@ -1,0 +1,66 @@
+"""Stable Diffusion 2's U-Net as the pretrained base of a method."""
+
+from __future__ import annotations
+
+from framer_jax.diffusion import ddpm
+from framer_jax.knobs import as_tuple
+from framer_jax.porting.table import map_named
+from framer_jax.recipes.base import Params
+from framer_jax.recipes.components.base_model import base_file, check_same_size
+from framer_jax.recipes.components.text import text_widths
+from framer_jax.recipes.method import Config, WeightFile, WeightReader
+
+NETWORK = "sd_unet"
+"""The U-Net, and its weight map."""
+
+PREDICTION_TYPES = {"epsilon": "epsilon", "v_prediction": "v", "sample": "x0"}
+"""What a scheduler_config.json of diffusers says of the network → framer_jax.diffusion.ddpm.PREDICTIONS."""
+
+
+def unet_file(section: str) -> WeightFile:
+    """The knob `base_checkpoint` of a method's section."""
+    return base_file(section, part="unet")
+
+
+def schedule() -> ddpm.Schedule:
+    """The process of Stable Diffusion 2."""
+    return ddpm.scaled_linear_schedule()
+
+
+def read_unet(file: WeightFile, path: str, config: Config, reader: WeightReader, prediction: str = "epsilon") -> Params:
+    """The U-Net's parameters.
+
+    Args:
+      file: the knob.
+      path: a pipeline's folder, its unet/, a file, or a single-file checkpoint.
+      config: the `recipe` section, whose network and text the file must fit.
+      reader: reads the weights.
+      prediction: what the method needs the network to predict, one of framer_jax.diffusion.ddpm.PREDICTIONS.
+
+    Raises:
+      FileNotFoundError, ImportError, ValueError: it cannot be read, is of another size than configured, or predicts
+        something else; one line that names the knob.
+    """
+    size = {name: as_tuple(value) for name, value in config["denoiser"][NETWORK].items()}
+    _, base = reader.transformer(file.knob, path, (NETWORK,), "Stable Diffusion 2's U-Net", size)
+    source = f"{file.knob} {path}, {map_named(NETWORK).describe(base.arguments)},"
+    check_same_size(base.arguments, {**size, **text_widths(config)}, f"recipe.denoiser.{NETWORK}", source)
+    _check_prediction(file, path, reader, prediction)
+    return base.params
+
+
+def _check_prediction(file: WeightFile, path: str, reader: WeightReader, prediction: str) -> None:
+    scheduler = reader.scheduler(file.knob, path)
+    if scheduler is None:
+        reader.note(
+            file.knob,
+            f"has no scheduler/scheduler_config.json beside it: assumed that it predicts {prediction}, as "
+            "stable-diffusion-2-base and 2-1-base do and stable-diffusion-2 and 2-1 do not",
+        )
+        return
+    stated = scheduler.get("prediction_type", "epsilon")
+    if PREDICTION_TYPES.get(stated) != prediction:
+        raise ValueError(
+            f"{file.knob}: {path} predicts {stated} by its scheduler_config.json, and this method needs a network that "
+            f"predicts {prediction}: use stable-diffusion-2-1-base"
+        )
