@@ -34,7 +34,7 @@ def get_config(variant: str = "base") -> ConfigDict:
     config.recipe.lpips.net = "alex"  # a tenth of VGG16's time on a CPU
     config.recipe.text.update({"condition": "zero", "length": 1, "width": 32})
     config.data.degradation = "framer_released"
-    config.data.crop = 128
+    config.data.crop = 96
     config.training.steps = 900
     config.training.global_batch = 4
     config.training.learning_rate = 3e-4

@@ -132,10 +132,16 @@ def _add_sampler_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--negative-embedding", metavar="FILE", help="embedding of the negative prompt")
     group.add_argument(
-        "--pixel-scale", type=float, metavar="S", help="how much degradation is removed (pisa_sr; 1 as trained)"
+        "--pixel-scale",
+        type=float,
+        metavar="S",
+        help="how much degradation is removed, by two adjustable LoRAs; 1 as trained",
     )
     group.add_argument(
-        "--semantic-scale", type=float, metavar="S", help="how much detail is generated (pisa_sr; 1 as trained)"
+        "--semantic-scale",
+        type=float,
+        metavar="S",
+        help="how much detail is generated, by two adjustable LoRAs; 1 as trained",
     )
 
 

@@ -106,9 +106,9 @@ def test_the_phases_train_one_lora_each(recipe, params):
 
 
 def test_at_its_published_size_it_has_the_released_number_of_modules():
-    published = shipped("pisa_sr_sd21").recipe
-    published.pisa_sr.base_checkpoint = "unet"  # a description does not read it
-    recipe = build_recipe(to_dict(published), "description")
+    published = shipped("pisa_sr_sd21")
+    published.recipe.pisa_sr.base_checkpoint = "unet"  # a description does not read it
+    recipe = build_recipe(to_dict(published)["recipe"], "description")
     assert sum(leaf.size for leaf in jax.tree.leaves(recipe.frozen[BASE])) == 865_910_724
     shapes = jax.eval_shape(
         recipe.init, jax.random.key(0), {"hr": jnp.zeros((1, 512, 512, 3)), "lr": jnp.zeros((1, 128, 128, 3))}
@@ -175,9 +175,8 @@ def test_sampling_scales_the_effects_of_the_loras(knobs, recipe, params, batch, 
     np.testing.assert_allclose(sampled(recipe, params, batch), decode(z_lr - both), atol=1e-4)
     programs = set()
     for scales in ((0.0, 0.0), (1.0, 0.0), (0.7, 1.6)):
-        changes = [
-            f"recipe.pisa_sr.{name}_scale={value}" for name, value in zip(("pixel", "semantic"), scales, strict=True)
-        ]
+        named = dict(zip(("pixel", "semantic"), scales, strict=True))
+        changes = [f"recipe.pisa_sr.{name}_scale={value}" for name, value in named.items()]
         scaled = recipe_of(*knobs, *changes, purpose="inference")
         assert set(scaled.frozen[SCALES]) == {PIXEL, SEMANTIC}
         expected = decode(z_lr - (scales[0] * pixel + scales[1] * (both - pixel)))
@@ -216,7 +215,7 @@ def test_without_a_base_the_first_phase_trains_the_network(knobs, batch):
     whole = [change for change in knobs if "base_checkpoint" not in change]
     recipe = recipe_of(*whole, "recipe.pisa_sr.distillation_weight=0.0")
     assert recipe.exported == (DENOISER, SEMANTIC) and BASE not in recipe.frozen
-    params = jax.jit(recipe.init)(jax.random.key(0), batch)
+    params = drawn(recipe.init, jax.random.key(0), batch)
     assert recipe.updates[0].groups == (DENOISER,)
 
     @jax.jit
@@ -226,13 +225,14 @@ def test_without_a_base_the_first_phase_trains_the_network(knobs, batch):
             return recipe.updates[0].loss(given, recipe.frozen, {}, batch, jax.random.key(0), STEP).values.mean()
 
         value, gradient = jax.value_and_grad(objective)(params[DENOISER])
-        return value, {**params, DENOISER: jax.tree.map(lambda leaf, g: leaf - 0.02 * g, params[DENOISER], gradient)}
+        group = jax.tree.map(lambda leaf, slope: leaf - 1e-3 * jnp.sign(slope), params[DENOISER], gradient)
+        return value, {**params, DENOISER: group}
 
     values = []
     for _ in range(30):
         value, params = step(params)
         values.append(float(value))
-    assert values[-1] < 0.9 * values[0], "it overfits one batch"
+    assert values[-1] < 0.95 * values[0], "it overfits one batch"
 
 
 def test_framer_acts_in_both_phases(recipe, batch):
@@ -256,7 +256,7 @@ def test_framer_acts_in_both_phases(recipe, batch):
         ),
         (
             ("recipe.text.width=24",),
-            "null.safetensors has text embeddings of shape",
+            r"base.safetensors, .* was made with recipe.text.width 16, not 24",
         ),
         (("recipe.denoiser.sd_unet.channels=(8, 24)",), r"recipe.denoiser.sd_unet.channels \(8, 16\), not \(8, 24\)"),
         (("recipe.pisa_sr.lora_modules=nothing",), r"the LoRA pattern 'nothing' finds no kernel"),

@@ -12,7 +12,6 @@ examples, and the text is that of the batch or one for all.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -20,8 +19,6 @@ import numpy as np
 
 from framer_jax.data.text import TEXT, TextEmbedding, TextSizes
 from framer_jax.diffusion import ddpm
-from framer_jax.diffusion.noise import NoiseField
-from framer_jax.diffusion.tiles import map_tiles, tile_grid
 from framer_jax.losses import score_distillation
 from framer_jax.losses.pixel import pixel_mse
 from framer_jax.models.denoiser import Condition, Denoiser, Taps
@@ -38,7 +35,6 @@ from framer_jax.recipes.base import (
     Sampler,
     State,
     TiledSampler,
-    Tiling,
     Update,
     add_auxiliary,
     auxiliary_frozen,
@@ -58,7 +54,8 @@ from framer_jax.recipes.components.base_model import (
     transformer_shapes,
     zeros_like_inputs,
 )
-from framer_jax.recipes.components.latent_space import LatentSpace, LatentTask, to_model_range, with_tiles
+from framer_jax.recipes.components.latent_space import LatentSpace, LatentTask, to_model_range
+from framer_jax.recipes.components.one_step import Predict, one_step_samplers
 from framer_jax.recipes.components.sd_base import schedule
 from framer_jax.recipes.components.text import NEGATIVE, PROMPT, TEXTS, batch_text, broadcast_text
 from framer_jax.recipes.pisa_sr.settings import PisaSrSettings
@@ -212,31 +209,17 @@ def _distillation(
 def _samplers(task: LatentTask, settings: PisaSrSettings, network: Network) -> tuple[Sampler, TiledSampler]:
     """One call of the network; or two, whose difference is the effect of the semantic-level LoRA (Section 3.4)."""
 
-    def residual(params: Params, frozen: Frozen) -> Callable[[jax.Array], jax.Array]:
-        def predict(z_lr: jax.Array, semantic: bool) -> jax.Array:
-            text = broadcast_text(frozen, PROMPT, z_lr.shape[0])
-            variables = network_variables(settings, params, frozen, semantic)
-            return _residual(settings, network, variables, z_lr, text)[0]
+    def student(params: Params, frozen: Frozen) -> tuple[Frozen, Predict]:
+        def residual(z_lr: jax.Array, text: Condition, semantic: bool) -> tuple[jax.Array, Taps]:
+            return _residual(settings, network, network_variables(settings, params, frozen, semantic), z_lr, text)
 
-        def scaled(z_lr: jax.Array) -> jax.Array:
-            both = predict(z_lr, semantic=True)
+        def scaled(z_lr: jax.Array, text: Condition) -> tuple[jax.Array, Taps]:
+            both, taps = residual(z_lr, text, semantic=True)
             if not settings.adjusted:
-                return both
-            pixel, scales = predict(z_lr, semantic=False), frozen[SCALES]
-            return scales[PIXEL] * pixel + scales[SEMANTIC] * (both - pixel)
+                return both, taps
+            pixel, scales = residual(z_lr, text, semantic=False)[0], frozen[SCALES]
+            return scales[PIXEL] * pixel + scales[SEMANTIC] * (both - pixel), taps
 
-        return scaled
+        return frozen, scaled
 
-    def sample(params: Params, frozen: Frozen, lr: jax.Array, noise: NoiseField) -> jax.Array:
-        z_lr, _ = task.encode_lr(frozen, lr)
-        return task.decode(frozen, z_lr - residual(params, frozen)(z_lr), z_lr)
-
-    def sample_tiled(params: Params, frozen: Frozen, image: jax.Array, noise: NoiseField, tiling: Tiling) -> jax.Array:
-        space = with_tiles(task.space, tiling.encoder, tiling.decoder)
-        z_lr = space.encode(frozen, to_model_range(image))
-        side, overlap = (pixels // space.image_pixels_per_latent for pixels in tiling[:2])
-        grid = tile_grid((z_lr.shape[1], z_lr.shape[2]), side, overlap)
-        residuals = map_tiles(residual(params, frozen), grid, z_lr, batch=tiling.batch)
-        return replace(task, space=space).decode(frozen, z_lr - residuals, z_lr)
-
-    return sample, sample_tiled
+    return one_step_samplers(task, student, lambda z_lr, residual: z_lr - residual)
