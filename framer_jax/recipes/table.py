@@ -13,6 +13,7 @@ from framer_jax.recipes import (
     resshift,
     sinsr,
     supervised_l1,
+    supresdiffgan,
     tsd_sr,
 )
 from framer_jax.recipes.base import Recipe
@@ -25,6 +26,7 @@ METHODS: tuple[Method, ...] = (
     rectified_flow.METHOD,
     dit4sr.METHOD,
     tsd_sr.METHOD,
+    supresdiffgan.METHOD,
     supervised_l1.METHOD,
     dtkd.METHOD,
     augkd.METHOD,

@@ -17,6 +17,7 @@ from framer_jax.models.mmdit import MMDiT
 from framer_jax.models.resshift_unet import SwinUNet
 from framer_jax.models.rrdbnet import RRDBNet
 from framer_jax.models.srvgg import SRVGG
+from framer_jax.models.supresdiffgan_unet import SupResDiffGanUNet
 from framer_jax.models.swinir import SwinIR
 from framer_jax.models.unet import UNet
 from framer_jax.recipes.components.latent_space import LatentSpace
@@ -72,6 +73,9 @@ NETWORKS: Mapping[str, Network] = {
         tiny=_TINY_TRANSFORMER,
     ),
     "mmdit": Network(MMDiT, "channels", global_attention=True, tiny=_TINY_TRANSFORMER),
+    "supresdiffgan_unet": Network(
+        SupResDiffGanUNet, tiny={"channels": (8, 16), "blocks": 1, "head_width": 8, "groups": 4}
+    ),
     "swinir": Network(SwinIR, "", tiny={"channels": 8, "depths": (1, 1), "heads": 2}),
     "rrdbnet": Network(RRDBNet, "", tiny={"channels": 8, "blocks": 1, "growth": 4}),
     "srvgg": Network(SRVGG, "", tiny={"channels": 8, "depth": 1}),

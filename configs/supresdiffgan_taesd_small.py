@@ -1,0 +1,37 @@
+"""SupResDiffGAN at laptop size on Stable Diffusion 2's latents: TAESD as the autoencoder, a small U-Net.
+
+Command:  x
+"""
+
+from ml_collections import ConfigDict
+
+from framer_jax.config import default
+
+VARIANTS = {"base": None, "framer_0.01": 0.01, "framer_0.1": 0.1}
+"""Variant → FRAMER's λ, None without FRAMER."""
+
+
+def get_config(variant: str = "base") -> ConfigDict:
+    """The small SupResDiffGAN, without FRAMER or with it."""
+    if variant not in VARIANTS:
+        raise ValueError(f"there is no variant {variant!r}: choose one of {', '.join(VARIANTS)}")
+    config = default("supresdiffgan")
+    config.recipe.space.name = "taesd"
+    unet = config.recipe.denoiser.supresdiffgan_unet
+    unet.channels = (32, 64)
+    unet.blocks = 1
+    config.recipe.supresdiffgan.discriminator_channels = (16, 32)
+    config.recipe.supresdiffgan.sampling_steps = 20
+    config.data.degradation = "framer_released"
+    config.data.crop = 64
+    config.training.steps = 1_600
+    config.training.global_batch = 4
+    config.training.learning_rate = 5e-4
+    config.training.ema_decay = 0.99
+    config.training.log_every = 40
+    config.training.validate_every = 800
+    config.training.checkpoint_every = 800
+    if VARIANTS[variant]:
+        config.framer.variant = "paper"
+        config.framer.weight = VARIANTS[variant]
+    return config
