@@ -30,7 +30,7 @@ TRAINED = {*SAME_PROGRAM, "dtkd_ablations", *map(shipped_configuration, METHODS)
 COVERED = {
     *("resshift_v1_framer", "resshift_v3", "resshift_narrow", "resshift_dit", "sinsr_narrow", "dtkd_swinir_small"),
     *("flow_dit_released", "framer_d_small", "framer_tsd_sr_sd3", "quickstart_framer", "dtkd_narrow"),
-    *("framer_d_sd35", "dit4sr_taesd3_small", "realesrgan_narrow"),
+    *("framer_d_sd35", "dit4sr_taesd3_small", "realesrgan_narrow", "supresdiffgan_taesd_small"),
 }
 """Configurations whose methods, networks and variants of FRAMER are trained by others here: one step of them is a slow
 check."""
@@ -84,7 +84,7 @@ def test_as_it_is(path, autoencoder):
     space = config["recipe"].get("space", {}).get("name")
     if space == "vq_f4":
         config["recipe"]["space"]["checkpoint"] = str(autoencoder)
-    purpose = "description" if space in ("kl", "taesd3") else "inference"  # its weights are large
+    purpose = "description" if space in ("kl", "taesd", "taesd3") else "inference"  # its weights are large
     recipe = add_framer(build_recipe(config["recipe"], purpose), config["framer"])
     assert config["data"]["crop"] % (recipe.scale * recipe.lr_multiple) == 0
     preset_by_name(config["data"]["degradation"], recipe.scale)
