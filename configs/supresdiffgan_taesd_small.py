@@ -1,6 +1,13 @@
 """SupResDiffGAN at laptop size on Stable Diffusion 2's latents: TAESD as the autoencoder, a small U-Net.
 
-Command:  x
+Command:  framer-jax precompute latents --config supresdiffgan_taesd_small --vae TAESD --output LATENTS --samples 4000
+              --set data.train=PHOTOS
+          framer-jax train --config supresdiffgan_taesd_small --workdir runs/supresdiffgan --set data.train=LATENTS
+              --set recipe.space.checkpoint=TAESD
+          (TAESD: the folder with taesd_encoder.safetensors and taesd_decoder.safetensors; data.train=PHOTOS encodes
+          in every step; `--config supresdiffgan_taesd_small:framer_0.1` and `:framer_0.01`: with FRAMER at that λ)
+Hardware: 1 CPU core. Expected time: @@.
+Expected: not measured yet.
 """
 
 from ml_collections import ConfigDict
