@@ -6,8 +6,8 @@ Command:  framer-jax precompute latents --config supresdiffgan_taesd_small --vae
               --set recipe.space.checkpoint=TAESD
           (TAESD: the folder with taesd_encoder.safetensors and taesd_decoder.safetensors; data.train=PHOTOS encodes
           in every step; `--config supresdiffgan_taesd_small:framer_0.1` and `:framer_0.01`: with FRAMER at that λ)
-Hardware: 1 CPU core. Expected time: @@.
-Expected: not measured yet.
+Hardware: 1 CPU core. Expected time: 8 minutes, estimated from 0.75 s of CPU time a step.
+Expected: the whole run was not measured; the latent MSE falls from 1.01 to 0.62 within the first 60 steps.
 """
 
 from ml_collections import ConfigDict
@@ -31,13 +31,14 @@ def get_config(variant: str = "base") -> ConfigDict:
     config.recipe.supresdiffgan.sampling_steps = 20
     config.data.degradation = "framer_released"
     config.data.crop = 64
-    config.training.steps = 1_600
+    config.training.steps = 600
     config.training.global_batch = 4
     config.training.learning_rate = 5e-4
+    config.training.warmup_steps = 50
     config.training.ema_decay = 0.99
-    config.training.log_every = 40
-    config.training.validate_every = 800
-    config.training.checkpoint_every = 800
+    config.training.log_every = 20
+    config.training.validate_every = 300
+    config.training.checkpoint_every = 300
     if VARIANTS[variant]:
         config.framer.variant = "paper"
         config.framer.weight = VARIANTS[variant]
