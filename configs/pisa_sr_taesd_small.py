@@ -29,20 +29,20 @@ def get_config(variant: str = "base") -> ConfigDict:
     unet.blocks = 1
     unet.attention_levels = (1, 2)
     unet.heads = (1, 2, 3)
-    config.recipe.pisa_sr.pixel_steps = 600
+    config.recipe.pisa_sr.pixel_steps = 300
     config.recipe.pisa_sr.distillation_weight = 0.0
     config.recipe.lpips.net = "alex"  # a tenth of VGG16's time on a CPU
     config.recipe.text.update({"condition": "zero", "length": 1, "width": 32})
     config.data.degradation = "framer_released"
     config.data.crop = 96
-    config.training.steps = 900
+    config.training.steps = 450
     config.training.global_batch = 4
     config.training.learning_rate = 3e-4
     config.training.warmup_steps = 50
     config.training.ema_decay = 0.98
     config.training.best_metric = "sample/psnr-y"  # the method has no mean
-    config.training.validate_every = 300
-    config.training.checkpoint_every = 300
+    config.training.validate_every = 450
+    config.training.checkpoint_every = 150
     config.framer.variant = "paper" if variant == "framer" else "none"
     config.framer.weight = 0.1
     return config

@@ -54,14 +54,16 @@ class TextCondition:
                 raise ConfigError(f"recipe.text.condition {self.condition!r} takes no {knob}: leave it empty")
 
 
-def open_latents(folder: str | os.PathLike[str], config: dict[str, Any], vae: str, text: TextCondition) -> LatentFiles:
+def open_latents(
+    folder: str | os.PathLike[str], config: dict[str, Any], vae: str, text: TextCondition | None
+) -> LatentFiles:
     """Precomputed latents joined with texts, as framer_jax.data.pipeline.make_batches takes them.
 
     Args:
       folder: folder that `framer-jax precompute latents` wrote.
       config: plain dict of the run's configuration.
       vae: digest of the run's autoencoder (framer_jax.checkpoints.autoencoder.read_autoencoder).
-      text: the text that conditions the denoiser.
+      text: the text that conditions the denoiser, if any.
 
     Raises:
       ConfigError, ValueError, FileNotFoundError: latents of another run or autoencoder, texts of other sizes or
@@ -72,6 +74,8 @@ def open_latents(folder: str | os.PathLike[str], config: dict[str, Any], vae: st
     manifest = read_manifest(folder)
     check_kind(manifest, "latents", folder)
     check_latents(manifest, config, vae, str(folder))
+    if text is None:
+        return LatentFiles(folder)
     null, embeddings = _texts(text)
     return LatentFiles(folder, null, embeddings or None, text.caption_dropout if embeddings else 1.0)
 

@@ -14,7 +14,7 @@ from framer_jax.config import ConfigError
 from framer_jax.data.embeddings import STORED_EMBEDDINGS, CaptionedPhotos
 from framer_jax.data.latents import LatentFiles
 from framer_jax.data.photos import TRAINING, photo_source
-from framer_jax.data.records import RecordFiles, is_records
+from framer_jax.data.records import RecordFiles, is_records, read_manifest
 from framer_jax.data.settings import DataSettings
 from framer_jax.data.sources import ImageFiles, folder_source
 from framer_jax.porting.kl_autoencoder import KL_AUTOENCODER
@@ -64,7 +64,7 @@ def training_kind(config: dict[str, Any]) -> str:
     folder, text = config["data"]["train"], text_condition(config)
     if not is_records(folder):
         return CAPTIONED_PHOTOS if text and text.condition == "captions" else PHOTOS
-    kind = LATENTS if text else TEACHER_OUTPUTS
+    kind = LATENTS if text or read_manifest(folder).get("kind") == LATENTS else TEACHER_OUTPUTS
     try:
         method_of(config["recipe"]).batch_entries(config["recipe"], kind)
     except ValueError as error:
@@ -83,7 +83,7 @@ def open_training(config: dict[str, Any]) -> ImageFiles | CaptionedPhotos | Reco
     if kind in (PHOTOS, CAPTIONED_PHOTOS):
         photos = open_photos(config["data"])
         return captioned(photos, text) if text and kind == CAPTIONED_PHOTOS else photos
-    if not text:
+    if kind == TEACHER_OUTPUTS:
         records = RecordFiles(folder)
         check_records(records.manifest, config, folder)
         return records
@@ -92,13 +92,13 @@ def open_training(config: dict[str, Any]) -> ImageFiles | CaptionedPhotos | Reco
             "recipe.space.shift is for latents that are encoded during training; precomputed ones have the "
             "autoencoder's own shift: leave it at None"
         )
-    if text.embeddings and not config["data"]["embeddings"]:
+    if text and text.embeddings and not config["data"]["embeddings"]:
         LOGGER.warning("data.embeddings is empty: captions are read from %s, next to the latents", text.embeddings)
     return open_latents_of(config, text)
 
 
-def open_latents_of(config: dict[str, Any], text: TextCondition) -> LatentFiles:
-    """The precomputed latents that a configuration names, joined with its texts.
+def open_latents_of(config: dict[str, Any], text: TextCondition | None) -> LatentFiles:
+    """The precomputed latents that a configuration names, joined with its texts, if it has any.
 
     Raises:
       ConfigError, ValueError, FileNotFoundError: as of framer_jax.commands.text_condition.open_latents.

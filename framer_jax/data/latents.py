@@ -1,4 +1,4 @@
-"""Precomputed latents joined with the embeddings of captions, of their crops or of their photographs."""
+"""Precomputed latents, alone or joined with the embeddings of captions, of their crops or of their photographs."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ HR_LATENT, LR_LATENT, PHOTO_INDEX = "hr_latent", "lr_latent", "image"
 class LatentFiles(RecordFiles):
     """A folder of latents by number; `with_text` adds the text of the crop, or of its photograph, to a record.
 
+    Without a null text, there are no texts.
+
     Attributes:
       manifest: what the latents were computed from.
       names: names for logs; they change with the texts, so that a resumed run notices other texts.
@@ -30,7 +32,7 @@ class LatentFiles(RecordFiles):
     def __init__(
         self,
         folder: str | os.PathLike[str],
-        null: TextEmbedding,
+        null: TextEmbedding | None = None,
         embeddings: str | os.PathLike[str] | None = None,
         caption_dropout: float = 0.2,
     ) -> None:
@@ -38,7 +40,7 @@ class LatentFiles(RecordFiles):
 
         Args:
           folder: written by `framer-jax precompute latents`.
-          null: see `CaptionEmbeddings`.
+          null: see `CaptionEmbeddings`; None for methods without text.
           embeddings: folder of the embeddings, see `CaptionEmbeddings`.
           caption_dropout: see `CaptionEmbeddings`.
 
@@ -47,6 +49,9 @@ class LatentFiles(RecordFiles):
         """
         super().__init__(folder)
         check_kind(self.manifest, "latents", folder)
+        self._texts = None
+        if null is None:
+            return
         latents = len(self), sha256_of(Path(folder) / MANIFEST)
         self._texts = CaptionEmbeddings(read_names(folder), null, embeddings, caption_dropout, latents)
         self.names = [f"{name} with {self._texts.digest()}" for name in self.names]
@@ -54,12 +59,14 @@ class LatentFiles(RecordFiles):
     @property
     def batch_entries(self) -> tuple[str, ...]:
         """The entries of prepared batches."""
-        return (HR_LATENT, LR_LATENT, *self._texts.batch_entries)
+        return (HR_LATENT, LR_LATENT, *(self._texts.batch_entries if self._texts else ()))
 
     def files(self) -> dict[str, Path]:
         """Name → path of every file of records and of embeddings."""
-        return {**super().files(), **self._texts.files()}
+        return {**super().files(), **(self._texts.files() if self._texts else {})}
 
     def with_text(self, record: Mapping[str, np.ndarray], rng: np.random.Generator) -> dict[str, np.ndarray]:
-        """Add the text (`CaptionEmbeddings.draw`) to a record of latents."""
+        """Add the text (`CaptionEmbeddings.draw`), if there is one, to a record of latents."""
+        if self._texts is None:
+            return dict(record)
         return {**record, **self._texts.draw(int(record[RECORD if self._texts.of_crops else PHOTO_INDEX]), rng)}

@@ -31,7 +31,7 @@ class AdversarialLoss(NamedTuple):
     fake: Term
 
 
-def _cross_entropy(logits: jax.Array, label: float) -> jax.Array:
+def _cross_entropy(logits: jax.Array, label: float | jax.Array) -> jax.Array:
     # label · softplus(-x) + (1 - label) · softplus(x), which does not overflow
     return jax.nn.softplus(logits) - logits * label
 
@@ -89,6 +89,27 @@ def discriminator_loss(
 def accuracy(real: jax.Array, fake: jax.Array) -> jax.Array:
     """Share of an example's logits with the right sign, over real and generated images: [B, …] twice → [B]."""
     return 0.5 * (_mean((real > 0).astype(jnp.float32)) + _mean((fake < 0).astype(jnp.float32)))
+
+
+def pair_loss(logits: jax.Array, second_is_real: jax.Array) -> jax.Array:
+    """The cross-entropy of a discriminator that says which of two images is real, as in SupResDiffGAN.
+
+    Kopeć et al., "SupResDiffGAN: a new approach for the Super-Resolution task" (ICCS 2025). The discriminator's loss
+    has the true order, the generator's the opposite one.
+
+    Args:
+      logits: [B] float32, above 0 where the discriminator takes the second image for the real one.
+      second_is_real: [B] bool, the order that is rewarded.
+
+    Returns:
+      [B] float32.
+    """
+    return _cross_entropy(logits.astype(jnp.float32), second_is_real.astype(jnp.float32))
+
+
+def pair_accuracy(logits: jax.Array, second_is_real: jax.Array) -> jax.Array:
+    """Whether a discriminator of pairs is right, 1 or 0; arguments and result as of `pair_loss`."""
+    return ((logits > 0) == second_is_real).astype(jnp.float32)
 
 
 def _mean(values: jax.Array) -> jax.Array:

@@ -69,6 +69,7 @@ SUPRESDIFFGAN_UNET = WeightMap(
         Rule("conv_out", "conv_out"),
     ),
     arguments=_unet_arguments,
+    group="denoiser",
     assumed=lambda state, arguments: ("head_width", "groups"),
     describe=lambda arguments: f"SupResDiffGAN's generator ({'-'.join(map(str, arguments['channels']))} channels)",
 )

@@ -14,6 +14,7 @@ from framer_jax.recipes import (
     resshift,
     sinsr,
     supervised_l1,
+    supresdiffgan,
     tsd_sr,
 )
 from framer_jax.recipes.base import Recipe
@@ -27,6 +28,7 @@ METHODS: tuple[Method, ...] = (
     dit4sr.METHOD,
     tsd_sr.METHOD,
     pisa_sr.METHOD,
+    supresdiffgan.METHOD,
     supervised_l1.METHOD,
     dtkd.METHOD,
     augkd.METHOD,

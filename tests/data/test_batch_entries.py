@@ -46,7 +46,8 @@ def open_source(kind, place):
     return {
         "photos": lambda: photos,
         "captioned photos": lambda: CaptionedPhotos(photos, null, place / "embeddings", 0.0),
-        "latents": lambda: LatentFiles(place / "latents", null, place / "embeddings", 0.0),
+        "latents": lambda: LatentFiles(place / "latents"),
+        "latents with texts": lambda: LatentFiles(place / "latents", null, place / "embeddings", 0.0),
         "teacher": lambda: RecordFiles(place / "teacher"),
     }[kind]()
 
@@ -56,20 +57,21 @@ def open_source(kind, place):
     [
         ("photos", {"hr", "lr"}),
         ("captioned photos", {"hr", "lr", "text", "pooled_text"}),
-        ("latents", {"hr_latent", "lr_latent", "text", "pooled_text"}),
+        ("latents", {"hr_latent", "lr_latent"}),
+        ("latents with texts", {"hr_latent", "lr_latent", "text", "pooled_text"}),
         ("teacher", {"hr", "lr", "teacher"}),
     ],
 )
 def test_prepared_batches_have_the_declared_entries(place, kind, entries):
     source = open_source(kind, place)
-    assert source.kind == kind
+    assert source.kind == kind.removesuffix(" with texts")
     assert set(source.batch_entries) == entries
     batch = next(make_batches(source, 16, BICUBIC, 2, 0, num_threads=0))
     prepared = prepare_for(source, BICUBIC)(batch)
     assert prepared.keys() == entries
     assert {value.dtype.name for value in prepared.values()} == {"float32"}
     if "text" in entries:
-        photos = batch[PHOTO_INDEX] if kind == "latents" else batch["record"]
+        photos = batch[PHOTO_INDEX] if source.kind == "latents" else batch["record"]
         np.testing.assert_array_equal(prepared["pooled_text"][:, 0], photos + 1)
         np.testing.assert_array_equal(prepared["text"][:, 0, 0], photos + 1)
 

@@ -123,4 +123,4 @@ def test_transformers_alone_see_every_position_from_every_other():
 
 def test_published_checkpoints_of_their_network_are_models_of_these_methods():
     methods = {method.name for method in METHODS if method.published_network}
-    assert methods == {"resshift", "sinsr", "hf_diff", "supervised_l1", "dtkd", "augkd", "realesrgan"}
+    assert methods == {"resshift", "sinsr", "hf_diff", "supervised_l1", "dtkd", "augkd", "realesrgan", "supresdiffgan"}

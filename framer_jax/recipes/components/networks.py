@@ -18,6 +18,7 @@ from framer_jax.models.resshift_unet import SwinUNet
 from framer_jax.models.rrdbnet import RRDBNet
 from framer_jax.models.sd_unet import SDUNet
 from framer_jax.models.srvgg import SRVGG
+from framer_jax.models.supresdiffgan_unet import SupResDiffGanUNet
 from framer_jax.models.swinir import SwinIR
 from framer_jax.models.unet import UNet
 from framer_jax.recipes.components.latent_space import LatentSpace
@@ -76,6 +77,9 @@ NETWORKS: Mapping[str, Network] = {
     "sd_unet": Network(
         SDUNet,
         tiny={"channels": (8, 16), "blocks": 1, "attention_levels": (0,), "heads": (2, 4), "groups": 4},
+    ),
+    "supresdiffgan_unet": Network(
+        SupResDiffGanUNet, tiny={"channels": (8, 16), "blocks": 1, "head_width": 8, "groups": 4}
     ),
     "swinir": Network(SwinIR, "", tiny={"channels": 8, "depths": (1, 1), "heads": 2}),
     "rrdbnet": Network(RRDBNet, "", tiny={"channels": 8, "blocks": 1, "growth": 4}),
