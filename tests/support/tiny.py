@@ -209,11 +209,17 @@ def ported(path: Path, name: str, file: str = "original.pth", fill: float | None
     return path
 
 
-def text(path: Path, length: int = 3, seed: int = 0) -> Path:
-    """A text's embedding, as `framer-jax precompute embeddings --null` writes it, for a tiny denoiser."""
+def text(path: Path, length: int = 3, seed: int = 0, pooled: bool = True) -> Path:
+    """A text's embedding, as `framer-jax precompute embeddings --null` writes it, for a tiny denoiser.
+
+    `pooled`: whether it is one of Stable Diffusion 3, or of 2.
+    """
     rng = np.random.default_rng(seed)
     arrays = {"prompt": rng.standard_normal((length, 16)), "pooled": rng.standard_normal(12)}
     zeros = dict.fromkeys(("clip_l", "clip_g", "t5"), "zeros")
+    if not pooled:
+        del arrays["pooled"]
+        zeros = {"clip_h": "zeros"}
     metadata = {"kind": "text", "text": {"encoders": zeros}}
     save_weights(path, {name: value.astype(np.float32) for name, value in arrays.items()}, metadata)
     return path
@@ -224,10 +230,12 @@ def named_weights(folder: Path, config_path: Path) -> tuple[str, ...]:
     recipe = load_config(config_path).recipe
     method = method_of(recipe)
     knobs = {file.path: file.knob for file in method.weight_files}
+    base = "sd_unet" if "sd_unet" in method.networks.names else "mmdit"
+    pooled = "text" not in recipe or "t5_length" in recipe.text
     makers: dict[str, Callable[[], Path]] = {
-        "base_checkpoint": lambda: ported(folder / "base.safetensors", "mmdit"),
-        "null_embedding": lambda: text(folder / "null.safetensors"),
-        "prompt_embedding": lambda: text(folder / "prompt.safetensors", seed=1),
+        "base_checkpoint": lambda: ported(folder / "base.safetensors", base),
+        "null_embedding": lambda: text(folder / "null.safetensors", pooled=pooled),
+        "prompt_embedding": lambda: text(folder / "prompt.safetensors", seed=1, pooled=pooled),
         "extractor_checkpoint": lambda: ported(folder / "extractor.safetensors", "hf_extractor"),
         "dinov2_checkpoint": lambda: ported(folder / "dinov2.safetensors", "dinov2"),
         "teacher_checkpoint": lambda: weights(folder / "teacher.safetensors", "recipe.name=resshift", base=config_path),
