@@ -1,4 +1,4 @@
-"""What the tests of OSEDiff share: files that it is trained with, a configuration that names them, its authors' file."""
+"""What the tests of OSEDiff share: files that it is trained with, a configuration of them, its authors' file."""
 
 import jax
 import numpy as np
@@ -12,7 +12,7 @@ from framer_jax.recipes.components.one_step import ENCODER, STUDENT
 from framer_jax.trees import flatten_names, nest_names
 from tests.support.tiny import config, photos, ported, text
 
-SMALL = ("recipe.name=osediff", "recipe.text.condition=null")
+SMALL = ("recipe.name=osediff", "recipe.space.name=kl", "recipe.text.condition=null")
 
 PARTS = {
     "encoder": ("down_blocks", "conv_in"),

@@ -64,8 +64,8 @@ def check_latents(file: WeightFile, unet: Params, space: LatentSpace) -> None:
     channels = unet["conv_in"]["kernel"].shape[2]
     if channels != space.channels:
         raise ValueError(
-            f"{file.knob}: this U-Net takes latents of {channels} channels, those of recipe.space.checkpoint have "
-            f"{space.channels}: use the autoencoder of Stable Diffusion 2"
+            f"{file.knob}: this U-Net takes latents of {channels} channels, those of recipe.space have "
+            f"{space.channels}: use recipe.space.name=kl with the autoencoder of Stable Diffusion 2"
         )
 
 
