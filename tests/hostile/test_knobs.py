@@ -256,6 +256,10 @@ TOGETHER = {
         "recipe.tsd_sr.lora_modules=": "recipe.tsd_sr.lora_modules is '': .* regular expression that is not empty",
         " ".join(f"recipe.tsd_sr.{name}_weight=0" for name in ("distillation", "latent", "perceptual")): "at least one",
     },
+    "osediff": {
+        "recipe.osediff.lora_modules=": "recipe.osediff.lora_modules is '': .* regular expression that is not empty",
+        " ".join(f"recipe.osediff.{name}_weight=0" for name in ("distillation", "pixel", "perceptual")): "at least one",
+    },
     "supervised_l1": {
         "recipe.student.swinir.heads=7": "recipe.student.swinir: channels is 60: .* multiple of heads .7",
         "recipe.student.swinir.residual=3conv recipe.student.swinir.channels=66": "channels is 66: .* of 4 for 3conv",

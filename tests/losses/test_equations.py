@@ -16,10 +16,7 @@ NAMES = sorted(set(re.findall(r"`(framer_jax(?:\.\w+)+)`", PAGE.read_text(encodi
 WITHOUT_EQUATIONS = ("framer_settings.py", "framer_bands.py", "weight_schedule.py")
 """Files of losses/ whose functions need not all be on the page."""
 
-AWAITING_RECIPES = tuple(
-    f"framer_jax.losses.score_distillation.{name}"
-    for name in ("csd_direction", "vsd_direction", "regulariser_error", "draw_times")
-)
+AWAITING_RECIPES = ("framer_jax.losses.score_distillation.csd_direction",)
 """Terms of methods that the library has no recipe of yet: nothing may use them. Whoever uses one removes it here."""
 
 
