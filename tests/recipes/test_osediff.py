@@ -71,6 +71,17 @@ def student(recipe):
     return lambda params, data: loss(params, recipe.frozen, {}, data, jax.random.key(3), STEP)
 
 
+@pytest.fixture(scope="module")
+def space(folder):
+    return build_space(config(*knobs(folder))["recipe"], "inference", READER)
+
+
+@pytest.fixture(scope="module")
+def encode_lr(space):
+    task = LatentTask(space, 4, residual=False)
+    return jax.jit(lambda frozen, lr: task.encode_lr(frozen, lr)[0])
+
+
 def text_of(recipe, name, count=2):
     return np.repeat(recipe.frozen[TEXTS][name].tokens[None], count, axis=0)
 
@@ -123,20 +134,16 @@ def _torch_name(path):
     return key.removesuffix(".weight")
 
 
-def test_without_training_the_student_is_the_one_step_estimate_of_the_base(recipe, network, folder):
+def test_without_training_the_student_is_the_one_step_estimate_of_the_base(recipe, student, network, encode_lr):
     data = batch()
-    untrained = {**recipe.init(jax.random.key(1), data), **recipe.initial_params}
-    z_lr, _ = _task(folder).encode_lr(recipe.frozen, data["lr"])
+    untrained = {**jax.jit(recipe.init)(jax.random.key(1), data), **recipe.initial_params}
+    z_lr = encode_lr(recipe.frozen, data["lr"])
     noise, taps = network(recipe.frozen[BASE], z_lr, jnp.full((2,), 999, jnp.int32), text_of(recipe, "prompt"))
-    loss = jax.jit(recipe.updates[0].loss)(untrained, recipe.frozen, {}, data, jax.random.key(3), STEP)
+    loss = student(untrained, data)
     np.testing.assert_allclose(loss.outputs[STUDENT_LATENT], one_step(z_lr, noise), rtol=1e-4, atol=1e-4)
     assert len(loss.taps) == 5
     for tap, other in zip(loss.taps, taps, strict=True):
         np.testing.assert_allclose(tap, other, atol=1e-4)
-
-
-def _task(folder):
-    return LatentTask(build_space(config(*knobs(folder))["recipe"], "inference", READER), 4, residual=False)
 
 
 def _whole_unet(recipe, params):
@@ -144,19 +151,18 @@ def _whole_unet(recipe, params):
     return merge_factors({**recipe.frozen[BASE], **params[DENOISER]}, params[STUDENT], 2.0)
 
 
-def test_the_student_computes_its_latent_in_one_step(recipe, student, params, network, folder):
+def test_the_student_computes_its_latent_in_one_step(recipe, student, params, network, space, encode_lr):
     data = batch()
-    loss, task = student(params, data), _task(folder)
+    loss = student(params, data)
     encoder = {AUTOENCODER: merge_factors(recipe.frozen[AUTOENCODER], params[ENCODER], 2.0)}
-    z_lr, _ = task.encode_lr(encoder, data["lr"])
-    plain, _ = task.encode_lr(recipe.frozen, data["lr"])
+    z_lr, plain = (encode_lr(frozen, data["lr"]) for frozen in (encoder, recipe.frozen))
     assert np.abs(z_lr - plain).max() > 1e-3
     last = jnp.full((2,), 999, jnp.int32)
     noise, _ = network(_whole_unet(recipe, params), z_lr, last, text_of(recipe, "prompt"))
     z = loss.outputs[STUDENT_LATENT]
     np.testing.assert_allclose(z, one_step(z_lr, noise), rtol=1e-3, atol=1e-3)
     sr = jax.jit(recipe.sample)(params, recipe.frozen, data["lr"], noise_field(jax.random.key(7), 2))
-    image = task.space.decode(recipe.frozen, z)
+    image = jax.jit(space.decode)(recipe.frozen, z)
     np.testing.assert_allclose(sr, from_model_range(image), atol=1e-3)
     error = np.square(np.clip(image, -1, 1) - (data["hr"] * 2 - 1)).mean((1, 2, 3))
     np.testing.assert_allclose(loss.metrics["pixel_mse"], error, rtol=1e-3)
