@@ -6,8 +6,8 @@ encoder has another LoRA. Its teacher is the U-Net as it is; a third LoRA, the r
 distribution. All lie on one copy of the U-Net, whose own weights never change; where the student trains a layer as a
 whole (the release: its first convolution), teacher and regulariser keep the original one.
 
-Differences from the released trainer: the encoder returns its mean, not a draw; no direction is divided by less than
-1e-8; and gradients are clipped by the joint norm of all that the student trains, as there.
+Differences from the released trainer: the encoder returns its mean, not a draw, and no direction is divided by less
+than 1e-8.
 """
 
 from __future__ import annotations
