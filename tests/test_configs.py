@@ -92,7 +92,7 @@ def test_as_it_is(path, autoencoder):
     assert settings.steps > 0
     side = 4 * recipe.lr_multiple
     lr = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
-    assert (recipe.mean is None) == (config["recipe"]["name"] in ("sinsr", "hf_diff", "tsd_sr", "pisa_sr"))
+    assert (recipe.mean is None) == (config["recipe"]["name"] in ("sinsr", "hf_diff", "tsd_sr", "pisa_sr", "osediff"))
     for sampler in filter(None, (recipe.sample, recipe.mean) if purpose == "inference" else ()):
         sr = jax.eval_shape(sampler, expected_params(recipe), recipe.frozen, lr, noise_field(jax.random.key(0), 1))
         assert sr.shape == (1, side * recipe.scale, side * recipe.scale, 3)

@@ -34,6 +34,9 @@ CSD_TIMES = (20, 500)
 VSD_TIMES = (20, 980)
 """Range of the times of VSD in OSEDiff; the upper end is excluded."""
 
+REGULARISER_TIMES = (0, 1000)
+"""Range of the times with which OSEDiff trains its regularizer: all of them."""
+
 TSD_SCALE = 0.5
 """The factor c of TSD in the released code of TSD-SR; that of CSD and VSD, in PiSA-SR's and OSEDiff's, is 1."""
 
@@ -75,7 +78,7 @@ class TeacherOutputs(NamedTuple):
 
 
 def draw_times(key: jax.Array, count: int, times: tuple[int, int]) -> jax.Array:
-    """Draw [count] int32 times, uniformly from `CSD_TIMES` or `VSD_TIMES`; the upper end is excluded."""
+    """Draw [count] int32 times, uniformly from `CSD_TIMES`, `VSD_TIMES` or another range; its end is excluded."""
     return jax.random.randint(key, (count,), *times)
 
 

@@ -85,7 +85,7 @@ def read_checkpoint(path: str | os.PathLike[str], is_known: IsKnown | None = Non
     if is_container(path) or (path.suffix == ".safetensors" and not _is_pickle(path)):
         selection, arrays, header = _read_safetensors(path, choose)
     else:
-        selection = choose(_read_pickle(path))
+        selection = choose(read_pickle(path))
         arrays = {key: _to_numpy(value, f"{path}: {key!r}") for key, value in selection.tensors.items()}
         header = {}
     if quantised := next((key for key in arrays if key.endswith(QUANTISED)), ""):
@@ -159,7 +159,13 @@ def _read_safetensors(
     return selection, arrays, header
 
 
-def _read_pickle(path: Path) -> dict[str, Any]:
+def read_pickle(path: Path) -> dict[str, Any]:
+    """What a pickle holds, as PyTorch's safe loader reads it: tensors, numbers, texts, lists and mappings of these.
+
+    Raises:
+      ImportError: PyTorch is not installed.
+      ValueError: it holds anything else, is no mapping, is damaged or an optimizer's state; one line.
+    """
     _check_pickle(path)
     torch = _torch(path)
     try:
@@ -249,6 +255,11 @@ def _to_numpy(value: Any, name: str) -> np.ndarray:
         return (value.float() if value.dtype.itemsize < 4 and value.is_floating_point() else value).numpy()
     except (TypeError, RuntimeError) as error:
         raise ValueError(f"{name} cannot be converted to NumPy: save it as a dense float32 tensor") from error
+
+
+def float32_array(value: Any, name: str) -> np.ndarray:
+    """A tensor of `read_pickle` as a NumPy array; floats become float32. `name` begins the error."""
+    return _as_float32(_to_numpy(value, name))
 
 
 def _as_float32(value: np.ndarray) -> np.ndarray:

@@ -261,6 +261,10 @@ TOGETHER = {
         " ".join(f"recipe.pisa_sr.{name}_weight=0" for name in ("pixel", "perceptual", "distillation")): "at least one",
         "recipe.denoiser.sd_unet.heads=(3, 10, 20, 20)": "3 heads do not divide the width of their level, 320",
     },
+    "osediff": {
+        "recipe.osediff.lora_modules=": "recipe.osediff.lora_modules is '': .* regular expression that is not empty",
+        " ".join(f"recipe.osediff.{name}_weight=0" for name in ("distillation", "pixel", "perceptual")): "at least one",
+    },
     "supervised_l1": {
         "recipe.student.swinir.heads=7": "recipe.student.swinir: channels is 60: .* multiple of heads .7",
         "recipe.student.swinir.residual=3conv recipe.student.swinir.channels=66": "channels is 66: .* of 4 for 3conv",

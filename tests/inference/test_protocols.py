@@ -107,6 +107,6 @@ def test_published_weights_on_the_command_line(tmp_path, capsys):
         assert upscaled.size == (48, 40)
 
 
-@pytest.mark.parametrize("name", ["dit4sr", "tsd_sr"])
+@pytest.mark.parametrize("name", ["dit4sr", "tsd_sr", "osediff"])
 def test_autoencoders_take_the_tiles_that_the_released_scripts_name(name):
     assert upscale_protocols()[name].autoencoder_tiles == (1024, 1792)

@@ -16,11 +16,6 @@ NAMES = sorted(set(re.findall(r"`(framer_jax(?:\.\w+)+)`", PAGE.read_text(encodi
 WITHOUT_EQUATIONS = ("framer_settings.py", "framer_bands.py", "weight_schedule.py")
 """Files of losses/ whose functions need not all be on the page."""
 
-AWAITING_RECIPES = tuple(
-    f"framer_jax.losses.score_distillation.{name}" for name in ("vsd_direction", "regulariser_error")
-)
-"""Terms of methods that the library has no recipe of yet: nothing may use them. Whoever uses one removes it here."""
-
 
 @cache
 def tree_of(path):
@@ -106,7 +101,7 @@ def test_what_the_page_names_exists_is_documented_and_used(name):
     assert ast.get_docstring(definition), f"{name} has no docstring"
     method = name.removeprefix(f"{module}.").count(".") == 1
     used = is_called_as_method(definition) if method else is_used(path, module, definition)
-    assert used != (name in AWAITING_RECIPES), f"{name} is {'used: its recipe is there' if used else 'not used'}"
+    assert used, f"{name} is not used"
 
 
 def test_every_loss_term_is_on_the_page():
