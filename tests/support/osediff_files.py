@@ -60,7 +60,7 @@ def published(recipe, params, scale=2.0):
     content = {"rank_unet": 2, "rank_vae": 2}
     unet = MAPS["sd_unet"]
     factors = nest_names({name: np.asarray(leaf) for name, leaf in flatten_names(params[STUDENT])[0].items()})
-    plain = _plain(unet, recipe.frozen[BASE], factors, scale)
+    plain = plain_state(unet, recipe.frozen[BASE], factors, scale)
     states = {"unet": {}, "vae": {}}
     for part, starts in PARTS.items():
         keys = [key for key in plain if key.startswith(starts)]
@@ -70,13 +70,13 @@ def published(recipe, params, scale=2.0):
     kernel, bias = (params["denoiser"]["conv_in"][name] for name in ("kernel", "bias"))
     states["unet"]["conv_in.base_layer.weight"] = np.moveaxis(np.asarray(kernel), (-1, -2), (0, 1))
     states["unet"]["conv_in.base_layer.bias"] = np.asarray(bias)
-    plain = _plain(MAPS["kl_autoencoder"], recipe.frozen[AUTOENCODER], params[ENCODER], scale)
+    plain = plain_state(MAPS["kl_autoencoder"], recipe.frozen[AUTOENCODER], params[ENCODER], scale)
     states["vae"] = {key.replace(".weight", ".default_encoder.weight"): value for key, value in plain.items()}
     content["vae_lora_encoder_modules"] = 2 * sorted({key.partition(".lora_")[0] for key in plain})
     return content | {f"state_dict_{name}": state for name, state in states.items()}
 
 
-def _plain(weights, base, factors, scale):
+def plain_state(weights, base, factors, scale):
     """A LoRA's state dict in PEFT's names, whose alpha 8 gives the same addition as `scale`."""
     changed = {
         name: np.asarray(leaf) * np.float32(scale / (8 / leaf.shape[-2]) if name.endswith("/up") else 1)

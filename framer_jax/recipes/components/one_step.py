@@ -18,7 +18,9 @@ from framer_jax.diffusion.noise import NoiseField
 from framer_jax.diffusion.tiles import map_tiles, tile_grid
 from framer_jax.models.denoiser import Condition, Taps
 from framer_jax.models.lora import COLLECTION, with_adapters
-from framer_jax.recipes.base import Batch, Frozen, Params, Sampler, TiledSampler, Tiling
+from framer_jax.porting.lora import LoraLayers
+from framer_jax.porting.weights import is_ours
+from framer_jax.recipes.base import Batch, Frozen, Params, Recipe, Sampler, TiledSampler, Tiling
 from framer_jax.recipes.components import spaces
 from framer_jax.recipes.components.adapters import init_factors, merge_factors, scaled_lora
 from framer_jax.recipes.components.latent_space import (
@@ -30,7 +32,8 @@ from framer_jax.recipes.components.latent_space import (
     with_tiles,
 )
 from framer_jax.recipes.components.text import PROMPT, broadcast_text
-from framer_jax.recipes.method import MergedNetwork, TrainedRun
+from framer_jax.recipes.method import PHOTOS, Build, Config, MergedNetwork, Published, TrainedRun, WeightReader
+from framer_jax.trees import flatten_names, nest_names
 
 STUDENT, ENCODER, REGULARISER = "lora", "encoder_lora", "regulariser_lora"
 """The groups: factors of the student's LoRA, of the encoder's, and of the one that follows the student."""
@@ -136,6 +139,59 @@ def without_scale(factors: Params, scale: float) -> Params:
 
     divided_factors: Params = jax.tree_util.tree_map_with_path(divided, factors)
     return divided_factors
+
+
+def published_factors(layers: LoraLayers, expected: Mapping[str, Any], scale: float, source: str, knobs: str) -> Params:
+    """A group's factors from the LoRA that a method's authors publish.
+
+    Args:
+      layers: the published LoRA.
+      expected: shapes of the group.
+      scale: alpha / rank with which the group is applied.
+      source: what errors call the file.
+      knobs: what the names of the group's knobs begin with, such as 'recipe.osediff.lora'.
+
+    Raises:
+      ValueError: other modules, or another rank, than configured; the message names the knob.
+    """
+    read, configured = (
+        {name.removesuffix("/down"): leaf.shape[-1] for name, leaf in flatten_names(tree)[0].items() if "/down" in name}
+        for tree in (layers.factors, expected)
+    )
+    if differing := sorted(read.keys() ^ configured.keys()):
+        held = "the file has factors of" if differing[0] in read else "the file has no factors of"
+        raise ValueError(
+            f"{source}: {held} {differing[0]!r} ({len(differing)} modules differ): set {knobs}_modules to a pattern of "
+            "the modules in the file"
+        )
+    if ranks := {rank for path, rank in read.items() if rank != configured[path]}:
+        raise ValueError(f"{source}: its rank is {min(ranks)}: set {knobs}_rank={min(ranks)}")
+    leaves = flatten_names(layers.factors)[0]
+    for module, alpha in layers.alphas.items():
+        up = leaves[f"{module}/up"]
+        leaves[f"{module}/up"] = up * np.float32(alpha / up.shape[-2] / scale)
+    return nest_names(leaves)
+
+
+def published_pickle(
+    build: Build, read: Callable[[Path, Config, Recipe, WeightReader], Params], example: str
+) -> Published:
+    """One file of LoRAs that a method's authors publish, as a model of the method or as what training starts from.
+
+    Args:
+      build: builds the recipe.
+      read: (path, config, recipe, reader) → the exported groups.
+      example: name of a shipped configuration.
+    """
+
+    def matches(path: Path, config: Config) -> bool:
+        return path.is_file() and not is_ours(path)
+
+    def open_published(path: Path, config: Config, purpose: str, reader: WeightReader) -> tuple[Recipe, Params]:
+        recipe = build(config, purpose, PHOTOS, reader)
+        return recipe, read(path, config, recipe, reader)
+
+    return Published(matches, lambda folder: False, open_published, read, (), example)
 
 
 def merged_network(

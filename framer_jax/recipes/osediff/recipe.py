@@ -20,7 +20,6 @@ from flax.traverse_util import flatten_dict
 
 from framer_jax.data.text import TEXT, TextEmbedding, TextSizes
 from framer_jax.diffusion import ddpm
-from framer_jax.diffusion.guidance import deinterleave, interleave
 from framer_jax.losses import score_distillation
 from framer_jax.losses.pixel import pixel_mse
 from framer_jax.losses.score_distillation import REGULARISER_TIMES, VSD_TIMES, TeacherOutputs
@@ -40,7 +39,7 @@ from framer_jax.recipes.base import (
     add_auxiliary,
     auxiliary_frozen,
 )
-from framer_jax.recipes.components.adapters import Network, adapted_network, scaled_lora
+from framer_jax.recipes.components.adapters import Network, adapted_network, prompt_and_negative, scaled_lora
 from framer_jax.recipes.components.base_model import (
     BASE,
     cast_frozen,
@@ -232,9 +231,8 @@ def _direction(
     x = ddpm.forward(SCHEDULE, z, t, jax.random.normal(key_noise, z.shape, jnp.float32))
     negative = broadcast_text(frozen, NEGATIVE, count)
     # An example's inputs are next to each other, so that a batch that is split over devices stays where it is.
-    both = jax.tree.map(interleave, dict(negative), dict(text))
-    predictions, _ = network(with_adapters(frozen[BASE], {}), interleave(x, x), jnp.repeat(t, 2), both)
-    teacher = TeacherOutputs(*deinterleave(predictions, 2))
+    conditional, unconditional = prompt_and_negative(network, with_adapters(frozen[BASE], {}), x, t, text, negative)
+    teacher = TeacherOutputs(unconditional, conditional)
     regulariser, _ = network(_regulariser(settings, params, frozen), x, t, text)
     return score_distillation.vsd_direction(SCHEDULE, z, x, t, teacher, regulariser, settings.guidance)
 

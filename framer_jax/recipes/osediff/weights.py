@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from framer_jax.knobs import as_tuple
-from framer_jax.porting.lora import LoraLayers
 from framer_jax.porting.lora_pickle import LoraPickle, adapters_of, read_lora_pickle, whole_layers
 from framer_jax.porting.table import map_named
-from framer_jax.porting.weights import is_ours
 from framer_jax.recipes.base import Params, Recipe, expected_params
 from framer_jax.recipes.components.base_model import BASE, cast_frozen, join_params
 from framer_jax.recipes.components.latent_space import AUTOENCODER
@@ -24,11 +18,12 @@ from framer_jax.recipes.components.one_step import (
     check_group,
     merged_autoencoder,
     merged_network,
-    without_scale,
+    published_factors,
+    published_pickle,
 )
 from framer_jax.recipes.components.sd_base import NETWORK, read_unet, unet_file
 from framer_jax.recipes.components.text import text_widths
-from framer_jax.recipes.method import PHOTOS, Build, Config, MergedNetwork, Published, TrainedRun, WeightReader
+from framer_jax.recipes.method import Build, Config, MergedNetwork, Published, TrainedRun, WeightReader
 from framer_jax.recipes.osediff.recipe import DENOISER
 from framer_jax.trees import check_same_structure, flatten_names, nest_names
 
@@ -56,8 +51,7 @@ def groups_of(pickle: LoraPickle, config: Config, recipe: Recipe) -> Params:
             _refuse_lora(pickle, network, group)
             continue
         (layers,) = adapters_of(pickle, network, map_named(model), recipe.frozen[entry], lambda adapter: "").values()
-        _check_layers(pickle, layers, expected[group], f"recipe.osediff.{group}")
-        groups[group] = without_scale(_with_alphas(layers), scale)
+        groups[group] = published_factors(layers, expected[group], scale, pickle.source, f"recipe.osediff.{group}")
     unet = recipe.frozen[BASE]
     whole = nest_names(whole_layers(pickle, "unet", map_named(NETWORK), unet))
     if flatten_names(whole)[0].keys() != flatten_names(expected.get(DENOISER, {}))[0].keys():
@@ -70,31 +64,6 @@ def groups_of(pickle: LoraPickle, config: Config, recipe: Recipe) -> Params:
         groups[DENOISER] = whole
     check_same_structure(groups, expected, pickle.source)
     return groups
-
-
-def _with_alphas(layers: LoraLayers) -> Params:
-    """The factors of a LoRA, scaled so that every alpha equals its rank."""
-    leaves = flatten_names(layers.factors)[0]
-    for module, alpha in layers.alphas.items():
-        up = leaves[f"{module}/up"]
-        leaves[f"{module}/up"] = up * np.float32(alpha / up.shape[-2])
-    return nest_names(leaves)
-
-
-def _check_layers(pickle: LoraPickle, layers: LoraLayers, expected: Mapping[str, Any], knobs: str) -> None:
-    """Check the modules of a LoRA and its rank against those that the configuration gives factors."""
-    read, wanted = (
-        {name.removesuffix("/down"): leaf.shape[-1] for name, leaf in flatten_names(tree)[0].items() if "/down" in name}
-        for tree in (layers.factors, expected)
-    )
-    if differing := sorted(read.keys() ^ wanted.keys()):
-        held = "the file has factors of" if differing[0] in read else "the file has no factors of"
-        raise ValueError(
-            f"{pickle.source}: {held} {differing[0]!r} ({len(differing)} modules differ): set {knobs}_modules to a "
-            "pattern of the modules in the file"
-        )
-    if ranks := {rank for path, rank in read.items() if rank != wanted[path]}:
-        raise ValueError(f"{pickle.source}: its rank is {min(ranks)}: set {knobs}_rank={min(ranks)}")
 
 
 def _refuse_lora(pickle: LoraPickle, network: str, group: str) -> None:
@@ -112,18 +81,7 @@ def read_published(path: Path, config: Config, recipe: Recipe, reader: WeightRea
 
 def published_by(build: Build) -> Published:
     """The authors' file of LoRAs as a model of OSEDiff, or as what training starts from."""
-
-    def matches(path: Path, config: Config) -> bool:
-        return path.is_file() and not is_ours(path)
-
-    def in_folder(folder: Path) -> bool:
-        return False  # it is a single file
-
-    def open_published(path: Path, config: Config, purpose: str, reader: WeightReader) -> tuple[Recipe, Params]:
-        recipe = build(config, purpose, PHOTOS, reader)
-        return recipe, read_published(path, config, recipe, reader)
-
-    return Published(matches, in_folder, open_published, read_published, (), "osediff_sd21")
+    return published_pickle(build, read_published, "osediff_sd21")
 
 
 def merge(run: TrainedRun, model: str) -> MergedNetwork:

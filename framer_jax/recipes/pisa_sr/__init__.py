@@ -13,7 +13,7 @@ from framer_jax.recipes.components.sd_base import NETWORK, build_space, check_la
 from framer_jax.recipes.method import Config, Method, Networks, UpscaleProtocol, WeightReader
 from framer_jax.recipes.pisa_sr.recipe import pisa_sr
 from framer_jax.recipes.pisa_sr.settings import PisaSpaceSettings, PisaSrSettings
-from framer_jax.recipes.pisa_sr.weights import BASE_FILE, merge
+from framer_jax.recipes.pisa_sr.weights import BASE_FILE, merge, published_by
 
 PROTOCOL = UpscaleProtocol(
     summary="one canvas of latents; tiles of 96 latents that share 32 are blended in the one step; AdaIN restores the "
@@ -105,6 +105,7 @@ METHOD = Method(
     },
     identity=(("name",), ("space",), ("pisa_sr", "timestep"), ("pisa_sr", "lora_scale")),
     sampler_knobs=(("pisa_sr", "pixel_scale"), ("pisa_sr", "semantic_scale"), ("dtype",)),
+    published=published_by(_build),
     merge={NETWORK: partial(merge, build=_build)},
     protocols={"pisa_sr": PROTOCOL},
     tiny=("recipe.pisa_sr.lora_rank=2", "recipe.pisa_sr.pixel_steps=1", "recipe.lpips.net=alex", *texts.CLIP_TINY),

@@ -1,4 +1,4 @@
-"""PiSA-SR's weights: runs as whole networks."""
+"""PiSA-SR's weights: its authors' file of two LoRAs, and runs as whole networks."""
 
 from __future__ import annotations
 
@@ -8,18 +8,68 @@ import jax
 import numpy as np
 
 from framer_jax.knobs import settings_from
-from framer_jax.recipes.base import expected_params
+from framer_jax.porting.lora_pickle import LoraPickle, adapters_of, read_lora_pickle
+from framer_jax.porting.table import map_named
+from framer_jax.recipes.base import Params, Recipe, expected_params
 from framer_jax.recipes.components.adapters import merge_factors
-from framer_jax.recipes.components.base_model import cast_frozen
+from framer_jax.recipes.components.base_model import BASE, cast_frozen
 from framer_jax.recipes.components.networks import execution_knobs
+from framer_jax.recipes.components.one_step import published_factors, published_pickle
 from framer_jax.recipes.components.sd_base import NETWORK, read_unet, unet_file
 from framer_jax.recipes.components.text import text_widths
-from framer_jax.recipes.method import PHOTOS, Build, MergedNetwork, TrainedRun
+from framer_jax.recipes.method import PHOTOS, Build, Config, MergedNetwork, Published, TrainedRun, WeightReader
 from framer_jax.recipes.pisa_sr.recipe import DENOISER, PIXEL, SEMANTIC
 from framer_jax.recipes.pisa_sr.settings import PisaSrSettings
 from framer_jax.trees import check_same_structure
 
 BASE_FILE = unet_file("pisa_sr")
+
+
+ADAPTERS = {PIXEL: "pix", SEMANTIC: "sem"}
+"""Group → last word of the names of its adapters in the authors' file, of which there are three: 'default_encoder_pix',
+'default_decoder_pix', 'default_others_pix'."""
+
+
+def groups_of(pickle: LoraPickle, config: Config, recipe: Recipe) -> Params:
+    """The exported groups in the authors' file.
+
+    Args:
+      pickle: the file.
+      config: the `recipe` section.
+      recipe: the recipe that it describes, with weights.
+
+    Raises:
+      ValueError: there is no base, or the file is of another size, rank or choice of modules than configured; one line
+        that names the knob.
+    """
+    if BASE not in recipe.frozen:
+        raise ValueError(
+            f"{pickle.source} holds LoRAs, and {BASE_FILE.knob}, the network that they lie on, is empty: set it to the "
+            "path of stable-diffusion-2-1-base's U-Net"
+        )
+    adapters = adapters_of(
+        pickle, "unet", map_named(NETWORK), recipe.frozen[BASE], lambda adapter: adapter.rpartition("_")[2]
+    )
+    if adapters.keys() != set(ADAPTERS.values()):
+        raise ValueError(
+            f"{pickle.source}: its adapters end in {', '.join(sorted(adapters))}, and those of PiSA-SR in "
+            f"{' and '.join(ADAPTERS.values())}: it is a file of another method"
+        )
+    expected, scale = expected_params(recipe), config["pisa_sr"]["lora_scale"]
+    return {
+        group: published_factors(adapters[name], expected[group], scale, pickle.source, "recipe.pisa_sr.lora")
+        for group, name in ADAPTERS.items()
+    }
+
+
+def read_published(path: Path, config: Config, recipe: Recipe, reader: WeightReader) -> Params:
+    """The exported groups as the authors publish them: one file, pisa_sr.pkl; errors as of `groups_of`."""
+    return groups_of(read_lora_pickle(path), config, recipe)
+
+
+def published_by(build: Build) -> Published:
+    """The authors' file of LoRAs as a model of PiSA-SR, or as what training starts from."""
+    return published_pickle(build, read_published, "pisa_sr_sd21")
 
 
 def merge(run: TrainedRun, build: Build) -> MergedNetwork:
