@@ -21,7 +21,7 @@ from framer_jax.porting.table import map_named
 from framer_jax.porting.weights import read_metadata
 from framer_jax.recipes.base import Params
 from framer_jax.recipes.method import KnobPath, Method, TrainedRun, value_at
-from framer_jax.recipes.table import method_of
+from framer_jax.recipes.table import METHODS, method_of
 from framer_jax.trees import flatten_names
 
 
@@ -58,27 +58,44 @@ def merge_run(path: str | os.PathLike[str], model: str) -> MergedCheckpoint:
       FileNotFoundError, ImportError: the base cannot be read.
       ValueError: the run has no such network; the base is another one; or the file is damaged.
     """
-    path = Path(path)
-    groups, metadata = read_groups(path, None)
-    method = _method(metadata, path)
+    method, run = _trained_run(Path(path))
     if method is None or not method.merge:
         raise ValueError(f"{path} is not a run that is merged with a base: port it as it is")
     if model not in method.merge:
         raise ValueError(f"{path}: a run of {method.name} becomes {' or '.join(method.merge)}, not {model}")
-    config = metadata["config"]["recipe"]
-    files = {file.path: file for file in method.weight_files}
-
-    def dependency(knob: KnobPath) -> Path:
-        located = with_dependencies(config, path, metadata.get("weights", {}), [files[knob]])
-        return Path(value_at(located, knob))
-
-    network = method.merge[model](TrainedRun(path, config, groups, dependency, READER))
-    sources = [{"file": file.name, "sha256": sha256_of(file)} for file in (path, *network.dependencies)]
+    network = method.merge[model](run)
+    sources = [{"file": file.name, "sha256": sha256_of(file)} for file in (run.path, *network.dependencies)]
     leaves = flatten_names(network.lora_factors)[0]
     downs = {name.removesuffix("/down"): leaf for name, leaf in leaves.items() if name.endswith("/down")}
     alphas = {module: network.lora_alpha(down.shape[-1]) for module, down in downs.items()}
     lora = LoraLayers(dict(network.lora_factors), alphas) if alphas else None
     return MergedCheckpoint(network.params, network.arguments, lora, sources)
+
+
+def published_content(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """What the file of a training run would hold if its method's authors published it, arrays in place of tensors.
+
+    Raises:
+      ValueError: it is no such run, or of a method whose authors publish no single file; or the file is damaged.
+    """
+    method, run = _trained_run(Path(path))
+    if method is None or method.published is None or method.published.content is None:
+        names = [other.name for other in METHODS if other.published and other.published.content]
+        raise ValueError(f"{path}: there is a published file of runs of {' and '.join(names)} only: use another form")
+    return method.published.content(run)
+
+
+def _trained_run(path: Path) -> tuple[Method | None, TrainedRun]:
+    """(method, run) of a file of framer_jax; the method is None for a network without a configuration."""
+    groups, metadata = read_groups(path, None)
+    method, config = _method(metadata, path), metadata.get("config", {}).get("recipe", {})
+    files = {file.path: file for file in method.weight_files} if method else {}
+
+    def dependency(knob: KnobPath) -> Path:
+        located = with_dependencies(config, path, metadata.get("weights", {}), [files[knob]])
+        return Path(value_at(located, knob))
+
+    return method, TrainedRun(path, config, groups, dependency, READER)
 
 
 def add_lora(

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from framer_jax.checkpoints.groups import present_metadata
-from framer_jax.checkpoints.merge import add_lora, is_mergeable_run, merge_run
+from framer_jax.checkpoints.merge import add_lora, is_mergeable_run, merge_run, published_content
 from framer_jax.checkpoints.networks import build_network, network_shapes, read_network
 from framer_jax.commands.port_check import INSTALLED, check
 from framer_jax.commands.port_originals import control_differences
@@ -23,14 +23,14 @@ from framer_jax.porting.lora_files import RANK, is_lora
 from framer_jax.porting.maps import to_torch
 from framer_jax.porting.stated import settle, without_constants
 from framer_jax.porting.table import MAPS, Ported, arguments_in, map_named, model_in
-from framer_jax.porting.torch_files import write_state
+from framer_jax.porting.torch_files import write_pickle, write_state
 from framer_jax.porting.weights import load_weights, save_weights
 from framer_jax.recipes.components.networks import network_section
 from framer_jax.recipes.table import method_of
 from framer_jax.trees import check_same_structure, flatten_names
 from framer_jax.version import __version__
 
-FORMS = ("jax", "torch", "diffusers", "lora")
+FORMS = ("jax", "torch", "diffusers", "lora", "published")
 
 
 class Inputs(NamedTuple):
@@ -87,7 +87,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=FORMS,
         default="jax",
         help="jax: framer_jax's format (default); torch: a state dict; diffusers: a folder of config.json and weights; "
-        "lora: the LoRA of a trained run alone, in PEFT's names",
+        "lora: the LoRA of a trained run alone, in PEFT's names; published: a run as its method's authors publish "
+        "theirs, *.pkl",
     )
     parser.add_argument(
         "--check",
@@ -124,7 +125,9 @@ def run(arguments: argparse.Namespace) -> int:
     inputs = [Path(path) for path in arguments.inputs]
     options = {"original": arguments.check, "variant": arguments.variant, "alpha": arguments.alpha}
     options["values"] = read_values(arguments.values)
-    if arguments.to == "jax":
+    if arguments.to == "published":
+        facts = port_to_published(model, inputs, output, **options)
+    elif arguments.to == "jax":
         facts = port_to_jax(model, inputs, output, **options)
     else:
         facts = port_to_torch(model, inputs, output, arguments.to, **options)
@@ -273,6 +276,46 @@ def port_to_torch(
     facts |= statement_facts(output, statement, ours.assumed)
     notes = _pipeline_notes(ours.metadata) if model == "resshift_unet" else _network_notes(model, ours.arguments)
     return facts | {"tensors": len(state)} | checked | _described(source) | notes
+
+
+def port_to_published(
+    model: str,
+    paths: Sequence[Path],
+    output: Path,
+    original: str | None = None,
+    variant: str = "",
+    alpha: float | None = None,
+    values: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Write a run as the single file that its method's authors publish; returns the facts to print.
+
+    Args:
+      model: name of the weight map of the network that the file's LoRAs lie on.
+      paths: the run's weights file.
+      output: the file to write, *.pkl.
+      original: as of `port_to_jax`, as are the others: none of them may be given.
+      variant: see there.
+      alpha: see there.
+      values: see there.
+
+    Raises:
+      ValueError, FileNotFoundError, ImportError: an argument that this form does not take, a run without such a file,
+        or PyTorch is not installed.
+    """
+    for option, value in {"check": original, "variant": variant, "alpha": alpha, "set": values}.items():
+        if value:
+            raise ValueError(f"--to published writes a run as it is: omit --{option}")
+    if len(paths) != 1:
+        raise ValueError("--to published takes one file of a run of framer_jax")
+    content = published_content(paths[0])
+    write_pickle(output, content)
+    tensors = [value for state in content.values() if isinstance(state, dict) for value in state.values()]
+    facts = _facts(output, f"LoRAs of {model}", sum(value.size for value in tensors))
+    return (
+        facts
+        | {"tensors": len(tensors)}
+        | _described({"files": [{"file": paths[0].name, "sha256": sha256_of(paths[0])}]})
+    )
 
 
 def read_ours(model: str, path: Path, values: Mapping[str, Any] | None = None) -> Ours:

@@ -5,7 +5,8 @@
 more word in their names (`_pix`, `_sem`). Layers that were trained as a whole are in a state dict as well
 (`conv_in.base_layer.weight`). Alpha is stated nowhere: both trainers leave it at PEFT's default, `PEFT_ALPHA`.
 
-The file is read by PyTorch's safe loader (framer_jax.porting.torch_files), which runs no code in it.
+The file is read by PyTorch's safe loader (framer_jax.porting.torch_files), which runs no code in it. The trainers split
+a LoRA on the U-Net into three adapters: those of the way down, of the way up, and of the others.
 """
 
 from __future__ import annotations
@@ -18,10 +19,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from framer_jax.porting.lora import KEY, LoraLayers, read_layers
+from framer_jax.porting.lora import KEY, LoraLayers, read_layers, write_layers
 from framer_jax.porting.maps import StateDict, WeightMap, check_finite, torch_names
 from framer_jax.porting.state_dicts import is_tensor
 from framer_jax.porting.torch_files import float32_array, read_pickle
+from framer_jax.trees import flatten_names, nest_names
 
 PEFT_ALPHA = 8.0
 """`lora_alpha` of PEFT's LoraConfig where it is not given; with the rank 4 of both methods the scale is 2."""
@@ -36,6 +38,14 @@ MODULES = re.compile(r"(?P<network>[a-z]+)_lora_\w*modules\w*")
 
 WHOLE = ".base_layer."
 """PEFT's word in the keys of a layer's own weights, next to its factors."""
+
+
+PARTS: Mapping[str, tuple[str, ...]] = {
+    "encoder": ("down_blocks", "conv_in"),
+    "decoder": ("up_blocks", "conv_out"),
+    "others": ("mid_block",),
+}
+"""The adapters of a LoRA on the U-Net → beginnings of their modules' names."""
 
 
 class LoraPickle(NamedTuple):
@@ -152,6 +162,43 @@ def whole_layers(
                 f"is {expected}: it is of another size of the network"
             )
     return leaves
+
+
+def split_adapter(
+    weights: WeightMap, params: Mapping[str, Any], factors: Mapping[str, Any], scale: float, word: str = ""
+) -> tuple[StateDict, dict[str, list[str]]]:
+    """A LoRA on the U-Net as such a file has it: the inverse of `adapters_of`.
+
+    Args:
+      weights: the weight map of the U-Net.
+      params: its parameters; only names and shapes matter.
+      factors: the LoRA.
+      scale: alpha / rank with which it is applied; in the file alpha is `PEFT_ALPHA`.
+      word: last word of the adapters' names, such as 'pix'; '' for none.
+
+    Returns:
+      (state dict in PEFT's names, part of `PARTS` → its modules).
+    """
+    leaves = flatten_names(factors)[0]
+    scaled = {
+        name: np.asarray(leaf, np.float32) * np.float32(scale * leaf.shape[-2] / PEFT_ALPHA)
+        if name.endswith("/up")
+        else np.asarray(leaf, np.float32)
+        for name, leaf in leaves.items()
+    }
+    alphas = {name.removesuffix("/down"): PEFT_ALPHA for name in scaled if name.endswith("/down")}
+    layers = LoraLayers(nest_names(scaled), alphas)
+    plain = write_layers(weights, params, {"": layers}, prefix="")  # with alphas, so that they stay out of the factors
+    ending = f"_{word}" if word else ""
+    state: StateDict = {}
+    modules: dict[str, list[str]] = {part: [] for part in PARTS}
+    for key, value in plain.items():
+        if key.endswith(".alpha"):
+            continue
+        part = next(part for part, starts in PARTS.items() if key.startswith(starts))
+        state[key.replace(".weight", f".default_{part}{ending}.weight")] = value
+        modules[part].append(key.partition(".lora_")[0])
+    return state, {part: sorted(set(names)) for part, names in modules.items()}
 
 
 def _state(pickle: LoraPickle, network: str) -> StateDict:

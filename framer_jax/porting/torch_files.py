@@ -136,6 +136,31 @@ def write_state(path: str | os.PathLike[str], state: StateDict, header: Mapping[
         raise ValueError(f"{path}: PyTorch weights must be named *.safetensors or {suffixes}")
 
 
+def write_pickle(path: str | os.PathLike[str], content: Mapping[str, Any]) -> None:
+    """Write nested dicts of arrays, numbers, texts and lists as a pickle of PyTorch, atomically.
+
+    Args:
+      path: its name, which ends in '.pkl' or as that of a pickle.
+      content: what it holds; arrays become tensors.
+
+    Raises:
+      ValueError: another suffix.
+      ImportError: PyTorch is not installed.
+    """
+    path = Path(path)
+    if path.suffix not in (".pkl", *PICKLES):
+        raise ValueError(f"{path}: name the file *.pkl")
+    torch = _torch(path)
+
+    def converted(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {name: converted(each) for name, each in value.items()}
+        return torch.from_numpy(value.copy()) if isinstance(value, np.ndarray) else value
+
+    with atomic_write(path) as temporary:
+        torch.save(converted(content), temporary)
+
+
 def _read_safetensors(
     path: Path, choose: Callable[[Mapping[str, Any]], Selection]
 ) -> tuple[Selection, StateDict, dict[str, str]]:

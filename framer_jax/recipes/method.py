@@ -165,6 +165,7 @@ class Published(NamedTuple):
         weights by the knob of its base model.
       files: names of the files that identify such a folder; their digests together are the folder's.
       example: name of a shipped configuration, for error messages.
+      content: (run) → what the authors' file would hold, arrays for tensors; None where there is no such single file.
     """
 
     matches: Callable[[Path, Config], bool]
@@ -173,6 +174,7 @@ class Published(NamedTuple):
     initialize: Callable[[Path, Config, Recipe, WeightReader], Params] | None
     files: tuple[str, ...]
     example: str
+    content: Callable[[TrainedRun], dict[str, Any]] | None = None
 
 
 class TrainedRun(NamedTuple):

@@ -8,17 +8,17 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
 
+from framer_jax.checkpoints.merge import published_content
 from framer_jax.checkpoints.open import READER, build_recipe
 from framer_jax.config import shipped, to_dict
 from framer_jax.diffusion import ddpm
 from framer_jax.diffusion.noise import noise_field
-from framer_jax.inference.model import load_model
+from framer_jax.inference.model import load_model, save_model
 from framer_jax.losses.framer import paper
 from framer_jax.losses.score_distillation import CSD_TIMES, draw_times
 from framer_jax.models.lora import apply_adapters, merge, with_adapters
 from framer_jax.models.sd_unet import SDUNet
 from framer_jax.porting import lora_pickle
-from framer_jax.porting.table import MAPS
 from framer_jax.recipes.base import Tiling
 from framer_jax.recipes.components.adapters import merge_factors, scaled_lora
 from framer_jax.recipes.components.base_model import BASE
@@ -28,7 +28,6 @@ from framer_jax.recipes.components.text import TEXTS
 from framer_jax.recipes.framer import HEADS, framer
 from framer_jax.recipes.pisa_sr.recipe import DENOISER, PIXEL, SCALES, SEMANTIC
 from tests.support.drawn import drawn
-from tests.support.osediff_files import PARTS, plain_state
 from tests.support.tiny import config, ported, text
 
 METHOD = ("recipe.name=pisa_sr", "recipe.space.name=taesd", "recipe.pisa_sr.pixel_steps=3")
@@ -247,21 +246,17 @@ def test_framer_acts_in_both_phases(recipe, batch):
     assert framed.sample is recipe.sample
 
 
-def published(recipe, params):
-    """The content of pisa_sr.pkl, NumPy arrays in the place of tensors: three adapters of each of two LoRAs."""
-    content, state = {}, {}
-    for group, word in ((PIXEL, "pix"), (SEMANTIC, "sem")):
-        plain = plain_state(MAPS["sd_unet"], recipe.frozen[BASE], params[group], 2.0)
-        content[f"lora_rank_unet_{word}"] = 2
-        for part, starts in PARTS.items():
-            keys = [key for key in plain if key.startswith(starts)]
-            state |= {key.replace(".weight", f".default_{part}_{word}.weight"): plain[key] for key in keys}
-            content[f"unet_lora_{part}_modules_{word}"] = sorted({key.partition(".lora_")[0] for key in keys})
-    return {**content, "state_dict_unet": state}
-
-
 def test_its_authors_file_is_read(knobs, recipe, params, monkeypatch, tmp_path):
-    path, content = tmp_path / "pisa_sr.pkl", published(recipe, params)
+    run, path = tmp_path / "weights.safetensors", tmp_path / "pisa_sr.pkl"
+    save_model(run, recipe, {name: params[name] for name in recipe.exported}, {"config": config(*knobs), "step": 0})
+    content = published_content(run)
+    state = content["state_dict_unet"]
+    assert {key.split(".")[-2] for key in state} == {
+        f"default_{part}_{word}" for part in ("encoder", "decoder", "others") for word in ("pix", "sem")
+    }
+    assert content["lora_rank_unet_sem"] == 2 and "conv_in" in content["unet_lora_encoder_modules_pix"]
+    up = params[PIXEL]["conv_in"]["up"]  # alpha 8 and rank 2 in the file, a scale of 2 here
+    np.testing.assert_allclose(state["conv_in.lora_B.default_encoder_pix.weight"][:, :, 0, 0], up[0, 0].T / 2)
     path.write_bytes(b"PK\x03\x04 and the rest of a pickle")
     monkeypatch.setattr(lora_pickle, "read_pickle", lambda path: content)
     model = load_model(path, config(*knobs))

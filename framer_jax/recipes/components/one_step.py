@@ -174,7 +174,10 @@ def published_factors(layers: LoraLayers, expected: Mapping[str, Any], scale: fl
 
 
 def published_pickle(
-    build: Build, read: Callable[[Path, Config, Recipe, WeightReader], Params], example: str
+    build: Build,
+    read: Callable[[Path, Config, Recipe, WeightReader], Params],
+    example: str,
+    content: Callable[[TrainedRun], dict[str, Any]] | None = None,
 ) -> Published:
     """One file of LoRAs that a method's authors publish, as a model of the method or as what training starts from.
 
@@ -182,6 +185,7 @@ def published_pickle(
       build: builds the recipe.
       read: (path, config, recipe, reader) → the exported groups.
       example: name of a shipped configuration.
+      content: (run) → what such a file of it holds.
     """
 
     def matches(path: Path, config: Config) -> bool:
@@ -191,7 +195,7 @@ def published_pickle(
         recipe = build(config, purpose, PHOTOS, reader)
         return recipe, read(path, config, recipe, reader)
 
-    return Published(matches, lambda folder: False, open_published, read, (), example)
+    return Published(matches, lambda folder: False, open_published, read, (), example, content)
 
 
 def merged_network(

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 
 from framer_jax.knobs import settings_from
-from framer_jax.porting.lora_pickle import LoraPickle, adapters_of, read_lora_pickle
+from framer_jax.porting.lora_pickle import LoraPickle, adapters_of, read_lora_pickle, split_adapter
 from framer_jax.porting.table import map_named
 from framer_jax.recipes.base import Params, Recipe, expected_params
 from framer_jax.recipes.components.adapters import merge_factors
@@ -69,7 +71,28 @@ def read_published(path: Path, config: Config, recipe: Recipe, reader: WeightRea
 
 def published_by(build: Build) -> Published:
     """The authors' file of LoRAs as a model of PiSA-SR, or as what training starts from."""
-    return published_pickle(build, read_published, "pisa_sr_sd21")
+    return published_pickle(build, read_published, "pisa_sr_sd21", partial(content_of, build=build))
+
+
+def content_of(run: TrainedRun, build: Build) -> dict[str, Any]:
+    """What the authors' file of a run holds; the inverse of `groups_of`.
+
+    Raises:
+      ValueError: the run lacks parameters, or has trained a whole U-Net, which has no place there.
+    """
+    recipe = build(run.config, "description", PHOTOS, run.reader)
+    check_same_structure(run.groups, expected_params(recipe), str(run.path))
+    if BASE not in recipe.frozen:
+        raise ValueError(f"{run.path} has a whole U-Net and no pixel-level LoRA: use --to diffusers")
+    settings = settings_from(PisaSrSettings, run.config["pisa_sr"], "recipe.pisa_sr")
+    content: dict[str, Any] = {"state_dict_unet": {}}
+    for group, word in ADAPTERS.items():
+        factors, base = run.groups[group], recipe.frozen[BASE]
+        state, modules = split_adapter(map_named(NETWORK), base, factors, settings.lora_scale, word)
+        content["state_dict_unet"] |= state
+        content[f"lora_rank_unet_{word}"] = settings.lora_rank
+        content |= {f"unet_lora_{part}_modules_{word}": names for part, names in modules.items()}
+    return content
 
 
 def merge(run: TrainedRun, build: Build) -> MergedNetwork:
