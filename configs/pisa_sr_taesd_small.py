@@ -35,7 +35,7 @@ def get_config(variant: str = "base") -> ConfigDict:
     config.recipe.pisa_sr.distillation_weight = 0.0
     config.recipe.lpips.net = "alex"  # a tenth of VGG16's time on a CPU
     config.recipe.text.update({"condition": "zero", "length": 1, "width": 32})
-    config.data.degradation = "framer_released"
+    config.data.degradation = "light_one_stage"
     config.data.crop = 64
     config.training.steps = 300
     config.training.global_batch = 4
@@ -43,7 +43,7 @@ def get_config(variant: str = "base") -> ConfigDict:
     config.training.warmup_steps = 30
     config.training.ema_decay = 0.98
     config.training.best_metric = "sample/psnr-y"  # the method has no mean
-    config.training.validate_every = 300
+    config.training.validate_every = 100
     config.training.checkpoint_every = 100
     if VARIANTS[variant]:
         config.framer.variant = "paper"

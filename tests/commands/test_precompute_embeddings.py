@@ -7,12 +7,21 @@ import pytest
 
 from framer_jax.cli import main
 from framer_jax.commands.precompute.embeddings import cast_to_storage, embed_captions, embed_texts, write_text
-from framer_jax.commands.precompute.text_encoders import encoder_folders
+from framer_jax.commands.precompute.text_encoders import TextEncoder, encoder_folders
 from framer_jax.commands.precompute.work import Work
 from framer_jax.commands.text_condition import read_text
 from framer_jax.data.captions import Caption, caption_line
+from framer_jax.data.embeddings import CaptionEmbeddings
 from framer_jax.data.records import RecordFiles, read_names
-from framer_jax.data.text import Encoded, TextEmbedding, TextSettings, check_text, join_encoders, zero_text
+from framer_jax.data.text import (
+    ClipTextSettings,
+    Encoded,
+    TextEmbedding,
+    TextSettings,
+    check_text,
+    join_encoders,
+    zero_text,
+)
 from tests.support.texts import SETTINGS, encoder, encoders
 
 NAMES = ("b.png", "a.png", "c/d.png")
@@ -28,6 +37,41 @@ def test_layout_of_joined_features():
     np.testing.assert_array_equal(tokens[:, :3], np.concatenate([left[0], right[0], np.zeros((2, 3, 3))], axis=2))
     np.testing.assert_array_equal(tokens[:, 3:], t5.tokens)
     np.testing.assert_array_equal(pooled, np.concatenate([left[1], right[1]], axis=1))
+
+
+def test_the_text_of_stable_diffusion_2_is_the_tokens_of_one_encoder(tmp_path):
+    sizes = ClipTextSettings(length=3, width=6)
+    assert ClipTextSettings().shapes == {"text": (77, 1024)}
+    tokens = np.random.default_rng(0).standard_normal((2, 3, 6)).astype(np.float32)
+    one = {"clip_h": TextEncoder(lambda texts: Encoded(tokens[: len(texts)]), "digest")}
+    embedding = embed_texts(["x", "y"], one, sizes)
+    np.testing.assert_array_equal(embedding.tokens, tokens)
+    assert embedding.pooled is None and embedding.as_condition().keys() == {"text"}
+    embed_captions({name: CAPTIONS[name] for name in NAMES[:2]}, one, tmp_path / "rows", Work(2, 2), sizes)
+    records = RecordFiles(tmp_path / "rows")
+    assert records[1].keys() - {"record"} == {"prompt"} and records[1]["prompt"].shape == (3, 6)
+    write_text(tmp_path / "null.safetensors", "", one, sizes)
+    null, digests = read_text(tmp_path / "null.safetensors")
+    assert digests == {"clip_h": "digest"} and null.shapes == zero_text(sizes).shapes
+    photos = [f"{name}" for name in NAMES[:2]]
+    texts = CaptionEmbeddings(photos, null, tmp_path / "rows", caption_dropout=0.0)
+    drawn = texts.draw(0, np.random.default_rng(0))
+    assert drawn.keys() == {"text"} and texts.batch_entries == ("text",)
+    with pytest.raises(ValueError, match=r"clip_h gives 3 tokens of 6 features, not 3 of 7: .* --width belong to"):
+        embed_texts(["x"], one, ClipTextSettings(length=3, width=7))
+    with pytest.raises(ValueError, match="mine holds text, this run needs text and pooled_text: make it with"):
+        check_text(null.shapes, SETTINGS, "mine")
+    with pytest.raises(ValueError, match=r"mine holds text and pooled_text, this run needs text: make it with"):
+        check_text(zero_text(SETTINGS).shapes, sizes, "mine")
+    with pytest.raises(ValueError, match="must be at least 1"):
+        ClipTextSettings(length=0)
+
+
+def test_encoders_of_both_versions_are_not_mixed(tmp_path, capsys):
+    words = ("precompute", "embeddings", "--null", "--output", str(tmp_path / "null.safetensors"), "--clip-h", "a")
+    for others, option in ((("--t5", "b"), "--t5"), (("--zeros", "t5"), "--zeros")):
+        assert main([*words, *others]) == 2
+        assert f"--clip-h is for Stable Diffusion 2, and {option} for Stable Diffusion 3" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("missing", ["clip_l", "clip_g", "t5"])

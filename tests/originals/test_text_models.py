@@ -69,19 +69,21 @@ def pipeline(tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["clip_text_proj_sd3_tiny", "t5_encoder_tiny"])
+@pytest.mark.parametrize("name", ["clip_text_proj_sd3_tiny", "t5_encoder_tiny", "clip_text_sd2_tiny"])
 def test_parity_of_the_features(shared, name):
     case = load_case(shared / "parity" / f"{name}.npz")
     config = dict(case.config["config"])
-    of_t5 = name.startswith("t5")
+    of_t5, of_sd2 = name.startswith("t5"), "sd2" in name
     made = transformers.T5Config(**config) if of_t5 else transformers.CLIPTextConfig(**config)
-    model = (transformers.T5EncoderModel if of_t5 else transformers.CLIPTextModelWithProjection)(made).eval()
+    of_clip = transformers.CLIPTextModel if of_sd2 else transformers.CLIPTextModelWithProjection
+    model = (transformers.T5EncoderModel if of_t5 else of_clip)(made).eval()
     state = {key: torch.tensor(value) for key, value in case.weights["model"].items()}
     missing, unexpected = model.load_state_dict(state, strict=False)
     assert not unexpected and not [key for key in missing if "embed_tokens" not in key and "position_ids" not in key]
-    encoded = (last_features if of_t5 else clip_features)(model, torch.tensor(case.arrays["in/ids"]))
-    outputs = {"out/last_hidden_state": encoded.tokens} if of_t5 else {"out/penultimate": encoded.tokens}
-    outputs |= {} if of_t5 else {"out/pooled": encoded.pooled}
+    last = of_t5 or of_sd2
+    encoded = (last_features if last else clip_features)(model, torch.tensor(case.arrays["in/ids"]))
+    outputs = {"out/last_hidden_state": encoded.tokens} if last else {"out/penultimate": encoded.tokens}
+    outputs |= {} if last else {"out/pooled": encoded.pooled}
     for entry, value in outputs.items():
         atol = case.tolerances[entry]
         np.testing.assert_allclose(value, case.arrays[entry], rtol=0, atol=atol, err_msg=entry)
@@ -159,6 +161,33 @@ def test_the_commands_end_to_end(pipeline, tmp_path, capsys):
     (tmp_path / "tokenizer.json").write_text("{}")
     assert main([*command, "--null", "--output", str(tmp_path / "never.safetensors"), "--t5", str(tmp_path)]) == 2
     assert "no tokenizer that transformers can read" in capsys.readouterr().err
+
+
+def test_a_pipeline_of_stable_diffusion_2_gives_the_tokens_of_its_one_encoder(tmp_path, capsys):
+    """`encode_prompt` of StableDiffusionPipeline: the last hidden state after the final norm."""
+    model = transformers.CLIPTextModel(clip(32, 3).config).eval()
+    model.save_pretrained(tmp_path / "text_encoder")
+    tokenizer().save_pretrained(tmp_path / "tokenizer")
+    output = tmp_path / "prompt.safetensors"
+    command = ("precompute", "embeddings", "--text", "a bird is red", "--storage", "float32", "--output", str(output))
+    sizes = ("--clip-length", "8", "--width", "32")
+    assert main([*command, "--model", str(tmp_path), *sizes]) == 0
+    text, digests = read_text(output)
+    assert set(digests) == {"clip_h"} and text.pooled is None
+    words = tokenizer()
+    words.model_max_length = 8
+    parts = {"vae": None, "unet": None, "safety_checker": None, "feature_extractor": None}
+    whole = diffusers.StableDiffusionPipeline(
+        text_encoder=model, tokenizer=words, scheduler=diffusers.DDIMScheduler(), **parts, requires_safety_checker=False
+    )
+    with torch.no_grad():
+        tokens, _ = whole.encode_prompt("a bird is red", "cpu", 1, do_classifier_free_guidance=False)
+    close(text.tokens[None], tokens)
+    assert main([*command, "--clip-h", str(tmp_path / "text_encoder"), *sizes, "--overwrite"]) == 0
+    np.testing.assert_array_equal(read_text(output)[0].tokens, text.tokens)
+    capsys.readouterr()
+    assert main([*command, "--model", str(tmp_path), "--clip-length", "8", "--overwrite"]) == 2
+    assert "clip_h gives 8 tokens of 32 features, not 8 of 1024" in capsys.readouterr().err.splitlines()[-1]
 
 
 def llava(folder):
