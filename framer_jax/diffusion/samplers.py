@@ -103,14 +103,37 @@ def ddim(
     Raises:
       ValueError: η above 0 without a noise source.
     """
+    return _ddim(grid, denoise, start, eta, draw, keep=False)[0]
 
-    def step(x: jax.Array, number: jax.Array) -> tuple[jax.Array, None]:
+
+def ddim_estimates(
+    grid: ddpm.Grid,
+    denoise: Callable[[jax.Array, jax.Array], jax.Array],
+    start: jax.Array,
+    eta: float = 0.0,
+    draw: Draw | None = None,
+) -> tuple[jax.Array, jax.Array]:
+    """As `ddim`, and the estimates of x_0 in all steps but the last, [steps - 1, B, H, W, C]."""
+    x, estimates = _ddim(grid, denoise, start, eta, draw, keep=True)
+    assert estimates is not None
+    return x, estimates[:-1]
+
+
+def _ddim(
+    grid: ddpm.Grid,
+    denoise: Callable[[jax.Array, jax.Array], jax.Array],
+    start: jax.Array,
+    eta: float,
+    draw: Draw | None,
+    keep: bool,
+) -> tuple[jax.Array, jax.Array | None]:
+    def step(x: jax.Array, number: jax.Array) -> tuple[jax.Array, jax.Array | None]:
         x0 = denoise(x, times[number])
         noise = draw(number + 1) if eta and draw is not None else None
-        return ddpm.ddim_step(grid, x, x0, number, eta, noise), None
+        return ddpm.ddim_step(grid, x, x0, number, eta, noise), x0 if keep else None
 
     times = jnp.asarray(grid.times, jnp.int32)
-    return jax.lax.scan(step, start, jnp.arange(grid.steps, dtype=jnp.int32))[0]
+    return jax.lax.scan(step, start, jnp.arange(grid.steps, dtype=jnp.int32))
 
 
 def flow_euler(
