@@ -17,6 +17,8 @@ WEIGHTS = {"lambda_0.1": 0.1, "lambda_0.01": 0.01}
 
 def get_config(variant: str = "lambda_0.1") -> ConfigDict:
     """FRAMER on the small U-Net, with one of two weights."""
+    if variant not in WEIGHTS:
+        raise ValueError(f"there is no variant {variant!r}: choose one of {', '.join(WEIGHTS)}")
     config = shipped("multistep_taesd_small")
     config.framer.variant = "paper"
     config.framer.weight = WEIGHTS[variant]

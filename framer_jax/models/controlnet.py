@@ -1,9 +1,9 @@
 """ControlNet for Stable Diffusion 2's U-Net: a copy of its way down that sees an image, and adds to its features.
 
 Zhang, Rao and Agrawala, "Adding Conditional Control to Text-to-Image Diffusion Models" (ICCV 2023), Section 3; the
-control branch of SeeSR is this network with attention to image tokens (`image_context_width`). The defaults fit the defaults of
-framer_jax.models.sd_unet.SDUNet. Written from the names and shapes of diffusers' checkpoints, which framer_jax.porting
-reads.
+control branch of SeeSR is this network with attention to image tokens (`image_context_width`). The defaults fit the
+defaults of framer_jax.models.sd_unet.SDUNet. Written from the names and shapes of diffusers' checkpoints, which
+framer_jax.porting reads.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -85,16 +85,17 @@ def latent_samplers(
     def output(
         params: Params, frozen: Frozen, x: jax.Array, time: jax.Array, seen: Condition, guidance: float
     ) -> jax.Array:
-        def predict_output(x: jax.Array, time: jax.Array, *parts: jax.Array) -> jax.Array:
-            *entries, text = parts
-            seen_here = dict(zip(seen, entries, strict=True))
-            return predict(params, frozen, x, time, seen_here, text)[0]  # type: ignore[arg-type]
+        """The guided output of the network, for any number of latents at one time."""
+
+        def predict_output(x: jax.Array, time: jax.Array, *rest: Any) -> jax.Array:
+            *entries, text = rest
+            return predict(params, frozen, x, time, dict(zip(seen, entries, strict=True)), text)[0]
 
         count = x.shape[0]
         inputs = x, jnp.full((count,), time), *seen.values()
         prompt = broadcast_text(frozen, PROMPT, count)
         if guidance == 1:
-            return predict_output(*inputs, prompt)  # type: ignore[arg-type]
+            return predict_output(*inputs, prompt)
         return guided_prediction(predict_output, inputs, prompt, broadcast_text(frozen, NEGATIVE, count), guidance)
 
     def draws(z_lr: jax.Array, noise: NoiseField) -> Draw:

@@ -114,13 +114,13 @@ def _batch_entries(config: Config, data: str) -> tuple[str, ...]:
         return texts.batch_entries_with_text(config, data, PIXELS)
     if config["denoiser"][NETWORK]["control"] == "image":
         raise ValueError(
-            f"recipe.denoiser.{NETWORK}.control is image, and precomputed latents have no image: set control=latent and "
-            "image_widths to one width such as (64,), or data.train to photographs"
+            f"recipe.denoiser.{NETWORK}.control is image, and precomputed latents have no image: set control=latent "
+            "and image_widths to one width such as (64,), or data.train to photographs"
         )
     if config["multistep_sd"]["image_tokens"] != "none":
         raise ValueError(
-            "recipe.multistep_sd.image_tokens are made of images, and precomputed latents have none: set it to none, or "
-            "data.train to photographs"
+            "recipe.multistep_sd.image_tokens are made of images, and precomputed latents have none: set it to none, "
+            "or data.train to photographs"
         )
     return texts.batch_entries_with_text(config, data, LATENT_ENTRIES)
 
