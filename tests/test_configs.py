@@ -12,7 +12,6 @@ from framer_jax.degradations.presets import preset_by_name
 from framer_jax.diffusion.noise import noise_field
 from framer_jax.inference.model import load_model
 from framer_jax.recipes.base import expected_params
-from framer_jax.recipes.components.networks import network_section
 from framer_jax.recipes.framer import add_framer
 from framer_jax.recipes.table import METHODS
 from framer_jax.training.settings import TrainingSettings
@@ -30,7 +29,7 @@ TRAINED = {*SAME_PROGRAM, "dtkd_ablations", *map(shipped_configuration, METHODS)
 COVERED = {
     *("resshift_v1_framer", "resshift_v3", "resshift_narrow", "resshift_dit", "sinsr_narrow", "dtkd_swinir_small"),
     *("flow_dit_released", "framer_d_small", "framer_tsd_sr_sd3", "quickstart_framer", "dtkd_narrow"),
-    *("framer_d_sd35", "dit4sr_taesd3_small", "realesrgan_narrow"),
+    *("framer_d_sd35", "dit4sr_taesd3_small", "realesrgan_narrow", "framer_u_pisa_sr"),
 }
 """Configurations whose methods, networks and variants of FRAMER are trained by others here: one step of them is a slow
 check."""
@@ -84,7 +83,7 @@ def test_as_it_is(path, autoencoder):
     space = config["recipe"].get("space", {}).get("name")
     if space == "vq_f4":
         config["recipe"]["space"]["checkpoint"] = str(autoencoder)
-    purpose = "description" if space in ("kl", "taesd3") else "inference"  # its weights are large
+    purpose = "description" if space in ("kl", "taesd", "taesd3") else "inference"  # its weights are large
     recipe = add_framer(build_recipe(config["recipe"], purpose), config["framer"])
     assert config["data"]["crop"] % (recipe.scale * recipe.lr_multiple) == 0
     preset_by_name(config["data"]["degradation"], recipe.scale)
@@ -92,7 +91,7 @@ def test_as_it_is(path, autoencoder):
     assert settings.steps > 0
     side = 4 * recipe.lr_multiple
     lr = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
-    assert (recipe.mean is None) == (config["recipe"]["name"] in ("sinsr", "hf_diff", "tsd_sr"))
+    assert (recipe.mean is None) == (config["recipe"]["name"] in ("sinsr", "hf_diff", "tsd_sr", "pisa_sr"))
     for sampler in filter(None, (recipe.sample, recipe.mean) if purpose == "inference" else ()):
         sr = jax.eval_shape(sampler, expected_params(recipe), recipe.frozen, lr, noise_field(jax.random.key(0), 1))
         assert sr.shape == (1, side * recipe.scale, side * recipe.scale, 3)
@@ -136,6 +135,5 @@ def test_one_step(path, tmp_path):
         logged = {name for line in read_json_lines(tmp_path / "run" / "metrics.jsonl") for name in line}
         assert {"loss", *(f"validation/{name}/psnr-y" for name in ("mean", "sample", "bicubic"))} <= logged
     model = load_model(tmp_path / "run")
-    loras = {"lora", "encoder_lora"} if config["recipe"]["name"] == "tsd_sr" else None
-    assert set(model.params) == (loras or {network_section(config["recipe"])[0]})
+    assert set(model.params) == set(model.recipe.exported) and "framer_heads" not in model.params
     assert model.metadata["step"] == 1

@@ -18,12 +18,16 @@ class Sampling(NamedTuple):
       guidance: scale of classifier-free guidance.
       prompt_embedding: path of the prompt's embedding, one for all images.
       negative_embedding: path of the negative prompt's embedding, which guidance leads away from.
+      pixel_scale: factor of the effect of a pixel-level LoRA.
+      semantic_scale: factor of the effect of a semantic-level LoRA.
     """
 
     steps: int | None = None
     guidance: float | None = None
     prompt_embedding: str | None = None
     negative_embedding: str | None = None
+    pixel_scale: float | None = None
+    semantic_scale: float | None = None
 
 
 UNCHANGED = Sampling()

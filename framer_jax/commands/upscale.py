@@ -131,6 +131,18 @@ def _add_sampler_arguments(parser: argparse.ArgumentParser) -> None:
         help="embedding of the prompt for all images, from `framer-jax precompute embeddings`",
     )
     group.add_argument("--negative-embedding", metavar="FILE", help="embedding of the negative prompt")
+    group.add_argument(
+        "--pixel-scale",
+        type=float,
+        metavar="S",
+        help="how much degradation is removed, by two adjustable LoRAs; 1 as trained",
+    )
+    group.add_argument(
+        "--semantic-scale",
+        type=float,
+        metavar="S",
+        help="how much detail is generated, by two adjustable LoRAs; 1 as trained",
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -174,7 +186,7 @@ def run(arguments: argparse.Namespace) -> int:
 def _model(arguments: argparse.Namespace) -> Model:
     """The model that --model or --weights names."""
     check_denoise_strength(arguments.denoise_strength)
-    sampling = Sampling(arguments.steps, arguments.guidance, arguments.prompt_embedding, arguments.negative_embedding)
+    sampling = Sampling(**{name: getattr(arguments, name) for name in Sampling._fields})
     if arguments.model is None:
         weights = None if arguments.weights is None else Path(arguments.weights)
         if arguments.weights in MODELS and not Path(arguments.weights).exists():

@@ -210,6 +210,7 @@ class Recipe:
       scale: the upsampling factor s.
       init: (key, batch) → params; only the shapes of `batch` matter.
       updates: at least one; a GAN or score-distillation recipe has two.
+      denoiser_updates: names of the updates that train the denoiser, whose taps FRAMER compares; () for the first one.
       sample: the full sampler.
       mean: the one-network-call estimate of E[hr | lr], or None if the method has none.
       sample_tiled: `sample` on upsampled images, with tiles within its steps; None if the method has none.
@@ -231,6 +232,7 @@ class Recipe:
     init: Callable[[jax.Array, Batch], Params]
     updates: tuple[Update, ...]
     sample: Sampler
+    denoiser_updates: tuple[str, ...] = ()
     mean: Sampler | None = None
     sample_tiled: TiledSampler | None = None
     stepwise: StepwiseSampler | None = None

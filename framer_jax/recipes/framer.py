@@ -45,7 +45,7 @@ def framer(recipe: Recipe, settings: FramerSettings, updates: tuple[str, ...] = 
     Args:
       recipe: any recipe whose loss returns at least two taps.
       settings: framer_jax.losses.framer.paper() or released(), or changes of them.
-      updates: names of the updates that train the denoiser; the first update by default.
+      updates: names of the updates to extend; by default all that train the denoiser.
 
     Returns:
       The recipe with the extended loss. With objective 'none' it is the recipe itself.
@@ -62,7 +62,7 @@ def framer(recipe: Recipe, settings: FramerSettings, updates: tuple[str, ...] = 
             f"are {recipe.tap_kind}: set taps=prediction in the denoiser's section (dit and the transformers have it)"
         )
     names = [update.name for update in recipe.updates]
-    chosen = updates or (names[0],)
+    chosen = updates or recipe.denoiser_updates or (names[0],)
     if unknown := [name for name in chosen if name not in names]:
         raise ValueError(f"recipe {recipe.name!r} has no update {unknown[0]!r}: choose from {', '.join(names)}")
     extended = tuple(_extended(update, settings) if update.name in chosen else update for update in recipe.updates)

@@ -256,6 +256,11 @@ TOGETHER = {
         "recipe.tsd_sr.lora_modules=": "recipe.tsd_sr.lora_modules is '': .* regular expression that is not empty",
         " ".join(f"recipe.tsd_sr.{name}_weight=0" for name in ("distillation", "latent", "perceptual")): "at least one",
     },
+    "pisa_sr": {
+        "recipe.pisa_sr.lora_modules=(": r"recipe.pisa_sr.lora_modules is '\(': .* regular expression",
+        " ".join(f"recipe.pisa_sr.{name}_weight=0" for name in ("pixel", "perceptual", "distillation")): "at least one",
+        "recipe.denoiser.sd_unet.heads=(3, 10, 20, 20)": "3 heads do not divide the width of their level, 320",
+    },
     "supervised_l1": {
         "recipe.student.swinir.heads=7": "recipe.student.swinir: channels is 60: .* multiple of heads .7",
         "recipe.student.swinir.residual=3conv recipe.student.swinir.channels=66": "channels is 66: .* of 4 for 3conv",

@@ -17,8 +17,7 @@ WITHOUT_EQUATIONS = ("framer_settings.py", "framer_bands.py", "weight_schedule.p
 """Files of losses/ whose functions need not all be on the page."""
 
 AWAITING_RECIPES = tuple(
-    f"framer_jax.losses.score_distillation.{name}"
-    for name in ("csd_direction", "vsd_direction", "regulariser_error", "draw_times")
+    f"framer_jax.losses.score_distillation.{name}" for name in ("vsd_direction", "regulariser_error")
 )
 """Terms of methods that the library has no recipe of yet: nothing may use them. Whoever uses one removes it here."""
 

@@ -20,16 +20,11 @@ from framer_jax.recipes.base import Tiling
 from framer_jax.recipes.components.adapters import guided_predictions, merge_factors
 from framer_jax.recipes.components.base_model import BASE
 from framer_jax.recipes.components.latent_space import AUTOENCODER, LatentTask, from_model_range, upsample_bicubic
+from framer_jax.recipes.components.one_step import ENCODER, REGULARISER, STUDENT, STUDENT_LATENT
 from framer_jax.recipes.components.spaces import build_space
 from framer_jax.recipes.components.text import TEXTS
 from framer_jax.recipes.framer import framer
-from framer_jax.recipes.tsd_sr.recipe import (
-    ENCODER,
-    REGULARISER,
-    STUDENT,
-    STUDENT_LATENT,
-    TEACHER,
-)
+from framer_jax.recipes.tsd_sr.recipe import TEACHER
 from framer_jax.recipes.tsd_sr.settings import TsdSrSettings
 from tests.support.drawn import drawn
 from tests.support.tiny import config

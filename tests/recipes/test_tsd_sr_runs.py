@@ -25,8 +25,8 @@ from framer_jax.porting.table import MAPS
 from framer_jax.porting.torch_files import read_state, write_state
 from framer_jax.porting.weights import load_weights
 from framer_jax.recipes.base import expected_params
+from framer_jax.recipes.components.one_step import ENCODER, STUDENT
 from framer_jax.recipes.components.text import text_sizes
-from framer_jax.recipes.tsd_sr.recipe import ENCODER, STUDENT
 from framer_jax.recipes.tsd_sr.weights import PUBLISHED_LORAS
 from tests.support.drawn import drawn
 from tests.support.paths import CONFIGS

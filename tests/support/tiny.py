@@ -11,6 +11,7 @@ from PIL import Image
 from framer_jax.checkpoints.networks import build_network, network_shapes
 from framer_jax.checkpoints.open import build_recipe
 from framer_jax.config import load_config, shipped, shipped_names, to_dict
+from framer_jax.data.text import CLIP_H, ENCODERS
 from framer_jax.inference.model import save_model
 from framer_jax.porting.weights import save_weights
 from framer_jax.recipes.base import expected_params
@@ -209,11 +210,16 @@ def ported(path: Path, name: str, file: str = "original.pth", fill: float | None
     return path
 
 
-def text(path: Path, length: int = 3, seed: int = 0) -> Path:
-    """A text's embedding, as `framer-jax precompute embeddings --null` writes it, for a tiny denoiser."""
+def text(path: Path, length: int = 3, seed: int = 0, encoders: tuple[str, ...] = ENCODERS) -> Path:
+    """A text's embedding, as `framer-jax precompute embeddings --null` writes it, for a tiny denoiser.
+
+    `encoders`: (CLIP_H,) for Stable Diffusion 2, whose text has no pooled embedding.
+    """
     rng = np.random.default_rng(seed)
     arrays = {"prompt": rng.standard_normal((length, 16)), "pooled": rng.standard_normal(12)}
-    zeros = dict.fromkeys(("clip_l", "clip_g", "t5"), "zeros")
+    if CLIP_H in encoders:
+        del arrays["pooled"]
+    zeros = dict.fromkeys(encoders, "zeros")
     metadata = {"kind": "text", "text": {"encoders": zeros}}
     save_weights(path, {name: value.astype(np.float32) for name, value in arrays.items()}, metadata)
     return path
@@ -224,10 +230,12 @@ def named_weights(folder: Path, config_path: Path) -> tuple[str, ...]:
     recipe = load_config(config_path).recipe
     method = method_of(recipe)
     knobs = {file.path: file.knob for file in method.weight_files}
+    is_unet = method.networks.names[0] in ("sd_unet", "controlled_sd_unet")
+    base, encoders = ("sd_unet", (CLIP_H,)) if is_unet else ("mmdit", ENCODERS)
     makers: dict[str, Callable[[], Path]] = {
-        "base_checkpoint": lambda: ported(folder / "base.safetensors", "mmdit"),
-        "null_embedding": lambda: text(folder / "null.safetensors"),
-        "prompt_embedding": lambda: text(folder / "prompt.safetensors", seed=1),
+        "base_checkpoint": lambda: ported(folder / "base.safetensors", base),
+        "null_embedding": lambda: text(folder / "null.safetensors", encoders=encoders),
+        "prompt_embedding": lambda: text(folder / "prompt.safetensors", seed=1, encoders=encoders),
         "extractor_checkpoint": lambda: ported(folder / "extractor.safetensors", "hf_extractor"),
         "dinov2_checkpoint": lambda: ported(folder / "dinov2.safetensors", "dinov2"),
         "teacher_checkpoint": lambda: weights(folder / "teacher.safetensors", "recipe.name=resshift", base=config_path),
@@ -243,8 +251,8 @@ def named_weights(folder: Path, config_path: Path) -> tuple[str, ...]:
         changes.append(f"recipe.space.checkpoint={autoencoder}")
     if "text" in recipe and needs(recipe):
         changes.append("recipe.text.condition=null")
-    if "encoder_lora_modules" in recipe.get(method.name, {}):
-        # JAX's own attention, which the autoencoder uses, mixes dtypes in its gradient: a strict session refuses that
+    if "encoder_lora_modules" in recipe.get(method.name, {}) or is_unet:
+        # JAX's own attention, which these networks use, mixes dtypes in its gradient: a strict session refuses that
         changes.append("recipe.dtype=float32")
     return tuple(changes)
 

@@ -94,3 +94,16 @@ def guided_predictions(
     inputs = interleave(*latents), jnp.repeat(t, count)
     predictions = guided_prediction(predict, inputs, repeated(prompt), repeated(negative), scale, interleaved=True)
     return deinterleave(predictions, count)
+
+
+def prompt_and_negative(
+    network: Network, variables: Variables, x: jax.Array, t: jax.Array, prompt: Condition, negative: Condition
+) -> tuple[jax.Array, jax.Array]:
+    """(prediction for the prompt, prediction for the negative prompt) of latents [B, h, w, C], in one call.
+
+    Arguments as of `guided_predictions`, which extrapolates from the second to the first.
+    """
+    condition = {name: interleave(value, negative[name]) for name, value in prompt.items()}
+    prediction, _ = network(variables, interleave(x, x), jnp.repeat(t, 2), condition)
+    with_prompt, with_negative = deinterleave(prediction, 2)
+    return with_prompt, with_negative

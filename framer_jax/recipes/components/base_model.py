@@ -37,6 +37,10 @@ FREE_ARGUMENTS = (
 """Constructor arguments of the networks that a base's weights do not determine, or that no knob has."""
 
 
+TEXT_KNOBS = {"context_width": "recipe.text.width", "pooled_width": "the sum of recipe.text.clip_widths"}
+"""Constructor arguments that the text's section determines → what an error calls them."""
+
+
 def base_file(section: str, part: str = "transformer") -> WeightFile:
     """The knob `base_checkpoint` of a method's section; `part`: of the folder of a whole pipeline."""
     return WeightFile((section, "base_checkpoint"), "base model", inference=True, part=part)
@@ -117,5 +121,6 @@ def check_same_size(
       ValueError: they differ; one line that names the knobs.
     """
     names = [name for name in read if (name not in FREE_ARGUMENTS or name in also) and name in configured]
-    stored, present = ({f"{section}.{name}": values[name] for name in names} for values in (read, configured))
+    knobs = {name: TEXT_KNOBS.get(name, f"{section}.{name}") for name in names}
+    stored, present = ({knobs[name]: values[name] for name in names} for values in (read, configured))
     check_same_values(stored, present, source)

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
 from framer_jax.diffusion import ddpm
 from framer_jax.knobs import as_tuple
+from framer_jax.models.kl_autoencoder import KLAutoencoder
 from framer_jax.porting.table import map_named
 from framer_jax.recipes.base import Params
+from framer_jax.recipes.components import spaces
 from framer_jax.recipes.components.base_model import base_file, check_same_size
+from framer_jax.recipes.components.latent_space import LatentSpace, gaussian_space
+from framer_jax.recipes.components.networks import DTYPES
 from framer_jax.recipes.components.text import text_widths
 from framer_jax.recipes.method import Config, WeightFile, WeightReader
 
@@ -17,6 +27,15 @@ PREDICTION_TYPES = {"epsilon": "epsilon", "v_prediction": "v", "sample": "x0"}
 """What a scheduler_config.json of diffusers says of the network → framer_jax.diffusion.ddpm.PREDICTIONS."""
 
 
+AUTOENCODER: Mapping[str, Any] = {
+    "latent_channels": 4,
+    "quantisation_convs": True,
+    "scaling": 0.18215,
+    "shift": 0.0,
+}
+"""Constructor arguments of Stable Diffusion 2's autoencoder; the module's defaults are those of version 3."""
+
+
 def unet_file(section: str) -> WeightFile:
     """The knob `base_checkpoint` of a method's section."""
     return base_file(section, part="unet")
@@ -25,6 +44,29 @@ def unet_file(section: str) -> WeightFile:
 def schedule() -> ddpm.Schedule:
     """The process of Stable Diffusion 2."""
     return ddpm.scaled_linear_schedule()
+
+
+def build_space(config: Config, purpose: str, reader: WeightReader) -> LatentSpace:
+    """The latent space that a configuration describes; a description of 'kl' is of Stable Diffusion 2's autoencoder.
+
+    Raises:
+      ValueError, FileNotFoundError, ImportError: see framer_jax.recipes.components.spaces.build_space.
+    """
+    if purpose != "description" or config["space"]["name"] != "kl":
+        return spaces.build_space(config, purpose, reader)
+    module = KLAutoencoder(**AUTOENCODER, dtype=DTYPES[config["dtype"]])
+    image = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
+    return gaussian_space(module, jax.eval_shape(module.init, jax.random.key(0), image)["params"])
+
+
+def check_latents(file: WeightFile, unet: Params, space: LatentSpace) -> None:
+    """Raise ValueError, which names the knobs, for a U-Net on latents of another number of channels."""
+    channels = unet["conv_in"]["kernel"].shape[2]
+    if channels != space.channels:
+        raise ValueError(
+            f"{file.knob}: this U-Net takes latents of {channels} channels, those of recipe.space have "
+            f"{space.channels}: use recipe.space.name=kl with the autoencoder of Stable Diffusion 2"
+        )
 
 
 def read_unet(

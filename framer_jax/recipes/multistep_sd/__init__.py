@@ -12,6 +12,7 @@ from framer_jax.recipes.components import text as texts
 from framer_jax.recipes.components.image_tokens import ImageEncoder, dinov2_encoder
 from framer_jax.recipes.components.latent_space import LatentSpace
 from framer_jax.recipes.components.networks import DTYPES, build_denoiser
+from framer_jax.recipes.components.sd_base import build_space, check_latents
 from framer_jax.recipes.method import (
     LATENTS,
     TEACHER_OUTPUTS,
@@ -53,7 +54,7 @@ bits in between."""
 
 def _build(config: Config, purpose: str, data: str, reader: WeightReader) -> Recipe:
     settings: MultistepSdSettings = settings_from(MultistepSdSettings, config["multistep_sd"], "recipe.multistep_sd")
-    space = spaces.build_space(config, purpose, reader)
+    space = build_space(config, purpose, reader)
     denoiser = build_denoiser(config, space, **texts.text_widths(config))
     assert isinstance(denoiser, ControlledUNet)
     sizes, entries = texts.text_sizes(config), _batch_entries(config, data)
@@ -64,6 +65,7 @@ def _build(config: Config, purpose: str, data: str, reader: WeightReader) -> Rec
     base = None
     if settings.base_checkpoint:
         unet = read_base(settings.base_checkpoint, config, reader, settings.prediction)
+        check_latents(BASE_FILE, unet, space)
         base = with_controlnet(unet, denoiser, sizes)
     elif settings.trainable:
         raise ValueError(

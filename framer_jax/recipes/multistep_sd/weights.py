@@ -16,8 +16,7 @@ from framer_jax.models.controlled_unet import CONTROLNET, UNET, ControlledUNet
 from framer_jax.recipes.base import Params, expected_params
 from framer_jax.recipes.components.base_model import cast_frozen, join_params, split_params, zeros_like_inputs
 from framer_jax.recipes.components.networks import build_denoiser
-from framer_jax.recipes.components.sd_base import read_unet, unet_file
-from framer_jax.recipes.components.spaces import build_space
+from framer_jax.recipes.components.sd_base import build_space, read_unet, unet_file
 from framer_jax.recipes.components.text import text_sizes, text_widths
 from framer_jax.recipes.method import PHOTOS, Build, Config, MergedNetwork, TrainedRun, WeightReader
 from framer_jax.recipes.multistep_sd.recipe import DENOISER, denoiser_inputs

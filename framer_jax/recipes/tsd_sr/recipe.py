@@ -13,22 +13,19 @@ clipped by the joint norm of the student's two LoRAs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
 
 from framer_jax.data.text import TEXT, TextEmbedding, TextSizes
 from framer_jax.diffusion import flow as process
-from framer_jax.diffusion.noise import NoiseField
-from framer_jax.diffusion.tiles import map_tiles, tile_grid
 from framer_jax.losses import score_distillation
 from framer_jax.losses.flow_matching import preconditioned_error, prediction_taps_to_clean
 from framer_jax.losses.latent import latent_mse
 from framer_jax.losses.score_distillation import TSD_SCALE
 from framer_jax.models.denoiser import Condition, Denoiser, Taps
-from framer_jax.models.lora import COLLECTION, with_adapters
+from framer_jax.models.lora import with_adapters
 from framer_jax.recipes.base import (
     PIXELS,
     AuxiliaryLoss,
@@ -38,10 +35,7 @@ from framer_jax.recipes.base import (
     LossFunction,
     Params,
     Recipe,
-    Sampler,
     State,
-    TiledSampler,
-    Tiling,
     Update,
     add_auxiliary,
     auxiliary_frozen,
@@ -51,29 +45,33 @@ from framer_jax.recipes.components.adapters import (
     Variables,
     adapted_network,
     guided_predictions,
-    init_factors,
     scaled_lora,
 )
 from framer_jax.recipes.components.base_model import BASE, cast_frozen, transformer_shapes
 from framer_jax.recipes.components.latent_space import (
     AUTOENCODER,
-    AUTOENCODER_LORA,
     LatentSpace,
     LatentTask,
     to_model_range,
-    with_tiles,
+)
+from framer_jax.recipes.components.one_step import (
+    ENCODER,
+    REGULARISER,
+    STUDENT,
+    STUDENT_LATENT,
+    Predict,
+    Student,
+    TrainedLora,
+    check_encoder,
+    init_loras,
+    one_step_samplers,
+    with_encoder_lora,
 )
 from framer_jax.recipes.components.text import NULL, PROMPT, TEXTS, batch_text, broadcast_text
 from framer_jax.recipes.tsd_sr.settings import TsdSrSettings
 
-STUDENT, ENCODER, REGULARISER = "lora", "encoder_lora", "regulariser_lora"
-"""The groups: factors of the student's LoRA, of the encoder's, and of the one that follows the student."""
-
 TEACHER = "teacher_lora"
 """The entry of `frozen` with the teacher's LoRA."""
-
-STUDENT_LATENT = "student_latent"
-"""The output of the student's update that the regulariser's update reads."""
 
 
 def tsd_sr(
@@ -108,22 +106,20 @@ def tsd_sr(
     Raises:
       ValueError: a LoRA for an encoder without weights.
     """
-    if settings.encoder_lora_modules and AUTOENCODER not in space.frozen:
-        raise ValueError(
-            "recipe.tsd_sr.encoder_lora_modules needs an autoencoder: use recipe.space.name=kl, or leave it empty"
-        )
+    check_encoder(space, settings.encoder_lora_modules, "recipe.tsd_sr.encoder_lora_modules")
     task, network = LatentTask(space, scale, residual=False), _network(denoiser)
     transformer = cast_frozen(base or transformer_shapes(denoiser, space, text, lr_latent=False), settings.base_dtype)
     frozen: Frozen = {**space.frozen, TEXTS: dict(texts), BASE: transformer, **auxiliary_frozen(auxiliary)}
     frozen |= {} if teacher is None else {TEACHER: teacher}
     exported = (STUDENT, ENCODER) if settings.encoder_lora_modules else (STUDENT,)
-    sample, sample_tiled = _samplers(task, settings, network)
+    student = _student(settings, network)
+    sample, sample_tiled = one_step_samplers(task, student, lambda z_lr, velocity: z_lr - velocity)
     text_in_batch = TEXT in batch_entries
-    student_loss = _student_loss(task, settings, network, denoiser.taps, auxiliary, text_in_batch)
+    student_loss = _student_loss(task, settings, (network, student), denoiser.taps, auxiliary, text_in_batch)
     return Recipe(
         name="tsd_sr",
         scale=scale,
-        init=_init(settings, frozen),
+        init=init_loras(frozen, _loras(settings)),
         updates=(
             Update("student", exported, student_loss),
             Update("regulariser", (REGULARISER,), _regulariser_loss(settings, network, text_in_batch)),
@@ -138,22 +134,12 @@ def tsd_sr(
     )
 
 
-def _init(settings: TsdSrSettings, frozen: Frozen) -> Callable[[jax.Array, Batch], Params]:
-    """LoRA factors that change nothing yet, drawn for the weights that they lie on."""
-
-    def init(key: jax.Array, batch: Batch) -> Params:
-        def factors(number: int, on: str, pattern: str, rank: int) -> Params:
-            return init_factors(jax.random.fold_in(key, number), frozen[on], pattern, rank)
-
-        params = {
-            STUDENT: factors(0, BASE, settings.lora_modules, settings.lora_rank),
-            REGULARISER: factors(1, BASE, settings.regulariser_lora_modules, settings.regulariser_lora_rank),
-        }
-        if settings.encoder_lora_modules:
-            params[ENCODER] = factors(2, AUTOENCODER, settings.encoder_lora_modules, settings.encoder_lora_rank)
-        return params
-
-    return init
+def _loras(settings: TsdSrSettings) -> tuple[TrainedLora, ...]:
+    return (
+        TrainedLora(STUDENT, BASE, settings.lora_modules, settings.lora_rank),
+        TrainedLora(REGULARISER, BASE, settings.regulariser_lora_modules, settings.regulariser_lora_rank),
+        TrainedLora(ENCODER, AUTOENCODER, settings.encoder_lora_modules, settings.encoder_lora_rank),
+    )
 
 
 def _network(denoiser: Denoiser) -> Network:
@@ -166,38 +152,36 @@ def _network(denoiser: Denoiser) -> Network:
     return velocity
 
 
-Student = Callable[[jax.Array], tuple[jax.Array, tuple[jax.Array, ...]]]
-"""LR latent [B, h, w, C], which the flow takes at σ = 1 → (velocity, taps)."""
+def _student(settings: TsdSrSettings, network: Network) -> Student:
+    """The student, which takes the LR latent as the flow's state at sigma = 1."""
 
+    def student(params: Params, frozen: Frozen) -> tuple[Frozen, Predict]:
+        transformer = with_adapters(frozen[BASE], {"": scaled_lora(params[STUDENT], settings.lora_scale)})
 
-def _student(settings: TsdSrSettings, network: Network, params: Params, frozen: Frozen) -> tuple[Frozen, Student]:
-    """(`frozen` with the student's encoder, the student)."""
-    if settings.encoder_lora_modules:
-        encoder = with_adapters(frozen[AUTOENCODER], {"": scaled_lora(params[ENCODER], settings.lora_scale)})
-        frozen = {**frozen, AUTOENCODER_LORA: encoder[COLLECTION]}
-    transformer = with_adapters(frozen[BASE], {"": scaled_lora(params[STUDENT], settings.lora_scale)})
+        def velocity(z_lr: jax.Array, text: Condition) -> tuple[jax.Array, Taps]:
+            return network(transformer, z_lr, jnp.ones((z_lr.shape[0],), jnp.float32), text)
 
-    def velocity(z_lr: jax.Array) -> tuple[jax.Array, tuple[jax.Array, ...]]:
-        count = z_lr.shape[0]
-        return network(transformer, z_lr, jnp.ones((count,), jnp.float32), broadcast_text(frozen, PROMPT, count))
+        return with_encoder_lora(frozen, params, settings.lora_scale), velocity
 
-    return frozen, velocity
+    return student
 
 
 def _student_loss(
     task: LatentTask,
     settings: TsdSrSettings,
-    network: Network,
+    networks: tuple[Network, Student],
     tap_kind: str,
     auxiliary: tuple[AuxiliaryLoss, ...],
     text_in_batch: bool,
 ) -> LossFunction:
+    network, student = networks
+
     def loss(params: Params, frozen: Frozen, state: State, batch: Batch, key: jax.Array, step: jax.Array) -> Loss:
         hr = to_model_range(batch["hr"])  # [B, H, W, 3]
         z_hr = jax.lax.stop_gradient(task.space.encode(frozen, hr))  # [B, h, w, C]
-        encoder, student = _student(settings, network, params, frozen)
+        encoder, predict = student(params, frozen)
         z_lr, _ = task.encode_lr(encoder, batch["lr"])
-        velocity, taps = student(z_lr)
+        velocity, taps = predict(z_lr, broadcast_text(frozen, PROMPT, z_lr.shape[0]))
         z = z_lr - velocity
         if settings.framer_taps == "clean":
             taps = prediction_taps_to_clean(taps, z_lr, jnp.ones((z_lr.shape[0],), jnp.float32), tap_kind)
@@ -266,21 +250,3 @@ def _regulariser_loss(settings: TsdSrSettings, network: Network, text_in_batch: 
         return Loss(0.5 * error, {"latent_mse": error}, (), state)
 
     return loss
-
-
-def _samplers(task: LatentTask, settings: TsdSrSettings, network: Network) -> tuple[Sampler, TiledSampler]:
-    def sample(params: Params, frozen: Frozen, lr: jax.Array, noise: NoiseField) -> jax.Array:
-        encoder, velocity = _student(settings, network, params, frozen)
-        z_lr, _ = task.encode_lr(encoder, lr)
-        return task.decode(frozen, z_lr - velocity(z_lr)[0], z_lr)
-
-    def sample_tiled(params: Params, frozen: Frozen, image: jax.Array, noise: NoiseField, tiling: Tiling) -> jax.Array:
-        encoder, velocity = _student(settings, network, params, frozen)
-        space = with_tiles(task.space, tiling.encoder, tiling.decoder)
-        z_lr = space.encode(encoder, to_model_range(image))
-        side, overlap = (pixels // space.image_pixels_per_latent for pixels in tiling[:2])
-        grid = tile_grid((z_lr.shape[1], z_lr.shape[2]), side, overlap)
-        velocities = map_tiles(lambda tile: velocity(tile)[0], grid, z_lr, batch=tiling.batch)
-        return replace(task, space=space).decode(frozen, z_lr - velocities, z_lr)
-
-    return sample, sample_tiled

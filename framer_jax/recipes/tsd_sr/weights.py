@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import jax
-import numpy as np
-
 from framer_jax.models.mmdit import JointTransformer, block_structure, match_block_layout, unstack_blocks
 from framer_jax.porting.table import map_named
 from framer_jax.porting.weights import is_ours
 from framer_jax.recipes.base import Params, Recipe, expected_params
-from framer_jax.recipes.components import spaces
-from framer_jax.recipes.components.adapters import merge_factors
 from framer_jax.recipes.components.base_model import BASE, base_file, cast_frozen, check_same_size
 from framer_jax.recipes.components.latent_space import AUTOENCODER
 from framer_jax.recipes.components.networks import execution_knobs
+from framer_jax.recipes.components.one_step import (
+    AUTOENCODER_NETWORK,
+    ENCODER,
+    STUDENT,
+    check_group,
+    merged_autoencoder,
+    merged_network,
+    without_scale,
+)
 from framer_jax.recipes.method import (
     PHOTOS,
     Build,
@@ -25,15 +29,12 @@ from framer_jax.recipes.method import (
     TrainedRun,
     WeightReader,
 )
-from framer_jax.recipes.tsd_sr.recipe import ENCODER, STUDENT
 from framer_jax.trees import check_same_structure
 
 BASE_FILE = base_file("tsd_sr")
 
 NETWORK = "mmdit"
 """Weight map of the transformer."""
-
-AUTOENCODER_NETWORK = spaces.AUTOENCODER_MAPS["kl"]
 
 LORA_FILES = ("transformer.safetensors", "vae.safetensors")
 """LoRAs of the transformer and of the autoencoder in the folder that the authors publish."""
@@ -78,9 +79,7 @@ def read_published(path: Path, config: Config, recipe: Recipe, reader: WeightRea
         params = recipe.frozen[network]
         params = unstack_blocks(params, model) if network == BASE else params
         factors = reader.lora("weights", str(path / file if path.is_dir() else path), name, params)
-        factors = jax.tree_util.tree_map_with_path(
-            lambda path, leaf: leaf / np.float32(scale) if path[-1].key == "up" else leaf, factors
-        )
+        factors = without_scale(factors, scale)
         groups[group] = match_block_layout(factors, model) if network == BASE else factors
     check_same_structure(groups, expected_params(recipe), str(path))
     return groups
@@ -114,24 +113,14 @@ def merge(run: TrainedRun, model: str) -> MergedNetwork:
     """
     config = run.config
     scale = config["tsd_sr"]["lora_scale"]
-    file, group = (BASE_FILE, STUDENT) if model == NETWORK else (spaces.WEIGHT_FILE, ENCODER)
-    if group not in run.groups:
-        raise ValueError(f"{run.path}: its {model} is the base's own, as recipe.tsd_sr.{group}_modules is empty")
+    group = STUDENT if model == NETWORK else ENCODER
+    check_group(run, group, model, f"recipe.tsd_sr.{group}_modules")
+    if model != NETWORK:
+        return merged_autoencoder(run, scale)
     size = config["denoiser"][NETWORK]
-    unstacked = JointTransformer(**block_structure(size))
-    factors = match_block_layout(run.groups[group], unstacked)  # leaves the autoencoder's factors as they are
-    dependency = run.dependency(file.path)
-    if model == NETWORK:
-        arguments = {name: value for name, value in size.items() if name not in {"taps", *execution_knobs(NETWORK)}}
-        weights = read_transformer(str(dependency), config, {}, run.reader)
-        weights = cast_frozen(weights, config["tsd_sr"]["base_dtype"])
-    else:
-        network = run.reader.network(file.knob, str(dependency), AUTOENCODER_NETWORK, "the autoencoder")
-        shift = config["space"].get("shift")
-        weights, arguments = network.params, network.arguments | ({} if shift is None else {"shift": shift})
-    try:
-        merged = merge_factors(weights, factors, scale)
-    except ValueError as error:
-        raise ValueError(f"{run.path}: {error}") from error
-    params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), merged)
-    return MergedNetwork(params, arguments, factors, lambda rank: scale * rank, (dependency,))
+    dependency = run.dependency(BASE_FILE.path)
+    arguments = {name: value for name, value in size.items() if name not in {"taps", *execution_knobs(NETWORK)}}
+    weights = read_transformer(str(dependency), config, {}, run.reader)
+    weights = cast_frozen(weights, config["tsd_sr"]["base_dtype"])
+    factors = match_block_layout(run.groups[group], JointTransformer(**block_structure(size)))
+    return merged_network(run, weights, arguments, factors, scale, dependency)
