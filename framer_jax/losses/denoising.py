@@ -19,7 +19,7 @@ def denoising_error(
     noise: jax.Array,
     prediction: str = "epsilon",
 ) -> jax.Array:
-    """|ε_θ(x_t, t) − ε|², Eq. 14 (L_simple): the mean over an example's entries.
+    """|ε_θ(x_t, t) − ε|², Ho et al., Eq. 14 (L_simple): the mean over an example's entries.
 
     Args:
       schedule: schedule tables.

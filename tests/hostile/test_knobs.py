@@ -261,6 +261,11 @@ TOGETHER = {
         " ".join(f"recipe.pisa_sr.{name}_weight=0" for name in ("pixel", "perceptual", "distillation")): "at least one",
         "recipe.denoiser.sd_unet.heads=(3, 10, 20, 20)": "3 heads do not divide the width of their level, 320",
     },
+    "multistep_sd": {
+        "recipe.multistep_sd.trainable=(": r"recipe.multistep_sd.trainable is '\(': .* regular expression",
+        "recipe.multistep_sd.eta=0.5": "recipe.multistep_sd: eta is 0.5: it is of sampler 'ddim' only",
+        "recipe.denoiser.controlled_sd_unet.control=latent": "it must hold one width with control 'latent'",
+    },
     "supervised_l1": {
         "recipe.student.swinir.heads=7": "recipe.student.swinir: channels is 60: .* multiple of heads .7",
         "recipe.student.swinir.residual=3conv recipe.student.swinir.channels=66": "channels is 66: .* of 4 for 3conv",
