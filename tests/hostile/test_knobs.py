@@ -263,7 +263,7 @@ TOGETHER = {
     },
     "multistep_sd": {
         "recipe.multistep_sd.trainable=(": r"recipe.multistep_sd.trainable is '\(': .* regular expression",
-        "recipe.multistep_sd.eta=0.5": "recipe.multistep_sd: eta is 0.5: it is of sampler 'ddim' only",
+        "recipe.multistep_sd.eta=0.5": "recipe.multistep_sd.eta is 0.5: it is of sampler 'ddim' only",
         "recipe.denoiser.controlled_sd_unet.control=latent": "it must hold one width with control 'latent'",
     },
     "supervised_l1": {
