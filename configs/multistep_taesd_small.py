@@ -5,8 +5,9 @@ Command:  framer-jax precompute latents --config multistep_taesd_small --vae TAE
           framer-jax train --config multistep_taesd_small --workdir runs/multistep_taesd --set data.train=LATENTS
               --set recipe.space.checkpoint=TAESD
           (TAESD: the folder with taesd_encoder.safetensors and taesd_decoder.safetensors)
-Hardware: 1 CPU core. Expected time: not measured yet.
-Expected: not measured yet.
+Hardware: 1 CPU core. Expected time: 7 minutes of its time (0.16 s a step), after compilation and encoding.
+Expected: the whole run was not measured; after 1,000 steps on 64 crops, samples reach 20.6 dB (15.7 after 500 steps,
+          11.5 after 60; bicubic 23.7), and the estimate of one call 13.8.
 """
 
 from ml_collections import ConfigDict
