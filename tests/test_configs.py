@@ -30,7 +30,7 @@ COVERED = {
     *("resshift_v1_framer", "resshift_v3", "resshift_narrow", "resshift_dit", "sinsr_narrow", "dtkd_swinir_small"),
     *("flow_dit_released", "framer_d_small", "framer_tsd_sr_sd3", "quickstart_framer", "dtkd_narrow"),
     *("framer_d_sd35", "dit4sr_taesd3_small", "realesrgan_narrow", "framer_u_pisa_sr", "supresdiffgan_taesd_small"),
-    "framer_u_supresdiffgan",
+    *("framer_u_supresdiffgan", "framer_u_multistep", "multistep_taesd_small"),
 }
 """Configurations whose methods, networks and variants of FRAMER are trained by others here: one step of them is a slow
 check."""

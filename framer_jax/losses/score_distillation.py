@@ -27,6 +27,7 @@ import jax.numpy as jnp
 
 from framer_jax.diffusion import ddpm, flow
 from framer_jax.diffusion.guidance import classifier_free_guidance
+from framer_jax.losses.denoising import denoising_error
 
 CSD_TIMES = (20, 500)
 """Range of the times of CSD in PiSA-SR; the upper end is excluded."""
@@ -186,8 +187,7 @@ def regulariser_error(
     Raises:
       ValueError: see framer_jax.diffusion.ddpm.training_target.
     """
-    target = ddpm.training_target(schedule, jax.lax.stop_gradient(z), t, noise, prediction)
-    return jnp.square(output.astype(jnp.float32) - target).mean(axis=(1, 2, 3))
+    return denoising_error(schedule, output, jax.lax.stop_gradient(z), t, noise, prediction)
 
 
 class Velocities(NamedTuple):

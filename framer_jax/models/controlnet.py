@@ -1,9 +1,9 @@
 """ControlNet for Stable Diffusion 2's U-Net: a copy of its way down that sees an image, and adds to its features.
 
 Zhang, Rao and Agrawala, "Adding Conditional Control to Text-to-Image Diffusion Models" (ICCV 2023), Section 3; the
-control branch of SeeSR is this network with further attention layers. The defaults fit the defaults of
-framer_jax.models.sd_unet.SDUNet. Written from the names and shapes of diffusers' checkpoints, which framer_jax.porting
-reads.
+control branch of SeeSR is this network with attention to image tokens (`image_context_width`). The defaults fit the
+defaults of framer_jax.models.sd_unet.SDUNet. Written from the names and shapes of diffusers' checkpoints, which
+framer_jax.porting reads.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from framer_jax.knobs import knob
-from framer_jax.models.denoiser import IMAGE, TEXT, Condition, condition_entry
+from framer_jax.models.denoiser import IMAGE, Condition, condition_entry
 from framer_jax.models.layers import Dtype
 from framer_jax.models.resshift_unet import downsampling_conv
 from framer_jax.models.sd_unet import ControlResiduals, SDNetwork
@@ -76,7 +76,7 @@ class ControlNet(SDNetwork):
         Args:
           x: [B, H, W, in_channels] float32 noisy latents, of about unit variance.
           t: [B] times from 0 to 999, float32 or integers.
-          condition: 'text' tokens [B, T, context_width]; 'image', [B, d H, d W, image_channels] float32 in [-1, 1], d
+          condition: as of the U-Net, and 'image', [B, d H, d W, image_channels] float32 in [-1, 1], d
             the downsampling factor. (The published networks take images in [0, 1]: the range is changed here.)
 
         Returns:
@@ -93,10 +93,10 @@ class ControlNet(SDNetwork):
                 f"the ControlNet needs an image {(x.shape[0], *sides, self.image_channels)} with latents of "
                 f"{x.shape[1:3]}, got {image.shape}: resize the image to {self.downsampling} times their sides"
             )
-        text = self.check_text(x, condition_entry(condition, TEXT))
+        contexts = self.contexts(x, condition)
         embed = ImageEmbedding(self.channels[0], self.image_widths, self.dtype, name="image")
         h = self.embed_latents(x) + embed(0.5 * image + 0.5)
-        skips, taps = self.encode(h, self.embed_time(t), text)
+        skips, taps = self.encode(h, self.embed_time(t), contexts)
         down = tuple(self._zero_conv(skip, f"control_{number}") for number, skip in enumerate(skips))
         return ControlResiduals(down, self._zero_conv(taps[-1], "control_middle"))
 

@@ -22,6 +22,9 @@ TEXT = "text"
 POOLED_TEXT = "pooled_text"
 """The pooled text embedding, [B, P]."""
 
+IMAGE_TOKENS = "image_tokens"
+"""Tokens of an image encoder, [B, N, V]."""
+
 TAP_KINDS = ("hidden", "prediction")
 """What the taps are: feature maps of the blocks, or each block's features decoded by the network's own head."""
 

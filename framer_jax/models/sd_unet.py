@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from framer_jax.knobs import check_knobs, knob
-from framer_jax.models.denoiser import TEXT, Condition, Taps, condition_entry
+from framer_jax.models.denoiser import IMAGE_TOKENS, TEXT, Condition, Taps, condition_entry
 from framer_jax.models.layers import (
     ATTENTIONS,
     GROUPS,
@@ -58,6 +58,18 @@ class Encoded(NamedTuple):
     taps: Taps
 
 
+class Contexts(NamedTuple):
+    """The tokens that a map's positions attend to, in the compute dtype.
+
+    Attributes:
+      text: [B, T, context_width].
+      image: [B, N, image_context_width]; None of a network without attention to image tokens.
+    """
+
+    text: jax.Array
+    image: jax.Array | None = None
+
+
 class SDNetwork(nn.Module):
     """Base class of the U-Net and of its ControlNet: what both have, the way down and the middle block.
 
@@ -65,6 +77,8 @@ class SDNetwork(nn.Module):
 
     Attributes:
       context_width: features of the text tokens.
+      image_context_width: features of image tokens, to which a further attention layer after each one of the text
+        attends (SeeSR); 0 for no such layers, as published by Stability AI. Before any training they change nothing.
       dtype: compute dtype; parameters, norms, softmax and the time embedding are float32.
     """
 
@@ -89,6 +103,7 @@ class SDNetwork(nn.Module):
     )
     groups: int = knob(GROUPS, "Groups of the group norms, a divisor of all widths.", at_least=1, at_most=65536)
     context_width: int = 1024
+    image_context_width: int = 0
     attention: str = knob(
         "auto",
         "Implementation of attention: JAX's choice, XLA, cuDNN (bfloat16 or float16 only), or explicit products.",
@@ -136,27 +151,27 @@ class SDNetwork(nn.Module):
         """Within `__call__`: latents [B, H, W, C] → [B, H, W, channels[0]] in the compute dtype."""
         return nn.Conv(self.channels[0], (3, 3), dtype=self.dtype, name="conv_in")(x.astype(self.dtype))
 
-    def encode(self, h: jax.Array, time: jax.Array, text: jax.Array) -> Encoded:
+    def encode(self, h: jax.Array, time: jax.Array, contexts: Contexts) -> Encoded:
         """Within `__call__`: the way down and the middle block.
 
         Args:
           h: [B, H, W, channels[0]], the first convolution's output.
           time: [B, 4 channels[0]] float32.
-          text: [B, T, context_width].
+          contexts: what the attention layers attend to.
         """
         skips, taps, last = [h], [], len(self.channels) - 1
         for level, width in enumerate(self.channels):
             for index in range(self.blocks):
                 h = self.block(level, f"down_{level}_block_{index}")(h, time)
                 if level in self.attention_levels:
-                    h = self.transformer(level, f"down_{level}_attention_{index}")(h, text)
+                    h = self.attend(level, f"down_{level}", index, h, contexts)
                 skips.append(h)
             if level < last:
                 h = downsampling_conv(width, self.dtype, f"down_{level}_downsample")(h)
                 skips.append(h)
             taps.append(h)
         h = self.block(last, "middle_block_0")(h, time)
-        h = self.transformer(last, "middle_attention_0")(h, text)
+        h = self.attend(last, "middle", 0, h, contexts)
         taps.append(self.block(last, "middle_block_1")(h, time))
         return Encoded(tuple(skips), tuple(taps))
 
@@ -166,8 +181,15 @@ class SDNetwork(nn.Module):
         block: nn.Module = self._rematerialised(ResidualBlock)(self.channels[level], self.dtype, norm, "add", name=name)
         return block
 
-    def transformer(self, level: int, name: str) -> nn.Module:
-        """The attention layers of a level."""
+    def attend(self, level: int, block: str, index: int, h: jax.Array, contexts: Contexts) -> jax.Array:
+        """The attention layers after a residual block: to the text, and to image tokens where there are any."""
+        h = self._transformer(level, f"{block}_attention_{index}")(h, contexts.text)
+        if contexts.image is None:
+            return h
+        attended: jax.Array = self._transformer(level, f"{block}_image_attention_{index}")(h, contexts.image)
+        return attended
+
+    def _transformer(self, level: int, name: str) -> nn.Module:
         transformer: nn.Module = self._rematerialised(SpatialTransformer)(
             self.heads[level], self.groups, self.attention, self.dtype, name=name
         )
@@ -182,14 +204,22 @@ class SDNetwork(nn.Module):
                 f"{x.shape}: pad the image, or choose tiles of such a size"
             )
 
-    def check_text(self, x: jax.Array, text: jax.Array) -> jax.Array:
-        """The text in the compute dtype; raises ValueError if it does not fit the latents."""
-        if text.ndim != 3 or text.shape[0] != x.shape[0] or text.shape[-1] != self.context_width:
+    def contexts(self, x: jax.Array, condition: Condition) -> Contexts:
+        """The condition's tokens in the compute dtype; raises ValueError if they do not fit the latents or lack."""
+        text = self._tokens(x, condition, TEXT, self.context_width, "use the text encoder of this network's release")
+        if not self.image_context_width:
+            return Contexts(text)
+        remedy = "set image_context_width to the width of the image encoder"
+        return Contexts(text, self._tokens(x, condition, IMAGE_TOKENS, self.image_context_width, remedy))
+
+    def _tokens(self, x: jax.Array, condition: Condition, name: str, width: int, remedy: str) -> jax.Array:
+        tokens = condition_entry(condition, name)
+        if tokens.ndim != 3 or tokens.shape[0] != x.shape[0] or tokens.shape[-1] != width:
+            words = name.replace("_", " ").removesuffix(" tokens")
             raise ValueError(
-                f"{x.shape[0]} latents need text tokens [{x.shape[0]}, T, {self.context_width}], got {text.shape}: use "
-                "the text encoder of this network's release"
+                f"{x.shape[0]} latents need {words} tokens [{x.shape[0]}, T, {width}], got {tokens.shape}: {remedy}"
             )
-        return text.astype(self.dtype)
+        return tokens.astype(self.dtype)
 
     def _rematerialised(self, module: Any) -> Any:
         return module if self.remat == "none" else nn.remat(module, policy=REMAT[self.remat])
@@ -228,7 +258,8 @@ class SDUNet(SDNetwork):
         Args:
           x: [B, H, W, out_channels] float32 noisy latents, of about unit variance.
           t: [B] times from 0 to 999, float32 or integers.
-          condition: 'text' tokens [B, T, context_width].
+          condition: 'text' tokens [B, T, context_width]; with attention to them also 'image_tokens'
+            [B, N, image_context_width].
           control: residuals of a ControlNet, added to the skip connections when the way down is complete, and to the
             output of the middle block; None for none.
 
@@ -238,18 +269,18 @@ class SDUNet(SDNetwork):
           upsampling.
 
         Raises:
-          ValueError: the condition lacks its text, or a shape does not fit.
+          ValueError: the condition lacks an entry, or a shape does not fit.
         """
         self.check_latents(x, self.out_channels, "the U-Net")
-        text = self.check_text(x, condition_entry(condition, TEXT))
+        contexts = self.contexts(x, condition)
         time = self.embed_time(t)
-        encoded = self.encode(self.embed_latents(x), time, text)
+        encoded = self.encode(self.embed_latents(x), time, contexts)
         h, skips = encoded.taps[-1], encoded.skips
         if control is not None:
             check_control(control, skips, h)
             skips = tuple(skip + change.astype(skip.dtype) for skip, change in zip(skips, control.down, strict=True))
             h = h + control.middle.astype(h.dtype)
-        h, taps = self._decode(h, time, text, list(skips))
+        h, taps = self._decode(h, time, contexts, list(skips))
         h = nn.silu(GroupNorm(self.groups, EPSILON, name="norm_out")(h))
         # The head and what follows it are float32: predictions feed losses and samplers.
         zeros = nn.initializers.zeros
@@ -257,7 +288,7 @@ class SDUNet(SDNetwork):
         return head(h.astype(jnp.float32)), (*encoded.taps, *taps)
 
     def _decode(
-        self, h: jax.Array, time: jax.Array, text: jax.Array, skips: list[jax.Array]
+        self, h: jax.Array, time: jax.Array, contexts: Contexts, skips: list[jax.Array]
     ) -> tuple[jax.Array, list[jax.Array]]:
         """From the middle to the finest level: (h, one tap per level)."""
         taps = []
@@ -266,7 +297,7 @@ class SDUNet(SDNetwork):
                 h = jnp.concatenate([h, skips.pop()], axis=-1)
                 h = self.block(level, f"up_{number}_block_{index}")(h, time)
                 if level in self.attention_levels:
-                    h = self.transformer(level, f"up_{number}_attention_{index}")(h, text)
+                    h = self.attend(level, f"up_{number}", index, h, contexts)
             if level:
                 upsample = nn.Conv(self.channels[level], (3, 3), dtype=self.dtype, name=f"up_{number}_upsample")
                 h = upsample(upsample_nearest(h))

@@ -265,6 +265,11 @@ TOGETHER = {
         "recipe.osediff.lora_modules=": "recipe.osediff.lora_modules is '': .* regular expression that is not empty",
         " ".join(f"recipe.osediff.{name}_weight=0" for name in ("distillation", "pixel", "perceptual")): "at least one",
     },
+    "multistep_sd": {
+        "recipe.multistep_sd.trainable=(": r"recipe.multistep_sd.trainable is '\(': .* regular expression",
+        "recipe.multistep_sd.eta=0.5": "recipe.multistep_sd.eta is 0.5: it is of sampler 'ddim' only",
+        "recipe.denoiser.controlled_sd_unet.control=latent": "it must hold one width with control 'latent'",
+    },
     "supervised_l1": {
         "recipe.student.swinir.heads=7": "recipe.student.swinir: channels is 60: .* multiple of heads .7",
         "recipe.student.swinir.residual=3conv recipe.student.swinir.channels=66": "channels is 66: .* of 4 for 3conv",

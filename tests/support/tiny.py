@@ -230,7 +230,7 @@ def named_weights(folder: Path, config_path: Path) -> tuple[str, ...]:
     recipe = load_config(config_path).recipe
     method = method_of(recipe)
     knobs = {file.path: file.knob for file in method.weight_files}
-    is_unet = method.networks.names == ("sd_unet",)
+    is_unet = method.networks.names[0] in ("sd_unet", "controlled_sd_unet")
     base, encoders = ("sd_unet", (CLIP_H,)) if is_unet else ("mmdit", ENCODERS)
     makers: dict[str, Callable[[], Path]] = {
         "base_checkpoint": lambda: ported(folder / "base.safetensors", base),

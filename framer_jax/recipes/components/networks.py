@@ -10,6 +10,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from framer_jax.knobs import Knob, as_tuple, check_values, knobs_of, nearest
+from framer_jax.models.controlled_unet import ControlledUNet
 from framer_jax.models.denoiser import Denoiser, OnePassNetwork
 from framer_jax.models.dit import DiffusionTransformer
 from framer_jax.models.dit4sr_transformer import DiT4SRTransformer
@@ -51,6 +52,8 @@ _TINY_TRANSFORMER = {
     "attention": "manual",  # the gradient of JAX's attention mixes dtypes, which strict promotion refuses
 }
 
+_TINY_SD_UNET = {"channels": (8, 16), "blocks": 1, "attention_levels": (0,), "heads": (2, 4), "groups": 4}
+
 NETWORKS: Mapping[str, Network] = {
     "unet": Network(UNet, tiny={"channels": (8, 8), "blocks": 1, "condition_blocks": 0, "time_width": 8}),
     "dit": Network(DiffusionTransformer, global_attention=True, tiny={"width": 8, "depth": 2, "heads": 1}),
@@ -74,10 +77,8 @@ NETWORKS: Mapping[str, Network] = {
         tiny=_TINY_TRANSFORMER,
     ),
     "mmdit": Network(MMDiT, "channels", global_attention=True, tiny=_TINY_TRANSFORMER),
-    "sd_unet": Network(
-        SDUNet,
-        tiny={"channels": (8, 16), "blocks": 1, "attention_levels": (0,), "heads": (2, 4), "groups": 4},
-    ),
+    "sd_unet": Network(SDUNet, tiny=_TINY_SD_UNET),
+    "controlled_sd_unet": Network(ControlledUNet, tiny=_TINY_SD_UNET),
     "supresdiffgan_unet": Network(
         SupResDiffGanUNet, tiny={"channels": (8, 16), "blocks": 1, "head_width": 8, "groups": 4}
     ),

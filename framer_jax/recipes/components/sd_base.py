@@ -69,7 +69,15 @@ def check_latents(file: WeightFile, unet: Params, space: LatentSpace) -> None:
         )
 
 
-def read_unet(file: WeightFile, path: str, config: Config, reader: WeightReader, prediction: str = "epsilon") -> Params:
+def read_unet(
+    file: WeightFile,
+    path: str,
+    config: Config,
+    reader: WeightReader,
+    prediction: str = "epsilon",
+    network: str = NETWORK,
+    prediction_knob: str = "",
+) -> Params:
     """The U-Net's parameters.
 
     Args:
@@ -78,20 +86,22 @@ def read_unet(file: WeightFile, path: str, config: Config, reader: WeightReader,
       config: the `recipe` section, whose network and text the file must fit.
       reader: reads the weights.
       prediction: what the method needs the network to predict, one of framer_jax.diffusion.ddpm.PREDICTIONS.
+      network: the section of `recipe.denoiser` with the U-Net's size.
+      prediction_knob: the knob that `prediction` is the value of, '' for none.
 
     Raises:
       FileNotFoundError, ImportError, ValueError: it cannot be read, is of another size than configured, or predicts
         something else; one line that names the knob.
     """
-    size = {name: as_tuple(value) for name, value in config["denoiser"][NETWORK].items()}
+    size = {name: as_tuple(value) for name, value in config["denoiser"][network].items()}
     _, base = reader.transformer(file.knob, path, (NETWORK,), "Stable Diffusion 2's U-Net", size)
     source = f"{file.knob} {path}, {map_named(NETWORK).describe(base.arguments)},"
-    check_same_size(base.arguments, {**size, **text_widths(config)}, f"recipe.denoiser.{NETWORK}", source)
-    _check_prediction(file, path, reader, prediction)
+    check_same_size(base.arguments, {**size, **text_widths(config)}, f"recipe.denoiser.{network}", source)
+    _check_prediction(file, path, reader, prediction, prediction_knob)
     return base.params
 
 
-def _check_prediction(file: WeightFile, path: str, reader: WeightReader, prediction: str) -> None:
+def _check_prediction(file: WeightFile, path: str, reader: WeightReader, prediction: str, knob: str) -> None:
     scheduler = reader.scheduler(file.knob, path)
     if scheduler is None:
         reader.note(
@@ -101,8 +111,9 @@ def _check_prediction(file: WeightFile, path: str, reader: WeightReader, predict
         )
         return
     stated = scheduler.get("prediction_type", "epsilon")
-    if PREDICTION_TYPES.get(stated) != prediction:
+    if (found := PREDICTION_TYPES.get(stated)) != prediction:
+        remedy = f"set {knob}={found}" if knob and found else "use stable-diffusion-2-1-base"
         raise ValueError(
             f"{file.knob}: {path} predicts {stated} by its scheduler_config.json, and this method needs a network that "
-            f"predicts {prediction}: use stable-diffusion-2-1-base"
+            f"predicts {prediction}: {remedy}"
         )

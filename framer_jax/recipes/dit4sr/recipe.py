@@ -8,9 +8,6 @@ clean latent. The base's weights stay frozen: only the parameters that a pattern
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
-from functools import partial
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,10 +16,7 @@ from flax.traverse_util import flatten_dict
 from framer_jax.data.latents import HR_LATENT, LR_LATENT
 from framer_jax.data.text import TEXT, TextEmbedding, TextSizes
 from framer_jax.diffusion import flow as process
-from framer_jax.diffusion.guidance import guided_prediction
-from framer_jax.diffusion.noise import NoiseField
 from framer_jax.diffusion.samplers import flow_estimates, flow_euler
-from framer_jax.diffusion.tiles import map_tiles, tile_grid
 from framer_jax.losses.flow_matching import loss_weight, preconditioned_error, prediction_taps_to_clean
 from framer_jax.models.denoiser import LR_LATENT as LR_CONDITION
 from framer_jax.models.denoiser import Condition, Denoiser, denoise_with
@@ -35,11 +29,7 @@ from framer_jax.recipes.base import (
     LossFunction,
     Params,
     Recipe,
-    Sampler,
     State,
-    StepwiseSampler,
-    TiledSampler,
-    Tiling,
     Update,
 )
 from framer_jax.recipes.components.base_model import (
@@ -51,15 +41,15 @@ from framer_jax.recipes.components.base_model import (
     transformer_shapes,
     zeros_like_inputs,
 )
-from framer_jax.recipes.components.latent_space import LatentSpace, LatentTask, to_model_range, with_tiles
-from framer_jax.recipes.components.text import (
-    NEGATIVE,
-    NULL,
-    PROMPT,
-    TEXTS,
-    batch_text,
-    broadcast_text,
+from framer_jax.recipes.components.latent_sampler import (
+    LatentProcess,
+    Predict,
+    Step,
+    check_text_lengths,
+    latent_samplers,
 )
+from framer_jax.recipes.components.latent_space import LatentSpace, LatentTask, to_model_range
+from framer_jax.recipes.components.text import TEXTS, batch_text
 from framer_jax.recipes.dit4sr.settings import Dit4srSettings
 from framer_jax.trees import check_same_structure
 
@@ -106,7 +96,7 @@ def dit4sr(
     if base:
         check_same_structure(base, shapes, "recipe.dit4sr.base_checkpoint")
     if settings.guidance != 1:
-        _check_lengths(texts)
+        check_text_lengths(texts)
     initial, untrained = split_params(base, settings.trainable) if base else ({}, untrained)
     untrained = cast_frozen(untrained, settings.base_dtype)
     predict = _predictor(denoiser, settings)
@@ -116,7 +106,7 @@ def dit4sr(
         scale=scale,
         init=_init(denoiser, task, text, settings),
         updates=(Update(DENOISER, groups, _loss(task, settings, predict, denoiser.taps, batch_entries)),),
-        **_samplers(task, settings, predict)._asdict(),
+        **latent_samplers(task, sampling_process(settings), predict, _observe, settings.guidance)._asdict(),
         lr_multiple=task.lr_multiple(denoiser),
         tap_kind=denoiser.taps,
         exported=groups,
@@ -124,17 +114,6 @@ def dit4sr(
         initial_params={DENOISER: initial} if initial else {},
         batch_entries=batch_entries,
     )
-
-
-def _check_lengths(texts: Mapping[str, TextEmbedding]) -> None:
-    """Guidance calls the network with both texts in one batch."""
-    prompt, negative = (texts.get(name, texts[NULL]).tokens.shape[0] for name in (PROMPT, NEGATIVE))
-    if prompt != negative:
-        unset = " (the null text, as it is not set)"
-        names = [f"recipe.text.{name}_embedding{'' if name in texts else unset}" for name in (PROMPT, NEGATIVE)]
-        raise ValueError(
-            f"{names[0]} has {prompt} tokens, {names[1]} has {negative}: make all texts of a run with one --t5-length"
-        )
 
 
 def merge_params(params: Params, frozen: Frozen, settings: Dit4srSettings) -> Params:
@@ -158,21 +137,14 @@ def _init(
     return init
 
 
-Predict = Callable[
-    [Params, Frozen, jax.Array, jax.Array, jax.Array, Condition], tuple[jax.Array, tuple[jax.Array, ...]]
-]
-"""(params, frozen, x, sigma [B], z_lr, text) → (velocity, taps)."""
-
-
 def _predictor(denoiser: Denoiser, settings: Dit4srSettings) -> Predict:
     def predict(
-        params: Params, frozen: Frozen, x: jax.Array, sigma: jax.Array, z_lr: jax.Array, text: Condition
+        params: Params, frozen: Frozen, x: jax.Array, sigma: jax.Array, seen: Condition, text: Condition
     ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
         loras = {LORA: make_lora(params[LORA], settings.lora_alpha)} if settings.lora_modules else {}
         variables = with_adapters(join_params(frozen.get(BASE, {}), params[DENOISER]), loras)
         with apply_adapters():
-            condition = {**text, LR_CONDITION: z_lr}
-            return denoise_with(denoiser, variables, x, sigma * process.TRAINING_STEPS, condition)
+            return denoise_with(denoiser, variables, x, sigma * process.TRAINING_STEPS, {**text, **seen})
 
     return predict
 
@@ -196,7 +168,7 @@ def _loss(
         noise = jax.random.normal(key_noise, z_hr.shape, jnp.float32)
         x = process.forward(z_hr, sigma, noise)
         text = batch_text(frozen, batch, count, text_in_batch)
-        prediction, taps = predict(params, frozen, x, sigma, z_lr, text)
+        prediction, taps = predict(params, frozen, x, sigma, {LR_CONDITION: z_lr}, text)
         error = preconditioned_error(x, prediction, z_hr, sigma)  # [B]
         taps = prediction_taps_to_clean(taps, x, sigma, tap_kind)
         values = loss_weight(sigma, settings.weighting) * error
@@ -205,66 +177,23 @@ def _loss(
     return loss
 
 
-class Samplers(NamedTuple):
-    """A recipe's samplers, see framer_jax.recipes.base.Recipe."""
-
-    sample: Sampler
-    mean: Sampler
-    sample_tiled: TiledSampler
-    stepwise: StepwiseSampler | None
+def _observe(space: LatentSpace, frozen: Frozen, image: jax.Array) -> tuple[jax.Array, Condition]:
+    z_lr = space.encode(frozen, image)
+    return z_lr, {LR_CONDITION: z_lr}
 
 
-def _samplers(task: LatentTask, settings: Dit4srSettings, predict: Predict) -> Samplers:
+def sampling_process(settings: Dit4srSettings) -> LatentProcess:
+    """Euler steps along the flow, from noise."""
     sigmas = process.sampling_sigmas(settings.sampling_steps, settings.shift)
 
-    def velocity(params: Params, frozen: Frozen, sigma: jax.Array, x: jax.Array, z_lr: jax.Array) -> jax.Array:
-        """The guided velocity of any number of latents."""
+    def one_call(step: Step, x: jax.Array) -> jax.Array:
+        sigma = jnp.ones((x.shape[0],), jnp.float32)
+        return process.x0_from_velocity(x, step(x, jnp.float32(1.0)), sigma)
 
-        def predict_velocity(x: jax.Array, sigma: jax.Array, z_lr: jax.Array, text: Condition) -> jax.Array:
-            return predict(params, frozen, x, sigma, z_lr, text)[0]
-
-        count = x.shape[0]
-        inputs = x, jnp.full((count,), sigma), z_lr
-        prompt = broadcast_text(frozen, PROMPT, count)
-        if settings.guidance == 1:
-            return predict_velocity(*inputs, prompt)
-        negative = broadcast_text(frozen, NEGATIVE, count)
-        return guided_prediction(predict_velocity, inputs, prompt, negative, settings.guidance)
-
-    def sample_latent(params: Params, frozen: Frozen, z_lr: jax.Array, noise: NoiseField, tiling: Tiling) -> jax.Array:
-        """The clean latent; velocities of tiles are blended in each step."""
-        side, overlap = (pixels // task.space.image_pixels_per_latent for pixels in tiling[:2])
-        grid = tile_grid((z_lr.shape[1], z_lr.shape[2]), side, overlap)
-
-        def step(x: jax.Array, sigma: jax.Array) -> jax.Array:
-            return map_tiles(partial(velocity, params, frozen, sigma), grid, x, z_lr, batch=tiling.batch)
-
-        return flow_euler(sigmas, step, task.noise(z_lr, noise))
-
-    def sample(params: Params, frozen: Frozen, lr: jax.Array, noise: NoiseField) -> jax.Array:
-        z_lr, _ = task.encode_lr(frozen, lr)
-        return task.decode(frozen, sample_latent(params, frozen, z_lr, noise, Tiling()), z_lr)
-
-    def stepwise(params: Params, frozen: Frozen, lr: jax.Array, noise: NoiseField, every: int) -> jax.Array:
-        z_lr, _ = task.encode_lr(frozen, lr)
-
-        def step(x: jax.Array, sigma: jax.Array) -> jax.Array:
-            return velocity(params, frozen, sigma, x, z_lr)
-
-        x0, estimates = flow_estimates(sigmas, step, task.noise(z_lr, noise))
-        return task.decode_with_previews(frozen, x0, z_lr, estimates, every)
-
-    def sample_tiled(params: Params, frozen: Frozen, image: jax.Array, noise: NoiseField, tiling: Tiling) -> jax.Array:
-        tiled = replace(task, space=with_tiles(task.space, tiling.encoder, tiling.decoder))
-        z_lr = tiled.space.encode(frozen, to_model_range(image))
-        return tiled.decode(frozen, sample_latent(params, frozen, z_lr, noise, tiling), z_lr)
-
-    def mean(params: Params, frozen: Frozen, lr: jax.Array, noise: NoiseField) -> jax.Array:
-        z_lr, _ = task.encode_lr(frozen, lr)
-        x, sigma = task.noise(z_lr, noise), jnp.ones((lr.shape[0],), jnp.float32)
-        text = broadcast_text(frozen, PROMPT, lr.shape[0])
-        x0 = process.x0_from_velocity(x, predict(params, frozen, x, sigma, z_lr, text)[0], sigma)
-        return task.decode(frozen, x0, z_lr)
-
-    steps = settings.sampling_steps
-    return Samplers(sample, mean, sample_tiled, StepwiseSampler(steps, stepwise) if steps > 1 else None)
+    return LatentProcess(
+        steps=settings.sampling_steps,
+        start=lambda z_lr, draw: draw(jnp.int32(0)),
+        run=lambda step, x, draw: flow_euler(sigmas, step, x),
+        estimates=lambda step, x, draw: flow_estimates(sigmas, step, x),
+        one_call=one_call,
+    )

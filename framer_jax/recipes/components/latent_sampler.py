@@ -1,0 +1,162 @@
+"""Samplers of text-conditioned denoisers on latents: guidance, estimates on the way, and tiles within every step.
+
+DiT4SR's flow and the diffusion of SeeSR differ in the process alone, a `LatentProcess`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from framer_jax.data.text import TextEmbedding
+from framer_jax.diffusion.guidance import guided_prediction
+from framer_jax.diffusion.noise import NoiseField
+from framer_jax.diffusion.samplers import Draw
+from framer_jax.diffusion.tiles import map_tiles, tile_grid
+from framer_jax.models.denoiser import Condition
+from framer_jax.recipes.base import Frozen, Params, Sampler, StepwiseSampler, TiledSampler, Tiling
+from framer_jax.recipes.components.latent_space import (
+    LatentSpace,
+    LatentTask,
+    to_model_range,
+    upsample_bicubic,
+    with_tiles,
+)
+from framer_jax.recipes.components.text import NEGATIVE, NULL, PROMPT, broadcast_text
+
+Predict = Callable[
+    [Params, Frozen, jax.Array, jax.Array, Condition, Condition], tuple[jax.Array, tuple[jax.Array, ...]]
+]
+"""(params, frozen, x [B, h, w, C], time [B], LR condition, text) → (prediction, taps)."""
+
+Observe = Callable[[LatentSpace, Frozen, jax.Array], tuple[jax.Array, Condition]]
+"""(space, frozen, upsampled image [B, H, W, 3] in [-1, 1]) → (its latent, the LR condition): maps with whole numbers of
+rows and columns for each of the latents', which tiles cut, and tokens [B, N, V], which all tiles share."""
+
+Step = Callable[[jax.Array, jax.Array], jax.Array]
+"""(x [B, h, w, C], time, a scalar) → what the network predicts."""
+
+
+@dataclass(frozen=True)
+class LatentProcess:
+    """How a latent is sampled with a network.
+
+    Attributes:
+      steps: number of steps.
+      start: (LR latent, noise source) → the initial latent; draw 0 is its noise.
+      run: (step, initial latent, noise source) → the clean latent.
+      estimates: the same, and the estimates in all steps but the last, [steps - 1, B, h, w, C].
+      one_call: (step, initial latent) → the clean latent that one call at the noisiest time gives.
+    """
+
+    steps: int
+    start: Callable[[jax.Array, Draw], jax.Array]
+    run: Callable[[Step, jax.Array, Draw], jax.Array]
+    estimates: Callable[[Step, jax.Array, Draw], tuple[jax.Array, jax.Array]]
+    one_call: Callable[[Step, jax.Array], jax.Array]
+
+
+class Samplers(NamedTuple):
+    """A recipe's samplers, see framer_jax.recipes.base.Recipe."""
+
+    sample: Sampler
+    mean: Sampler
+    sample_tiled: TiledSampler
+    stepwise: StepwiseSampler | None
+
+
+def latent_samplers(
+    task: LatentTask, process: LatentProcess, predict: Predict, observe: Observe, guidance: float
+) -> Samplers:
+    """The samplers.
+
+    Args:
+      task: the latents; not residual.
+      process: how a latent is sampled.
+      predict: the network.
+      observe: what the network sees of the LR image.
+      guidance: scale of classifier-free guidance, from the negative prompt to the prompt; 1 for none, with one text.
+    """
+
+    def output(
+        params: Params, frozen: Frozen, x: jax.Array, time: jax.Array, seen: Condition, guidance: float
+    ) -> jax.Array:
+        """The guided output of the network, for any number of latents at one time."""
+
+        def predict_output(x: jax.Array, time: jax.Array, *rest: Any) -> jax.Array:
+            *entries, text = rest
+            return predict(params, frozen, x, time, dict(zip(seen, entries, strict=True)), text)[0]
+
+        count = x.shape[0]
+        inputs = x, jnp.full((count,), time), *seen.values()
+        prompt = broadcast_text(frozen, PROMPT, count)
+        if guidance == 1:
+            return predict_output(*inputs, prompt)
+        return guided_prediction(predict_output, inputs, prompt, broadcast_text(frozen, NEGATIVE, count), guidance)
+
+    def draws(z_lr: jax.Array, noise: NoiseField) -> Draw:
+        return lambda number: task.noise(z_lr, noise, number)
+
+    def observed(frozen: Frozen, lr: jax.Array) -> tuple[jax.Array, Condition]:
+        return observe(task.space, frozen, upsample_bicubic(to_model_range(lr), task.scale))
+
+    def sample(params: Params, frozen: Frozen, lr: jax.Array, noise: NoiseField) -> jax.Array:
+        z_lr, seen = observed(frozen, lr)
+        draw = draws(z_lr, noise)
+        x0 = process.run(
+            lambda x, time: output(params, frozen, x, time, seen, guidance), process.start(z_lr, draw), draw
+        )
+        return task.decode(frozen, x0, z_lr)
+
+    def stepwise(params: Params, frozen: Frozen, lr: jax.Array, noise: NoiseField, every: int) -> jax.Array:
+        z_lr, seen = observed(frozen, lr)
+        draw = draws(z_lr, noise)
+        x0, estimates = process.estimates(
+            lambda x, time: output(params, frozen, x, time, seen, guidance), process.start(z_lr, draw), draw
+        )
+        return task.decode_with_previews(frozen, x0, z_lr, estimates, every)
+
+    def sample_tiled(params: Params, frozen: Frozen, image: jax.Array, noise: NoiseField, tiling: Tiling) -> jax.Array:
+        tiled = replace(task, space=with_tiles(task.space, tiling.encoder, tiling.decoder))
+        z_lr, seen = observe(tiled.space, frozen, to_model_range(image))
+        side, overlap = (pixels // task.space.image_pixels_per_latent for pixels in tiling[:2])
+        grid = tile_grid((z_lr.shape[1], z_lr.shape[2]), side, overlap)
+        maps = {name: value for name, value in seen.items() if value.ndim == 4}
+        tokens = {name: value for name, value in seen.items() if value.ndim == 3}
+
+        def step(x: jax.Array, time: jax.Array) -> jax.Array:
+            """The network's output, blended from those of tiles."""
+
+            def of_tiles(x: jax.Array, *cut: jax.Array) -> jax.Array:
+                repeated = {name: jnp.tile(each, (x.shape[0] // each.shape[0], 1, 1)) for name, each in tokens.items()}
+                here = {**dict(zip(maps, cut, strict=True)), **repeated}
+                return output(params, frozen, x, time, here, guidance)
+
+            return map_tiles(of_tiles, grid, x, *maps.values(), batch=tiling.batch)
+
+        draw = draws(z_lr, noise)
+        return tiled.decode(frozen, process.run(step, process.start(z_lr, draw), draw), z_lr)
+
+    def mean(params: Params, frozen: Frozen, lr: jax.Array, noise: NoiseField) -> jax.Array:
+        z_lr, seen = observed(frozen, lr)
+        start = process.start(z_lr, draws(z_lr, noise))
+        x0 = process.one_call(lambda x, time: output(params, frozen, x, time, seen, 1.0), start)
+        return task.decode(frozen, x0, z_lr)
+
+    steps = process.steps
+    return Samplers(sample, mean, sample_tiled, StepwiseSampler(steps, stepwise) if steps > 1 else None)
+
+
+def check_text_lengths(texts: Mapping[str, TextEmbedding]) -> None:
+    """Raise ValueError if prompt and negative prompt differ in length: guidance calls the network with both at once."""
+    prompt, negative = (texts.get(name, texts[NULL]).tokens.shape[0] for name in (PROMPT, NEGATIVE))
+    if prompt != negative:
+        unset = " (the null text, as it is not set)"
+        names = [f"recipe.text.{name}_embedding{'' if name in texts else unset}" for name in (PROMPT, NEGATIVE)]
+        raise ValueError(
+            f"{names[0]} has {prompt} tokens, {names[1]} has {negative}: make all texts of a run with one --t5-length"
+        )

@@ -1,0 +1,226 @@
+"""Multi-step diffusion on Stable Diffusion 2 in SeeSR's manner: the LR image through a ControlNet, tokens by attention.
+
+Wu et al., "SeeSR: Towards Semantics-Aware Real-World Image Super-Resolution" (CVPR 2024). The U-Net of the base stays
+frozen; its ControlNet and the attention to image tokens are trained with the plain objective of the noise. FRAMER's
+paper calls its experiments on U-Nets multi-step; its own such recipe is not published.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+
+from framer_jax.data.latents import HR_LATENT, LR_LATENT
+from framer_jax.data.text import TEXT, TextEmbedding, TextSizes
+from framer_jax.diffusion import ddpm
+from framer_jax.diffusion.samplers import Draw, ddim, ddim_estimates
+from framer_jax.losses.denoising import denoising_error
+from framer_jax.models.controlled_unet import ControlledUNet
+from framer_jax.models.denoiser import IMAGE, IMAGE_TOKENS, Condition, denoise
+from framer_jax.models.denoiser import LR_LATENT as LR_CONDITION
+from framer_jax.recipes.base import PIXELS, Batch, Frozen, Loss, LossFunction, Params, Recipe, State, Update
+from framer_jax.recipes.components.base_model import (
+    BASE,
+    cast_frozen,
+    join_params,
+    split_params,
+    zeros_like_inputs,
+)
+from framer_jax.recipes.components.image_tokens import ImageEncoder
+from framer_jax.recipes.components.latent_sampler import (
+    LatentProcess,
+    Observe,
+    Predict,
+    Step,
+    check_text_lengths,
+    latent_samplers,
+)
+from framer_jax.recipes.components.latent_space import LatentSpace, LatentTask, to_model_range, upsample_bicubic
+from framer_jax.recipes.components.sd_base import schedule as sd_schedule
+from framer_jax.recipes.components.text import TEXTS, batch_text, text_shapes
+from framer_jax.recipes.multistep_sd.settings import MultistepSdSettings
+from framer_jax.trees import check_same_structure
+
+DENOISER, ENCODER = "denoiser", "image_encoder"
+"""The group of parameters that are trained; the entry of `frozen` with the weights of the image encoder."""
+
+LATENT_ENTRIES = (HR_LATENT, LR_LATENT)
+
+SPACING, OFFSET = "leading", 1
+"""How the times of a sampler are chosen in Stable Diffusion's schedulers."""
+
+
+def multistep_sd(
+    denoiser: ControlledUNet,
+    space: LatentSpace,
+    scale: int,
+    settings: MultistepSdSettings,
+    text: TextSizes,
+    texts: Mapping[str, TextEmbedding],
+    base: Params | None = None,
+    encoder: ImageEncoder | None = None,
+    batch_entries: tuple[str, ...] = PIXELS,
+) -> Recipe:
+    """The recipe.
+
+    Args:
+      denoiser: U-Net and ControlNet.
+      space: the latents.
+      scale: upsampling factor.
+      settings: see MultistepSdSettings.
+      text: sizes of the text embeddings.
+      texts: name → text, at least the null text.
+      base: all parameters of the denoiser to start from (framer_jax.recipes.multistep_sd.weights.with_controlnet), host
+        arrays; those that are not trained stay frozen. Without it the recipe holds shapes in their place: it can be
+        described, and trained only if all parameters are trained.
+      encoder: makes the image tokens; None without them, and for a description.
+      batch_entries: images or latents, with or without texts.
+
+    Raises:
+      ValueError: nothing would be trained; guidance between texts of two lengths; or the base is another network.
+    """
+    task = LatentTask(space, scale, residual=False)
+    shapes = denoiser_shapes(denoiser, text)
+    trainable, untrained = split_params(shapes, settings.trainable)
+    if not trainable:
+        raise ValueError(
+            f"recipe.multistep_sd.trainable {settings.trainable!r} matches no parameter of the network, so nothing "
+            "would be trained: choose another pattern, such as '^controlnet/'"
+        )
+    if base:
+        check_same_structure(base, shapes, "recipe.multistep_sd.base_checkpoint")
+    if settings.guidance != 1:
+        check_text_lengths(texts)
+    initial, untrained = split_params(base, settings.trainable) if base else ({}, untrained)
+    untrained = cast_frozen(untrained, settings.base_dtype)
+    observe, predict = _observer(denoiser, encoder), _predictor(denoiser)
+    process = sampling_process(sd_schedule(), settings)
+    return Recipe(
+        name="multistep_sd",
+        scale=scale,
+        init=_init(denoiser, text, settings),
+        updates=(Update(DENOISER, (DENOISER,), _loss(task, settings, predict, observe, batch_entries)),),
+        **latent_samplers(task, process, predict, observe, settings.guidance)._asdict(),
+        lr_multiple=task.lr_multiple(denoiser),
+        tap_kind=denoiser.taps,
+        exported=(DENOISER,),
+        frozen={
+            **space.frozen,
+            TEXTS: dict(texts),
+            **({BASE: untrained} if untrained else {}),
+            **({ENCODER: encoder.params} if encoder else {}),
+        },
+        initial_params={DENOISER: initial} if initial else {},
+        batch_entries=batch_entries,
+    )
+
+
+def denoiser_inputs(
+    denoiser: ControlledUNet, text: TextSizes
+) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct, dict[str, jax.ShapeDtypeStruct]]:
+    """The smallest inputs of the network: latent, time, condition."""
+
+    def floats(*shape: int) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(shape, jnp.float32)
+
+    side = denoiser.size_multiple
+    latent, finer = floats(1, side, side, denoiser.out_channels), side * denoiser.downsampling
+    condition = text_shapes(text)
+    condition |= {LR_CONDITION: latent} if denoiser.control == "latent" else {IMAGE: floats(1, finer, finer, 3)}
+    if width := denoiser.image_context_width:
+        condition[IMAGE_TOKENS] = floats(1, 1, width)
+    return latent, floats(1), condition
+
+
+def denoiser_shapes(denoiser: ControlledUNet, text: TextSizes) -> Params:
+    """Names and shapes of the network's parameters."""
+    shapes: Params = jax.eval_shape(denoiser.init, jax.random.key(0), *denoiser_inputs(denoiser, text))["params"]
+    return shapes
+
+
+def _init(
+    denoiser: ControlledUNet, text: TextSizes, settings: MultistepSdSettings
+) -> Callable[[jax.Array, Batch], Params]:
+    def init(key: jax.Array, batch: Batch) -> Params:
+        params = denoiser.init(key, *zeros_like_inputs(denoiser_inputs(denoiser, text)))["params"]
+        return {DENOISER: split_params(params, settings.trainable)[0]}
+
+    return init
+
+
+def _predictor(denoiser: ControlledUNet) -> Predict:
+    def predict(
+        params: Params, frozen: Frozen, x: jax.Array, time: jax.Array, seen: Condition, text: Condition
+    ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+        joined = join_params(frozen.get(BASE, {}), params[DENOISER])
+        return denoise(denoiser, joined, x, time, {**text, **seen})
+
+    return predict
+
+
+def _observer(denoiser: ControlledUNet, encoder: ImageEncoder | None) -> Observe:
+    def observe(space: LatentSpace, frozen: Frozen, image: jax.Array) -> tuple[jax.Array, Condition]:
+        z_lr = space.encode(frozen, image)
+        seen = {LR_CONDITION: z_lr} if denoiser.control == "latent" else {IMAGE: image}
+        return z_lr, {**seen, **({IMAGE_TOKENS: encoder.encode(frozen[ENCODER], image)} if encoder else {})}
+
+    return observe
+
+
+def _loss(
+    task: LatentTask,
+    settings: MultistepSdSettings,
+    predict: Predict,
+    observe: Observe,
+    batch_entries: tuple[str, ...],
+) -> LossFunction:
+    precomputed, text_in_batch = HR_LATENT in batch_entries, TEXT in batch_entries
+    schedule = sd_schedule()
+
+    def observed(frozen: Frozen, batch: Batch) -> tuple[jax.Array, Condition]:
+        """(HR latent, LR condition): precomputed, or encoded here."""
+        if precomputed:
+            return batch[HR_LATENT].astype(jnp.float32), {LR_CONDITION: batch[LR_LATENT].astype(jnp.float32)}
+        z_hr = task.space.encode(frozen, to_model_range(batch["hr"]))
+        return z_hr, observe(task.space, frozen, upsample_bicubic(to_model_range(batch["lr"]), task.scale))[1]
+
+    def loss(params: Params, frozen: Frozen, state: State, batch: Batch, key: jax.Array, step: jax.Array) -> Loss:
+        z_hr, seen = observed(frozen, batch)
+        count = z_hr.shape[0]
+        key_time, key_noise = jax.random.split(key)
+        t = jax.random.randint(key_time, (count,), 0, schedule.steps)
+        noise = jax.random.normal(key_noise, z_hr.shape, jnp.float32)
+        x = ddpm.forward(schedule, z_hr, t, noise)
+        text = batch_text(frozen, batch, count, text_in_batch)
+        output, taps = predict(params, frozen, x, t.astype(jnp.float32), seen, text)
+        error = denoising_error(schedule, output, z_hr, t, noise, settings.prediction)  # [B]
+        return Loss(error, {"noise_mse": error}, taps, state)
+
+    return loss
+
+
+def sampling_process(schedule: ddpm.Schedule, settings: MultistepSdSettings) -> LatentProcess:
+    """Steps of DDPM or DDIM from noise, or from the LR latent with the noise of the last time."""
+    ancestral = settings.sampler == "ddpm"
+    make_grid = ddpm.ddpm_grid if ancestral else ddpm.ddim_grid
+    grid = make_grid(schedule, settings.sampling_steps, SPACING, OFFSET)
+    eta, last = 1.0 if ancestral else settings.eta, jnp.int32(schedule.steps - 1)
+
+    def clean(step: Step, x: jax.Array, t: jax.Array) -> jax.Array:
+        output = step(x, t.astype(jnp.float32))
+        return ddpm.predicted_x0(schedule, x, t, output, settings.prediction)
+
+    def start(z_lr: jax.Array, draw: Draw) -> jax.Array:
+        noise = draw(jnp.int32(0))
+        return ddpm.forward(schedule, z_lr, last, noise) if settings.start == "lr" else noise
+
+    return LatentProcess(
+        steps=settings.sampling_steps,
+        start=start,
+        run=lambda step, x, draw: ddim(grid, partial(clean, step), x, eta, draw),
+        estimates=lambda step, x, draw: ddim_estimates(grid, partial(clean, step), x, eta, draw),
+        one_call=lambda step, x: clean(step, x, last),
+    )
