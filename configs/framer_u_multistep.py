@@ -11,7 +11,9 @@ reading, framer_u_pisa_sr the second.
                  known of FRAMER_U                           here
 taps             9 maps: 4 down, middle, 4 up (Figure 3)     the same; the last one is the teacher
 matching         1x1 convolution and resizing, training only the same
-lambda           none printed, a sum over the layers         1, sum
+lambda           none printed, a sum over the layers         0.1 on the mean, as the released FRAMER_D
+taps' content    not stated                                  of the way down and the middle with the ControlNet's
+                                                             residuals, without which they are the frozen U-Net's
 batch, rate      not printed                                 SeeSR's: 32, 5e-5
 """
 
@@ -24,4 +26,6 @@ def get_config() -> ConfigDict:
     """FRAMER on the multi-step U-Net."""
     config = shipped("multistep_sd21")
     config.framer.variant = "paper"
+    config.framer.weight = 0.1
+    config.framer.reduction = "mean"
     return config

@@ -7,8 +7,8 @@ Expected: Table 7 of the paper: RealSR 25.72 dB PSNR, LPIPS .416, NIQE 6.229, MU
           7.294, 39.57); not measured here.
 
 Known from the paper: both runs are trained alike, and the U-Net's maps are compared by 1x1 convolutions and a resize.
-Chosen here: SupResDiffGAN's released options, FRAMER's degradation, λ = 0.1 as in the released FRAMER_D, and the term
-in the generator's update alone.
+Chosen here: SupResDiffGAN's released options, FRAMER's degradation, λ = 0.1 on the mean over the
+blocks as in the released FRAMER_D, and the term in the generator's update alone.
 """
 
 from ml_collections import ConfigDict
@@ -22,4 +22,5 @@ def get_config() -> ConfigDict:
     config.data.degradation = "framer_paper"
     config.framer.variant = "paper"
     config.framer.weight = 0.1
+    config.framer.reduction = "mean"
     return config

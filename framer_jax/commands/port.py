@@ -307,7 +307,7 @@ def port_to_published(
             raise ValueError(f"--to published writes a run as it is: omit --{option}")
     if len(paths) != 1:
         raise ValueError("--to published takes one file of a run of framer_jax")
-    content = published_content(paths[0])
+    content = published_content(paths[0], model)
     write_pickle(output, content)
     tensors = [value for state in content.values() if isinstance(state, dict) for value in state.values()]
     facts = _facts(output, f"LoRAs of {model}", sum(value.size for value in tensors))

@@ -14,7 +14,7 @@ import jax
 from framer_jax.knobs import inherited_knob, knob
 from framer_jax.models.controlnet import ControlNet
 from framer_jax.models.denoiser import IMAGE, LR_LATENT, Condition, Taps, condition_entry
-from framer_jax.models.sd_unet import SDNetwork, SDUNet
+from framer_jax.models.sd_unet import ControlResiduals, SDNetwork, SDUNet
 
 UNET, CONTROLNET = "unet", "controlnet"
 """The two networks among the parameters."""
@@ -81,13 +81,14 @@ class ControlledUNet(SDNetwork):
             'lr_latent', of the shape of x. (A latent passes the same change of range as an image, [-1, 1] to [0, 1].)
 
         Returns:
-          prediction [B, H, W, out_channels] float32, and the taps of the U-Net; the prediction of the U-Net alone
-          before any training.
+          prediction [B, H, W, out_channels] float32, and the taps of the U-Net: those of the way down and of the middle
+          as the way up gets them, with what the ControlNet adds (without it they would not depend on the ControlNet).
+          Before any training, both are those of the U-Net alone.
 
         Raises:
           ValueError: the condition lacks an entry, or a shape does not fit.
         """
-        seen = condition_entry(condition, IMAGE if self.control == "image" else LR_LATENT)
+        lr_condition = condition_entry(condition, IMAGE if self.control == "image" else LR_LATENT)
         controlnet = ControlNet(
             **self._shared_arguments(),
             in_channels=self.out_channels,
@@ -95,11 +96,19 @@ class ControlledUNet(SDNetwork):
             image_widths=self.image_widths,
             name=CONTROLNET,
         )
-        control = controlnet(x, t, {**condition, IMAGE: seen})
-        prediction: tuple[jax.Array, Taps] = SDUNet(
-            **self._shared_arguments(), out_channels=self.out_channels, name=UNET
-        )(x, t, condition, control)
-        return prediction
+        control = controlnet(x, t, {**condition, IMAGE: lr_condition})
+        unet = SDUNet(**self._shared_arguments(), out_channels=self.out_channels, name=UNET)
+        prediction, taps = unet(x, t, condition, control)
+        return prediction, self._controlled_taps(taps, control)
+
+    def _controlled_taps(self, taps: Taps, control: ControlResiduals) -> Taps:
+        """The taps of the way down and of the middle with their residuals added."""
+        levels = len(self.channels)
+        # A level's tap is its last skip connection; the first skip connection is the first convolution's output.
+        last = [(level + 1) * (self.blocks + 1) for level in range(levels - 1)]
+        residuals = (*(control.down[index] for index in (*last, len(control.down) - 1)), control.middle)
+        changed = (tap + change.astype(tap.dtype) for tap, change in zip(taps, residuals, strict=False))
+        return (*changed, *taps[levels + 1 :])
 
     def _shared_arguments(self) -> dict[str, Any]:
         names = ("channels", "blocks", "attention_levels", "heads", "groups", "context_width", "image_context_width")

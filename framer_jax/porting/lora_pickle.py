@@ -195,7 +195,12 @@ def split_adapter(
     for key, value in plain.items():
         if key.endswith(".alpha"):
             continue
-        part = next(part for part, starts in PARTS.items() if key.startswith(starts))
+        part = next((part for part, starts in PARTS.items() if key.startswith(starts)), "")
+        if not part:
+            raise ValueError(
+                f"the module {key.partition('.lora_')[0]!r} has a LoRA and no place in such a file, which has those of "
+                "the way down, of the way up and of the middle: train with the default lora_modules"
+            )
         state[key.replace(".weight", f".default_{part}{ending}.weight")] = value
         modules[part].append(key.partition(".lora_")[0])
     return state, {part: sorted(set(names)) for part, names in modules.items()}

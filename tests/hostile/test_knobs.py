@@ -258,7 +258,7 @@ TOGETHER = {
     },
     "pisa_sr": {
         "recipe.pisa_sr.lora_modules=(": r"recipe.pisa_sr.lora_modules is '\(': .* regular expression",
-        " ".join(f"recipe.pisa_sr.{name}_weight=0" for name in ("pixel", "perceptual", "distillation")): "at least one",
+        "recipe.pisa_sr.pixel_weight=0": "recipe.pisa_sr.pixel_weight is 0: it must be .* above 0",
         "recipe.denoiser.sd_unet.heads=(3, 10, 20, 20)": "3 heads do not divide the width of their level, 320",
     },
     "osediff": {

@@ -48,6 +48,7 @@ def knobs(tmp_path_factory):
         *(f"recipe.text.{name}_embedding={path}" for name, path in texts.items()),
         "recipe.text.condition=null",
         "recipe.pisa_sr.perceptual_weight=0.0",
+        "recipe.pisa_sr.null_text_ratio=0.0",
     )
 
 
@@ -138,7 +139,7 @@ def test_the_losses_are_those_of_the_paper(recipe, params, batch, network, task)
     assert "distillation" not in first.metrics and len(first.taps) == len(second.taps) == 5
 
     z, schedule = latents[(PIXEL, SEMANTIC)], ddpm.scaled_linear_schedule()
-    key_time, key_noise = jax.random.split(key)
+    key_time, key_noise = jax.random.split(jax.random.split(key)[1])
     t = np.asarray(draw_times(key_time, 2, CSD_TIMES))
     noise = np.asarray(jax.random.normal(key_noise, z.shape, jnp.float32))
     level = schedule.alphas_cumprod[t][:, None, None, None]
@@ -153,6 +154,20 @@ def test_the_losses_are_those_of_the_paper(recipe, params, batch, network, task)
     np.testing.assert_allclose(second.metrics["distillation"], np.square(direction).mean((1, 2, 3)), rtol=2e-3)
     total = 2.0 * second.metrics["pixel_mse"] + 0.5 * second.metrics["distillation"]
     np.testing.assert_allclose(second.values, total, rtol=1e-6)
+
+
+def test_the_student_alone_gets_the_null_text(knobs, recipe, params, batch):
+    """What the teacher says of the student's latent depends on the prompt, whatever the student was given."""
+    dropped = recipe_of(*knobs, "recipe.pisa_sr.null_text_ratio=1.0", "recipe.pisa_sr.distillation_weight=0.5")
+    null = {**recipe.frozen, TEXTS: {**recipe.frozen[TEXTS], "prompt": recipe.frozen[TEXTS]["null"]}}
+    key = jax.random.key(3)
+    with_prompt = jax.jit(recipe.updates[1].loss)(params, recipe.frozen, {}, batch, key, STEP)
+    student = jax.jit(dropped.updates[1].loss)(params, dropped.frozen, {}, batch, key, STEP)
+    everything = jax.jit(recipe.updates[1].loss)(params, null, {}, batch, key, STEP)
+    np.testing.assert_allclose(student.metrics["pixel_mse"], everything.metrics["pixel_mse"], rtol=1e-5)
+    assert np.abs(student.metrics["pixel_mse"] - with_prompt.metrics["pixel_mse"]).max() > 1e-6
+    difference = np.abs(student.metrics["distillation"] - everything.metrics["distillation"])
+    assert (difference > 1e-4 * everything.metrics["distillation"]).all()
 
 
 def test_the_first_phase_does_not_see_the_semantic_lora(recipe, params, batch):
@@ -249,7 +264,7 @@ def test_framer_acts_in_both_phases(recipe, batch):
 def test_its_authors_file_is_read(knobs, recipe, params, monkeypatch, tmp_path):
     run, path = tmp_path / "weights.safetensors", tmp_path / "pisa_sr.pkl"
     save_model(run, recipe, {name: params[name] for name in recipe.exported}, {"config": config(*knobs), "step": 0})
-    content = published_content(run)
+    content = published_content(run, "sd_unet")
     state = content["state_dict_unet"]
     assert {key.split(".")[-2] for key in state} == {
         f"default_{part}_{word}" for part in ("encoder", "decoder", "others") for word in ("pix", "sem")

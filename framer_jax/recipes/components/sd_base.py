@@ -106,13 +106,13 @@ def _check_prediction(file: WeightFile, path: str, reader: WeightReader, predict
     if scheduler is None:
         reader.note(
             file.knob,
-            f"has no scheduler/scheduler_config.json beside it: assumed that it predicts {prediction}, as "
+            f"has no scheduler/scheduler_config.json next to it: assumed that it predicts {prediction}, as "
             "stable-diffusion-2-base and 2-1-base do and stable-diffusion-2 and 2-1 do not",
         )
         return
     stated = scheduler.get("prediction_type", "epsilon")
-    if (found := PREDICTION_TYPES.get(stated)) != prediction:
-        remedy = f"set {knob}={found}" if knob and found else "use stable-diffusion-2-1-base"
+    if (predicted := PREDICTION_TYPES.get(stated)) != prediction:
+        remedy = f"set {knob}={predicted}" if knob and predicted else "use stable-diffusion-2-1-base"
         raise ValueError(
             f"{file.knob}: {path} predicts {stated} by its scheduler_config.json, and this method needs a network that "
             f"predicts {prediction}: {remedy}"

@@ -56,8 +56,9 @@ class TextSources:
 
     condition: str = knob(
         "captions",
-        "captions: embeddings of captions, replaced by the null text with data.caption_dropout; null: always the null "
-        "text; zero: zeros, for runs without any text encoder, which the base model does not know as a text.",
+        "captions: embeddings of captions, replaced by the null text with data.caption_dropout; null: one text for "
+        "every example, the null text or, of one-step methods, prompt_embedding; zero: zeros, for runs without any text "
+        "encoder, which the base model does not know as a text.",
         choices=CONDITIONS,
     )
     null_embedding: str = knob(
@@ -267,6 +268,13 @@ def describe_text(condition: str, caption_dropout: float) -> str:
     if condition == "null":
         return "the null text for every example"
     return f"captions, the null text for {caption_dropout:.0%} of the examples"
+
+
+def describe_prompt(condition: str, caption_dropout: float) -> str:
+    """As `describe_text`, of methods that train with the prompt where there are no captions."""
+    if condition == "null":
+        return "one prompt for every example (recipe.text.prompt_embedding), or the null text"
+    return describe_text(condition, caption_dropout)
 
 
 def require_photos(config: Config, data: str) -> None:

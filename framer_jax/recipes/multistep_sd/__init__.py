@@ -73,6 +73,17 @@ def _build(config: Config, purpose: str, data: str, reader: WeightReader) -> Rec
             "untrained: set it to the path of Stable Diffusion 2's U-Net, or train everything (trainable '')"
         )
     encoder = _encoder(config, settings, denoiser, reader)
+    text = config["text"]
+    if (
+        purpose == "inference"
+        and settings.guidance != 1
+        and not (text["prompt_embedding"] or text["negative_embedding"])
+    ):
+        reader.note(
+            "recipe.multistep_sd.guidance",
+            f"is {settings.guidance:g} and changes nothing: prompt and negative prompt are both the null text. Give "
+            "--prompt-embedding or --negative-embedding, or --guidance 1, which takes half the time",
+        )
     embeddings = texts.read_texts(config)
     return multistep_sd(denoiser, space, config["scale"], settings, sizes, embeddings, base, encoder, entries)
 
@@ -147,7 +158,13 @@ METHOD = Method(
         "guidance": ("multistep_sd", "guidance"),
         **texts.SAMPLING_OVERRIDES,
     },
-    identity=(("name",), ("space",), ("multistep_sd", "prediction"), ("multistep_sd", "image_tokens")),
+    identity=(
+        ("name",),
+        ("space",),
+        ("multistep_sd", "prediction"),
+        ("multistep_sd", "image_tokens"),
+        ("multistep_sd", "token_side"),
+    ),
     sampler_knobs=(
         ("multistep_sd", "sampling_steps"),
         ("multistep_sd", "sampler"),

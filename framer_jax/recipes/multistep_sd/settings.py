@@ -48,7 +48,13 @@ class MultistepSdSettings:
         at_least=1,
         at_most=16_384,
     )
-    sampling_steps: int = knob(50, "Steps of the sampler.", at_least=1, at_most=1000, unit="steps")
+    sampling_steps: int = knob(
+        50,
+        "Steps of the sampler. (One would be at the first of the 1000 times, 1000 would begin after the last.)",
+        at_least=2,
+        at_most=999,
+        unit="steps",
+    )
     sampler: str = knob(
         "ddpm",
         "ddpm: ancestral steps, as SeeSR's released code; ddim: deterministic steps, or with eta in between.",
@@ -71,5 +77,10 @@ class MultistepSdSettings:
 
     def __post_init__(self) -> None:
         check_knobs(self)
+        if self.dinov2_checkpoint and self.image_tokens != "dinov2":
+            raise ValueError(
+                f"dinov2_checkpoint is {self.dinov2_checkpoint!r}, and image_tokens is {self.image_tokens!r}: set that "
+                "to dinov2, or leave the path empty"
+            )
         if self.eta and self.sampler != "ddim":
             raise ValueError(f"eta is {self.eta}: it is of sampler 'ddim' only; set sampler=ddim, or eta=0")

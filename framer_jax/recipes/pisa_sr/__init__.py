@@ -26,7 +26,8 @@ PROTOCOL = UpscaleProtocol(
     autoencoder_tiles=(1024, 1792),
 )
 """As PiSA-SR's released code. Differences: the latent of the LR image is the mean of its Gaussian, not a draw; all
-images have one prompt (released code: tags of each); nothing is rounded to 8 bits in between."""
+images have one prompt (released code: tags of each); nothing is rounded to 8 bits in between; the blending weights of
+tiles are centred half a latent lower (as in other releases of this family)."""
 
 
 def _build(config: Config, purpose: str, data: str, reader: WeightReader) -> Recipe:
@@ -96,7 +97,7 @@ METHOD = Method(
     build=_build,
     weight_files=(spaces.WEIGHT_FILE, BASE_FILE, *texts.WEIGHT_FILES, perceptual.WEIGHT_FILE),
     conditioning="text",
-    text_summary=texts.describe_text,
+    text_summary=texts.describe_prompt,
     batch_entries=_batch_entries,
     sampling_overrides={
         "pixel_scale": ("pisa_sr", "pixel_scale"),

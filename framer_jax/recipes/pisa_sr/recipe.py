@@ -1,12 +1,13 @@
 """PiSA-SR: Stable Diffusion 2 as a one-step super-resolver with a pixel-level and a semantic-level LoRA.
 
 Sun et al., "Pixel-level and Semantic-level Adjustable Super-resolution: A Dual-LoRA Approach" (CVPR 2025). The network
-predicts the residual that the LR latent has too much: z_H = z_L - ε(z_L), in one call. The first phase of training
-fits the pixel-level LoRA to the image alone; the second one adds the semantic-level LoRA to it, and trains that with
-LPIPS and classifier score distillation. When sampling, the effect of each can be scaled. FRAMER_U builds on it.
+predicts the residual that is subtracted from the LR latent: z_H = z_L - ε(z_L), in one call. The first phase of
+training fits the pixel-level LoRA to the image alone; the second one adds the semantic-level LoRA to it, and trains
+that with LPIPS and classifier score distillation. When sampling, the effect of each can be scaled. FRAMER_U builds on
+it.
 
-Differences from the released code: the encoder returns its mean, not a draw; gradients are those of the mean over
-examples, and the text is that of the batch or one for all.
+Differences from the released code: the encoder returns its mean, not a draw; captions are embedded beforehand, where
+the release tags the images as it trains; the null text is drawn for each example, not for a whole batch.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ from framer_jax.recipes.components.base_model import (
 from framer_jax.recipes.components.latent_space import LatentSpace, LatentTask, to_model_range
 from framer_jax.recipes.components.one_step import Predict, one_step_samplers
 from framer_jax.recipes.components.sd_base import schedule
-from framer_jax.recipes.components.text import NEGATIVE, PROMPT, TEXTS, batch_text, broadcast_text
+from framer_jax.recipes.components.text import NEGATIVE, NULL, PROMPT, TEXTS, batch_text, broadcast_text
 from framer_jax.recipes.pisa_sr.settings import PisaSrSettings
 
 PIXEL, SEMANTIC, DENOISER = "pixel_lora", "semantic_lora", "denoiser"
@@ -153,7 +154,7 @@ def network_variables(settings: PisaSrSettings, params: Params, frozen: Frozen, 
 def _residual(
     settings: PisaSrSettings, network: Network, variables: Variables, z_lr: jax.Array, text: Condition
 ) -> tuple[jax.Array, Taps]:
-    """What the LR latent [B, h, w, C] has too much, and the taps."""
+    """The residual that is subtracted from the LR latent [B, h, w, C], and the taps."""
     return network(variables, z_lr, jnp.full((z_lr.shape[0],), settings.timestep, jnp.float32), text)
 
 
@@ -172,8 +173,10 @@ def _loss(
         hr = to_model_range(batch["hr"])  # [B, H, W, 3]
         z_lr, _ = task.encode_lr(frozen, batch["lr"])  # [B, h, w, C]
         text = batch_text(frozen, batch, z_lr.shape[0], text_in_batch, default=PROMPT)
+        key_text, key_distillation = jax.random.split(key)
+        student_text = _with_null_text(key_text, text, broadcast_text(frozen, NULL, z_lr.shape[0]), settings)
         variables = network_variables(settings, params, frozen, semantic)
-        residual, taps = _residual(settings, network, variables, z_lr, text)
+        residual, taps = _residual(settings, network, variables, z_lr, student_text)
         z = z_lr - residual
         image = jnp.clip(task.space.decode(frozen, z), -1, 1)  # [B, H, W, 3]
         metrics = {"pixel_mse": pixel_mse(image, hr)}  # [B]
@@ -181,11 +184,18 @@ def _loss(
         if auxiliary:
             values, metrics = add_auxiliary(auxiliary, frozen, values, metrics, image, hr)
         if distills:
-            metrics["distillation"] = _distillation(settings, network, frozen, z, text, key)
+            metrics["distillation"] = _distillation(settings, network, frozen, z, text, key_distillation)
             values = values + settings.distillation_weight * metrics["distillation"]
         return Loss(values, metrics, taps, state)
 
     return loss
+
+
+def _with_null_text(key: jax.Array, text: Condition, null: Condition, settings: PisaSrSettings) -> Condition:
+    """The text of each example, or for a share of them the null text."""
+    count = next(iter(text.values())).shape[0]
+    is_null = jax.random.uniform(key, (count,), jnp.float32) < settings.null_text_ratio
+    return {name: jnp.where(is_null[:, None, None], null[name], value) for name, value in text.items()}
 
 
 def _distillation(

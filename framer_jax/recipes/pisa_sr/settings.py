@@ -44,6 +44,13 @@ class PisaSrSettings:
     lora_scale: float = knob(
         2.0, "alpha / rank of both LoRAs; the release has PEFT's default alpha of 8.", above=0, at_most=MAX_WEIGHT
     )
+    null_text_ratio: float = knob(
+        0.5,
+        "Share of the examples for which the student gets the null text in training; the distillation's teacher gets "
+        "the text of the image in any case.",
+        at_least=0,
+        at_most=1,
+    )
     timestep: int = knob(1, "The time that the network is given.", at_least=0, at_most=999)
     pixel_steps: int = knob(
         4000,
@@ -54,7 +61,7 @@ class PisaSrSettings:
         unit="steps",
     )
     pixel_weight: float = knob(
-        1.0, "Weight of the mean square error of the image in [-1, 1].", at_least=0, at_most=MAX_WEIGHT
+        1.0, "Weight of the mean square error of the image in [-1, 1].", above=0, at_most=MAX_WEIGHT
     )
     perceptual_weight: float = knob(
         2.0, "Weight of LPIPS in the second phase; the first one has none.", at_least=0, at_most=MAX_WEIGHT
@@ -83,12 +90,8 @@ class PisaSrSettings:
 
     def __post_init__(self) -> None:
         check_knobs(self)
-        if not (self.pixel_weight or self.perceptual_weight or self.distillation_weight):
-            raise ValueError(
-                "pixel_weight is 0, and so are perceptual_weight and distillation_weight: at least one must be above 0"
-            )
 
     @property
     def adjusted(self) -> bool:
-        """Whether the sampler weighs the two LoRAs, which takes two calls of the network."""
+        """Whether the sampler scales the effects of the two LoRAs, which takes two calls of the network."""
         return (self.pixel_scale, self.semantic_scale) != (1.0, 1.0)
