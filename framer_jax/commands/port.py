@@ -9,13 +9,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from framer_jax.checkpoints.groups import present_metadata
-from framer_jax.checkpoints.merge import add_lora, is_mergeable_run, merge_run, published_content
+from framer_jax.checkpoints.merge import add_lora, is_mergeable_run, merge_run
 from framer_jax.checkpoints.networks import build_network, network_shapes, read_network
 from framer_jax.commands.port_check import INSTALLED, check
+from framer_jax.commands.port_facts import count_parameters, described_source, written_facts
 from framer_jax.commands.port_originals import control_differences
+from framer_jax.commands.port_published import port_to_published
 from framer_jax.commands.port_values import option_statements, read_values, statement_facts, write_torch
 from framer_jax.porting.files import PathLike, check_output_folder, check_outputs, sha256_of
 from framer_jax.porting.lora import LoraLayers, write_layers
@@ -23,7 +23,7 @@ from framer_jax.porting.lora_files import RANK, is_lora
 from framer_jax.porting.maps import to_torch
 from framer_jax.porting.stated import settle, without_constants
 from framer_jax.porting.table import MAPS, Ported, arguments_in, map_named, model_in
-from framer_jax.porting.torch_files import write_pickle, write_state
+from framer_jax.porting.torch_files import write_state
 from framer_jax.porting.weights import load_weights, save_weights
 from framer_jax.recipes.components.networks import network_section
 from framer_jax.recipes.table import method_of
@@ -198,7 +198,7 @@ def port_to_jax(
     params, source = _with_loras(model, ported.params, ported.source, inputs)
     ported = Ported(params, ported.arguments, source)
     checked = _checked(model, ported.params, ported.arguments, original, ported.source.get("assumed", ()))
-    parameters = _count(flatten_names(ported.params)[0])
+    parameters = count_parameters(flatten_names(ported.params)[0])
     metadata = {
         "framer_jax_version": __version__,
         "model": model,
@@ -207,10 +207,10 @@ def port_to_jax(
         "source": ported.source,
     }
     save_weights(output, ported.params, metadata)
-    facts = _facts(output, model, parameters) | {"arguments": json.dumps(ported.arguments)}
+    facts = written_facts(output, model, parameters) | {"arguments": json.dumps(ported.arguments)}
     if variant := map_named(model).describe(ported.arguments):
         facts["variant"] = variant
-    return facts | checked | _described(ported.source)
+    return facts | checked | described_source(ported.source)
 
 
 def _with_loras(
@@ -272,50 +272,10 @@ def port_to_torch(
     state = to_torch(weights, ours.params, str(path), ours.arguments)
     checked = _checked(model, ours.params, ours.arguments, original, ours.assumed)
     statement = write_torch(weights, ours.arguments, state, output, form)
-    facts = _facts(output, model, _count(flatten_names(ours.params)[0]))
+    facts = written_facts(output, model, count_parameters(flatten_names(ours.params)[0]))
     facts |= statement_facts(output, statement, ours.assumed)
     notes = _pipeline_notes(ours.metadata) if model == "resshift_unet" else _network_notes(model, ours.arguments)
-    return facts | {"tensors": len(state)} | checked | _described(source) | notes
-
-
-def port_to_published(
-    model: str,
-    paths: Sequence[Path],
-    output: Path,
-    original: str | None = None,
-    variant: str = "",
-    alpha: float | None = None,
-    values: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
-    """Write a run as the single file that its method's authors publish; returns the facts to print.
-
-    Args:
-      model: name of the weight map of the network that the file's LoRAs lie on.
-      paths: the run's weights file.
-      output: the file to write, *.pkl.
-      original: as of `port_to_jax`, as are the others: none of them may be given.
-      variant: see there.
-      alpha: see there.
-      values: see there.
-
-    Raises:
-      ValueError, FileNotFoundError, ImportError: an argument that this form does not take, a run without such a file,
-        or PyTorch is not installed.
-    """
-    for option, value in {"check": original, "variant": variant, "alpha": alpha, "set": values}.items():
-        if value:
-            raise ValueError(f"--to published writes a run as it is: omit --{option}")
-    if len(paths) != 1:
-        raise ValueError("--to published takes one file of a run of framer_jax")
-    content = published_content(paths[0], model)
-    write_pickle(output, content)
-    tensors = [value for state in content.values() if isinstance(state, dict) for value in state.values()]
-    facts = _facts(output, f"LoRAs of {model}", sum(value.size for value in tensors))
-    return (
-        facts
-        | {"tensors": len(tensors)}
-        | _described({"files": [{"file": paths[0].name, "sha256": sha256_of(paths[0])}]})
-    )
+    return facts | {"tensors": len(state)} | checked | described_source(source) | notes
 
 
 def read_ours(model: str, path: Path, values: Mapping[str, Any] | None = None) -> Ours:
@@ -364,9 +324,9 @@ def _port_lora(model: str, ours: Ours, path: Path, output: Path) -> dict[str, An
     weights = map_named(model)
     state = write_layers(weights, ours.params, {"": ours.lora}, prefix=weights.folder, alphas=False)
     write_state(output, state, {"lora_alpha": RANK})
-    facts = _facts(output, f"LoRA of {model}", _count(state)) | {"tensors": len(state)}
+    facts = written_facts(output, f"LoRA of {model}", count_parameters(state)) | {"tensors": len(state)}
     note = "the LoRA alone, of alpha = rank: parameters that were trained with it are not in it"
-    return facts | _described({"files": ours.files}) | {"note": note}
+    return facts | described_source({"files": ours.files}) | {"note": note}
 
 
 def _network_notes(model: str, arguments: dict[str, Any]) -> dict[str, str]:
@@ -420,23 +380,3 @@ def _checked(
         "checked": f"{len(layers)} layers, relative differences up to {worst.relative:.1e} ({worst.layer}); "
         f"output {output.relative:.1e}"
     }
-
-
-def _facts(output: Path, model: str, parameters: int) -> dict[str, Any]:
-    return {"written": output, "sha256": sha256_of(output), "model": model, "parameters": f"{parameters:,}"}
-
-
-def _described(source: dict[str, Any]) -> dict[str, Any]:
-    """Source files with their checksums, what was chosen and assumed, and the parts that were left out."""
-    lines = {f"source {number}": f"{file['file']}  {file['sha256']}" for number, file in enumerate(source["files"], 1)}
-    if source.get("taken_off"):
-        lines["taken off"] = ", ".join(source["taken_off"])
-    if source.get("dropped"):
-        lines["dropped"] = f"{source['dropped']} constants that the model computes itself"
-    # Other notes have the key 'note'; keys must differ, and those of files are numbered too.
-    lines |= {f"note {number}": note for number, note in enumerate(source.get("notes", ()), 1)}
-    return lines
-
-
-def _count(leaves: dict[str, Any]) -> int:
-    return sum(int(np.size(leaf)) for leaf in leaves.values())

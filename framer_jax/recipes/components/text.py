@@ -57,8 +57,8 @@ class TextSources:
     condition: str = knob(
         "captions",
         "captions: embeddings of captions, replaced by the null text with data.caption_dropout; null: one text for "
-        "every example, the null text or, of one-step methods, prompt_embedding; zero: zeros, for runs without any text "
-        "encoder, which the base model does not know as a text.",
+        "every example, the null text or, of one-step methods, prompt_embedding; zero: zeros, for runs without any "
+        "text encoder, which the base model does not know as a text.",
         choices=CONDITIONS,
     )
     null_embedding: str = knob(
