@@ -45,8 +45,5 @@ def port_to_published(
     write_pickle(output, content)
     tensors = [value for state in content.values() if isinstance(state, dict) for value in state.values()]
     facts = written_facts(output, f"LoRAs of {model}", sum(value.size for value in tensors))
-    return (
-        facts
-        | {"tensors": len(tensors)}
-        | described_source({"files": [{"file": paths[0].name, "sha256": sha256_of(paths[0])}]})
-    )
+    source = {"file": paths[0].name, "sha256": sha256_of(paths[0])}
+    return facts | {"tensors": len(tensors)} | described_source({"files": [source]})
