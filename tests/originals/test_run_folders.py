@@ -2,10 +2,13 @@
 
 import pytest
 
+from framer_jax.checkpoints.open import build_recipe
 from framer_jax.data.text import CLIP_H
+from framer_jax.inference.model import save_model
+from framer_jax.recipes.base import expected_params
 from tests.commands.test_port import port
 from tests.support.originals import diffusers
-from tests.support.tiny import ported, text, weights
+from tests.support.tiny import config, ported, random_weights, text
 
 CLASSES = {"sd_unet": "UNet2DConditionModel", "controlnet": "ControlNetModel", "kl_autoencoder": "AutoencoderKL"}
 
@@ -33,8 +36,7 @@ def test_a_run_is_a_folder_of_diffusers(tmp_path, method, model, capsys):
     changes = {"quantisation_convs": True, "shift": 0.0} if space == "kl_autoencoder" else {}
     ported(tmp_path / "space.safetensors", space, **changes)
     text(tmp_path / "null.safetensors", encoders=(CLIP_H,))
-    run = weights(
-        tmp_path / "weights.safetensors",
+    settings = config(
         f"recipe.name={method}",
         *RUNS[method],
         f"recipe.space.checkpoint={tmp_path}/space.safetensors",
@@ -42,9 +44,12 @@ def test_a_run_is_a_folder_of_diffusers(tmp_path, method, model, capsys):
         f"recipe.text.null_embedding={tmp_path}/null.safetensors",
         "recipe.text.condition=null",
     )
-    assert port(run, tmp_path / "out", "--model", model, "--to", "diffusers", "--check", "installed") == 0
-    printed = capsys.readouterr().out
-    assert "checked" in printed, "every layer was compared"
+    recipe, run = build_recipe(settings["recipe"], "inference"), tmp_path / "weights.safetensors"
+    save_model(run, recipe, random_weights(expected_params(recipe)), {"config": settings, "step": 0})
+    status = port(run, tmp_path / "out", "--model", model, "--to", "diffusers", "--check", "installed")
+    printed = capsys.readouterr()
+    assert status == 0, printed.err
+    assert "checked" in printed.out, "every layer was compared"
     opened, report = getattr(diffusers, CLASSES[model]).from_pretrained(
         tmp_path / "out", output_loading_info=True, low_cpu_mem_usage=False
     )
