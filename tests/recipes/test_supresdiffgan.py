@@ -24,7 +24,7 @@ from framer_jax.models.denoiser import LR_LATENT as LR_CONDITION
 from framer_jax.models.pair_discriminator import STATISTICS, PairDiscriminator, StoredPairDiscriminator
 from framer_jax.models.supresdiffgan_unet import SupResDiffGanUNet
 from framer_jax.porting.weights import load_weights, save_weights
-from framer_jax.recipes.base import PIXELS, Tiling
+from framer_jax.recipes.base import PIXELS, Tiling, expected_params
 from framer_jax.recipes.components.latent_space import upsample_bicubic
 from framer_jax.recipes.framer import HEADS, framer
 from framer_jax.recipes.method import LATENTS, PHOTOS, TEACHER_OUTPUTS
@@ -277,6 +277,13 @@ def test_a_run_on_latents_updates_one_network_a_step(tmp_path):
         assert not same(first["mutable"][name], second["mutable"][name])
     with pytest.raises(ConfigError, match=r"holds records: recipe\.name resshift cannot train on latents"):
         train_from_config(config(f"data.train={folder}"), tmp_path / "other")
+
+
+def test_a_description_of_kl_has_the_latents_of_stable_diffusion_2():
+    """The published configuration, without the autoencoder's weights: four channels, not version 3's sixteen."""
+    recipe = build_recipe(to_dict(load_config("supresdiffgan"))["recipe"], "description")
+    kernel = expected_params(recipe)["denoiser"]["conv_out"]["kernel"]
+    assert kernel.shape[-1] == 4
 
 
 def test_the_small_configuration_has_variants_with_framer():

@@ -6,6 +6,7 @@ from framer_jax.knobs import settings_from
 from framer_jax.recipes.base import PIXELS, Recipe
 from framer_jax.recipes.components import perceptual, spaces
 from framer_jax.recipes.components.networks import DTYPES, build_denoiser
+from framer_jax.recipes.components.sd_base import build_space
 from framer_jax.recipes.method import (
     LATENTS,
     PHOTOS,
@@ -31,7 +32,7 @@ def _settings(config: Config) -> SupResDiffGanSettings:
 
 def _build(config: Config, purpose: str, data: str, reader: WeightReader) -> Recipe:
     settings = _settings(config)
-    space = spaces.build_space(config, purpose, reader)
+    space = build_space(config, purpose, reader)
     losses = perceptual.vgg19_losses if settings.perceptual == perceptual.VGG19 else perceptual.auxiliary_losses
     return supresdiffgan(
         build_denoiser(config, space),
