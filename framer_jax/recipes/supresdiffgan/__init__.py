@@ -5,6 +5,7 @@ from __future__ import annotations
 from framer_jax.knobs import settings_from
 from framer_jax.recipes.base import PIXELS, Recipe
 from framer_jax.recipes.components import perceptual, spaces
+from framer_jax.recipes.components.lr_condition import LATENT_ENTRIES
 from framer_jax.recipes.components.networks import DTYPES, build_denoiser
 from framer_jax.recipes.components.sd_base import build_space
 from framer_jax.recipes.method import (
@@ -17,7 +18,7 @@ from framer_jax.recipes.method import (
     WeightFile,
     WeightReader,
 )
-from framer_jax.recipes.supresdiffgan.recipe import LATENT_ENTRIES, supresdiffgan
+from framer_jax.recipes.supresdiffgan.recipe import supresdiffgan
 from framer_jax.recipes.supresdiffgan.settings import SupResDiffGanSettings
 
 DISCRIMINATOR_FILE = WeightFile(("supresdiffgan", "discriminator_checkpoint"), "discriminator", training_only=True)
