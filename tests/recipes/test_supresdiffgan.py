@@ -74,7 +74,7 @@ CODEC = wavelets.WaveletCodec(levels=2, scale=wavelets.RESIDUAL_SCALE)
 
 def expected(params, state, data):
     """Estimate, clean latent, logits of the true order and changed statistics, with the draws of a loss's key."""
-    key_generate, key_judge = jax.random.split(KEY)
+    key_generate, key_discriminate = jax.random.split(KEY)
     key_time, key_noise = jax.random.split(key_generate)
     bar = cosine_schedule(1000).alphas_cumprod
     z_hr, z_lr = encode(data["hr"]), encode(upsample_bicubic(data["lr"], 4))
@@ -83,7 +83,7 @@ def expected(params, state, data):
     x = signal * z_hr + sigma * np.asarray(jax.random.normal(key_noise, z_hr.shape, jnp.float32))
     level, condition = bar[t].astype(np.float32), {LR_CONDITION: z_lr}
     estimate = np.asarray(UNET.apply({"params": params["denoiser"]}, x.astype(np.float32), level, condition)[0])
-    key_order, key_fake, key_real = jax.random.split(key_judge, 3)
+    key_order, key_fake, key_real = jax.random.split(key_discriminate, 3)
     images = []
     for latent, key in ((estimate, key_fake), (z_hr, key_real)):
         noise = np.asarray(jax.random.normal(key, latent.shape, jnp.float32))

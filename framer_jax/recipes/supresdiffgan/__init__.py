@@ -78,7 +78,7 @@ def _batch_entries(config: Config, data: str) -> tuple[str, ...]:
 METHOD = Method(
     name="supresdiffgan",
     paper="Kopeć et al., SupResDiffGAN: a new approach for the Super-Resolution task, ICCS 2025",
-    summary="Latent diffusion whose estimates a discriminator of image pairs judges, under adaptive noise.",
+    summary="Latent diffusion with a discriminator of image pairs and adaptive noise.",
     networks=Networks("denoiser", ("supresdiffgan_unet",)),
     sections={
         "space": spaces.SpaceSettings,

@@ -63,7 +63,7 @@ def supresdiffgan(
     settings: SupResDiffGanSettings,
     auxiliary: tuple[AuxiliaryLoss, ...] = (),
     dtype: Any = jnp.float32,
-    discriminator_weights: Pretrained | None = None,
+    pretrained_discriminator: Pretrained | None = None,
     batch_entries: tuple[str, ...] = PIXELS,
 ) -> Recipe:
     """The recipe.
@@ -75,7 +75,7 @@ def supresdiffgan(
       settings: see SupResDiffGanSettings.
       auxiliary: the perceptual term; it needs images in the batches.
       dtype: compute dtype of the discriminator.
-      discriminator_weights: a published discriminator to start from, with its batch statistics.
+      pretrained_discriminator: a published discriminator to start from, with its batch statistics.
       batch_entries: images or latents.
     """
     task = LatentTask(space, scale, residual=False)
@@ -99,9 +99,9 @@ def supresdiffgan(
         lr_multiple=task.lr_multiple(denoiser),
         tap_kind=denoiser.taps,
         frozen={**space.frozen, **auxiliary_frozen(auxiliary)},
-        init_state=partial(_init_state, discriminator, discriminator_weights) if adversarial else dict,
+        init_state=partial(_init_state, discriminator, pretrained_discriminator) if adversarial else dict,
         batch_entries=batch_entries,
-        initial_params={DISCRIMINATOR: discriminator_weights.params["network"]} if discriminator_weights else {},
+        initial_params={DISCRIMINATOR: pretrained_discriminator.params["network"]} if pretrained_discriminator else {},
     )
 
 
