@@ -1,4 +1,4 @@
-"""SupResDiffGAN's adaptive noise: the better its discriminator, the noisier the images that it judges.
+"""SupResDiffGAN's adaptive noise: the more accurate its discriminator, the noisier the images that it compares.
 
 Kopeć et al., "SupResDiffGAN: a new approach for the Super-Resolution task" (2025), by the released code. The accuracy
 of the discriminator is averaged over time, and the time at which both images are noised grows linearly from 0, for an
@@ -28,13 +28,13 @@ def update_accuracy(average: jax.Array, accuracy: jax.Array) -> jax.Array:
 
     Args:
       average: the former one.
-      accuracy: share of the judgements of the update, of the generator's or the discriminator's, that are right.
+      accuracy: share of correctly classified pairs in the update, of the generator or the discriminator.
     """
     return MOMENTUM * average + (1.0 - MOMENTUM) * jax.lax.stop_gradient(accuracy)
 
 
 def noise_time(average: jax.Array, steps: int) -> jax.Array:
-    """The time at which both images are noised before they are judged: ⌊2 T (average − ½)⌋, from 0 to T − 1.
+    """The time at which both images are noised for the discriminator: ⌊2 T (average − ½)⌋, from 0 to T − 1.
 
     Args:
       average: the moving average, float32 in [0, 1].

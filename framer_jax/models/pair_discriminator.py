@@ -102,7 +102,7 @@ class PairDiscriminator(nn.Module):
 
     @nn.compact
     def __call__(self, first: jax.Array, second: jax.Array, training: bool = False) -> jax.Array:
-        """Judge pairs of images.
+        """Classify pairs of images.
 
         Args:
           first: [B, H, W, image_channels] float32 in [-1, 1], of any size.

@@ -1,4 +1,4 @@
-"""Real-ESRGAN's discriminator: a U-Net with spectral norm that judges every pixel.
+"""Real-ESRGAN's discriminator: a U-Net with spectral norm that classifies every pixel.
 
 Wang et al., "Real-ESRGAN" (ICCV Workshops 2021), after Schönfeld et al., "A U-Net Based Discriminator for Generative
 Adversarial Networks" (CVPR 2020); Miyato et al., "Spectral Normalization for Generative Adversarial Networks" (ICLR
@@ -92,7 +92,7 @@ class UNetDiscriminator(nn.Module):
 
     @nn.compact
     def __call__(self, image: jax.Array, training: bool = False) -> jax.Array:
-        """Judge every pixel.
+        """Classify every pixel.
 
         Args:
           image: [B, H, W, 3] float32 in [0, 1], sides multiples of 8.

@@ -58,7 +58,7 @@ def test_initialization_leaves_the_statistics_alone():
         assert not np.any(tree["block_0"]["norm"]["mean"]) and np.all(tree["block_0"]["norm"]["variance"] == 1)
 
 
-def test_evaluation_judges_each_pair_alone_and_in_its_order():
+def test_evaluation_classifies_each_pair_alone_and_in_its_order():
     logits = TINY.apply(variables(), FIRST, SECOND)
     assert logits.shape == (3,) and len(np.unique(logits)) == 3
     np.testing.assert_allclose(TINY.apply(variables(), FIRST[1:], SECOND[1:]), logits[1:], atol=1e-5)

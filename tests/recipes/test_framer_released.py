@@ -15,9 +15,10 @@ from framer_jax.data.text import POOLED_TEXT, TEXT, TextSettings, zero_text
 from framer_jax.losses.framer import released
 from framer_jax.recipes import framer as framer_file
 from framer_jax.recipes.components.latent_space import LatentSpace
+from framer_jax.recipes.components.lr_condition import LATENT_ENTRIES
 from framer_jax.recipes.components.text import NULL
 from framer_jax.recipes.dit4sr import recipe as recipe_file
-from framer_jax.recipes.dit4sr.recipe import DENOISER, LATENT_ENTRIES, dit4sr
+from framer_jax.recipes.dit4sr.recipe import DENOISER, dit4sr
 from framer_jax.recipes.dit4sr.settings import Dit4srSettings
 from framer_jax.recipes.framer import HEADS, framer
 from tools.parity.cases import channels_first, channels_last, load_case

@@ -24,7 +24,7 @@ from framer_jax.models.denoiser import LR_LATENT as LR_CONDITION
 from framer_jax.models.pair_discriminator import STATISTICS, PairDiscriminator, StoredPairDiscriminator
 from framer_jax.models.supresdiffgan_unet import SupResDiffGanUNet
 from framer_jax.porting.weights import load_weights, save_weights
-from framer_jax.recipes.base import PIXELS, Tiling
+from framer_jax.recipes.base import PIXELS, Tiling, expected_params
 from framer_jax.recipes.components.latent_space import upsample_bicubic
 from framer_jax.recipes.framer import HEADS, framer
 from framer_jax.recipes.method import LATENTS, PHOTOS, TEACHER_OUTPUTS
@@ -74,7 +74,7 @@ CODEC = wavelets.WaveletCodec(levels=2, scale=wavelets.RESIDUAL_SCALE)
 
 def expected(params, state, data):
     """Estimate, clean latent, logits of the true order and changed statistics, with the draws of a loss's key."""
-    key_generate, key_judge = jax.random.split(KEY)
+    key_generate, key_discriminate = jax.random.split(KEY)
     key_time, key_noise = jax.random.split(key_generate)
     bar = cosine_schedule(1000).alphas_cumprod
     z_hr, z_lr = encode(data["hr"]), encode(upsample_bicubic(data["lr"], 4))
@@ -83,7 +83,7 @@ def expected(params, state, data):
     x = signal * z_hr + sigma * np.asarray(jax.random.normal(key_noise, z_hr.shape, jnp.float32))
     level, condition = bar[t].astype(np.float32), {LR_CONDITION: z_lr}
     estimate = np.asarray(UNET.apply({"params": params["denoiser"]}, x.astype(np.float32), level, condition)[0])
-    key_order, key_fake, key_real = jax.random.split(key_judge, 3)
+    key_order, key_fake, key_real = jax.random.split(key_discriminate, 3)
     images = []
     for latent, key in ((estimate, key_fake), (z_hr, key_real)):
         noise = np.asarray(jax.random.normal(key, latent.shape, jnp.float32))
@@ -277,6 +277,13 @@ def test_a_run_on_latents_updates_one_network_a_step(tmp_path):
         assert not same(first["mutable"][name], second["mutable"][name])
     with pytest.raises(ConfigError, match=r"holds records: recipe\.name resshift cannot train on latents"):
         train_from_config(config(f"data.train={folder}"), tmp_path / "other")
+
+
+def test_a_description_of_kl_has_the_latents_of_stable_diffusion_2():
+    """The published configuration, without the autoencoder's weights: four channels, not version 3's sixteen."""
+    recipe = build_recipe(to_dict(load_config("supresdiffgan"))["recipe"], "description")
+    kernel = expected_params(recipe)["denoiser"]["conv_out"]["kernel"]
+    assert kernel.shape[-1] == 4
 
 
 def test_the_small_configuration_has_variants_with_framer():

@@ -1,12 +1,13 @@
-"""Samplers of text-conditioned denoisers on latents: guidance, estimates on the way, and tiles within every step.
+"""Samplers of denoisers on latents: guidance of text-conditioned ones, estimates on the way, tiles within every step.
 
-DiT4SR's flow and the diffusion of SeeSR differ in the process alone, a `LatentProcess`.
+The methods differ in the process alone, a `LatentProcess`: DiT4SR's flow, the diffusion of SeeSR and SupResDiffGAN.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -19,13 +20,8 @@ from framer_jax.diffusion.samplers import Draw
 from framer_jax.diffusion.tiles import map_tiles, tile_grid
 from framer_jax.models.denoiser import Condition
 from framer_jax.recipes.base import Frozen, Params, Sampler, StepwiseSampler, TiledSampler, Tiling
-from framer_jax.recipes.components.latent_space import (
-    LatentSpace,
-    LatentTask,
-    to_model_range,
-    upsample_bicubic,
-    with_tiles,
-)
+from framer_jax.recipes.components.latent_space import LatentTask, to_model_range, upsample_bicubic, with_tiles
+from framer_jax.recipes.components.lr_condition import EncodeLr
 from framer_jax.recipes.components.text import NEGATIVE, NULL, PROMPT, broadcast_text
 
 Predict = Callable[
@@ -33,9 +29,8 @@ Predict = Callable[
 ]
 """(params, frozen, x [B, h, w, C], time [B], LR condition, text) → (prediction, taps)."""
 
-Observe = Callable[[LatentSpace, Frozen, jax.Array], tuple[jax.Array, Condition]]
-"""(space, frozen, upsampled image [B, H, W, 3] in [-1, 1]) → (its latent, the LR condition): maps with whole numbers of
-rows and columns for each of the latents', which tiles cut, and tokens [B, N, V], which all tiles share."""
+Output = Callable[[Params, Frozen, Condition, jax.Array, jax.Array], jax.Array]
+"""(params, frozen, LR condition, x [B, h, w, C], time, a scalar) → the network's output for the texts."""
 
 Step = Callable[[jax.Array, jax.Array], jax.Array]
 """(x [B, h, w, C], time, a scalar) → what the network predicts."""
@@ -70,7 +65,7 @@ class Samplers(NamedTuple):
 
 
 def latent_samplers(
-    task: LatentTask, process: LatentProcess, predict: Predict, observe: Observe, guidance: float
+    task: LatentTask, process: LatentProcess, predict: Predict, encode_lr: EncodeLr, guidance: float | None
 ) -> Samplers:
     """The samplers.
 
@@ -78,77 +73,90 @@ def latent_samplers(
       task: the latents; not residual.
       process: how a latent is sampled.
       predict: the network.
-      observe: what the network sees of the LR image.
-      guidance: scale of classifier-free guidance, from the negative prompt to the prompt; 1 for none, with one text.
+      encode_lr: makes the LR condition.
+      guidance: scale of classifier-free guidance, from the negative prompt to the prompt; 1 for none, with one text;
+        None for a network without text.
     """
+    output = _output(predict, guidance)
+    prompted_output = _output(predict, None if guidance is None else 1.0)
 
-    def output(
-        params: Params, frozen: Frozen, x: jax.Array, time: jax.Array, seen: Condition, guidance: float
-    ) -> jax.Array:
-        """The guided output of the network, for any number of latents at one time."""
+    def encode(frozen: Frozen, lr: jax.Array, noise: NoiseField) -> tuple[jax.Array, Condition, jax.Array, Draw]:
+        """(LR latent, LR condition, initial latent, noise source)."""
+        z_lr, lr_condition = encode_lr(task.space, frozen, upsample_bicubic(to_model_range(lr), task.scale))
+        draw = _noise_source(task, z_lr, noise)
+        return z_lr, lr_condition, process.start(z_lr, draw), draw
 
+    def sample(params: Params, frozen: Frozen, lr: jax.Array, noise: NoiseField) -> jax.Array:
+        z_lr, lr_condition, x, draw = encode(frozen, lr, noise)
+        x0 = process.run(partial(output, params, frozen, lr_condition), x, draw)
+        return task.decode(frozen, x0, z_lr)
+
+    def stepwise(params: Params, frozen: Frozen, lr: jax.Array, noise: NoiseField, every: int) -> jax.Array:
+        z_lr, lr_condition, x, draw = encode(frozen, lr, noise)
+        x0, estimates = process.estimates(partial(output, params, frozen, lr_condition), x, draw)
+        return task.decode_with_previews(frozen, x0, z_lr, estimates, every)
+
+    def mean(params: Params, frozen: Frozen, lr: jax.Array, noise: NoiseField) -> jax.Array:
+        """One call of the network, with the prompt alone."""
+        z_lr, lr_condition, x, _ = encode(frozen, lr, noise)
+        x0 = process.one_call(partial(prompted_output, params, frozen, lr_condition), x)
+        return task.decode(frozen, x0, z_lr)
+
+    return Samplers(
+        sample,
+        mean,
+        _tiled_sampler(task, process, output, encode_lr),
+        StepwiseSampler(process.steps, stepwise) if process.steps > 1 else None,
+    )
+
+
+def _output(predict: Predict, guidance: float | None) -> Output:
+    """The output of the network, for any number of latents at one time; `guidance` as of `latent_samplers`."""
+
+    def output(params: Params, frozen: Frozen, lr_condition: Condition, x: jax.Array, time: jax.Array) -> jax.Array:
         def predict_output(x: jax.Array, time: jax.Array, *rest: Any) -> jax.Array:
             *entries, text = rest
-            return predict(params, frozen, x, time, dict(zip(seen, entries, strict=True)), text)[0]
+            return predict(params, frozen, x, time, dict(zip(lr_condition, entries, strict=True)), text)[0]
 
         count = x.shape[0]
-        inputs = x, jnp.full((count,), time), *seen.values()
+        inputs = x, jnp.full((count,), time), *lr_condition.values()
+        if guidance is None:
+            return predict_output(*inputs, {})
         prompt = broadcast_text(frozen, PROMPT, count)
         if guidance == 1:
             return predict_output(*inputs, prompt)
         return guided_prediction(predict_output, inputs, prompt, broadcast_text(frozen, NEGATIVE, count), guidance)
 
-    def draws(z_lr: jax.Array, noise: NoiseField) -> Draw:
-        return lambda number: task.noise(z_lr, noise, number)
+    return output
 
-    def observed(frozen: Frozen, lr: jax.Array) -> tuple[jax.Array, Condition]:
-        return observe(task.space, frozen, upsample_bicubic(to_model_range(lr), task.scale))
 
-    def sample(params: Params, frozen: Frozen, lr: jax.Array, noise: NoiseField) -> jax.Array:
-        z_lr, seen = observed(frozen, lr)
-        draw = draws(z_lr, noise)
-        x0 = process.run(
-            lambda x, time: output(params, frozen, x, time, seen, guidance), process.start(z_lr, draw), draw
-        )
-        return task.decode(frozen, x0, z_lr)
-
-    def stepwise(params: Params, frozen: Frozen, lr: jax.Array, noise: NoiseField, every: int) -> jax.Array:
-        z_lr, seen = observed(frozen, lr)
-        draw = draws(z_lr, noise)
-        x0, estimates = process.estimates(
-            lambda x, time: output(params, frozen, x, time, seen, guidance), process.start(z_lr, draw), draw
-        )
-        return task.decode_with_previews(frozen, x0, z_lr, estimates, every)
+def _tiled_sampler(task: LatentTask, process: LatentProcess, output: Output, encode_lr: EncodeLr) -> TiledSampler:
+    """The sampler whose network sees tiles; their outputs are blended in each step."""
 
     def sample_tiled(params: Params, frozen: Frozen, image: jax.Array, noise: NoiseField, tiling: Tiling) -> jax.Array:
         tiled = replace(task, space=with_tiles(task.space, tiling.encoder, tiling.decoder))
-        z_lr, seen = observe(tiled.space, frozen, to_model_range(image))
+        z_lr, lr_condition = encode_lr(tiled.space, frozen, to_model_range(image))
         side, overlap = (pixels // task.space.image_pixels_per_latent for pixels in tiling[:2])
         grid = tile_grid((z_lr.shape[1], z_lr.shape[2]), side, overlap)
-        maps = {name: value for name, value in seen.items() if value.ndim == 4}
-        tokens = {name: value for name, value in seen.items() if value.ndim == 3}
+        maps = {name: value for name, value in lr_condition.items() if value.ndim == 4}
+        tokens = {name: value for name, value in lr_condition.items() if value.ndim == 3}
 
         def step(x: jax.Array, time: jax.Array) -> jax.Array:
-            """The network's output, blended from those of tiles."""
-
-            def of_tiles(x: jax.Array, *cut: jax.Array) -> jax.Array:
+            def tile_output(x: jax.Array, *cut: jax.Array) -> jax.Array:
                 repeated = {name: jnp.tile(each, (x.shape[0] // each.shape[0], 1, 1)) for name, each in tokens.items()}
-                here = {**dict(zip(maps, cut, strict=True)), **repeated}
-                return output(params, frozen, x, time, here, guidance)
+                tile_condition = {**dict(zip(maps, cut, strict=True)), **repeated}
+                return output(params, frozen, tile_condition, x, time)
 
-            return map_tiles(of_tiles, grid, x, *maps.values(), batch=tiling.batch)
+            return map_tiles(tile_output, grid, x, *maps.values(), batch=tiling.batch)
 
-        draw = draws(z_lr, noise)
+        draw = _noise_source(task, z_lr, noise)
         return tiled.decode(frozen, process.run(step, process.start(z_lr, draw), draw), z_lr)
 
-    def mean(params: Params, frozen: Frozen, lr: jax.Array, noise: NoiseField) -> jax.Array:
-        z_lr, seen = observed(frozen, lr)
-        start = process.start(z_lr, draws(z_lr, noise))
-        x0 = process.one_call(lambda x, time: output(params, frozen, x, time, seen, 1.0), start)
-        return task.decode(frozen, x0, z_lr)
+    return sample_tiled
 
-    steps = process.steps
-    return Samplers(sample, mean, sample_tiled, StepwiseSampler(steps, stepwise) if steps > 1 else None)
+
+def _noise_source(task: LatentTask, z_lr: jax.Array, noise: NoiseField) -> Draw:
+    return lambda number: task.noise(z_lr, noise, number)
 
 
 def check_text_lengths(texts: Mapping[str, TextEmbedding]) -> None:

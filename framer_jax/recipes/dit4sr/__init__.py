@@ -9,8 +9,9 @@ from framer_jax.recipes.base import PIXELS, Recipe
 from framer_jax.recipes.components import spaces
 from framer_jax.recipes.components import text as texts
 from framer_jax.recipes.components.base_model import stored_layout
+from framer_jax.recipes.components.lr_condition import LATENT_ENTRIES
 from framer_jax.recipes.components.networks import build_denoiser
-from framer_jax.recipes.dit4sr.recipe import LATENT_ENTRIES, dit4sr
+from framer_jax.recipes.dit4sr.recipe import dit4sr
 from framer_jax.recipes.dit4sr.settings import Dit4srSettings
 from framer_jax.recipes.dit4sr.weights import BASE_FILE, BASE_NETWORK, NETWORK, merge, published_by, read_base
 from framer_jax.recipes.method import (

@@ -13,12 +13,10 @@ import jax
 import jax.numpy as jnp
 from flax.traverse_util import flatten_dict
 
-from framer_jax.data.latents import HR_LATENT, LR_LATENT
 from framer_jax.data.text import TEXT, TextEmbedding, TextSizes
 from framer_jax.diffusion import flow as process
 from framer_jax.diffusion.samplers import flow_estimates, flow_euler
 from framer_jax.losses.flow_matching import loss_weight, preconditioned_error, prediction_taps_to_clean
-from framer_jax.models.denoiser import LR_LATENT as LR_CONDITION
 from framer_jax.models.denoiser import Condition, Denoiser, denoise_with
 from framer_jax.models.lora import apply_adapters, init_lora, make_lora, merge, with_adapters
 from framer_jax.recipes.base import (
@@ -48,15 +46,14 @@ from framer_jax.recipes.components.latent_sampler import (
     check_text_lengths,
     latent_samplers,
 )
-from framer_jax.recipes.components.latent_space import LatentSpace, LatentTask, to_model_range
+from framer_jax.recipes.components.latent_space import LatentSpace, LatentTask
+from framer_jax.recipes.components.lr_condition import encode_lr_latent, training_latents
 from framer_jax.recipes.components.text import TEXTS, batch_text
 from framer_jax.recipes.dit4sr.settings import Dit4srSettings
 from framer_jax.trees import check_same_structure
 
 DENOISER, LORA = "denoiser", "lora"
 """The groups: parameters that are trained, and the factors of a LoRA on others."""
-
-LATENT_ENTRIES = (HR_LATENT, LR_LATENT)
 
 
 def dit4sr(
@@ -106,7 +103,7 @@ def dit4sr(
         scale=scale,
         init=_init(denoiser, task, text, settings),
         updates=(Update(DENOISER, groups, _loss(task, settings, predict, denoiser.taps, batch_entries)),),
-        **latent_samplers(task, sampling_process(settings), predict, _observe, settings.guidance)._asdict(),
+        **latent_samplers(task, sampling_process(settings), predict, encode_lr_latent, settings.guidance)._asdict(),
         lr_multiple=task.lr_multiple(denoiser),
         tap_kind=denoiser.taps,
         exported=groups,
@@ -139,12 +136,12 @@ def _init(
 
 def _predictor(denoiser: Denoiser, settings: Dit4srSettings) -> Predict:
     def predict(
-        params: Params, frozen: Frozen, x: jax.Array, sigma: jax.Array, seen: Condition, text: Condition
+        params: Params, frozen: Frozen, x: jax.Array, sigma: jax.Array, lr_condition: Condition, text: Condition
     ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
         loras = {LORA: make_lora(params[LORA], settings.lora_alpha)} if settings.lora_modules else {}
         variables = with_adapters(join_params(frozen.get(BASE, {}), params[DENOISER]), loras)
         with apply_adapters():
-            return denoise_with(denoiser, variables, x, sigma * process.TRAINING_STEPS, {**text, **seen})
+            return denoise_with(denoiser, variables, x, sigma * process.TRAINING_STEPS, {**text, **lr_condition})
 
     return predict
 
@@ -152,34 +149,23 @@ def _predictor(denoiser: Denoiser, settings: Dit4srSettings) -> Predict:
 def _loss(
     task: LatentTask, settings: Dit4srSettings, predict: Predict, tap_kind: str, batch_entries: tuple[str, ...]
 ) -> LossFunction:
-    precomputed, text_in_batch = HR_LATENT in batch_entries, TEXT in batch_entries
-
-    def latents(frozen: Frozen, batch: Batch) -> tuple[jax.Array, jax.Array]:
-        """(z_hr, z_lr), [B, h, w, C] float32 each: precomputed, or encoded here."""
-        if precomputed:
-            return batch[HR_LATENT].astype(jnp.float32), batch[LR_LATENT].astype(jnp.float32)
-        return task.space.encode(frozen, to_model_range(batch["hr"])), task.encode_lr(frozen, batch["lr"])[0]
+    text_in_batch = TEXT in batch_entries
 
     def loss(params: Params, frozen: Frozen, state: State, batch: Batch, key: jax.Array, step: jax.Array) -> Loss:
-        z_hr, z_lr = latents(frozen, batch)
+        z_hr, lr_condition = training_latents(task, encode_lr_latent, frozen, batch, batch_entries)
         count = z_hr.shape[0]
         key_sigma, key_noise = jax.random.split(key)
         sigma = process.draw_sigma(key_sigma, count, settings.timestep_sampling, settings.shift)
         noise = jax.random.normal(key_noise, z_hr.shape, jnp.float32)
         x = process.forward(z_hr, sigma, noise)
         text = batch_text(frozen, batch, count, text_in_batch)
-        prediction, taps = predict(params, frozen, x, sigma, {LR_CONDITION: z_lr}, text)
+        prediction, taps = predict(params, frozen, x, sigma, lr_condition, text)
         error = preconditioned_error(x, prediction, z_hr, sigma)  # [B]
         taps = prediction_taps_to_clean(taps, x, sigma, tap_kind)
         values = loss_weight(sigma, settings.weighting) * error
         return Loss(values, {"latent_mse": error}, taps, state)
 
     return loss
-
-
-def _observe(space: LatentSpace, frozen: Frozen, image: jax.Array) -> tuple[jax.Array, Condition]:
-    z_lr = space.encode(frozen, image)
-    return z_lr, {LR_CONDITION: z_lr}
 
 
 def sampling_process(settings: Dit4srSettings) -> LatentProcess:

@@ -11,6 +11,7 @@ from framer_jax.recipes.components import spaces
 from framer_jax.recipes.components import text as texts
 from framer_jax.recipes.components.image_tokens import ImageEncoder, dinov2_encoder
 from framer_jax.recipes.components.latent_space import LatentSpace
+from framer_jax.recipes.components.lr_condition import LATENT_ENTRIES
 from framer_jax.recipes.components.networks import DTYPES, build_denoiser
 from framer_jax.recipes.components.sd_base import build_space, check_latents
 from framer_jax.recipes.method import (
@@ -23,7 +24,7 @@ from framer_jax.recipes.method import (
     WeightFile,
     WeightReader,
 )
-from framer_jax.recipes.multistep_sd.recipe import LATENT_ENTRIES, multistep_sd
+from framer_jax.recipes.multistep_sd.recipe import multistep_sd
 from framer_jax.recipes.multistep_sd.settings import MultistepSdSettings
 from framer_jax.recipes.multistep_sd.weights import (
     BASE_FILE,

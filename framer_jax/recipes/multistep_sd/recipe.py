@@ -13,7 +13,6 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from framer_jax.data.latents import HR_LATENT, LR_LATENT
 from framer_jax.data.text import TEXT, TextEmbedding, TextSizes
 from framer_jax.diffusion import ddpm
 from framer_jax.diffusion.samplers import Draw, ddim, ddim_estimates
@@ -32,13 +31,13 @@ from framer_jax.recipes.components.base_model import (
 from framer_jax.recipes.components.image_tokens import ImageEncoder
 from framer_jax.recipes.components.latent_sampler import (
     LatentProcess,
-    Observe,
     Predict,
     Step,
     check_text_lengths,
     latent_samplers,
 )
-from framer_jax.recipes.components.latent_space import LatentSpace, LatentTask, to_model_range, upsample_bicubic
+from framer_jax.recipes.components.latent_space import LatentSpace, LatentTask
+from framer_jax.recipes.components.lr_condition import EncodeLr, training_latents
 from framer_jax.recipes.components.sd_base import schedule as sd_schedule
 from framer_jax.recipes.components.text import TEXTS, batch_text, text_shapes
 from framer_jax.recipes.multistep_sd.settings import MultistepSdSettings
@@ -46,8 +45,6 @@ from framer_jax.trees import check_same_structure
 
 DENOISER, ENCODER = "denoiser", "image_encoder"
 """The group of parameters that are trained; the entry of `frozen` with the weights of the image encoder."""
-
-LATENT_ENTRIES = (HR_LATENT, LR_LATENT)
 
 SPACING, OFFSET = "leading", 1
 """How the times of a sampler are chosen in Stable Diffusion's schedulers."""
@@ -96,14 +93,14 @@ def multistep_sd(
         check_text_lengths(texts)
     initial, untrained = split_params(base, settings.trainable) if base else ({}, untrained)
     untrained = cast_frozen(untrained, settings.base_dtype)
-    observe, predict = _observer(denoiser, encoder), _predictor(denoiser)
+    encode_lr, predict = _lr_encoder(denoiser, encoder), _predictor(denoiser)
     process = sampling_process(sd_schedule(), settings)
     return Recipe(
         name="multistep_sd",
         scale=scale,
         init=_init(denoiser, text, settings),
-        updates=(Update(DENOISER, (DENOISER,), _loss(task, settings, predict, observe, batch_entries)),),
-        **latent_samplers(task, process, predict, observe, settings.guidance)._asdict(),
+        updates=(Update(DENOISER, (DENOISER,), _loss(task, settings, predict, encode_lr, batch_entries)),),
+        **latent_samplers(task, process, predict, encode_lr, settings.guidance)._asdict(),
         lr_multiple=task.lr_multiple(denoiser),
         tap_kind=denoiser.taps,
         exported=(DENOISER,),
@@ -153,49 +150,42 @@ def _init(
 
 def _predictor(denoiser: ControlledUNet) -> Predict:
     def predict(
-        params: Params, frozen: Frozen, x: jax.Array, time: jax.Array, seen: Condition, text: Condition
+        params: Params, frozen: Frozen, x: jax.Array, time: jax.Array, lr_condition: Condition, text: Condition
     ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
         joined = join_params(frozen.get(BASE, {}), params[DENOISER])
-        return denoise(denoiser, joined, x, time, {**text, **seen})
+        return denoise(denoiser, joined, x, time, {**text, **lr_condition})
 
     return predict
 
 
-def _observer(denoiser: ControlledUNet, encoder: ImageEncoder | None) -> Observe:
-    def observe(space: LatentSpace, frozen: Frozen, image: jax.Array) -> tuple[jax.Array, Condition]:
+def _lr_encoder(denoiser: ControlledUNet, encoder: ImageEncoder | None) -> EncodeLr:
+    def encode_lr(space: LatentSpace, frozen: Frozen, image: jax.Array) -> tuple[jax.Array, Condition]:
         z_lr = space.encode(frozen, image)
-        seen = {LR_CONDITION: z_lr} if denoiser.control == "latent" else {IMAGE: image}
-        return z_lr, {**seen, **({IMAGE_TOKENS: encoder.encode(frozen[ENCODER], image)} if encoder else {})}
+        lr_condition = {LR_CONDITION: z_lr} if denoiser.control == "latent" else {IMAGE: image}
+        return z_lr, {**lr_condition, **({IMAGE_TOKENS: encoder.encode(frozen[ENCODER], image)} if encoder else {})}
 
-    return observe
+    return encode_lr
 
 
 def _loss(
     task: LatentTask,
     settings: MultistepSdSettings,
     predict: Predict,
-    observe: Observe,
+    encode_lr: EncodeLr,
     batch_entries: tuple[str, ...],
 ) -> LossFunction:
-    precomputed, text_in_batch = HR_LATENT in batch_entries, TEXT in batch_entries
+    text_in_batch = TEXT in batch_entries
     schedule = sd_schedule()
 
-    def observed(frozen: Frozen, batch: Batch) -> tuple[jax.Array, Condition]:
-        """(HR latent, LR condition): precomputed, or encoded here."""
-        if precomputed:
-            return batch[HR_LATENT].astype(jnp.float32), {LR_CONDITION: batch[LR_LATENT].astype(jnp.float32)}
-        z_hr = task.space.encode(frozen, to_model_range(batch["hr"]))
-        return z_hr, observe(task.space, frozen, upsample_bicubic(to_model_range(batch["lr"]), task.scale))[1]
-
     def loss(params: Params, frozen: Frozen, state: State, batch: Batch, key: jax.Array, step: jax.Array) -> Loss:
-        z_hr, seen = observed(frozen, batch)
+        z_hr, lr_condition = training_latents(task, encode_lr, frozen, batch, batch_entries)
         count = z_hr.shape[0]
         key_time, key_noise = jax.random.split(key)
         t = jax.random.randint(key_time, (count,), 0, schedule.steps)
         noise = jax.random.normal(key_noise, z_hr.shape, jnp.float32)
         x = ddpm.forward(schedule, z_hr, t, noise)
         text = batch_text(frozen, batch, count, text_in_batch)
-        output, taps = predict(params, frozen, x, t.astype(jnp.float32), seen, text)
+        output, taps = predict(params, frozen, x, t.astype(jnp.float32), lr_condition, text)
         error = denoising_error(schedule, output, z_hr, t, noise, settings.prediction)  # [B]
         return Loss(error, {"noise_mse": error}, taps, state)
 

@@ -9,7 +9,7 @@ from framer_jax.recipes.base import PIXELS, Recipe
 from framer_jax.recipes.components import perceptual, spaces
 from framer_jax.recipes.components import text as texts
 from framer_jax.recipes.components.networks import build_denoiser
-from framer_jax.recipes.components.one_step import AUTOENCODER_NETWORK
+from framer_jax.recipes.components.published_lora import AUTOENCODER_NETWORK
 from framer_jax.recipes.components.sd_base import NETWORK, build_space, check_latents, read_unet
 from framer_jax.recipes.method import Config, Method, Networks, UpscaleProtocol, WeightReader
 from framer_jax.recipes.osediff.recipe import osediff

@@ -170,7 +170,7 @@ def _student(settings: OsediffSettings, network: Network) -> Student:
         unet = with_adapters(weights, {"": scaled_lora(params[STUDENT], settings.lora_scale)})
 
         def noise(z_lr: jax.Array, text: Condition) -> tuple[jax.Array, Taps]:
-            last = jnp.full((z_lr.shape[0],), SCHEDULE.steps - 1, jnp.int32)
+            last = jnp.full((z_lr.shape[0],), SCHEDULE.steps - 1, jnp.float32)
             return network(unet, z_lr, last, text)
 
         return with_encoder_lora(frozen, params, settings.lora_scale), noise
@@ -230,10 +230,10 @@ def _direction(
     t = score_distillation.draw_times(key_time, count, VSD_TIMES)
     x = ddpm.forward(SCHEDULE, z, t, jax.random.normal(key_noise, z.shape, jnp.float32))
     negative = broadcast_text(frozen, NEGATIVE, count)
-    # An example's inputs are next to each other, so that a batch that is split over devices stays where it is.
-    conditional, unconditional = prompt_and_negative(network, with_adapters(frozen[BASE], {}), x, t, text, negative)
+    time = t.astype(jnp.float32)
+    conditional, unconditional = prompt_and_negative(network, with_adapters(frozen[BASE], {}), x, time, text, negative)
     teacher = TeacherOutputs(unconditional, conditional)
-    regulariser, _ = network(_regulariser(settings, params, frozen), x, t, text)
+    regulariser, _ = network(_regulariser(settings, params, frozen), x, time, text)
     return score_distillation.vsd_direction(SCHEDULE, z, x, t, teacher, regulariser, settings.guidance)
 
 
@@ -252,7 +252,7 @@ def _regulariser_loss(settings: OsediffSettings, network: Network, text_in_batch
         noise = jax.random.normal(key_noise, z.shape, jnp.float32)
         text = batch_text(frozen, batch, count, text_in_batch, default=PROMPT)
         x = ddpm.forward(SCHEDULE, z, t, noise)
-        prediction, _ = network(_regulariser(settings, params, frozen), x, t, text)
+        prediction, _ = network(_regulariser(settings, params, frozen), x, t.astype(jnp.float32), text)
         error = score_distillation.regulariser_error(SCHEDULE, prediction, z, t, noise)  # [B]
         return Loss(error, {"noise_mse": error}, (), state)
 

@@ -1,4 +1,4 @@
-"""OSEDiff's weights: its authors' file of LoRAs, and runs as whole networks."""
+"""OSEDiff's weights: its authors' file of LoRAs, and runs as merged checkpoints."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ from framer_jax.recipes.base import Params, Recipe, expected_params
 from framer_jax.recipes.components.base_model import BASE, cast_frozen, join_params
 from framer_jax.recipes.components.latent_space import AUTOENCODER
 from framer_jax.recipes.components.networks import execution_knobs
-from framer_jax.recipes.components.one_step import (
+from framer_jax.recipes.components.one_step import ENCODER, STUDENT
+from framer_jax.recipes.components.published_lora import (
     AUTOENCODER_NETWORK,
-    ENCODER,
-    STUDENT,
     check_group,
     merged_autoencoder,
     merged_network,
@@ -85,7 +84,7 @@ def published_by(build: Build) -> Published:
 
 
 def merge(run: TrainedRun, model: str) -> MergedNetwork:
-    """A run as one whole network: the base's, with what the run trained.
+    """A run as a merged checkpoint: a network of the base, with what the run trained.
 
     Args:
       run: the run.

@@ -16,7 +16,7 @@ from framer_jax.recipes.base import Params, Recipe, expected_params
 from framer_jax.recipes.components.adapters import merge_factors
 from framer_jax.recipes.components.base_model import BASE, cast_frozen
 from framer_jax.recipes.components.networks import execution_knobs
-from framer_jax.recipes.components.one_step import published_factors, published_pickle
+from framer_jax.recipes.components.published_lora import published_factors, published_pickle
 from framer_jax.recipes.components.sd_base import NETWORK, read_unet, unet_file
 from framer_jax.recipes.components.text import text_widths
 from framer_jax.recipes.method import PHOTOS, Build, Config, MergedNetwork, Published, TrainedRun, WeightReader

@@ -109,7 +109,9 @@ def _initial_params(weights: Pretrained | None) -> Params:
     return {} if weights is None else {DISCRIMINATOR: weights.params["network"]}
 
 
-def _judge(discriminator: UNetDiscriminator, params: Params, state: State, image: jax.Array) -> tuple[jax.Array, State]:
+def _discriminate(
+    discriminator: UNetDiscriminator, params: Params, state: State, image: jax.Array
+) -> tuple[jax.Array, State]:
     """Logits [B, H, W, 1] of images in [0, 1], and the state with improved vectors of spectral norm."""
     variables = {"params": params[DISCRIMINATOR], SPECTRAL: state[DISCRIMINATOR]}
     logits, improved = discriminator.apply(variables, image, True, mutable=[SPECTRAL])
@@ -133,7 +135,7 @@ def _generator_loss(
             values, metrics = add_auxiliary(auxiliary, frozen, values, metrics, *pair)
         if not settings.adversarial_weight:
             return Loss(values, metrics, taps, state)
-        logits, state = _judge(discriminator, params, state, image)
+        logits, state = _discriminate(discriminator, params, state, image)
         metrics = {**metrics, "adversarial": generator_loss(logits, settings.adversarial_loss)}
         values = values + settings.adversarial_weight * metrics["adversarial"]
         return Loss(values, metrics, taps, state, {GENERATED: image})
@@ -145,8 +147,8 @@ def _discriminator_loss(discriminator: UNetDiscriminator, settings: RealEsrganSe
     real_images = UNSHARPENED if settings.needs_unsharpened else "hr"
 
     def loss(params: Params, frozen: Frozen, state: State, batch: Batch, key: jax.Array, step: jax.Array) -> Loss:
-        real, state = _judge(discriminator, params, state, batch[real_images])  # [B, sH, sW, 1]
-        fake, state = _judge(discriminator, params, state, batch[GENERATED])
+        real, state = _discriminate(discriminator, params, state, batch[real_images])  # [B, sH, sW, 1]
+        fake, state = _discriminate(discriminator, params, state, batch[GENERATED])
         on_real, on_fake = discriminator_loss(real, fake, settings.adversarial_loss)
         metrics = {"real": on_real, "fake": on_fake, "accuracy": accuracy(real, fake)}
         return Loss(on_real + on_fake, metrics, (), state)

@@ -5,7 +5,9 @@ from __future__ import annotations
 from framer_jax.knobs import settings_from
 from framer_jax.recipes.base import PIXELS, Recipe
 from framer_jax.recipes.components import perceptual, spaces
+from framer_jax.recipes.components.lr_condition import LATENT_ENTRIES
 from framer_jax.recipes.components.networks import DTYPES, build_denoiser
+from framer_jax.recipes.components.sd_base import build_space
 from framer_jax.recipes.method import (
     LATENTS,
     PHOTOS,
@@ -16,7 +18,7 @@ from framer_jax.recipes.method import (
     WeightFile,
     WeightReader,
 )
-from framer_jax.recipes.supresdiffgan.recipe import LATENT_ENTRIES, supresdiffgan
+from framer_jax.recipes.supresdiffgan.recipe import supresdiffgan
 from framer_jax.recipes.supresdiffgan.settings import SupResDiffGanSettings
 
 DISCRIMINATOR_FILE = WeightFile(("supresdiffgan", "discriminator_checkpoint"), "discriminator", training_only=True)
@@ -31,7 +33,7 @@ def _settings(config: Config) -> SupResDiffGanSettings:
 
 def _build(config: Config, purpose: str, data: str, reader: WeightReader) -> Recipe:
     settings = _settings(config)
-    space = spaces.build_space(config, purpose, reader)
+    space = build_space(config, purpose, reader)
     losses = perceptual.vgg19_losses if settings.perceptual == perceptual.VGG19 else perceptual.auxiliary_losses
     return supresdiffgan(
         build_denoiser(config, space),
@@ -76,7 +78,7 @@ def _batch_entries(config: Config, data: str) -> tuple[str, ...]:
 METHOD = Method(
     name="supresdiffgan",
     paper="Kopeć et al., SupResDiffGAN: a new approach for the Super-Resolution task, ICCS 2025",
-    summary="Latent diffusion whose estimates a discriminator of image pairs judges, under adaptive noise.",
+    summary="Latent diffusion with a discriminator of image pairs and adaptive noise.",
     networks=Networks("denoiser", ("supresdiffgan_unet",)),
     sections={
         "space": spaces.SpaceSettings,

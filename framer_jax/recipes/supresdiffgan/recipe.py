@@ -1,9 +1,9 @@
-"""SupResDiffGAN: latent diffusion whose estimates a discriminator judges next to the HR image.
+"""SupResDiffGAN: latent diffusion whose estimates a discriminator compares with the HR image.
 
 Kopeć et al., "SupResDiffGAN: a new approach for the Super-Resolution task" (ICCS 2025, arXiv 2504.13622), and the
 released code. The U-Net estimates the clean latent from a noisy one, the latent of the upsampled LR image and ᾱ_t. Both
 the estimate and the clean latent are noised at a time s and decoded, and the discriminator says which of the two images
-is real. It is the more accurate, the larger s becomes (framer_jax.diffusion.adaptive_noise). Generator and
+is real. The more accurate it has been, the larger s is (framer_jax.diffusion.adaptive_noise). Generator and
 discriminator are updated in turn, in the even and in the odd steps; the batch statistics of the discriminator and its
 moving accuracy change in both and are the mutable state.
 """
@@ -11,23 +11,19 @@ moving accuracy change in both and are the mutable state.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
 
-from framer_jax.data.latents import HR_LATENT, LR_LATENT
 from framer_jax.diffusion import ddpm
 from framer_jax.diffusion.adaptive_noise import initial_accuracy, noise_time, update_accuracy
-from framer_jax.diffusion.noise import NoiseField
 from framer_jax.diffusion.samplers import ddim, ddim_estimates
-from framer_jax.diffusion.tiles import map_tiles, tile_grid
 from framer_jax.losses.adversarial import pair_accuracy, pair_loss
 from framer_jax.losses.latent import latent_mse
 from framer_jax.models.denoiser import LR_LATENT as LR_CONDITION
-from framer_jax.models.denoiser import Denoiser, Taps, denoise
+from framer_jax.models.denoiser import Condition, Denoiser, Taps, denoise
 from framer_jax.models.pair_discriminator import STATISTICS, PairDiscriminator
 from framer_jax.recipes.base import (
     PIXELS,
@@ -38,16 +34,14 @@ from framer_jax.recipes.base import (
     LossFunction,
     Params,
     Recipe,
-    Sampler,
     State,
-    StepwiseSampler,
-    TiledSampler,
-    Tiling,
     Update,
     add_auxiliary,
     auxiliary_frozen,
 )
-from framer_jax.recipes.components.latent_space import LatentSpace, LatentTask, to_model_range, with_tiles
+from framer_jax.recipes.components.latent_sampler import LatentProcess, Predict, Step, latent_samplers
+from framer_jax.recipes.components.latent_space import LatentSpace, LatentTask, to_model_range
+from framer_jax.recipes.components.lr_condition import encode_lr_latent, training_latents
 from framer_jax.recipes.method import Pretrained
 from framer_jax.recipes.supresdiffgan.settings import SupResDiffGanSettings
 
@@ -57,12 +51,6 @@ DENOISER = "denoiser"
 DISCRIMINATOR, ACCURACY = "discriminator", "accuracy"
 """The group of the discriminator, and the entry of the mutable state with its batch statistics; and the entry with the
 moving average of its accuracy."""
-
-LATENT_ENTRIES = (HR_LATENT, LR_LATENT)
-"""The entries of batches of precomputed latents."""
-
-WHOLE = Tiling()
-"""No tiles: the denoiser sees the whole latent."""
 
 LEAST_SIDE = 16
 """Side of the images that the discriminator is initialized with; its parameters do not depend on it."""
@@ -75,7 +63,7 @@ def supresdiffgan(
     settings: SupResDiffGanSettings,
     auxiliary: tuple[AuxiliaryLoss, ...] = (),
     dtype: Any = jnp.float32,
-    discriminator_weights: Pretrained | None = None,
+    pretrained_discriminator: Pretrained | None = None,
     batch_entries: tuple[str, ...] = PIXELS,
 ) -> Recipe:
     """The recipe.
@@ -87,30 +75,33 @@ def supresdiffgan(
       settings: see SupResDiffGanSettings.
       auxiliary: the perceptual term; it needs images in the batches.
       dtype: compute dtype of the discriminator.
-      discriminator_weights: a published discriminator to start from, with its batch statistics.
+      pretrained_discriminator: a published discriminator to start from, with its batch statistics.
       batch_entries: images or latents.
     """
     task = LatentTask(space, scale, residual=False)
     adversarial = settings.adversarial_weight > 0
     discriminator = PairDiscriminator(channels=settings.discriminator_channels, dtype=dtype)
-    generate = _generator(task, denoiser, settings, batch_entries)
-    judge = _judge(task, discriminator, settings)
+    predict = _predictor(denoiser)
+    generate = _generator(task, predict, settings, batch_entries)
+    discriminate = _discriminate(task, discriminator, settings)
     turns = 2 if adversarial else 1
-    updates = [Update("generator", (DENOISER,), _generator_loss(task, generate, judge, settings, auxiliary), turns)]
+    updates = [
+        Update("generator", (DENOISER,), _generator_loss(task, generate, discriminate, settings, auxiliary), turns)
+    ]
     if adversarial:
-        updates.append(Update("discriminator", (DISCRIMINATOR,), _discriminator_loss(generate, judge), turns, 1))
+        updates.append(Update("discriminator", (DISCRIMINATOR,), _discriminator_loss(generate, discriminate), turns, 1))
     return Recipe(
         name="supresdiffgan",
         scale=scale,
         init=partial(_init, denoiser, space, discriminator if adversarial else None),
         updates=tuple(updates),
-        **_samplers(task, denoiser, settings)._asdict(),
+        **latent_samplers(task, sampling_process(settings), predict, encode_lr_latent, guidance=None)._asdict(),
         lr_multiple=task.lr_multiple(denoiser),
         tap_kind=denoiser.taps,
         frozen={**space.frozen, **auxiliary_frozen(auxiliary)},
-        init_state=partial(_init_state, discriminator, discriminator_weights) if adversarial else dict,
+        init_state=partial(_init_state, discriminator, pretrained_discriminator) if adversarial else dict,
         batch_entries=batch_entries,
-        initial_params={DISCRIMINATOR: discriminator_weights.params["network"]} if discriminator_weights else {},
+        initial_params={DISCRIMINATOR: pretrained_discriminator.params["network"]} if pretrained_discriminator else {},
     )
 
 
@@ -138,6 +129,17 @@ def _init_state(discriminator: PairDiscriminator, weights: Pretrained | None) ->
     return {DISCRIMINATOR: jax.tree.map(jnp.asarray, statistics), ACCURACY: initial_accuracy()}
 
 
+def _predictor(denoiser: Denoiser) -> Predict:
+    """The generator, whose time is ᾱ and which has no text."""
+
+    def predict(
+        params: Params, frozen: Frozen, x: jax.Array, level: jax.Array, lr_condition: Condition, text: Condition
+    ) -> tuple[jax.Array, Taps]:
+        return denoise(denoiser, params[DENOISER], x, level, lr_condition)
+
+    return predict
+
+
 class Generated(NamedTuple):
     """An estimate of the generator.
 
@@ -157,31 +159,24 @@ Generate = Callable[[Params, Frozen, Batch, jax.Array], Generated]
 
 
 def _generator(
-    task: LatentTask, denoiser: Denoiser, settings: SupResDiffGanSettings, batch_entries: tuple[str, ...]
+    task: LatentTask, predict: Predict, settings: SupResDiffGanSettings, batch_entries: tuple[str, ...]
 ) -> Generate:
     schedule = ddpm.cosine_schedule(settings.steps)
     levels = jnp.asarray(schedule.alphas_cumprod, jnp.float32)
 
-    def latents(frozen: Frozen, batch: Batch) -> tuple[jax.Array, jax.Array]:
-        """(z_hr, z_lr), [B, h, w, C] float32 each: precomputed, or encoded here."""
-        if HR_LATENT in batch_entries:
-            return batch[HR_LATENT].astype(jnp.float32), batch[LR_LATENT].astype(jnp.float32)
-        z_hr, z_lr, _ = task.encode_pair(frozen, batch)
-        return z_hr, z_lr
-
     def generate(params: Params, frozen: Frozen, batch: Batch, key: jax.Array) -> Generated:
-        z_hr, z_lr = latents(frozen, batch)
+        z_hr, lr_condition = training_latents(task, encode_lr_latent, frozen, batch, batch_entries)
         key_time, key_noise = jax.random.split(key)
         t = jax.random.randint(key_time, (z_hr.shape[0],), 0, schedule.steps, jnp.int32)
         x = ddpm.forward(schedule, z_hr, t, jax.random.normal(key_noise, z_hr.shape, jnp.float32))
-        estimate, taps = denoise(denoiser, params[DENOISER], x, levels[t], {LR_CONDITION: z_lr})
+        estimate, taps = predict(params, frozen, x, levels[t], lr_condition, {})
         return Generated(estimate, z_hr, taps)
 
     return generate
 
 
-class Judgement(NamedTuple):
-    """What the discriminator says of pairs of a generated and a real image.
+class DiscriminatorOutput(NamedTuple):
+    """The discriminator's output for pairs of a generated and a real image.
 
     Attributes:
       logits: [B] float32, above 0 where it takes the second image for the real one.
@@ -196,16 +191,16 @@ class Judgement(NamedTuple):
     metrics: dict[str, jax.Array]
 
 
-Judge = Callable[[Params, Frozen, State, jax.Array, jax.Array, jax.Array], Judgement]
-"""(params, frozen, state, generated latent, real latent, key) → judgement."""
+Discriminate = Callable[[Params, Frozen, State, jax.Array, jax.Array, jax.Array], DiscriminatorOutput]
+"""(params, frozen, state, generated latent, real latent, key) → the discriminator's output."""
 
 
-def _judge(task: LatentTask, discriminator: PairDiscriminator, settings: SupResDiffGanSettings) -> Judge:
+def _discriminate(task: LatentTask, discriminator: PairDiscriminator, settings: SupResDiffGanSettings) -> Discriminate:
     schedule = ddpm.cosine_schedule(settings.steps)
 
-    def judge(
+    def discriminate(
         params: Params, frozen: Frozen, state: State, generated: jax.Array, real: jax.Array, key: jax.Array
-    ) -> Judgement:
+    ) -> DiscriminatorOutput:
         key_order, *keys = jax.random.split(key, 3)
         time = noise_time(state[ACCURACY], schedule.steps)
 
@@ -223,22 +218,22 @@ def _judge(task: LatentTask, discriminator: PairDiscriminator, settings: SupResD
         accuracy = pair_accuracy(logits, second_is_real)  # [B]
         average = update_accuracy(state[ACCURACY], accuracy.mean())
         metrics = {"accuracy": accuracy, "moving_accuracy": state[ACCURACY], "noise_time": time.astype(jnp.float32)}
-        return Judgement(
+        return DiscriminatorOutput(
             logits, second_is_real, {**state, DISCRIMINATOR: changed[STATISTICS], ACCURACY: average}, metrics
         )
 
-    return judge
+    return discriminate
 
 
 def _generator_loss(
     task: LatentTask,
     generate: Generate,
-    judge: Judge,
+    discriminate: Discriminate,
     settings: SupResDiffGanSettings,
     auxiliary: tuple[AuxiliaryLoss, ...],
 ) -> LossFunction:
     def loss(params: Params, frozen: Frozen, state: State, batch: Batch, key: jax.Array, step: jax.Array) -> Loss:
-        key_generate, key_judge = jax.random.split(key)
+        key_generate, key_discriminate = jax.random.split(key)
         latent, target, taps = generate(params, frozen, batch, key_generate)
         values = latent_mse(latent, target)  # [B]
         metrics = {"latent_mse": values}
@@ -249,75 +244,43 @@ def _generator_loss(
             values, metrics = add_auxiliary(auxiliary, frozen, values, metrics, image, to_model_range(batch["hr"]))
         if not settings.adversarial_weight:
             return Loss(values, metrics, taps, state)
-        verdict = judge(params, frozen, state, decoded, target, key_judge)
-        adversarial = pair_loss(verdict.logits, ~verdict.second_is_real)
-        metrics = {**metrics, "adversarial": adversarial, **verdict.metrics}
-        return Loss(values + settings.adversarial_weight * adversarial, metrics, taps, verdict.state)
+        output = discriminate(params, frozen, state, decoded, target, key_discriminate)
+        adversarial = pair_loss(output.logits, ~output.second_is_real)
+        metrics = {**metrics, "adversarial": adversarial, **output.metrics}
+        return Loss(values + settings.adversarial_weight * adversarial, metrics, taps, output.state)
 
     return loss
 
 
-def _discriminator_loss(generate: Generate, judge: Judge) -> LossFunction:
+def _discriminator_loss(generate: Generate, discriminate: Discriminate) -> LossFunction:
     def loss(params: Params, frozen: Frozen, state: State, batch: Batch, key: jax.Array, step: jax.Array) -> Loss:
-        key_generate, key_judge = jax.random.split(key)
+        key_generate, key_discriminate = jax.random.split(key)
         # The generator does not run in this step, so its image is made here, without a gradient.
         generated = jax.lax.stop_gradient(generate(params, frozen, batch, key_generate))
-        verdict = judge(params, frozen, state, generated.latent, generated.target, key_judge)
-        values = pair_loss(verdict.logits, verdict.second_is_real)
-        return Loss(values, verdict.metrics, (), verdict.state)
+        output = discriminate(params, frozen, state, generated.latent, generated.target, key_discriminate)
+        values = pair_loss(output.logits, output.second_is_real)
+        return Loss(values, output.metrics, (), output.state)
 
     return loss
 
 
-class Samplers(NamedTuple):
-    """A recipe's samplers, see framer_jax.recipes.base.Recipe."""
+def sampling_process(settings: SupResDiffGanSettings) -> LatentProcess:
+    """Steps of DDPM or DDIM from noise, between the two of them by `eta`; the network's time is ᾱ.
 
-    sample: Sampler
-    mean: Sampler
-    sample_tiled: TiledSampler
-    stepwise: StepwiseSampler
-
-
-def _samplers(task: LatentTask, denoiser: Denoiser, settings: SupResDiffGanSettings) -> Samplers:
-    # As in the release, fewer steps are a shorter cosine schedule and not a part of the training's: the network is
-    # given ᾱ and not a time, so it can be called at any.
+    As in the release, fewer steps are a shorter cosine schedule and not a part of the training's: the network is given
+    ᾱ and not a time, so it can be called at any.
+    """
     schedule = ddpm.cosine_schedule(settings.sampling_steps)
     grid, levels = ddpm.ddpm_grid(schedule), jnp.asarray(schedule.alphas_cumprod, jnp.float32)
-    noisiest = float(ddpm.cosine_schedule(settings.steps).alphas_cumprod[-1])
+    noisiest = jnp.float32(ddpm.cosine_schedule(settings.steps).alphas_cumprod[-1])
 
-    def estimate(params: Params, level: jax.Array | float, x: jax.Array, z_lr: jax.Array) -> jax.Array:
-        level = jnp.full((x.shape[0],), level, jnp.float32)
-        return denoise(denoiser, params[DENOISER], x, level, {LR_CONDITION: z_lr})[0]
+    def at_level(step: Step, x: jax.Array, t: jax.Array) -> jax.Array:
+        return step(x, levels[t])
 
-    def process(params: Params, z_lr: jax.Array, noise: NoiseField, tiling: Tiling = WHOLE) -> tuple[Any, ...]:
-        """The arguments of the sampler; estimates of tiles are blended in each step."""
-        side, overlap = (pixels // task.space.image_pixels_per_latent for pixels in tiling[:2])
-        tiles = tile_grid((z_lr.shape[1], z_lr.shape[2]), side, overlap)
-
-        def denoise_at(x: jax.Array, t: jax.Array) -> jax.Array:
-            return map_tiles(partial(estimate, params, levels[t]), tiles, x, z_lr, batch=tiling.batch)
-
-        def draw(number: jax.Array) -> jax.Array:
-            return task.noise(z_lr, noise, number)
-
-        return grid, denoise_at, draw(jnp.int32(0)), settings.eta, draw
-
-    def sample(params: Params, frozen: Frozen, lr: jax.Array, noise: NoiseField) -> jax.Array:
-        z_lr, _ = task.encode_lr(frozen, lr)
-        return task.decode(frozen, ddim(*process(params, z_lr, noise)), z_lr)
-
-    def stepwise(params: Params, frozen: Frozen, lr: jax.Array, noise: NoiseField, every: int) -> jax.Array:
-        z_lr, _ = task.encode_lr(frozen, lr)
-        x0, estimates = ddim_estimates(*process(params, z_lr, noise))
-        return task.decode_with_previews(frozen, x0, z_lr, estimates, every)
-
-    def sample_tiled(params: Params, frozen: Frozen, image: jax.Array, noise: NoiseField, tiling: Tiling) -> jax.Array:
-        tiled = replace(task, space=with_tiles(task.space, tiling.encoder, tiling.decoder))
-        z_lr = tiled.space.encode(frozen, to_model_range(image))
-        return tiled.decode(frozen, ddim(*process(params, z_lr, noise, tiling)), z_lr)
-
-    def mean(params: Params, frozen: Frozen, lr: jax.Array, noise: NoiseField) -> jax.Array:
-        z_lr, _ = task.encode_lr(frozen, lr)
-        return task.decode(frozen, estimate(params, noisiest, task.noise(z_lr, noise), z_lr), z_lr)
-
-    return Samplers(sample, mean, sample_tiled, StepwiseSampler(settings.sampling_steps, stepwise))
+    return LatentProcess(
+        steps=settings.sampling_steps,
+        start=lambda z_lr, draw: draw(jnp.int32(0)),
+        run=lambda step, x, draw: ddim(grid, partial(at_level, step), x, settings.eta, draw),
+        estimates=lambda step, x, draw: ddim_estimates(grid, partial(at_level, step), x, settings.eta, draw),
+        one_call=lambda step, x: step(x, noisiest),
+    )

@@ -10,7 +10,7 @@ from framer_jax.recipes.components import perceptual, spaces
 from framer_jax.recipes.components import text as texts
 from framer_jax.recipes.components.base_model import stored_layout
 from framer_jax.recipes.components.networks import build_denoiser
-from framer_jax.recipes.components.one_step import AUTOENCODER_NETWORK
+from framer_jax.recipes.components.published_lora import AUTOENCODER_NETWORK
 from framer_jax.recipes.method import Config, Method, Networks, UpscaleProtocol, WeightFile, WeightReader
 from framer_jax.recipes.tsd_sr.recipe import tsd_sr
 from framer_jax.recipes.tsd_sr.settings import AutoencoderSettings, TsdSrSettings

@@ -1,24 +1,24 @@
-"""TSD-SR's weights: its authors' folder of LoRAs, and runs as whole networks."""
+"""TSD-SR's weights: its authors' folder of LoRAs, and runs as merged checkpoints."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from framer_jax.models.mmdit import JointTransformer, block_structure, match_block_layout, unstack_blocks
+from framer_jax.porting.lora import LoraLayers
 from framer_jax.porting.table import map_named
 from framer_jax.porting.weights import is_ours
 from framer_jax.recipes.base import Params, Recipe, expected_params
 from framer_jax.recipes.components.base_model import BASE, base_file, cast_frozen, check_same_size
 from framer_jax.recipes.components.latent_space import AUTOENCODER
 from framer_jax.recipes.components.networks import execution_knobs
-from framer_jax.recipes.components.one_step import (
+from framer_jax.recipes.components.one_step import ENCODER, STUDENT
+from framer_jax.recipes.components.published_lora import (
     AUTOENCODER_NETWORK,
-    ENCODER,
-    STUDENT,
     check_group,
     merged_autoencoder,
     merged_network,
-    without_scale,
+    published_factors,
 )
 from framer_jax.recipes.method import (
     PHOTOS,
@@ -69,19 +69,23 @@ def read_published(path: Path, config: Config, recipe: Recipe, reader: WeightRea
       reader: reads the files.
 
     Raises:
-      FileNotFoundError, ValueError: a file is missing, or of another size than configured; one line.
+      FileNotFoundError, ValueError: a file is missing, or of another size, rank or choice of modules than configured;
+        one line that names the knob.
     """
     size, scale = config["denoiser"][NETWORK], config["tsd_sr"]["lora_scale"]
+    expected = expected_params(recipe)
     model = JointTransformer(**block_structure(size), scan=size["scan"])
     groups = {}
     for group in recipe.exported:
         file, name, network = PUBLISHED_LORAS[group]
         params = recipe.frozen[network]
         params = unstack_blocks(params, model) if network == BASE else params
-        factors = reader.lora("weights", str(path / file if path.is_dir() else path), name, params)
-        factors = without_scale(factors, scale)
-        groups[group] = match_block_layout(factors, model) if network == BASE else factors
-    check_same_structure(groups, expected_params(recipe), str(path))
+        source = str(path / file if path.is_dir() else path)
+        factors = reader.lora("weights", source, name, params)  # every alpha is the rank
+        factors = match_block_layout(factors, model) if network == BASE else factors
+        layers = LoraLayers(factors, {})
+        groups[group] = published_factors(layers, expected[group], scale, source, f"recipe.tsd_sr.{group}")
+    check_same_structure(groups, expected, str(path))
     return groups
 
 
@@ -102,7 +106,7 @@ def published_by(build: Build) -> Published:
 
 
 def merge(run: TrainedRun, model: str) -> MergedNetwork:
-    """A run as one whole network: the base's, with the run's LoRA merged.
+    """A run as a merged checkpoint: a network of the base, with the run's LoRA merged.
 
     Args:
       run: the run.
