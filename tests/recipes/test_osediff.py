@@ -268,7 +268,7 @@ def test_framer_on_the_student(recipe, student, params):
         ("recipe.osediff.base_checkpoint=", "base_checkpoint is empty: set it to the path of Stable Diffusion 2's U-N"),
         ("recipe.osediff.base_checkpoint=gone", "recipe.osediff.base_checkpoint: there is no file 'gone'"),
         ("recipe.denoiser.sd_unet.blocks=2", r"base.safetensors, .*, was made with .*sd_unet.blocks 1, not 2"),
-        ("recipe.text.width=8", r"base.safetensors, .*context_width 16, not 8"),
+        ("recipe.text.width=8", r"base.safetensors, .*recipe\.text\.width 16, not 8"),
         ("recipe.osediff.lora_modules=nothing", "the LoRA pattern 'nothing' finds no kernel among"),
         ("recipe.osediff.lora_modules=", "recipe.osediff.lora_modules is '': it must be a regular expression"),
         ("recipe.osediff.trainable=nothing", "recipe.osediff.trainable 'nothing' matches none of the"),

@@ -36,7 +36,11 @@ def published_factors(layers: LoraLayers, expected: Mapping[str, Any], scale: fl
       ValueError: other modules, or another rank, than configured; the message names the knob.
     """
     read, configured = (
-        {name.removesuffix("/down"): leaf.shape[-1] for name, leaf in flatten_names(tree)[0].items() if "/down" in name}
+        {
+            name.removesuffix("/down"): leaf.shape[-1]
+            for name, leaf in flatten_names(tree)[0].items()
+            if name.endswith("/down")  # modules may be called so too: encoder/down_0_to_coarse
+        }
         for tree in (layers.factors, expected)
     )
     if differing := sorted(read.keys() ^ configured.keys()):

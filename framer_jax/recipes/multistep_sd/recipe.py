@@ -93,14 +93,14 @@ def multistep_sd(
         check_text_lengths(texts)
     initial, untrained = split_params(base, settings.trainable) if base else ({}, untrained)
     untrained = cast_frozen(untrained, settings.base_dtype)
-    encode_lr, predict = _lr_encoder(denoiser, encoder), _predictor(denoiser)
+    observe, predict = _observer(denoiser, encoder), _predictor(denoiser)
     process = sampling_process(sd_schedule(), settings)
     return Recipe(
         name="multistep_sd",
         scale=scale,
         init=_init(denoiser, text, settings),
-        updates=(Update(DENOISER, (DENOISER,), _loss(task, settings, predict, encode_lr, batch_entries)),),
-        **latent_samplers(task, process, predict, encode_lr, settings.guidance)._asdict(),
+        updates=(Update(DENOISER, (DENOISER,), _loss(task, settings, predict, observe, batch_entries)),),
+        **latent_samplers(task, process, predict, observe, settings.guidance)._asdict(),
         lr_multiple=task.lr_multiple(denoiser),
         tap_kind=denoiser.taps,
         exported=(DENOISER,),
@@ -150,42 +150,42 @@ def _init(
 
 def _predictor(denoiser: ControlledUNet) -> Predict:
     def predict(
-        params: Params, frozen: Frozen, x: jax.Array, time: jax.Array, lr_condition: Condition, text: Condition
+        params: Params, frozen: Frozen, x: jax.Array, time: jax.Array, seen: Condition, text: Condition
     ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
         joined = join_params(frozen.get(BASE, {}), params[DENOISER])
-        return denoise(denoiser, joined, x, time, {**text, **lr_condition})
+        return denoise(denoiser, joined, x, time, {**text, **seen})
 
     return predict
 
 
-def _lr_encoder(denoiser: ControlledUNet, encoder: ImageEncoder | None) -> EncodeLr:
-    def encode_lr(space: LatentSpace, frozen: Frozen, image: jax.Array) -> tuple[jax.Array, Condition]:
+def _observer(denoiser: ControlledUNet, encoder: ImageEncoder | None) -> EncodeLr:
+    def observe(space: LatentSpace, frozen: Frozen, image: jax.Array) -> tuple[jax.Array, Condition]:
         z_lr = space.encode(frozen, image)
-        lr_condition = {LR_CONDITION: z_lr} if denoiser.control == "latent" else {IMAGE: image}
-        return z_lr, {**lr_condition, **({IMAGE_TOKENS: encoder.encode(frozen[ENCODER], image)} if encoder else {})}
+        seen = {LR_CONDITION: z_lr} if denoiser.control == "latent" else {IMAGE: image}
+        return z_lr, {**seen, **({IMAGE_TOKENS: encoder.encode(frozen[ENCODER], image)} if encoder else {})}
 
-    return encode_lr
+    return observe
 
 
 def _loss(
     task: LatentTask,
     settings: MultistepSdSettings,
     predict: Predict,
-    encode_lr: EncodeLr,
+    observe: EncodeLr,
     batch_entries: tuple[str, ...],
 ) -> LossFunction:
     text_in_batch = TEXT in batch_entries
     schedule = sd_schedule()
 
     def loss(params: Params, frozen: Frozen, state: State, batch: Batch, key: jax.Array, step: jax.Array) -> Loss:
-        z_hr, lr_condition = training_latents(task, encode_lr, frozen, batch, batch_entries)
+        z_hr, seen = training_latents(task, observe, frozen, batch, batch_entries)
         count = z_hr.shape[0]
         key_time, key_noise = jax.random.split(key)
         t = jax.random.randint(key_time, (count,), 0, schedule.steps)
         noise = jax.random.normal(key_noise, z_hr.shape, jnp.float32)
         x = ddpm.forward(schedule, z_hr, t, noise)
         text = batch_text(frozen, batch, count, text_in_batch)
-        output, taps = predict(params, frozen, x, t.astype(jnp.float32), lr_condition, text)
+        output, taps = predict(params, frozen, x, t.astype(jnp.float32), seen, text)
         error = denoising_error(schedule, output, z_hr, t, noise, settings.prediction)  # [B]
         return Loss(error, {"noise_mse": error}, taps, state)
 
