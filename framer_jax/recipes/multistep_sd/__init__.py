@@ -110,6 +110,11 @@ def _encoder(
                 f"{knob} is {denoiser.image_context_width}, and recipe.multistep_sd.image_tokens is none: set that to "
                 "dinov2, or the width to 0"
             )
+        if settings.dinov2_checkpoint:
+            raise ValueError(
+                f"{ENCODER_FILE.knob} is set, and recipe.multistep_sd.image_tokens is none: set that to dinov2, or "
+                "leave the path empty"
+            )
         return None
     dtype = DTYPES[config["dtype"]]
     dinov2 = reader.network(ENCODER_FILE.knob, settings.dinov2_checkpoint, "dinov2", "DINOv2", dtype)

@@ -77,10 +77,5 @@ class MultistepSdSettings:
 
     def __post_init__(self) -> None:
         check_knobs(self)
-        if self.dinov2_checkpoint and self.image_tokens != "dinov2":
-            raise ValueError(
-                f"dinov2_checkpoint is {self.dinov2_checkpoint!r}, and image_tokens is {self.image_tokens!r}: set that "
-                "to dinov2, or leave the path empty"
-            )
         if self.eta and self.sampler != "ddim":
             raise ValueError(f"eta is {self.eta}: it is of sampler 'ddim' only; set sampler=ddim, or eta=0")
