@@ -38,7 +38,7 @@ jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
 # The same examples in every run: what fails on one machine fails on all. `-m slow` looks for new ones.
-hypothesis.settings.register_profile("fixed", derandomize=True)
+hypothesis.settings.register_profile("fixed", derandomize=True, deadline=None)
 if "slow" not in sys.argv:
     hypothesis.settings.load_profile("fixed")
 

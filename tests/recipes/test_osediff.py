@@ -312,5 +312,5 @@ def test_a_base_that_predicts_the_velocity_is_refused(folder, tmp_path):
 def test_weights_of_stable_diffusion_1_are_refused(folder, tmp_path):
     """Its text is narrower; and its projections are convolutions, which tests/porting refuses."""
     ported(tmp_path / "sd15.safetensors", "sd_unet", context_width=12)
-    with pytest.raises(ValueError, match=r"base_checkpoint .*context_width 12, not 16"):
+    with pytest.raises(ValueError, match=r"base_checkpoint .*recipe.text.width 12, not 16"):
         recipe_of(*knobs(folder), f"recipe.osediff.base_checkpoint={tmp_path}/sd15.safetensors")

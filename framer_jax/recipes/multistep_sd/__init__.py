@@ -111,10 +111,7 @@ def _encoder(
                 "dinov2, or the width to 0"
             )
         if settings.dinov2_checkpoint:
-            raise ValueError(
-                f"{ENCODER_FILE.knob} is set, and recipe.multistep_sd.image_tokens is none: set that to dinov2, or "
-                "leave the path empty"
-            )
+            reader.note(ENCODER_FILE.knob, "is not read: recipe.multistep_sd.image_tokens is none; dinov2 would use it")
         return None
     dtype = DTYPES[config["dtype"]]
     dinov2 = reader.network(ENCODER_FILE.knob, settings.dinov2_checkpoint, "dinov2", "DINOv2", dtype)
