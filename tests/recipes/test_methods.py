@@ -34,15 +34,16 @@ def saved_state(workdir):
         return reader.restore(workdir / "checkpoints" / "2" / "state")
 
 
-BUILDS_ON_ANOTHER = {"hf_diff"}
-"""Methods that add terms to the loss of another one: their whole cycle is a slow check, and a step of their narrow
-configuration is trained in tests/test_configs.py."""
+LONG_CYCLES = {"hf_diff", "pisa_sr", "osediff"}
+"""Methods whose whole cycle is a slow check, of minutes: their terms are those of others, or their losses run through
+an autoencoder and LPIPS. A small configuration of theirs is trained for a step in tests/test_configs.py, or every group's
+gradient is tested in their own file."""
 
 
 @pytest.mark.parametrize(
     "method",
     [
-        pytest.param(method, marks=pytest.mark.slow if method.name in BUILDS_ON_ANOTHER else (), id=method.name)
+        pytest.param(method, marks=pytest.mark.slow if method.name in LONG_CYCLES else (), id=method.name)
         for method in METHODS
     ],
 )
