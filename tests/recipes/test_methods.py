@@ -36,8 +36,8 @@ def saved_state(workdir):
 
 LONG_CYCLES = {"hf_diff", "pisa_sr", "osediff"}
 """Methods whose whole cycle is a slow check, of minutes: their terms are those of others, or their losses run through
-an autoencoder and LPIPS. A small configuration of theirs is trained for a step in tests/test_configs.py, or the gradient
-of every group is tested in their own file."""
+an autoencoder and LPIPS. A small configuration of theirs is trained for a step in tests/test_configs.py, or the
+gradient of every group is tested in their own file."""
 
 
 @pytest.mark.parametrize(
