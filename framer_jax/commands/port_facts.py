@@ -18,8 +18,8 @@ def written_facts(output: Path, model: str, parameters: int) -> dict[str, Any]:
 def described_source(source: dict[str, Any]) -> dict[str, Any]:
     """Source files with their checksums, what was chosen and assumed, and the parts that were left out."""
     lines = {f"source {number}": f"{file['file']}  {file['sha256']}" for number, file in enumerate(source["files"], 1)}
-    if source.get("taken_off"):
-        lines["taken off"] = ", ".join(source["taken_off"])
+    if source.get("removed"):
+        lines["removed"] = ", ".join(source["removed"])
     if source.get("dropped"):
         lines["dropped"] = f"{source['dropped']} constants that the model computes itself"
     # Other notes have the key 'note'; keys must differ, and those of files are numbered too.

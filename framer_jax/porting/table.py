@@ -89,7 +89,7 @@ class Ported(NamedTuple):
     Attributes:
       params: nested dict of float32 NumPy arrays, without an enclosing group.
       arguments: constructor arguments of our module.
-      source: origin: 'files' with their SHA-256, the removed entries and prefixes as 'taken_off', 'notes' on what was
+      source: origin: 'files' with their SHA-256, the removed entries and prefixes as 'removed', 'notes' on what was
         chosen, left out, cast or assumed, the number of 'dropped' keys, and the names of 'assumed' arguments.
     """
 
@@ -128,7 +128,7 @@ def read_torch(
     """
     weights = map_named(name)
     state: StateDict = {}
-    source: dict[str, Any] = {"files": [], "taken_off": [], "notes": []}
+    source: dict[str, Any] = {"files": [], "removed": [], "notes": []}
     stated: list[Statement] = []
     expected_values = {name: value for each in statements for name, value in each.values.items()}
     for path in weights.files(paths, expected_values):
@@ -140,7 +140,7 @@ def read_torch(
             raise ValueError(f"{path}: holds {len(repeated)} tensors of another file again, such as {repeated[0]!r}")
         state |= part.tensors
         source["files"] += [{"file": file.name, "sha256": sha256_of(file)} for file in files.paths()]
-        source["taken_off"] += [part.removed] if part.removed else []
+        source["removed"] += [part.removed] if part.removed else []
         by_files, notes = stated_by_files(weights, files, part.header, Path(path).is_dir())
         stated += by_files
         source["notes"] += [*part.notes, *notes]

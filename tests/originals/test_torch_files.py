@@ -17,7 +17,7 @@ def test_pytorch_itself_reads_and_writes(states, tmp_path, capsys):
     torch.save({"state_dict": {f"module.{key}": value for key, value in state.items()}}, tmp_path / "in.pth")
     words = ("--model", "resshift_unet")
     assert port(tmp_path / "in.pth", tmp_path / "ours.safetensors", *words) == 0
-    assert "taken off    state_dict, module." in capsys.readouterr().out
+    assert "removed      state_dict, module." in capsys.readouterr().out
     assert port(tmp_path / "ours.safetensors", tmp_path / "back.pth", *words, "--to", "torch") == 0
     back = torch.load(tmp_path / "back.pth", weights_only=True)
     assert all(torch.equal(back[key], value) for key, value in state.items())

@@ -221,7 +221,7 @@ def test_single_files_are_read_as_from_diffusers(name, changes, tmp_path):
     save_file({f"{prefix}{key}": value for key, value in renamed.items()} | others, tmp_path / "v2.safetensors")
     read = read_network(name, tmp_path / "v2.safetensors")
     same(read.params, params)
-    assert read.source["taken_off"] == [prefix]
+    assert read.source["removed"] == [prefix]
     assert any(f"read in {LAYOUTS[name].title}" in note for note in read.source["notes"])
     save_file(state, tmp_path / "diffusers.safetensors")
     assert read.arguments == read_torch(name, tmp_path / "diffusers.safetensors").arguments

@@ -129,7 +129,7 @@ def test_a_part_of_a_single_file_is_read_as_from_diffusers(states, single_file, 
     expected = read_torch(name, tmp_path / "diffusers.safetensors")
     ported = read_torch(name, single_file)
     same(ported.params, expected.params)
-    assert ported.arguments == expected.arguments and ported.source["taken_off"] == [prefix]
+    assert ported.arguments == expected.arguments and ported.source["removed"] == [prefix]
     left_out, layout, *_ = ported.source["notes"]
     assert left_out.startswith("left out") and "text_encoders (1 tensors)" in left_out
     assert layout == f"read in Stability's layout of the {title}"

@@ -166,5 +166,6 @@ def check_text_lengths(texts: Mapping[str, TextEmbedding]) -> None:
         unset = " (the null text, as it is not set)"
         names = [f"recipe.text.{name}_embedding{'' if name in texts else unset}" for name in (PROMPT, NEGATIVE)]
         raise ValueError(
-            f"{names[0]} has {prompt} tokens, {names[1]} has {negative}: make all texts of a run with one --t5-length"
+            f"{names[0]} has {prompt} tokens, {names[1]} has {negative}: make all texts of a run with the same text "
+            "lengths"
         )

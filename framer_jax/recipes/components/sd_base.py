@@ -16,7 +16,7 @@ from framer_jax.recipes.base import Params
 from framer_jax.recipes.components import spaces
 from framer_jax.recipes.components.base_model import base_file, check_same_size
 from framer_jax.recipes.components.latent_space import LatentSpace, gaussian_space
-from framer_jax.recipes.components.networks import DTYPES
+from framer_jax.recipes.components.networks import DTYPES, execution_knobs
 from framer_jax.recipes.components.text import text_widths
 from framer_jax.recipes.method import Config, WeightFile, WeightReader
 
@@ -26,7 +26,6 @@ NETWORK = "sd_unet"
 PREDICTION_TYPES = {"epsilon": "epsilon", "v_prediction": "v", "sample": "x0"}
 """What a scheduler_config.json of diffusers says of the network → framer_jax.diffusion.ddpm.PREDICTIONS."""
 
-
 AUTOENCODER: Mapping[str, Any] = {
     "latent_channels": 4,
     "quantisation_convs": True,
@@ -34,6 +33,14 @@ AUTOENCODER: Mapping[str, Any] = {
     "shift": 0.0,
 }
 """Constructor arguments of Stable Diffusion 2's autoencoder; the module's defaults are those of version 3."""
+
+
+LORA_MODULES = (
+    r"conv_(in|out)$|block_\d+/(conv_\d|skip)$|(down|up)sample$|project_(in|out)$|"
+    r"(self|text)_attention/(query|key|value|out)$|mlp/dense_[01]$"
+)
+"""The U-Net's modules that have a LoRA in the releases of PiSA-SR and OSEDiff: all convolutions and dense layers but
+those of the time."""
 
 
 def unet_file(section: str) -> WeightFile:
@@ -99,6 +106,13 @@ def read_unet(
     check_same_size(base.arguments, {**size, **text_widths(config)}, f"recipe.denoiser.{network}", source)
     _check_prediction(file, path, reader, prediction, prediction_knob)
     return base.params
+
+
+def unet_arguments(config: Config) -> dict[str, Any]:
+    """Constructor arguments of the U-Net that a `recipe` section determines."""
+    knobs = config["denoiser"][NETWORK]
+    size = {name: as_tuple(value) for name, value in knobs.items() if name not in execution_knobs(NETWORK)}
+    return {**size, **text_widths(config)}
 
 
 def _check_prediction(file: WeightFile, path: str, reader: WeightReader, prediction: str, knob: str) -> None:

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from framer_jax.frequency import wavelets
-from framer_jax.knobs import changed_repr, check_knobs, knob, settings_from
+from framer_jax.knobs import changed_repr, check_knobs, inherited_knob, knob, settings_from
 from framer_jax.models.kl_autoencoder import KLAutoencoder
 from framer_jax.models.tiny_autoencoder import TinyAutoencoder
 from framer_jax.models.vq_autoencoder import VQAutoencoder
@@ -78,6 +78,13 @@ class SpaceSettings:
                 f"levels is {self.levels}: it must be {measured}, for which the statistics {self.statistics!r} were "
                 "measured"
             )
+
+
+@dataclass(frozen=True)
+class KlSpaceSettings(SpaceSettings):
+    """The section `recipe.space` of methods on Stable Diffusion, whose autoencoder is the default."""
+
+    name: str = inherited_knob(SpaceSettings, "name", "kl")
 
 
 def _wavelet(settings: SpaceSettings, dtype: Any, purpose: str, reader: WeightReader) -> LatentSpace:

@@ -76,16 +76,6 @@ class TextSources:
     def __post_init__(self) -> None:
         check_knobs(self)
 
-    @property
-    def sizes(self) -> TextSizes:
-        """The sizes of the embeddings."""
-        raise NotImplementedError
-
-    @property
-    def widths(self) -> dict[str, int]:
-        """The denoiser's constructor arguments that depend on the embeddings."""
-        raise NotImplementedError
-
 
 @dataclass(frozen=True)
 class TextConditioning(TextSources):
@@ -239,10 +229,10 @@ def read_text(path: str | os.PathLike[str], knob: str = "") -> tuple[TextEmbeddi
     return TextEmbedding.from_record(arrays), dict(metadata["text"]["encoders"])
 
 
-def _settings(config: Config) -> TextSources:
+def _settings(config: Config) -> TextConditioning | ClipTextConditioning:
     section = config["text"]
     kind = TextConditioning if "t5_length" in section else ClipTextConditioning
-    settings: TextSources = settings_from(kind, section, "recipe.text")
+    settings: TextConditioning | ClipTextConditioning = settings_from(kind, section, "recipe.text")
     return settings
 
 

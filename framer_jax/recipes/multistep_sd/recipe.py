@@ -80,27 +80,17 @@ def multistep_sd(
       ValueError: nothing would be trained; guidance between texts of two lengths; or the base is another network.
     """
     task = LatentTask(space, scale, residual=False)
-    shapes = denoiser_shapes(denoiser, text)
-    trainable, untrained = split_params(shapes, settings.trainable)
-    if not trainable:
-        raise ValueError(
-            f"recipe.multistep_sd.trainable {settings.trainable!r} matches no parameter of the network, so nothing "
-            "would be trained: choose another pattern, such as '^controlnet/'"
-        )
-    if base:
-        check_same_structure(base, shapes, "recipe.multistep_sd.base_checkpoint")
     if settings.guidance != 1:
         check_text_lengths(texts)
-    initial, untrained = split_params(base, settings.trainable) if base else ({}, untrained)
-    untrained = cast_frozen(untrained, settings.base_dtype)
-    observe, predict = _observer(denoiser, encoder), _predictor(denoiser)
+    initial, untrained = _split_base(base, denoiser_shapes(denoiser, text), settings)
+    encode_lr, predict = _lr_encoder(denoiser, encoder), _predictor(denoiser)
     process = sampling_process(sd_schedule(), settings)
     return Recipe(
         name="multistep_sd",
         scale=scale,
         init=_init(denoiser, text, settings),
-        updates=(Update(DENOISER, (DENOISER,), _loss(task, settings, predict, observe, batch_entries)),),
-        **latent_samplers(task, process, predict, observe, settings.guidance)._asdict(),
+        updates=(Update(DENOISER, (DENOISER,), _loss(task, settings, predict, encode_lr, batch_entries)),),
+        **latent_samplers(task, process, predict, encode_lr, settings.guidance)._asdict(),
         lr_multiple=task.lr_multiple(denoiser),
         tap_kind=denoiser.taps,
         exported=(DENOISER,),
@@ -113,6 +103,21 @@ def multistep_sd(
         initial_params={DENOISER: initial} if initial else {},
         batch_entries=batch_entries,
     )
+
+
+def _split_base(base: Params | None, shapes: Params, settings: MultistepSdSettings) -> tuple[Params, Params]:
+    """(parameters that training starts from, frozen ones); without a base none, and the shapes of the frozen ones."""
+    trainable, untrained = split_params(shapes, settings.trainable)
+    if not trainable:
+        raise ValueError(
+            f"recipe.multistep_sd.trainable {settings.trainable!r} matches no parameter of the network, so nothing "
+            "would be trained: choose another pattern, such as '^controlnet/'"
+        )
+    if not base:
+        return {}, cast_frozen(untrained, settings.base_dtype)
+    check_same_structure(base, shapes, "recipe.multistep_sd.base_checkpoint")
+    initial, untrained = split_params(base, settings.trainable)
+    return initial, cast_frozen(untrained, settings.base_dtype)
 
 
 def denoiser_inputs(
@@ -150,42 +155,42 @@ def _init(
 
 def _predictor(denoiser: ControlledUNet) -> Predict:
     def predict(
-        params: Params, frozen: Frozen, x: jax.Array, time: jax.Array, seen: Condition, text: Condition
+        params: Params, frozen: Frozen, x: jax.Array, time: jax.Array, lr_condition: Condition, text: Condition
     ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
         joined = join_params(frozen.get(BASE, {}), params[DENOISER])
-        return denoise(denoiser, joined, x, time, {**text, **seen})
+        return denoise(denoiser, joined, x, time, {**text, **lr_condition})
 
     return predict
 
 
-def _observer(denoiser: ControlledUNet, encoder: ImageEncoder | None) -> EncodeLr:
-    def observe(space: LatentSpace, frozen: Frozen, image: jax.Array) -> tuple[jax.Array, Condition]:
+def _lr_encoder(denoiser: ControlledUNet, encoder: ImageEncoder | None) -> EncodeLr:
+    def encode_lr(space: LatentSpace, frozen: Frozen, image: jax.Array) -> tuple[jax.Array, Condition]:
         z_lr = space.encode(frozen, image)
-        seen = {LR_CONDITION: z_lr} if denoiser.control == "latent" else {IMAGE: image}
-        return z_lr, {**seen, **({IMAGE_TOKENS: encoder.encode(frozen[ENCODER], image)} if encoder else {})}
+        lr_condition = {LR_CONDITION: z_lr} if denoiser.control == "latent" else {IMAGE: image}
+        return z_lr, {**lr_condition, **({IMAGE_TOKENS: encoder.encode(frozen[ENCODER], image)} if encoder else {})}
 
-    return observe
+    return encode_lr
 
 
 def _loss(
     task: LatentTask,
     settings: MultistepSdSettings,
     predict: Predict,
-    observe: EncodeLr,
+    encode_lr: EncodeLr,
     batch_entries: tuple[str, ...],
 ) -> LossFunction:
     text_in_batch = TEXT in batch_entries
     schedule = sd_schedule()
 
     def loss(params: Params, frozen: Frozen, state: State, batch: Batch, key: jax.Array, step: jax.Array) -> Loss:
-        z_hr, seen = training_latents(task, observe, frozen, batch, batch_entries)
+        z_hr, lr_condition = training_latents(task, encode_lr, frozen, batch, batch_entries)
         count = z_hr.shape[0]
         key_time, key_noise = jax.random.split(key)
         t = jax.random.randint(key_time, (count,), 0, schedule.steps)
         noise = jax.random.normal(key_noise, z_hr.shape, jnp.float32)
         x = ddpm.forward(schedule, z_hr, t, noise)
         text = batch_text(frozen, batch, count, text_in_batch)
-        output, taps = predict(params, frozen, x, t.astype(jnp.float32), seen, text)
+        output, taps = predict(params, frozen, x, t.astype(jnp.float32), lr_condition, text)
         error = denoising_error(schedule, output, z_hr, t, noise, settings.prediction)  # [B]
         return Loss(error, {"noise_mse": error}, taps, state)
 

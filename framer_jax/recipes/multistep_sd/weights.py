@@ -46,10 +46,10 @@ def with_controlnet(unet: Mapping[str, Any], denoiser: ControlledUNet, text: Tex
     The ControlNet starts as a copy of the U-Net's way down, as its authors initialize it; what the U-Net does not have
     is drawn with a fixed key, and changes nothing before any training.
     """
-    own = flatten_dict(dict(unet), sep="/")
+    unet_leaves = flatten_dict(dict(unet), sep="/")
     inputs = denoiser_inputs(denoiser, text)
     names = flatten_dict(jax.eval_shape(denoiser.init, jax.random.key(0), *inputs)["params"], sep="/")
-    copies = {name: own[name.partition("/")[2]] for name in names if name.partition("/")[2] in own}
+    copies = {name: unet_leaves[name.partition("/")[2]] for name in names if name.partition("/")[2] in unet_leaves}
 
     @jax.jit
     def draw(key: jax.Array) -> dict[str, jax.Array]:  # the compiler removes what draws the copied parameters

@@ -13,7 +13,7 @@ from framer_jax.recipes.components.published_lora import AUTOENCODER_NETWORK
 from framer_jax.recipes.components.sd_base import NETWORK, build_space, check_latents, read_unet
 from framer_jax.recipes.method import Config, Method, Networks, UpscaleProtocol, WeightReader
 from framer_jax.recipes.osediff.recipe import osediff
-from framer_jax.recipes.osediff.settings import AutoencoderSettings, OsediffSettings
+from framer_jax.recipes.osediff.settings import OsediffSettings
 from framer_jax.recipes.osediff.weights import BASE_FILE, merge, published_by
 
 PROTOCOL = UpscaleProtocol(
@@ -72,19 +72,13 @@ def _batch_entries(config: Config, data: str) -> tuple[str, ...]:
     return texts.batch_entries_with_text(config, data, PIXELS)
 
 
-def _text_summary(condition: str, caption_dropout: float) -> str:
-    if condition == "null":
-        return "one prompt for every example (recipe.text.prompt_embedding), or the null text"
-    return texts.describe_text(condition, caption_dropout)
-
-
 METHOD = Method(
     name="osediff",
     paper="Wu et al., One-Step Effective Diffusion Network for Real-World Image Super-Resolution, NeurIPS 2024",
     summary="Stable Diffusion 2 with LoRAs, distilled into one step by variational score distillation.",
     networks=Networks("denoiser", (NETWORK,)),
     sections={
-        "space": AutoencoderSettings,
+        "space": spaces.KlSpaceSettings,
         "osediff": OsediffSettings,
         "lpips": perceptual.LpipsSettings,
         "text": texts.ClipTextConditioning,
@@ -92,7 +86,7 @@ METHOD = Method(
     build=_build,
     weight_files=(spaces.WEIGHT_FILE, BASE_FILE, *texts.WEIGHT_FILES, perceptual.WEIGHT_FILE),
     conditioning="text",
-    text_summary=_text_summary,
+    text_summary=texts.describe_prompt,
     batch_entries=_batch_entries,
     sampling_overrides={"prompt_embedding": texts.SAMPLING_OVERRIDES["prompt_embedding"]},
     identity=(("name",), ("space",), ("osediff", "lora_scale")),

@@ -4,19 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from framer_jax.knobs import MAX_WEIGHT, changed_repr, check_knobs, inherited_knob, knob
-from framer_jax.recipes.components.spaces import SpaceSettings
+from framer_jax.knobs import MAX_WEIGHT, changed_repr, check_knobs, knob
+from framer_jax.recipes.components.sd_base import LORA_MODULES
 from framer_jax.recipes.method import DTYPES
-
-UNET_MODULES = r"conv|skip$|downsample$|upsample$|attention/(query|key|value|out)$|project_(in|out)$|mlp/dense_[01]$"
-"""All convolutions and linear layers but those of the time embedding."""
-
-
-@dataclass(frozen=True)
-class AutoencoderSettings(SpaceSettings):
-    """The section `recipe.space`: by default Stable Diffusion's autoencoder, whose encoder gets a LoRA."""
-
-    name: str = inherited_knob(SpaceSettings, "name", "kl")
 
 
 @dataclass(frozen=True)
@@ -32,7 +22,7 @@ class OsediffSettings:
         "float32", "Dtype in which the U-Net's weights are kept; bfloat16 halves the memory.", choices=DTYPES
     )
     lora_modules: str = knob(
-        UNET_MODULES,
+        LORA_MODULES,
         "Regex of the U-Net's modules that get the student's LoRA; by default all that the published one has.",
         regex=True,
     )
@@ -51,7 +41,7 @@ class OsediffSettings:
     )
     encoder_lora_rank: int = knob(4, "Rank of the encoder's LoRA.", at_least=1, at_most=4096)
     regulariser_lora_modules: str = knob(
-        UNET_MODULES,
+        LORA_MODULES,
         "Regex of the U-Net's modules that get the regulariser's LoRA, which follows the student.",
         regex=True,
     )

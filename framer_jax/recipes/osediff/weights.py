@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from framer_jax.knobs import as_tuple
 from framer_jax.porting.lora_pickle import LoraPickle, adapters_of, read_lora_pickle, whole_layers
 from framer_jax.porting.table import map_named
 from framer_jax.recipes.base import Params, Recipe, expected_params
 from framer_jax.recipes.components.base_model import BASE, cast_frozen, join_params
 from framer_jax.recipes.components.latent_space import AUTOENCODER
-from framer_jax.recipes.components.networks import execution_knobs
 from framer_jax.recipes.components.one_step import ENCODER, STUDENT
 from framer_jax.recipes.components.published_lora import (
     AUTOENCODER_NETWORK,
@@ -20,8 +18,7 @@ from framer_jax.recipes.components.published_lora import (
     published_factors,
     published_pickle,
 )
-from framer_jax.recipes.components.sd_base import NETWORK, read_unet, unet_file
-from framer_jax.recipes.components.text import text_widths
+from framer_jax.recipes.components.sd_base import NETWORK, read_unet, unet_arguments, unet_file
 from framer_jax.recipes.method import Build, Config, MergedNetwork, Published, TrainedRun, WeightReader
 from framer_jax.recipes.osediff.recipe import DENOISER
 from framer_jax.trees import check_same_structure, flatten_names, nest_names
@@ -101,7 +98,4 @@ def merge(run: TrainedRun, model: str) -> MergedNetwork:
     dependency = run.dependency(BASE_FILE.path)
     weights = cast_frozen(read_unet(BASE_FILE, str(dependency), run.config, run.reader), settings["base_dtype"])
     weights = join_params(weights, run.groups.get(DENOISER, {}))
-    knobs = run.config["denoiser"][NETWORK]
-    size = {name: as_tuple(value) for name, value in knobs.items() if name not in execution_knobs(NETWORK)}
-    arguments = {**size, **text_widths(run.config)}
-    return merged_network(run, weights, arguments, run.groups[group], scale, dependency)
+    return merged_network(run, weights, unet_arguments(run.config), run.groups[group], scale, dependency)

@@ -12,7 +12,7 @@ from framer_jax.recipes.components.networks import build_denoiser
 from framer_jax.recipes.components.sd_base import NETWORK, build_space, check_latents, read_unet
 from framer_jax.recipes.method import Config, Method, Networks, UpscaleProtocol, WeightReader
 from framer_jax.recipes.pisa_sr.recipe import pisa_sr
-from framer_jax.recipes.pisa_sr.settings import PisaSpaceSettings, PisaSrSettings
+from framer_jax.recipes.pisa_sr.settings import PisaSrSettings
 from framer_jax.recipes.pisa_sr.weights import BASE_FILE, merge, published_by
 
 PROTOCOL = UpscaleProtocol(
@@ -89,7 +89,7 @@ METHOD = Method(
     summary="Stable Diffusion 2 in one step, with a pixel-level and a semantic-level LoRA of adjustable effect.",
     networks=Networks("denoiser", (NETWORK,)),
     sections={
-        "space": PisaSpaceSettings,
+        "space": spaces.KlSpaceSettings,
         "pisa_sr": PisaSrSettings,
         "lpips": perceptual.LpipsSettings,
         "text": texts.ClipTextConditioning,

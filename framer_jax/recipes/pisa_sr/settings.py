@@ -4,22 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from framer_jax.knobs import MAX_WEIGHT, changed_repr, check_knobs, inherited_knob, knob
-from framer_jax.recipes.components.spaces import SpaceSettings
+from framer_jax.knobs import MAX_WEIGHT, changed_repr, check_knobs, knob
+from framer_jax.recipes.components.sd_base import LORA_MODULES
 from framer_jax.recipes.method import DTYPES
-
-LORA_MODULES = (
-    r"conv_(in|out)$|block_\d+/(conv_\d|skip)$|(down|up)sample$|project_(in|out)$|"
-    r"(self|text)_attention/(query|key|value|out)$|mlp/dense_[01]$"
-)
-"""The modules of the U-Net that have a LoRA in the release: all convolutions and dense layers but those of the time."""
-
-
-@dataclass(frozen=True)
-class PisaSpaceSettings(SpaceSettings):
-    """The section `recipe.space`: by default Stable Diffusion's autoencoder."""
-
-    name: str = inherited_knob(SpaceSettings, "name", "kl")
 
 
 @dataclass(frozen=True)

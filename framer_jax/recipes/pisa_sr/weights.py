@@ -1,4 +1,4 @@
-"""PiSA-SR's weights: its authors' file of two LoRAs, and runs as whole networks."""
+"""PiSA-SR's weights: its authors' file of two LoRAs, and runs as merged checkpoints."""
 
 from __future__ import annotations
 
@@ -15,17 +15,14 @@ from framer_jax.porting.table import map_named
 from framer_jax.recipes.base import Params, Recipe, expected_params
 from framer_jax.recipes.components.adapters import merge_factors
 from framer_jax.recipes.components.base_model import BASE, cast_frozen
-from framer_jax.recipes.components.networks import execution_knobs
 from framer_jax.recipes.components.published_lora import published_factors, published_pickle
-from framer_jax.recipes.components.sd_base import NETWORK, read_unet, unet_file
-from framer_jax.recipes.components.text import text_widths
+from framer_jax.recipes.components.sd_base import NETWORK, read_unet, unet_arguments, unet_file
 from framer_jax.recipes.method import PHOTOS, Build, Config, MergedNetwork, Published, TrainedRun, WeightReader
 from framer_jax.recipes.pisa_sr.recipe import DENOISER, PIXEL, SEMANTIC
 from framer_jax.recipes.pisa_sr.settings import PisaSrSettings
 from framer_jax.trees import check_same_structure
 
 BASE_FILE = unet_file("pisa_sr")
-
 
 ADAPTERS = {PIXEL: "pix", SEMANTIC: "sem"}
 """Group → last word of the names of its adapters in the authors' file, of which there are three: 'default_encoder_pix',
@@ -96,7 +93,7 @@ def content_of(run: TrainedRun, build: Build) -> dict[str, Any]:
 
 
 def merge(run: TrainedRun, build: Build) -> MergedNetwork:
-    """A run as one U-Net, the base's with both LoRAs merged, which restores an image in one call.
+    """A run as a merged checkpoint: the U-Net with both LoRAs, which is called once for an image.
 
     Args:
       run: the run.
@@ -117,6 +114,6 @@ def merge(run: TrainedRun, build: Build) -> MergedNetwork:
         weights = run.groups[DENOISER]
     merged = merge_factors(weights, run.groups[SEMANTIC], settings.lora_scale)
     params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), merged)
-    size = {key: value for key, value in run.config["denoiser"][NETWORK].items() if key not in execution_knobs(NETWORK)}
-    arguments = {**size, **text_widths(run.config), "out_channels": params["conv_out"]["kernel"].shape[-1]}
+    # A run without a base may have another number of latent channels than Stable Diffusion.
+    arguments = {**unet_arguments(run.config), "out_channels": params["conv_out"]["kernel"].shape[-1]}
     return MergedNetwork(params, arguments, {}, lambda rank: settings.lora_scale * rank, dependencies)

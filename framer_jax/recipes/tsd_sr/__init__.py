@@ -13,7 +13,7 @@ from framer_jax.recipes.components.networks import build_denoiser
 from framer_jax.recipes.components.published_lora import AUTOENCODER_NETWORK
 from framer_jax.recipes.method import Config, Method, Networks, UpscaleProtocol, WeightFile, WeightReader
 from framer_jax.recipes.tsd_sr.recipe import tsd_sr
-from framer_jax.recipes.tsd_sr.settings import AutoencoderSettings, TsdSrSettings
+from framer_jax.recipes.tsd_sr.settings import TsdSrSettings
 from framer_jax.recipes.tsd_sr.weights import (
     BASE_FILE,
     NETWORK,
@@ -97,7 +97,7 @@ METHOD = Method(
     summary="Stable Diffusion 3 with LoRAs, distilled into one step by target-score distillation.",
     networks=Networks("denoiser", (NETWORK,)),
     sections={
-        "space": AutoencoderSettings,
+        "space": spaces.KlSpaceSettings,
         "tsd_sr": TsdSrSettings,
         "lpips": perceptual.LpipsSettings,
         "text": texts.TextConditioning,

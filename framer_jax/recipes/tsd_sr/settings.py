@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from framer_jax.knobs import MAX_WEIGHT, changed_repr, check_knobs, inherited_knob, knob
-from framer_jax.recipes.components.spaces import SpaceSettings
+from framer_jax.knobs import MAX_WEIGHT, changed_repr, check_knobs, knob
 from framer_jax.recipes.method import DTYPES
 
 SUBSTEP_WEIGHT = 0.3
@@ -14,13 +13,6 @@ SUBSTEP_WEIGHT = 0.3
 FRAMER_TAPS = ("clean", "velocity")
 
 ATTENTION_MODULES = r"attention(_2)?/(query|key|value|out)$|attention/(query|key|value)_text$"
-
-
-@dataclass(frozen=True)
-class AutoencoderSettings(SpaceSettings):
-    """The section `recipe.space`: by default Stable Diffusion's autoencoder, whose encoder gets a LoRA."""
-
-    name: str = inherited_knob(SpaceSettings, "name", "kl")
 
 
 @dataclass(frozen=True)
