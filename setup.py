@@ -71,7 +71,11 @@ setup(
     python_requires=">=3.11",
     packages=[*find_packages(include=["framer_jax", "framer_jax.*"]), "framer_jax.configs"],
     package_dir={"framer_jax.configs": "configs"},  # so that `--config NAME` works without a clone
-    package_data={"framer_jax": ["py.typed"], "framer_jax.weights": ["*.safetensors", "*.npz", "*.md"]},
+    package_data={
+        "framer_jax": ["py.typed"],
+        "framer_jax.weights": ["*.safetensors", "*.npz", "*.md"],
+        "framer_jax.evaluation.protocols": ["*.toml", "image_sets/*.toml"],
+    },
     install_requires=CORE,
     extras_require={
         "photos": ["scikit-image>=0.25", "scikit-learn>=1.5"],

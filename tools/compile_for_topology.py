@@ -1,11 +1,11 @@
 """Compile the whole training step for TPUs that are not there: its memory, FLOPs and communication, on a CPU.
 
     python tools/compile_for_topology.py --config framer_d_sd35 --topology v5e:16x16 \
-        [--set training.mesh.fsdp=16] [--per-chip 2] [--json FILE]
+        [--set training.mesh.fsdp=16] [--per-chip 2] [--update NAME] [--json FILE]
 
 No weights and no data are read: all arrays are abstract, and libtpu (`pip install "framer_jax[tpu]"`) compiles the real
 step for the chips of the topology. Each configuration is compiled with its FRAMER term and without it (`--only` for one
-of them). The printed numbers are the compiler's plan for one chip. XLA counts the FLOPs of a loop's body once: with
+of them); of a method that trains in phases, `--update` selects the update of one. The printed numbers are the compiler's plan for one chip. XLA counts the FLOPs of a loop's body once: with
 recipe.denoiser.dit4sr_transformer.scan, compare the traced FLOPs instead. These are FLOPs of products only, with loops
 counted in full, divided evenly among the chips. Collectives count as often as they run; their bytes are those of their
 results on one chip.
@@ -21,7 +21,7 @@ import re
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -44,7 +44,7 @@ from framer_jax.recipes.components.networks import network_section
 from framer_jax.recipes.components.spaces import build_space
 from framer_jax.recipes.components.text import text_sizes
 from framer_jax.recipes.framer import NO_FRAMER, add_framer
-from framer_jax.recipes.method import LATENTS, PHOTOS
+from framer_jax.recipes.method import CAPTIONED_PHOTOS, LATENTS, PHOTOS
 from framer_jax.recipes.table import build_recipe as build_from_shapes
 from framer_jax.recipes.table import method_of
 from framer_jax.training.optimizer import make_optimizers
@@ -53,7 +53,7 @@ from framer_jax.training.sharding import batch_sharding, make_mesh, tree_shardin
 from framer_jax.training.state import TrainState, abstract_train_state
 from framer_jax.training.step import Step, make_step
 from tools.hlo import collectives
-from tools.shape_reader import ShapeReader
+from tools.shape_reader import ShapeReader, placeholders
 
 MEMORY = {"v4": 32, "v5e": 16, "v5p": 95, "v6e": 32}
 """TPU generation → published memory of a chip in GiB, of which the compiler reserves about 0.25."""
@@ -125,6 +125,9 @@ def main() -> int:
         "--per-chip", type=int, default=2, metavar="N", help="examples per chip; 0: training.global_batch examples"
     )
     parser.add_argument("--only", choices=["framer", "base"], help="only with, or only without, the FRAMER term")
+    parser.add_argument(
+        "--update", default="", metavar="NAME", help="only this update of the recipe, as in steps in which it runs"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the plans to this file")
     parser.add_argument("--hlo", type=Path, metavar="FOLDER", help="write the compiled programs to this folder")
     arguments = parser.parse_args()
@@ -136,6 +139,7 @@ def main() -> int:
     if arguments.json:
         versions = {name: version(name) for name in ("jax", "jaxlib", "libtpu")}
         report = {"config": arguments.config, "set": arguments.overrides, "versions": versions}
+        report |= {"update": arguments.update} if arguments.update else {}
         entries = [{JSON_NAMES.get(name, name): value for name, value in asdict(plan).items()} for plan in plans]
         arguments.json.write_text(json.dumps({**report, "plans": entries}, indent=1) + "\n")
     return 0
@@ -151,7 +155,14 @@ def compile_all(arguments: argparse.Namespace) -> list[Plan]:
     for topology in arguments.topology or ["v5e:4x4"]:
         devices = topology_devices(topology)
         topology_plans = [
-            plan_step(with_variant(config, variant), topology, devices, arguments.per_chip, arguments.hlo)
+            plan_step(
+                with_variant(config, variant),
+                topology,
+                devices,
+                arguments.per_chip,
+                arguments.hlo,
+                arguments.update,
+            )
             for variant in variants
         ]
         Console(width=160).print(table(topology_plans))
@@ -195,7 +206,12 @@ def topology_devices(topology: str) -> list[jax.Device]:
 
 
 def plan_step(
-    config: dict[str, Any], topology: str, devices: Sequence[jax.Device], per_chip: int, hlo: Path | None = None
+    config: dict[str, Any],
+    topology: str,
+    devices: Sequence[jax.Device],
+    per_chip: int,
+    hlo: Path | None = None,
+    update: str = "",
 ) -> Plan:
     """Compile the step of a plain configuration.
 
@@ -205,10 +221,11 @@ def plan_step(
       devices: its chips.
       per_chip: examples per chip, or 0.
       hlo: folder for the compiled program; None: it is not written.
+      update: name of the only update to compile; '': all.
     """
     batch = per_chip * len(devices) or config["training"]["global_batch"]
     config = {**config, "training": {**config["training"], "global_batch": batch}}
-    step, *arguments = abstract_step(config, devices)
+    step, *arguments = abstract_step(config, devices, update)
     mesh = dict(make_mesh(training_settings(config), devices).shape)
     variant = config["framer"]["variant"]
     traced = step.trace(*arguments)  # type: ignore[attr-defined]
@@ -247,8 +264,10 @@ def training_settings(config: dict[str, Any]) -> TrainingSettings:
     return settings
 
 
-def abstract_step(config: dict[str, Any], devices: Sequence[jax.Device]) -> AbstractStep:
+def abstract_step(config: dict[str, Any], devices: Sequence[jax.Device], update: str = "") -> AbstractStep:
     """The step of a plain configuration as `framer-jax train` makes it, on its mesh over the given devices.
+
+    With the name of an update, the step has no other one, and it always runs.
 
     Raises:
       ConfigError, ValueError: the configuration cannot be used, or its batch does not split over the devices.
@@ -257,6 +276,7 @@ def abstract_step(config: dict[str, Any], devices: Sequence[jax.Device]) -> Abst
     mesh = make_mesh(settings, devices)
     check_batch(settings, mesh.size)
     recipe = described_recipe(config)
+    recipe = with_update(recipe, update) if update else recipe
     shapes = batch_shapes(config, recipe, settings.global_batch)
     optimizers = make_optimizers(recipe, settings)
     state = abstract_train_state(recipe, optimizers, settings, mesh, shapes)
@@ -275,21 +295,36 @@ def described_recipe(config: dict[str, Any]) -> Recipe:
     section = config["recipe"]
     teachers = [file.knob for file in method_of(section).weight_files if file.role.startswith("teacher")]
     data = training_data(section)
-    if teachers or _space(section) not in DESCRIBED_SPACES:
-        recipe = build_from_shapes(section, ShapeReader(), "training", data)
+    from_photos = _space(section) in LATENT_SPACES and data != LATENTS
+    if teachers or from_photos or _space(section) not in DESCRIBED_SPACES:
+        with placeholders(section) as described:
+            recipe = build_from_shapes(described, ShapeReader(described), "training", data)
     else:
         recipe = build_recipe(section, "description", data)
     return add_framer(recipe, config["framer"])
 
 
+def with_update(recipe: Recipe, name: str) -> Recipe:
+    """The recipe with one update alone, due in every step.
+
+    Raises:
+      ValueError: it has no such update.
+    """
+    updates = {update.name: update for update in recipe.updates}
+    if name not in updates:
+        raise ValueError(f"--update: {recipe.name} has no update {name!r}: choose one of {', '.join(updates)}")
+    return replace(recipe, updates=(replace(updates[name], every=1, offset=0, start=0, stop=None),))
+
+
 def training_data(section: dict[str, Any]) -> str:
     """The kind of training data: latents where they can be precomputed and the method trains on them, else photos."""
+    photos = CAPTIONED_PHOTOS if "text" in section and section["text"]["condition"] == "captions" else PHOTOS
     if _space(section) not in LATENT_SPACES:
-        return PHOTOS
+        return photos
     try:
         method_of(section).batch_entries(section, LATENTS)
     except ValueError:
-        return PHOTOS
+        return photos
     return LATENTS
 
 

@@ -11,9 +11,9 @@ from framer_jax.evaluation.metrics import METRICS
 from framer_jax.evaluation.niqe import NiqeModel
 from framer_jax.evaluation.pairs import Pair, pair_files, pair_sizes
 from framer_jax.evaluation.perceptual import NETS, is_installed, load_networks, missing_weights
+from framer_jax.evaluation.provenance import metric_entries
 from framer_jax.evaluation.report import MISSING, Summary, number_or_none, summarise
 from framer_jax.evaluation.scoring import ScoreSettings, score_pairs
-from framer_jax.evaluation.table import metric_entries
 from framer_jax.porting.files import atomic_write, sha256_of
 from tools.quality_images import DataSet, digest_of_json, file_name
 

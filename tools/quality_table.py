@@ -32,8 +32,8 @@ from framer_jax.evaluation.files import image_files, read_pixels
 from framer_jax.evaluation.metrics import METRICS
 from framer_jax.evaluation.niqe import load_niqe_model
 from framer_jax.evaluation.perceptual import DISTS_OPTION, LPIPS_OPTION
+from framer_jax.evaluation.provenance import metric_entries
 from framer_jax.evaluation.scoring import ScoreSettings
-from framer_jax.evaluation.table import metric_entries
 from framer_jax.inference.named_models import named_model
 from framer_jax.porting.files import atomic_write, check_output_folder
 from framer_jax.version import __version__

@@ -8,7 +8,8 @@ from rich.console import Console
 
 from framer_jax.evaluation.metrics import METRICS
 from framer_jax.evaluation.perceptual import DISTS_OPTION, LPIPS_OPTION
-from framer_jax.evaluation.table import evaluate
+from framer_jax.evaluation.protocol import PROTOCOLS
+from framer_jax.evaluation.table import DEFAULT_METRICS, evaluate
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -16,8 +17,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     known = "; ".join(f"{name}: {metric.description}" for name, metric in METRICS.items())
     parser.epilog = f"Metrics. {known}".replace("%", "%%")
     parser.add_argument("sr", metavar="SR_DIR", help="images to score, searched recursively")
-    parser.add_argument("--reference", metavar="GT_DIR", help="references of the same names and sizes")
-    parser.add_argument("--metrics", default="psnr-y,ssim-y,niqe-framer", help=f"comma-separated: {', '.join(METRICS)}")
+    parser.add_argument("--reference", metavar="GT_DIR", help="references of the same sizes, paired by name")
+    parser.add_argument(
+        "--metrics",
+        metavar="ID,…",
+        help=f"comma-separated: {', '.join(METRICS)}; default: {','.join(DEFAULT_METRICS)}",
+    )
+    parser.add_argument(
+        "--protocol",
+        metavar="NAME[:SET]",
+        help="metrics, crops and image set of published tables, whose rows are printed next to the result: "
+        f"{', '.join(PROTOCOLS)}, or a TOML file",
+    )
+    parser.add_argument(
+        "--allow-incomplete", action="store_true", help="score images that are not all of the protocol's image set"
+    )
     parser.add_argument("--niqe-model", metavar="NPZ", help="pristine-model parameters of niqe and niqe-pyiqa")
     parser.add_argument(
         LPIPS_OPTION,
@@ -35,41 +49,55 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="weights of dists: weights.pt of DISTS or dists_alpha_beta.safetensors, and a VGG16 other than that of "
         "lpips-vgg; default: the installed DISTS-pytorch",
     )
-    parser.add_argument("--crop-border", type=int, default=0, help="pixels ignored on every side")
+    parser.add_argument("--crop-border", type=int, metavar="N", help="pixels ignored on every side; default: 0")
     parser.add_argument(
         "--mod-crop",
         type=int,
-        default=1,
         metavar="N",
         help="first crop images and references, at the right and the bottom, to multiples of N, such as the scale",
     )
     parser.add_argument(
         "--suffix", default="", help="end of the images' names that the references lack, as of upscale --suffix"
     )
-    parser.add_argument("--allow-unmatched", action="store_true", help="skip images without a partner")
+    parser.add_argument(
+        "--pattern",
+        default="",
+        metavar="REGEX",
+        help="regular expression for the images' names, whose first group is the reference's name, such as '(.+)_x4'",
+    )
+    parser.add_argument("--allow-unmatched", action="store_true", help="leave out images without a partner")
     parser.add_argument("--csv", help="write per-image scores here")
     parser.add_argument("--json", help="write per-image scores, summary and metadata here")
     parser.add_argument("--overwrite", action="store_true", help="replace existing --csv and --json files")
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="take the scores that the --json file has of the same images, score the others",
+    )
     parser.add_argument("--seed", type=int, default=0, help="seed of the bootstrap")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Score the images and print the table; the exit status is 1 if an image lacks a score or was left out."""
+    """Score the images and print the table; the exit status is 1 if a score is missing or an image was left out."""
     evaluation = evaluate(
         arguments.sr,
         arguments.reference,
-        [name.strip() for name in arguments.metrics.split(",") if name.strip()],
+        None if arguments.metrics is None else [name.strip() for name in arguments.metrics.split(",") if name.strip()],
+        protocol=arguments.protocol,
+        allow_incomplete=arguments.allow_incomplete,
         niqe_model=arguments.niqe_model,
         lpips_weights=arguments.lpips_weights,
         dists_weights=arguments.dists_weights,
         crop_border=arguments.crop_border,
         mod_crop=arguments.mod_crop,
         suffix=arguments.suffix,
+        pattern=arguments.pattern,
         allow_unmatched=arguments.allow_unmatched,
         csv_path=arguments.csv,
         json_path=arguments.json,
         overwrite=arguments.overwrite,
+        resume=arguments.resume,
         seed=arguments.seed,
         console=Console(),
     )
-    return int(bool(evaluation.failures or evaluation.left_out))
+    return int(bool(evaluation.failures or evaluation.left_out or evaluation.metadata["unavailable"]))

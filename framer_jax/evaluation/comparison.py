@@ -81,12 +81,16 @@ class Difference(NamedTuple):
     runs: tuple[float, ...]
 
 
-def read_scores(path: str | Path) -> ScoreFile:
+def read_scores(path: str | Path, unfinished: bool = False) -> ScoreFile:
     """Read a file of `framer-jax evaluate --json`.
+
+    Args:
+      path: the file.
+      unfinished: whether it may be of an evaluation that was interrupted.
 
     Raises:
       FileNotFoundError: there is none.
-      ValueError: it is no such file.
+      ValueError: it is no such file, or unfinished.
     """
     path = Path(path)
     if not path.is_file():
@@ -113,6 +117,10 @@ def read_scores(path: str | Path) -> ScoreFile:
         for name, score in of_metric.items():
             if not abs(score) < LARGEST_SCORE:
                 raise ValueError(f"{path}: the {metric} of {name} is {score}: score the image again, or remove it")
+    if not unfinished and not metadata.get("complete", True):
+        raise ValueError(
+            f"{path} is of an evaluation that was interrupted: finish it with the same command and --resume"
+        )
     return ScoreFile(path, metadata, scores)
 
 

@@ -1,14 +1,34 @@
-"""Folders of images to score: listing, headers, reading."""
+"""Folders of images to score: listing, headers, reading, and the colors of images that are compared."""
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image, ImageCms
 
 from framer_jax.data.files import Listing, list_images, summary_of
 from framer_jax.images.decode import read_header, read_image
+from framer_jax.images.image_data import ImageData
+
+Pixels = npt.NDArray[np.float32]
+
+
+class ComparedPixels(NamedTuple):
+    """An image and its reference as they are compared.
+
+    Attributes:
+      image: [H, W, 3] float32 in [0, 1].
+      reference: the same of the reference.
+      notes: what differs between the files, or was changed, a few words each.
+    """
+
+    image: Pixels
+    reference: Pixels
+    notes: tuple[str, ...]
 
 
 def image_files(folder: str | Path) -> Listing:
@@ -44,3 +64,62 @@ def read_pixels(path: Path) -> npt.NDArray[np.float32]:
       ValueError: not an image, or damaged.
     """
     return read_image(path).pixels.astype(np.float32, copy=False)
+
+
+def compared_pixels(image: ImageData, reference: ImageData) -> ComparedPixels:
+    """The pixels of an image and of its reference in the same color space.
+
+    Values of equal color profiles are compared as they are stored, as every published table does. If the profiles
+    differ, both are converted to sRGB, at 8 bits; a missing profile means sRGB.
+
+    Raises:
+      ValueError: a profile that cannot be used.
+    """
+    notes = [f"its reference: {note}" for note in reference.notes]
+    if image.bits != reference.bits:
+        notes.append(f"{image.bits} bits per channel against {reference.bits} of its reference")
+    if image.mode.startswith("L") != reference.mode.startswith("L"):
+        notes.append("a gray image against a colored one")
+    if reference.alpha is not None:
+        notes.append("the transparency of its reference is ignored")
+    profiles = [profile_name(each.icc) for each in (image, reference)]
+    if image.icc == reference.icc or profiles[0] == profiles[1] == SRGB:
+        return ComparedPixels(image.pixels, reference.pixels, tuple(notes))
+    notes.append(
+        f"its color profile ({profiles[0]}) is not that of its reference ({profiles[1]}): compared in sRGB, at 8 bits"
+    )
+    return ComparedPixels(_to_srgb(image, profiles[0]), _to_srgb(reference, profiles[1]), tuple(notes))
+
+
+SRGB = "sRGB"
+"""The name of all color profiles that are sRGB's, and of none."""
+
+
+def profile_name(icc: bytes | None) -> str:
+    """The description of an ICC profile; `SRGB` without one, and for those that describe themselves as sRGB.
+
+    Raises:
+      ValueError: it is damaged.
+    """
+    if not icc:
+        return SRGB
+    try:
+        description = ImageCms.getProfileDescription(ImageCms.ImageCmsProfile(io.BytesIO(icc))).strip()
+    except (ImageCms.PyCMSError, OSError, ValueError) as error:
+        raise ValueError(f"its color profile cannot be read ({error}): save it without one, or in sRGB") from error
+    return SRGB if "srgb" in description.lower() else description
+
+
+def _to_srgb(image: ImageData, name: str) -> Pixels:
+    if name == SRGB:
+        return image.pixels
+    opaque = image if image.alpha is None else image._replace(alpha=None, mode=image.mode.removesuffix("A"))
+    profile = ImageCms.ImageCmsProfile(io.BytesIO(image.icc or b""))
+    try:
+        converted: Image.Image | None = ImageCms.profileToProfile(
+            opaque.to_pillow(), profile, ImageCms.createProfile("sRGB"), outputMode="RGB"
+        )
+    except ImageCms.PyCMSError as error:
+        raise ValueError(f"its color profile {name} cannot be converted ({error}): save it in sRGB") from error
+    assert converted is not None  # not in place
+    return np.asarray(converted, np.float32) / np.float32(255)

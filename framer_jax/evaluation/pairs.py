@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-import numpy.typing as npt
-
 from framer_jax.data.files import LeftOut
 from framer_jax.degradations.presets import SCALES
-from framer_jax.evaluation.files import image_files, image_size, read_pixels
+from framer_jax.evaluation.files import image_files, image_size
+from framer_jax.evaluation.image_names import name_rule, partners
+from framer_jax.porting.files import sha256_of
 
 
 class Pair(NamedTuple):
-    """An image to score and its optional reference; `name` is unique among the pairs."""
+    """An image to score and its reference.
+
+    Attributes:
+      name: unique among the pairs: the reference's, or without one the image's.
+      image: the image to score; of a reference without a result a file that does not exist.
+      reference: its reference; None without one.
+    """
 
     name: str
     image: Path
@@ -26,66 +31,94 @@ class Pairing(NamedTuple):
     """The images to score.
 
     Attributes:
-      pairs: the pairs, sorted by name.
-      unmatched: names without a partner, which are skipped.
+      pairs: the pairs, sorted by name; without references one per image.
+      unmatched: names without a partner.
       left_out: what may be an image, or hold images, and cannot be read.
+      incomplete: what `unmatched` names, as pairs that lack the image or the reference.
+      renamed: (name of the result, name of its reference) of pairs whose names differ.
     """
 
     pairs: tuple[Pair, ...]
     unmatched: tuple[str, ...]
     left_out: tuple[LeftOut, ...]
+    incomplete: tuple[Pair, ...] = ()
+    renamed: tuple[tuple[str, str], ...] = ()
 
 
 class PairSize(NamedTuple):
     """Sizes of a pair, cropped as requested.
 
     Attributes:
-      image: (height, width) of the image, or the reason why it cannot be read.
-      reference: the same of the reference; None without one.
+      image: (height, width) of the image, or the reason why it cannot be scored.
+      reference: the same of the reference, or the reason why the image cannot be compared with it; None without one.
     """
 
     image: tuple[int, int] | str
     reference: tuple[int, int] | str | None
 
+    @property
+    def differs(self) -> bool:
+        """Whether both sizes are known, and are not equal."""
+        known = isinstance(self.image, tuple) and isinstance(self.reference, tuple)
+        return known and self.image != self.reference
+
 
 def pair_files(
-    sr_dir: str | Path, reference_dir: str | Path | None = None, allow_unmatched: bool = False, suffix: str = ""
+    sr_dir: str | Path,
+    reference_dir: str | Path | None = None,
+    allow_unmatched: bool = False,
+    suffix: str = "",
+    pattern: str = "",
 ) -> Pairing:
-    """Pair the images of two folders (searched recursively) by stem, whatever their file formats.
+    """Pair the images of two folders (searched recursively) by name, whatever their file formats.
 
-    If a stem occurs twice in a folder, paths within the folders are compared in place of stems.
+    The name is the stem; where stems repeat in a folder, it is the path within the folder. Results whose names are
+    those of no reference pair as framer_jax.evaluation.image_names describes.
 
     Args:
-      sr_dir: the images to score.
+      sr_dir: folder of the images to score.
       reference_dir: their references, or None.
-      allow_unmatched: skip images without a partner instead of raising an error.
+      allow_unmatched: return images without a partner instead of raising an error.
       suffix: end of the stems of the images that those of the references lack, as of `framer-jax upscale --suffix`.
+      pattern: regular expression for the images' stems, whose first group is the reference's stem; see
+        framer_jax.evaluation.image_names.name_rule.
 
     Raises:
       FileNotFoundError: no such folder.
-      ValueError: no images, two files with the same name, or images without a partner.
+      ValueError: no images, two files with the same name or the same partner, a pattern that does not fit, or images
+        without a partner.
     """
-    folders = [(Path(sr_dir), suffix), *([] if reference_dir is None else [(Path(reference_dir), "")])]
-    listings = [image_files(folder) for folder, _ in folders]
-    listed = [(folder, listing.paths, ending) for (folder, ending), listing in zip(folders, listings, strict=True)]
+    rules = [(Path(sr_dir), name_rule(suffix, pattern))]
+    rules += [] if reference_dir is None else [(Path(reference_dir), name_rule("", ""))]
+    listings = [image_files(folder) for folder, _ in rules]
     left_out = tuple(item for listing in listings for item in listing.left_out)
-    whole_path = any(len({_stem(path, ending) for path in files}) < len(files) for _, files, ending in listed)
-    named = [_by_name(folder, files, ending, whole_path) for folder, files, ending in listed]
+    stems = [[rule(path.stem) for path in listing.paths] for (_, rule), listing in zip(rules, listings, strict=True)]
+    whole_path = any(len(set(names)) < len(names) for names in stems)
+    named = [
+        _by_name(folder, listing.paths, names, whole_path)
+        for (folder, _), listing, names in zip(rules, listings, stems, strict=True)
+    ]
     images, references = named[0], named[-1]
     if reference_dir is None:
         return Pairing(tuple(Pair(name, images[name], None) for name in sorted(images)), (), left_out)
+    renamed: dict[str, str] = {}
+    if not suffix and not pattern:
+        missing = {name: path for name, path in images.items() if name not in references}
+        renamed = partners(missing, references.keys() - images.keys())
+        images = {renamed.get(name, name): path for name, path in images.items()}
     common = sorted(images.keys() & references.keys())
-    unmatched = sorted(images.keys() ^ references.keys())
-    hint = _suffix_hint(images, references) if unmatched and not suffix else ""
     if not common:
         raise ValueError(
             f"no image of {sr_dir} has a reference of the same name in {reference_dir} "
-            f"({examples(sorted(images))} against {examples(sorted(references))}){hint}"
+            f"({examples(sorted(images))} against {examples(sorted(references))}): name the ending of the results "
+            "(--suffix) or their pattern (--pattern)"
         )
+    unmatched = sorted(images.keys() ^ references.keys())
     if unmatched and not allow_unmatched:
-        raise ValueError(_without_partner(images, references, sr_dir, reference_dir) + hint)
+        raise ValueError(_without_partner(images, references, sr_dir, reference_dir))
     pairs = tuple(Pair(name, images[name], references[name]) for name in common)
-    return Pairing(pairs, tuple(unmatched), left_out)
+    incomplete = tuple(Pair(name, images.get(name, Path(sr_dir, name)), references.get(name)) for name in unmatched)
+    return Pairing(pairs, tuple(unmatched), left_out, incomplete, tuple(sorted(renamed.items())))
 
 
 def examples(names: Sequence[str]) -> str:
@@ -93,15 +126,10 @@ def examples(names: Sequence[str]) -> str:
     return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
 
 
-def _stem(path: Path, suffix: str) -> str:
-    return path.stem.removesuffix(suffix) or path.stem
-
-
-def _by_name(folder: Path, files: Sequence[Path], suffix: str, whole_path: bool) -> dict[str, Path]:
+def _by_name(folder: Path, files: Sequence[Path], stems: Sequence[str], whole_path: bool) -> dict[str, Path]:
     """Name to file; the name is the stem, or the path within the folder without its file format."""
     named: dict[str, Path] = {}
-    for path in files:
-        stem = _stem(path, suffix)
+    for path, stem in zip(files, stems, strict=True):
         name = path.relative_to(folder).with_name(stem).as_posix() if whole_path else stem
         if name in named:
             raise ValueError(f"{named[name]} and {path} have the same name: rename or remove one of them")
@@ -122,44 +150,46 @@ def _without_partner(
     return f"images without a partner: {'; '.join(parts)}; --allow-unmatched scores the others"
 
 
-def _suffix_hint(images: Mapping[str, Path], references: Mapping[str, Path]) -> str:
-    """The option that pairs more names, if all images have names of references with one ending."""
-    first = min(images)
-    endings = [first.removeprefix(name) for name in references if first.startswith(name)]
-    pairing = [
-        ending
-        for ending in endings
-        if ending and all(name.endswith(ending) and name.removesuffix(ending) in references for name in images)
-    ]
-    return f": the names pair with --suffix {pairing[0]}" if pairing else ""
-
-
-def pair_sizes(pairs: Sequence[Pair], mod_crop: int = 1) -> list[PairSize]:
-    """The sizes of each pair, from the files' headers; files that cannot be read have a reason in place of a size.
+def pair_sizes(pairs: Sequence[Pair], mod_crop: int = 1, compares: bool = False) -> list[PairSize]:
+    """The sizes of each pair, from the files' headers; what cannot be scored has a reason in place of a size.
 
     Args:
       pairs: from `pair_files`.
       mod_crop: sides are cropped to multiples of this.
+      compares: whether a missing reference is a reason.
 
     Raises:
-      ValueError: an image and its reference differ in size, or a side is smaller than `mod_crop`.
+      ValueError: every image differs in size from its reference, or a side is smaller than `mod_crop`.
     """
-    sizes = [
-        PairSize(_size(pair.image, mod_crop), None if pair.reference is None else _size(pair.reference, mod_crop))
-        for pair in pairs
-    ]
-    differing = [
-        (pair.name, size.image, size.reference)
-        for pair, size in zip(pairs, sizes, strict=True)
-        if isinstance(size.image, tuple) and isinstance(size.reference, tuple) and size.image != size.reference
-    ]
-    if differing:
-        texts = [f"{name} {sr[1]}x{sr[0]} against {other[1]}x{other[0]}" for name, sr, other in differing]
+    sizes = [_pair_size(pair, mod_crop, compares) for pair in pairs]
+    differing = [index for index, size in enumerate(sizes) if size.differs]
+    texts = {
+        index: f"{pairs[index].name} {_by(sizes[index].image)} against {_by(sizes[index].reference)}"
+        for index in differing
+    }
+    comparable = [size for size in sizes if isinstance(size.image, tuple) and isinstance(size.reference, tuple)]
+    if differing and len(differing) == len(comparable):
         raise ValueError(
-            f"{len(differing)} image(s) differ in size (width x height) from their reference: {examples(texts)}"
-            + _crop_hint([(sr, other) for _, sr, other in differing])
+            f"{len(differing)} image(s) differ in size (width x height) from their reference: "
+            f"{examples(list(texts.values()))}" + _crop_hint([sizes[index] for index in differing])
         )
+    for index, text in texts.items():
+        reason = f"differs in size (width x height) from its reference: {text}" + _crop_hint([sizes[index]])
+        sizes[index] = sizes[index]._replace(reference=reason)
     return sizes
+
+
+def _pair_size(pair: Pair, mod_crop: int, compares: bool) -> PairSize:
+    if not pair.image.exists():
+        return PairSize(f"{pair.image.parent} holds no image of this name", None)
+    if pair.reference is None:
+        return PairSize(_size(pair.image, mod_crop), "there is no reference of this name" if compares else None)
+    return PairSize(_size(pair.image, mod_crop), _size(pair.reference, mod_crop))
+
+
+def _by(size: tuple[int, int] | str | None) -> str:
+    """A size as width x height."""
+    return f"{size[1]}x{size[0]}" if isinstance(size, tuple) else str(size)
 
 
 def _size(path: Path, mod_crop: int) -> tuple[int, int] | str:
@@ -173,10 +203,13 @@ def _size(path: Path, mod_crop: int) -> tuple[int, int] | str:
     return height, width
 
 
-def _crop_hint(differing: Sequence[tuple[tuple[int, int], tuple[int, int]]]) -> str:
+def _crop_hint(differing: Sequence[PairSize]) -> str:
     """The crop that makes all sizes equal, where a scale did not divide the sides of the references."""
     for scale in SCALES:
-        if all(tuple(side - side % scale for side in other) == sr for sr, other in differing):
+        if all(
+            isinstance(size.reference, tuple) and tuple(side - side % scale for side in size.reference) == size.image
+            for size in differing
+        ):
             return (
                 f": the references are larger by less than a scale of {scale}: crop the references at the right and "
                 f"the bottom, or add --mod-crop {scale}"
@@ -184,12 +217,17 @@ def _crop_hint(differing: Sequence[tuple[tuple[int, int], tuple[int, int]]]) -> 
     return ""
 
 
-def read_cropped(path: Path, mod_crop: int = 1) -> npt.NDArray[np.float32]:
-    """The pixels of an image, [H, W, 3] float32 in [0, 1], with sides cropped to multiples of `mod_crop`.
+class PairDigests(NamedTuple):
+    """SHA-256 of the files of a pair; '' for one that is missing."""
 
-    Raises:
-      ValueError: not an image, or damaged.
-    """
-    pixels = read_pixels(path)
-    height, width = (side - side % mod_crop for side in pixels.shape[:2])
-    return pixels[:height, :width]
+    image: str
+    reference: str
+
+
+def pair_digests(pairs: Sequence[Pair]) -> tuple[PairDigests, ...]:
+    """The digests of the files of each pair."""
+    return tuple(PairDigests(_digest(pair.image), _digest(pair.reference)) for pair in pairs)
+
+
+def _digest(path: Path | None) -> str:
+    return sha256_of(path) if path is not None and path.is_file() else ""

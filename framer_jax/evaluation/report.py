@@ -10,12 +10,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from framer_jax.data.files import LeftOut
 from framer_jax.evaluation.metrics import METRICS
-from framer_jax.evaluation.pairs import Pair
-from framer_jax.evaluation.scoring import Failure
+from framer_jax.evaluation.pairs import Pair, PairDigests, examples
+from framer_jax.evaluation.perceptual import PerceptualNetwork
+from framer_jax.evaluation.protocol import PublishedRow
+from framer_jax.evaluation.scoring import Failure, Note
 from framer_jax.evaluation.statistics import bootstrap_interval
 from framer_jax.porting.files import atomic_write
 
@@ -45,6 +49,8 @@ class Evaluation(NamedTuple):
       metadata: what is needed to compare the numbers: version, metric variants, border, model hashes, settings.
       failures: why images have no score, in the order of the pairs.
       left_out: what may be an image of the folders, or hold images, and cannot be read.
+      notes: what was ignored or converted in images that have their scores.
+      digests: SHA-256 of the files of the pairs.
     """
 
     pairs: tuple[Pair, ...]
@@ -53,6 +59,8 @@ class Evaluation(NamedTuple):
     metadata: dict[str, Any]
     failures: tuple[Failure, ...] = ()
     left_out: tuple[LeftOut, ...] = ()
+    notes: tuple[Note, ...] = ()
+    digests: tuple[PairDigests, ...] = ()
 
     def __repr__(self) -> str:
         means = ", ".join(f"{name} {entry.mean:.4f}" for name, entry in self.summary.items())
@@ -130,15 +138,98 @@ def write_json(evaluation: Evaluation, path: str | Path) -> None:
         name: {key: number_or_none(value) for key, value in entry._asdict().items()}
         for name, entry in evaluation.summary.items()
     }
+    digests = evaluation.digests or (PairDigests("", ""),) * len(evaluation.pairs)
     images = [
-        {"image": pair.name, "file": str(pair.image), "reference": pair.reference and str(pair.reference)}
+        {
+            "image": pair.name,
+            "file": str(pair.image) if pair.image.exists() else None,
+            "image_sha256": digest.image,
+            "reference": pair.reference and str(pair.reference),
+            "reference_sha256": digest.reference,
+        }
         | {name: number_or_none(float(scores[index])) for name, scores in evaluation.values.items()}
-        for index, pair in enumerate(evaluation.pairs)
+        for index, (pair, digest) in enumerate(zip(evaluation.pairs, digests, strict=True))
     ]
     failures = [failure._asdict() for failure in evaluation.failures]
-    content = {"metadata": evaluation.metadata, "summary": summary, "images": images, "without_score": failures}
+    notes = [note._asdict() for note in evaluation.notes]
+    content = {
+        "metadata": evaluation.metadata,
+        "summary": summary,
+        "images": images,
+        "without_score": failures,
+        "notes": notes,
+    }
     with atomic_write(path) as temporary:
         temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def print_evaluation(
+    evaluation: Evaluation,
+    published: Sequence[PublishedRow],
+    networks: Mapping[str, PerceptualNetwork],
+    console: Console,
+) -> None:
+    """Print the table, the published rows of the protocol, and what is to be said of images and metrics."""
+    metadata = evaluation.metadata
+    for network in networks.values():
+        if network.installed:
+            console.print(f"{network.metric}: {' and '.join(network.installed)} of the installed package")
+    for line in _protocol_lines(metadata.get("protocol")):
+        console.print(escape(line), highlight=False, soft_wrap=True)
+    console.print(summary_table(evaluation.summary, len(evaluation.pairs)))
+    if published:
+        console.print(published_table(evaluation.summary, published))
+        for source in dict.fromkeys(row.source for row in published):
+            console.print(escape(f"published: {source}"), highlight=False, soft_wrap=True)
+    lines = [f"{name} {MISSING} {reason}" for name, reason in metadata.get("unavailable", {}).items()]
+    lines += [*failure_lines(evaluation), *note_lines(evaluation.notes)]
+    if renamed := metadata.get("renamed"):
+        named = [f"{image} with {reference}" for image, reference in renamed.items()]
+        lines.append(f"{len(renamed)} of other names paired: {examples(named)}")
+    for line in (*lines, *(f"left out: {item}" for item in evaluation.left_out)):
+        console.print(escape(line), highlight=False, soft_wrap=True)
+    if metadata.get("left_out"):
+        console.print(f"{len(metadata['left_out'])} without a partner skipped: {examples(metadata['left_out'])}")
+
+
+def _protocol_lines(protocol: Mapping[str, Any] | None) -> list[str]:
+    """The protocol and its image set, and what is assumed."""
+    if protocol is None:
+        return []
+    image_set = protocol["image_set"]
+    state = (
+        "the images are none of its sets, so there are no published rows"
+        if image_set is None
+        else f"image set {image_set}" + ("" if protocol["complete_set"] else ", not complete or changed")
+    )
+    lines = [f"protocol {protocol['name']} ({protocol['summary']}): {state}"]
+    return lines + [f"assumed: {text}" for text in protocol["assumptions"]]
+
+
+def published_table(summary: Mapping[str, Summary], published: Sequence[PublishedRow]) -> Table:
+    """This evaluation's means and the published rows, with one column per metric."""
+    metrics = list(dict.fromkeys([*summary, *(metric for row in published for metric in row.scores)]))
+    table = Table(title="with the published rows", title_justify="left")
+    table.add_column("")
+    for metric in metrics:
+        table.add_column(f"{metric} {'↑' if METRICS[metric].higher_is_better else '↓'}", justify="right")
+    means = {metric: entry.mean for metric, entry in summary.items()}
+    table.add_row("this folder", *(_cell(means.get(metric)) for metric in metrics), end_section=True)
+    for row in published:
+        table.add_row(escape(f"{row.model} (published)"), *(_cell(row.scores.get(metric)) for metric in metrics))
+    return table
+
+
+def _cell(value: float | None) -> str:
+    return MISSING if value is None or np.isnan(value) else f"{value:.4f}"
+
+
+def note_lines(notes: Sequence[Note]) -> list[str]:
+    """One line per kind of note, with the names of the images."""
+    by_text: dict[str, list[str]] = {}
+    for note in notes:
+        by_text.setdefault(note.text, []).append(note.image)
+    return [f"{len(names)} image(s), {text}: {examples(names)}" for text, names in by_text.items()]
 
 
 def number_or_none(value: float) -> float | None:

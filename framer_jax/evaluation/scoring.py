@@ -7,19 +7,19 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
+from framer_jax.evaluation.files import Pixels, compared_pixels
 from framer_jax.evaluation.metrics import METRICS, score
 from framer_jax.evaluation.niqe import NiqeModel
-from framer_jax.evaluation.pairs import Pair, PairSize, examples, read_cropped
+from framer_jax.evaluation.pairs import Pair, PairSize, examples
 from framer_jax.evaluation.perceptual import PerceptualNetwork
+from framer_jax.images.decode import read_image
+from framer_jax.images.image_data import ImageData
 
 _BATCH_IMAGES = 8
 _BATCH_PIXELS = 4_000_000
 
 _NEEDED = "SSIM needs 11x11 pixels, LPIPS 31x31 (alex) or 16x16 (vgg), DISTS 16x16, NIQE two blocks of 96x96"
-
-Pixels = npt.NDArray[np.float32]
 
 
 class Failure(NamedTuple):
@@ -34,6 +34,27 @@ class Failure(NamedTuple):
     image: str
     metrics: tuple[str, ...]
     reason: str
+
+
+class Note(NamedTuple):
+    """What is to be said of an image that has its scores: `text` in a few words, without the image's name."""
+
+    image: str
+    text: str
+
+
+class Scored(NamedTuple):
+    """The scores of pairs.
+
+    Attributes:
+      values: metric id → scores [N] float32, NaN where a pair has none.
+      failures: why, in the order of the pairs.
+      notes: what was ignored or converted.
+    """
+
+    values: dict[str, Pixels]
+    failures: tuple[Failure, ...]
+    notes: tuple[Note, ...]
 
 
 class ScoreSettings(NamedTuple):
@@ -70,38 +91,61 @@ def check_sizes(pairs: Sequence[Pair], sizes: Sequence[PairSize], settings: Scor
 
 
 def score_pairs(
-    pairs: Sequence[Pair], sizes: Sequence[PairSize], settings: ScoreSettings, advance: Callable[[int], object]
-) -> tuple[dict[str, Pixels], tuple[Failure, ...]]:
+    pairs: Sequence[Pair],
+    sizes: Sequence[PairSize],
+    settings: ScoreSettings,
+    advance: Callable[[int], object],
+    save: Callable[[Scored], object] = lambda scored: None,
+) -> Scored:
     """Score all pairs.
 
     Args:
-      pairs: images and references of equal sizes.
+      pairs: images and references.
       sizes: from framer_jax.evaluation.pairs.pair_sizes.
       settings: what is computed.
       advance: called with the number of pairs that are done.
-
-    Returns:
-      metric id → scores [N] float32, NaN where a pair has none; and why, in the order of the pairs.
+      save: called with the scores so far, after each batch.
 
     Raises:
       ValueError: no image has any score; the message has the first reason.
     """
     values = {name: np.full(len(pairs), np.nan, np.float32) for name in settings.ids}
-    failures = [
-        Failure(pair.name, settings.ids, size.image)
-        for pair, size in zip(pairs, sizes, strict=True)
-        if isinstance(size.image, str)
-    ]
-    for members, batch in _batches(sizes):
-        scores, failed = _score_files([pairs[index] for index in members], settings, batch)
-        failures += failed
-        for name in settings.ids:
-            values[name][members] = scores[name]
-        advance(len(members))
-    if all(np.isnan(scores).all() for scores in values.values()):
-        raise ValueError(failures[0].reason + (f" ({len(pairs)} images, none has a score)" if len(pairs) > 1 else ""))
     order = {pair.name: index for index, pair in enumerate(pairs)}
-    return values, tuple(sorted(failures, key=lambda failure: order[failure.image]))
+    failures = _failures_by_size(pairs, sizes, settings)
+    notes: list[Note] = []
+
+    def scored() -> Scored:
+        in_order = sorted(failures, key=lambda failure: order[failure.image])
+        return Scored(
+            values, tuple(in_order), tuple(sorted(set(notes), key=lambda note: (order[note.image], note.text)))
+        )
+
+    for members, batch in _batches(sizes):
+        comparable = [isinstance(sizes[index].reference, tuple) for index in members]
+        part = _score_files([pairs[index] for index in members], comparable, settings, batch)
+        failures += part.failures
+        notes += part.notes
+        for name in settings.ids:
+            values[name][members] = part.values[name]
+        save(scored())
+        advance(len(members))
+    result = scored()
+    if all(np.isnan(scores).all() for scores in values.values()):
+        reason = result.failures[0].reason
+        raise ValueError(reason + (f" ({len(pairs)} images, none has a score)" if len(pairs) > 1 else ""))
+    return result
+
+
+def _failures_by_size(pairs: Sequence[Pair], sizes: Sequence[PairSize], settings: ScoreSettings) -> list[Failure]:
+    """The images, and references, that cannot be scored by their headers."""
+    failures = []
+    compares = tuple(name for name in settings.ids if METRICS[name].needs_reference)
+    for pair, size in zip(pairs, sizes, strict=True):
+        if isinstance(size.image, str):
+            failures.append(Failure(pair.name, settings.ids, size.image))
+        elif isinstance(size.reference, str) and compares:
+            failures.append(Failure(pair.name, compares, size.reference))
+    return failures
 
 
 def _batches(sizes: Sequence[PairSize]) -> Iterator[tuple[list[int], int]]:
@@ -119,37 +163,68 @@ def _batches(sizes: Sequence[PairSize]) -> Iterator[tuple[list[int], int]]:
             yield members[start : start + batch], batch
 
 
-def _score_files(pairs: Sequence[Pair], settings: ScoreSettings, batch: int) -> tuple[dict[str, Pixels], list[Failure]]:
-    """Score at most `batch` pairs of equal size: metric id → [number of pairs], and what has no score."""
+def _score_files(pairs: Sequence[Pair], comparable: Sequence[bool], settings: ScoreSettings, batch: int) -> Scored:
+    """Score at most `batch` pairs of equal size, those that are not comparable without their references."""
     values = {name: np.full(len(pairs), np.nan, np.float32) for name in settings.ids}
     failures: list[Failure] = []
-    with_reference = tuple(name for name in settings.ids if METRICS[name].needs_reference)
-    images: dict[int, Pixels] = {}
-    references: dict[int, Pixels] = {}
+    notes: list[Note] = []
+    compares = tuple(name for name in settings.ids if METRICS[name].needs_reference)
+    others = tuple(name for name in settings.ids if name not in compares)
+    images: dict[int, ImageData] = {}
+    references: dict[int, ImageData] = {}
 
-    def read(path: Path, into: dict[int, Pixels], index: int, ids: tuple[str, ...]) -> None:
+    def read(path: Path, into: dict[int, ImageData], index: int, ids: tuple[str, ...]) -> None:
         try:
             into[index] = read_cropped(path, settings.mod_crop)
         except (ValueError, OSError) as error:
             failures.append(Failure(pairs[index].name, ids, str(error)))
 
+    compared = {}
     for index, pair in enumerate(pairs):
         read(pair.image, images, index, settings.ids)
-        if index in images and pair.reference is not None:
-            read(pair.reference, references, index, with_reference)
-    for ids in (with_reference, tuple(name for name in settings.ids if name not in with_reference)):
-        needed = sorted(references if ids == with_reference else images)
+        if index not in images:
+            continue
+        notes += [Note(pair.name, text) for text in image_notes(images[index])]
+        if compares and comparable[index] and pair.reference is not None:
+            read(pair.reference, references, index, compares)
+        if index in references:
+            try:
+                compared[index] = compared_pixels(images[index], references[index])
+                notes += [Note(pair.name, text) for text in compared[index].notes]
+            except ValueError as error:
+                failures.append(Failure(pair.name, compares, f"{pair.image}: {error}"))
+    alone = {index: image.pixels for index, image in images.items()}
+    first = {index: pixels.image for index, pixels in compared.items()}
+    second = {index: pixels.reference for index, pixels in compared.items()}
+    for ids, taken, other in ((compares, first, second), (others, alone, None)):
+        needed = sorted(taken)
         if ids and needed:
-            pixels = [images[index] for index in needed]
-            compared = [references[index] for index in needed] if ids == with_reference else None
-            scores, reasons = _score_images(pixels, compared, ids, settings, batch)
+            matched = None if other is None else [other[index] for index in needed]
+            scores, reasons = _score_images([taken[index] for index in needed], matched, ids, settings, batch)
             failures += [
                 Failure(pairs[needed[position]].name, (name,), f"{pairs[needed[position]].image}: {reason}")
                 for (name, position), reason in reasons.items()
             ]
             for name in ids:
                 values[name][needed] = scores[name]
-    return values, failures
+    return Scored(values, tuple(failures), tuple(notes))
+
+
+def read_cropped(path: Path, mod_crop: int = 1) -> ImageData:
+    """An image with sides cropped, at the right and the bottom, to multiples of `mod_crop`.
+
+    Raises:
+      ValueError: not an image, or damaged.
+    """
+    image = read_image(path)
+    height, width = (side - side % mod_crop for side in image.shape[:2])
+    alpha = None if image.alpha is None else image.alpha[:height, :width]
+    return image._replace(pixels=image.pixels[:height, :width], alpha=alpha)
+
+
+def image_notes(image: ImageData) -> tuple[str, ...]:
+    """What scoring an image ignores."""
+    return (*(("its transparency is ignored",) if image.alpha is not None else ()), *image.notes)
 
 
 def _score_images(

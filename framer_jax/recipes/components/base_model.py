@@ -74,8 +74,13 @@ def cast_frozen(params: Params, dtype: str) -> Params:
 
 
 def stored_layout(params: Mapping[str, Any], denoiser: Denoiser) -> Params:
-    """Parameters, or a LoRA's factors, in the denoiser's layout: stacked blocks if it scans them."""
-    return match_block_layout(params, cast(JointTransformer, denoiser))
+    """Parameters, a LoRA's factors, or their shapes, in the denoiser's layout: stacked blocks if it scans them."""
+
+    def match(params: Mapping[str, Any]) -> Params:
+        return match_block_layout(params, cast(JointTransformer, denoiser))
+
+    is_described = any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(params))
+    return cast(Params, jax.eval_shape(match, params)) if is_described else match(params)
 
 
 def transformer_inputs(

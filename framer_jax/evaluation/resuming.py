@@ -1,0 +1,47 @@
+"""Scores that an earlier evaluation wrote, so that an interrupted one goes on where it ended."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from framer_jax.evaluation.comparison import ScoreFile, check_comparable, read_scores
+from framer_jax.evaluation.files import Pixels
+from framer_jax.evaluation.pairs import PairDigests
+
+
+def previous_scores(
+    path: Path, metadata: Mapping[str, Any], digests: Sequence[PairDigests], ids: Sequence[str]
+) -> dict[str, Pixels]:
+    """The scores of a JSON file that are those of the same files by the same metrics.
+
+    Args:
+      path: what `framer-jax evaluate --json` wrote, complete or not.
+      metadata: that of this evaluation, from framer_jax.evaluation.provenance.score_metadata.
+      digests: of the pairs.
+      ids: the metrics.
+
+    Returns:
+      metric id → scores [N] float32, NaN where there is none.
+
+    Raises:
+      ValueError: it is no such file, or its scores have other variants, weights or crops; the message names them.
+    """
+    previous = read_scores(path, unfinished=True)
+    current = ScoreFile(Path("this evaluation"), metadata, {name: {} for name in ids})
+    values = {name: np.full(len(digests), np.nan, np.float32) for name in ids}
+    common = [name for name in ids if name in previous.scores]
+    if not common:
+        return values
+    check_comparable([previous, current])
+    images = json.loads(path.read_text(encoding="utf-8"))["images"]
+    by_digest = {(entry.get("image_sha256"), entry.get("reference_sha256")): entry["image"] for entry in images}
+    for index, digest in enumerate(digests):
+        name = by_digest.get((digest.image, digest.reference)) if digest.image else None
+        for metric in common:
+            values[metric][index] = np.nan if name is None else previous.scores[metric].get(name, np.nan)
+    return values
