@@ -5,10 +5,10 @@
 
 No weights and no data are read: all arrays are abstract, and libtpu (`pip install "framer_jax[tpu]"`) compiles the real
 step for the chips of the topology. Each configuration is compiled with its FRAMER term and without it (`--only` for one
-of them); of a method that trains in phases, `--update` selects the update of one. The printed numbers are the compiler's plan for one chip. XLA counts the FLOPs of a loop's body once: with
-recipe.denoiser.dit4sr_transformer.scan, compare the traced FLOPs instead. These are FLOPs of products only, with loops
-counted in full, divided evenly among the chips. Collectives count as often as they run; their bytes are those of their
-results on one chip.
+of them); of a method that trains in phases, `--update` selects the update of one. The printed numbers are the
+compiler's plan for one chip. XLA counts the FLOPs of a loop's body once: with a denoiser's `scan`, compare the traced
+FLOPs instead. These are FLOPs of products only, with loops counted in full, divided evenly among the chips. Collectives
+count as often as they run; their bytes are those of their results on one chip.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a table of scores depends on: variants and weights of metrics, versions, the machine, and how images were made."""
+"""What scores depend on: variants and weights of metrics, versions, the machine, and how the images were made."""
 
 from __future__ import annotations
 

@@ -207,7 +207,7 @@ def _protocol_lines(protocol: Mapping[str, Any] | None) -> list[str]:
 
 
 def published_table(summary: Mapping[str, Summary], published: Sequence[PublishedRow]) -> Table:
-    """This evaluation's means and the published rows, with one column per metric."""
+    """The means of an evaluation and the published rows, with one column per metric."""
     metrics = list(dict.fromkeys([*summary, *(metric for row in published for metric in row.scores)]))
     table = Table(title="with the published rows", title_justify="left")
     table.add_column("")
