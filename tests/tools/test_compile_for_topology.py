@@ -136,7 +136,7 @@ def test_a_phase_alone():
     (update,) = recipe.updates
     assert (update.name, update.every, update.start, update.stop) == ("semantic", 1, 0, None)
     with pytest.raises(
-        ValueError, match="--update: pisa_sr.framer has no update 'second': choose one of pixel, semantic"
+        ValueError, match=r"--update: pisa_sr.framer has no update 'second': choose one of pixel, semantic"
     ):
         tool.with_update(tool.described_recipe(config), "second")
 
