@@ -175,15 +175,30 @@ def table(
       seconds: label → seconds per image, for a column of its own; {} for none.
       names: the images to average over; None for all that each row has.
     """
+    of_rows = {row.label: summaries(row, ids, list(row.scores) if names is None else names) for row in rows}
+    return summary_markdown(of_rows, seconds, {row.label: len(row.scores if names is None else names) for row in rows})
+
+
+def summary_markdown(
+    rows: Mapping[str, Mapping[str, Summary]], seconds: Mapping[str, float], images: Mapping[str, int] | None = None
+) -> str:
+    """A Markdown table of means and their intervals.
+
+    Args:
+      rows: label → metric → mean; at least one row, all with the same metrics.
+      seconds: label → seconds per image, for a column of its own; {} for none.
+      images: label → number of images; None for the largest number that has a score.
+    """
+    ids = list(next(iter(rows.values())))
     arrows = ["↑" if METRICS[name].higher_is_better else "↓" for name in ids]
     headings = [f"{COLUMNS[name][0]} {arrow}" for name, arrow in zip(ids, arrows, strict=True)]
     headings = ["", "images", *headings, *(["seconds"] if seconds else [])]
     lines = [f"| {' | '.join(headings)} |", "|---" * len(headings) + "|"]
-    for row in rows:
-        images = list(row.scores) if names is None else names
-        cells = [_cell(entry, COLUMNS[name][1]) for name, entry in summaries(row, ids, images).items()]
-        time = [f"{seconds[row.label]:.3g}" if row.label in seconds else MISSING] if seconds else []
-        lines.append(f"| {' | '.join([row.label, str(len(images)), *cells, *time])} |")
+    for label, summary in rows.items():
+        count = max(entry.images for entry in summary.values()) if images is None else images[label]
+        cells = [_cell(entry, COLUMNS[name][1]) for name, entry in summary.items()]
+        time = [f"{seconds[label]:.3g}" if label in seconds else MISSING] if seconds else []
+        lines.append(f"| {' | '.join([label, str(count), *cells, *time])} |")
     return "\n".join(lines) + "\n"
 
 

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -69,7 +69,7 @@ DEFAULT_MODELS = (BICUBIC, "starter", "realesr-general-x4v3", "realesrgan-x4plus
 
 CROPS, REALSET65 = "RealSR-crops", "RealSet65"
 
-TABLE, NUMBERS = "table.md", "scores.json"
+TABLE, NUMBERS, SUMMARY = "table.md", "scores.json", "summary.json"
 
 TIMED_SIDE = 128
 """Side of the LR image whose upscaling is timed, in pixels: one tile."""
@@ -174,7 +174,11 @@ def run(options: argparse.Namespace) -> int:
             for name, result in results.items()
         },
     }
-    for name, content in ((TABLE, text), (NUMBERS, json.dumps(numbers, indent=1) + "\n")):
+    means = {
+        name: {label: row["summary"] for label, row in rows.items()} for name, rows in numbers["data_sets"].items()
+    }
+    files = {TABLE: text, NUMBERS: _json_text(numbers), SUMMARY: _json_text({**numbers, "data_sets": means})}
+    for name, content in files.items():
         with atomic_write(options.output / name) as temporary:
             temporary.write_text(content, encoding="utf-8")
     print(text)
@@ -217,7 +221,7 @@ def check_options(options: argparse.Namespace, sets: Sequence[DataSet]) -> None:
             raise ValueError(f"--{name.replace('_', '-')} is {value}: it must be at least {least}")
     folders = [options.crops, options.realset65, *(data_set.lr for data_set in sets)]
     check_output_folder("--output", options.output, {"the photographs of": [folder for folder in folders if folder]})
-    files = [options.output / name for name in (TABLE, NUMBERS)]
+    files = [options.output / name for name in (TABLE, NUMBERS, SUMMARY)]
     files += [sheet_path(options.output, data_set) for data_set in sets]
     existing = [str(file) for file in files if file.exists()]
     if existing and not options.overwrite:
@@ -313,6 +317,10 @@ def progress(description: str, total: int) -> Iterator[Callable[[int], None]]:
         task = bar.add_task(description, total=total)
         yield lambda count: bar.advance(task, count)
     ERR.print(f"{time.strftime('%H:%M:%S')} {description}", highlight=False)
+
+
+def _json_text(content: Any) -> str:
+    return json.dumps(content, indent=1) + "\n"
 
 
 def timed_image(data_set: DataSet) -> np.ndarray:

@@ -63,7 +63,7 @@ def run(arguments: argparse.Namespace) -> int:
     for label, entries in rows.items():
         title = f"{label} minus {reference.label}, {max(entry.images for entry in entries)} images"
         if arguments.markdown:
-            print(_markdown(title, reference.label, label, entries))
+            print(f"{title}:\n\n{differences_markdown(reference.label, label, entries)}")
         else:
             Console(width=table_width()).print(_table(title, reference.label, label, entries))
     if arguments.json:
@@ -108,8 +108,14 @@ def _short(label: str) -> str:
     return label if len(label) <= 20 else f"{label[:19]}…"
 
 
-def _markdown(title: str, first: str, second: str, entries: Sequence[Difference]) -> str:
+def differences_markdown(first: str, second: str, entries: Sequence[Difference]) -> str:
+    """The differences of two models as a Markdown table.
+
+    Args:
+      first: label of the reference.
+      second: label of the other model.
+      entries: one per metric.
+    """
     headings = ("metric", *(label.replace("|", "\\|") for label in (first, second)), *HEADINGS)
     lines = [f"| {' | '.join(headings)} |", "|---" * len(headings) + "|"]
-    lines += [f"| {' | '.join(_cells(entry))} |" for entry in entries]
-    return "\n".join([f"{title}:", "", *lines, ""])
+    return "\n".join([*lines, *(f"| {' | '.join(_cells(entry))} |" for entry in entries)]) + "\n"

@@ -105,6 +105,7 @@ def test_one_command_from_photographs_to_table(photographs, words, tmp_path, cap
     assert {path.rsplit("/", 1)[1] for path in replaced} <= {
         "table.md",
         "scores.json",
+        "summary.json",
         "RealSR-crops.jpg",
         "RealSet65.jpg",
     }

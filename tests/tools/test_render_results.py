@@ -1,0 +1,59 @@
+"""The tables of docs/results come from their JSON files."""
+
+import json
+
+import pytest
+
+from framer_jax import cli
+from tools import render_results
+
+
+def test_pages_are_up_to_date(capsys):
+    """No number of a rendered table is typed by hand; `python tools/render_results.py` mends a failure."""
+    assert render_results.main(["--check"]) == 0, capsys.readouterr().out
+
+
+@pytest.fixture
+def compared(tmp_path, capsys):
+    """The JSON file and the Markdown of `framer-jax compare`."""
+    for name, shift in (("base", 0.0), ("framer", 0.5)):
+        metrics = {"psnr-y": {"variant": "v", "higher_is_better": True}}
+        images = [{"image": str(index), "psnr-y": 20.0 + index + shift * index} for index in range(4)]
+        content = {"metadata": {"metrics": metrics, "crop_border": 0, "mod_crop": 1}, "images": images}
+        (tmp_path / f"{name}.json").write_text(json.dumps(content))
+    (tmp_path / "data").mkdir()
+    files = [f"{name}={tmp_path / name}.json" for name in ("base", "framer")]
+    assert cli.main(["compare", *files, "--markdown", "--json", str(tmp_path / "data" / "c.json")]) == 0
+    return tmp_path, capsys.readouterr().out
+
+
+def test_a_table_is_that_of_compare(compared):
+    folder, printed = compared
+    page = "# Title\n\n<!-- compare: c.json label=framer -->\nold\n<!-- end -->\n\nText.\n"
+    rendered = render_results.render(page, folder / "data")
+    table = printed.split("\n\n", 1)[1].strip()
+    assert rendered == page.replace("old", table)
+    assert "| psnr-y ↑ | 21.5000 | 22.2500 | +0.7500 |" in rendered
+    assert render_results.render(rendered, folder / "data") == rendered
+
+
+def test_stale_pages_are_named_and_written(compared, capsys):
+    folder, _ = compared
+    page = folder / "page.md"
+    page.write_text("<!-- compare: c.json label=framer -->\n<!-- end -->\n")
+    assert render_results.main([str(page), "--check"]) == 1
+    assert "page.md: not up to date: run tools/render_results.py" in capsys.readouterr().out
+    assert "psnr-y" not in page.read_text()
+    assert render_results.main([str(page)]) == 0
+    assert render_results.main([str(page), "--check"]) == 0
+    with pytest.raises(ValueError, match=r"c\.json label=other: c\.json has no 'other'"):
+        render_results.render("<!-- compare: c.json label=other -->\n<!-- end -->", folder / "data")
+
+
+def test_a_table_of_quality(tmp_path):
+    (tmp_path / "data").mkdir()
+    entry = {"mean": 27.114, "low": 26.5, "high": 27.74, "images": 100}
+    content = {"seconds": {"bicubic": 0.05}, "data_sets": {"RealSR": {"bicubic": {"psnr-y": entry}}}}
+    (tmp_path / "data" / "q.json").write_text(json.dumps(content))
+    page = "<!-- quality: q.json set=RealSR seconds=yes -->\n<!-- end -->"
+    assert "| bicubic | 100 | 27.11 (26.50 .. 27.74) | 0.05 |" in render_results.render(page, tmp_path / "data")

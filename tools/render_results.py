@@ -1,0 +1,114 @@
+"""Fill the tables of docs/results from the JSON files that commands wrote.
+
+    python tools/render_results.py [--check] [PAGE …]
+
+A table stands between two comments, of which the first names its kind, its file below docs/results/data and its
+options:
+
+    <!-- compare: framer_u_multistep.json label=framer -->
+    <!-- quality: quality.json set=RealSR-crops -->
+    <!-- end -->
+
+`compare` is a file of `framer-jax compare --json`, with the label of one model; `quality` is the summary.json of
+tools/quality_table.py, with one set of photographs. `--check` writes nothing, and fails if a page is not up to date.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from framer_jax.commands.compare import differences_markdown
+from framer_jax.evaluation.comparison import Difference
+from framer_jax.evaluation.report import Summary
+from framer_jax.porting.files import atomic_write
+from tools.quality_scores import summary_markdown
+
+RESULTS = Path(__file__).resolve().parents[1] / "docs" / "results"
+
+BLOCK = re.compile(r"<!-- (?P<kind>compare|quality): (?P<words>[^\n]+?) -->\n.*?<!-- end -->", re.DOTALL)
+
+
+def main(command_line: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description="Fill the tables of docs/results from JSON files.")
+    parser.add_argument("pages", nargs="*", type=Path, metavar="PAGE", help="Markdown files; default: all of them")
+    parser.add_argument("--check", action="store_true", help="write nothing; fail if a page is not up to date")
+    arguments = parser.parse_args(command_line)
+    stale = []
+    for page in arguments.pages or sorted(RESULTS.glob("*.md")):
+        text = page.read_text(encoding="utf-8")
+        rendered = render(text, page.parent / "data")
+        if rendered == text:
+            continue
+        stale.append(page)
+        if not arguments.check:
+            with atomic_write(page) as temporary:
+                temporary.write_text(rendered, encoding="utf-8")
+    for page in stale:
+        print(f"{page.name}: {'not up to date: run tools/render_results.py' if arguments.check else 'written'}")
+    return int(bool(stale) and arguments.check)
+
+
+def render(text: str, data: Path) -> str:
+    """A page with its tables filled.
+
+    Args:
+      text: the page.
+      data: folder of the JSON files.
+
+    Raises:
+      ValueError: a block of another form, or one that names what its file does not have.
+    """
+
+    def filled(block: re.Match[str]) -> str:
+        file, *options = block["words"].split()
+        named = dict(option.partition("=")[::2] for option in options)
+        content = json.loads((data / file).read_text(encoding="utf-8"))
+        try:
+            table = TABLES[block["kind"]](content, named)
+        except KeyError as error:
+            raise ValueError(f"{block['words']}: {file} has no {error}") from error
+        return f"<!-- {block['kind']}: {block['words']} -->\n{table.strip()}\n<!-- end -->"
+
+    return BLOCK.sub(filled, text)
+
+
+def compare_table(content: Mapping[str, Any], options: Mapping[str, str]) -> str:
+    """The differences of one model from the reference."""
+    label = options["label"]
+    entries = []
+    for metric, fields in content["differences"][label].items():
+        entries.append(Difference(metric=metric, **{**_numbers(fields), "runs": tuple(fields["runs"])}))
+    return differences_markdown(content["reference"]["label"], label, entries)
+
+
+def quality_table(content: Mapping[str, Any], options: Mapping[str, str]) -> str:
+    """The means of all models on one set of photographs."""
+    rows = {
+        label: {metric: Summary(**_numbers(entry)) for metric, entry in summary.items()}
+        for label, summary in content["data_sets"][options["set"]].items()
+    }
+    return summary_markdown(rows, content["seconds"] if "seconds" in options else {})
+
+
+def _numbers(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """An entry of a JSON file, whose null is NaN."""
+    return {name: float("nan") if value is None else value for name, value in entry.items()}
+
+
+TABLES: Mapping[str, Callable[[Mapping[str, Any], Mapping[str, str]], str]] = {
+    "compare": compare_table,
+    "quality": quality_table,
+}
+"""Kind of a block → (content of its file, its options) → the table as Markdown."""
+
+
+if __name__ == "__main__":
+    sys.exit(main())
