@@ -206,7 +206,10 @@ def test_bad_folders_are_one_line(data, tmp_path, capsys):
         (mixed / name).write_text("damaged")
     status = train(tmp_path / "run", mixed)
     fails(
-        capsys, status, r"more than 1 % of the images are damaged, repair or remove them: a\.png, b\.png", alone=False
+        capsys,
+        status,
+        r"more than 1 % of the images are damaged: repair them under their names; .* a new --workdir: a\.png, b\.png",
+        alone=False,
     )
     assert not (tmp_path / "run").exists()
 

@@ -203,7 +203,10 @@ class ImageFiles:
     def _check_damaged(self) -> None:
         if len(self._damaged) > self._max_damaged:
             names = ", ".join(sorted(self._damaged))
-            raise ValueError(f"{self._source}: more than 1 % of the images are damaged, repair or remove them: {names}")
+            raise ValueError(
+                f"{self._source}: more than 1 % of the images are damaged: repair them under their names; without them "
+                f"it is other data, which needs a new --workdir: {names}"
+            )
 
 
 def _header_size(path: Path) -> tuple[int, int] | str:

@@ -51,7 +51,7 @@ def _extractor(
 ) -> Pretrained:
     """The feature extractor; a ValueError unless it has the modules asked for and takes so many channels."""
     knob, path = EXTRACTOR_FILE.knob, settings.extractor_checkpoint
-    extractor = reader.network(knob, path, "hf_extractor", "the pre-trained feature extractor", dtype)
+    extractor = reader.network(knob, path, "hf_extractor", "the feature extractor, from `framer-jax pretrain`", dtype)
     module = extractor.module
     if settings.extractor_modules not in (None, module.modules):
         raise ValueError(

@@ -19,7 +19,7 @@ class HFDiffSettings:
     )
     extractor_checkpoint: str = knob(
         "",
-        "Path of the pre-trained feature extractor: the weights of a run of `framer-jax train --config hf_extractor`, "
+        "Path of the pre-trained feature extractor: the weights of a run of `framer-jax pretrain`, "
         "or a ported file; needed for training with that loss only.",
         empty=True,
     )
