@@ -15,6 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
 
+from framer_jax.evaluation.learned import LEARNED, LearnedNetwork, learned_scores, missing
+from framer_jax.evaluation.learned import SMALLEST_SIDE as SMALLEST_LEARNED
 from framer_jax.evaluation.niqe import BLOCK, Luma, NiqeModel, niqe, shipped_niqe_model
 from framer_jax.evaluation.perceptual import (
     PerceptualNetwork,
@@ -40,6 +42,8 @@ from framer_jax.evaluation.spectrum import (
 
 Images = jax.Array | npt.NDArray[np.float32]
 
+Network = PerceptualNetwork | LearnedNetwork
+
 NOT_A_NUMBER = "the score is not a number"
 """Why there is no score, where the images themselves have values that are not finite."""
 
@@ -50,13 +54,14 @@ class Options(NamedTuple):
     Attributes:
       crop_border: the ignored border in pixels.
       niqe_model: the pristine model of `niqe` and `niqe-pyiqa`.
-      networks: metric id → its network, for perceptual metrics; those of installed packages are used for others.
+      networks: metric id → its network, for perceptual and learned metrics; other perceptual ones use those of
+        installed packages.
       tile_lines: where tiles meet, for `seam`.
     """
 
     crop_border: int = 0
     niqe_model: NiqeModel | None = None
-    networks: Mapping[str, PerceptualNetwork] = {}
+    networks: Mapping[str, Network] = {}
     tile_lines: TileLines | None = None
 
 
@@ -123,11 +128,22 @@ def _niqe_framer(sr: Images, reference: Images | None, options: Options) -> Imag
 def _perceptual(name: str, description: str) -> Metric:
     def function(sr: Images, reference: Images | None, options: Options) -> Images:
         network = options.networks[name] if name in options.networks else installed_network(name)
+        assert isinstance(network, PerceptualNetwork)
         return perceptual_scores(network, jnp.asarray(sr), jnp.asarray(reference), options.crop_border)
 
     least = smallest_side(name)
     smallest = f"{least}x{least} pixels"
     return Metric(function, True, False, description, fits=_at_least(least), needs_network=True, smallest=smallest)
+
+
+def _learned(name: str) -> Metric:
+    def function(sr: Images, reference: Images | None, options: Options) -> Images:
+        network = options.networks[name]
+        assert isinstance(network, LearnedNetwork)
+        return learned_scores(network, sr, options.crop_border)
+
+    smallest = f"{SMALLEST_LEARNED}x{SMALLEST_LEARNED} pixels"
+    return Metric(function, False, True, LEARNED[name].description, fits=_at_least(SMALLEST_LEARNED), smallest=smallest)
 
 
 def _seam(sr: Images, reference: Images | None, options: Options) -> Images:
@@ -223,6 +239,7 @@ METRICS: dict[str, Metric] = {
     "lpips-alex": _perceptual("lpips-alex", "LPIPS 0.1 on AlexNet (torchvision's), whole images in RGB"),
     "lpips-vgg": _perceptual("lpips-vgg", "LPIPS 0.1 on VGG16 (torchvision's), whole images in RGB"),
     "dists": _perceptual("dists", "DISTS (2020) on VGG16 (torchvision's), whole images in RGB, not resized"),
+    **{name: _learned(name) for name in LEARNED},
 }
 """Every metric by its id."""
 
@@ -249,7 +266,7 @@ def check_metric_inputs(
     ids: Sequence[str],
     has_reference: bool,
     niqe_model: NiqeModel | None,
-    networks: Mapping[str, PerceptualNetwork] | None = None,
+    networks: Mapping[str, Network] | None = None,
     tile_lines: TileLines | None = None,
 ) -> list[str]:
     """Check ids (`check_metric_ids`) and that the inputs of their metrics are given.
@@ -269,6 +286,8 @@ def check_metric_inputs(
             )
         if METRICS[name].needs_network and name not in (networks or {}) and not is_installed(name):
             raise ValueError(missing_weights(name))
+        if name in LEARNED and name not in (networks or {}):
+            raise ValueError(missing(name))
         if METRICS[name].needs_tile_lines and tile_lines is None:
             raise ValueError(
                 f"the metric {name} needs to know where tiles meet: give the side of a tile in pixels of the scored "
@@ -283,7 +302,7 @@ def score(
     ids: Sequence[str],
     niqe_model: NiqeModel | None = None,
     crop_border: int = 0,
-    networks: Mapping[str, PerceptualNetwork] | None = None,
+    networks: Mapping[str, Network] | None = None,
     tile_lines: TileLines | None = None,
 ) -> dict[str, npt.NDArray[np.float32]]:
     """Score a batch of images.
@@ -294,8 +313,8 @@ def score(
       ids: keys of `METRICS`.
       niqe_model: pristine model of `niqe` and `niqe-pyiqa`.
       crop_border: pixels ignored on every side.
-      networks: networks of perceptual metrics by id, from framer_jax.evaluation.perceptual.load_networks; by default
-        those of installed packages.
+      networks: networks of perceptual metrics by id, from framer_jax.evaluation.perceptual.load_networks, by default
+        those of installed packages; and of learned ones, from framer_jax.evaluation.learned.load_learned.
       tile_lines: where tiles meet, for `seam`.
 
     Returns:

