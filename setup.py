@@ -30,6 +30,7 @@ CORE = [
     "rich>=13",
 ]
 EVALUATION = ["matplotlib>=3.9", "scikit-image>=0.25", "scikit-learn>=1.5"]
+LEARNED_METRICS = ["pyiqa>=0.1.16,<0.2", "torch>=2.6"]
 TENSORBOARD = ["tensorboardX>=2.6.5"]
 TORCH = ["torch>=2.6", "transformers>=4.50", "huggingface_hub>=0.28"]
 DIFFUSERS = [*TORCH, "diffusers>=0.34"]
@@ -79,7 +80,7 @@ setup(
     install_requires=CORE,
     extras_require={
         "photos": ["scikit-image>=0.25", "scikit-learn>=1.5"],
-        "eval": EVALUATION,
+        "eval": EVALUATION + LEARNED_METRICS,  # several GB; plots need matplotlib alone
         "tensorboard": TENSORBOARD,
         "torch": TORCH,
         "diffusers": DIFFUSERS,

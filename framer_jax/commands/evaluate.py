@@ -6,9 +6,14 @@ import argparse
 
 from rich.console import Console
 
+from framer_jax.evaluation.learned import COMMAND as PYIQA_COMMAND
+from framer_jax.evaluation.learned import LEARNED, parse_weights
+from framer_jax.evaluation.learned import OPTION as PYIQA_OPTION
 from framer_jax.evaluation.metrics import METRICS
 from framer_jax.evaluation.perceptual import DISTS_OPTION, LPIPS_OPTION
 from framer_jax.evaluation.protocol import PROTOCOLS
+from framer_jax.evaluation.seams import OPTION as TILE_LINES_OPTION
+from framer_jax.evaluation.seams import parse_tile_lines
 from framer_jax.evaluation.table import DEFAULT_METRICS, evaluate
 
 
@@ -49,6 +54,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="weights of dists: weights.pt of DISTS or dists_alpha_beta.safetensors, and a VGG16 other than that of "
         "lpips-vgg; default: the installed DISTS-pytorch",
     )
+    parser.add_argument(
+        PYIQA_OPTION,
+        nargs="+",
+        default=(),
+        metavar="METRIC=FILE",
+        help=f"weights of {', '.join(LEARNED)}, which pyiqa computes; default: what it has downloaded before "
+        f"({PYIQA_COMMAND}); nothing is downloaded here",
+    )
+    parser.add_argument(
+        TILE_LINES_OPTION,
+        metavar="N[:OVERLAP]",
+        help="where the metric seam looks: at tiles of N pixels of the scored images (their side in LR pixels times "
+        "the scale) that start at multiples of N - OVERLAP",
+    )
     parser.add_argument("--crop-border", type=int, metavar="N", help="pixels ignored on every side; default: 0")
     parser.add_argument(
         "--mod-crop",
@@ -78,7 +97,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Score the images and print the table; the exit status is 1 if a score is missing or an image was left out."""
+    """Score the images and print the table; the exit status is 1 if a score, a metric or an image is left out."""
     evaluation = evaluate(
         arguments.sr,
         arguments.reference,
@@ -88,6 +107,8 @@ def run(arguments: argparse.Namespace) -> int:
         niqe_model=arguments.niqe_model,
         lpips_weights=arguments.lpips_weights,
         dists_weights=arguments.dists_weights,
+        pyiqa_weights=parse_weights(arguments.pyiqa_weights),
+        tile_lines=None if arguments.tile_lines is None else parse_tile_lines(arguments.tile_lines),
         crop_border=arguments.crop_border,
         mod_crop=arguments.mod_crop,
         suffix=arguments.suffix,
@@ -100,4 +121,4 @@ def run(arguments: argparse.Namespace) -> int:
         seed=arguments.seed,
         console=Console(),
     )
-    return int(bool(evaluation.failures or evaluation.left_out or evaluation.metadata["unavailable"]))
+    return int(bool(evaluation.failures or evaluation.left_out or evaluation.unavailable))

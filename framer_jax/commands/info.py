@@ -39,7 +39,7 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "nump
 
 EXTRAS = {
     "photos": "scikit-image",
-    "eval": "matplotlib",
+    "eval": "pyiqa",
     "tensorboard": "tensorboardX",
     "torch": "torch",
     "realesrgan": DISTRIBUTION,

@@ -218,7 +218,7 @@ def _figure(width: float, height: float, title: str) -> Any:
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise ImportError("plots need matplotlib: pip install 'framer_jax[eval]'") from error
+        raise ImportError("plots need matplotlib: pip install matplotlib") from error
     figure = Figure(figsize=(width, height), layout="constrained")
     if title:
         figure.suptitle(title)

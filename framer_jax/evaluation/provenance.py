@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 
+from framer_jax.evaluation.learned import LearnedNetwork
 from framer_jax.evaluation.metrics import METRICS
 from framer_jax.evaluation.niqe import NiqeModel, shipped_niqe_model
 from framer_jax.evaluation.scoring import ScoreSettings
@@ -33,11 +34,14 @@ def metric_entries(settings: ScoreSettings) -> dict[str, Any]:
     for name in settings.ids:
         row = METRICS[name]
         metrics[name] = {"variant": row.description, "higher_is_better": row.higher_is_better}
+        if row.needs_tile_lines and settings.tile_lines is not None:
+            metrics[name]["tile_lines"] = settings.tile_lines._asdict()
         used = model if row.needs_niqe_model else shipped_niqe_model() if name == "niqe-framer" else None
         if used is not None:
             metrics[name] |= {"niqe_model": used.name, "niqe_model_sha256": used.sha256}
-        if name in settings.networks:
-            metrics[name]["weights"] = [dict(file) for file in settings.networks[name].files]
+        if (network := settings.networks.get(name)) is not None:
+            metrics[name]["weights"] = [dict(file) for file in network.files]
+            metrics[name] |= network.settings if isinstance(network, LearnedNetwork) else {}
     return metrics
 
 

@@ -15,9 +15,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from framer_jax.data.files import LeftOut
-from framer_jax.evaluation.metrics import METRICS
+from framer_jax.evaluation.metrics import METRICS, Network
 from framer_jax.evaluation.pairs import Pair, PairDigests, examples
-from framer_jax.evaluation.perceptual import PerceptualNetwork
 from framer_jax.evaluation.protocol import PublishedRow
 from framer_jax.evaluation.scoring import Failure, Note
 from framer_jax.evaluation.statistics import bootstrap_interval
@@ -51,6 +50,7 @@ class Evaluation(NamedTuple):
       left_out: what may be an image of the folders, or hold images, and cannot be read.
       notes: what was ignored or converted in images that have their scores.
       digests: SHA-256 of the files of the pairs.
+      unavailable: metric id to why it was left out.
     """
 
     pairs: tuple[Pair, ...]
@@ -61,6 +61,7 @@ class Evaluation(NamedTuple):
     left_out: tuple[LeftOut, ...] = ()
     notes: tuple[Note, ...] = ()
     digests: tuple[PairDigests, ...] = ()
+    unavailable: Mapping[str, str] = {}
 
     def __repr__(self) -> str:
         means = ", ".join(f"{name} {entry.mean:.4f}" for name, entry in self.summary.items())
@@ -166,7 +167,7 @@ def write_json(evaluation: Evaluation, path: str | Path) -> None:
 def print_evaluation(
     evaluation: Evaluation,
     published: Sequence[PublishedRow],
-    networks: Mapping[str, PerceptualNetwork],
+    networks: Mapping[str, Network],
     console: Console,
 ) -> None:
     """Print the table, the published rows of the protocol, and what is to be said of images and metrics."""
@@ -181,7 +182,7 @@ def print_evaluation(
         console.print(published_table(evaluation.summary, published))
         for source in dict.fromkeys(row.source for row in published):
             console.print(escape(f"published: {source}"), highlight=False, soft_wrap=True)
-    lines = [f"{name} {MISSING} {reason}" for name, reason in metadata.get("unavailable", {}).items()]
+    lines = [f"{name} {MISSING} {reason}" for name, reason in evaluation.unavailable.items()]
     lines += [*failure_lines(evaluation), *note_lines(evaluation.notes)]
     if renamed := metadata.get("renamed"):
         named = [f"{image} with {reference}" for image, reference in renamed.items()]

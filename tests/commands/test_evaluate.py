@@ -79,3 +79,49 @@ def test_bad_niqe_fits_are_one_line(folders, tmp_path, capsys):
     fails(capsys, cli.main(["fit-niqe", sr, str(out), "--threshold", "1"]), "threshold is 1.0: it must lie in")
     out.write_text("")
     fails(capsys, cli.main(["fit-niqe", sr, str(out)]), r"model\.npz exists")
+
+
+def test_metrics_by_frequency_and_seams_are_scored_and_compared(folders, tmp_path, capsys):
+    sr, gt = folders
+    ids = ["ssim-rgb", "psnr-low", "psnr-high", "error-low", "error-high", "spectrum-distance", "seam"]
+    files = [str(tmp_path / f"{name}.json") for name in ("first", "second", "third")]
+    for file, lines in zip(files, ("8", "8", "12:4"), strict=True):
+        words = ["--metrics", ",".join(ids), "--tile-lines", lines, "--json", file]
+        assert cli.main(["evaluate", sr, "--reference", gt, *words]) == 0
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in ids)
+    content = json.loads((tmp_path / "third.json").read_text())
+    assert content["metadata"]["metrics"]["seam"]["tile_lines"] == {"size": 12, "overlap": 4}
+    assert set(content["summary"]) == set(ids)
+    assert cli.main(["compare", *files[:2]]) == 0
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in ids)
+    fails(capsys, cli.main(["compare", *files[1:]]), "have other variants or weights of seam: evaluate both alike")
+
+
+def test_what_is_undefined_for_an_image_is_missing_there(folders, tmp_path, capsys):
+    sr, gt = folders
+    Image.new("RGB", (16, 16), (9, 9, 9)).save(tmp_path / "gt" / "1.png")
+    report = tmp_path / "scores.json"
+    words = ["--metrics", "error-high,error-low", "--json", str(report)]
+    assert cli.main(["evaluate", sr, "--reference", gt, *words]) == 1
+    printed = capsys.readouterr().out
+    assert "1: error-high – [1], error-low" in printed
+    assert "error-high is undefined: the reference has no frequencies above 0.2 Nyquist" in printed
+    first, second = json.loads(report.read_text())["images"]
+    assert second["error-high"] is None and second["error-low"] > 0 and first["error-high"] > 0
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["seam"], "the metric seam needs to know where tiles meet: .* --tile-lines 512:64"),
+        (["seam", "--tile-lines", "x"], "--tile-lines 'x': give the side of a tile"),
+        (["seam", "--tile-lines", "8:8"], "--tile-lines 8:8: tiles must start at least 8 pixels apart"),
+        (["seam", "--tile-lines", "16"], r"no line of --tile-lines crosses the image \(2 images, none has a score\)"),
+        (["ms-ssim-y"], r"2 image\(s\) too small for ms-ssim-y \(it needs 161x161 pixels\): 0, 1"),
+    ],
+)
+def test_bad_options_of_metrics_are_one_line(folders, capsys, words, message):
+    sr, gt = folders
+    fails(capsys, cli.main(["evaluate", sr, "--reference", gt, "--metrics", *words]), message)

@@ -115,7 +115,7 @@ def evaluate(folder, *words):
 
 def test_a_protocol_through_the_command_line(mine, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.setattr("framer_jax.evaluation.metrics.is_installed", lambda name: False)
+    monkeypatch.setattr("framer_jax.evaluation.table.is_installed", lambda name: False)
     assert evaluate(mine, "--json", str(mine / "scores.json")) == 1  # LPIPS lacks its weights
     printed = capsys.readouterr().out
     assert "protocol mine (A test): image set tiny" in printed
