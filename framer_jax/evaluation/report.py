@@ -84,7 +84,7 @@ def summary_table(summary: Mapping[str, Summary], images: int) -> Table:
         mean = MISSING if np.isnan(entry.mean) else f"{entry.mean:.4f}"
         interval = MISSING if np.isnan(entry.low) else f"{entry.low:.4f} .. {entry.high:.4f}"
         count = [str(entry.images)] if incomplete else []
-        table.add_row(f"{name} {'↑' if row.higher_is_better else '↓'}", mean, interval, *count, row.description)
+        table.add_row(metric_heading(name, row.higher_is_better), mean, interval, *count, row.description)
     return table
 
 
@@ -139,6 +139,11 @@ def write_json(evaluation: Evaluation, path: str | Path) -> None:
     content = {"metadata": evaluation.metadata, "summary": summary, "images": images, "without_score": failures}
     with atomic_write(path) as temporary:
         temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def metric_heading(metric: str, higher_is_better: bool) -> str:
+    """A metric with an arrow that says which scores are better."""
+    return f"{metric} {'↑' if higher_is_better else '↓'}"
 
 
 def number_or_none(value: float) -> float | None:
