@@ -70,8 +70,11 @@ setup(
         "Typing :: Typed",
     ],
     python_requires=">=3.11",
-    packages=[*find_packages(include=["framer_jax", "framer_jax.*"]), "framer_jax.configs"],
-    package_dir={"framer_jax.configs": "configs"},  # so that `--config NAME` works without a clone
+    packages=[
+        *find_packages(include=["framer_jax", "framer_jax.*"]),
+        *("framer_jax.configs", "framer_jax.configs.ablations"),
+    ],
+    package_dir={"framer_jax.configs": "configs"},  # so that names work without a clone
     package_data={
         "framer_jax": ["py.typed"],
         "framer_jax.weights": ["*.safetensors", "*.npz", "*.md"],

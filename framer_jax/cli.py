@@ -14,6 +14,7 @@ from contextlib import contextmanager
 
 from framer_jax.compile_cache import keep_compiled_programs
 from framer_jax.console import printable_streams
+from framer_jax.errors import is_correctable, one_line
 from framer_jax.knobs import LARGEST_INT, shown
 from framer_jax.version import __version__
 
@@ -25,6 +26,7 @@ COMMANDS = {
     "degrade": "make LR images from a folder of HR images, each with its own random degradation",
     "evaluate": "score a folder of images, with or without references, with confidence intervals",
     "compare": "compare models that were scored on the same images: paired differences with confidence intervals",
+    "ablate": "train and compare the arms of a paper's ablation with several seeds, as one table with verdicts",
     "precompute": "write the outputs of frozen models for the training images to disk: teacher, captions, latents",
     "port": "convert published weights from PyTorch to framer_jax, or trained weights to PyTorch",
     "fit-niqe": "fit NIQE's model of pristine images to a folder of clean photographs",
@@ -44,6 +46,7 @@ GOING_ON = {
     "upscale": "the same command with --skip-existing (and without --overwrite) goes on",
     "degrade": "the same command goes on",
     "precompute": "the same command goes on",
+    "ablate": "the same command goes on",
 }
 """Command → how to go on after Ctrl-C; the others have written nothing."""
 
@@ -76,14 +79,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"framer-jax {name}: interrupted; {going_on}", file=sys.stderr)
             return INTERRUPTED
         except Exception as error:
-            if os.environ.get("FRAMER_JAX_TRACEBACK") or not _is_correctable(error):
+            if os.environ.get("FRAMER_JAX_TRACEBACK") or not is_correctable(error):
                 raise
-            lines = (line.strip() for line in str(error).splitlines())  # messages of libraries may be longer
-            message = " ".join(lines) or type(error).__name__
-            if isinstance(error, ZeroDivisionError | OverflowError):  # 'division by zero': no message of ours is one
-                message += ": a number among the options or the knobs is out of range; "
-                message += "FRAMER_JAX_TRACEBACK=1 shows where"
-            print(f"framer-jax {name}: {message}", file=sys.stderr)
+            print(f"framer-jax {name}: {one_line(error)}", file=sys.stderr)
             return 2
 
 
@@ -104,14 +102,6 @@ def _run(words: list[str]) -> int:
     keep_compiled_programs()
     with _pillow_settings(getattr(parsed, "max_pixels", None)):
         return int(importlib.import_module(_module(parsed.command)).run(parsed))
-
-
-def _is_correctable(error: Exception) -> bool:
-    """Whether an error is of the input, of the system or of the device, rather than a bug."""
-    if isinstance(error, ValueError | OSError | ArithmeticError | ImportError | MemoryError):
-        return True
-    jax = sys.modules.get("jax")
-    return jax is not None and isinstance(error, jax.errors.JaxRuntimeError)
 
 
 def _add_pixel_limit(command: argparse.ArgumentParser) -> None:

@@ -44,6 +44,7 @@ from framer_jax.sections import (
 
 __all__ = [
     "ConfigError",
+    "call_file",
     "check_config",
     "config_file",
     "declare_knob",
@@ -53,6 +54,7 @@ __all__ = [
     "load_config",
     "override_config",
     "shipped",
+    "shipped_folder",
     "shipped_names",
     "split_variant",
     "to_dict",
@@ -105,7 +107,8 @@ def shipped(name: str, *variant: str) -> ConfigDict:
     Raises:
       ConfigError: there is none of that name; the message names the nearest.
     """
-    return _get_config(config_file(name), variant)
+    config: ConfigDict = call_file(config_file(name), "get_config", variant)
+    return config
 
 
 def config_file(name: str) -> Path:
@@ -113,12 +116,12 @@ def config_file(name: str) -> Path:
     names = shipped_names()
     if name not in names:
         raise ConfigError(f"no configuration named {name!r}{nearest(name, names)}; or give the path of a file")
-    return _shipped_folder() / f"{name}.py"
+    return shipped_folder() / f"{name}.py"
 
 
 def shipped_names() -> list[str]:
     """Names of the configurations that ship."""
-    return sorted(path.stem for path in _shipped_folder().glob("*.py") if path.stem != "__init__")
+    return sorted(path.stem for path in shipped_folder().glob("*.py") if path.stem != "__init__")
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> ConfigDict:
@@ -138,7 +141,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> ConfigDict:
     if file.suffix != ".py":
         _check_suffix(path, file)
         file = config_file(str(file))
-    config = _get_config(file, variant)
+    config = call_file(file, "get_config", variant)
     if not isinstance(config, ConfigDict):
         raise ConfigError(f"{file}: get_config() must return a ConfigDict, not {type(config).__name__}")
     if missing := [name for name in SECTIONS if name not in config]:
@@ -301,13 +304,23 @@ def _at(tree: Mapping[str, Any], parts: Sequence[str]) -> Any:
     return node
 
 
-def _shipped_folder() -> Path:
+def shipped_folder() -> Path:
     """The folder of shipped configurations: of the installed package, or of a clone."""
     installed = Path(__file__).parent / "configs"
     return installed if installed.is_dir() else Path(__file__).parents[1] / "configs"
 
 
-def _get_config(path: Path, variant: Sequence[str]) -> ConfigDict:
+def call_file(path: Path, function: str, variant: Sequence[str]) -> Any:
+    """What a function of a user's Python file returns.
+
+    Args:
+      path: the file.
+      function: name of the function, such as 'get_config'.
+      variant: its argument, or () for none.
+
+    Raises:
+      ConfigError: there is no such file or function, or running it failed; one line that names the file.
+    """
     if not path.is_file():
         raise ConfigError(f"no configuration file {str(path)!r}: give the name of a shipped one, or the path of a file")
     spec = importlib.util.spec_from_file_location(f"_framer_jax_config_{path.stem}", path)
@@ -317,16 +330,16 @@ def _get_config(path: Path, variant: Sequence[str]) -> ConfigDict:
     sys.path.insert(0, folder)
     try:
         spec.loader.exec_module(module)
-        if variant and not inspect.signature(module.get_config).parameters:
+        called = getattr(module, function)
+        if variant and not inspect.signature(called).parameters:
             raise ConfigError(f"{path} has no variants: omit ':{variant[0]}'")
-        config: ConfigDict = module.get_config(*variant)
+        return called(*variant)
     except ConfigError:
         raise
     except Exception as error:  # whatever a user's file does wrong
         raise ConfigError(f"{path}: {_explained(error)}") from error
     finally:
         sys.path.remove(folder)
-    return config
 
 
 def _explained(error: Exception) -> str:

@@ -334,7 +334,7 @@ def test_info_of_a_configuration(capsys):
     assert facts["parameters"] > 1_000_000
     assert facts["config"]["framer"]["variant"] == "paper"
     assert info(capsys, "quickstart_framer") == facts  # by name
-    assert info(capsys, "dtkd_ablations:levels_3")["config"]["recipe"]["dtkd"]["levels"] == 3
+    assert info(capsys, "framer_u_taesd_small:lambda_0.01")["config"]["framer"]["weight"] == 0.01
     fails(capsys, cli.main(["info", "nowhere.py"]), r"no configuration file 'nowhere\.py'")
     fails(capsys, cli.main(["info", "nowhere"]), "nowhere: no such weight file")
 

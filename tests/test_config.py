@@ -203,21 +203,21 @@ def test_a_file_that_imports_from_configs_says_what_to_write_elsewhere(tmp_path,
         load_config(write_as_before(tmp_path))
 
 
-@pytest.mark.parametrize("name", ["dtkd_ablations", "dtkd_ablations:levels_3"])
+@pytest.mark.parametrize("name", ["framer_u_taesd_small", "framer_u_taesd_small:lambda_0.01"])
 def test_shipped_configurations_load_by_name_and_variant(name):
     stem, *variant = name.split(":")
     path = ":".join([str(CONFIGS / f"{stem}.py"), *variant])
     config = to_dict(load_config(name))
     assert config == to_dict(load_config(path))
-    assert config["recipe"]["dtkd"]["levels"] == (3 if variant else 2)
+    assert config["framer"]["weight"] == (0.01 if variant else 0.1)
     assert is_config(name) and is_config(path)
 
 
 def test_bad_names_and_variants_name_those_that_exist():
     with pytest.raises(ConfigError, match="no configuration named 'sinsrr': did you mean 'sinsr'"):
         load_config("sinsrr")
-    with pytest.raises(ConfigError, match="there is no variant 'levels_5': choose one of default, levels_1"):
-        load_config("dtkd_ablations:levels_5")
+    with pytest.raises(ConfigError, match=r"there is no variant 'lambda_1': choose one of lambda_0\.1"):
+        load_config("framer_u_taesd_small:lambda_1")
     with pytest.raises(ConfigError, match=r"unknown method recipe\.name 'sinrs': did you mean 'sinsr'"):
         default("sinrs")
     assert not is_config("sinsrr")

@@ -4,10 +4,9 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from configs import dtkd_ablations
 from framer_jax.checkpoints.open import build_recipe
 from framer_jax.commands.train import train_from_config
-from framer_jax.config import ConfigError, load_config, to_dict
+from framer_jax.config import load_config, to_dict
 from framer_jax.degradations.presets import preset_by_name
 from framer_jax.diffusion.noise import noise_field
 from framer_jax.inference.model import load_model
@@ -23,7 +22,7 @@ FILES = sorted(path for path in CONFIGS.glob("*.py") if path.stem != "__init__")
 SAME_PROGRAM = {"resshift_v2": "resshift_v1", "resshift_bicubic": "resshift_v3"}
 """Configurations that differ from another one in the length of training, or in its data, alone."""
 
-TRAINED = {*SAME_PROGRAM, "dtkd_ablations", *map(shipped_configuration, METHODS)}
+TRAINED = {*SAME_PROGRAM, *map(shipped_configuration, METHODS)}
 """Configurations that tests/recipes/test_methods.py trains, or one with the same program."""
 
 COVERED = {
@@ -41,27 +40,6 @@ check."""
 def autoencoder(tmp_path_factory):
     """A file of the autoencoder VQ-f4 at its full size."""
     return ported(tmp_path_factory.mktemp("autoencoder") / "autoencoder.safetensors", "vq_f4")
-
-
-def test_every_ablation_is_what_it_is_called():
-    path = CONFIGS / "dtkd_ablations.py"
-    configs = {name: to_dict(load_config(f"{path}:{name}")) for name in dtkd_ablations.VARIANTS}
-    assert len({str(config) for config in configs.values()}) == len(configs)
-    unchanged = configs["default"]["recipe"]["dtkd"]
-    for name, config in configs.items():
-        build_recipe(config["recipe"], "inference")  # its settings are valid
-        changed = {key for key, value in config["recipe"]["dtkd"].items() if value != unchanged[key]}
-        assert changed == set(dtkd_ablations.VARIANTS[name]), name
-    assert configs["default"] == to_dict(load_config(CONFIGS / "dtkd_swinir_small.py"))
-    with pytest.raises(ConfigError, match="there is no variant 'haar': choose one of default, levels_1"):
-        load_config(f"{path}:haar")
-
-
-def test_table_4_weights_all_groups_alike_at_every_number_of_levels():
-    levels = {"levels_1": 1, "uniform": 2, "levels_3": 3, "levels_4": 4}
-    for name, count in levels.items():
-        knobs = to_dict(load_config(f"dtkd_ablations:{name}"))["recipe"]["dtkd"]
-        assert (knobs["levels"], knobs["weights"]) == (count, [1.0, 1.0, 1.0])
 
 
 def test_framer_d_compares_what_its_variant_compares():

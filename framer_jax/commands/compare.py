@@ -7,14 +7,22 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from framer_jax.console import table_width
-from framer_jax.evaluation.comparison import Arm, Difference, as_json, check_comparable, difference, read_scores
-from framer_jax.evaluation.report import MISSING
+from framer_jax.evaluation.comparison import (
+    DIFFERENCE_HEADINGS,
+    Arm,
+    Difference,
+    as_json,
+    check_comparable,
+    difference,
+    difference_cells,
+    read_scores,
+)
+from framer_jax.evaluation.report import metric_heading
 from framer_jax.porting.files import atomic_write, check_outputs
 
 
@@ -82,21 +90,14 @@ def _arm(text: str) -> Arm:
     return Arm(label or Path(paths[0]).stem, tuple(map(read_scores, paths)))
 
 
-HEADINGS = ("difference", "95 % interval", "better", "p", "by run")
-
-
 def _cells(entry: Difference) -> list[str]:
-    arrow = "↑" if entry.higher_is_better else "↓"
-    interval = MISSING if np.isnan(entry.low) else f"{entry.low:+.4f} .. {entry.high:+.4f}"
-    better = f"{entry.better} of {entry.images}"
-    runs = ", ".join(f"{value:+.4f}" for value in entry.runs) if len(entry.runs) > 1 else MISSING
     means = f"{entry.first:.4f}", f"{entry.second:.4f}"
-    return [f"{entry.metric} {arrow}", *means, f"{entry.mean:+.4f}", interval, better, f"{entry.p_value:.2g}", runs]
+    return [metric_heading(entry.metric, entry.higher_is_better), *means, *difference_cells(entry)]
 
 
 def _table(title: str, first: str, second: str, entries: Sequence[Difference]) -> Table:
     table = Table(title=escape(title), title_justify="left")
-    for heading in ("metric", *(_short(label) for label in (first, second)), *HEADINGS):
+    for heading in ("metric", *(_short(label) for label in (first, second)), *DIFFERENCE_HEADINGS):
         table.add_column(escape(heading), justify="left" if heading == "metric" else "right", no_wrap=True)
     for entry in entries:
         table.add_row(*_cells(entry))
@@ -116,6 +117,6 @@ def differences_markdown(first: str, second: str, entries: Sequence[Difference])
       second: label of the other model.
       entries: one per metric.
     """
-    headings = ("metric", *(label.replace("|", "\\|") for label in (first, second)), *HEADINGS)
+    headings = ("metric", *(label.replace("|", "\\|") for label in (first, second)), *DIFFERENCE_HEADINGS)
     lines = [f"| {' | '.join(headings)} |", "|---" * len(headings) + "|"]
     return "\n".join([*lines, *(f"| {' | '.join(_cells(entry))} |" for entry in entries)]) + "\n"

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from framer_jax.evaluation.report import number_or_none
+from framer_jax.evaluation.report import MISSING, number_or_none
 from framer_jax.evaluation.statistics import bootstrap_interval
 
 COMPARED = ("crop_border", "mod_crop")
@@ -211,19 +211,31 @@ def _by_run(metric: str, first: Arm, second: Arm, images: Sequence[str]) -> tupl
     return tuple(mean(b) - mean(a) for a, b in zip(first.files, second.files, strict=True))
 
 
+DIFFERENCE_HEADINGS = ("difference", "95 % interval", "better", "p", "by run")
+"""Headings of `difference_cells`."""
+
+
+def difference_cells(entry: Difference) -> tuple[str, ...]:
+    """The cells of a difference in a table, with signs; an interval or runs that there are not are `MISSING`."""
+    interval = MISSING if np.isnan(entry.low) else f"{entry.low:+.4f} .. {entry.high:+.4f}"
+    runs = ", ".join(f"{value:+.4f}" for value in entry.runs) if len(entry.runs) > 1 else MISSING
+    return f"{entry.mean:+.4f}", interval, f"{entry.better} of {entry.images}", f"{entry.p_value:.2g}", runs
+
+
+def difference_json(entry: Difference) -> dict[str, Any]:
+    """A difference as plain JSON, without its metric; what is undefined is null."""
+    return {
+        key: number_or_none(value) if isinstance(value, float) else value
+        for key, value in entry._asdict().items()
+        if key != "metric"
+    }
+
+
 def as_json(reference: Arm, rows: Mapping[str, Sequence[Difference]]) -> dict[str, Any]:
     """A comparison as plain JSON; what is undefined is null."""
     return {
         "reference": {"label": reference.label, "files": [str(file.path) for file in reference.files]},
         "differences": {
-            label: {
-                entry.metric: {
-                    key: number_or_none(value) if isinstance(value, float) else value
-                    for key, value in entry._asdict().items()
-                    if key != "metric"
-                }
-                for entry in entries
-            }
-            for label, entries in rows.items()
+            label: {entry.metric: difference_json(entry) for entry in entries} for label, entries in rows.items()
         },
     }

@@ -93,7 +93,7 @@ def summary_table(summary: Mapping[str, Summary], images: int) -> Table:
         mean = MISSING if np.isnan(entry.mean) else f"{entry.mean:.4f}"
         interval = MISSING if np.isnan(entry.low) else f"{entry.low:.4f} .. {entry.high:.4f}"
         count = [str(entry.images)] if incomplete else []
-        table.add_row(f"{name} {'↑' if row.higher_is_better else '↓'}", mean, interval, *count, row.description)
+        table.add_row(metric_heading(name, row.higher_is_better), mean, interval, *count, row.description)
     return table
 
 
@@ -231,6 +231,11 @@ def note_lines(notes: Sequence[Note]) -> list[str]:
     for note in notes:
         by_text.setdefault(note.text, []).append(note.image)
     return [f"{len(names)} image(s), {text}: {examples(names)}" for text, names in by_text.items()]
+
+
+def metric_heading(metric: str, higher_is_better: bool) -> str:
+    """A metric with an arrow that says which scores are better."""
+    return f"{metric} {'↑' if higher_is_better else '↓'}"
 
 
 def number_or_none(value: float) -> float | None:
