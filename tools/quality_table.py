@@ -58,7 +58,7 @@ from tools.quality_scores import (
     table,
     usable_metrics,
 )
-from tools.sheets import comparison_sheet
+from framer_jax.evaluation.sheets import comparison_sheet
 from tools.timing import hardware, time_alternately
 
 BICUBIC, OSEDIFF = "bicubic", "osediff"

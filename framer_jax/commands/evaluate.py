@@ -18,6 +18,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("sr", metavar="SR_DIR", help="images to score, searched recursively")
     parser.add_argument("--reference", metavar="GT_DIR", help="references of the same names and sizes")
     parser.add_argument("--metrics", default="psnr-y,ssim-y,niqe-framer", help=f"comma-separated: {', '.join(METRICS)}")
+    add_scoring_arguments(parser)
+    _add_outputs(parser)
+
+
+def add_scoring_arguments(parser: argparse._ActionsContainer) -> None:
+    """Declare what metrics need besides images."""
     parser.add_argument("--niqe-model", metavar="NPZ", help="pristine-model parameters of niqe and niqe-pyiqa")
     parser.add_argument(
         LPIPS_OPTION,
@@ -43,6 +49,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="first crop images and references, at the right and the bottom, to multiples of N, such as the scale",
     )
+
+
+def _add_outputs(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--suffix", default="", help="end of the images' names that the references lack, as of upscale --suffix"
     )

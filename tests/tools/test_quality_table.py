@@ -14,7 +14,7 @@ from tests.support.tiny import photo, weights
 from tools import quality_scores, quality_table
 from tools.quality_images import DataSet, bicubic, image_folder
 from tools.quality_scores import Row, common_images, table
-from tools.sheets import GAP, LABEL, comparison_sheet
+from framer_jax.evaluation.sheets import GAP, LABEL, comparison_sheet
 
 PRISTINE = quality_table.framer_jax.__path__[0] + "/weights/niqe_framer.npz"
 LR, HR = (24, 48), (96, 192)  # two blocks of NIQE
