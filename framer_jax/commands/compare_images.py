@@ -76,7 +76,7 @@ def add_image_arguments(parser: argparse.ArgumentParser) -> None:
         "--scores",
         nargs="+",
         metavar="LABEL=FILE[,FILE]",
-        help="take the scores from files of `framer-jax evaluate --json`, one for every folder, instead of computing them",
+        help="take the scores from files of `framer-jax evaluate --json`, one for every folder",
     )
     group.add_argument("--limit", type=int, metavar="N", help="the first N images by name")
     group.add_argument(
@@ -94,7 +94,9 @@ def add_image_arguments(parser: argparse.ArgumentParser) -> None:
         help="how the page holds images; auto: PNG (lossless) if the page stays within --max-megabytes, otherwise WebP",
     )
     group.add_argument("--max-side", type=int, metavar="N", help="reduce longer images to N pixels in the page")
-    group.add_argument("--max-megabytes", type=float, default=MEGABYTES, metavar="MB", help="size that the page may have")
+    group.add_argument(
+        "--max-megabytes", type=float, default=MEGABYTES, metavar="MB", help="size that the page may have"
+    )
     group.add_argument("--images", metavar="NAME[,NAME]", help="the images of the figure, in this order")
     group.add_argument(
         "--crop",
@@ -109,9 +111,7 @@ def given_image_arguments(arguments: argparse.Namespace) -> list[str]:
     """The options of `add_image_arguments` that were given, as they are written."""
     parser = argparse.ArgumentParser(add_help=False)
     add_image_arguments(parser)
-    return [
-        action.option_strings[0] for action in parser._actions if getattr(arguments, action.dest) != action.default
-    ]
+    return [action.option_strings[0] for action in parser._actions if getattr(arguments, action.dest) != action.default]
 
 
 def page_path(text: str) -> Path:
@@ -240,7 +240,9 @@ def _metric_ids(arguments: argparse.Namespace, recorded: Mapping[str, Arm]) -> t
         return tuple(check_metric_ids(names or DEFAULT_METRICS[arguments.reference is not None]))
     common = check_comparable([file for arm in recorded.values() for file in arm.files])
     if missing := [name for name in names if name not in common]:
-        raise ValueError(f"the files of --scores do not all have the metric {missing[0]!r}: they have {', '.join(common)}")
+        raise ValueError(
+            f"the files of --scores do not all have the metric {missing[0]!r}: they have {', '.join(common)}"
+        )
     return tuple(names) or common
 
 

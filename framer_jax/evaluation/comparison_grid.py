@@ -1,4 +1,4 @@
-"""The figure of a paper that compares methods: a row per image, the whole of it and then the same crop of each method."""
+"""The figure of a paper that compares methods: a row per image with all of it, then a crop of each method."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from framer_jax.evaluation.sheets import BEST, PLAIN, SheetStyle, Text, Tile, dr
 from framer_jax.images.decode import read_rgb
 from framer_jax.porting.files import atomic_write
 
-CELL = 320
+CELL = 384
 """Side in pixels that crops fill at most, enlarged by a whole factor."""
 
 DPI = 300
@@ -49,7 +49,6 @@ class Source(NamedTuple):
     lines: Sequence[Line]
 
 
-
 CropRequest = Crop | int | None
 """A crop, the side of an automatic one, or None for an automatic one of the default side."""
 
@@ -69,7 +68,9 @@ def parse_crop(text: str) -> CropRequest:
             return Crop(x, y, size)
     except (ValueError, IndexError):
         pass
-    raise ValueError(f"--crop is {text!r}: write auto, auto,SIZE or X,Y,SIZE in pixels of the results, such as 96,40,64")
+    raise ValueError(
+        f"--crop is {text!r}: write auto, auto,SIZE or X,Y,SIZE in pixels of the results, such as 96,40,64"
+    )
 
 
 def _positive(text: str) -> int:
@@ -86,7 +87,9 @@ def figure_images(image_set: ImageSet, names: Sequence[str] = ()) -> list[Compar
     """
     by_name = {image.name: image for image in image_set.images}
     if unknown := [name for name in names if name not in by_name]:
-        raise ValueError(f"--images: there is no image {unknown[0]!r}; the first ones are {', '.join(list(by_name)[:5])}")
+        raise ValueError(
+            f"--images: there is no image {unknown[0]!r}; the first ones are {', '.join(list(by_name)[:5])}"
+        )
     chosen = [by_name[name] for name in names] or list(image_set.images)
     if len(chosen) > LARGEST_ROWS:
         raise ValueError(
@@ -126,7 +129,7 @@ def comparison_grid(
 
     Without a reference, all of the LR image is shown; without that, of the first method's. Crops are those of the LR
     image (its pixels repeated), of every method and of the reference. They are enlarged by the largest whole factor
-    with which they stay within 320 pixels, without interpolation. Scores are of the whole image, the best ones in red.
+    with which they stay within 384 pixels, without interpolation. Scores are of the whole image, the best ones in red.
 
     Args:
       image_set: what `images` belong to.

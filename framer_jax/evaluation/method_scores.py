@@ -49,7 +49,9 @@ def score_methods(
         pairs = method_pairs(image_set.images, index)
         values, failures[method.label] = score_pairs(pairs, sizes, settings, advance)
         scores = {
-            metric: {pair.name: float(score) for pair, score in zip(pairs, of_metric, strict=True) if not np.isnan(score)}
+            metric: {
+                pair.name: float(score) for pair, score in zip(pairs, of_metric, strict=True) if not np.isnan(score)
+            }
             for metric, of_metric in values.items()
         }
         arms.append(Arm(method.label, (ScoreFile(method.folder, metadata, scores),)))

@@ -38,11 +38,13 @@ class SheetStyle(NamedTuple):
       gap: between images.
       line: height of a line of text.
       font: height of the font.
+      cell: least width and height of a place for an image.
     """
 
     gap: int = GAP
     line: int = LABEL
     font: int = 12
+    cell: int = 0
 
 
 def draw_tiles(rows: Sequence[Sequence[Tile]], style: SheetStyle) -> Image.Image:
@@ -54,8 +56,8 @@ def draw_tiles(rows: Sequence[Sequence[Tile]], style: SheetStyle) -> Image.Image
       rows: at least one row of at least one tile; all rows have the same number.
       style: sizes.
     """
-    widths = [max(row[column].pixels.shape[1] for row in rows) for column in range(len(rows[0]))]
-    heights = [max(tile.pixels.shape[0] for tile in row) for row in rows]
+    widths = [max(style.cell, *(row[column].pixels.shape[1] for row in rows)) for column in range(len(rows[0]))]
+    heights = [max(style.cell, *(tile.pixels.shape[0] for tile in row)) for row in rows]
     texts = [style.line * max(len(tile.lines) for tile in row) for row in rows]
     width = sum(widths) + style.gap * (len(widths) - 1)
     sheet = Image.new("RGB", (width, sum(heights) + sum(texts) + style.gap * (len(rows) - 1)), "white")
@@ -91,7 +93,7 @@ def _draw_line(
 
 def _printable(text: str) -> str:
     """A text without what cannot be drawn: line breaks, and bytes of names that are no text."""
-    return " ".join(text.split()).encode("utf-8", "replace").decode("utf-8")
+    return " ".join(text.splitlines()).encode("utf-8", "replace").decode("utf-8")
 
 
 def comparison_sheet(rows: Sequence[Mapping[str, np.ndarray]], size: int) -> Image.Image:
@@ -102,9 +104,8 @@ def comparison_sheet(rows: Sequence[Mapping[str, np.ndarray]], size: int) -> Ima
       size: side of the crops in pixels; of a smaller image, all is shown.
     """
     labels = list(rows[0])
-    return draw_tiles(
-        [[Tile(_center(images[label], size), (((label, PLAIN),),)) for label in labels] for images in rows], SheetStyle()
-    )
+    tiles = [[Tile(_center(images[label], size), (((label, PLAIN),),)) for label in labels] for images in rows]
+    return draw_tiles(tiles, SheetStyle(cell=size))
 
 
 def _center(image: np.ndarray, size: int) -> npt.NDArray[np.uint8]:

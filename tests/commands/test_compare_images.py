@@ -36,7 +36,10 @@ def test_a_page_and_a_figure_are_written(folders, tmp_path, capsys):
     assert data["title"] == "Two & more" and data["sources"] == ["bad", "near", "reference", "LR, nearest"]
     assert [metric["id"] for metric in data["metrics"]] == ["psnr-y", "ssim-y"]
     differences = json.loads(record.read_text())["differences"]["near"]
-    assert data["differences"][0][0]["mean"] == pytest.approx(differences["psnr-y"]["mean"]) and differences["psnr-y"]["better"] == 3
+    assert (
+        data["differences"][0][0]["mean"] == pytest.approx(differences["psnr-y"]["mean"])
+        and differences["psnr-y"]["better"] == 3
+    )
     with Image.open(grid) as image:
         assert image.height > 2 * 320
     fails(capsys, main(command), r"page\.html exists|grid\.png exists|differences\.json exists")
@@ -72,7 +75,9 @@ def test_recorded_scores_are_taken(folders, tmp_path, capsys):
     recorded = json.loads((tmp_path / "good.json").read_text())["images"][0]["psnr-y"]
     assert data["images"][0]["scores"][0][1] == pytest.approx(recorded)
     more = [*command, "--overwrite"]
-    fails(capsys, main([*more, "--metrics", "ssim-y"]), "do not all have the metric 'ssim-y': they have psnr-y, psnr-rgb")
+    fails(
+        capsys, main([*more, "--metrics", "ssim-y"]), "do not all have the metric 'ssim-y': they have psnr-y, psnr-rgb"
+    )
     fails(capsys, main([*more, "--crop-border", "2"]), "--crop-border has no effect on the scores of --scores")
     fails(capsys, main(words(folders, "--scores", f"x={files['good']}", f"bad={files['bad']}")), "no file of 'near'")
 
@@ -110,7 +115,10 @@ def test_an_undefined_score_is_named_and_the_page_is_written(folders, tmp_path, 
         (["{good}", "{bad}", "--crop", "1,2", "--grid", "x.png"], "--crop is '1,2': write auto"),
         (["{good}", "{bad}", "--images", "a"], "--images chooses the rows of a figure"),
         (["{good}", "{bad}", "--suffix", "x=_x4"], "no folder is called 'x'"),
-        (["{good}", "{bad}", "--metrics", "none", "--html", "{out}/x.html", "--max-megabytes", "0.001"], "about .* MB for 3"),
+        (
+            ["{good}", "{bad}", "--metrics", "none", "--html", "{out}/x.html", "--max-megabytes", "0.001"],
+            "about .* MB for 3",
+        ),
     ],
 )
 def test_bad_arguments_are_one_line(folders, tmp_path, capsys, arguments, message):

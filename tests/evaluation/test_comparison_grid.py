@@ -42,7 +42,7 @@ def test_crops_are_read(text, crop):
 
 @pytest.mark.parametrize("text", ["", "auto,", "auto,0", "auto,1,2", "1,2", "1,2,3,4", "-1,0,8", "1,2,0", "a,b,c"])
 def test_other_crops_are_refused(text):
-    with pytest.raises(ValueError, match="--crop is .*: write auto, auto,SIZE or X,Y,SIZE"):
+    with pytest.raises(ValueError, match=r"--crop is .*: write auto, auto,SIZE or X,Y,SIZE"):
         parse_crop(text)
 
 
@@ -74,7 +74,9 @@ def test_automatic_crops_are_where_the_methods_differ(image_set, arms):
 def test_the_best_score_is_colored(image_set, arms):
     grid = np.asarray(comparison_grid(image_set, image_set.images[:1], arms, ("psnr-y",), Crop(0, 0, 16)))
     whole = round(64 * CELL / 48)
-    good, bad = (grid[CELL + STYLE.line :, whole + STYLE.gap + index * (CELL + STYLE.gap) :][:, :CELL] for index in (1, 2))
+    good, bad = (
+        grid[CELL + STYLE.line :, whole + STYLE.gap + index * (CELL + STYLE.gap) :][:, :CELL] for index in (1, 2)
+    )
     red = [int(((part[..., 0].astype(int) - part[..., 1]) > 60).sum()) for part in (good, bad)]
     assert red[0] > 0 and red[1] == 0
 

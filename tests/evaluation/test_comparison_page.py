@@ -108,7 +108,9 @@ def test_sizes_are_expected_and_limited(image_set, embedded):
     assert expected_bytes(image_set, "png") == pytest.approx(actual, rel=0.2)
     assert expected_bytes(image_set, "webp") < expected_bytes(image_set, "png")
     assert choose_encoding(image_set, LARGE) == "png" and choose_encoding(image_set, 1000) == "webp"
-    with pytest.raises(ValueError, match=r"more than --max-megabytes 0\.001: add --encoding webp, --limit N or --max-side N"):
+    with pytest.raises(
+        ValueError, match=r"more than --max-megabytes 0\.001: add --encoding webp, --limit N or --max-side N"
+    ):
         check_expected(image_set, "png", 1000)
     with pytest.raises(ValueError, match="add --limit N or --max-side N, or raise --max-megabytes"):
         embed_images(image_set, "webp", 100)
@@ -144,9 +146,12 @@ def test_the_page_is_one_file_that_loads_nothing(image_set, arms, embedded, tmp_
     size = write_page(tmp_path / "page.html", data, embedded)
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert size == (tmp_path / "page.html").stat().st_size
-    assert not re.search(r"https?:|//[a-z]|url\(|@import|\bsrc=", page.replace(html.escape(HOSTILE[0]), ""))
+    text = re.sub(r"[A-Za-z0-9+/=]{60,}", "", page)  # without the images
+    assert not re.search(r"https?:|//[a-z]|url\(|@import|\bsrc=[^x]", text.replace(html.escape(HOSTILE[0]), ""))
     assert page.count("<script") == len(SCRIPTS[:1]) + 1 + 3 * 4 and "onerror=alert(1)>" not in page
-    assert json.loads(re.search(r'id="page-data">(.*?)</script>', page, re.DOTALL).group(1)) == json.loads(safe_json(data))
+    assert json.loads(re.search(r'id="page-data">(.*?)</script>', page, re.DOTALL).group(1)) == json.loads(
+        safe_json(data)
+    )
     assert "{{" not in page.replace(html.escape(HOSTILE[1]), "").replace(safe_json(HOSTILE[1])[1:-1], "")
     assert f'<script type="text/plain" id="image-2-3">{embedded[2].sources[3]}</script>' in page
 

@@ -70,9 +70,9 @@ def browser(tmp_path):
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
     yield driver
-    log = driver.get_log("browser")
+    log = [entry["message"] for entry in driver.get_log("browser")]
     driver.quit()
-    assert not log, log
+    assert not [message for message in log if "getImageData" not in message]  # of these tests
 
 
 def sized(browser, width, height, dark=False):
@@ -173,6 +173,7 @@ def test_the_slider_divides_the_two_images(browser, page, tmp_path):
     keys(browser, Keys.ARROW_LEFT)
     assert float(split.get_attribute("value")) == 99.5  # arrows move the slider while it has the focus
     browser.execute_script("arguments[0].value = 50; arguments[0].dispatchEvent(new Event('input'))", split)
+    shown(browser)
     divider = by_id(browser, "divider").rect
     start = (round(divider["x"]), round(divider["y"] + divider["height"] / 3))
     drag = ActionChains(browser)
@@ -255,12 +256,18 @@ def test_crops_show_the_same_region_of_all(browser, page):
         "LR, nearest",
     ]
     selectors = [f"#crops figure:nth-child({number}) canvas" for number in range(1, 6)]
-    assert [kind(color(browser, 0.5, element=selector)) for selector in selectors] == ["gray", "red", "blue", "gray", "gray"]
+    assert [kind(color(browser, 0.5, element=selector)) for selector in selectors] == [
+        "gray",
+        "red",
+        "blue",
+        "gray",
+        "gray",
+    ]
     before = browser.execute_script("return region()")
     ActionChains(browser).key_down(Keys.SHIFT).send_keys(Keys.ARROW_RIGHT).key_up(Keys.SHIFT).perform()
     after = browser.execute_script("return region()")
     assert after[0] == before[0] + round(before[2] / 8) and after[1:] == before[1:]
-    Select(by_id(browser, "crop-size")).select_by_visible_text("16 pixels")
+    Select(by_id(browser, "crop-size")).select_by_visible_text("16 px")
     assert browser.execute_script("return region()")[2] == 16
     figures[2].find_element(By.TAG_NAME, "button").click()
     assert "is-right" in figures[2].get_attribute("class")
@@ -272,7 +279,12 @@ def test_the_address_keeps_the_view(browser, page):
     assert state == [2, 1, 25, 8, 32]
     keys(browser, "j", "k", "]")
     WebDriverWait(browser, 5).until(lambda driver: "split=30" in driver.current_url)
-    for nonsense in ("image=none&left=99&zoom=x", "image=image_1&left=0&split=1e9&zoom=-3&crop=1,2&at=,", "%%%", "sort=9.9"):
+    for nonsense in (
+        "image=none&left=99&zoom=x",
+        "image=image_1&left=0&split=1e9&zoom=-3&crop=1,2&at=,",
+        "%%%",
+        "sort=9.9",
+    ):
         browser.get("about:blank")
         browser.get(f"{page}#{nonsense}")
         assert by_id(browser, "list").is_displayed() != by_id(browser, "viewer").is_displayed()

@@ -117,7 +117,9 @@ def test_scores_are_those_of_the_images(folders):
 
 def test_recorded_scores_need_a_file_for_every_method(folders):
     image_set = collect_images(methods(folders), folders["gt"], limit=2)
-    arms = dict(zip(("good", "bad"), score_methods(image_set, ScoreSettings(("psnr-y",)), lambda count: None)[0], strict=True))
+    arms = dict(
+        zip(("good", "bad"), score_methods(image_set, ScoreSettings(("psnr-y",)), lambda count: None)[0], strict=True)
+    )
     one = collect_images(methods(folders), folders["gt"], limit=1)
     assert [list(arm.scores("psnr-y")) for arm in recorded_arms(one, arms)] == [["a"], ["a"]]
     with pytest.raises(ValueError, match="--scores has no file of 'bad'"):

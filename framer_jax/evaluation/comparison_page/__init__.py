@@ -1,1 +1,1 @@
-"""The page of `framer-jax compare --html`: images of several methods side by side, in one file without network access."""
+"""The page of `framer-jax compare --html`: images of several methods in one file that loads nothing."""

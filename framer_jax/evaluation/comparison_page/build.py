@@ -36,10 +36,11 @@ def write_page(path: str | Path, data: Mapping[str, Any], embedded: Sequence[Emb
     Returns:
       The size of the file in bytes.
     """
-    with atomic_write(path) as temporary:
-        with temporary.open("w", encoding="utf-8", errors="replace", newline="\n") as file:
-            for part in page_parts(data, embedded):
-                file.write(part)
+    with (
+        atomic_write(path) as temporary,
+        temporary.open("w", encoding="utf-8", errors="replace", newline="\n") as file,
+    ):
+        file.writelines(page_parts(data, embedded))
     return Path(path).stat().st_size
 
 

@@ -159,9 +159,7 @@ def _too_large(image_set: ImageSet, encoding: str, budget: float, expected: floa
     )
 
 
-def _encoded(
-    pixels: npt.NDArray[np.uint8], encoding: str, max_side: int | None = None, quality: int = QUALITY
-) -> str:
+def _encoded(pixels: npt.NDArray[np.uint8], encoding: str, max_side: int | None = None, quality: int = QUALITY) -> str:
     """Base64 text of an image [H, W, 3]."""
     image = Image.fromarray(np.ascontiguousarray(pixels))
     if max_side and max(image.size) > max_side:

@@ -6,6 +6,8 @@ const crops = []; // {canvas, figure, button, scores} of each source
 const decoded = new Map(); // "image-source" → promise of a decoded image, the most recently used last
 const ready = new Map(); // "image-source" → the decoded image
 
+const THUMB = 16; // width of a slider's thumb in CSS pixels
+
 const current = () => data.images[state.image];
 const isLr = (source) => data.lr && source === last;
 
@@ -186,6 +188,9 @@ function drawNow() {
   byId("divider").style.transform = `translateX(${divider}px)`;
   byId("divider").style.top = `${part[1]}px`;
   byId("divider").style.height = `${part[3] - part[1]}px`;
+  // The slider's thumb stays below the divider: its middle travels from half a thumb to half a thumb before the end.
+  byId("split").style.marginLeft = `${part[0] - THUMB / 2}px`;
+  byId("split").style.width = `${part[2] - part[0] + THUMB}px`;
   byId("tag-left").style.left = `${part[0] + 8}px`;
   byId("tag-right").style.right = `${width - part[2] + 8}px`;
   for (const id of ["tag-left", "tag-right"]) byId(id).style.top = `${part[1] + 8}px`;
@@ -215,7 +220,26 @@ const isEnlarged = () => {
   return current().width * zoom > width + 1 || current().height * zoom > height + 1;
 };
 
+const SMALLEST_CROP = 140; // CSS pixels
+
+/** Arrange the crops in as few columns as show all of them without scrolling, or as many as their smallest size admits. */
+function arrangeCrops() {
+  const panel = byId("crops");
+  const gap = parseFloat(getComputedStyle(panel).columnGap) || 0;
+  const space = byId("crops").parentElement.getBoundingClientRect().bottom - panel.getBoundingClientRect().top - gap;
+  const caption = Math.max(...crops.map((crop) => crop.figure.offsetHeight - crop.canvas.offsetHeight));
+  const most = Math.max(1, Math.floor((panel.clientWidth + gap) / (SMALLEST_CROP + gap)));
+  let columns = Math.min(most, 2);
+  const sideBySide = getComputedStyle(byId("viewer")).display === "grid";
+  const height = (count) =>
+    Math.ceil(crops.length / count) * ((panel.clientWidth + gap) / count + caption) - gap;
+  while (sideBySide && columns < most && height(columns) > space) columns++;
+  if (!sideBySide) columns = most;
+  panel.style.setProperty("--columns", Math.min(columns, crops.length));
+}
+
 function drawCrops() {
+  arrangeCrops();
   const [x, y, size] = region();
   byId("crop-place").textContent = `at ${x}, ${y}`;
   crops.forEach((crop, source) => {
@@ -302,7 +326,7 @@ function showRegionSizes() {
   const {width, height, crop} = current();
   const largest = Math.min(width, height);
   const sides = new Set([16, 32, 48, 64, 96, 128, 192, 256, 384, 512, crop[2], region()[2]].filter((side) => side <= largest));
-  const options = [...sides].sort((a, b) => a - b).map((side) => element("option", {value: side}, `${side} pixels`));
+  const options = [...sides].sort((a, b) => a - b).map((side) => element("option", {value: side}, `${side} px`));
   byId("crop-size").replaceChildren(...options);
   byId("crop-size").value = region()[2];
 }
