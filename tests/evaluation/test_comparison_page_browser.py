@@ -245,6 +245,30 @@ def test_zoom_keeps_the_point_and_shows_pixels(browser, page, tmp_path):
     assert by_id(browser, "zoom-fit").get_attribute("aria-pressed") == "true"
 
 
+def touch(browser, kind, *points):
+    points = [{"x": x, "y": y, "id": index} for index, (x, y) in enumerate(points)]
+    browser.execute_cdp_cmd("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+
+
+def test_two_fingers_zoom_and_one_moves_the_divider(browser, page):
+    opened(browser, page, "image=image_1&left=2&right=3")
+    before = browser.execute_script("return [geometry().zoom, dividerX()]")
+    touch(browser, "touchStart", (400, 400), (500, 400))
+    touch(browser, "touchMove", (390, 400), (510, 400))
+    touch(browser, "touchMove", (350, 400), (550, 400))
+    touch(browser, "touchEnd")
+    shown(browser)
+    assert browser.execute_script("return geometry().zoom") == pytest.approx(2 * before[0], rel=0.05)
+    keys(browser, "0")
+    shown(browser)
+    divider = by_id(browser, "divider").rect
+    touch(browser, "touchStart", (divider["x"], 400))
+    touch(browser, "touchMove", (divider["x"] - 50, 400))
+    touch(browser, "touchMove", (divider["x"] - 200, 400))
+    touch(browser, "touchEnd")
+    assert browser.execute_script("return dividerX()") == pytest.approx(before[1] - 200, abs=3)
+
+
 def test_crops_show_the_same_region_of_all(browser, page):
     opened(browser, page)
     figures = browser.find_elements(By.CSS_SELECTOR, "#crops figure")

@@ -108,7 +108,7 @@ def facts(
     image_set: ImageSet, arms: Sequence[Arm], metrics: Sequence[str], settings: PageSettings
 ) -> list[tuple[str, str]]:
     """How the numbers and the images were made: (heading, sentence)."""
-    rows = [("framer_jax", __version__)]
+    rows = [("Made with", f"framer_jax {__version__}")]
     if arms:
         metadata = arms[0].files[0].metadata
         versions = [f"{name} {metadata[name]}" for name in ("framer_jax", "jax") if name in metadata]

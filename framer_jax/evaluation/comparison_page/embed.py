@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,6 +23,9 @@ QUALITY = 92
 THUMBNAIL = 96
 """Longest side of a thumbnail in pixels."""
 
+SAMPLED = 4
+"""Number of images that are encoded to estimate the size of the page."""
+
 BASE64 = 4 / 3
 """Characters per byte of an image within the page."""
 
@@ -33,20 +36,18 @@ class Encoding(NamedTuple):
     Attributes:
       name: Pillow's name of the format.
       mime: its media type.
-      bytes_per_pixel: what a pixel of a photograph takes on average.
       description: for the page, in words.
     """
 
     name: str
     mime: str
-    bytes_per_pixel: float
     description: str
 
 
 ENCODINGS = {
-    "png": Encoding("PNG", "image/png", 1.7, "PNG, lossless, 8 bits per channel"),
-    "webp": Encoding("WEBP", "image/webp", 0.35, f"WebP, quality {QUALITY}"),
-    "jpeg": Encoding("JPEG", "image/jpeg", 0.4, f"JPEG, quality {QUALITY}, no chroma subsampling"),
+    "png": Encoding("PNG", "image/png", "PNG, lossless, 8 bits per channel"),
+    "webp": Encoding("WEBP", "image/webp", f"WebP, quality {QUALITY}"),
+    "jpeg": Encoding("JPEG", "image/jpeg", f"JPEG, quality {QUALITY}, no chroma subsampling"),
 }
 
 
@@ -76,22 +77,33 @@ def choose_encoding(image_set: ImageSet, budget: float, max_side: int | None = N
 
 
 def expected_bytes(image_set: ImageSet, encoding: str, max_side: int | None = None) -> float:
-    """About how many bytes the images take in the page; those of PNG files are taken from the files.
+    """About how many bytes the images take in the page.
+
+    Those of PNG files are as large as the files; otherwise, a few images are encoded.
 
     Args:
       image_set: the images.
       encoding: key of `ENCODINGS`.
       max_side: see `embed_images`.
+
+    Raises:
+      ValueError: one of these images is damaged.
     """
-    total = 0.0
-    for image in image_set.images:
-        for path, height, width in _sources(image):
-            shrunk = min(1.0, max_side / max(height, width)) if max_side else 1.0
-            if encoding == "png" and shrunk == 1 and path.suffix.lower() == ".png":
-                total += path.stat().st_size
-            else:
-                total += ENCODINGS[encoding].bytes_per_pixel * height * width * shrunk**2
-    return BASE64 * total
+    sources = [list(_sources(image)) for image in image_set.images]
+    files = [source for of_image in sources for source in of_image]
+    reduced = max_side is not None and any(max(height, width) > max_side for _, height, width in files)
+    if encoding == "png" and not reduced and all(path.suffix.lower() == ".png" for path, _, _ in files):
+        return BASE64 * sum(path.stat().st_size for path, _, _ in files)
+    chosen = np.linspace(0, len(sources) - 1, min(SAMPLED, len(sources))).round().astype(int)
+    sampled = [source for index in chosen for source in sources[index]]
+    taken = sum(len(_encoded(read_rgb(path)[:height, :width], encoding, max_side)) for path, height, width in sampled)
+    return taken * _pixels(files, max_side) / _pixels(sampled, max_side)
+
+
+def _pixels(files: Sequence[tuple[Path, int, int]], max_side: int | None) -> float:
+    """Number of pixels in the page."""
+    factors = (min(1.0, max_side / max(height, width)) if max_side else 1.0 for _, height, width in files)
+    return sum(height * width * factor**2 for (_, height, width), factor in zip(files, factors, strict=True))
 
 
 def _sources(image: ComparedImage) -> Iterator[tuple[Path, int, int]]:
@@ -143,7 +155,7 @@ def check_expected(image_set: ImageSet, encoding: str, budget: float, max_side: 
     """The expected bytes of the page, see `expected_bytes`.
 
     Raises:
-      ValueError: they are more than the budget, before any image is read.
+      ValueError: they are more than the budget.
     """
     expected = expected_bytes(image_set, encoding, max_side)
     if expected > budget:
