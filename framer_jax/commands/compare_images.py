@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -109,8 +109,12 @@ def add_image_arguments(parser: argparse.ArgumentParser) -> None:
 
 def given_image_arguments(arguments: argparse.Namespace) -> list[str]:
     """The options of `add_image_arguments` that were given, as they are written."""
+    return _given(arguments, add_image_arguments)
+
+
+def _given(arguments: argparse.Namespace, declare: Callable[[argparse.ArgumentParser], None]) -> list[str]:
     parser = argparse.ArgumentParser(add_help=False)
-    add_image_arguments(parser)
+    declare(parser)
     return [action.option_strings[0] for action in parser._actions if getattr(arguments, action.dest) != action.default]
 
 
@@ -211,15 +215,8 @@ def _recorded(arguments: argparse.Namespace) -> dict[str, Arm]:
     """Label → the scores that --scores names; without --scores, nothing."""
     if arguments.scores is None:
         return {}
-    for option, value, default in (
-        ("--niqe-model", arguments.niqe_model, None),
-        ("--lpips-weights", arguments.lpips_weights, ()),
-        ("--dists-weights", arguments.dists_weights, ()),
-        ("--crop-border", arguments.crop_border, 0),
-        ("--mod-crop", arguments.mod_crop, 1),
-    ):
-        if value != default:
-            raise ValueError(f"{option} has no effect on the scores of --scores: leave it out")
+    if given := _given(arguments, add_scoring_arguments):
+        raise ValueError(f"{given[0]} has no effect on the scores of --scores: leave it out")
     arms = [read_arm(text) for text in arguments.scores]
     check_labels([arm.label for arm in arms], "FILE")
     return {arm.label: arm for arm in arms}
