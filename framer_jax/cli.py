@@ -25,7 +25,7 @@ COMMANDS = {
     "models": "list the models that can be used by name, and what the others need",
     "degrade": "make LR images from a folder of HR images, each with its own random degradation",
     "evaluate": "score a folder of images, with or without references, with confidence intervals",
-    "compare": "compare models that were scored on the same images: paired differences with confidence intervals",
+    "compare": "compare models on the same images: paired differences with confidence intervals, a page, a figure",
     "ablate": "train and compare the arms of a paper's ablation with several seeds, as one table with verdicts",
     "precompute": "write the outputs of frozen models for the training images to disk: teacher, captions, latents",
     "port": "convert published weights from PyTorch to framer_jax, or trained weights to PyTorch",
@@ -34,7 +34,7 @@ COMMANDS = {
 }
 
 
-READS_IMAGES = ("upscale", "degrade", "evaluate", "fit-niqe")
+READS_IMAGES = ("upscale", "degrade", "evaluate", "compare", "fit-niqe")
 """Commands that take --max-pixels."""
 
 MAY_BE_EMPTY = ("suffix", "prompt", "text", "overrides", "extension")

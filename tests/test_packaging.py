@@ -55,6 +55,16 @@ def test_every_imported_package_is_declared(declared):
     assert {"pywavelets", "absl-py", "array-record", "etils"} <= required
 
 
+def test_the_parts_of_the_comparison_page_are_packaged(declared):
+    folder = ROOT / "framer_jax" / "evaluation" / "comparison_page"
+    packaged = {
+        path
+        for part in declared["package_data"][".".join(folder.relative_to(ROOT).parts)]
+        for path in folder.glob(part)
+    }
+    assert packaged == {path for path in folder.iterdir() if path.is_file() and path.suffix != ".py"}
+
+
 def test_types_and_authors_are_packaged(declared):
     assert (ROOT / "framer_jax" / "py.typed").is_file()
     assert "py.typed" in declared["package_data"]["framer_jax"]

@@ -34,6 +34,7 @@ from framer_jax.evaluation.niqe import load_niqe_model
 from framer_jax.evaluation.perceptual import DISTS_OPTION, LPIPS_OPTION
 from framer_jax.evaluation.provenance import metric_entries
 from framer_jax.evaluation.scoring import ScoreSettings
+from framer_jax.evaluation.sheets import comparison_sheet
 from framer_jax.inference.named_models import named_model
 from framer_jax.porting.files import atomic_write, check_output_folder
 from framer_jax.version import __version__
@@ -58,7 +59,6 @@ from tools.quality_scores import (
     table,
     usable_metrics,
 )
-from tools.sheets import comparison_sheet
 from tools.timing import hardware, time_alternately
 
 BICUBIC, OSEDIFF = "bicubic", "osediff"

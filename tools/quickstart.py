@@ -24,11 +24,11 @@ from framer_jax.config import shipped
 from framer_jax.data.whole_photos import ValidationPair
 from framer_jax.evaluation.layers import LayerSimilarity, layer_similarity, plot_similarity
 from framer_jax.evaluation.metrics import score
+from framer_jax.evaluation.sheets import comparison_sheet
 from framer_jax.inference.model import Model, load_model
 from framer_jax.inference.resample import upsample_bicubic
 from framer_jax.training.logging import to_uint8
 from tools.score_model import degraded_pairs, halves, upscalers
-from tools.sheets import comparison_sheet
 
 METRICS = ("psnr-y", "ssim-y", "niqe-framer")
 

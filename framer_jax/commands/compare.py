@@ -1,16 +1,24 @@
-"""`framer-jax compare`: paired differences of models that were scored on the same images."""
+"""`framer-jax compare`: paired differences of models on the same images, from files of scores or from the images."""
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from framer_jax.commands.compare_images import (
+    add_image_arguments,
+    check_requests,
+    compare_folders,
+    given_image_arguments,
+    page_path,
+)
+from framer_jax.commands.compare_labels import check_labels, read_arm, split_label
 from framer_jax.console import table_width
 from framer_jax.evaluation.comparison import (
     DIFFERENCE_HEADINGS,
@@ -20,7 +28,6 @@ from framer_jax.evaluation.comparison import (
     check_comparable,
     difference,
     difference_cells,
-    read_scores,
 )
 from framer_jax.evaluation.report import metric_heading
 from framer_jax.porting.files import atomic_write, check_outputs
@@ -34,38 +41,77 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "sign test's."
     )
     parser.add_argument(
-        "scores",
+        "inputs",
         nargs="+",
-        metavar="[LABEL=]FILE[,FILE]",
+        metavar="[LABEL=]FILE[,FILE] | [LABEL=]FOLDER",
         help="JSON files of `framer-jax evaluate --json`, the reference first; several of one model, such as its "
-        "seeds, are averaged for each image",
+        "seeds, are averaged for each image. Or folders of the models' images, which are scored",
     )
     parser.add_argument("--json", metavar="FILE", help="also write the differences to this file")
     parser.add_argument("--markdown", action="store_true", help="print Markdown instead of a table")
-    parser.add_argument("--overwrite", action="store_true", help="replace an existing --json file")
+    parser.add_argument("--overwrite", action="store_true", help="replace existing output files")
     parser.add_argument("--seed", type=int, default=0, help="seed of the bootstrap")
+    add_image_arguments(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Compare and print."""
+    """Compare and print; the exit status is 1 if an image lacks a score or was left out."""
     if arguments.seed < 0:
         raise ValueError(f"--seed is {arguments.seed}: it must be at least 0")
-    arms = [_arm(text) for text in arguments.scores]
-    if len(arms) < 2:
-        raise ValueError("compare needs two models or more: name the JSON files of `framer-jax evaluate --json`")
-    labels = [arm.label for arm in arms]
-    if repeated := [label for label in labels if labels.count(label) > 1]:
-        raise ValueError(f"two models are called {repeated[0]!r}: write LABEL=FILE")
-    if arguments.json:
-        inputs = {file.path for arm in arms for file in arm.files}
-        check_outputs({"--json": Path(arguments.json)}, {"a file of scores": sorted(inputs)}, "choose another name")
-        if not Path(arguments.json).absolute().parent.is_dir():
-            raise ValueError(
-                f"--json {arguments.json}: there is no folder {Path(arguments.json).parent}: make it first"
-            )
-        if Path(arguments.json).exists() and not arguments.overwrite:
-            raise ValueError(f"--json {arguments.json} exists: choose another name, or add --overwrite")
-    metrics = check_comparable([file for arm in arms for file in arm.files])
+    if _are_folders(arguments):
+        check_requests(arguments)
+        _check_outputs(arguments, {"an image of": [split_label(word)[1] for word in arguments.inputs]})
+        comparison = compare_folders(arguments, Console(width=table_width()))
+        _compare(arguments, comparison.arms, comparison.metrics)
+        return int(not comparison.complete)
+    arms = [read_arm(text) for text in arguments.inputs]
+    check_labels([arm.label for arm in arms], "FILE")
+    _check_outputs(arguments, {"a file of scores": sorted({file.path for arm in arms for file in arm.files})})
+    _compare(arguments, arms, check_comparable([file for arm in arms for file in arm.files]))
+    return 0
+
+
+def _are_folders(arguments: argparse.Namespace) -> bool:
+    """Whether folders of images are compared, rather than files of scores.
+
+    Raises:
+      ValueError: a mixture of both, or options that belong to the other kind.
+    """
+    folders = [word for word in arguments.inputs if Path(split_label(word)[1]).is_dir()]
+    files = [word for word in arguments.inputs if any(Path(part).is_file() for part in split_label(word)[1].split(","))]
+    if folders and files:
+        raise ValueError(
+            f"{folders[0]} is a folder of images and {files[0]} is a file: name folders only, and their scores with "
+            "--scores LABEL=FILE; or files of scores only"
+        )
+    given = given_image_arguments(arguments)
+    if files and given:
+        raise ValueError(f"{given[0]} belongs to folders of images, and {files[0]} is a file: name the folders instead")
+    return bool(folders or given)
+
+
+def _check_outputs(arguments: argparse.Namespace, inputs: Mapping[str, Sequence[str | Path]]) -> None:
+    """Refuse outputs that exist, that would replace an input or one another, or whose folder does not exist."""
+    page = None if arguments.html is None else page_path(arguments.html)
+    outputs = {"--json": arguments.json, "--html": page, "--grid": arguments.grid}
+    check_outputs(outputs, inputs, "choose another name")
+    for option, output in outputs.items():
+        if output is None:
+            continue
+        path = Path(output)
+        makes_folder = option == "--html" and path.name == "index.html" and path != Path(arguments.html)
+        if not path.absolute().parent.is_dir() and not makes_folder:
+            raise ValueError(f"{option} {path}: there is no folder {path.parent}: make it first")
+        if path.exists() and not arguments.overwrite:
+            raise ValueError(f"{option} {path} exists: choose another name, or add --overwrite")
+    if arguments.grid and Path(arguments.grid).suffix.lower() != ".png":
+        raise ValueError(f"--grid {arguments.grid}: the figure is a PNG file: name it FILE.png")
+
+
+def _compare(arguments: argparse.Namespace, arms: Sequence[Arm], metrics: Sequence[str]) -> None:
+    """Print the differences from the first model, and write them to --json."""
+    if not metrics:
+        return
     reference, *others = arms
     rows = {arm.label: [difference(metric, reference, arm, arguments.seed) for metric in metrics] for arm in others}
     for label, entries in rows.items():
@@ -77,17 +123,6 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         with atomic_write(arguments.json) as temporary:
             temporary.write_text(json.dumps(as_json(reference, rows), indent=1) + "\n", encoding="utf-8")
-    return 0
-
-
-def _arm(text: str) -> Arm:
-    label, separator, files = text.partition("=")
-    if not separator or Path(text).is_file():
-        label, files = "", text
-    paths = [files] if Path(files).is_file() else files.split(",")
-    if "" in paths:
-        raise ValueError(f"{text!r} names an empty file: write FILE,FILE or LABEL=FILE,FILE")
-    return Arm(label or Path(paths[0]).stem, tuple(map(read_scores, paths)))
 
 
 def _cells(entry: Difference) -> list[str]:

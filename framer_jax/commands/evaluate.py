@@ -37,6 +37,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--allow-incomplete", action="store_true", help="score images that are not all of the protocol's image set"
     )
+    add_scoring_arguments(parser)
+    _add_outputs(parser)
+
+
+def add_scoring_arguments(parser: argparse._ActionsContainer) -> None:
+    """Declare what metrics need besides images."""
     parser.add_argument("--niqe-model", metavar="NPZ", help="pristine-model parameters of niqe and niqe-pyiqa")
     parser.add_argument(
         LPIPS_OPTION,
@@ -75,6 +81,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="first crop images and references, at the right and the bottom, to multiples of N, such as the scale",
     )
+
+
+def _add_outputs(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--suffix", default="", help="end of the images' names that the references lack, as of upscale --suffix"
     )

@@ -122,7 +122,7 @@ def score_pairs(
         )
 
     for members, batch in _batches(sizes):
-        comparable = [isinstance(sizes[index].reference, tuple) for index in members]
+        comparable = [not isinstance(sizes[index].reference, str) for index in members]
         part = _score_files([pairs[index] for index in members], comparable, settings, batch)
         failures += part.failures
         notes += part.notes
