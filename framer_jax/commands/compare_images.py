@@ -135,8 +135,8 @@ def check_requests(arguments: argparse.Namespace) -> None:
     for option, value, least in (
         ("--limit", arguments.limit, 1),
         ("--max-side", arguments.max_side, 16),
-        ("--crop-border", arguments.crop_border or 0, 0),
-        ("--mod-crop", 1 if arguments.mod_crop is None else arguments.mod_crop, 1),
+        ("--crop-border", arguments.crop_border, 0),
+        ("--mod-crop", arguments.mod_crop, 1),
     ):
         if value is not None and value < least:
             raise ValueError(f"{option} is {value}: it must be at least {least}")
