@@ -171,15 +171,18 @@ def test_other_settings_are_refused(done, data, capsys, tmp_path):
 
 
 def test_what_is_asked_may_be_corrected_before_the_first_step(data, tmp_path, capsys):
+    """And a training that stops early is no result: the next call resumes it."""
     file, output = ablation_file(tmp_path), tmp_path / "out"
     words = [word.replace(f"data.train={data}", "data.train=nowhere") for word in options(data)]
     assert ablate(file, output, *words, "--index", "0") == 1
     assert "none-s0: " in capsys.readouterr().err
     assert "data.train=nowhere" in json.loads((output / "ablation.json").read_text())["overrides"]
-    corrected = options(data, "training.stop_after=1")
-    assert ablate(file, output, *corrected, "--seeds", "4", "--index", "0") == 1
-    assert json.loads((output / "ablation.json").read_text())["seeds"] == [4]
-    fails(capsys, ablate(file, output, "--seeds", "5", "--index", "0"), "--seeds was", alone=False)
+    assert ablate(file, output, *options(data, "training.stop_after=1"), "--seeds", "5", "--index", "0") == 1
+    assert "none-s5: the training stopped at step 1 of 2 (training.stop_after)" in capsys.readouterr().err
+    assert json.loads((output / "ablation.json").read_text())["seeds"] == [5]
+    fails(capsys, ablate(file, output, "--seeds", "6", "--index", "0"), "--seeds was")
+    assert ablate(file, output, *options(data), "--index", "0") == 0
+    assert load_weights(output / "runs" / "none-s5" / "weights.safetensors")[1]["step"] == 2
 
 
 def test_a_damaged_record_is_named(done, capsys, tmp_path):
@@ -244,16 +247,6 @@ def test_a_job_that_fails_does_not_end_the_others(data, tmp_path, capsys):
     assert [path.name for path in (output / "scores").iterdir()] == ["none-s5.json"]
 
 
-def test_a_training_that_stops_early_is_no_result(data, tmp_path, capsys):
-    file, output = ablation_file(tmp_path), tmp_path / "out"
-    words = [*options(data, "training.stop_after=1"), "--seeds", "5", "--index", "0"]
-    assert ablate(file, output, *words) == 1
-    assert "none-s5: the training stopped at step 1 of 2 (training.stop_after)" in capsys.readouterr().err
-    assert ablate(file, output, *options(data), "--index", "0") == 0
-    config = load_weights(output / "runs" / "none-s5" / "weights.safetensors")[1]
-    assert config["step"] == 2
-
-
 def test_pairs_that_are_there_are_used_if_they_are_the_same(done, data, tmp_path, capsys):
     file, output = done
     other = tmp_path / "out"
@@ -280,6 +273,7 @@ def test_images_that_are_given(done, tmp_path, data, capsys):
     assert not (other / "pairs").exists()
     given, made = (json.loads((folder / "scores" / "full-s0.json").read_text()) for folder in (other, output))
     assert given["summary"] == made["summary"]
+    capsys.readouterr()
     fails(capsys, ablate(file, other, *pairs, "--crop", "8"), "--lr gives the images, so --crop has no effect")
 
 

@@ -133,7 +133,7 @@ def _prepare(settings: AblationSettings, options: ScoreOptions) -> None:
 def _listing(jobs: Sequence[Job], settings: AblationSettings, options: ScoreOptions) -> str:
     lines = []
     for job in jobs:
-        lines.append(f"# --index {job.index}: {job.name}, {state_of(job, settings)}")
+        lines.append(f"# --index {job.number}: {job.name}, {state_of(job, settings)}")
         lines += [command_line(words) for words in job_commands(job, settings, options)]
     lines.append(f"# {len(jobs)} jobs; as an array: the same command with --index 0 to {len(jobs) - 1}, then --collect")
     return "\n".join(lines)
@@ -143,7 +143,7 @@ def _run_jobs(jobs: Sequence[Job], count: int, settings: AblationSettings, optio
     """Run jobs one after another; name of each job that failed → the reason."""
     failures: dict[str, str] = {}
     for job in jobs:
-        title = f"[{job.index + 1} of {count}] {job.name}"
+        title = f"[{job.number + 1} of {count}] {job.name}"
         try:
             if finished(job, settings):
                 print(f"{title}: complete")
@@ -173,7 +173,7 @@ def _collect(jobs: Sequence[Job], settings: AblationSettings, failures: Mapping[
             scores.setdefault(job.arm, {})[job.seed] = of_job
     note = ""
     if missing:
-        names = ", ".join(f"{job.name} (--index {job.index})" for job in missing)
+        names = ", ".join(f"{job.name} (--index {job.number})" for job in missing)
         note = f"{len(missing)} of {len(jobs)} jobs are missing: {names}"
         print(note, file=sys.stderr)
     if scores:

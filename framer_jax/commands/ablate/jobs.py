@@ -28,7 +28,7 @@ class Job(NamedTuple):
     """One arm with one seed.
 
     Attributes:
-      index: its number, from 0; the seeds of an arm follow one another.
+      number: its number, from 0; the seeds of an arm follow one another.
       arm: the arm.
       seed: the seed of its training.
       config: its configuration.
@@ -38,7 +38,7 @@ class Job(NamedTuple):
       scores: file of their scores.
     """
 
-    index: int
+    number: int
     arm: str
     seed: int
     config: str
