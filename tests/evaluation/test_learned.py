@@ -164,6 +164,24 @@ def test_scores_of_other_weights_are_not_compared(home, loaded, folder, tmp_path
     fails(capsys, cli.main(["compare", *files[1:]]), "have other variants or weights of musiq-koniq")
 
 
+def test_an_image_that_pyiqa_cannot_score_is_missing(home, loaded, folder, tmp_path, capsys, monkeypatch):
+    def load(name, path):
+        def score_or_fail(image):
+            if image.shape == (48, 40, 3):
+                raise RuntimeError("out of\nmemory")
+            return 1.0
+
+        return score_or_fail
+
+    monkeypatch.setattr(learned, "_load", load)
+    Image.fromarray(photo(40, 40, 9)).save(folder / "good.png")
+    words = ["--metrics", "musiq-koniq", "--pyiqa-weights", f"musiq-koniq={put(tmp_path / 'a.pth')}"]
+    assert cli.main(["evaluate", str(folder), *words]) == 1
+    printed = capsys.readouterr().out
+    assert "3 of 4 images lack scores" in printed and "1.0000" in printed
+    assert "musiq-koniq: pyiqa cannot score the image (RuntimeError: out of memory)" in printed
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
