@@ -232,8 +232,10 @@ def test_the_real_package_with_random_weights(home, tmp_path, name, monkeypatch)
     if row.is_clip:
         from pyiqa.archs.clip_model import CLIP
 
-        clip = CLIP(1024, 224, (3, 4, 6, 3), 64, None, 77, 49408, 512, 8, 12)
-        torch.save(clip.state_dict(), path)
+        with learned._quiet():  # a program, as OpenAI publishes it
+            clip = CLIP(1024, 224, (3, 4, 6, 3), 64, None, 77, 49408, 512, 8, 12).eval()
+            inputs = torch.zeros(1, 3, 224, 224), torch.zeros(1, 77, dtype=torch.int64)
+            torch.jit.save(torch.jit.trace(clip, inputs, check_trace=False), path)
     else:
         with learned._untrained_trunk() if "maniqa" in name else learned._quiet():
             model = pyiqa.create_metric(row.pyiqa_name, device=torch.device("cpu"), pretrained=False)
