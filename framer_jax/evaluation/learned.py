@@ -41,6 +41,9 @@ are random."""
 REPOSITORY = "chaofengc/IQA-PyTorch-Weights"
 """Where the authors of pyiqa publish weights, on the Hugging Face hub."""
 
+LONGEST_REASON = 300
+"""Characters of an error of another library that are shown."""
+
 Pixels = npt.NDArray[np.float32]
 
 
@@ -146,8 +149,7 @@ def load_learned(
         try:
             networks[name] = LearnedNetwork(name, _load(name, found), _digest(found), _settings())
         except Exception as error:  # pyiqa and what it imports fail in many ways: the other metrics are scored anyway
-            reason = (str(error).splitlines() or [""])[0]
-            reasons[name] = f"{name} is left out: pyiqa cannot load {found} ({type(error).__name__}: {reason})"
+            reasons[name] = f"{name} is left out: pyiqa cannot load {found} ({_in_one_line(error)})"
     return networks, reasons
 
 
@@ -213,7 +215,7 @@ def learned_scores(network: LearnedNetwork, images: npt.ArrayLike, crop_border: 
       [B] float32.
 
     Raises:
-      ValueError: images smaller than `SMALLEST_SIDE`.
+      ValueError: images smaller than `SMALLEST_SIDE`, or pyiqa fails.
     """
     pixels = np.asarray(images, np.float32)
     height, width = (side - 2 * crop_border for side in pixels.shape[1:3])
@@ -224,8 +226,17 @@ def learned_scores(network: LearnedNetwork, images: npt.ArrayLike, crop_border: 
     scores: list[float] = []
     for index, image in enumerate(inner):
         repeated = index > 0 and np.array_equal(image, inner[index - 1])  # how batches are filled up
-        scores.append(scores[-1] if repeated else network.score(image))
+        try:
+            scores.append(scores[-1] if repeated else network.score(image))
+        except Exception as error:  # of pyiqa, or of what it imports
+            raise ValueError(f"{network.metric}: pyiqa cannot score the image ({_in_one_line(error)})") from error
     return np.asarray(scores, np.float32)
+
+
+def _in_one_line(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    shown = text if len(text) <= LONGEST_REASON else f"{text[:LONGEST_REASON]} …"
+    return f"{type(error).__name__}: {shown}" if shown else type(error).__name__
 
 
 def _digest(path: Path) -> tuple[Mapping[str, str], ...]:

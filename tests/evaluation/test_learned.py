@@ -164,6 +164,24 @@ def test_scores_of_other_weights_are_not_compared(home, loaded, folder, tmp_path
     fails(capsys, cli.main(["compare", *files[1:]]), "have other variants or weights of musiq-koniq")
 
 
+def test_an_image_that_pyiqa_cannot_score_is_missing(home, loaded, folder, tmp_path, capsys, monkeypatch):
+    def load(name, path):
+        def score_or_fail(image):
+            if image.shape == (48, 40, 3):
+                raise RuntimeError("out of\nmemory")
+            return 1.0
+
+        return score_or_fail
+
+    monkeypatch.setattr(learned, "_load", load)
+    Image.fromarray(photo(40, 40, 9)).save(folder / "good.png")
+    words = ["--metrics", "musiq-koniq", "--pyiqa-weights", f"musiq-koniq={put(tmp_path / 'a.pth')}"]
+    assert cli.main(["evaluate", str(folder), *words]) == 1
+    printed = capsys.readouterr().out
+    assert "3 of 4 images lack scores" in printed and "1.0000" in printed
+    assert "musiq-koniq: pyiqa cannot score the image (RuntimeError: out of memory)" in printed
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -214,8 +232,10 @@ def test_the_real_package_with_random_weights(home, tmp_path, name, monkeypatch)
     if row.is_clip:
         from pyiqa.archs.clip_model import CLIP
 
-        clip = CLIP(1024, 224, (3, 4, 6, 3), 64, None, 77, 49408, 512, 8, 12)
-        torch.save(clip.state_dict(), path)
+        with learned._quiet():  # a program, as OpenAI publishes it
+            clip = CLIP(1024, 224, (3, 4, 6, 3), 64, None, 77, 49408, 512, 8, 12).eval()
+            inputs = torch.zeros(1, 3, 224, 224), torch.zeros(1, 77, dtype=torch.int64)
+            torch.jit.save(torch.jit.trace(clip, inputs, check_trace=False), path)
     else:
         with learned._untrained_trunk() if "maniqa" in name else learned._quiet():
             model = pyiqa.create_metric(row.pyiqa_name, device=torch.device("cpu"), pretrained=False)
