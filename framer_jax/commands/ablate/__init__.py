@@ -155,7 +155,7 @@ def _run_jobs(jobs: Sequence[Job], count: int, settings: AblationSettings, optio
                 traceback.print_exc()
             failures[job.name] = one_line(error)
             print(f"{title}: failed: {failures[job.name]}", file=sys.stderr, flush=True)
-        jax.clear_caches()  # of programs that no later job uses; the ones on disk stay
+        jax.clear_caches()  # of programs that no later job uses, with which memory would grow; those on disk stay
     for name, reason in failures.items():
         print(f"failed: {name}: {reason}", file=sys.stderr)
     return failures

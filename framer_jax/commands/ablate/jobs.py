@@ -129,8 +129,8 @@ def state_of(job: Job, settings: AblationSettings) -> str:
 def run_job(job: Job, settings: AblationSettings, options: ScoreOptions) -> None:
     """Train, upscale and evaluate; what is there is continued.
 
-    Everything runs in this process: programs that are compiled for one run serve the next ones, which differ in their
-    overlay and seed.
+    Everything runs in this process, which costs less than one process per job and, since the caches are cleared after
+    each job, no more memory. Programs of other seeds come from JAX's cache on disk.
 
     Raises:
       KeyboardInterrupt: the training was interrupted by a signal, after it saved its last step.
