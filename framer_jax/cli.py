@@ -25,6 +25,7 @@ COMMANDS = {
     "degrade": "make LR images from a folder of HR images, each with its own random degradation",
     "evaluate": "score a folder of images, with or without references, with confidence intervals",
     "compare": "compare models that were scored on the same images: paired differences with confidence intervals",
+    "analyze": "draw a model's layers, its distance to a teacher and its training as figures for a paper",
     "precompute": "write the outputs of frozen models for the training images to disk: teacher, captions, latents",
     "port": "convert published weights from PyTorch to framer_jax, or trained weights to PyTorch",
     "fit-niqe": "fit NIQE's model of pristine images to a folder of clean photographs",
@@ -32,7 +33,7 @@ COMMANDS = {
 }
 
 
-READS_IMAGES = ("upscale", "degrade", "evaluate", "fit-niqe")
+READS_IMAGES = ("upscale", "degrade", "evaluate", "analyze", "fit-niqe")
 """Commands that take --max-pixels."""
 
 MAY_BE_EMPTY = ("suffix", "prompt", "text", "overrides", "extension")
