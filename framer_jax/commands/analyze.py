@@ -14,10 +14,13 @@ from framer_jax.commands.analyze_figures import (
     EXTRACTOR,
     FIGURES,
     TEACHER,
+    TRAINING,
     Inputs,
     check_same_taps,
     make_contents,
     missing_part,
+    shapes_of_taps,
+    shows_layers,
 )
 from framer_jax.commands.analyze_inputs import (
     check_together,
@@ -108,16 +111,17 @@ def run(arguments: argparse.Namespace) -> int:
     """Make the figures that can be made, and say what the others need."""
     check_matplotlib()
     figures, times = _figures(arguments.figures), _times(arguments.timesteps)
+    considered = figures or tuple(FIGURES)
     _check_options(arguments)
     folder = Path(arguments.output)
-    _check_folder(arguments, folder, figures or tuple(FIGURES))
-    inputs = _open(arguments, times)
+    _check_folder(arguments, folder, considered)
+    inputs = _open(arguments, times, considered)
     print(f"images: {inputs.pairs.description}")
-    missing = {name: reason for name in FIGURES if (reason := missing_part(name, inputs))}
+    missing = {name: reason for name in considered if (reason := missing_part(name, inputs))}
     for name in figures:
         if name in missing:
             raise ValueError(f"--figures {name}: this figure needs {missing[name]}")
-    chosen = figures or tuple(name for name in FIGURES if name not in missing)
+    chosen = tuple(name for name in considered if name not in missing)
     if not chosen:
         reasons = "; ".join(f"{name} needs {reason}" for name, reason in missing.items())
         raise ValueError(f"no figure can be made: {reasons}")
@@ -129,7 +133,7 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"{name}: {', '.join(written[name])}")
     _write_record(folder, inputs, contents, written)
     print(f"captions, settings and digests: {folder / RECORD}")
-    for name, reason in missing.items() if not figures else ():
+    for name, reason in missing.items():
         print(f"not made: {name} needs {reason}")
     return 0
 
@@ -180,31 +184,34 @@ def _check_folder(arguments: argparse.Namespace, folder: Path, figures: Sequence
         raise ValueError(f"--output {folder} has {', '.join(existing)}: choose another folder, or add --overwrite")
 
 
-def _open(arguments: argparse.Namespace, times: tuple[float, ...]) -> Inputs:
-    """Read all that the arguments name."""
+def _open(arguments: argparse.Namespace, times: tuple[float, ...], figures: Sequence[str]) -> Inputs:
+    """Read all that the arguments name and one of the figures needs."""
     runs = [open_run(arguments.weights, arguments.recipe, arguments.overrides)]
     if arguments.compare:
         runs.append(open_run(arguments.compare))
         check_together(runs)
     directories = {f"the run {run.label}": [run.directory] for run in runs if run.directory}
     check_output_folder("--output", arguments.output, directories)
-    teacher = open_teacher(runs[0], arguments.teacher, arguments.teacher_recipe)
+    teacher: Model | str = ""
+    if TEACHER in figures:
+        teacher = open_teacher(runs[0], arguments.teacher, arguments.teacher_recipe)
     models = [run.model for run in runs] + ([] if isinstance(teacher, str) else [teacher])
     multiple = lr_multiple(models)
     pairs = open_pairs(
         runs[0].model, arguments.photos, arguments.lr, arguments.hr, arguments.seed, arguments.count, multiple
     )
     return Inputs(
-        tuple(runs),
-        pairs,
-        multiple,
-        times,
-        arguments.radius,
-        arguments.seed,
-        teacher,
-        open_extractor(runs[0], arguments.extractor),
-        training_steps(runs, arguments.checkpoints),
-        tuple(arguments.checkpoints),
+        runs=tuple(runs),
+        pairs=pairs,
+        multiple=multiple,
+        times=times,
+        radius=arguments.radius,
+        seed=arguments.seed,
+        teacher=teacher,
+        extractor=open_extractor(runs[0], arguments.extractor) if EXTRACTOR in figures else "",
+        steps=training_steps(runs, arguments.checkpoints) if TRAINING in figures else "",
+        files=tuple(arguments.checkpoints),
+        shapes=shapes_of_taps(runs, pairs.pairs, multiple) if shows_layers(figures) else (),
     )
 
 

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from framer_jax.commands.analyze_inputs import Pairs, Run, image_crops, read_files, read_steps
+from framer_jax.data.whole_photos import ValidationPair
 from framer_jax.evaluation.extractor_maps import extractor_maps
 from framer_jax.evaluation.image_figures import (
     SHOWN_IMAGES,
@@ -56,10 +57,11 @@ class Inputs(NamedTuple):
       times: requested fractions of the forward process.
       radius: radius of the low band.
       seed: seed of the noise.
-      teacher: the teacher, or what is missing.
-      extractor: the extractor, or what is missing.
-      steps: the steps of checkpoints, or what is missing.
+      teacher: the teacher, or what is missing; '' if no figure needs it.
+      extractor: likewise.
+      steps: the steps of checkpoints, likewise.
       files: weights files in place of checkpoints.
+      shapes: for each run, the shapes [H, W, C] of its taps; () if no layers are to be shown.
     """
 
     runs: tuple[Run, ...]
@@ -72,6 +74,12 @@ class Inputs(NamedTuple):
     extractor: Pretrained | str
     steps: list[int] | str
     files: tuple[str, ...]
+    shapes: tuple[tuple[tuple[int, ...], ...], ...]
+
+
+def shows_layers(figures: Sequence[str]) -> bool:
+    """Whether one of the figures is of layers."""
+    return not set(figures).isdisjoint(LAYER_FIGURES)
 
 
 def missing_part(name: str, inputs: Inputs) -> str:
@@ -79,25 +87,27 @@ def missing_part(name: str, inputs: Inputs) -> str:
     if name not in LAYER_FIGURES:
         part = {TEACHER: inputs.teacher, EXTRACTOR: inputs.extractor, TRAINING: inputs.steps}[name]
         return part if isinstance(part, str) else ""
-    for run in inputs.runs:
-        count = len(_shapes(run, inputs))
-        if count < 2:
-            return f"feature maps of two layers or more, and the network of {run.label} gives {count}"
+    for run, shapes in zip(inputs.runs, inputs.shapes, strict=True):
+        if len(shapes) < 2:
+            return f"feature maps of two layers or more, and the network of {run.label} gives {len(shapes)}"
     if name == "matrices" and len(inputs.pairs.pairs) < 2:
         return "two photographs or more"
     return ""
 
 
-def _shapes(run: Run, inputs: Inputs) -> tuple[tuple[int, ...], ...]:
-    _, measure = halves(inputs.pairs.pairs, run.model.recipe.scale, inputs.multiple)
-    return tap_shapes(run.model.recipe, run.model.params, measure)
+def shapes_of_taps(
+    runs: Sequence[Run], pairs: Sequence[ValidationPair], multiple: int
+) -> tuple[tuple[tuple[int, ...], ...], ...]:
+    """`Inputs.shapes`; arguments as of `Inputs`."""
+    _, measure = halves(pairs, runs[0].model.recipe.scale, multiple)
+    return tuple(tap_shapes(run.model.recipe, run.model.params, measure) for run in runs)
 
 
 def check_same_taps(inputs: Inputs, chosen: Sequence[str]) -> None:
     """Refuse to draw layers of different networks in the same axes."""
-    if len(inputs.runs) < 2 or not set(chosen) & set(LAYER_FIGURES):
+    if len(inputs.runs) < 2 or not shows_layers(chosen):
         return
-    first, second = (_shapes(run, inputs) for run in inputs.runs)
+    first, second = inputs.shapes
     if first != second:
         names = [run.label for run in inputs.runs]
         others = [name for name in FIGURES if name not in LAYER_FIGURES]
@@ -117,7 +127,7 @@ def _describe(shapes: Sequence[tuple[int, ...]]) -> str:
 def make_contents(inputs: Inputs, chosen: Sequence[str]) -> dict[str, FigureContent]:
     """Compute the chosen figures."""
     contents = {}
-    if any(name in LAYER_FIGURES for name in chosen):
+    if shows_layers(chosen):
         measured = _measure_layers(inputs)
         contents = {name: LAYER_FIGURES[name](measured) for name in chosen if name in LAYER_FIGURES}
     makers: dict[str, Callable[[Inputs], FigureContent]] = {
@@ -141,20 +151,17 @@ def _measure_layers(inputs: Inputs) -> LayerMeasurements:
     key = jax.random.key(inputs.seed)
     measured = []
     for run, recipe in zip(inputs.runs, recipes, strict=True):
-        program = tap_program(recipe)
-        analyses = [
-            layer_analysis(program, run.model.params, fit, measure, key, time, inputs.radius) for time in times
-        ]
+        program, params = tap_program(recipe), jax.device_put(run.model.params)
+        analyses = [layer_analysis(program, params, fit, measure, key, time, inputs.radius) for time in times]
         measured.append(MeasuredRun(run.label, tuple(analyses)))
     _print_times(taps[0].timesteps, times)
-    shapes = _shapes(inputs.runs[0], inputs)
     return LayerMeasurements(
         tuple(measured),
         times,
         taps[0].timesteps != 1,
         inputs.radius,
         tuple(pair.name for pair in inputs.pairs.pairs),
-        len(set(shapes)) > 1,
+        len(set(inputs.shapes[0])) > 1,
     )
 
 

@@ -16,6 +16,7 @@ from framer_jax.data.settings import describe_degradation
 from framer_jax.data.whole_photos import ValidationPair
 from framer_jax.evaluation.lr_pairs import degraded_pairs, folder_pairs, model_degradation
 from framer_jax.evaluation.validation import center_crops
+from framer_jax.errors import KINDS
 from framer_jax.inference.model import BEST, LAST, Model
 from framer_jax.recipes.base import Params, expected_params
 from framer_jax.recipes.method import Pretrained, value_at
@@ -185,7 +186,10 @@ def open_teacher(run: Run, named: str | None, config: str | None) -> Model | str
             return f"the teacher {path.name} of {run.label}, which is missing: add --teacher WEIGHTS"
         if not is_trained(path):
             return f"the configuration of {path.name}: add --teacher {path.name} --teacher-recipe CONFIG"
-        named = str(path)
+        try:
+            return open_model(path)
+        except KINDS as error:  # what it needs itself, such as its autoencoder, may be missing
+            return f"a teacher that can be read: {error}"
     teacher = open_model(named, config)
     if teacher.recipe.scale != run.model.recipe.scale:
         raise ValueError(

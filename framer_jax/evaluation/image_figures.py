@@ -74,7 +74,8 @@ def sr_images(recipe: Recipe, weights: Sequence[Params], lr: np.ndarray, seed: i
         own = NoiseField(noise.key[index : index + 1], noise.origin[index : index + 1])
         return np.clip(np.asarray(sample(params, frozen, lr[index : index + 1], own))[0], 0.0, 1.0)
 
-    return np.stack([np.stack([image(params, index) for index in range(len(lr))]) for params in weights])
+    placed = (jax.device_put(params) for params in weights)  # one after the other: the memory of one
+    return np.stack([np.stack([image(params, index) for index in range(len(lr))]) for params in placed])
 
 
 def teacher_figure(students: Sequence[StudentImages], teacher: np.ndarray, hr: np.ndarray) -> FigureContent:

@@ -139,7 +139,7 @@ def densities_figure(measured: LayerMeasurements) -> FigureContent:
             arrays[f"run_{number}_{name}"] = stacked
     caption = (
         "Density of log(1 + |S|), where S are the coefficients of the layers' spectra, in the low and the high "
-        f"frequency band ({_band(measured)}){_at(measured)}, over all channels and {len(measured.images)} photographs. "
+        f"frequency band ({_band(measured)}){_at(measured)}, over all channels and {len(measured.images)} images. "
         f"Layers {_names(measured)} are shown.{_probes(measured)} After FRAMER, Fig. 2."
     )
     height = 0.5 + 1.15 * len(measured.times)
@@ -147,14 +147,14 @@ def densities_figure(measured: LayerMeasurements) -> FigureContent:
 
 
 def matrices_figure(measured: LayerMeasurements) -> FigureContent:
-    """Cosines between the photographs within each layer's bands (Fig. 5)."""
+    """Cosines between the images within each layer's bands (Fig. 5)."""
     arrays = {"times": np.asarray(measured.times), "images": np.asarray(measured.images)}
     for number, run in enumerate(measured.runs):
         for band in Bands._fields:
             arrays[f"run_{number}_{band}"] = np.stack([getattr(each.matrices, band) for each in run.analyses])
     time = measured.time_labels[_middle(measured)]
     caption = (
-        f"Cosine similarities between {len(measured.images)} photographs within layers {_names(measured)}, in the low "
+        f"Cosine similarities between {len(measured.images)} images within layers {_names(measured)}, in the low "
         f"and the high frequency band ({_band(measured)}){f', at {time}' if time else ''}.{_probes(measured)} "
         "After FRAMER, Fig. 5."
     )
@@ -312,7 +312,7 @@ def _draw_matrices(figure: Any, measured: LayerMeasurements) -> None:
     columns = [*(f"layer {layer + 1}" for layer in shown[:-1]), "last layer"]
     axes = draw_image_grid(figure, rows, columns, labels, vmin=-1, vmax=1, cmap="RdBu_r", interpolation="nearest")
     bar = figure.colorbar(axes[0, 0].images[0], ax=axes, shrink=0.9, aspect=25, pad=0.02, ticks=(-1, 0, 1))
-    bar.set_label("cosine between photographs")
+    bar.set_label("cosine between images")
     bar.outline.set_visible(False)
 
 
@@ -356,7 +356,7 @@ def _at(measured: LayerMeasurements) -> str:
 def _probes(measured: LayerMeasurements) -> str:
     if not measured.has_probes:
         return ""
-    return " Layers are mapped to the last one's shape by ridge regressions, fitted on other halves of the photographs."
+    return " Layers are mapped to the last one's shape by ridge regressions, fitted on other halves of the images."
 
 
 def _means(measured: LayerMeasurements) -> str:
@@ -364,7 +364,7 @@ def _means(measured: LayerMeasurements) -> str:
         f"{style} lines: {run.label}" for run, style in zip(measured.runs, ("solid", "dashed"), strict=False)
     )
     of_runs = f"; {runs}" if len(measured.runs) > 1 else ""
-    return f"means over {len(measured.images)} photographs{of_runs}.{_probes(measured)}".removesuffix(".")
+    return f"means over {len(measured.images)} images{of_runs}.{_probes(measured)}".removesuffix(".")
 
 
 def _names(measured: LayerMeasurements) -> str:

@@ -129,10 +129,12 @@ def tap_program(recipe: Recipe) -> TapProgram:
             taps = recipe.layer_taps.compute(params, frozen, batch, key, time)
         return tuple(tap.astype(jnp.float32) for tap in taps)
 
+    frozen = jax.device_put(recipe.frozen)
+
     def taps(params: Params, batch: Batch, key: jax.Array, time: float | None) -> tuple[jax.Array, ...]:
         if time is not None and recipe.layer_taps is None:
             raise ValueError(f"the recipe {recipe.name!r} has no taps at chosen timesteps")
-        return compute(params, recipe.frozen, batch, key, None if time is None else jnp.float32(time))
+        return compute(params, frozen, batch, key, None if time is None else jnp.float32(time))
 
     return taps
 

@@ -213,6 +213,6 @@ def test_bad_arguments_are_one_line(words, message, model, folder, tmp_path, cap
 
 
 def test_other_networks_are_not_drawn_in_the_same_axes(model, folder, tmp_path, capsys):
-    wider = weights(tmp_path / "wider.safetensors", "recipe.denoiser.unet.channels=(32, 64)")
+    wider = weights(tmp_path / "wider.safetensors", "recipe.denoiser.unet.channels=(16, 16)")
     words = [model, "--compare", wider, "--photos", folder, "--count", 2]
     fails(capsys, analyze(tmp_path / "out", *words), "tiny and wider are networks of other layers", "choose --figures")
