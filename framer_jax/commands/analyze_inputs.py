@@ -14,9 +14,9 @@ from framer_jax.checkpoints.paths import is_trained, weight_path, with_dependenc
 from framer_jax.commands.published import open_model
 from framer_jax.data.settings import describe_degradation
 from framer_jax.data.whole_photos import ValidationPair
+from framer_jax.errors import KINDS
 from framer_jax.evaluation.lr_pairs import degraded_pairs, folder_pairs, model_degradation
 from framer_jax.evaluation.validation import center_crops
-from framer_jax.errors import KINDS
 from framer_jax.inference.model import BEST, LAST, Model
 from framer_jax.recipes.base import Params, expected_params
 from framer_jax.recipes.method import Pretrained, value_at
@@ -149,7 +149,11 @@ def open_pairs(
         pairs = folder_pairs(lr, hr, scale, multiple, count)
         return Pairs(pairs, f"{len(pairs)} pairs of {Path(lr).name} and {Path(hr).name}")
     pairs = degraded_pairs(photos, model_degradation(model), seed, scale * multiple, count)
-    source = f"of {Path(photos).name}" if photos else "that are built in and held out from training (others: --photos FOLDER)"
+    source = (
+        f"of {Path(photos).name}"
+        if photos
+        else "that are built in and held out from training (others: --photos FOLDER)"
+    )
     degradation = describe_degradation(model.metadata["config"]["data"]).replace("`", "")
     return Pairs(pairs, f"{len(pairs)} photographs {source}, degraded with {degradation}, seed {seed}")
 
@@ -280,7 +284,9 @@ def read_files(run: Run, files: Sequence[str]) -> tuple[list[int], list[Params]]
         model = open_model(file)
         step = model.metadata.get("step")
         if not isinstance(step, int):
-            raise ValueError(f"--checkpoints {file} does not state its step: give weights that `framer-jax train` wrote")
+            raise ValueError(
+                f"--checkpoints {file} does not state its step: give weights that `framer-jax train` wrote"
+            )
         if step in weights:
             raise ValueError(f"--checkpoints: two files are of step {step}: give files of different steps")
         check_same_structure(model.params, expected_params(run.model.recipe), str(file))

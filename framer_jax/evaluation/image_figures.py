@@ -92,14 +92,12 @@ def teacher_figure(students: Sequence[StudentImages], teacher: np.ndarray, hr: n
     for label, power in spectra:
         rows += [_row(label, "power", *entry) for entry in zip(FREQUENCIES, power, strict=True)]
     caption = (
-        f"Distance of {' and '.join(discrepancies)} from the teacher's images, means over {len(teacher)} crops. (a) Mean "
-        "absolute difference of the bands of a two-level Haar transform, relative to the teacher's bands: low band (LL), "
-        "horizontal (H), vertical (V) and diagonal (D) details. (b) The same of the rings of the Fourier spectrum, as "
-        "Euclidean lengths. (c) Power spectra. After DTKD, Figs. 3 and 4, whose measure is not stated."
+        f"Distance of {' and '.join(discrepancies)} from the teacher's images, means over {len(teacher)} crops. "
+        "(a) Mean absolute difference of the bands of a two-level Haar transform, relative to the teacher's bands: low "
+        "band (LL), horizontal (H), vertical (V) and diagonal (D) details. (b) The same of the rings of the Fourier "
+        "spectrum, as Euclidean lengths. (c) Power spectra. After DTKD, Figs. 3 and 4, whose measure is not stated."
     )
-    return FigureContent(
-        caption, PAGE, 2.1, partial(_draw_teacher, discrepancies=discrepancies, spectra=spectra), rows
-    )
+    return FigureContent(caption, PAGE, 2.1, partial(_draw_teacher, discrepancies=discrepancies, spectra=spectra), rows)
 
 
 def _row(run: str, measure: str, band: Any, values: np.ndarray) -> dict[str, Any]:
@@ -108,9 +106,7 @@ def _row(run: str, measure: str, band: Any, values: np.ndarray) -> dict[str, Any
     return {"run": run, "measure": measure, "band": name, "mean": mean, "standard_deviation": deviation}
 
 
-def _draw_teacher(
-    figure: Any, discrepancies: Mapping[str, BandDiscrepancy], spectra: Sequence[Spectrum]
-) -> None:
+def _draw_teacher(figure: Any, discrepancies: Mapping[str, BandDiscrepancy], spectra: Sequence[Spectrum]) -> None:
     bars, rings, power = figure.subplots(1, 3)
     positions, width = np.arange(len(BANDS)), 0.8 / len(discrepancies)
     for number, (label, discrepancy) in enumerate(discrepancies.items()):
@@ -146,9 +142,9 @@ def extractor_figure(photographs: Sequence[np.ndarray], maps: Sequence[FeatureMa
     arrays = {"photographs": np.stack([to_uint8(photograph) for photograph in photographs])}
     arrays |= {name: np.stack([getattr(each, name) for each in maps]) for name in FeatureMaps._fields}
     caption = (
-        "Feature maps of the extractor before (z_0) and after (z_K) its invertible modules: the mean magnitude over all "
-        f"channels (0 is black), and the {count} channels that vary most over the photograph (0 is gray). After "
-        "HF-Diff, Fig. 5."
+        "Feature maps of the extractor before (z_0) and after (z_K) its invertible modules: the mean magnitude over "
+        f"all channels (0 is black), and the {count} channels that vary most over the photograph (0 is gray). "
+        "After HF-Diff, Fig. 5."
     )
     height = grid_height(len(rows), len(columns), PAGE, photographs[0].shape[0] / photographs[0].shape[1])
     draw = partial(_draw_images, rows=rows, columns=columns, labels=labels)

@@ -213,9 +213,16 @@ def _draw_depth(axis: Any, lines: Sequence[DepthLine], band: str) -> None:
     axis.grid(axis="y")
 
 
+def _names_of(lines: Sequence[DepthLine]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The runs and the times of some lines, in order."""
+    return tuple(dict.fromkeys(line.run for line in lines)), tuple(dict.fromkeys(line.time for line in lines))
+
+
 def _looks(lines: Sequence[DepthLine]) -> dict[tuple[str, str], tuple[str, Any]]:
     """(run, time) → color and line style."""
-    runs, times = (tuple(dict.fromkeys(names)) for names in zip(*((line.run, line.time) for line in lines), strict=True))
+    runs, times = (
+        tuple(dict.fromkeys(names)) for names in zip(*((line.run, line.time) for line in lines), strict=True)
+    )
     by_time = len(times) > 1
     return {
         (run, time): (COLORS[(times.index(time) if by_time else runs.index(run)) % len(COLORS)], dash)
@@ -232,7 +239,9 @@ def _add_legend(figure: Any, lines: Sequence[DepthLine]) -> None:
     """One entry for each time and, of several runs, one for each run; none where there is nothing to tell apart."""
     from matplotlib.lines import Line2D
 
-    runs, times = (tuple(dict.fromkeys(names)) for names in zip(*((line.run, line.time) for line in lines), strict=True))
+    runs, times = (
+        tuple(dict.fromkeys(names)) for names in zip(*((line.run, line.time) for line in lines), strict=True)
+    )
     looks = _looks(lines)
     handles = []
     if any(times):
@@ -256,6 +265,7 @@ def _legend_columns(figure: Any, handles: Sequence[Any]) -> int:
 def _draw_densities(figure: Any, measured: LayerMeasurements) -> None:
     from matplotlib import colormaps
     from matplotlib.lines import Line2D
+    from matplotlib.ticker import MaxNLocator
 
     shown = shown_layers(measured.layers)
     shades = colormaps["viridis"](np.linspace(0.85, 0.15, max(len(shown) - 1, 1)))
@@ -269,6 +279,7 @@ def _draw_densities(figure: Any, measured: LayerMeasurements) -> None:
                 for layer in shown:
                     axis.plot(centers, getattr(densities, band)[layer], color=colors[layer], linestyle=dash, lw=0.9)
             axis.set_ylim(bottom=0)
+            axis.xaxis.set_major_locator(MaxNLocator(nbins=4, integer=True))
             if row == 0:
                 axis.set_title(f"{band} frequencies")
             if row == len(measured.times) - 1:

@@ -20,9 +20,7 @@ CROP = 64
 """Largest side of the crops that layers are measured on, LR pixels."""
 
 
-def model_degradation(
-    model: Model, degradation: str | None = None, geometry: str | None = None
-) -> DegradationPreset:
+def model_degradation(model: Model, degradation: str | None = None, geometry: str | None = None) -> DegradationPreset:
     """The degradation of a model's training, or a part of it replaced.
 
     Args:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -33,7 +34,6 @@ STYLE: Mapping[str, Any] = {
     "axes.linewidth": 0.6,
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "axes.prop_cycle": None,
     "grid.linewidth": 0.4,
     "grid.alpha": 0.35,
     "xtick.labelsize": 7,
@@ -84,8 +84,12 @@ def check_matplotlib() -> None:
     Raises:
       ImportError: matplotlib is not installed (extra `eval`).
     """
+    _import("matplotlib")
+
+
+def _import(module: str) -> Any:
     try:
-        import matplotlib  # noqa: F401
+        return importlib.import_module(module)
     except ImportError as error:
         raise ImportError("figures need matplotlib: pip install 'framer_jax[eval]'") from error
 
@@ -124,13 +128,8 @@ def write_figure(stem: Path, width: float, height: float, draw: Draw) -> None:
     Raises:
       ImportError: matplotlib is not installed (extra `eval`).
     """
-    check_matplotlib()
-    import matplotlib
-    from matplotlib.figure import Figure
-
-    style = {**STYLE, "axes.prop_cycle": matplotlib.cycler(color=COLORS)}
-    with matplotlib.rc_context(style):
-        figure = Figure(figsize=(width, height), layout="constrained")
+    with _import("matplotlib").rc_context(STYLE):
+        figure = _import("matplotlib.figure").Figure(figsize=(width, height), layout="constrained")
         draw(figure)
         for suffix, metadata in (("png", {"Software": None}), ("svg", {"Date": None, "Creator": None})):
             with atomic_write(f"{stem}.{suffix}") as temporary:

@@ -64,7 +64,7 @@ def test_two_runs_are_drawn_in_the_same_axes(model, other, folder, tmp_path, cap
     printed, error = capsys.readouterr()
     assert not error
     assert "images: 2 photographs of" in printed and "degraded with light_one_stage" in printed
-    assert "timesteps: 0, 1 of the forward process (the nearest ones of 4)" in printed
+    assert "timesteps: 0, 1 of the forward process (the nearest ones of 15)" in printed
     assert re.search("not made: teacher needs a teacher: add --teacher WEIGHTS\n", printed)
     assert re.search("not made: extractor needs .*add --extractor WEIGHTS\n", printed)
     assert re.search("not made: training needs 2 training runs with checkpoints of two steps", printed)
@@ -146,7 +146,8 @@ def test_the_maps_of_an_extractor(tmp_path, model, folder, capsys):
 
 def test_the_checkpoints_of_a_run(tmp_path, folder, capsys):
     run, out = tmp_path / "run", tmp_path / "out"
-    train_from_config(config(f"data.train={folder}", f"data.validation={folder}", "training.best_metric=None"), run)
+    changes = (f"data.train={folder}", f"data.validation={folder}", "data.validation_count=0")
+    train_from_config(config(*changes, "training.best_metric=None"), run)
     words = ["--photos", folder, "--count", 1, "--figures", "training"]
     assert analyze(out, run, *words) == 0
     with np.load(out / "training.npz") as arrays:

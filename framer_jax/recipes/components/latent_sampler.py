@@ -194,9 +194,7 @@ def latent_taps(
       to_compared: what the loss does with the taps.
     """
 
-    def compute(
-        params: Params, frozen: Frozen, batch: Batch, key: jax.Array, time: jax.Array
-    ) -> tuple[jax.Array, ...]:
+    def compute(params: Params, frozen: Frozen, batch: Batch, key: jax.Array, time: jax.Array) -> tuple[jax.Array, ...]:
         z_hr, lr_condition = training_latents(task, encode_lr, frozen, batch, PIXELS)
         x, level = forward(z_hr, time, jax.random.normal(key, z_hr.shape, jnp.float32))
         text = broadcast_text(frozen, PROMPT, z_hr.shape[0]) if has_text else {}

@@ -70,9 +70,7 @@ def one_pass_taps(student: OnePassNetwork) -> LayerTaps:
     predict = predictor(student)
     gray = image_channels(student) == 1
 
-    def compute(
-        params: Params, frozen: Frozen, batch: Batch, key: jax.Array, time: jax.Array
-    ) -> tuple[jax.Array, ...]:
+    def compute(params: Params, frozen: Frozen, batch: Batch, key: jax.Array, time: jax.Array) -> tuple[jax.Array, ...]:
         return predict(params, luma(batch["lr"]) if gray else batch["lr"], None)[1]
 
     return LayerTaps(compute, timesteps=1)

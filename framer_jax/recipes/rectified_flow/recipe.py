@@ -88,9 +88,7 @@ def _loss(task: LatentTask, settings: RectifiedFlowSettings, predict: Predict, t
 
 
 def _layer_taps(task: LatentTask, predict: Predict, tap_kind: str) -> LayerTaps:
-    def compute(
-        params: Params, frozen: Frozen, batch: Batch, key: jax.Array, time: jax.Array
-    ) -> tuple[jax.Array, ...]:
+    def compute(params: Params, frozen: Frozen, batch: Batch, key: jax.Array, time: jax.Array) -> tuple[jax.Array, ...]:
         x0, _, lr = task.training_pair(frozen, batch)
         sigma = jnp.full((x0.shape[0],), time)
         x = process.forward(x0, sigma, jax.random.normal(key, x0.shape, jnp.float32))

@@ -143,9 +143,7 @@ def _noisy_latents(
 def _layer_taps(task: LatentTask, settings: ResShiftSettings, predict: Predict) -> LayerTaps:
     schedule = schedule_of(settings)
 
-    def compute(
-        params: Params, frozen: Frozen, batch: Batch, key: jax.Array, time: jax.Array
-    ) -> tuple[jax.Array, ...]:
+    def compute(params: Params, frozen: Frozen, batch: Batch, key: jax.Array, time: jax.Array) -> tuple[jax.Array, ...]:
         x0, y, lr = task.training_pair(frozen, batch)
         index = timestep_index(time, schedule.steps, x0.shape[0])
         x = process.forward(schedule, x0, y, index, jax.random.normal(key, x0.shape, jnp.float32))

@@ -219,9 +219,7 @@ def _precompute(task: LatentTask, schedule: process.Schedule, predict: Predict) 
 def _layer_taps(task: LatentTask, schedule: process.Schedule, predict: Predict) -> LayerTaps:
     """The taps of the student's one step."""
 
-    def compute(
-        params: Params, frozen: Frozen, batch: Batch, key: jax.Array, time: jax.Array
-    ) -> tuple[jax.Array, ...]:
+    def compute(params: Params, frozen: Frozen, batch: Batch, key: jax.Array, time: jax.Array) -> tuple[jax.Array, ...]:
         z_lr, condition = task.encode_lr(frozen, batch["lr"])
         y = jnp.zeros_like(z_lr) if task.residual else z_lr
         start = process.prior(schedule, y, jax.random.normal(key, y.shape, jnp.float32))
