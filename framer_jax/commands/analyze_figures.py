@@ -12,7 +12,8 @@ from framer_jax.commands.analyze_inputs import Pairs, Run, image_crops, read_fil
 from framer_jax.data.whole_photos import ValidationPair
 from framer_jax.evaluation.extractor_maps import extractor_maps
 from framer_jax.evaluation.image_figures import (
-    SHOWN_IMAGES,
+    EXTRACTOR_IMAGES,
+    TRAINING_IMAGES,
     ProgressRow,
     StudentImages,
     extractor_figure,
@@ -186,7 +187,7 @@ def _teacher_content(inputs: Inputs) -> FigureContent:
 
 def _extractor_content(inputs: Inputs) -> FigureContent:
     assert not isinstance(inputs.extractor, str)
-    pairs = inputs.pairs.pairs[:SHOWN_IMAGES]
+    pairs = inputs.pairs.pairs[:EXTRACTOR_IMAGES]
     hr, _ = image_crops(pairs, inputs.runs[0].model.recipe.scale, inputs.multiple)
     return extractor_figure(list(hr), extractor_maps(inputs.extractor.module, inputs.extractor.params, list(hr), MAPS))
 
@@ -195,7 +196,7 @@ def _training_content(inputs: Inputs) -> FigureContent:
     assert not isinstance(inputs.steps, str)
     steps = inputs.steps
     scale = inputs.runs[0].model.recipe.scale
-    hr, lr = image_crops(inputs.pairs.pairs[:SHOWN_IMAGES], scale, inputs.multiple)
+    hr, lr = image_crops(inputs.pairs.pairs[:TRAINING_IMAGES], scale, inputs.multiple)
     if inputs.files:
         steps, weights = read_files(inputs.runs[0], inputs.files)
         all_weights: list[list[Params]] = [weights]

@@ -43,16 +43,19 @@ def extractor_maps(module: Any, params: Params, photographs: Sequence[np.ndarray
       maps: number of single channels M, at most those that the network has.
 
     Raises:
-      ValueError: the extractor takes no photographs, but latents.
+      ValueError: the extractor takes no photographs, but latents; or its features are not finite.
     """
     if module.image_channels != 3:
-        raise ValueError(f"it takes {module.image_channels} channels, not a photograph")
+        raise ValueError(f"the extractor takes {module.image_channels} channels, not a photograph")
     apply = jax.jit(module.apply)
     results = []
     for photograph in photographs:
         image = to_model_range(jnp.asarray(photograph, jnp.float32)[None])
-        stages = cast(tuple[jax.Array, jax.Array], apply({"params": params}, image))
-        results.append(_most_varying([np.asarray(stage[0], np.float32) for stage in stages], maps))
+        outputs = cast(tuple[jax.Array, jax.Array], apply({"params": params}, image))
+        stages = [np.asarray(output[0], np.float32) for output in outputs]
+        if not all(np.isfinite(features.var()) for features in stages):
+            raise ValueError("the extractor's features are not finite: give a trained one")
+        results.append(_most_varying(stages, maps))
     return results
 
 

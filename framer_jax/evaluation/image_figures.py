@@ -17,7 +17,7 @@ from framer_jax.images.raster import to_uint8
 from framer_jax.recipes.base import Params, Recipe
 from framer_jax.recipes.components.teacher import any_size
 
-SHOWN_IMAGES = 3
+TRAINING_IMAGES, EXTRACTOR_IMAGES = 3, 2
 """Largest number of photographs in figures of images; their files of numbers have the same."""
 
 HATCHES = ("", "//////", "......", "xxxx")
@@ -66,13 +66,19 @@ def sr_images(recipe: Recipe, weights: Sequence[Params], lr: np.ndarray, seed: i
 
     Returns:
       [S, B, sH, sW, 3] float32 in [0, 1].
+
+    Raises:
+      ValueError: values are not finite.
     """
     noise = noise_field(jax.random.key(seed), len(lr))
     sample, frozen = jax.jit(any_size(recipe.sample, recipe)), jax.device_put(recipe.frozen)
 
     def image(params: Params, index: int) -> np.ndarray:
         own = NoiseField(noise.key[index : index + 1], noise.origin[index : index + 1])
-        return np.clip(np.asarray(sample(params, frozen, lr[index : index + 1], own))[0], 0.0, 1.0)
+        pixels = np.asarray(sample(params, frozen, lr[index : index + 1], own))[0]
+        if not np.isfinite(pixels).all():
+            raise ValueError(f"the sampler of {recipe.name} gives values that are not finite: choose other weights")
+        return np.clip(pixels, 0.0, 1.0)
 
     placed = (jax.device_put(params) for params in weights)  # one after the other: the memory of one
     return np.stack([np.stack([image(params, index) for index in range(len(lr))]) for params in placed])

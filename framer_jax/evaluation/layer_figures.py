@@ -19,12 +19,19 @@ from framer_jax.evaluation.paper_figures import (
     DASHES,
     PAGE,
     FigureContent,
+    add_legend,
     draw_image_grid,
     grid_height,
 )
 
 SHOWN_LAYERS = 5
 """Largest number of layers in figures that have one line or one image for each; all are in the files of numbers."""
+
+MOST_MARKERS = 10
+"""Largest number of layers whose values have markers: more would hide the line styles."""
+
+RUN_COLOR = "0.25"
+"""Color of a run in the legend where colors tell other things apart: dark gray."""
 
 FACTORS = {"weight": "w (FAW)", "alignment": "a (FAM)", "factor": "w · a"}
 """Fields of framer_jax.evaluation.layers.LayerFactors → names in the figure."""
@@ -106,7 +113,8 @@ def similarity_figure(measured: LayerMeasurements) -> FigureContent:
         "Cosine similarity of each layer to the last one in the low and the high frequency band "
         f"({_band(measured)}){_at(measured)}; {_means(measured)}. After FRAMER, Figs. 3 and 7."
     )
-    return FigureContent(caption, COLUMN, 1.95, partial(draw_depth_bands, lines=lines), rows)
+    height = 1.95 + _second_legend_row(measured)
+    return FigureContent(caption, COLUMN, height, partial(draw_depth_bands, lines=lines), rows)
 
 
 def factors_figure(measured: LayerMeasurements) -> FigureContent:
@@ -142,7 +150,7 @@ def densities_figure(measured: LayerMeasurements) -> FigureContent:
         f"frequency band ({_band(measured)}){_at(measured)}, over all channels and {len(measured.images)} images. "
         f"Layers {_names(measured)} are shown.{_probes(measured)} After FRAMER, Fig. 2."
     )
-    height = 0.5 + 1.15 * len(measured.times)
+    height = 0.85 + 1.1 * len(measured.times) + _second_legend_row(measured)
     return FigureContent(caption, COLUMN, height, partial(_draw_densities, measured=measured), arrays=arrays)
 
 
@@ -208,7 +216,9 @@ def _draw_depth(axis: Any, lines: Sequence[DepthLine], band: str) -> None:
     for line in lines:
         values = getattr(line.values, band)
         color, dash = looks[line.run, line.time]
-        axis.plot(np.arange(1, len(values) + 1), values, marker="o", color=color, linestyle=dash)
+        marker = "o" if len(values) <= MOST_MARKERS else ""
+        axis.plot(np.arange(1, len(values) + 1), values, marker=marker, color=color, linestyle=dash)
+    axis.set_xlim(0.5, len(getattr(lines[0].values, band)) + 0.5)
     axis.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True, min_n_ticks=1))
     axis.grid(axis="y")
 
@@ -239,27 +249,19 @@ def _add_legend(figure: Any, lines: Sequence[DepthLine]) -> None:
     """One entry for each time and, of several runs, one for each run; none where there is nothing to tell apart."""
     from matplotlib.lines import Line2D
 
-    runs, times = (
-        tuple(dict.fromkeys(names)) for names in zip(*((line.run, line.time) for line in lines), strict=True)
-    )
-    looks = _looks(lines)
-    handles = []
+    (runs, times), looks, groups = _names_of(lines), _looks(lines), []
     if any(times):
-        handles += [Line2D([], [], color=looks[runs[0], time][0], marker="o", label=time) for time in times]
+        groups.append([Line2D([], [], color=looks[runs[0], time][0], label=time) for time in times])
     if len(runs) > 1:
-        color = "0.25" if len(times) > 1 else None
-        handles += [
-            Line2D([], [], color=color or looks[run, times[0]][0], linestyle=looks[run, times[0]][1], label=run)
-            for run in runs
-        ]
-    if handles:
-        figure.legend(handles=handles, loc="outside upper center", ncols=_legend_columns(figure, handles))
-
-
-def _legend_columns(figure: Any, handles: Sequence[Any]) -> int:
-    """As many entries in a row as the figure's width has room for, at some 0.055 inches a character."""
-    widest = 0.45 + 0.055 * max(len(str(handle.get_label())) for handle in handles)
-    return max(1, min(len(handles), int(figure.get_figwidth() / widest)))
+        color = RUN_COLOR if len(times) > 1 else None
+        groups.append(
+            [
+                Line2D([], [], color=color or looks[run, times[0]][0], linestyle=looks[run, times[0]][1], label=run)
+                for run in runs
+            ]
+        )
+    if groups:
+        add_legend(figure, groups)
 
 
 def _draw_densities(figure: Any, measured: LayerMeasurements) -> None:
@@ -286,17 +288,21 @@ def _draw_densities(figure: Any, measured: LayerMeasurements) -> None:
                 axis.set_xlabel("log(1 + |S|)")
         axes[row, 0].set_ylabel(f"density\n{time}" if time else "density")
     _limit_to_content(axes, measured, shown)
-    handles = [
-        Line2D([], [], color=colors[layer], label="last layer" if layer == shown[-1] else f"layer {layer + 1}")
-        for layer in shown
+    groups = [
+        [
+            Line2D([], [], color=colors[layer], label="last layer" if layer == shown[-1] else f"layer {layer + 1}")
+            for layer in shown
+        ]
     ]
     if len(measured.runs) > 1:
         dashes = _dashes(len(measured.runs))
-        handles += [
-            Line2D([], [], color="0.25", linestyle=dash, label=run.label)
-            for run, dash in zip(measured.runs, dashes, strict=True)
-        ]
-    figure.legend(handles=handles, loc="outside upper center", ncols=_legend_columns(figure, handles))
+        groups.append(
+            [
+                Line2D([], [], color=RUN_COLOR, linestyle=dash, label=run.label)
+                for run, dash in zip(measured.runs, dashes, strict=True)
+            ]
+        )
+    add_legend(figure, groups)
 
 
 def _limit_to_content(axes: Any, measured: LayerMeasurements, shown: Sequence[int]) -> None:
@@ -346,6 +352,11 @@ def _lines(measured: LayerMeasurements, values: Callable[[LayerAnalysis], Bands]
 
 def _number(value: Any) -> float:
     return float(f"{float(value):.6g}")
+
+
+def _second_legend_row(measured: LayerMeasurements) -> float:
+    """Height in inches of the legend's row that names the runs."""
+    return 0.15 if len(measured.runs) > 1 else 0.0
 
 
 def _middle(measured: LayerMeasurements) -> int:

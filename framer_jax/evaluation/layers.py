@@ -168,11 +168,13 @@ def mapped_taps(
       N + 1 feature maps [B, H, W, C] float32 of `measure`, the teacher last.
 
     Raises:
-      ValueError: there are fewer than two taps.
+      ValueError: there are fewer than two taps, or values that are not finite.
     """
     measured = program(params, measure, jax.random.fold_in(key, 1), time)
     if len(measured) < 2:
         raise ValueError(f"the network has {len(measured)} taps: layer analysis needs at least two")
+    if not all(bool(jnp.isfinite(tap).all()) for tap in measured):
+        raise ValueError("the network's feature maps have values that are not finite: choose other weights")
     if len({tap.shape[1:] for tap in measured}) == 1:
         return measured
     *fit_students, fit_teacher = _resize_to_last(program(params, fit, jax.random.fold_in(key, 0), time))

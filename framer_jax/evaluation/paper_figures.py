@@ -136,6 +136,31 @@ def write_figure(stem: Path, width: float, height: float, draw: Draw) -> None:
                 figure.savefig(temporary, format=suffix, dpi=RESOLUTION, metadata=metadata)
 
 
+def add_legend(figure: Any, groups: Sequence[Sequence[Any]]) -> None:
+    """Put a legend above the axes: in one row if it fits, otherwise with a new row for each group of entries.
+
+    Args:
+      figure: the figure.
+      groups: handles with labels, at least one.
+    """
+    handles, blank = [handle for group in groups for handle in group], _import("matplotlib.lines").Line2D([], [])
+    blank.set(linestyle="none", label=" ")
+    columns = len(handles)
+    if _legend_width(handles, columns) > figure.get_figwidth():
+        for columns in range(max(map(len, groups)), 0, -1):
+            handles = [handle for group in groups for handle in (*group, *[blank] * (-len(group) % columns))]
+            if _legend_width(handles, columns) <= figure.get_figwidth():
+                break
+    by_column = [handle for column in range(columns) for handle in handles[column::columns]]  # as matplotlib orders
+    figure.legend(handles=by_column, loc="outside upper center", ncols=columns)
+
+
+def _legend_width(handles: Sequence[Any], columns: int) -> float:
+    """Width in inches of a legend whose rows are filled one after the other, roughly."""
+    longest = (max(len(str(handle.get_label())) for handle in handles[column::columns]) for column in range(columns))
+    return sum(0.4 + 0.06 * length for length in longest)
+
+
 def draw_image_grid(
     figure: Any,
     rows: Sequence[Sequence[np.ndarray]],

@@ -23,7 +23,13 @@ def test_the_channels_that_vary_most_come_first(tmp_path):
 def test_an_extractor_of_latents_is_refused(tmp_path):
     path = ported(tmp_path / "extractor.safetensors", "hf_extractor", image_channels=4)
     network = load_network("hf_extractor", path)
-    with pytest.raises(ValueError, match="it takes 4 channels, not a photograph"):
+    with pytest.raises(ValueError, match="the extractor takes 4 channels, not a photograph"):
+        extractor_maps(network.module, network.params, [np.zeros((8, 8, 3), np.float32)], maps=1)
+
+
+def test_features_that_are_not_finite_are_refused(tmp_path):
+    network = load_network("hf_extractor", ported(tmp_path / "extractor.safetensors", "hf_extractor", fill=np.nan))
+    with pytest.raises(ValueError, match="features are not finite"):
         extractor_maps(network.module, network.params, [np.zeros((8, 8, 3), np.float32)], maps=1)
 
 

@@ -10,6 +10,7 @@ from framer_jax.evaluation.paper_figures import (
     COLUMN,
     PAGE,
     FigureContent,
+    add_legend,
     draw_image_grid,
     grid_height,
     write_content,
@@ -78,6 +79,19 @@ def test_runs_without_times_differ_in_color_too():
     assert len({line.get_color() for line in figure.axes[1].lines}) == 3
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["a", "b", "c"]
     assert not drawn(lambda figure: draw_depth_bands(figure, [depth_line("alone", "", 0.5)])).legends
+
+
+def test_a_legend_that_needs_two_rows_has_one_for_each_group():
+    from matplotlib.lines import Line2D
+
+    names = (("t = 1", "t = 2", "t = 3"), ("first run", "second run"))
+    groups = [[Line2D([], [], label=label) for label in labels] for labels in names]
+    by_column = ["t = 1", "first run", "t = 2", "second run", "t = 3", " "]
+    for width, expected in ((PAGE, [*names[0], *names[1]]), (COLUMN, by_column)):
+        figure = drawn(lambda figure: None)
+        figure.set_figwidth(width)
+        add_legend(figure, groups)
+        assert [text.get_text() for text in figure.legends[0].get_texts()] == expected
 
 
 def test_images_are_drawn_in_rows():
