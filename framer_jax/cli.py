@@ -26,6 +26,7 @@ COMMANDS = {
     "degrade": "make LR images from a folder of HR images, each with its own random degradation",
     "evaluate": "score a folder of images, with or without references, with confidence intervals",
     "compare": "compare models on the same images: paired differences with confidence intervals, a page, a figure",
+    "analyze": "draw a model's layers, its distance to a teacher and its training as figures for a paper",
     "ablate": "train and compare the arms of a paper's ablation with several seeds, as one table with verdicts",
     "precompute": "write the outputs of frozen models for the training images to disk: teacher, captions, latents",
     "port": "convert published weights from PyTorch to framer_jax, or trained weights to PyTorch",
@@ -34,7 +35,7 @@ COMMANDS = {
 }
 
 
-READS_IMAGES = ("upscale", "degrade", "evaluate", "compare", "fit-niqe")
+READS_IMAGES = ("upscale", "degrade", "evaluate", "compare", "analyze", "fit-niqe")
 """Commands that take --max-pixels."""
 
 MAY_BE_EMPTY = ("suffix", "prompt", "text", "overrides", "extension")

@@ -22,13 +22,16 @@ from rich.table import Table
 
 from framer_jax.config import shipped
 from framer_jax.data.whole_photos import ValidationPair
-from framer_jax.evaluation.layers import LayerSimilarity, layer_similarity, plot_similarity
+from framer_jax.evaluation.layer_figures import DepthLine, draw_depth_bands
+from framer_jax.evaluation.layers import Bands, LayerSimilarity, layer_similarity
+from framer_jax.evaluation.lr_pairs import degraded_pairs, halves, model_degradation
 from framer_jax.evaluation.metrics import score
+from framer_jax.evaluation.paper_figures import PAGE, write_figure
 from framer_jax.evaluation.sheets import comparison_sheet
 from framer_jax.inference.model import Model, load_model
 from framer_jax.inference.resample import upsample_bicubic
 from framer_jax.training.logging import to_uint8
-from tools.score_model import degraded_pairs, halves, upscalers
+from tools.score_model import upscalers
 
 METRICS = ("psnr-y", "ssim-y", "niqe-framer")
 
@@ -55,7 +58,9 @@ def main() -> int:
     parser.add_argument("folder", type=Path, help="folder of the quickstart")
     arguments = parser.parse_args()
     arguments.folder.mkdir(parents=True, exist_ok=True)
-    pairs = degraded_pairs(load_model(), None, seed=0, degradation=shipped("quickstart").data.degradation)
+    starter = load_model()
+    preset = model_degradation(starter, shipped("quickstart").data.degradation)
+    pairs = degraded_pairs(None, preset, seed=0, multiple=starter.recipe.scale * starter.recipe.lr_multiple)
     if arguments.step == "prepare":
         prepare(pairs, arguments.folder)
     else:
@@ -97,11 +102,8 @@ def report(pairs: list[ValidationPair], folder: Path) -> None:
     print(verdict(rows["+ base steps"], rows["+ FRAMER steps"]))
     (folder / "table.json").write_text(json.dumps(as_json(rows), indent=1) + "\n", encoding="utf-8")
     comparison(pairs, images, folder / "comparison.png")
-    plot_similarity(
-        {name: row.layers for name, row in rows.items() if row.layers is not None},
-        folder / "layers.png",
-        "Cosine of each layer's features to the last layer's (held-out photos, ridge probes)",
-    )
+    lines = [DepthLine(name, "", Bands(*row.layers)) for name, row in rows.items() if row.layers is not None]
+    write_figure(folder / "layers", PAGE, 2.4, lambda figure: draw_depth_bands(figure, lines))
     print(f"Images: {folder / 'comparison.png'}, {folder / 'layers.png'}; numbers: {folder / 'table.json'}")
 
 

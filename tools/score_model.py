@@ -18,30 +18,24 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from framer_jax.data.photos import HELD_OUT, photo_source
-from framer_jax.data.settings import degradation_preset
-from framer_jax.data.sources import folder_source
-from framer_jax.data.whole_photos import ValidationPair, validation_pairs
-from framer_jax.degradations.presets import GEOMETRIES, preset_by_name
+from framer_jax.degradations.presets import GEOMETRIES
+from framer_jax.evaluation.lr_pairs import degraded_pairs, model_degradation
 from framer_jax.evaluation.metrics import METRICS, score
 from framer_jax.evaluation.niqe import load_niqe_model
 from framer_jax.evaluation.statistics import bootstrap_interval
 from framer_jax.inference.model import Model, load_model, settings_for
 from framer_jax.inference.resample import upsample_bicubic
 from framer_jax.inference.upscaler import UpscaleFunction, make_upscaler
-from framer_jax.recipes.base import Batch, Recipe
+from framer_jax.recipes.base import Recipe
 
 MODES = ("mean", "sample")
 
 TILE = 64  # LR pixels: photographs of any size share one compiled program
-
-CROP = 64  # LR pixels: the largest side of the crops that layers are measured on
 
 
 def main() -> int:
@@ -60,8 +54,9 @@ def main() -> int:
     if arguments.json and arguments.json.exists() and not arguments.overwrite:
         parser.error(f"{arguments.json} exists: choose another name or add --overwrite")
     model = load_model(arguments.weights)
+    preset = model_degradation(model, arguments.degradation, arguments.geometry)
     pairs = degraded_pairs(
-        model, arguments.photos, arguments.seed, degradation=arguments.degradation, geometry=arguments.geometry
+        arguments.photos, preset, arguments.seed, multiple=model.recipe.scale * model.recipe.lr_multiple
     )
     niqe_model = None if arguments.niqe_model is None else load_niqe_model(arguments.niqe_model)
     ids = ["psnr-y", "psnr-rgb", "ssim-y", "niqe-framer", *(["niqe"] if niqe_model else [])]
@@ -80,61 +75,6 @@ def main() -> int:
         report = {"images": [pair.name for pair in pairs], "scores": values}
         arguments.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     return 0
-
-
-def degraded_pairs(
-    model: Model,
-    photos: str | None,
-    seed: int,
-    limit: int | None = None,
-    degradation: str | None = None,
-    geometry: str | None = None,
-) -> list[ValidationPair]:
-    """Whole photographs with their LR images.
-
-    Args:
-      model: the model that will be scored.
-      photos: folder of clean photographs; None: the held-out built-in ones.
-      seed: seed of the degradation.
-      limit: largest number of photographs; None for all.
-      degradation: name of a preset; None: that of the model's training.
-      geometry: geometry of the degradation; None: that of the model's training.
-    """
-    source = folder_source(photos) if photos else photo_source(HELD_OUT)
-    trained = degradation_preset(model.metadata["config"]["data"], model.recipe.scale)
-    preset = preset_by_name(degradation or trained.name, model.recipe.scale, geometry or trained.geometry)
-    return validation_pairs(source, preset, seed, model.recipe.scale * model.recipe.lr_multiple, limit)
-
-
-def halves(pairs: Sequence[ValidationPair], scale: int, multiple: int = 1) -> tuple[Batch, Batch]:
-    """Crops of one size from the top left and the top right of every photograph: to fit probes, and to measure.
-
-    Args:
-      pairs: photographs and their LR versions.
-      scale: upsampling factor of the pairs.
-      multiple: the crops' sides are multiples of this, in LR pixels.
-
-    Returns:
-      Two batches, whose crops do not overlap; their side is `CROP` LR pixels, or what all photographs allow.
-
-    Raises:
-      ValueError: a photograph is too small.
-    """
-    side = min(CROP, *(min(pair.lr.shape[0], pair.lr.shape[1] // 2) for pair in pairs)) // multiple * multiple
-    if side == 0:
-        raise ValueError(
-            f"a photograph is too small for two crops: its sides must be at least {2 * multiple * scale} pixels"
-        )
-
-    def crops(right: bool) -> Batch:
-        lr, hr = [], []
-        for pair in pairs:
-            left = pair.lr.shape[1] - side if right else 0
-            lr.append(pair.lr[:side, left : left + side])
-            hr.append(pair.hr[: side * scale, left * scale : (left + side) * scale])
-        return {"hr": jnp.stack(hr), "lr": jnp.stack(lr)}
-
-    return crops(right=False), crops(right=True)
 
 
 def upscalers(model: Model, seed: int = 0, tile: int = TILE) -> dict[str, UpscaleFunction]:

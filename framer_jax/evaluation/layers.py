@@ -1,14 +1,14 @@
-"""Layer analysis: how the layers of a denoiser relate to its last one in each frequency band.
+"""Layer analysis: how the layers of a network relate to its last one in each frequency band.
 
-It measures and plots Figs. 2, 3, 5, 7 and 9 of "FRAMER: Frequency-Aligned Self-Distillation with Adaptive Modulation"
-(CVPR 2026, arXiv 2512.01390), from the taps of one forward pass, with the disc bands of FRAMER's `paper` variant.
+It measures Figs. 2, 3, 5, 7 and 9 of "FRAMER: Frequency-Aligned Self-Distillation with Adaptive Modulation" (CVPR 2026,
+arXiv 2512.01390) from the network's taps, with the disc bands of FRAMER's `paper` variant;
+framer_jax.evaluation.layer_figures draws them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +23,12 @@ RIDGE = 1e-3
 
 BINS = 64
 """Number of histogram bins of the magnitude densities."""
+
+RADIUS = 0.2
+"""Radius of the low band, as a fraction of the Nyquist frequency: that of FRAMER's paper."""
+
+TapProgram = Callable[[Params, Batch, jax.Array, float | None], tuple[jax.Array, ...]]
+"""(params, batch, key, time or None) → taps in float32, see `tap_program`."""
 
 
 class LayerSimilarity(NamedTuple):
@@ -82,50 +88,96 @@ class LayerAnalysis(NamedTuple):
     """All measurements of N students and their teacher.
 
     Attributes:
-      similarity: cosine similarities to the teacher.
+      cosines: cosine similarities to the teacher, [N, B] for each band.
       factors: factors of FAW and FAM.
       densities: densities of the magnitudes.
       matrices: cosines between the images of a batch within each layer (Fig. 5), [N + 1, B, B], the teacher last.
     """
 
-    similarity: LayerSimilarity
+    cosines: Bands
     factors: LayerFactors
     densities: LayerDensities
     matrices: Bands
 
+    @property
+    def similarity(self) -> LayerSimilarity:
+        """Means of the cosines over the images."""
+        return LayerSimilarity(self.cosines.low.mean(axis=1), self.cosines.high.mean(axis=1))
 
-def mapped_taps(recipe: Recipe, params: Params, fit: Batch, measure: Batch, key: jax.Array) -> tuple[jax.Array, ...]:
-    """The taps of a recipe in the teacher's shape, at timesteps and noise that the recipe's loss draws from `key`.
+
+def tap_program(recipe: Recipe) -> TapProgram:
+    """The function that computes a recipe's taps; it is compiled once for each shape of batches.
+
+    With a time, the taps are those of `Recipe.layer_taps`, which need no weights but those of sampling. Without one,
+    they are those of the loss of the first update, at timesteps and noise that it draws from the key.
+
+    Args:
+      recipe: the recipe.
+
+    Returns:
+      (params, batch with 'hr' and 'lr' in [0, 1], key, time in [0, 1] or None) → taps [B, H_i, W_i, C_i] float32.
+    """
+
+    @jax.jit
+    def compute(
+        params: Params, frozen: Frozen, batch: Batch, key: jax.Array, time: jax.Array | None
+    ) -> tuple[jax.Array, ...]:
+        if time is None:
+            taps = recipe.updates[0].loss(params, frozen, recipe.init_state(), batch, key, jnp.int32(0)).taps
+        else:
+            assert recipe.layer_taps is not None
+            taps = recipe.layer_taps.compute(params, frozen, batch, key, time)
+        return tuple(tap.astype(jnp.float32) for tap in taps)
+
+    frozen = jax.device_put(recipe.frozen)
+
+    def taps(params: Params, batch: Batch, key: jax.Array, time: float | None) -> tuple[jax.Array, ...]:
+        if time is not None and recipe.layer_taps is None:
+            raise ValueError(f"the recipe {recipe.name!r} has no taps at chosen timesteps")
+        return compute(params, frozen, batch, key, None if time is None else jnp.float32(time))
+
+    return taps
+
+
+def tap_shapes(recipe: Recipe, params: Params, batch: Batch) -> tuple[tuple[int, ...], ...]:
+    """Shapes [H_i, W_i, C_i] of a recipe's taps at chosen timesteps, without computing them; () if it has none."""
+    if recipe.layer_taps is None:
+        return ()
+    arguments = (params, recipe.frozen, dict(batch), jax.random.key(0), jnp.float32(0))
+    return tuple(tap.shape[1:] for tap in jax.eval_shape(recipe.layer_taps.compute, *arguments))
+
+
+def mapped_taps(
+    program: TapProgram, params: Params, fit: Batch, measure: Batch, key: jax.Array, time: float | None = None
+) -> tuple[jax.Array, ...]:
+    """A recipe's taps in the teacher's shape.
 
     If the taps differ in shape (U-Net), each student is resized to the teacher's size and mapped to its channels by a
     ridge regression that is fitted on `fit`. Models with and without FRAMER's heads are thus measured through the best
     linear map, so that a higher similarity is a property of the features.
 
     Args:
-      recipe: the recipe; the loss of its first update returns the taps.
-      params: its parameters.
+      program: computes the taps, from `tap_program`.
+      params: the recipe's parameters.
       fit: prepared batch ('hr', 'lr' in [0, 1]) to fit the linear probes; unused if the taps have equal shapes.
       measure: prepared batch of the same shapes, to measure the taps on.
-      key: random key of timesteps and noise.
+      key: random key of the noise.
+      time: fraction of the process; None: timesteps as in training.
 
     Returns:
       N + 1 feature maps [B, H, W, C] float32 of `measure`, the teacher last.
 
     Raises:
-      ValueError: the recipe has fewer than two taps.
+      ValueError: there are fewer than two taps, or values that are not finite.
     """
-
-    @jax.jit
-    def taps(params: Params, frozen: Frozen, batch: Batch, key: jax.Array) -> tuple[jax.Array, ...]:
-        loss = recipe.updates[0].loss(params, frozen, recipe.init_state(), batch, key, jnp.int32(0))
-        return tuple(tap.astype(jnp.float32) for tap in loss.taps)
-
-    measured = taps(params, recipe.frozen, measure, jax.random.fold_in(key, 1))
+    measured = program(params, measure, jax.random.fold_in(key, 1), time)
     if len(measured) < 2:
-        raise ValueError(f"the recipe {recipe.name!r} gives {len(measured)} taps: layer analysis needs at least two")
+        raise ValueError(f"the network has {len(measured)} taps: layer analysis needs at least two")
+    if not all(bool(jnp.isfinite(tap).all()) for tap in measured):
+        raise ValueError("the network's feature maps have values that are not finite: choose other weights")
     if len({tap.shape[1:] for tap in measured}) == 1:
         return measured
-    *fit_students, fit_teacher = _resize_to_last(taps(params, recipe.frozen, fit, jax.random.fold_in(key, 0)))
+    *fit_students, fit_teacher = _resize_to_last(program(params, fit, jax.random.fold_in(key, 0), time))
     probes = [_fit_probe(np.asarray(tap), np.asarray(fit_teacher)) for tap in fit_students]
     *students, teacher = _resize_to_last(measured)
     mapped = [tap @ weight + bias[None, None, None] for tap, (weight, bias) in zip(students, probes, strict=True)]
@@ -133,42 +185,51 @@ def mapped_taps(recipe: Recipe, params: Params, fit: Batch, measure: Batch, key:
 
 
 def layer_similarity(
-    recipe: Recipe, params: Params, fit: Batch, measure: Batch, key: jax.Array, radius: float = 0.2
+    recipe: Recipe, params: Params, fit: Batch, measure: Batch, key: jax.Array, radius: float = RADIUS
 ) -> LayerSimilarity:
-    """Cosine similarities of a recipe's taps to the last tap.
+    """Cosine similarities of a recipe's taps to the last tap, at timesteps and noise drawn as in training.
 
     Args:
-      recipe: see `mapped_taps`.
+      recipe: the recipe.
       params: see `mapped_taps`.
       fit: see `mapped_taps`.
       measure: see `mapped_taps`.
       key: see `mapped_taps`.
       radius: radius of the low band, as a fraction of the Nyquist frequency.
+
+    Raises:
+      ValueError: fewer than two taps.
     """
-    return _similarity(mapped_taps(recipe, params, fit, measure, key), radius)
+    low, high = _cosines(mapped_taps(tap_program(recipe), params, fit, measure, key), radius)
+    return LayerSimilarity(low.mean(axis=1), high.mean(axis=1))
 
 
 def layer_analysis(
-    recipe: Recipe, params: Params, fit: Batch, measure: Batch, key: jax.Array, radius: float = 0.2
+    program: TapProgram,
+    params: Params,
+    fit: Batch,
+    measure: Batch,
+    key: jax.Array,
+    time: float | None = None,
+    radius: float = RADIUS,
 ) -> LayerAnalysis:
-    """All measurements from one forward pass; arguments as for `layer_similarity`.
+    """All measurements from one forward pass; arguments as for `mapped_taps` and `layer_similarity`.
 
     Raises:
       ValueError: fewer than two taps, or a radius that leaves no high band in feature maps of their size.
     """
-    taps = mapped_taps(recipe, params, fit, measure, key)
+    taps = mapped_taps(program, params, fit, measure, key, time)
     mask = disc_mask((taps[0].shape[1], taps[0].shape[2]), radius)
     low, high = zip(*(band_similarity_matrices(tap, tap, mask) for tap in taps), strict=True)
-    return LayerAnalysis(
-        _similarity(taps, radius), _factors(taps, radius), _densities(taps, mask), Bands(_stack(low), _stack(high))
-    )
+    matrices = Bands(_stack(low), _stack(high))
+    return LayerAnalysis(_cosines(taps, radius), _factors(taps, radius), _densities(taps, mask), matrices)
 
 
-def _similarity(taps: tuple[jax.Array, ...], radius: float) -> LayerSimilarity:
+def _cosines(taps: tuple[jax.Array, ...], radius: float) -> Bands:
     *students, teacher = taps
     mask = disc_mask((teacher.shape[1], teacher.shape[2]), radius)
     low, high = zip(*(band_cosine(student, teacher, mask) for student in students), strict=True)  # N times [B]
-    return LayerSimilarity(low=_stack(low).mean(axis=1), high=_stack(high).mean(axis=1))
+    return Bands(_stack(low), _stack(high))
 
 
 def _factors(taps: tuple[jax.Array, ...], radius: float) -> LayerFactors:
@@ -212,94 +273,3 @@ def _fit_probe(features: np.ndarray, target: np.ndarray) -> tuple[jax.Array, jax
     penalty = max(RIDGE * np.trace(covariance) / len(covariance), 1e-12)  # constant features have no variance
     weight = np.linalg.solve(covariance + penalty * np.eye(len(covariance)), (x - x_mean).T @ (y - y_mean) / len(x))
     return jnp.asarray(weight, jnp.float32), jnp.asarray(y_mean - x_mean @ weight, jnp.float32)
-
-
-def _figure(width: float, height: float, title: str) -> Any:
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError("plots need matplotlib: pip install matplotlib") from error
-    figure = Figure(figsize=(width, height), layout="constrained")
-    if title:
-        figure.suptitle(title)
-    return figure
-
-
-def _plot_over_depth(axis: Any, lines: Mapping[str, np.ndarray], title: str) -> None:
-    """Plot one labelled line [N] per entry over the layers in order of depth."""
-    for name, values in lines.items():
-        axis.plot(np.arange(1, len(values) + 1), values, marker="o", label=name)
-    axis.set_title(title)
-    axis.set_xlabel("layer (in order of depth)")
-    axis.set_xticks(np.arange(1, max(map(len, lines.values())) + 1))
-    axis.grid(alpha=0.3)
-
-
-def plot_similarity(rows: Mapping[str, LayerSimilarity], path: str | Path, title: str = "") -> None:
-    """Plot the cosine to the last layer over depth, with one panel per band and one line per entry of `rows`.
-
-    Raises:
-      ImportError: matplotlib is not installed (extra `eval`).
-    """
-    figure = _figure(9, 3.6, title)
-    axes = figure.subplots(1, 2, sharey=True)
-    for axis, band in zip(axes, Bands._fields, strict=True):
-        _plot_over_depth(axis, {name: getattr(row, band) for name, row in rows.items()}, f"{band} frequencies")
-    axes[0].set_ylabel("cosine to the last layer")
-    axes[1].legend(fontsize="small")
-    figure.savefig(path, dpi=120)
-
-
-def plot_factors(factors: LayerFactors, path: str | Path, title: str = "") -> None:
-    """Plot w, a and w a over depth (Fig. 9) with one line per band.
-
-    Raises:
-      ImportError: matplotlib is not installed (extra `eval`).
-    """
-    figure = _figure(12, 3.6, title)
-    axes = figure.subplots(1, 3, sharey=True)
-    names = {"weight": "w (FAW)", "alignment": "a (FAM)", "factor": "w a"}
-    for axis, (field, name) in zip(axes, names.items(), strict=True):
-        _plot_over_depth(axis, getattr(factors, field)._asdict(), name)
-    axes[0].set_ylim(-0.02, 1.02)
-    axes[-1].legend(fontsize="small")
-    figure.savefig(path, dpi=120)
-
-
-def plot_densities(densities: LayerDensities, path: str | Path, title: str = "") -> None:
-    """Plot densities of log(1 + |S|) (Fig. 2), with one panel per band and one line per layer; the teacher is black.
-
-    Raises:
-      ImportError: matplotlib is not installed (extra `eval`).
-    """
-    figure = _figure(9, 3.6, title)
-    axes = figure.subplots(1, 2)
-    for axis, band in zip(axes, Bands._fields, strict=True):
-        *students, teacher = getattr(densities, band)
-        for layer, values in enumerate(students):
-            shade = str(0.85 - 0.6 * layer / len(students))  # greys, darker with depth
-            axis.stairs(values, densities.edges, color=shade, label=f"layer {layer + 1}")
-        axis.stairs(teacher, densities.edges, color="black", linewidth=2, label="last layer")
-        axis.set_title(f"{band} frequencies")
-        axis.set_xlabel("log(1 + |S|)")
-    axes[0].set_ylabel("density")
-    axes[1].legend(fontsize="x-small", ncols=1 + len(densities.low) // 12)
-    figure.savefig(path, dpi=120)
-
-
-def plot_matrices(matrices: Bands, path: str | Path, title: str = "") -> None:
-    """Plot cosines between images (Fig. 5), with one row per band and one column per layer, the teacher last.
-
-    Raises:
-      ImportError: matplotlib is not installed (extra `eval`).
-    """
-    count = len(matrices.low)
-    figure = _figure(1.5 * count + 2, 4, title)
-    axes = figure.subplots(2, count, squeeze=False)
-    for row, (band, layers) in zip(axes, matrices._asdict().items(), strict=True):
-        for layer, (axis, matrix) in enumerate(zip(row, layers, strict=True)):
-            image = axis.imshow(matrix, vmin=-1, vmax=1, cmap="RdBu_r")
-            axis.set(xticks=[], yticks=[], title="last" if layer == count - 1 else str(layer + 1))
-        row[0].set_ylabel(f"{band} frequencies")
-    figure.colorbar(image, ax=axes, label="cosine between images")
-    figure.savefig(path, dpi=120)

@@ -141,6 +141,33 @@ class Tiling(NamedTuple):
     decoder: int = 0
 
 
+class LayerTaps(NamedTuple):
+    """The taps of the network's call at a chosen timestep, computed with the weights that sampling needs.
+
+    Attributes:
+      compute: (params, frozen, batch, key, time) → taps, as of `Loss.taps`. `params` are the exported groups, `batch`
+        has the entries `PIXELS`, `key` draws the noise, and `time` is a float32 scalar: the fraction of the forward
+        process from 0 (the least noisy timestep) to 1 (the noisiest).
+      timesteps: number of the process's timesteps, of which the nearest one is taken; 0 if time is continuous, 1 for a
+        network that is called at one time, whose taps do not depend on `time`.
+    """
+
+    compute: Callable[[Params, Frozen, Batch, jax.Array, jax.Array], tuple[jax.Array, ...]]
+    timesteps: int
+
+    def nearest(self, time: float) -> float:
+        """The fraction of the process that is computed for a requested one; 1.0 if there is one time only."""
+        if self.timesteps == 0:
+            return time
+        last = self.timesteps - 1
+        return round(time * last) / last if last else 1.0
+
+
+def timestep_index(time: jax.Array, timesteps: int, count: int) -> jax.Array:
+    """[count] int32: the index of the timestep nearest to a fraction of the process, see `LayerTaps`."""
+    return jnp.full((count,), jnp.round(time * (timesteps - 1)).astype(jnp.int32))
+
+
 class TiledSampler(Protocol):
     """(params, frozen, image, noise, tiling) → image: a `Sampler` for images that are already upsampled.
 
@@ -215,6 +242,7 @@ class Recipe:
       mean: the one-network-call estimate of E[hr | lr], or None if the method has none.
       sample_tiled: `sample` on upsampled images, with tiles within its steps; None if the method has none.
       stepwise: `sample` with the estimates of its steps; None for samplers of one step.
+      layer_taps: the network's taps at chosen timesteps, for analysis; None if the method has none.
       lr_multiple: sides of the LR input of `sample` must be multiples of this; the upscaler pads and crops.
       window: side of the windows of a network on pixels, LR pixels; 1 for none.
       tap_kind: what the taps are: 'hidden' (feature maps) or 'prediction' (each block's estimate of the clean latent).
@@ -236,6 +264,7 @@ class Recipe:
     mean: Sampler | None = None
     sample_tiled: TiledSampler | None = None
     stepwise: StepwiseSampler | None = None
+    layer_taps: LayerTaps | None = None
     lr_multiple: int = 1
     window: int = 1
     tap_kind: str = "hidden"

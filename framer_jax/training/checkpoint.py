@@ -280,7 +280,7 @@ class Checkpoints:
         if not path.is_dir():
             steps = ", ".join(map(str, self.steps())) or "none"
             raise FileNotFoundError(f"no checkpoint {path}: the saved steps are {steps}")
-        about, problem = _read_about(path)
+        about, problem = read_about(path)
         missing = [name for name in ITEMS if not (path / name).is_dir()]
         if missing:
             problem = f"it lacks {', '.join(missing)}"
@@ -351,7 +351,7 @@ def _is_news(record: logging.LogRecord) -> bool:
     return not (record.exc_info and "orbax" in origin)
 
 
-def _read_about(path: Path) -> tuple[dict[str, Any], str]:
+def read_about(path: Path) -> tuple[dict[str, Any], str]:
     """(metadata of a checkpoint, what is wrong with them or '')."""
     try:
         about = json.loads((path / "about" / "metadata").read_text(encoding="utf-8"))

@@ -10,17 +10,15 @@ from framer_jax.evaluation.layers import (
     layer_analysis,
     layer_similarity,
     mapped_taps,
-    plot_densities,
-    plot_factors,
-    plot_matrices,
-    plot_similarity,
+    tap_program,
+    tap_shapes,
 )
-from framer_jax.recipes.base import Loss, Recipe, Update
+from framer_jax.recipes.base import LayerTaps, Loss, Recipe, Update
 
 KEY = jax.random.key(0)
 
 
-def recipe(taps):
+def recipe(taps, layer_taps=None):
     """A recipe whose taps are a function of the batch's 'lr' and its parameters' 'gain'."""
 
     def loss(params, frozen, state, batch, key, step):
@@ -30,7 +28,7 @@ def recipe(taps):
     def sample(params, frozen, lr, noise):
         return lr
 
-    return Recipe("constructed", 1, lambda key, batch: {}, (Update("only", (), loss),), sample)
+    return Recipe("constructed", 1, lambda key, batch: {}, (Update("only", (), loss),), sample, layer_taps=layer_taps)
 
 
 def batch(seed, count=3, side=8):
@@ -52,13 +50,15 @@ PARAMS = {"gain": jnp.float32(1)}
 
 @pytest.fixture(scope="module")
 def analysis():
-    return layer_analysis(recipe(students), PARAMS, batch(0), batch(1), KEY, radius=0.1)  # the low band is the mean
+    program = tap_program(recipe(students))
+    return layer_analysis(program, PARAMS, batch(0), batch(1), KEY, radius=0.1)  # the low band is the mean
 
 
 def test_cosines_of_known_feature_maps(analysis):
     np.testing.assert_allclose(analysis.similarity.low, [1, -1, -1, 1], atol=1e-5)
     np.testing.assert_allclose(analysis.similarity.high, [1, -1, 1, 1], atol=1e-5)
     assert analysis.similarity.middle_high == pytest.approx(0, abs=1e-5)
+    assert analysis.cosines.low.shape == (4, 3)
     alone = layer_similarity(recipe(students), PARAMS, batch(0), batch(1), KEY, radius=0.1)
     np.testing.assert_array_equal(alone, analysis.similarity)
 
@@ -101,7 +101,7 @@ def test_the_probe_recovers_a_linear_map_of_the_teacher():
         coarse = x[:, ::2, ::2]
         return [wider, jnp.zeros_like(wider), coarse, x]
 
-    mapped = mapped_taps(recipe(taps), PARAMS, batch(0), batch(1), KEY)
+    mapped = mapped_taps(tap_program(recipe(taps)), PARAMS, batch(0), batch(1), KEY)
     assert [tap.shape for tap in mapped] == [(3, 8, 8, 4)] * 4
     measured = layer_similarity(recipe(taps), PARAMS, batch(0), batch(1), KEY)
     assert min(measured.low[0], measured.high[0]) > 0.99
@@ -110,15 +110,29 @@ def test_the_probe_recovers_a_linear_map_of_the_teacher():
 
 
 def test_one_tap_is_refused():
-    with pytest.raises(ValueError, match="gives 1 taps"):
-        mapped_taps(recipe(lambda x: [x]), PARAMS, batch(0), batch(1), KEY)
+    with pytest.raises(ValueError, match="has 1 taps"):
+        mapped_taps(tap_program(recipe(lambda x: [x])), PARAMS, batch(0), batch(1), KEY)
 
 
-def test_every_measurement_has_a_plot(analysis, tmp_path):
-    pytest.importorskip("matplotlib")
-    plot_similarity({"one": analysis.similarity}, tmp_path / "similarity.png", "title")
-    plot_factors(analysis.factors, tmp_path / "factors.png")
-    plot_densities(analysis.densities, tmp_path / "densities.png", "title")
-    plot_matrices(analysis.matrices, tmp_path / "matrices.png")
-    for name in ("similarity", "factors", "densities", "matrices"):
-        assert (tmp_path / f"{name}.png").stat().st_size > 1000
+def test_a_chosen_time_asks_for_taps_at_it():
+    times = []
+
+    def compute(params, frozen, batch, key, time):
+        times.append(time)
+        return batch["lr"] * time, batch["lr"]
+
+    timed = recipe(students, LayerTaps(compute, timesteps=5))
+    program = tap_program(timed)
+    for time in (0.25, 0.75):
+        first, last = mapped_taps(program, PARAMS, batch(0), batch(1), KEY, time)
+        np.testing.assert_allclose(first, time * last, rtol=1e-6)
+    assert len(times) == 1, "one program serves all times"
+    assert tap_shapes(timed, PARAMS, batch(1)) == ((8, 8, 4),) * 2
+    assert tap_shapes(recipe(students), PARAMS, batch(1)) == ()
+    with pytest.raises(ValueError, match="no taps at chosen timesteps"):
+        mapped_taps(tap_program(recipe(students)), PARAMS, batch(0), batch(1), KEY, 0.5)
+
+
+@pytest.mark.parametrize(("timesteps", "nearest"), [(0, 0.3), (1, 1.0), (5, 0.25), (1000, 300 / 999)])
+def test_the_nearest_timestep(timesteps, nearest):
+    assert LayerTaps(lambda *arguments: (), timesteps).nearest(0.3) == pytest.approx(nearest)

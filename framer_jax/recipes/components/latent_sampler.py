@@ -19,9 +19,19 @@ from framer_jax.diffusion.noise import NoiseField
 from framer_jax.diffusion.samplers import Draw
 from framer_jax.diffusion.tiles import map_tiles, tile_grid
 from framer_jax.models.denoiser import Condition
-from framer_jax.recipes.base import Frozen, Params, Sampler, StepwiseSampler, TiledSampler, Tiling
+from framer_jax.recipes.base import (
+    PIXELS,
+    Batch,
+    Frozen,
+    LayerTaps,
+    Params,
+    Sampler,
+    StepwiseSampler,
+    TiledSampler,
+    Tiling,
+)
 from framer_jax.recipes.components.latent_space import LatentTask, to_model_range, upsample_bicubic, with_tiles
-from framer_jax.recipes.components.lr_condition import EncodeLr
+from framer_jax.recipes.components.lr_condition import EncodeLr, training_latents
 from framer_jax.recipes.components.text import NEGATIVE, NULL, PROMPT, broadcast_text
 
 Predict = Callable[
@@ -34,6 +44,14 @@ Output = Callable[[Params, Frozen, Condition, jax.Array, jax.Array], jax.Array]
 
 Step = Callable[[jax.Array, jax.Array], jax.Array]
 """(x [B, h, w, C], time, a scalar) → what the network predicts."""
+
+
+Forward = Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
+"""(clean latent [B, h, w, C], fraction of the process, noise like the latent) → (noisy latent, the network's time
+[B])."""
+
+ToCompared = Callable[[tuple[jax.Array, ...], jax.Array, jax.Array], tuple[jax.Array, ...]]
+"""(taps, noisy latent [B, h, w, C], time [B]) → the taps that FRAMER compares."""
 
 
 @dataclass(frozen=True)
@@ -153,6 +171,36 @@ def _tiled_sampler(task: LatentTask, process: LatentProcess, output: Output, enc
         return tiled.decode(frozen, process.run(step, process.start(z_lr, draw), draw), z_lr)
 
     return sample_tiled
+
+
+def latent_taps(
+    task: LatentTask,
+    forward: Forward,
+    predict: Predict,
+    encode_lr: EncodeLr,
+    timesteps: int,
+    has_text: bool,
+    to_compared: ToCompared = lambda taps, x, time: taps,
+) -> LayerTaps:
+    """The taps of the network for noisy latents of a batch's images, with the prompt as text.
+
+    Args:
+      task: the latents; not residual.
+      forward: the forward process.
+      predict: the network.
+      encode_lr: makes the LR condition.
+      timesteps: as of `LayerTaps`.
+      has_text: whether the network has a text.
+      to_compared: what the loss does with the taps.
+    """
+
+    def compute(params: Params, frozen: Frozen, batch: Batch, key: jax.Array, time: jax.Array) -> tuple[jax.Array, ...]:
+        z_hr, lr_condition = training_latents(task, encode_lr, frozen, batch, PIXELS)
+        x, level = forward(z_hr, time, jax.random.normal(key, z_hr.shape, jnp.float32))
+        text = broadcast_text(frozen, PROMPT, z_hr.shape[0]) if has_text else {}
+        return to_compared(predict(params, frozen, x, level, lr_condition, text)[1], x, level)
+
+    return LayerTaps(compute, timesteps)
 
 
 def _noise_source(task: LatentTask, z_lr: jax.Array, noise: NoiseField) -> Draw:

@@ -14,6 +14,7 @@ from framer_jax.recipes.base import (
     PIXELS,
     Batch,
     Frozen,
+    LayerTaps,
     LossFunction,
     Params,
     Precompute,
@@ -64,6 +65,17 @@ def one_pass_sampler(student: OnePassNetwork) -> Sampler:
     return sample
 
 
+def one_pass_taps(student: OnePassNetwork) -> LayerTaps:
+    """The taps of the forward pass of `one_pass_sampler`."""
+    predict = predictor(student)
+    gray = image_channels(student) == 1
+
+    def compute(params: Params, frozen: Frozen, batch: Batch, key: jax.Array, time: jax.Array) -> tuple[jax.Array, ...]:
+        return predict(params, luma(batch["lr"]) if gray else batch["lr"], None)[1]
+
+    return LayerTaps(compute, timesteps=1)
+
+
 def luma(image: jax.Array) -> jax.Array:
     """[B, H, W, 3] → [B, H, W, 1]: .299 R + .587 G + .114 B, written so that gray images keep their values exactly."""
     red, green, blue = jnp.split(image, 3, axis=-1)
@@ -100,6 +112,7 @@ def one_pass_recipe(
         updates=(Update(STUDENT, (STUDENT,), loss),),
         sample=sample,
         mean=sample,
+        layer_taps=one_pass_taps(student),
         exported=(STUDENT,),
         frozen=frozen or {},
         precompute=precompute,

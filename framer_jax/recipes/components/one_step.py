@@ -16,7 +16,7 @@ from framer_jax.diffusion.noise import NoiseField
 from framer_jax.diffusion.tiles import map_tiles, tile_grid
 from framer_jax.models.denoiser import Condition, Taps
 from framer_jax.models.lora import COLLECTION, with_adapters
-from framer_jax.recipes.base import Batch, Frozen, Params, Sampler, TiledSampler, Tiling
+from framer_jax.recipes.base import Batch, Frozen, LayerTaps, Params, Sampler, TiledSampler, Tiling
 from framer_jax.recipes.components.adapters import init_factors, scaled_lora
 from framer_jax.recipes.components.latent_space import (
     AUTOENCODER,
@@ -119,3 +119,22 @@ def one_step_samplers(task: LatentTask, student: Student, clean: CleanLatent) ->
         return replace(task, space=space).decode(frozen, clean(z_lr, prediction), z_lr)
 
     return sample, sample_tiled
+
+
+def one_step_taps(
+    task: LatentTask, student: Student, to_compared: Callable[[Taps, jax.Array], Taps] = lambda taps, z_lr: taps
+) -> LayerTaps:
+    """The taps of a one-step student's call, with one prompt for all images.
+
+    Args:
+      task: the latents, without residual.
+      student: the student.
+      to_compared: (taps, LR latent [B, h, w, C]) → the taps that FRAMER compares.
+    """
+
+    def compute(params: Params, frozen: Frozen, batch: Batch, key: jax.Array, time: jax.Array) -> Taps:
+        encoder, predict = student(params, frozen)
+        z_lr, _ = task.encode_lr(encoder, batch["lr"])
+        return to_compared(predict(z_lr, broadcast_text(frozen, PROMPT, z_lr.shape[0]))[1], z_lr)
+
+    return LayerTaps(compute, timesteps=1)

@@ -8,6 +8,7 @@ clean latent. The base's weights stay frozen: only the parameters that a pattern
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +24,7 @@ from framer_jax.recipes.base import (
     PIXELS,
     Batch,
     Frozen,
+    LayerTaps,
     Loss,
     LossFunction,
     Params,
@@ -45,6 +47,7 @@ from framer_jax.recipes.components.latent_sampler import (
     Step,
     check_text_lengths,
     latent_samplers,
+    latent_taps,
 )
 from framer_jax.recipes.components.latent_space import LatentSpace, LatentTask
 from framer_jax.recipes.components.lr_condition import encode_lr_latent, training_latents
@@ -104,6 +107,7 @@ def dit4sr(
         init=_init(denoiser, task, text, settings),
         updates=(Update(DENOISER, groups, _loss(task, settings, predict, denoiser.taps, batch_entries)),),
         **latent_samplers(task, sampling_process(settings), predict, encode_lr_latent, settings.guidance)._asdict(),
+        layer_taps=_layer_taps(task, predict, denoiser.taps),
         lr_multiple=task.lr_multiple(denoiser),
         tap_kind=denoiser.taps,
         exported=groups,
@@ -166,6 +170,15 @@ def _loss(
         return Loss(values, {"latent_mse": error}, taps, state)
 
     return loss
+
+
+def _layer_taps(task: LatentTask, predict: Predict, tap_kind: str) -> LayerTaps:
+    def forward(z: jax.Array, time: jax.Array, noise: jax.Array) -> tuple[jax.Array, jax.Array]:
+        sigma = jnp.full((z.shape[0],), time)
+        return process.forward(z, sigma, noise), sigma
+
+    to_clean = partial(prediction_taps_to_clean, tap_kind=tap_kind)
+    return latent_taps(task, forward, predict, encode_lr_latent, 0, has_text=True, to_compared=to_clean)
 
 
 def sampling_process(settings: Dit4srSettings) -> LatentProcess:

@@ -20,7 +20,19 @@ from framer_jax.losses.denoising import denoising_error
 from framer_jax.models.controlled_unet import ControlledUNet
 from framer_jax.models.denoiser import IMAGE, IMAGE_TOKENS, Condition, denoise
 from framer_jax.models.denoiser import LR_LATENT as LR_CONDITION
-from framer_jax.recipes.base import PIXELS, Batch, Frozen, Loss, LossFunction, Params, Recipe, State, Update
+from framer_jax.recipes.base import (
+    PIXELS,
+    Batch,
+    Frozen,
+    LayerTaps,
+    Loss,
+    LossFunction,
+    Params,
+    Recipe,
+    State,
+    Update,
+    timestep_index,
+)
 from framer_jax.recipes.components.base_model import (
     BASE,
     cast_frozen,
@@ -35,6 +47,7 @@ from framer_jax.recipes.components.latent_sampler import (
     Step,
     check_text_lengths,
     latent_samplers,
+    latent_taps,
 )
 from framer_jax.recipes.components.latent_space import LatentSpace, LatentTask
 from framer_jax.recipes.components.lr_condition import EncodeLr, training_latents
@@ -91,6 +104,7 @@ def multistep_sd(
         init=_init(denoiser, text, settings),
         updates=(Update(DENOISER, (DENOISER,), _loss(task, settings, predict, encode_lr, batch_entries)),),
         **latent_samplers(task, process, predict, encode_lr, settings.guidance)._asdict(),
+        layer_taps=_layer_taps(task, predict, encode_lr),
         lr_multiple=task.lr_multiple(denoiser),
         tap_kind=denoiser.taps,
         exported=(DENOISER,),
@@ -195,6 +209,16 @@ def _loss(
         return Loss(error, {"noise_mse": error}, taps, state)
 
     return loss
+
+
+def _layer_taps(task: LatentTask, predict: Predict, encode_lr: EncodeLr) -> LayerTaps:
+    schedule = sd_schedule()
+
+    def forward(z: jax.Array, time: jax.Array, noise: jax.Array) -> tuple[jax.Array, jax.Array]:
+        t = timestep_index(time, schedule.steps, z.shape[0])
+        return ddpm.forward(schedule, z, t, noise), t.astype(jnp.float32)
+
+    return latent_taps(task, forward, predict, encode_lr, schedule.steps, has_text=True)
 
 
 def sampling_process(schedule: ddpm.Schedule, settings: MultistepSdSettings) -> LatentProcess:

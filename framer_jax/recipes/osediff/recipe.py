@@ -59,6 +59,7 @@ from framer_jax.recipes.components.one_step import (
     check_encoder,
     init_loras,
     one_step_samplers,
+    one_step_taps,
     with_encoder_lora,
 )
 from framer_jax.recipes.components.sd_base import schedule
@@ -122,6 +123,7 @@ def osediff(
         ),
         sample=sample,
         sample_tiled=sample_tiled,
+        layer_taps=one_step_taps(task, student),
         lr_multiple=task.lr_multiple(denoiser),
         tap_kind=denoiser.taps,
         exported=groups,

@@ -33,9 +33,7 @@ from framer_jax.recipes.base import (
     LossFunction,
     Params,
     Recipe,
-    Sampler,
     State,
-    TiledSampler,
     Update,
     add_auxiliary,
     auxiliary_frozen,
@@ -56,7 +54,7 @@ from framer_jax.recipes.components.base_model import (
     zeros_like_inputs,
 )
 from framer_jax.recipes.components.latent_space import LatentSpace, LatentTask, to_model_range
-from framer_jax.recipes.components.one_step import Predict, one_step_samplers
+from framer_jax.recipes.components.one_step import Predict, Student, one_step_samplers, one_step_taps
 from framer_jax.recipes.components.sd_base import schedule
 from framer_jax.recipes.components.text import NEGATIVE, NULL, PROMPT, TEXTS, batch_text, broadcast_text
 from framer_jax.recipes.pisa_sr.settings import PisaSrSettings
@@ -106,7 +104,8 @@ def pisa_sr(
     text_in_batch = TEXT in batch_entries
     pixel_loss = _loss(task, settings, network, (), text_in_batch, semantic=False)
     semantic_loss = _loss(task, settings, network, auxiliary, text_in_batch, semantic=True)
-    sample, sample_tiled = _samplers(task, settings, network)
+    student = _student(settings, network)
+    sample, sample_tiled = one_step_samplers(task, student, lambda z_lr, residual: z_lr - residual)
     return Recipe(
         name="pisa_sr",
         scale=scale,
@@ -118,6 +117,7 @@ def pisa_sr(
         denoiser_updates=("pixel", "semantic"),
         sample=sample,
         sample_tiled=sample_tiled,
+        layer_taps=one_step_taps(task, student),
         lr_multiple=task.lr_multiple(denoiser),
         tap_kind=denoiser.taps,
         exported=(first, SEMANTIC),
@@ -216,7 +216,7 @@ def _distillation(
     return score_distillation.distillation_error(z, direction, 1.0)
 
 
-def _samplers(task: LatentTask, settings: PisaSrSettings, network: Network) -> tuple[Sampler, TiledSampler]:
+def _student(settings: PisaSrSettings, network: Network) -> Student:
     """One call of the network; or two, whose difference is the effect of the semantic-level LoRA (Section 3.4)."""
 
     def student(params: Params, frozen: Frozen) -> tuple[Frozen, Predict]:
@@ -232,4 +232,4 @@ def _samplers(task: LatentTask, settings: PisaSrSettings, network: Network) -> t
 
         return frozen, scaled
 
-    return one_step_samplers(task, student, lambda z_lr, residual: z_lr - residual)
+    return student

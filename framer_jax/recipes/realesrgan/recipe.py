@@ -34,7 +34,7 @@ from framer_jax.recipes.base import (
     auxiliary_frozen,
 )
 from framer_jax.recipes.components.latent_space import to_model_range
-from framer_jax.recipes.components.one_pass import STUDENT, init_student, one_pass_sampler, predictor
+from framer_jax.recipes.components.one_pass import STUDENT, init_student, one_pass_sampler, one_pass_taps, predictor
 from framer_jax.recipes.method import Pretrained
 from framer_jax.recipes.realesrgan.settings import RealEsrganSettings
 
@@ -76,6 +76,7 @@ def realesrgan(
         updates=tuple(updates),
         sample=sample,
         mean=sample,
+        layer_taps=one_pass_taps(generator),
         exported=(STUDENT,),
         frozen=auxiliary_frozen(auxiliary),
         init_state=partial(_init_state, discriminator, discriminator_weights) if adversarial else dict,

@@ -21,6 +21,7 @@ from framer_jax.models.denoiser import IMAGE, Denoiser, denoise
 from framer_jax.recipes.base import (
     Batch,
     Frozen,
+    LayerTaps,
     Loss,
     LossFunction,
     Params,
@@ -59,6 +60,7 @@ def rectified_flow(denoiser: Denoiser, space: LatentSpace, scale: int, settings:
         init=partial(task.init, denoiser),
         updates=(Update("denoiser", ("denoiser",), _loss(task, settings, predict, denoiser.taps)),),
         **_samplers(task, settings, predict)._asdict(),
+        layer_taps=_layer_taps(task, predict, denoiser.taps),
         lr_multiple=task.lr_multiple(denoiser),
         tap_kind=denoiser.taps,
         frozen=space.frozen,
@@ -83,6 +85,16 @@ def _loss(task: LatentTask, settings: RectifiedFlowSettings, predict: Predict, t
         return Loss(values, {"velocity_mse": error}, taps, state)
 
     return loss
+
+
+def _layer_taps(task: LatentTask, predict: Predict, tap_kind: str) -> LayerTaps:
+    def compute(params: Params, frozen: Frozen, batch: Batch, key: jax.Array, time: jax.Array) -> tuple[jax.Array, ...]:
+        x0, _, lr = task.training_pair(frozen, batch)
+        sigma = jnp.full((x0.shape[0],), time)
+        x = process.forward(x0, sigma, jax.random.normal(key, x0.shape, jnp.float32))
+        return prediction_taps_to_clean(predict(params, x, sigma, lr)[1], x, sigma, tap_kind)
+
+    return LayerTaps(compute, timesteps=0)
 
 
 class Samplers(NamedTuple):

@@ -23,6 +23,7 @@ from framer_jax.recipes.base import (
     AuxiliaryLoss,
     Batch,
     Frozen,
+    LayerTaps,
     Loss,
     LossFunction,
     Params,
@@ -33,6 +34,7 @@ from framer_jax.recipes.base import (
     Update,
     add_auxiliary,
     auxiliary_frozen,
+    timestep_index,
 )
 from framer_jax.recipes.components.latent_space import LatentSpace, LatentTask, to_model_range
 from framer_jax.recipes.resshift.settings import ResShiftSettings
@@ -80,6 +82,7 @@ def resshift(
         updates=(Update("denoiser", ("denoiser",), _loss(task, settings, predict, auxiliary)),),
         sample=sample,
         stepwise=stepwise,
+        layer_taps=_layer_taps(task, settings, predict),
         mean=one_step_sampler(task, schedule_of(settings), predict, settings.centred_mean),
         lr_multiple=task.lr_multiple(denoiser),
         tap_kind=denoiser.taps,
@@ -135,6 +138,18 @@ def _noisy_latents(
         is_centred = drawn & (index == last)
         x = jnp.where(is_centred[:, None, None, None], y, x)
     return index, x
+
+
+def _layer_taps(task: LatentTask, settings: ResShiftSettings, predict: Predict) -> LayerTaps:
+    schedule = schedule_of(settings)
+
+    def compute(params: Params, frozen: Frozen, batch: Batch, key: jax.Array, time: jax.Array) -> tuple[jax.Array, ...]:
+        x0, y, lr = task.training_pair(frozen, batch)
+        index = timestep_index(time, schedule.steps, x0.shape[0])
+        x = process.forward(schedule, x0, y, index, jax.random.normal(key, x0.shape, jnp.float32))
+        return predict(params, schedule, x, index, lr)[1]
+
+    return LayerTaps(compute, schedule.steps)
 
 
 def _samplers(task: LatentTask, settings: ResShiftSettings, predict: Predict) -> tuple[Sampler, StepwiseSampler | None]:

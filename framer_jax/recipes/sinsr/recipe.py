@@ -34,6 +34,7 @@ from framer_jax.recipes.base import (
     AuxiliaryLoss,
     Batch,
     Frozen,
+    LayerTaps,
     Loss,
     LossFunction,
     Params,
@@ -179,6 +180,7 @@ def sinsr(
         init=partial(task.init, denoiser),
         updates=(Update("denoiser", ("denoiser",), _loss(task, chain, settings, predict, precomputed, further)),),
         sample=one_step_sampler(task, student_schedule(schedule), predict, centred=False),
+        layer_taps=_layer_taps(task, student_schedule(schedule), predict),
         lr_multiple=task.lr_multiple(denoiser),
         tap_kind=denoiser.taps,
         frozen={
@@ -212,6 +214,19 @@ def _precompute(task: LatentTask, schedule: process.Schedule, predict: Predict) 
         return dict(zip(TRAJECTORY_ENTRIES, endpoints, strict=True))
 
     return precompute
+
+
+def _layer_taps(task: LatentTask, schedule: process.Schedule, predict: Predict) -> LayerTaps:
+    """The taps of the student's one step."""
+
+    def compute(params: Params, frozen: Frozen, batch: Batch, key: jax.Array, time: jax.Array) -> tuple[jax.Array, ...]:
+        z_lr, condition = task.encode_lr(frozen, batch["lr"])
+        y = jnp.zeros_like(z_lr) if task.residual else z_lr
+        start = process.prior(schedule, y, jax.random.normal(key, y.shape, jnp.float32))
+        last = jnp.full((y.shape[0],), schedule.steps - 1, jnp.int32)
+        return predict(params, schedule, start, last, condition)[1]
+
+    return LayerTaps(compute, timesteps=1)
 
 
 def _loss(

@@ -30,6 +30,7 @@ from framer_jax.recipes.base import (
     AuxiliaryLoss,
     Batch,
     Frozen,
+    LayerTaps,
     Loss,
     LossFunction,
     Params,
@@ -38,8 +39,9 @@ from framer_jax.recipes.base import (
     Update,
     add_auxiliary,
     auxiliary_frozen,
+    timestep_index,
 )
-from framer_jax.recipes.components.latent_sampler import LatentProcess, Predict, Step, latent_samplers
+from framer_jax.recipes.components.latent_sampler import LatentProcess, Predict, Step, latent_samplers, latent_taps
 from framer_jax.recipes.components.latent_space import LatentSpace, LatentTask, to_model_range
 from framer_jax.recipes.components.lr_condition import encode_lr_latent, training_latents
 from framer_jax.recipes.method import Pretrained
@@ -96,6 +98,7 @@ def supresdiffgan(
         init=partial(_init, denoiser, space, discriminator if adversarial else None),
         updates=tuple(updates),
         **latent_samplers(task, sampling_process(settings), predict, encode_lr_latent, guidance=None)._asdict(),
+        layer_taps=_layer_taps(task, predict, settings),
         lr_multiple=task.lr_multiple(denoiser),
         tap_kind=denoiser.taps,
         frozen={**space.frozen, **auxiliary_frozen(auxiliary)},
@@ -173,6 +176,17 @@ def _generator(
         return Generated(estimate, z_hr, taps)
 
     return generate
+
+
+def _layer_taps(task: LatentTask, predict: Predict, settings: SupResDiffGanSettings) -> LayerTaps:
+    schedule = ddpm.cosine_schedule(settings.steps)
+    levels = jnp.asarray(schedule.alphas_cumprod, jnp.float32)
+
+    def forward(z: jax.Array, time: jax.Array, noise: jax.Array) -> tuple[jax.Array, jax.Array]:
+        t = timestep_index(time, schedule.steps, z.shape[0])
+        return ddpm.forward(schedule, z, t, noise), levels[t]
+
+    return latent_taps(task, forward, predict, encode_lr_latent, schedule.steps, has_text=False)
 
 
 class DiscriminatorOutput(NamedTuple):

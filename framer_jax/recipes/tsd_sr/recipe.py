@@ -14,6 +14,7 @@ clipped by the joint norm of the student's two LoRAs.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -65,6 +66,7 @@ from framer_jax.recipes.components.one_step import (
     check_encoder,
     init_loras,
     one_step_samplers,
+    one_step_taps,
     with_encoder_lora,
 )
 from framer_jax.recipes.components.text import NULL, PROMPT, TEXTS, batch_text, broadcast_text
@@ -126,6 +128,7 @@ def tsd_sr(
         ),
         sample=sample,
         sample_tiled=sample_tiled,
+        layer_taps=one_step_taps(task, student, partial(_compared_taps, settings, denoiser.taps)),
         lr_multiple=task.lr_multiple(denoiser),
         tap_kind=denoiser.taps,
         exported=exported,
@@ -183,8 +186,7 @@ def _student_loss(
         z_lr, _ = task.encode_lr(encoder, batch["lr"])
         velocity, taps = predict(z_lr, broadcast_text(frozen, PROMPT, z_lr.shape[0]))
         z = z_lr - velocity
-        if settings.framer_taps == "clean":
-            taps = prediction_taps_to_clean(taps, z_lr, jnp.ones((z_lr.shape[0],), jnp.float32), tap_kind)
+        taps = _compared_taps(settings, tap_kind, taps, z_lr)
         error = latent_mse(z, z_hr)  # [B]
         values = settings.latent_weight * error
         metrics = {"latent_mse": error}
@@ -201,6 +203,13 @@ def _student_loss(
         return Loss(values, metrics, taps, state, {STUDENT_LATENT: z})
 
     return loss
+
+
+def _compared_taps(settings: TsdSrSettings, tap_kind: str, taps: Taps, z_lr: jax.Array) -> Taps:
+    """The taps that FRAMER compares: of predicting blocks, what they say of the clean latent, or velocities."""
+    if settings.framer_taps != "clean":
+        return taps
+    return prediction_taps_to_clean(taps, z_lr, jnp.ones((z_lr.shape[0],), jnp.float32), tap_kind)
 
 
 def _directions(
