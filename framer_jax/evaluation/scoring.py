@@ -97,6 +97,7 @@ def score_pairs(
     settings: ScoreSettings,
     advance: Callable[[int], object],
     save: Callable[[Scored], object] = lambda scored: None,
+    allow_none: bool = False,
 ) -> Scored:
     """Score all pairs.
 
@@ -106,9 +107,10 @@ def score_pairs(
       settings: what is computed.
       advance: called with the number of pairs that are done.
       save: called with the scores so far, after each batch.
+      allow_none: whether it may be that no image has any score, because others have.
 
     Raises:
-      ValueError: no image has any score; the message has the first reason.
+      ValueError: no image has any score, unless that is allowed; the message has the first reason.
     """
     values = {name: np.full(len(pairs), np.nan, np.float32) for name in settings.ids}
     order = {pair.name: index for index, pair in enumerate(pairs)}
@@ -131,7 +133,7 @@ def score_pairs(
         save(scored())
         advance(len(members))
     result = scored()
-    if all(np.isnan(scores).all() for scores in values.values()):
+    if not allow_none and all(np.isnan(scores).all() for scores in values.values()):
         reason = result.failures[0].reason
         raise ValueError(reason + (f" ({len(pairs)} images, none has a score)" if len(pairs) > 1 else ""))
     return result

@@ -227,6 +227,7 @@ def _score(work: Work, outputs: Outputs, console: Console | None) -> Scored:
     if not missing.size:
         return Scored(values, (), ())
     saved = time.monotonic()
+    latest: Scored | None = None
 
     def merged(scored: Scored) -> Scored:
         for name in ids:
@@ -234,22 +235,29 @@ def _score(work: Work, outputs: Outputs, console: Console | None) -> Scored:
         return scored._replace(values=values)
 
     def save(scored: Scored) -> None:
-        nonlocal saved
+        nonlocal saved, latest
+        latest = scored
         if outputs.json is not None and time.monotonic() - saved > SAVED_EVERY:
             write_json(work.evaluation(merged(scored), complete=False), outputs.json)
             saved = time.monotonic()
 
     with Progress(console=console, disable=console is None, transient=True) as progress:
         task = progress.add_task("scoring", total=count, completed=count - missing.size)
-        return merged(
-            score_pairs(
-                [work.pairs[index] for index in missing],
-                [work.sizes[index] for index in missing],
-                work.settings,
-                lambda done: progress.advance(task, done),
-                save,
+        try:
+            return merged(
+                score_pairs(
+                    [work.pairs[index] for index in missing],
+                    [work.sizes[index] for index in missing],
+                    work.settings,
+                    lambda done: progress.advance(task, done),
+                    save,
+                    allow_none=missing.size < count,
+                )
             )
-        )
+        except KeyboardInterrupt:
+            if outputs.json is not None and latest is not None:
+                write_json(work.evaluation(merged(latest), complete=False), outputs.json)
+            raise
 
 
 def _check_outputs(outputs: Outputs, weights: Weights) -> None:

@@ -4,16 +4,14 @@ import csv
 import hashlib
 import io
 import json
-import re
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageCms
+from PIL import Image
 from rich.console import Console
 
-from framer_jax.evaluation.comparison import read_scores
 from framer_jax.evaluation.files import image_size
 from framer_jax.evaluation.metrics import score
 from framer_jax.evaluation.pairs import pair_files
@@ -21,28 +19,15 @@ from framer_jax.evaluation.provenance import upscale_settings
 from framer_jax.evaluation.report import summarise
 from framer_jax.evaluation.statistics import bootstrap_interval
 from framer_jax.evaluation.table import evaluate
-from framer_jax.images.png import write_deep
 from framer_jax.version import __version__
+from tests.support.image_folders import result_folders, save
 
 IDS = ["psnr-y", "ssim-y"]
 
 
-def save(path, seed, height=24, width=20):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
-    Image.fromarray(pixels).save(path)
-    return pixels
-
-
 @pytest.fixture
 def folders(tmp_path):
-    sr, gt = tmp_path / "sr", tmp_path / "gt"
-    for index, name in enumerate(["a", "b", "sub/c"]):
-        size = (24, 20) if index < 2 else (16, 30)
-        save(sr / f"{name}.png", index, *size)
-        save(gt / f"{name}.bmp", 100 + index, *size)
-    (sr / "a.json").write_text("{}")
-    return sr, gt
+    return result_folders(tmp_path)
 
 
 def test_end_to_end(folders, tmp_path):
@@ -299,122 +284,6 @@ def test_settings_of_the_upscaling_are_summarised(tmp_path):
         "checkpoint": [None, "12"],
     }
     assert upscale_settings([]) == {"recorded": 0}
-
-
-def interrupted(monkeypatch, after):
-    """Scoring that ends after a number of batches, and saves after each of them."""
-    from framer_jax.evaluation import scoring, table
-
-    calls = []
-    original = scoring._score_files
-
-    def score_files(*arguments):
-        if len(calls) == after:
-            raise KeyboardInterrupt
-        calls.append(arguments)
-        return original(*arguments)
-
-    monkeypatch.setattr(table, "SAVED_EVERY", 0.0)
-    monkeypatch.setattr(scoring, "_score_files", score_files)
-    return calls
-
-
-def test_an_interrupted_evaluation_goes_on(folders, tmp_path, monkeypatch):
-    sr, gt = folders
-    clean = evaluate(sr, gt, IDS)
-    path = tmp_path / "scores.json"
-    with monkeypatch.context() as patched:
-        interrupted(patched, after=1)
-        with pytest.raises(KeyboardInterrupt):
-            evaluate(sr, gt, IDS, json_path=path)
-    unfinished = json.loads(path.read_text())
-    assert unfinished["metadata"]["complete"] is False
-    assert [entry["psnr-y"] is None for entry in unfinished["images"]] == [False, False, True]
-    with pytest.raises(ValueError, match=r"interrupted: finish it with the same command and --resume"):
-        read_scores(path)
-    with pytest.raises(FileExistsError, match=r"--resume goes on"):
-        evaluate(sr, gt, IDS, json_path=path)
-    with monkeypatch.context() as patched:
-        scored = interrupted(patched, after=9)
-        result = evaluate(sr, gt, IDS, json_path=path, resume=True)
-    assert [[pair.name for pair in arguments[0]] for arguments in scored] == [["c"]]
-    for name in IDS:
-        np.testing.assert_array_equal(result.values[name], clean.values[name])
-    assert read_scores(path).metadata["complete"] is True
-
-
-def test_resuming_scores_what_changed_and_refuses_other_settings(folders, tmp_path, monkeypatch):
-    sr, gt = folders
-    path = tmp_path / "scores.json"
-    evaluate(sr, gt, IDS, json_path=path)
-    save(sr / "b.png", 77)
-    scored = interrupted(monkeypatch, after=9)
-    result = evaluate(sr, gt, IDS, json_path=path, resume=True)
-    assert [[pair.name for pair in arguments[0]] for arguments in scored] == [["b"]]
-    assert result.values["psnr-y"][1] == evaluate(sr, gt, IDS).values["psnr-y"][1]
-    with pytest.raises(ValueError, match=r"were scored with crop_border 0 and 2: evaluate both alike"):
-        evaluate(sr, gt, IDS, json_path=path, resume=True, crop_border=2)
-    with pytest.raises(ValueError, match=r"--resume goes on with the file of --json: name one"):
-        evaluate(sr, gt, IDS, resume=True)
-    more = evaluate(sr, gt, ["psnr-rgb", *IDS], json_path=path, resume=True)
-    assert not np.isnan(more.values["psnr-rgb"]).any()
-
-
-def test_what_is_ignored_or_converted_is_said(tmp_path):
-    """Transparency, bit depths and color profiles."""
-    rng = np.random.default_rng(0)
-    pixels = rng.integers(0, 256, (24, 20, 3), np.uint8)
-    sr, gt = tmp_path / "sr", tmp_path / "gt"
-    for folder in (sr, gt):
-        folder.mkdir()
-        for name in "abcd":
-            Image.fromarray(pixels).save(folder / f"{name}.png")
-    Image.fromarray(np.dstack([pixels, pixels[..., 0]])).save(sr / "a.png")
-    write_deep(gt / "b.png", pixels.astype(np.uint16) * 257)
-    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-    Image.fromarray(pixels).save(sr / "c.png", icc_profile=srgb)  # the same as none
-    Image.fromarray(pixels).save(sr / "d.png", icc_profile=b"damaged")
-    out = io.StringIO()
-    result = evaluate(sr, gt, ["psnr-rgb"], console=Console(file=out, width=200))
-    np.testing.assert_allclose(result.values["psnr-rgb"], [80, 80, 80, np.nan], rtol=1e-6)
-    assert {note.image: note.text for note in result.notes} == {
-        "a": "its transparency is ignored",
-        "b": "8 bits per channel against 16 of its reference",
-    }
-    assert "1 image(s), its transparency is ignored: a" in out.getvalue()
-    (failure,) = result.failures
-    assert re.search(r"d\.png: its color profile cannot be read .*: save it without one, or in sRGB", failure.reason)
-
-
-def other_profile():
-    """sRGB's profile with its red and green primaries exchanged, and another name."""
-    icc = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-    icc = icc.replace("sRGB".encode("utf-16-be"), "Test".encode("utf-16-be"))
-    return icc.replace(b"rXYZ", b"____").replace(b"gXYZ", b"rXYZ").replace(b"____", b"gXYZ")
-
-
-def test_other_color_profiles_are_compared_in_srgb(tmp_path):
-    """The same light in two encodings is equal, and unequal light in equal numbers is not."""
-    ramp = np.linspace(40, 210, 24 * 20).astype(np.uint8).reshape(24, 20)
-    levels = np.stack([ramp, 250 - ramp, ramp // 2], axis=-1)
-    wide = other_profile()
-    converted = levels[..., [1, 0, 2]]
-    sr, gt = tmp_path / "sr", tmp_path / "gt"
-    for folder in (sr, gt):
-        folder.mkdir()
-    Image.fromarray(converted).save(sr / "a.png", icc_profile=wide)
-    Image.fromarray(levels).save(gt / "a.png")
-    Image.fromarray(levels).save(sr / "b.png", icc_profile=wide)
-    Image.fromarray(levels).save(gt / "b.png")
-    Image.fromarray(levels).save(sr / "c.png", icc_profile=wide)
-    Image.fromarray(levels).save(gt / "c.png", icc_profile=wide)
-    result = evaluate(sr, gt, ["psnr-rgb"])
-    same, other, equal = result.values["psnr-rgb"]
-    assert same > 40
-    assert other < 30
-    assert equal == pytest.approx(80)
-    assert [note.image for note in result.notes] == ["a", "b"]
-    assert "is not that of its reference (sRGB): compared in sRGB" in result.notes[0].text
 
 
 def test_values_that_are_not_finite_are_one_row(folders):
