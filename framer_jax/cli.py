@@ -48,6 +48,7 @@ GOING_ON = {
     "degrade": "the same command goes on",
     "precompute": "the same command goes on",
     "ablate": "the same command goes on",
+    "evaluate": "the same command with --resume goes on from the file of --json, if one is named",
 }
 """Command → how to go on after Ctrl-C; the others have written nothing."""
 

@@ -30,7 +30,7 @@ from framer_jax.evaluation.comparison import (
     difference_cells,
 )
 from framer_jax.evaluation.report import metric_heading
-from framer_jax.porting.files import atomic_write, check_outputs
+from framer_jax.porting.files import atomic_write, check_outputs, check_writable
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -104,6 +104,13 @@ def _check_outputs(arguments: argparse.Namespace, inputs: Mapping[str, Sequence[
             raise ValueError(f"{option} {path}: there is no folder {path.parent}: make it first")
         if path.exists() and not arguments.overwrite:
             raise ValueError(f"{option} {path} exists: choose another name, or add --overwrite")
+        if not makes_folder:
+            check_writable(path, option)
+        folders = [folder for paths in inputs.values() for folder in paths if Path(folder).is_dir()]
+        if option == "--grid" and (
+            inside := [each for each in folders if path.resolve().is_relative_to(Path(each).resolve())]
+        ):
+            raise ValueError(f"{option} {path} would be one of the images of {inside[0]}: name another folder")
     if arguments.grid and Path(arguments.grid).suffix.lower() != ".png":
         raise ValueError(f"--grid {arguments.grid}: the figure is a PNG file: name it FILE.png")
 

@@ -28,11 +28,15 @@ class ScoreFile(NamedTuple):
       path: the file.
       metadata: its metadata.
       scores: metric → image → score, without the images that have none.
+      images: image → SHA-256 of its file, where it is known.
+      references: the same of its reference.
     """
 
     path: Path
     metadata: Mapping[str, Any]
     scores: dict[str, dict[str, float]]
+    images: Mapping[str, str] = {}
+    references: Mapping[str, str] = {}
 
 
 class Arm(NamedTuple):
@@ -109,6 +113,12 @@ def read_scores(path: str | Path, unfinished: bool = False) -> ScoreFile:
             }
             for metric in metadata["metrics"]
         }
+        digests = {
+            kind: {
+                name: str(image[kind]) for name, image in zip(names, content["images"], strict=True) if image.get(kind)
+            }
+            for kind in ("image_sha256", "reference_sha256")
+        }
         for entry in metadata["metrics"].values():
             _ = _identity(entry), bool(entry["variant"]), bool(entry["higher_is_better"])
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
@@ -121,7 +131,7 @@ def read_scores(path: str | Path, unfinished: bool = False) -> ScoreFile:
         raise ValueError(
             f"{path} is of an evaluation that was interrupted: finish it with the same command and --resume"
         )
-    return ScoreFile(path, metadata, scores)
+    return ScoreFile(path, metadata, scores, digests["image_sha256"], digests["reference_sha256"])
 
 
 def _number(value: Any) -> float:
@@ -134,7 +144,8 @@ def check_comparable(files: Sequence[ScoreFile]) -> tuple[str, ...]:
     """The metrics that all files have.
 
     Raises:
-      ValueError: there is none, or the files were scored with other settings or weights; the message names them.
+      ValueError: there is none, or the files were scored with other settings, weights or references; the message names
+        them.
     """
     first, *others = files
     metrics = [name for name in first.scores if all(name in other.scores for other in others)]
@@ -147,6 +158,12 @@ def check_comparable(files: Sequence[ScoreFile]) -> tuple[str, ...]:
                     f"{first.path} and {other.path} were scored with {name} {first.metadata.get(name)} and "
                     f"{other.metadata.get(name)}: evaluate both alike"
                 )
+        changed = [name for name, digest in first.references.items() if other.references.get(name, digest) != digest]
+        if changed:
+            raise ValueError(
+                f"{first.path} and {other.path} were scored with other references of {', '.join(sorted(changed)[:5])}: "
+                "images of one name are the same photograph in all files"
+            )
         for metric in metrics:
             one, two = (_identity(file.metadata["metrics"][metric]) for file in (first, other))
             if one != two:

@@ -8,9 +8,10 @@ import numpy as np
 
 from framer_jax.evaluation.comparison import Arm, ScoreFile
 from framer_jax.evaluation.image_sets import ImageSet, method_pairs
-from framer_jax.evaluation.pairs import PairSize
+from framer_jax.evaluation.pairs import Pair, PairSize
 from framer_jax.evaluation.provenance import score_metadata
 from framer_jax.evaluation.scoring import Failure, ScoreSettings, check_sizes, score_pairs
+from framer_jax.porting.files import sha256_of
 
 DEFAULT_METRICS = {True: ("psnr-y", "ssim-y"), False: ("niqe-framer",)}
 """Whether there are references → the metrics that are computed if none is named."""
@@ -58,7 +59,8 @@ def recorded_arms(image_set: ImageSet, arms: Mapping[str, Arm]) -> tuple[Arm, ..
       arms: label → scores, read from files of `framer-jax evaluate --json`.
 
     Raises:
-      ValueError: a method has no file, a file no method, or none of its scores is of an image.
+      ValueError: a method has no file, a file no method, none of its scores is of an image, or they are those of
+        other images.
     """
     labels = [method.label for method in image_set.methods]
     if missing := [label for label in labels if label not in arms]:
@@ -80,8 +82,19 @@ def recorded_arms(image_set: ImageSet, arms: Mapping[str, Arm]) -> tuple[Arm, ..
         for file in files:
             if not any(file.scores.values()):
                 raise ValueError(f"{file.path} has no score of an image of {label}: name the scores of these images")
+            _check_images(file, label, method_pairs(image_set.images, labels.index(label)))
         restricted.append(Arm(label, files))
     return tuple(restricted)
+
+
+def _check_images(file: ScoreFile, label: str, pairs: Sequence[Pair]) -> None:
+    """Raise ValueError for scores of other images than those of a method."""
+    for pair in pairs:
+        if pair.name in file.images and sha256_of(pair.image) != file.images[pair.name]:
+            raise ValueError(
+                f"{file.path} has the scores of another image than {pair.image}: name the file of the scores of "
+                f"{label}, or leave --scores out"
+            )
 
 
 def shown_digits(values: Sequence[float]) -> int:

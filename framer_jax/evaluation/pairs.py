@@ -110,8 +110,8 @@ def pair_files(
     if not common:
         raise ValueError(
             f"no image of {sr_dir} has a reference of the same name in {reference_dir} "
-            f"({examples(sorted(images))} against {examples(sorted(references))}): name the ending of the results "
-            "(--suffix) or their pattern (--pattern)"
+            f"({examples(sorted(images))} against {examples(sorted(references))}): give them the same names, or to "
+            "`framer-jax evaluate` the ending of the results (--suffix) or their pattern (--pattern)"
         )
     unmatched = sorted(images.keys() ^ references.keys())
     if unmatched and not allow_unmatched:
@@ -159,7 +159,7 @@ def pair_sizes(pairs: Sequence[Pair], mod_crop: int = 1, compares: bool = False)
       compares: whether a missing reference is a reason.
 
     Raises:
-      ValueError: every image differs in size from its reference, or a side is smaller than `mod_crop`.
+      ValueError: every image differs in size from its reference.
     """
     sizes = [_pair_size(pair, mod_crop, compares) for pair in pairs]
     differing = [index for index, size in enumerate(sizes) if size.differs]
@@ -199,7 +199,7 @@ def _size(path: Path, mod_crop: int) -> tuple[int, int] | str:
         return str(error)
     height, width = (side - side % mod_crop for side in size)
     if not height or not width:
-        raise ValueError(f"{path} is {size[1]}x{size[0]}, smaller than --mod-crop {mod_crop}: remove it")
+        return f"{path} is {size[1]}x{size[0]}, smaller than --mod-crop {mod_crop}"
     return height, width
 
 

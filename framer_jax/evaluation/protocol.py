@@ -8,6 +8,7 @@ assumed.
 from __future__ import annotations
 
 import hashlib
+import math
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -15,6 +16,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from framer_jax.evaluation.files import image_size
 from framer_jax.evaluation.image_names import without_endings
 from framer_jax.evaluation.metrics import METRICS
 from framer_jax.evaluation.pairs import Pair, examples
@@ -101,7 +103,7 @@ class MatchedSet(NamedTuple):
       image_set: the set; None if the folder is none of them.
       missing: names of its images that the folder lacks.
       other: names of the folder that are not of the set.
-      changed: names whose references have other pixels.
+      changed: names whose references have other pixels, or are of another size.
     """
 
     image_set: ImageSet | None
@@ -130,7 +132,7 @@ def load_protocol(name: str | Path) -> tuple[Protocol, str]:
     elif Path(text).suffix == ".toml":
         if not Path(text).is_file():
             raise FileNotFoundError(f"--protocol {text}: there is no such file")
-        protocol = parse_protocol(Path(text).read_text(encoding="utf-8"), text, Path(text).parent)
+        protocol = parse_protocol(_read(Path(text)), text, Path(text).parent)
     else:
         raise ValueError(f"there is no protocol {text!r}: choose one of {', '.join(PROTOCOLS)}, or name a .toml file")
     if set_name and set_name not in protocol.sets:
@@ -138,6 +140,13 @@ def load_protocol(name: str | Path) -> tuple[Protocol, str]:
             f"the protocol {protocol.name} has no image set {set_name!r}: choose one of {', '.join(protocol.sets)}"
         )
     return protocol, set_name
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (UnicodeDecodeError, OSError) as error:
+        raise ValueError(f"{path}: cannot be read as text in UTF-8: {error}") from error
 
 
 def parse_protocol(text: str, source: str, folder: Path | None = None) -> Protocol:
@@ -171,14 +180,27 @@ def parse_protocol(text: str, source: str, folder: Path | None = None) -> Protoc
                 for row in rows
             ),
         )
-    except (TypeError, KeyError, AttributeError) as error:
-        names = tuple(field.name for field in fields(Protocol))
-        raise ValueError(f"{source}: not a protocol ({error}); its entries are {', '.join(names)}") from error
+    except (TypeError, KeyError, AttributeError, ValueError) as error:
+        known = [field.name for field in fields(Protocol)]
+        unknown = [name for name in entries if name not in known]
+        lacking = [name for name in known if name not in (*entries, "sets", "published")]
+        what = f"it has {unknown[0]!r}" if unknown else f"it lacks {lacking[0]!r}" if lacking else str(error)
+        raise ValueError(f"{source}: not a protocol ({what}); its entries are {', '.join(known)}") from error
     _check(protocol, source)
     return protocol
 
 
 def _check(protocol: Protocol, source: str) -> None:
+    texts, lists = ("name", "summary", "color", "rounding", "resize"), ("metrics", "sources", "assumptions")
+    for names, kind in ((texts, "a text"), (lists, "a list of texts"), (("crop_border", "mod_crop"), "a whole number")):
+        for name in names:
+            if not _is_a(kind, getattr(protocol, name)):
+                raise ValueError(f"{source}: {name} must be {kind}, not {getattr(protocol, name)!r}")
+    for row in protocol.published:
+        if not all(_is_a("a text", text) for text in (row.image_set, row.model, row.source)):
+            raise ValueError(f"{source}: set, model and source of a published row must be texts")
+        if wrong := [name for name, value in row.scores.items() if not math.isfinite(value)]:
+            raise ValueError(f"{source}: the published {wrong[0]} of {row.model} is not a finite number")
     used = [*protocol.metrics, *(metric for row in protocol.published for metric in row.scores)]
     if unknown := [name for name in used if name not in METRICS]:
         raise ValueError(f"{source}: there is no metric {unknown[0]!r}: choose from {', '.join(METRICS)}")
@@ -186,6 +208,14 @@ def _check(protocol: Protocol, source: str) -> None:
         raise ValueError(f"{source}: a published row is of the image set {min(sets)!r}, which is not one of `sets`")
     if protocol.crop_border < 0 or protocol.mod_crop < 1:
         raise ValueError(f"{source}: crop_border must be at least 0, and mod_crop at least 1")
+
+
+def _is_a(kind: str, value: Any) -> bool:
+    if kind == "a text":
+        return isinstance(value, str)
+    if kind == "a whole number":
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, tuple) and all(isinstance(part, str) for part in value)
 
 
 def _parse(text: str, source: str) -> dict[str, Any]:
@@ -198,16 +228,24 @@ def _parse(text: str, source: str) -> dict[str, Any]:
 def _load_set(name: str, source: str, folder: Path | None) -> ImageSet:
     file = FOLDER / "image_sets" / f"{name}.toml"
     if folder is not None and (local := folder / f"{name}.toml").is_file():
-        content = local.read_text(encoding="utf-8")
+        content = _read(local)
     elif file.is_file():
         content = file.read_text(encoding="utf-8")
     else:
         raise ValueError(f"{source}: there is no image set {name!r} (a file {name}.toml next to it)")
+    known = [field.name for field in fields(ImageSet) if field.name != "name"]
+    entries = _parse(content, f"{name}.toml")
     try:
-        return ImageSet(name=name, **_parse(content, name))
-    except TypeError as error:
-        entries = ", ".join(field.name for field in fields(ImageSet) if field.name != "name")
-        raise ValueError(f"{name}.toml: not an image set ({error}); its entries are {entries}") from error
+        image_set = ImageSet(name=name, **entries)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name}.toml: not an image set; its entries are {', '.join(known)}") from error
+    if not all(_is_a("a whole number", number) for number in (image_set.images, image_set.scale, *image_set.size)):
+        raise ValueError(f"{name}.toml: images, scale and the two numbers of size must be whole numbers")
+    if image_set.references and len(image_set.references) != image_set.images:
+        raise ValueError(f"{name}.toml: images is {image_set.images}, and references has {len(image_set.references)}")
+    if ending := [key for key in image_set.references if without_endings(key) != key]:
+        raise ValueError(f"{name}.toml: write {without_endings(ending[0])!r} for {ending[0]!r}: names have no endings")
+    return image_set
 
 
 def pixel_digest(path: Path) -> str:
@@ -223,14 +261,19 @@ def match_set(protocol: Protocol, set_name: str, pairs: Sequence[Pair]) -> Match
       protocol: its sets are considered.
       set_name: one of them, or '' for the one whose names most of the images have.
       pairs: the images and their references.
-
-    Raises:
-      ValueError: a reference cannot be read.
     """
-    names = {without_endings(Path(pair.name).name): pair for pair in pairs if pair.image.exists()}
+    names: dict[str, Pair] = {}
+    surplus = []
+    for pair in pairs:
+        if pair.image.exists():
+            name = without_endings(Path(pair.name).name)
+            surplus += [pair.name] if name in names else []
+            names.setdefault(name, pair)
 
     def share(candidate: ImageSet) -> float:
-        return len(names.keys() & candidate.references.keys()) / max(1, candidate.images)
+        """Images in common, of all images of the set and of the folder."""
+        common = len(names.keys() & candidate.references.keys())
+        return common / max(1, candidate.images + len(names) + len(surplus) - common)
 
     if set_name:
         chosen = protocol.sets[set_name]
@@ -239,19 +282,40 @@ def match_set(protocol: Protocol, set_name: str, pairs: Sequence[Pair]) -> Match
         if chosen is None or share(chosen) < RECOGNISED:
             return MatchedSet(None)
     if not chosen.references:  # the names are not known
-        difference = abs(chosen.images - len(names))
-        return MatchedSet(chosen, *(() if not difference else (("?",) * difference,)))
+        difference = abs(chosen.images - len(names) - len(surplus))
+        return MatchedSet(chosen, ("?",) * difference, (), _of_other_size(chosen, names))
     changed = []
+    missing = sorted(chosen.references.keys() - names.keys())
     for name in sorted(names.keys() & chosen.references.keys()):
         expected, reference = chosen.references[name], names[name].reference
-        if expected and reference is not None and pixel_digest(reference) != expected:
+        if expected and reference is None:
+            missing.append(name)
+        elif expected and reference is not None and _digest(reference) != expected:
             changed.append(name)
-    return MatchedSet(
-        chosen,
-        tuple(sorted(chosen.references.keys() - names.keys())),
-        tuple(sorted(names.keys() - chosen.references.keys())),
-        tuple(changed),
-    )
+    other = sorted([*surplus, *(names.keys() - chosen.references.keys())])
+    return MatchedSet(chosen, tuple(missing), tuple(other), tuple(changed))
+
+
+def _digest(path: Path) -> str:
+    """`pixel_digest`; '' for a file that cannot be read."""
+    try:
+        return pixel_digest(path)
+    except (ValueError, OSError):
+        return ""
+
+
+def _of_other_size(image_set: ImageSet, names: Mapping[str, Pair]) -> tuple[str, ...]:
+    """The images whose references, or without these they themselves, are not of the size of the set."""
+    if not image_set.size:
+        return ()
+    different = []
+    for name, pair in sorted(names.items()):
+        try:
+            size = image_size(pair.reference or pair.image)
+        except (ValueError, OSError):
+            continue  # said when it is scored
+        different += [] if size == image_set.size else [name]
+    return tuple(different)
 
 
 def check_complete(matched: MatchedSet, protocol: Protocol, count: int) -> None:
@@ -266,9 +330,13 @@ def check_complete(matched: MatchedSet, protocol: Protocol, count: int) -> None:
     if chosen is None or matched.complete:
         return
     if not chosen.references:
+        size = f" of {chosen.size[1]}x{chosen.size[0]}" if chosen.size else ""
+        others = f", {len(matched.changed)} of them of another size ({examples(matched.changed)})" * bool(
+            matched.changed
+        )
         raise ValueError(
-            f"the image set {chosen.name} of the protocol {protocol.name} has {chosen.images} images, and there are "
-            f"{count}: complete the folder, or add --allow-incomplete to score without the published rows"
+            f"the image set {chosen.name} of the protocol {protocol.name} has {chosen.images} images{size}, and there "
+            f"are {count}{others}: complete the folder, or add --allow-incomplete to score without the published rows"
         )
     parts = [
         f"{len(names)} {what} ({examples(names)})"

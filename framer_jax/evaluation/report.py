@@ -179,7 +179,7 @@ def print_evaluation(
         console.print(escape(line), highlight=False, soft_wrap=True)
     console.print(summary_table(evaluation.summary, len(evaluation.pairs)))
     if published:
-        console.print(published_table(evaluation.summary, published))
+        console.print(published_table(evaluation.summary, published, len(evaluation.pairs)))
         for source in dict.fromkeys(row.source for row in published):
             console.print(escape(f"published: {source}"), highlight=False, soft_wrap=True)
     lines = [f"{name} {MISSING} {reason}" for name, reason in evaluation.unavailable.items()]
@@ -207,15 +207,17 @@ def _protocol_lines(protocol: Mapping[str, Any] | None) -> list[str]:
     return lines + [f"assumed: {text}" for text in protocol["assumptions"]]
 
 
-def published_table(summary: Mapping[str, Summary], published: Sequence[PublishedRow]) -> Table:
-    """The means of an evaluation and the published rows, with one column per metric."""
+def published_table(summary: Mapping[str, Summary], published: Sequence[PublishedRow], images: int) -> Table:
+    """The means of an evaluation of so many images and the published rows, with one column per metric."""
     metrics = list(dict.fromkeys([*summary, *(metric for row in published for metric in row.scores)]))
     table = Table(title="with the published rows", title_justify="left")
     table.add_column("")
     for metric in metrics:
         table.add_column(f"{metric} {'↑' if METRICS[metric].higher_is_better else '↓'}", justify="right")
     means = {metric: entry.mean for metric, entry in summary.items()}
-    table.add_row("this folder", *(_cell(means.get(metric)) for metric in metrics), end_section=True)
+    counts = {entry.images for entry in summary.values()}
+    ours = "this folder" if counts == {images} else f"this folder ({min(counts)} of {images} images)"
+    table.add_row(ours, *(_cell(means.get(metric)) for metric in metrics), end_section=True)
     for row in published:
         table.add_row(escape(f"{row.model} (published)"), *(_cell(row.scores.get(metric)) for metric in metrics))
     return table

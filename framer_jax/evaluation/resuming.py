@@ -12,11 +12,12 @@ import numpy as np
 from framer_jax.evaluation.comparison import ScoreFile, check_comparable, read_scores
 from framer_jax.evaluation.files import Pixels
 from framer_jax.evaluation.pairs import PairDigests
+from framer_jax.evaluation.scoring import Note
 
 
 def previous_scores(
     path: Path, metadata: Mapping[str, Any], digests: Sequence[PairDigests], ids: Sequence[str]
-) -> dict[str, Pixels]:
+) -> tuple[dict[str, Pixels], tuple[Note, ...]]:
     """The scores of a JSON file that are those of the same files by the same metrics.
 
     Args:
@@ -26,22 +27,29 @@ def previous_scores(
       ids: the metrics.
 
     Returns:
-      metric id → scores [N] float32, NaN where there is none.
+      metric id → scores [N] float32, NaN where there is none; and what is to be said of images that have scores.
 
     Raises:
-      ValueError: it is no such file, or its scores have other variants, weights or crops; the message names them.
+      ValueError: it is no such file, its scores have other variants, weights or crops, or it has metrics that would be
+        lost; the message names them.
     """
     previous = read_scores(path, unfinished=True)
     current = ScoreFile(Path("this evaluation"), metadata, {name: {} for name in ids})
     values = {name: np.full(len(digests), np.nan, np.float32) for name in ids}
+    if lost := [name for name in previous.scores if name not in ids]:
+        raise ValueError(
+            f"{path} also has the scores of {', '.join(lost)}: add {'it' if len(lost) == 1 else 'them'} to --metrics, "
+            "or name another --json"
+        )
     common = [name for name in ids if name in previous.scores]
     if not common:
-        return values
+        return values, ()
     check_comparable([previous, current])
-    images = json.loads(path.read_text(encoding="utf-8"))["images"]
+    content = json.loads(path.read_text(encoding="utf-8"))
+    images = content["images"]
     by_digest = {(entry.get("image_sha256"), entry.get("reference_sha256")): entry["image"] for entry in images}
     for index, digest in enumerate(digests):
         name = by_digest.get((digest.image, digest.reference)) if digest.image else None
         for metric in common:
             values[metric][index] = np.nan if name is None else previous.scores[metric].get(name, np.nan)
-    return values
+    return values, tuple(Note(note["image"], note["text"]) for note in content.get("notes", ()))

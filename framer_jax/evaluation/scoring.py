@@ -86,7 +86,8 @@ def check_sizes(pairs: Sequence[Pair], sizes: Sequence[PairSize], settings: Scor
     for name in settings.ids:
         if known and not any(METRICS[name].fits(*size) for _, size in known):
             raise ValueError(
-                f"{len(known)} image(s) too small for {name} (it needs {METRICS[name].smallest}): "
+                f"{len(known)} image(s) too small for {name} (it needs {METRICS[name].smallest}"
+                f"{f' inside a border of {border} pixels' * bool(border)}): "
                 f"{examples([image for image, _ in known])}"
             )
 

@@ -29,10 +29,10 @@ from framer_jax.evaluation.protocol import (
 from framer_jax.evaluation.provenance import score_metadata, upscale_settings
 from framer_jax.evaluation.report import Evaluation, print_evaluation, summarise, write_csv, write_json
 from framer_jax.evaluation.resuming import previous_scores
-from framer_jax.evaluation.scoring import Scored, ScoreSettings, check_sizes, score_pairs
+from framer_jax.evaluation.scoring import Note, Scored, ScoreSettings, check_sizes, score_pairs
 from framer_jax.evaluation.seams import TileLines
 from framer_jax.inference.result_files import sidecar_path
-from framer_jax.porting.files import check_outputs
+from framer_jax.porting.files import check_outputs, check_writable
 
 SAVED_EVERY = 20.0
 """Seconds between two writings of an unfinished JSON file."""
@@ -128,6 +128,8 @@ def evaluate(
     outputs = Outputs(csv_path, json_path, overwrite, resume)
     weights = Weights(niqe_model, lpips_weights, dists_weights, pyiqa_weights or {})
     _check_outputs(outputs, weights)
+    if seed < 0:
+        raise ValueError(f"--seed is {seed}: it must be at least 0")
     loaded, set_name = (None, "") if protocol is None else load_protocol(protocol)
     crops = _crops(crop_border, mod_crop, loaded)
     settings, unavailable = _settings(metric_ids, loaded, weights, crops, reference_dir is not None, tile_lines)
@@ -147,10 +149,10 @@ def evaluate(
     }
     work = _prepare(pairs, settings, metadata, pairing.left_out, compares)
     evaluation = work.evaluation(_score(work, outputs, console), complete=True)
-    if csv_path is not None:
-        write_csv(evaluation, csv_path)
     if json_path is not None:
         write_json(evaluation, json_path)
+    if csv_path is not None:
+        write_csv(evaluation, csv_path)
     if console is not None:
         rows = () if loaded is None or matched is None else published_rows(loaded, matched)
         print_evaluation(evaluation, rows, settings.networks, console)
@@ -221,18 +223,21 @@ def _score(work: Work, outputs: Outputs, console: Console | None) -> Scored:
     """Score the pairs that an earlier file has no scores of."""
     ids, count = work.settings.ids, len(work.pairs)
     values = {name: np.full(count, np.nan, np.float32) for name in ids}
+    notes: tuple[Note, ...] = ()
     if outputs.resume and outputs.json is not None and Path(outputs.json).exists():
-        values = previous_scores(Path(outputs.json), work.metadata, work.digests, ids)
+        values, notes = previous_scores(Path(outputs.json), work.metadata, work.digests, ids)
     missing = np.flatnonzero(np.any([np.isnan(scores) for scores in values.values()], axis=0))
+    rescored = {work.pairs[index].name for index in missing}
+    notes = tuple(note for note in notes if note.image not in rescored)
     if not missing.size:
-        return Scored(values, (), ())
+        return Scored(values, (), notes)
     saved = time.monotonic()
     latest: Scored | None = None
 
     def merged(scored: Scored) -> Scored:
         for name in ids:
             values[name][missing] = scored.values[name]
-        return scored._replace(values=values)
+        return scored._replace(values=values, notes=(*notes, *scored.notes))
 
     def save(scored: Scored) -> None:
         nonlocal saved, latest
@@ -273,7 +278,9 @@ def _check_outputs(outputs: Outputs, weights: Weights) -> None:
     )
     if outputs.resume and outputs.json is None:
         raise ValueError("--resume goes on with the file of --json: name one")
-    for path in files.values():
+    for option, path in files.items():
+        if path is not None:
+            check_writable(path, option)
         if path is not None and Path(path).exists() and not (outputs.overwrite or outputs.resume):
             raise FileExistsError(
                 f"{path} exists: choose another name or allow overwriting; --resume goes on with a JSON file"
@@ -310,7 +317,7 @@ def _settings(
     learned, unavailable = load_learned(asked, weights.pyiqa)
     if protocol is not None:
         others = [name for name in asked if name not in unavailable]
-        unavailable = {**unavailable, **_unavailable(others, has_reference, model, weights)}
+        unavailable = {**unavailable, **_unavailable(others, has_reference, model, weights, tile_lines)}
     available = [name for name in asked if name not in unavailable]
     if not available:
         raise ValueError("; ".join(unavailable.values()))
@@ -319,7 +326,13 @@ def _settings(
     return ScoreSettings(tuple(ids), model, *crops, networks, tile_lines), dict(unavailable)
 
 
-def _unavailable(ids: Sequence[str], has_reference: bool, model: NiqeModel | None, weights: Weights) -> dict[str, str]:
+def _unavailable(
+    ids: Sequence[str],
+    has_reference: bool,
+    model: NiqeModel | None,
+    weights: Weights,
+    tile_lines: TileLines | None,
+) -> dict[str, str]:
     """Metric → why it cannot be computed, of those that lack a reference, a model or weights."""
     reasons = {}
     for name in ids:
@@ -329,7 +342,7 @@ def _unavailable(ids: Sequence[str], has_reference: bool, model: NiqeModel | Non
                 reasons[name] = missing_weights(name)
         elif name not in LEARNED:
             try:
-                check_metric_inputs([name], has_reference, model)
+                check_metric_inputs([name], has_reference, model, tile_lines=tile_lines)
             except ValueError as error:
                 reasons[name] = str(error)
     return reasons

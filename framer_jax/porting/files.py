@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -95,6 +96,29 @@ def check_outputs(
         replaced = next((folder for folder in (target, *target.parents) if folder in sources), None)
         if replaced == target or (replaced and target.exists()):
             raise ValueError(f"{label}: {output} would replace {sources[replaced]}: {remedy}")
+
+
+def check_writable(path: PathLike, label: str) -> None:
+    """Refuse a file that could not be written, before anything is computed.
+
+    Args:
+      path: the file; folders on the way to it may be missing.
+      label: what an error calls it, such as its option.
+
+    Raises:
+      ValueError: it is a folder, or its folder is a file or cannot be written.
+    """
+    target = Path(path)
+    if target.is_dir():
+        raise ValueError(f"{label} {path} is a folder: name a file")
+    folder = next(parent for parent in target.absolute().parents if parent.exists())
+    if not folder.is_dir():
+        raise ValueError(f"{label} {path}: {folder} is a file: name another folder")
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ValueError(f"{label} {path}: cannot be written ({error.strerror}): name another folder") from error
 
 
 def check_output_folder(

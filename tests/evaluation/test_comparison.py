@@ -108,3 +108,21 @@ def test_what_cannot_be_compared_is_named(tmp_path):
         (tmp_path / "f.json").write_text(content)
         with pytest.raises(ValueError, match=r"not a file of `framer-jax evaluate --json`"):
             read_scores(tmp_path / "f.json")
+
+
+def test_images_of_one_name_and_other_references_are_refused(tmp_path):
+    files = []
+    for name, digest in (("a", "1"), ("b", "2")):
+        path = scores(tmp_path / f"{name}.json", {"psnr-y": {"x": 20, "y": 30}})
+        content = json.loads(path.read_text())
+        for image in content["images"]:
+            image |= {"image_sha256": name, "reference_sha256": digest if image["image"] == "x" else "0"}
+        path.write_text(json.dumps(content))
+        files.append(read_scores(path))
+    assert files[0].images == {"x": "a", "y": "a"}
+    with pytest.raises(
+        ValueError, match=r"a\.json and .*b\.json were scored with other references of x: images of one"
+    ):
+        check_comparable(files)
+    without = read_scores(scores(tmp_path / "c.json", {"psnr-y": {"x": 20}}))  # of an older version
+    assert check_comparable([files[0], without]) == ("psnr-y",)

@@ -10,6 +10,7 @@ from PIL import Image
 from framer_jax import cli
 from framer_jax.evaluation import protocol as protocols
 from framer_jax.evaluation.metrics import METRICS
+from framer_jax.evaluation.pairs import Pair, pair_files
 from framer_jax.evaluation.protocol import PROTOCOLS, load_protocol, match_set, parse_protocol, pixel_digest
 from tests.support.commands import fails
 
@@ -75,8 +76,6 @@ def test_the_row_of_osediff_has_the_means_of_its_published_scores(shared):
 
 
 def test_the_crops_of_realsr_are_recognised(shared):
-    from framer_jax.evaluation.pairs import pair_files
-
     folder = shared / "data/eval/realsr_crops"
     protocol, _ = load_protocol("osediff")
     matched = match_set(protocol, "", pair_files(folder / "osediff", folder / "HR").pairs)
@@ -187,10 +186,16 @@ def test_bad_protocols(tmp_path, capsys):
     for change, message in (
         (("name =", "name"), "not a TOML file"),
         (('color = "luma"', ""), "not a protocol"),
-        (('color = "luma"', 'colour = "luma"\ncolor = ""'), "not a protocol"),
+        (('color = "luma"', 'colour = "luma"\ncolor = ""'), "it has 'colour'"),
         (('"psnr-y",', '"psnr",'), "there is no metric 'psnr'"),
         (('sets = ["tiny"]', 'sets = ["none"]'), "there is no image set 'none'"),
         (("crop_border = 1", "crop_border = -1"), "crop_border must be at least 0"),
+        (("crop_border = 1", 'crop_border = "1"'), "crop_border must be a whole number, not '1'"),
+        (("crop_border = 1", "crop_border = 1.5"), "crop_border must be a whole number, not 1.5"),
+        (("mod_crop = 2", "mod_crop = true"), "mod_crop must be a whole number, not True"),
+        (('assumptions = ["nothing"]', 'assumptions = "none"'), "assumptions must be a list of texts, not 'none'"),
+        (("psnr-y = 30.5", "psnr-y = nan"), "the published psnr-y of Theirs is not a finite number"),
+        (('summary = "A test"', ""), "it lacks 'summary'"),
         (('sets = ["tiny"]', "sets = []"), "a published row is of the image set 'tiny'"),
     ):
         (tmp_path / "tiny.toml").write_text('title = "t"\nimages = 4\nscale = 4\n')
@@ -199,8 +204,6 @@ def test_bad_protocols(tmp_path, capsys):
 
 
 def test_a_set_of_unknown_names_is_counted(tmp_path):
-    from framer_jax.evaluation.pairs import Pair
-
     protocol, _ = load_protocol("osediff:drealsr_crops")
     image = tmp_path / "a.png"
     Image.new("RGB", (4, 4)).save(image)
@@ -208,3 +211,53 @@ def test_a_set_of_unknown_names_is_counted(tmp_path):
     assert not matched.complete
     with pytest.raises(ValueError, match=r"has 93 images, and there are 1: complete the folder"):
         protocols.check_complete(matched, protocol, 1)
+
+
+def test_bad_image_sets(tmp_path):
+    for content, message in (
+        ('title = "t"\nimages = "2"\nscale = 4', "images, scale and the two numbers of size must be whole numbers"),
+        ('title = "t"\nimages = 2\nscale = 4\n[references]\na = ""', "images is 2, and references has 1"),
+        ('title = "t"\nimages = 1\nscale = 4\n[references]\na_x4 = ""', "write 'a' for 'a_x4'"),
+        ('title = "t"', "not an image set; its entries are title, images"),
+    ):
+        (tmp_path / "tiny.toml").write_text(content)
+        with pytest.raises(ValueError, match=message):
+            parse_protocol(MINE, "mine.toml", tmp_path)
+
+
+def test_two_images_of_one_name_and_a_missing_reference_are_no_complete_set(mine):
+    protocol, _ = load_protocol(mine / "mine.toml")
+    pairs = [Pair(f"{name}_HR", mine / "sr" / f"{name}_x4.png", mine / "gt" / f"{name}_HR.png") for name in "abcd"]
+    assert match_set(protocol, "", pairs).complete
+    twice = match_set(protocol, "", [*pairs, pairs[0]._replace(name="a")])
+    assert (twice.complete, twice.other) == (False, ("a",))
+    without = match_set(protocol, "", [pairs[0]._replace(reference=None), *pairs[1:]])
+    assert (without.complete, without.missing) == (False, ("a",))
+
+
+def test_the_set_with_the_fewest_other_images_is_recognised(mine):
+    """A set whose names are part of another set's is not taken for it."""
+    lines = (mine / "tiny.toml").read_text().splitlines()
+    (mine / "part.toml").write_text("\n".join(["images = 2" if line == "images = 4" else line for line in lines[:-2]]))
+    (mine / "mine.toml").write_text(MINE.replace('["tiny"]', '["part", "tiny"]'))
+    protocol, _ = load_protocol(mine / "mine.toml")
+    pairs = [Pair(f"{name}_HR", mine / "sr" / f"{name}_x4.png", mine / "gt" / f"{name}_HR.png") for name in "abcd"]
+    assert match_set(protocol, "", pairs).image_set.name == "tiny"
+    assert match_set(protocol, "", pairs[:2]).image_set.name == "part"
+
+
+def test_an_image_without_a_score_is_said_next_to_the_published_rows(mine, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    path = mine / "sr" / "b_x4.png"
+    path.write_bytes(path.read_bytes()[:200])
+    assert evaluate(mine) == 1
+    assert "this folder (3 of 4 images)" in capsys.readouterr().out
+
+
+def test_a_seam_in_a_protocol_takes_the_lines_of_the_command(mine, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    (mine / "mine.toml").write_text(MINE.replace('"lpips-alex"', '"seam"'))
+    assert evaluate(mine, "--tile-lines", "8") == 0
+    assert "seam –" not in capsys.readouterr().out
+    assert evaluate(mine) == 1
+    assert "seam – " in capsys.readouterr().out

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from framer_jax.evaluation.comparison import read_scores
 from framer_jax.evaluation.table import evaluate
@@ -94,3 +95,30 @@ def test_a_long_evaluation_is_saved_now_and_then(folders, tmp_path, monkeypatch)
     evaluate(*folders, IDS, json_path=tmp_path / "scores.json")
     assert [evaluation.metadata["complete"] for evaluation in saved] == [False, False, True]
     assert [int(np.isnan(evaluation.values["psnr-y"]).sum()) for evaluation in saved[1:]] == [0, 0]
+
+
+def test_no_score_or_note_of_the_file_is_lost(folders, tmp_path):
+    sr, gt = folders
+    path = tmp_path / "scores.json"
+    pixels = np.asarray(Image.open(sr / "b.png"))
+    Image.fromarray(np.dstack([pixels, pixels[..., 0]])).save(sr / "b.png")
+    evaluate(sr, gt, IDS, json_path=path)
+    before = path.read_text()
+    with pytest.raises(ValueError, match=r"also has the scores of ssim-y: add it to --metrics, or name another --json"):
+        evaluate(sr, gt, ["psnr-y"], json_path=path, resume=True)
+    assert path.read_text() == before
+    again = evaluate(sr, gt, IDS, json_path=path, resume=True)
+    assert [(note.image, note.text) for note in again.notes] == [("b", "its transparency is ignored")]
+
+
+def test_outputs_that_cannot_be_written_are_refused_before_scoring(folders, tmp_path, monkeypatch):
+    from framer_jax.evaluation import table
+
+    monkeypatch.setattr(table, "score_pairs", lambda *arguments, **options: pytest.fail("scored"))
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match=r"--json .*file/s\.json: .*file is a file: name another folder"):
+        evaluate(*folders, IDS, json_path=tmp_path / "file" / "s.json")
+    with pytest.raises(ValueError, match=r"--csv .* is a folder: name a file"):
+        evaluate(*folders, IDS, csv_path=tmp_path, overwrite=True)
+    with pytest.raises(ValueError, match="--seed is -1: it must be at least 0"):
+        evaluate(*folders, IDS, seed=-1)

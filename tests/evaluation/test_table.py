@@ -228,7 +228,7 @@ def test_references_that_are_larger_by_less_than_the_scale(tmp_path):
     result = evaluate(tmp_path / "sr", tmp_path / "gt", IDS, mod_crop=4)
     np.testing.assert_allclose(result.values["psnr-y"], 80, rtol=1e-6)
     assert result.metadata["mod_crop"] == 4
-    with pytest.raises(ValueError, match=r"smaller than --mod-crop 64"):
+    with pytest.raises(ValueError, match=r"a\.png is 20x24, smaller than --mod-crop 64 \(2 images, none has a score\)"):
         evaluate(tmp_path / "sr", tmp_path / "gt", IDS, mod_crop=64)
 
 

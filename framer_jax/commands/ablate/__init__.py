@@ -23,12 +23,20 @@ from framer_jax.commands.ablate.jobs import (
     state_of,
 )
 from framer_jax.commands.ablate.pairs import DEGRADATION_SEED, check_made, make_pairs, preset_of
-from framer_jax.commands.ablate.settings import PAIRS, AblationSettings, arm_configs, read_settings, write_record
+from framer_jax.commands.ablate.settings import (
+    PAIRS,
+    RECORD,
+    AblationSettings,
+    arm_configs,
+    read_settings,
+    write_record,
+)
 from framer_jax.config import ConfigError, load_config, to_dict
 from framer_jax.errors import is_correctable, one_line
 from framer_jax.evaluation.ablation_table import AblationResult, ablation_json, ablation_markdown, ablation_result
 from framer_jax.evaluation.comparison import ScoreFile
-from framer_jax.evaluation.metrics import check_metric_inputs
+from framer_jax.evaluation.learned import LEARNED
+from framer_jax.evaluation.metrics import METRICS, check_metric_inputs
 from framer_jax.evaluation.niqe import load_niqe_model
 from framer_jax.evaluation.perceptual import DISTS_OPTION, LPIPS_OPTION, load_networks
 from framer_jax.porting.files import atomic_write
@@ -102,6 +110,11 @@ def run(arguments: argparse.Namespace) -> int:
         print(_listing(jobs, settings, options))
         return 0
     if arguments.collect:
+        if not (settings.output / RECORD).is_file():
+            raise ConfigError(
+                f"{settings.output} has no {RECORD}, which the first job writes: --collect makes the table of jobs "
+                "that were run"
+            )
         return _collect(jobs, settings, {})
     if arguments.index is not None and not 0 <= arguments.index < len(jobs):
         raise ConfigError(f"--index {arguments.index}: there are {len(jobs)} jobs, from 0 to {len(jobs) - 1}")
@@ -119,6 +132,14 @@ def _prepare(settings: AblationSettings, options: ScoreOptions) -> None:
     Raises:
       ConfigError, ValueError, FileNotFoundError: as of the metrics' checks and of `make_pairs`.
     """
+    if needing := [name for name in settings.metrics if METRICS[name].needs_tile_lines or name in LEARNED]:
+        raise ConfigError(f"--metrics {needing[0]}: score the images with `framer-jax evaluate`, and leave it out here")
+    if settings.pairs.crop and (
+        small := [name for name in settings.metrics if not METRICS[name].fits(*[settings.pairs.crop] * 2)]
+    ):
+        raise ConfigError(
+            f"--crop {settings.pairs.crop} is too small for {small[0]}, which needs {METRICS[small[0]].smallest}"
+        )
     if not (settings.pairs.photos or settings.pairs.lr):
         raise ConfigError("no images to upscale: give --photos HR_FOLDER, or --lr FOLDER and --reference FOLDER")
     networks = load_networks(settings.metrics, options.lpips_weights, options.dists_weights)
@@ -132,6 +153,10 @@ def _prepare(settings: AblationSettings, options: ScoreOptions) -> None:
 
 def _listing(jobs: Sequence[Job], settings: AblationSettings, options: ScoreOptions) -> str:
     lines = []
+    if not (settings.output / PAIRS).is_dir() and not settings.pairs.lr:
+        lines.append(
+            f"# the images in {settings.output / PAIRS} are made by the first job that --index or no option runs"
+        )
     for job in jobs:
         lines.append(f"# --index {job.number}: {job.name}, {state_of(job, settings)}")
         lines += [command_line(words) for words in job_commands(job, settings, options)]
@@ -166,7 +191,11 @@ def _collect(jobs: Sequence[Job], settings: AblationSettings, failures: Mapping[
     scores: dict[str, dict[int, ScoreFile]] = {}
     missing: list[Job] = []
     for job in jobs:
-        of_job = None if job.name in failures else finished(job, settings)
+        try:
+            of_job = None if job.name in failures else finished(job, settings)
+        except ValueError as error:
+            print(f"{job.name}: {error}", file=sys.stderr)
+            of_job = None
         if of_job is None:
             missing.append(job)
         else:

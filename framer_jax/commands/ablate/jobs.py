@@ -90,7 +90,12 @@ def job_commands(job: Job, settings: AblationSettings, options: ScoreOptions) ->
     upscale = ["upscale", str(lr), str(job.images), "--weights", str(job.run), "--recipe", job.config, *changes]
     upscale += ["--recursive", "--skip-existing", *(["--steps", str(settings.steps)] if settings.steps else [])]
     evaluate = ["evaluate", str(job.images), "--reference", str(reference), "--metrics", ",".join(settings.metrics)]
-    evaluate += ["--json", str(job.scores), *(["--niqe-model", options.niqe_model] if options.niqe_model else [])]
+    evaluate += [
+        "--json",
+        str(job.scores),
+        "--resume",
+        *(["--niqe-model", options.niqe_model] if options.niqe_model else []),
+    ]
     for name in ("lpips_weights", "dists_weights"):
         files = getattr(options, name)
         evaluate += [f"--{name.replace('_', '-')}", *files] if files else []
@@ -103,23 +108,28 @@ def command_line(words: Sequence[str]) -> str:
 
 
 def finished(job: Job, settings: AblationSettings) -> ScoreFile | None:
-    """The scores of a job that is complete, or None.
+    """The scores of a job that is complete, or None; an interrupted evaluation is not complete.
 
     Raises:
       ValueError: the file is damaged, or lacks a metric.
     """
     if not job.scores.is_file():
         return None
-    scores = read_scores(job.scores)
+    scores = read_scores(job.scores, unfinished=True)
+    if not scores.metadata.get("complete", True):
+        return None
     if missing := [name for name in settings.metrics if name not in scores.scores]:
         raise ValueError(f"{job.scores} lacks {', '.join(missing)}: remove it, and the images are scored again")
     return scores
 
 
 def state_of(job: Job, settings: AblationSettings) -> str:
-    """How far a job is, in one word: complete, trained, begun or open."""
-    if job.scores.is_file():
-        return "complete"
+    """How far a job is, in one word: complete, trained, begun or open; damaged for scores that cannot be read."""
+    try:
+        if finished(job, settings):
+            return "complete"
+    except ValueError:
+        return "damaged"
     steps = saved_steps(job.run / CHECKPOINTS)
     if not steps:
         return "open"
