@@ -33,6 +33,7 @@ from framer_jax.evaluation.metrics import Network, check_metric_ids, check_metri
 from framer_jax.evaluation.niqe import load_niqe_model
 from framer_jax.evaluation.pairs import examples
 from framer_jax.evaluation.perceptual import load_networks
+from framer_jax.evaluation.report import note_lines
 from framer_jax.evaluation.scoring import Failure, ScoreSettings
 from framer_jax.evaluation.seams import parse_tile_lines
 
@@ -277,14 +278,18 @@ def _embed(
 def _scores(
     image_set: ImageSet, settings: ScoreSettings | None, recorded: Mapping[str, Arm], console: Console
 ) -> tuple[tuple[Arm, ...], dict[str, tuple[Failure, ...]]]:
-    """The scores of each method, and label → why images have none."""
+    """The scores of each method, and label → why images have none; prints what was ignored or converted."""
     if recorded:
         return recorded_arms(image_set, recorded), {}
     if settings is None:
         return (), {}
     with Progress(console=console, transient=True) as progress:
         task = progress.add_task("scoring", total=len(image_set.images) * len(image_set.methods))
-        return score_methods(image_set, settings, lambda done: progress.advance(task, done))
+        arms, failures, notes = score_methods(image_set, settings, lambda done: progress.advance(task, done))
+    for label, of_method in notes.items():
+        for line in note_lines(of_method):
+            _say(console, f"{label}: {line}")
+    return arms, failures
 
 
 def _report(image_set: ImageSet, failures: Mapping[str, Sequence[Failure]], console: Console) -> bool:

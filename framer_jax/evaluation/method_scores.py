@@ -10,7 +10,7 @@ from framer_jax.evaluation.comparison import Arm, ScoreFile
 from framer_jax.evaluation.image_sets import ImageSet, method_pairs
 from framer_jax.evaluation.pairs import Pair, PairSize
 from framer_jax.evaluation.provenance import score_metadata
-from framer_jax.evaluation.scoring import Failure, ScoreSettings, check_sizes, score_pairs
+from framer_jax.evaluation.scoring import Failure, Note, ScoreSettings, check_sizes, score_pairs
 from framer_jax.porting.files import sha256_of
 
 DEFAULT_METRICS = {True: ("psnr-y", "ssim-y"), False: ("niqe-framer",)}
@@ -19,7 +19,7 @@ DEFAULT_METRICS = {True: ("psnr-y", "ssim-y"), False: ("niqe-framer",)}
 
 def score_methods(
     image_set: ImageSet, settings: ScoreSettings, advance: Callable[[int], object]
-) -> tuple[tuple[Arm, ...], dict[str, tuple[Failure, ...]]]:
+) -> tuple[tuple[Arm, ...], dict[str, tuple[Failure, ...]], dict[str, tuple[Note, ...]]]:
     """Score the images of every method.
 
     Args:
@@ -28,7 +28,7 @@ def score_methods(
       advance: called with the number of images that are done, of all methods together.
 
     Returns:
-      The scores of each method; and label → why images have no score.
+      The scores of each method; label → why images have no score; and label → what was ignored or converted.
 
     Raises:
       ValueError: images too small for a metric, or a method without any score.
@@ -37,10 +37,10 @@ def score_methods(
     check_sizes(method_pairs(image_set.images, 0), sizes, settings)
     metadata = score_metadata(settings)
     arms = []
-    failures = {}
+    failures, notes = {}, {}
     for index, method in enumerate(image_set.methods):
         pairs = method_pairs(image_set.images, index)
-        values, failures[method.label], _ = score_pairs(pairs, sizes, settings, advance)
+        values, failures[method.label], notes[method.label] = score_pairs(pairs, sizes, settings, advance)
         scores = {
             metric: {
                 pair.name: float(score) for pair, score in zip(pairs, of_metric, strict=True) if not np.isnan(score)
@@ -48,7 +48,7 @@ def score_methods(
             for metric, of_metric in values.items()
         }
         arms.append(Arm(method.label, (ScoreFile(method.folder, metadata, scores),)))
-    return tuple(arms), failures
+    return tuple(arms), failures, notes
 
 
 def recorded_arms(image_set: ImageSet, arms: Mapping[str, Arm]) -> tuple[Arm, ...]:

@@ -182,7 +182,10 @@ def print_evaluation(
         console.print(published_table(evaluation.summary, published, len(evaluation.pairs)))
         for source in dict.fromkeys(row.source for row in published):
             console.print(escape(f"published: {source}"), highlight=False, soft_wrap=True)
-    lines = [f"{name} {MISSING} {reason}" for name, reason in evaluation.unavailable.items()]
+    lines = [
+        f"{name} {MISSING} {reason.removeprefix(f'{name} is left out: ')}"
+        for name, reason in evaluation.unavailable.items()
+    ]
     lines += [*failure_lines(evaluation), *note_lines(evaluation.notes)]
     if renamed := metadata.get("renamed"):
         named = [f"{image} with {reference}" for image, reference in renamed.items()]

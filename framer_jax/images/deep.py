@@ -123,7 +123,9 @@ def _maximum(tile: Tile) -> int:
 
 
 def _checked(values: np.ndarray, kind: str, highest: int) -> np.ndarray:
-    if not (values.min() >= 0 and values.max() <= highest):  # false for NaN
+    if not np.isfinite(values).all():
+        raise ValueError(f"{kind} values are NaN or infinite: replace them first")
+    if not (values.min() >= 0 and values.max() <= highest):
         raise ValueError(f"{kind} values lie outside 0 to {highest}: rescale them first")
     return values
 

@@ -295,6 +295,7 @@ def test_values_that_are_not_finite_are_one_row(folders):
     result = evaluate(sr, gt, IDS)
     np.testing.assert_array_equal(np.isnan(result.values["psnr-y"]), [False, True, False])
     assert "b.tif" in result.failures[0].reason
+    assert "NaN or infinite: replace them first" in result.failures[0].reason
 
 
 def test_the_json_file_names_versions_machine_and_digests(folders, tmp_path):
