@@ -30,7 +30,7 @@ COVERED = {
     *("flow_dit_released", "framer_d_small", "framer_tsd_sr_sd3", "quickstart_framer", "dtkd_narrow"),
     *("framer_d_sd35", "dit4sr_taesd3_small", "realesrgan_narrow", "framer_u_pisa_sr", "supresdiffgan_taesd_small"),
     *("framer_u_supresdiffgan", "framer_u_multistep", "multistep_taesd_small"),
-    "framer_u_taesd_small",
+    *("framer_u_taesd_small", "framer_d_taesd3_small", "pisa_sr_taesd_small", "hf_diff_narrow"),
 }
 """Configurations whose methods, networks and variants of FRAMER are trained by others here: one step of them is a slow
 check."""

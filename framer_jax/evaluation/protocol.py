@@ -22,10 +22,10 @@ from framer_jax.evaluation.metrics import METRICS
 from framer_jax.evaluation.pairs import Pair, examples
 from framer_jax.images.decode import read_rgb
 
-PROTOCOLS = ("dtkd", "framer_table1", "hf_diff", "osediff", "resshift", "stablesr_crops")
-"""The protocols that ship with the library."""
-
 FOLDER = files("framer_jax.evaluation.protocols")
+
+PROTOCOLS = tuple(sorted(file.name.removesuffix(".toml") for file in FOLDER.iterdir() if file.name.endswith(".toml")))
+"""The protocols that ship with the library."""
 
 RECOGNISED = 0.5
 """A folder is taken for an image set if it has at least this share of its images."""

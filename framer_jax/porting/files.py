@@ -106,11 +106,9 @@ def check_writable(path: PathLike, label: str) -> None:
       label: what an error calls it, such as its option.
 
     Raises:
-      ValueError: it is a folder, or its folder is a file or cannot be written.
+      ValueError: its folder is a file, or cannot be written.
     """
     target = Path(path)
-    if target.is_dir():
-        raise ValueError(f"{label} {path} is a folder: name a file")
     folder = next(parent for parent in target.absolute().parents if parent.exists())
     if not folder.is_dir():
         raise ValueError(f"{label} {path}: {folder} is a file: name another folder")

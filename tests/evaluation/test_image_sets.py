@@ -70,7 +70,9 @@ def test_images_without_a_partner_are_refused_or_left_out(folders):
 
 def test_other_sizes_are_named(folders):
     write(folders["bad"], "b", np.zeros((48, 60, 3), np.uint8))
-    with pytest.raises(ValueError, match="differ in size"):
+    with pytest.raises(
+        ValueError, match=r"differs in size \(width x height\) from its reference: b 60x48 against 64x48"
+    ):
         collect_images(methods(folders), folders["gt"])
     with pytest.raises(ValueError, match=r"of good and bad differ in size \(width x height\): b 64x48 against 60x48"):
         collect_images(methods(folders))
@@ -105,7 +107,7 @@ def test_equal_stems_in_subfolders_are_told_apart(folders, tmp_path):
 def test_scores_are_those_of_the_images(folders):
     image_set = collect_images(methods(folders), folders["gt"])
     done = []
-    arms, failures = score_methods(image_set, ScoreSettings(("psnr-rgb",)), done.append)
+    arms, failures, _ = score_methods(image_set, ScoreSettings(("psnr-rgb",)), done.append)
     assert sum(done) == 6 and failures == {"good": (), "bad": ()}
     assert [arm.label for arm in arms] == ["good", "bad"]
     good, bad = (arm.scores("psnr-rgb") for arm in arms)

@@ -209,7 +209,7 @@ def test_a_set_of_unknown_names_is_counted(tmp_path):
     Image.new("RGB", (4, 4)).save(image)
     matched = match_set(protocol, "drealsr_crops", [Pair("a", image, image)])
     assert not matched.complete
-    with pytest.raises(ValueError, match=r"has 93 images, and there are 1: complete the folder"):
+    with pytest.raises(ValueError, match=r"has 93 images of 512x512, and there are 1, 1 of them of another size \(a\)"):
         protocols.check_complete(matched, protocol, 1)
 
 

@@ -118,7 +118,7 @@ def test_outputs_that_cannot_be_written_are_refused_before_scoring(folders, tmp_
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match=r"--json .*file/s\.json: .*file is a file: name another folder"):
         evaluate(*folders, IDS, json_path=tmp_path / "file" / "s.json")
-    with pytest.raises(ValueError, match=r"--csv .* is a folder: name a file"):
+    with pytest.raises(ValueError, match=r"--csv: .* is a folder: name another file"):
         evaluate(*folders, IDS, csv_path=tmp_path, overwrite=True)
     with pytest.raises(ValueError, match="--seed is -1: it must be at least 0"):
         evaluate(*folders, IDS, seed=-1)

@@ -193,7 +193,7 @@ def test_table_4_has_other_terms_in_their_place(folder):
     [
         (
             ("recipe.hf_diff.extractor_checkpoint=",),
-            "extractor_checkpoint is empty: set it to the path of the pre-trained",
+            "extractor_checkpoint is empty: set it to the path of the feature extractor, from `framer-jax pretrain`",
         ),
         (("recipe.hf_diff.dinov2_checkpoint=",), "dinov2_checkpoint is empty: set it to the path of DINOv2"),
         (("recipe.hf_diff.extractor_modules=3",), r"has 1 invertible modules, and .*extractor_modules is 3"),

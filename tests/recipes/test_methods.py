@@ -34,7 +34,7 @@ def saved_state(workdir):
         return reader.restore(workdir / "checkpoints" / "2" / "state")
 
 
-LONG_CYCLES = {"hf_diff", "pisa_sr", "osediff"}
+LONG_CYCLES = {"hf_diff", "pisa_sr", "osediff", "tsd_sr", "multistep_sd", "supresdiffgan"}
 """Methods whose whole cycle is a slow check, of minutes: their terms are those of others, or their losses run through
 an autoencoder and LPIPS. A small configuration of theirs is trained for a step in tests/test_configs.py, or the
 gradient of every group is tested in their own file."""

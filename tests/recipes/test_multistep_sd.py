@@ -276,6 +276,7 @@ def test_framer_on_top_and_its_heads_are_not_exported():
     assert set(expected_params(recipe)) == {DENOISER}
 
 
+@pytest.mark.slow  # a minute of training
 def test_it_overfits_one_batch():
     recipe, data = recipe_of(*ALONE, data=LATENTS), latents()
     params = {name: jax.tree.map(jnp.array, group) for name, group in started(recipe, batch()).items()}

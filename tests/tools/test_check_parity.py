@@ -14,12 +14,12 @@ from tools.parity.cases import Case, compare
 from tools.parity.drawn_weights import named_weight
 from tools.parity.real_weights import find_weights
 
-SLOW = ("unet_sd2_tiny_duallora", "controlnet_sd2_tiny")
-"""Programs that hold the U-Net of unet_sd2_tiny several times."""
+SLOW = ("unet_sd2_tiny_duallora", "controlnet_sd2_tiny", "sinsr")
+"""Programs that hold a U-Net several times."""
 
 COPIED = (
     *("framer_loss_B3", "color_fix", "dwt_pywt", "niqe", "realesrgan_primitives", "schedulers"),
-    *("resshift_schedule", "resshift_unet_small", "resshift_vq_small", "sinsr", "lpips_alex"),
+    *("resshift_schedule", "resshift_unet_small", "resshift_vq_small", "lpips_alex"),
     *("swinir_small60_nearestconv_x4", "swinir_lightweight_x4", "swinir_tiny_3conv"),
     *("rrdbnet_x4_tiny", "rrdbnet_x2_tiny", "rrdbnet_x1_tiny", "srvgg_tiny"),
     *("rrdbnet_esrgan_keys_x4_tiny", "rrdbnet_bsrgan_keys_x2_tiny"),
