@@ -225,6 +225,41 @@ def test_images_of_other_weights_are_refused(copy, capsys):
     assert ablate(file, output, "--index", 1) == 0  # trained and upscaled before
 
 
+def test_an_interrupted_evaluation_is_not_complete_and_goes_on(copy, capsys):
+    file, output = copy
+    path = output / "scores" / "none-s0.json"
+    whole = json.loads(path.read_text())
+    unfinished = json.loads(path.read_text())
+    unfinished["metadata"]["complete"] = False
+    unfinished["images"][0]["psnr-y"] = None
+    path.write_text(json.dumps(unfinished))
+    assert ablate(file, output, "--list") == 0
+    assert "# --index 0: none-s0, trained" in capsys.readouterr().out
+    assert ablate(file, output, "--collect") == 1
+    assert "1 of 4 jobs are missing: none-s0 (--index 0)" in capsys.readouterr().err
+    assert ablate(file, output) == 0
+    again = json.loads(path.read_text())
+    assert again["metadata"]["complete"] is True
+    assert [image["psnr-y"] for image in again["images"]] == [image["psnr-y"] for image in whole["images"]]
+
+
+def test_a_table_needs_the_record_of_the_first_job(copy, capsys):
+    file, output = copy
+    (output / "ablation.json").unlink()
+    table = (output / "table.md").read_text()
+    fails(capsys, ablate(file, output, "--collect"), "has no ablation.json, which the first job writes")
+    assert (output / "table.md").read_text() == table
+
+
+def test_metrics_that_the_images_are_too_small_for_are_refused_first(data, tmp_path, capsys):
+    file = ablation_file(tmp_path)
+    status = ablate(file, tmp_path / "out", *options(data), "--metrics", "ms-ssim-y")
+    fails(capsys, status, "--crop 32 is too small for ms-ssim-y, which needs 161x161 pixels")
+    status = ablate(file, tmp_path / "out", *options(data), "--metrics", "seam")
+    fails(capsys, status, "--metrics seam: score the images with `framer-jax evaluate`")
+    assert not (tmp_path / "out").exists()
+
+
 def test_scores_without_a_metric_are_named(copy, capsys):
     file, output = copy
     path = output / "scores" / "none-s0.json"
