@@ -27,8 +27,8 @@ FOLDER = files("framer_jax.evaluation.protocols")
 PROTOCOLS = tuple(sorted(file.name.removesuffix(".toml") for file in FOLDER.iterdir() if file.name.endswith(".toml")))
 """The protocols that ship with the library."""
 
-RECOGNISED = 0.5
-"""A folder is taken for an image set if it has at least this share of its images."""
+RECOGNISED = 0.25
+"""A folder is taken for an image set if at least this share of all images of both are in both."""
 
 
 class PublishedRow(NamedTuple):
@@ -284,13 +284,16 @@ def match_set(protocol: Protocol, set_name: str, pairs: Sequence[Pair]) -> Match
     if not chosen.references:  # the names are not known
         difference = abs(chosen.images - len(names) - len(surplus))
         return MatchedSet(chosen, ("?",) * difference, (), _of_other_size(chosen, names))
+    compares = any(pair.reference is not None for pair in names.values())
     changed = []
     missing = sorted(chosen.references.keys() - names.keys())
     for name in sorted(names.keys() & chosen.references.keys()):
         expected, reference = chosen.references[name], names[name].reference
-        if expected and reference is None:
+        if not expected or not compares:
+            continue
+        if reference is None:
             missing.append(name)
-        elif expected and reference is not None and _digest(reference) != expected:
+        elif _digest(reference) != expected:
             changed.append(name)
     other = sorted([*surplus, *(names.keys() - chosen.references.keys())])
     return MatchedSet(chosen, tuple(missing), tuple(other), tuple(changed))

@@ -233,6 +233,8 @@ def test_two_images_of_one_name_and_a_missing_reference_are_no_complete_set(mine
     assert (twice.complete, twice.other) == (False, ("a",))
     without = match_set(protocol, "", [pairs[0]._replace(reference=None), *pairs[1:]])
     assert (without.complete, without.missing) == (False, ("a",))
+    # Without any references, the metrics that need them are left out.
+    assert match_set(protocol, "", [pair._replace(reference=None) for pair in pairs]).complete
 
 
 def test_the_set_with_the_fewest_other_images_is_recognised(mine):
