@@ -139,7 +139,7 @@ def test_the_command_scores_what_it_can(home, loaded, folder, tmp_path, capsys):
     outputs = ["--json", str(report), "--csv", str(table)]
     assert cli.main([*command, "--pyiqa-weights", f"musiq-koniq={weights}", *outputs]) == 1
     printed = capsys.readouterr().out
-    assert "musiq-koniq ↑" in printed and printed.count("maniqa-pipal is left out: there is no MANIQA_PIPAL") == 1
+    assert "musiq-koniq ↑" in printed and printed.count("maniqa-pipal – there is no MANIQA_PIPAL") == 1
     assert [list(row) for row in csv.DictReader(table.read_text().splitlines())] == [["image", "musiq-koniq"]] * 3
     metadata = json.loads(report.read_text())["metadata"]
     entry = metadata["metrics"]["musiq-koniq"]

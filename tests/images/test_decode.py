@@ -111,9 +111,13 @@ def test_large_texts_of_a_png_file_do_not_matter(tmp_path):
 
 
 def test_values_outside_the_range_are_refused(tmp_path):
-    for name, values in {"large": RGB.astype(np.float32), "nan": np.full((4, 4, 3), np.nan, np.float32)}.items():
+    refused = {
+        "large": (RGB.astype(np.float32), "outside 0 to 1"),
+        "nan": (np.full((4, 4, 3), np.nan, np.float32), "NaN or infinite"),
+    }
+    for name, (values, reason) in refused.items():
         (tmp_path / f"{name}.tif").write_bytes(tiff(values, 2))
-        with pytest.raises(ImageError, match=rf"{name}\.tif: .*outside 0 to 1"):
+        with pytest.raises(ImageError, match=rf"{name}\.tif: .*{reason}"):
             read_image(tmp_path / f"{name}.tif")
     twelve = (GRAY.astype(np.uint16) << 4)[:, :, None]
     (tmp_path / "twelve.tif").write_bytes(tiff(twelve, 1, predictor=1))
