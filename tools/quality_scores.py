@@ -17,6 +17,9 @@ from framer_jax.evaluation.scoring import ScoreSettings, score_pairs
 from framer_jax.porting.files import atomic_write, sha256_of
 from tools.quality_images import DataSet, digest_of_json, file_name
 
+NUMBERS, SUMMARY = "scores.json", "summary.json"
+"""Files of a report: all scores, and means only."""
+
 COLUMNS = {
     "psnr-y": ("PSNR-Y", 2),
     "ssim-y": ("SSIM-Y", 3),
@@ -223,3 +226,18 @@ def as_json(row: Row, ids: Sequence[str]) -> dict[str, Any]:
             for name, scores in row.scores.items()
         },
     }
+
+
+def write_numbers(folder: Path, numbers: Mapping[str, Any]) -> None:
+    """Write a report's numbers with the scores of every image, and without them, `SUMMARY`, for a page.
+
+    Args:
+      folder: of the report.
+      numbers: plain JSON; 'data_sets' has a row of `as_json` for each data set and label.
+    """
+    means = {
+        name: {label: row["summary"] for label, row in rows.items()} for name, rows in numbers["data_sets"].items()
+    }
+    for name, content in {NUMBERS: numbers, SUMMARY: {**numbers, "data_sets": means}}.items():
+        with atomic_write(folder / name) as temporary:
+            temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

@@ -11,14 +11,12 @@ model, a metric's weights, images that there was no time for) is a line each, an
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -42,8 +40,6 @@ from tools.quality_images import (
     DataSet,
     Upsampler,
     bicubic,
-    digest_of_json,
-    file_name,
     image_folder,
     jobs_of,
     make_images,
@@ -51,6 +47,8 @@ from tools.quality_images import (
 )
 from tools.quality_scores import (
     COLUMNS,
+    NUMBERS,
+    SUMMARY,
     Row,
     as_json,
     common_images,
@@ -58,8 +56,10 @@ from tools.quality_scores import (
     settings_of,
     table,
     usable_metrics,
+    write_numbers,
 )
-from tools.timing import hardware, time_alternately
+from tools.quality_times import measure_seconds, timed_image
+from tools.timing import hardware
 
 BICUBIC, OSEDIFF = "bicubic", "osediff"
 """Rows that are no models of ours: upsampling without a model, and the images that OSEDiff's authors published."""
@@ -69,10 +69,8 @@ DEFAULT_MODELS = (BICUBIC, "starter", "realesr-general-x4v3", "realesrgan-x4plus
 
 CROPS, REALSET65 = "RealSR-crops", "RealSet65"
 
-TABLE, NUMBERS, SUMMARY = "table.md", "scores.json", "summary.json"
+TABLE = "table.md"
 
-TIMED_SIDE = 128
-"""Side of the LR image whose upscaling is timed, in pixels: one tile."""
 
 CROP = 256
 """Side of the crops of an image sheet, in SR pixels."""
@@ -174,13 +172,9 @@ def run(options: argparse.Namespace) -> int:
             for name, result in results.items()
         },
     }
-    means = {
-        name: {label: row["summary"] for label, row in rows.items()} for name, rows in numbers["data_sets"].items()
-    }
-    files = {TABLE: text, NUMBERS: _json_text(numbers), SUMMARY: _json_text({**numbers, "data_sets": means})}
-    for name, content in files.items():
-        with atomic_write(options.output / name) as temporary:
-            temporary.write_text(content, encoding="utf-8")
+    with atomic_write(options.output / TABLE) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    write_numbers(options.output, numbers)
     print(text)
     for line in missing:
         print(f"missing: {line}", file=sys.stderr)
@@ -317,49 +311,6 @@ def progress(description: str, total: int) -> Iterator[Callable[[int], None]]:
         task = bar.add_task(description, total=total)
         yield lambda count: bar.advance(task, count)
     ERR.print(f"{time.strftime('%H:%M:%S')} {description}", highlight=False)
-
-
-def _json_text(content: Any) -> str:
-    return json.dumps(content, indent=1) + "\n"
-
-
-def timed_image(data_set: DataSet) -> np.ndarray:
-    """The LR image whose upscaling is timed, [H, W, 3] float32 in [0, 1]: the center of the first photograph."""
-    pixels = read_pixels(image_files(data_set.lr).paths[0])
-    top, left = (max(0, length - TIMED_SIDE) // 2 for length in pixels.shape[:2])
-    return np.ascontiguousarray(pixels[top : top + TIMED_SIDE, left : left + TIMED_SIDE])
-
-
-def measure_seconds(upsamplers: Sequence[Upsampler], image: np.ndarray, rounds: int, output: Path) -> dict[str, float]:
-    """Median seconds per image, by label; measured alternately, so that a busy machine slows all models alike.
-
-    Compiling, reading and writing are not included. Times measured earlier on this hardware are taken from disk.
-
-    Args:
-      upsamplers: the ways to upscale.
-      image: LR image, [H, W, 3] float32 in [0, 1].
-      rounds: number of timed runs of each.
-      output: folder of the whole report.
-    """
-    where = {"hardware": hardware(), "size": image.shape, "rounds": rounds}
-    files = {
-        upsampler.label: output
-        / "seconds"
-        / f"{file_name(upsampler.label)}-{digest_of_json(where | {'upsampler': upsampler.identity})}.json"
-        for upsampler in upsamplers
-    }
-    programs = {
-        upsampler.label: partial(upsampler.run, image)
-        for upsampler in upsamplers
-        if not files[upsampler.label].is_file()
-    }
-    for label, times in (time_alternately(programs, rounds, warm_up=1) if programs else {}).items():
-        with atomic_write(files[label]) as temporary:
-            temporary.write_text(json.dumps({**where, "seconds": times}) + "\n", encoding="utf-8")
-    return {
-        label: float(np.median(json.loads(file.read_text(encoding="utf-8"))["seconds"]))
-        for label, file in files.items()
-    }
 
 
 def report(

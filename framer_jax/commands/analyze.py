@@ -31,6 +31,7 @@ from framer_jax.commands.analyze_inputs import (
     open_teacher,
     training_steps,
 )
+from framer_jax.commands.override_option import add_override_option
 from framer_jax.evaluation.layers import RADIUS
 from framer_jax.evaluation.paper_figures import FigureContent, check_matplotlib, file_names, write_content
 from framer_jax.inference.model import Model
@@ -83,14 +84,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--recipe", metavar="CONFIG", help="configuration of WEIGHTS, if they are published ones")
-    parser.add_argument(
-        "--set",
-        dest="overrides",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="override one knob of the configuration of --recipe; repeatable",
-    )
+    add_override_option(parser, "override one knob of the configuration of --recipe")
     parser.add_argument("--teacher", metavar="WEIGHTS", help="teacher; default: the one that WEIGHTS was trained with")
     parser.add_argument(
         "--teacher-recipe", metavar="CONFIG", help="configuration of --teacher, if it is published weights"

@@ -11,6 +11,7 @@ import numpy as np
 
 from framer_jax.checkpoints.networks import load_network
 from framer_jax.checkpoints.paths import is_trained, weight_path, with_dependencies
+from framer_jax.commands.compare_labels import split_label
 from framer_jax.commands.published import open_model
 from framer_jax.data.settings import describe_degradation
 from framer_jax.data.whole_photos import ValidationPair
@@ -86,12 +87,11 @@ def open_run(text: str | None, config: str | None = None, overrides: Sequence[st
 
 
 def _split_label(text: str | None) -> tuple[str, str | None]:
-    if text is None or Path(text).exists():
-        return "", text
-    label, separator, weights = text.partition("=")
-    if not separator:
-        return "", text
-    if not label or not weights:
+    """(label or '', weights or None); ValueError for an empty one before or after the '='."""
+    if text is None:
+        return "", None
+    label, weights = split_label(text)
+    if not weights or (weights != text and not label):
         raise ValueError(f"{text!r} lacks a label or weights: write LABEL=WEIGHTS")
     return label, weights
 
@@ -183,7 +183,7 @@ def open_teacher(run: Run, named: str | None, config: str | None) -> Model | str
       ValueError, FileNotFoundError, ImportError: the named teacher cannot be read, or upsamples by another scale.
     """
     if named is None:
-        path = _own_file(run.model, TEACHER_ROLE)
+        path = _trained_with(run.model, TEACHER_ROLE)
         if path is None:
             return "a teacher: add --teacher WEIGHTS"
         if not path.is_file():
@@ -209,23 +209,23 @@ def open_extractor(run: Run, named: str | None) -> Pretrained | str:
     Raises:
       ValueError, FileNotFoundError, ImportError: the named file cannot be read, or is of another network.
     """
-    path = Path(named) if named else _own_file(run.model, EXTRACTOR_ROLE)
+    path = Path(named) if named else _trained_with(run.model, EXTRACTOR_ROLE)
     if path is None or not (named or path.is_file()):
         return "HF-Diff's feature extractor, as `framer-jax pretrain` trains it: add --extractor WEIGHTS"
     return load_network(EXTRACTOR, path)
 
 
-def _own_file(model: Model, role: str) -> Path | None:
+def _trained_with(model: Model, role: str) -> Path | None:
     """The file of a role that a model was trained with, where it is now or was then; None if it names none."""
     config = model.metadata["config"]["recipe"]
     files = [file for file in method_of(config).weight_files if file.role == role and weight_path(config, file)]
     if not files:
         return None
     try:
-        found = with_dependencies(config, model.path, model.metadata.get("weights", {}), files[:1])
+        present = with_dependencies(config, model.path, model.metadata.get("weights", {}), files[:1])
     except (FileNotFoundError, ValueError):
         return Path(weight_path(config, files[0]))
-    return Path(str(value_at(found, files[0].path)))
+    return Path(str(value_at(present, files[0].path)))
 
 
 def training_steps(runs: Sequence[Run], files: Sequence[str]) -> list[int] | str:

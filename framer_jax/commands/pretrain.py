@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 
 from framer_jax.commands.exports import WeightFiles
 from framer_jax.commands.model_card import CARD
+from framer_jax.commands.override_option import add_override_option
 from framer_jax.config import ConfigError, declare_knob
 from framer_jax.data.class_folders import ClassDataSettings, LabelledPhotos, class_folders
 from framer_jax.data.contents import file_digests
@@ -68,14 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--validation", metavar="FOLDER", help="such a folder of held-out images of the same classes")
     parser.add_argument("--workdir", required=True, help="for checkpoints, weights and logs; resumed if it has any")
     parser.add_argument("--epochs", type=int, default=EPOCHS, help=f"passes over the images ({EPOCHS}, as published)")
-    parser.add_argument(
-        "--set",
-        dest="overrides",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="override one knob of the sections extractor, data, training and logging; repeatable",
-    )
+    add_override_option(parser, "override one knob of the sections extractor, data, training and logging")
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -18,6 +18,7 @@ from framer_jax.checkpoints.migration import migrate
 from framer_jax.checkpoints.open import READER, build_recipe
 from framer_jax.checkpoints.paths import digest_of, digests
 from framer_jax.commands.exports import WeightFiles
+from framer_jax.commands.override_option import add_override_option
 from framer_jax.commands.provenance import portable
 from framer_jax.commands.training_data import open_source, open_training, text_condition, training_kind
 from framer_jax.config import (
@@ -64,14 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--workdir", required=True, help="for checkpoints, weights and logs; resumed if it has any")
     parser.add_argument("--init", metavar="WEIGHTS", help="start from this file; 'starter' is the shipped model")
-    parser.add_argument(
-        "--set",
-        dest="overrides",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="override one knob; repeatable",
-    )
+    add_override_option(parser)
     hosts = parser.add_argument_group("several hosts", "start the same command on each host, in a shared --workdir")
     hosts.add_argument("--distributed", action="store_true", help="SLURM, MPI and TPU pods need nothing else")
     hosts.add_argument("--coordinator", metavar="HOST:PORT", help="a free port of the host of process 0")

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from framer_jax.checkpoints.autoencoder import read_preview
 from framer_jax.checkpoints.sampling import Sampling
+from framer_jax.commands.override_option import add_override_option
 from framer_jax.commands.published import check_denoise_strength, open_model, open_named_model
 from framer_jax.config import ConfigError
 from framer_jax.inference.folder import Origin, upscale_files
@@ -51,14 +52,7 @@ def _add_model_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="CONFIG",
         help="configuration of published weights, ported or not, such as resshift_v1",
     )
-    parser.add_argument(
-        "--set",
-        dest="overrides",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="override one knob of the configuration of --recipe; repeatable",
-    )
+    add_override_option(parser, "override one knob of the configuration of --recipe")
     parser.add_argument(
         "--protocol",
         default=UpscaleSettings.protocol,

@@ -74,8 +74,8 @@ def sr_images(recipe: Recipe, weights: Sequence[Params], lr: np.ndarray, seed: i
     sample, frozen = jax.jit(any_size(recipe.sample, recipe)), jax.device_put(recipe.frozen)
 
     def image(params: Params, index: int) -> np.ndarray:
-        own = NoiseField(noise.key[index : index + 1], noise.origin[index : index + 1])
-        pixels = np.asarray(sample(params, frozen, lr[index : index + 1], own))[0]
+        image_noise = NoiseField(noise.key[index : index + 1], noise.origin[index : index + 1])
+        pixels = np.asarray(sample(params, frozen, lr[index : index + 1], image_noise))[0]
         if not np.isfinite(pixels).all():
             raise ValueError(f"the sampler of {recipe.name} gives values that are not finite: choose other weights")
         return np.clip(pixels, 0.0, 1.0)

@@ -142,14 +142,14 @@ def load_learned(
             raise FileNotFoundError(f"{OPTION} {name}={path}: there is no such file: correct the path")
     networks, reasons = {}, {}
     for name in requested:
-        found = Path(files[name]) if name in files else find_weights(name)
-        if found is None or not is_installed():
-            reasons[name] = missing(name, found)
+        weights = Path(files[name]) if name in files else find_weights(name)
+        if weights is None or not is_installed():
+            reasons[name] = missing(name, weights)
             continue
         try:
-            networks[name] = LearnedNetwork(name, _load(name, found), _digest(found), _settings())
+            networks[name] = LearnedNetwork(name, _load(name, weights), _digest(weights), _settings())
         except Exception as error:  # pyiqa and what it imports fail in many ways: the other metrics are scored anyway
-            reasons[name] = f"{name} is left out: pyiqa cannot load {found} ({_in_one_line(error)})"
+            reasons[name] = f"{name} is left out: pyiqa cannot load {weights} ({_in_one_line(error)})"
     return networks, reasons
 
 
@@ -185,16 +185,16 @@ def _files_in(folder: Path, name: str) -> list[Path]:
     return [path for path in paths if path.is_file()]
 
 
-def missing(name: str, found: Path | None = None) -> str:
+def missing(name: str, weights: Path | None = None) -> str:
     """What a metric lacks and what to do about it, in one line.
 
     Args:
       name: a key of `LEARNED`.
-      found: its weights, if they are there.
+      weights: its weights, if they are there.
     """
     row = LEARNED[name]
     parts = [] if is_installed() else [f"pyiqa is not installed ({COMMAND})"]
-    if found is None:
+    if weights is None:
         folders = " or ".join(map(str, weight_folders(name)))
         source = "CLIP's ResNet-50 of OpenAI" if row.is_clip else f"it is published as {REPOSITORY} on Hugging Face"
         parts.append(
@@ -278,7 +278,7 @@ def _load(name: str, path: Path) -> Callable[[Pixels], float]:
 
 @contextlib.contextmanager
 def _offline() -> Iterator[None]:
-    """No name of a host can be resolved, and the hub's library is told so."""
+    """No name of a host can be resolved, which the hub's library knows."""
     names = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
     before, resolve = {name: os.environ.get(name) for name in names}, socket.getaddrinfo
 

@@ -345,8 +345,8 @@ def check_complete(matched: MatchedSet, protocol: Protocol, count: int) -> None:
         f"{len(names)} {what} ({examples(names)})"
         for names, what in (
             (matched.missing, f"of {chosen.images} images missing"),
-            (matched.other, "images that are not of the set"),
-            (matched.changed, "references with other pixels than those of the set"),
+            (matched.other, "image(s) that are not of the set"),
+            (matched.changed, "reference(s) with other pixels than those of the set"),
         )
         if names
     ]

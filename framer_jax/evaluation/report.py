@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -213,10 +214,13 @@ def _protocol_lines(protocol: Mapping[str, Any] | None) -> list[str]:
 def published_table(summary: Mapping[str, Summary], published: Sequence[PublishedRow], images: int) -> Table:
     """The means of an evaluation of so many images and the published rows, with one column per metric."""
     metrics = list(dict.fromkeys([*summary, *(metric for row in published for metric in row.scores)]))
-    table = Table(title="with the published rows", title_justify="left")
+    table = Table(
+        title="with the published rows, to four digits at most", title_justify="left", box=SIMPLE, padding=(0, 1, 0, 0)
+    )
     table.add_column("")
     for metric in metrics:
-        table.add_column(f"{metric} {'↑' if METRICS[metric].higher_is_better else '↓'}", justify="right")
+        words = metric_heading(metric, METRICS[metric].higher_is_better).replace("-", "\n").replace(" ", "\n")
+        table.add_column(words, justify="right", no_wrap=True)
     means = {metric: entry.mean for metric, entry in summary.items()}
     counts = {entry.images for entry in summary.values()}
     ours = "this folder" if counts == {images} else f"this folder ({min(counts)} of {images} images)"
@@ -227,7 +231,7 @@ def published_table(summary: Mapping[str, Summary], published: Sequence[Publishe
 
 
 def _cell(value: float | None) -> str:
-    return MISSING if value is None or np.isnan(value) else f"{value:.4f}"
+    return MISSING if value is None or np.isnan(value) else f"{value:.4g}"
 
 
 def note_lines(notes: Sequence[Note]) -> list[str]:

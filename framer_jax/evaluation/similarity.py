@@ -104,10 +104,7 @@ def ssim_rgb(sr: jax.Array, reference: jax.Array, crop_border: int = 0) -> jax.A
 
     Values are not rounded (those of 8-bit files are integers anyway), and negative structure is not clipped.
 
-    Args:
-      sr: [B, H, W, 3] in [0, 1].
-      reference: the same shape.
-      crop_border: pixels ignored on every side.
+    Arguments as for `ssim_y`.
 
     Returns:
       [B] float32 in [-1, 1]; 1 for equal images.
@@ -133,10 +130,7 @@ def ms_ssim_y(sr: jax.Array, reference: jax.Array, crop_border: int = 0) -> jax.
     and an odd side is extended by zeros at both ends before it is halved. (pyiqa's `ms_ssim` rounds luma again at every
     scale.)
 
-    Args:
-      sr: [B, H, W, 3] in [0, 1].
-      reference: the same shape.
-      crop_border: pixels ignored on every side.
+    Arguments as for `ssim_y`.
 
     Returns:
       [B] float32 in [0, 1]; 1 for equal images.

@@ -147,7 +147,7 @@ def evaluate(
         "protocol": _protocol_entry(loaded, matched),
         "bootstrap": {"seed": seed, "resamples": resamples, "level": 0.95},
     }
-    work = _prepare(pairs, settings, metadata, pairing.left_out, compares)
+    work = _prepare(pairs, settings, metadata, pairing.left_out, compares, digests=json_path is not None)
     evaluation = work.evaluation(_score(work, outputs, console), complete=True)
     if json_path is not None:
         write_json(evaluation, json_path)
@@ -177,10 +177,12 @@ class Work(NamedTuple):
     left_out: tuple[LeftOut, ...]
 
     def evaluation(self, scored: Scored, complete: bool) -> Evaluation:
-        """The scores with their means."""
+        """The scores and, once they are complete, their means."""
         bootstrap = self.metadata["bootstrap"]
         summary = {
-            name: summarise(scores, bootstrap["seed"], bootstrap["resamples"]) for name, scores in scored.values.items()
+            name: summarise(scores, bootstrap["seed"], bootstrap["resamples"])
+            for name, scores in scored.values.items()
+            if complete
         }
         metadata = {**self.metadata, "complete": complete}
         return Evaluation(
@@ -202,13 +204,14 @@ def _prepare(
     metadata: dict[str, Any],
     left_out: tuple[LeftOut, ...],
     compares: bool,
+    digests: bool,
 ) -> Work:
-    """Check the sizes of all pairs, and digest their files."""
+    """Check the sizes of all pairs, and digest their files if they are written."""
     sizes = pair_sizes(pairs, settings.mod_crop, compares)
     check_sizes(pairs, sizes, settings)
     made = upscale_settings([pair.image for pair in pairs])
     metadata = {**score_metadata(settings), "images": len(pairs), **metadata, "made": made}
-    return Work(pairs, tuple(sizes), settings, metadata, pair_digests(pairs), left_out)
+    return Work(pairs, tuple(sizes), settings, metadata, pair_digests(pairs) if digests else (), left_out)
 
 
 def _match(protocol: Protocol, set_name: str, pairs: Sequence[Pair], allow_incomplete: bool) -> MatchedSet:
@@ -337,7 +340,9 @@ def _unavailable(
     reasons = {}
     for name in ids:
         row, given = METRICS[name], weights.dists if name == "dists" else weights.lpips
-        if row.needs_network and has_reference:
+        if row.needs_niqe_model and model is None:
+            reasons[name] = "needs a pristine model: give its path (--niqe-model)"
+        elif row.needs_network and has_reference:
             if not given and not is_installed(name):
                 reasons[name] = missing_weights(name)
         elif name not in LEARNED:

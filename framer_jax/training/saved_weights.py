@@ -41,8 +41,8 @@ def read_exported(path: Path, exported: Sequence[str]) -> Params:
         with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
             saved = reader.metadata(path / "state").item_metadata.tree
             part = "ema" if saved["ema"] else "params"
-            wanted = {part: select_groups(saved[part], exported)}
-            state = reader.restore(path / "state", args=_as_numpy(wanted))
+            groups = {part: select_groups(saved[part], exported)}
+            state = reader.restore(path / "state", args=_as_numpy(groups))
     except KeyError as error:
         raise ValueError(f"checkpoint {path} lacks the group {error}: it is of another recipe") from error
     except (OSError, TypeError, RuntimeError) as error:
@@ -51,7 +51,7 @@ def read_exported(path: Path, exported: Sequence[str]) -> Params:
     return params
 
 
-def _as_numpy(wanted: Any) -> ocp.args.PyTreeRestore:
+def _as_numpy(groups: Any) -> ocp.args.PyTreeRestore:
     """Orbax's arguments that restore a part of a checkpoint as NumPy arrays, on any number of devices."""
-    restore_args = jax.tree.map(lambda leaf: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
-    return ocp.args.PyTreeRestore(item=wanted, restore_args=restore_args, partial_restore=True)
+    restore_args = jax.tree.map(lambda leaf: ocp.RestoreArgs(restore_type=np.ndarray), groups)
+    return ocp.args.PyTreeRestore(item=groups, restore_args=restore_args, partial_restore=True)

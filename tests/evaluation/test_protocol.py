@@ -143,8 +143,8 @@ def test_incomplete_and_changed_sets_are_said_before_scoring(mine, capsys, monke
         fails(
             capsys,
             evaluate(mine),
-            r"not the image set tiny of the protocol mine: 1 of 4 images missing \(d\); 1 images that are not of the "
-            r"set \(more\); 1 references with other pixels than those of the set \(b\)",
+            r"not the image set tiny of the protocol mine: 1 of 4 images missing \(d\); 1 image\(s\) that are not of "
+            r"the set \(more\); 1 reference\(s\) with other pixels than those of the set \(b\)",
             "--allow-incomplete",
         )
     assert evaluate(mine, "--allow-incomplete") == 1

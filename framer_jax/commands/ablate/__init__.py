@@ -31,6 +31,7 @@ from framer_jax.commands.ablate.settings import (
     read_settings,
     write_record,
 )
+from framer_jax.commands.override_option import add_override_option
 from framer_jax.config import ConfigError, load_config, to_dict
 from framer_jax.errors import is_correctable, one_line
 from framer_jax.evaluation.ablation_table import AblationResult, ablation_json, ablation_markdown, ablation_result
@@ -61,13 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", required=True, metavar="FOLDER", help="for runs, images, scores and the table")
     parser.add_argument("--base", metavar="CONFIG", help="configuration that the arms change, in place of the file's")
     parser.add_argument("--init", metavar="WEIGHTS", help="weights that every run starts from, as of train --init")
-    parser.add_argument(
-        "--set",
-        dest="overrides",
-        action="append",
-        metavar="KEY=VALUE",
-        help="override one knob of every run; repeatable",
-    )
+    add_override_option(parser, "override one knob of every run", default=False)
     parser.add_argument("--arms", metavar="A,B", help="some of the arms, the reference among them")
     parser.add_argument("--seeds", metavar="0,1,2", help="seeds of the trainings")
     parser.add_argument("--steps", type=int, metavar="N", help="number of sampling steps")

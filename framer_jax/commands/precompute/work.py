@@ -14,6 +14,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
+from framer_jax.commands.override_option import add_override_option
 from framer_jax.commands.training_data import open_photos
 from framer_jax.config import ConfigError
 from framer_jax.data.pipeline import make_prepare, record_dataset
@@ -64,14 +65,7 @@ class Crops(NamedTuple):
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of records that are computed from a configuration's crops."""
     parser.add_argument("--config", required=True, help="configuration of the training run that will read the records")
-    parser.add_argument(
-        "--set",
-        dest="overrides",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="override one knob; repeatable",
-    )
+    add_override_option(parser)
     parser.add_argument("--output", required=True, help="folder of the records; existing files are kept")
     parser.add_argument("--samples", type=int, required=True, metavar="N", help="number of crops over all shards")
 

@@ -274,14 +274,14 @@ function buildViewer() {
   byId("left").append(...options());
   byId("right").append(...options());
   data.sources.forEach((label, source) => {
-    const picture = element("canvas", {role: "img"});
+    const cropCanvas = element("canvas", {role: "img"});
     const button = element("button", {type: "button", title: "Show on the right (with Shift: on the left)"});
     if (source < 9) button.append(element("kbd", {}, source + 1), " ");
     button.append(label);
     button.addEventListener("click", (event) => choose(event.shiftKey ? "left" : "right", source));
     const scores = element("span", {className: "scores"});
-    const figure = element("figure", {}, picture, element("figcaption", {}, button, scores));
-    crops.push({canvas: picture, figure, button, scores});
+    const figure = element("figure", {}, cropCanvas, element("figcaption", {}, button, scores));
+    crops.push({canvas: cropCanvas, figure, button, scores});
     byId("crops").append(figure);
   });
 }
