@@ -1,7 +1,7 @@
 """The ablations of FRAMER (CVPR 2026, arXiv 2512.01390): Tables 2 to 5 and Fig. 10 of its supplement.
 
 Command:  framer-jax ablate framer:table2 --output runs/table2 --photos HR --set data.train=… (as for framer_d_sd35)
-          (framer:table3, table4, table5 or fig10; several with commas, which share the arm `full`; at laptop size with
+          (framer:table3, table4, table5, fig10, or lambda, which is ours; several with commas, which share the arm `full`; at laptop size with
           --base framer_u_taesd_small, or framer_d_taesd3_small for the arms whose teacher is the next layer)
 Hardware: that of the base. Expected time: arms times seeds trainings of the base.
 Expected: the stored text has the order of the arms, and numbers for Fig. 10 only; it does not say on which of the two
@@ -73,6 +73,16 @@ WEIGHTS = replace(
 )
 
 
+LAMBDA = replace(
+    OBJECTIVES,
+    title="FRAMER's weight lambda",
+    source="framer_jax: the paper's text has 1 on the sum over the blocks, its released code 0.1 on their mean",
+    arms={"none": OBJECTIVES.arms["none"], "lambda_0.01": Overlay(("framer.weight=0.01",)), **FULL},
+    expected=(("lambda_0.01", "none"), ("full", "none")),
+    published="The base's own weight, and a tenth of 0.1, against no distillation.",
+)
+
+
 def best(ablation: Ablation) -> Ablation:
     """The ablation with the claim that its reference arm is better than every other one."""
     others = (arm for arm in ablation.arms if arm != ablation.reference)
@@ -80,6 +90,7 @@ def best(ablation: Ablation) -> Ablation:
 
 
 TABLES = {
+    "lambda": LAMBDA,
     "table2": OBJECTIVES,
     "table3": best(TEACHERS),
     "table4": best(BANDS),
