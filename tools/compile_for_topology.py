@@ -37,8 +37,8 @@ from rich.table import Table
 from framer_jax.checkpoints.open import READER, build_recipe
 from framer_jax.config import ConfigError, load_config, to_dict
 from framer_jax.data.latents import HR_LATENT, LR_LATENT
-from framer_jax.evaluation.macs import products
 from framer_jax.knobs import settings_from
+from framer_jax.macs import products
 from framer_jax.recipes.base import Frozen, Recipe
 from framer_jax.recipes.components.networks import network_section
 from framer_jax.recipes.components.spaces import build_space

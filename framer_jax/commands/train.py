@@ -17,6 +17,7 @@ from framer_jax.checkpoints.groups import read_groups
 from framer_jax.checkpoints.migration import migrate
 from framer_jax.checkpoints.open import READER, build_recipe
 from framer_jax.checkpoints.paths import digest_of, digests
+from framer_jax.commands.end_notice import end_at_once, notice_of_sudden_end
 from framer_jax.commands.exports import WeightFiles
 from framer_jax.commands.override_option import add_override_option
 from framer_jax.commands.provenance import portable
@@ -45,6 +46,7 @@ from framer_jax.recipes.base import Frozen, Params, Recipe, expected_params
 from framer_jax.recipes.framer import add_framer
 from framer_jax.recipes.table import method_of
 from framer_jax.training.checkpoint import saved_steps
+from framer_jax.training.hosts import all_or_none
 from framer_jax.training.logging import LoggingSettings, default_writer
 from framer_jax.training.loop import CHECKPOINTS, train
 from framer_jax.training.run import TrainResult
@@ -53,6 +55,9 @@ from framer_jax.training.workdir import check_name, check_unlocked
 from framer_jax.trees import check_same_structure
 
 LOGGER = logging.getLogger(__name__)
+
+HEARTBEAT_TIMEOUT = 30
+"""Seconds without a sign of life after which JAX takes a process for dead, and ends the others."""
 
 INTERRUPTED = 130
 """Exit status after Ctrl-C, as shells use it."""
@@ -79,11 +84,27 @@ def run(arguments: argparse.Namespace) -> int:
     if not arguments.workdir:
         raise ConfigError("--workdir is empty: name a folder")
     initialize_distributed(arguments.distributed, arguments.coordinator, arguments.processes, arguments.process)
+    if arguments.distributed:
+        return _run_distributed(config, arguments)
     try:
         result = train_from_config(config, arguments.workdir, init=arguments.init)
     except KeyboardInterrupt:
         print(f"framer-jax train: interrupted; {_resumable(Path(arguments.workdir))}", file=sys.stderr)
         return INTERRUPTED
+    print(result.message)
+    return 0
+
+
+def _run_distributed(config: dict[str, Any], arguments: argparse.Namespace) -> int:
+    """The same as one of several processes; an error ends it at once, and thereby the others."""
+    name = f"process {jax.process_index()} of {jax.process_count()}"
+    remedy = "start the same command on all hosts to resume"
+    try:
+        with notice_of_sudden_end(name, Path(arguments.workdir) / CHECKPOINTS, remedy):
+            result = train_from_config(config, arguments.workdir, init=arguments.init)
+    except Exception as error:
+        end_at_once(error)
+        raise
     if jax.process_index() == 0:
         print(result.message)
     return 0
@@ -118,7 +139,7 @@ def initialize_distributed(
     if processes is not None and process is not None and not 0 <= process < processes:
         raise ConfigError(f"--process {process} must lie in 0 to {processes - 1} (--processes {processes})")
     try:
-        jax.distributed.initialize(coordinator, processes, process)
+        jax.distributed.initialize(coordinator, processes, process, heartbeat_timeout_seconds=HEARTBEAT_TIMEOUT)
     except (ValueError, RuntimeError) as error:
         text = " ".join(str(error).split())
         raise ConfigError(
@@ -143,23 +164,24 @@ def train_from_config(config: dict[str, Any], workdir: str | Path, init: str | N
       ConfigError, ValueError, FileNotFoundError: an input that cannot be used, in one line.
     """
     workdir, data = Path(workdir), config["data"]
-    _check_before_reading(config, workdir)
-    base = build_recipe(config["recipe"], data=training_kind(config))
-    recipe = add_framer(base, config["framer"])
-    multiple = base.scale * base.lr_multiple
-    if data["crop"] % multiple:
-        raise ConfigError(f"data.crop {data['crop']} must be a multiple of {multiple} for this recipe")
-    settings: TrainingSettings = settings_from(TrainingSettings, config["training"], "training")
-    preset = degradation_preset(data, base.scale)
-    check_initial_file(workdir, init)
-    source, text = open_training(config), text_info(config)
-    named, digest = initial_weights(base, config["recipe"], init) if init else ({}, None)
-    initial = {**base.initial_params, **named}
-    # The weights that a run started from and its frozen weights are part of its identity.
-    identity = {"init": digest, "weights": digests(config["recipe"])}
-    preview = preview_decoder(config, base)
-    held_out = open_source(data["validation"], HELD_OUT, 1)
-    pairs = validation_pairs(held_out, preset, multiple=multiple, limit=data["validation_count"])
+    with all_or_none():
+        _check_before_reading(config, workdir)
+        base = build_recipe(config["recipe"], data=training_kind(config))
+        recipe = add_framer(base, config["framer"])
+        multiple = base.scale * base.lr_multiple
+        if data["crop"] % multiple:
+            raise ConfigError(f"data.crop {data['crop']} must be a multiple of {multiple} for this recipe")
+        settings: TrainingSettings = settings_from(TrainingSettings, config["training"], "training")
+        preset = degradation_preset(data, base.scale)
+        check_initial_file(workdir, init)
+        source, text = open_training(config), text_info(config)
+        named, digest = initial_weights(base, config["recipe"], init) if init else ({}, None)
+        initial = {**base.initial_params, **named}
+        # The weights that a run started from and its frozen weights are part of its identity.
+        identity = {"init": digest, "weights": digests(config["recipe"])}
+        preview = preview_decoder(config, base)
+        held_out = open_source(data["validation"], HELD_OUT, 1)
+        pairs = validation_pairs(held_out, preset, multiple=multiple, limit=data["validation_count"])
 
     batches = _batches(source, data, preset, settings)
     try:

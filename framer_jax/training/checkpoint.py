@@ -177,7 +177,7 @@ class Checkpoints:
             latest = self.latest()
             left = "no checkpoint is left" if latest is None else f"the newest complete one is {self.path(latest)}"
             raise OSError(
-                f"checkpoint {self.path(self._saving or 0)} could not be written ({_first_line(error)}); {left}: make "
+                f"checkpoint {self.path(self._saving or 0)} could not be written ({first_line(error)}); {left}: make "
                 "space there, and run again to resume"
             ) from error
 
@@ -298,7 +298,7 @@ class Checkpoints:
         except (ValueError, OSError, KeyError, TypeError, RuntimeError) as error:
             if "RESOURCE_EXHAUSTED" in str(error):  # too little memory, which is no damage
                 raise
-            problem = _first_line(error)
+            problem = first_line(error)
         if problem := any_problem(problem):
             kind = ValueError if verified else DamagedCheckpointError
             raise kind(f"checkpoint {path} cannot be read ({problem})")
@@ -328,6 +328,11 @@ class Checkpoints:
         """Wait until all saves are on disk."""
         with self._one_line_errors():
             self._manager.wait_until_finished()
+
+    def newest(self) -> str:
+        """The newest complete checkpoint in words."""
+        latest = self.latest()
+        return "no checkpoint is saved" if latest is None else f"the newest checkpoint is {self.path(latest)}"
 
     def close(self) -> None:
         """Wait until all saves are on disk, then release threads."""
@@ -362,7 +367,7 @@ def read_about(path: Path) -> tuple[dict[str, Any], str]:
     return about, ""
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
     """The first line of a message; of a long one its end, where libraries put the cause."""
     text = (str(error).splitlines() or [type(error).__name__])[0]
     return text if len(text) <= 200 else f"… {text[-200:]}"

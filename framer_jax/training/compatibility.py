@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -17,6 +18,10 @@ MAY_CHANGE = (
     *(f"training.{name}" for name in LEARNING_RATE),
     *(f"training.updates.*.{name}" for name in LEARNING_RATE),
     "training.stop_after",
+    "training.stop_after_minutes",
+    "training.checkpoint_minutes",
+    "training.profile_step",
+    "training.profile_steps",
     "training.log_every",
     "training.checkpoint_every",
     "training.validate_every",
@@ -36,6 +41,9 @@ MAY_CHANGE = (
 )
 """Configuration paths, of knobs or whole sections, that may differ between a checkpoint and the run that resumes it;
 '*' stands for any name."""
+
+OF_A_HOST = ("data.embeddings", "data.train", "data.validation", "data.validation_preview", "data.threads", "logging")
+"""Configuration paths that may differ between the hosts of one run: places of files, and what one host does alone."""
 
 LAYOUT = 2
 """Version of the layout of the training state. Layout 1 had no version number, the mutable state in the field `carry`
@@ -101,6 +109,23 @@ def check_config(
             "restore these values, or use a new working folder"
         )
     return saved
+
+
+def shared_by_hosts(config: Mapping[str, Any], data: Mapping[str, Any], places: Iterable[str]) -> str:
+    """What all hosts of a run must have in common, as text.
+
+    Args:
+      config: configuration of this host.
+      data: its `framer_jax.training.data_identity.data_identity`, or {}.
+      places: configuration paths of files that may lie elsewhere on each host, besides `OF_A_HOST`.
+    """
+    may_differ = (*OF_A_HOST, *places)
+    common = {
+        name: value
+        for name, value in _flat(dict(config)).items()
+        if not any(fnmatchcase(name, entry) or fnmatchcase(name, f"{entry}.*") for entry in may_differ)
+    }
+    return json.dumps([common, data], sort_keys=True, default=str)
 
 
 def check_data(

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import jax
 import numpy as np
 
@@ -35,3 +40,62 @@ def wait_for_all(purpose: str) -> None:
         from jax.experimental import multihost_utils
 
         multihost_utils.sync_global_devices(purpose)
+
+
+class HostLostError(OSError):
+    """Another process of the run has ended."""
+
+
+LOST = re.compile(
+    r"gloo|nccl|unavailable|deadline.exceeded|coordination service|barrier|heartbeat|broken pipe|socket closed|"
+    r"connection (reset|closed|refused)",
+    re.IGNORECASE,
+)
+"""What errors say whose cause is a process that does not answer."""
+
+
+def is_host_lost(error: BaseException) -> bool:
+    """Whether an error of a computation or a save means that another process has ended."""
+    return jax.process_count() > 1 and bool(LOST.search(str(error)))
+
+
+@contextmanager
+def all_or_none() -> Iterator[None]:
+    """Run a block on every host: if it fails on one of them, it fails on all, in place of waiting for that one forever.
+
+    Raises:
+      ValueError, OSError, ImportError: as in the block; a ValueError on hosts where only another one fails.
+    """
+    try:
+        yield
+    except (ValueError, OSError, ImportError) as error:
+        any_problem(str(error) or type(error).__name__)
+        raise
+    if problem := any_problem(""):
+        raise ValueError(
+            f"another process cannot start, {problem}: its message says why, and this one ends with it"
+        )
+
+
+def check_same(text: str, meaning: str) -> None:
+    """Refuse processes that were started with different values of what must be the same; every host calls it.
+
+    Args:
+      text: the value.
+      meaning: what it is, for the message.
+
+    Raises:
+      ValueError: on every host, if one has another value than the first.
+    """
+    if jax.process_count() == 1:
+        return
+    from jax.experimental import multihost_utils
+
+    digest = np.frombuffer(hashlib.sha256(text.encode()).digest(), np.uint32)
+    digests = np.asarray(multihost_utils.process_allgather(digest))
+    others = np.flatnonzero((digests != digests[0]).any(axis=1)).tolist()
+    if others:
+        raise ValueError(
+            f"process {', '.join(map(str, others))} was started with another {meaning} than process 0: start the same "
+            "command on every host"
+        )

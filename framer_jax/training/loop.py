@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -15,18 +16,21 @@ from clu.metrics import Average
 
 from framer_jax.recipes.base import Params, Recipe
 from framer_jax.training import finite
-from framer_jax.training.checkpoint import CheckpointMetadata, Checkpoints, Restored
+from framer_jax.training.checkpoint import CheckpointMetadata, Checkpoints, Restored, first_line
+from framer_jax.training.compatibility import shared_by_hosts
 from framer_jax.training.data_identity import data_identity
 from framer_jax.training.data_position import DataIterator
-from framer_jax.training.exports import Export, export_again
-from framer_jax.training.hosts import any_problem
+from framer_jax.training.exports import BackgroundExport, Export, export_again
+from framer_jax.training.hosts import HostLostError, any_problem, check_same, is_host_lost
 from framer_jax.training.logging import SilentWriter, Writer, default_writer, overview
 from framer_jax.training.plan import Plan, make_plan
+from framer_jax.training.profile import Profile
 from framer_jax.training.resuming import resumed
 from framer_jax.training.run import Run, TrainResult, Validate
 from framer_jax.training.settings import TrainingSettings
 from framer_jax.training.state import TrainState, init_train_state, place_frozen
 from framer_jax.training.step import Prepare, make_step
+from framer_jax.training.wall_time import START, WallTime
 from framer_jax.training.workdir import check_name, locked
 
 CHECKPOINTS = "checkpoints"
@@ -78,8 +82,10 @@ def train(
         directory, all checkpoints are damaged, or validation does not return the best_metric (raised at the first
         validation, after a save); one line each.
       DataError: batches could not be loaded any more, after a save of the last complete step.
+      HostLostError: another process of a distributed run has ended.
       NonFiniteError: NaN or infinity; the message names the step, the records and the last good checkpoint.
     """
+    wall_time = WallTime(time.perf_counter())
     workdir = Path(workdir)
     check_name(workdir)
     initial_params = recipe.initial_params if initial_params is None else initial_params
@@ -89,8 +95,12 @@ def train(
         writer = SilentWriter()
     writer = writer or default_writer(workdir)
     metadata = CheckpointMetadata(json.loads(config_json), data_identity(record_names, file_digests), {}, {})
+    check_same(shared_by_hosts(metadata.config, metadata.data, may_change), "configuration, other weights or data")
     with _locked_by_first_host(workdir):
         checkpoints = Checkpoints(workdir / CHECKPOINTS, settings, may_change, migrate)
+        background = None if export is None else BackgroundExport(export)
+        profile = Profile(workdir, settings.profile_step, settings.profile_steps)
+        abandoned = False
         try:
             restored = checkpoints.restore_newest(
                 plan.abstract, batches, metadata.config, metadata.data, tuple(file_digests or ())
@@ -103,6 +113,7 @@ def train(
                     recipe, plan.optimizers, settings, plan.mesh, plan.batch_shapes, initial_params
                 )
             _announce(writer, recipe, state, restored, checkpoints, run_info)
+            wall_time.add(START, wall_time.elapsed())
             return Run(
                 settings=settings,
                 mesh=plan.mesh,
@@ -114,16 +125,28 @@ def train(
                 record_names=record_names,
                 unusual_settings=unusual_settings,
                 validate=validate,
-                export=export,
+                export=background,
                 writer=writer,
                 checkpoints=checkpoints,
+                profile=profile,
+                wall_time=wall_time,
                 state=state,
                 step=restored.step if restored else 0,
                 metadata=metadata,
                 window={name: Average(np.float32(a), np.int32(b)) for name, (a, b) in metadata.window.items()},
             ).to_end()
+        except (ValueError, OSError, RuntimeError) as error:
+            if not is_host_lost(error):
+                raise
+            lost = f"another process has ended ({first_line(error)}); {checkpoints.newest()}"
+            abandoned = True  # its saves wait for the other process
+            raise HostLostError(f"{lost}: start the same command on all hosts to resume") from error
         finally:
-            checkpoints.close()
+            profile.close()
+            if not abandoned:
+                checkpoints.close()
+            if background is not None:
+                background.wait()
             writer.close()
 
 
@@ -154,7 +177,7 @@ def _resumed(
     restored = resumed(restored, settings, [update.name for update in recipe.updates])
     if export is None:
         return restored
-    notes = export_again(export, restored, recipe.exported, checkpoints, plan.abstract)
+    notes = export_again(export, restored, recipe.exported, checkpoints, plan.abstract, plan.mesh)
     return restored._replace(notes=(*restored.notes, *notes))
 
 

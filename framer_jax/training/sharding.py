@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -148,10 +149,26 @@ def place_tree(tree: Any, mesh: Mesh, settings: TrainingSettings) -> Any:
     return jax.tree.map(place, tree, shardings)
 
 
-def to_host(tree: Any) -> Any:
-    """The arrays of a tree as full NumPy arrays, on every host."""
+@functools.cache  # so that each shape is compiled once in a run
+def _gathering(mesh: Mesh) -> Callable[[jax.Array], jax.Array]:
+    return jax.jit(lambda leaf: leaf, out_shardings=NamedSharding(mesh, PartitionSpec()))
+
+
+def to_first_host(tree: Any, mesh: Mesh) -> Any:
+    """The arrays of a tree as full NumPy arrays on the first host, and None on the others; every host must call it.
+
+    One array after the other is gathered on the devices, so that they need memory for one of them at a time.
+    """
     if jax.process_count() == 1:
         return jax.device_get(tree)
-    from jax.experimental import multihost_utils
+    gather = _gathering(mesh)
+    is_first = jax.process_index() == 0
 
-    return multihost_utils.process_allgather(tree, tiled=True)
+    def fetch(leaf: Any) -> np.ndarray | None:
+        gathered = gather(leaf)
+        array = np.asarray(gathered.addressable_data(0)) if is_first else None
+        gathered.block_until_ready()  # before the next one is gathered
+        return array
+
+    arrays = jax.tree.map(fetch, tree)
+    return arrays if is_first else None
