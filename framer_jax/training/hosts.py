@@ -72,9 +72,7 @@ def all_or_none() -> Iterator[None]:
         any_problem(str(error) or type(error).__name__)
         raise
     if problem := any_problem(""):
-        raise ValueError(
-            f"another process cannot start, {problem}: its message says why, and this one ends with it"
-        )
+        raise ValueError(f"another process cannot start, {problem}: its message says why, and this one ends with it")
 
 
 def check_same(text: str, meaning: str) -> None:

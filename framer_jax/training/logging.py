@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,12 @@ class LoggingSettings:
     """
 
     tensorboard: bool = knob(False, "Also write TensorBoard event files to tensorboard/ (extra `tensorboard`).")
+    wandb: str = knob(
+        "",
+        "Also log to Weights & Biases, in the project of this name (extra `wandb`); with WANDB_MODE=offline only to "
+        "wandb/ of the work directory. Empty: not.",
+        empty=True,
+    )
 
     __repr__ = changed_repr
 
@@ -202,6 +209,65 @@ class TensorBoardWriter(SilentWriter):
             self._file.close()
 
 
+class WandbWriter(SilentWriter):
+    """Writes to Weights & Biases (extra `wandb`); a resumed run goes on in its old record.
+
+    Args:
+      folder: work directory of the run, which gets `wandb/` with the files and the id of the record.
+      project: name of the project.
+    """
+
+    def __init__(self, folder: str | Path, project: str) -> None:
+        try:
+            import wandb
+        except ImportError as error:
+            raise ImportError("logs in Weights & Biases need wandb: pip install 'framer_jax[wandb]'") from error
+        self._wandb: Any = wandb
+        self._folder, self._project = Path(folder), project
+        self._record: Any = None
+
+    def _open(self) -> Any:
+        """The record, opened at the first entry, when the run is known to be able to start."""
+        if self._record is None:
+            (self._folder / "wandb").mkdir(parents=True, exist_ok=True)
+            id_file = self._folder / "wandb" / "id.txt"
+            if not id_file.exists():
+                id_file.write_text(uuid.uuid4().hex, encoding="utf-8")
+            try:
+                self._record = self._wandb.init(
+                    project=self._project,
+                    name=self._folder.name,
+                    dir=str(self._folder),
+                    id=id_file.read_text(encoding="utf-8").strip(),
+                    resume="allow",
+                )
+            except self._wandb.errors.Error as error:
+                raise ValueError(
+                    f"logging.wandb={self._project!r}: {' '.join(str(error).split())}; set WANDB_API_KEY, or "
+                    "WANDB_MODE=offline to keep the log in the work directory"
+                ) from error
+        return self._record
+
+    def write_scalars(self, step: int, scalars: Scalars) -> None:
+        """Log the scalars of a step; those of steps that the record has already are dropped by wandb."""
+        self._open().log({name: float(value) for name, value in scalars.items()}, step=step)
+
+    def write_images(self, step: int, images: Images) -> None:
+        """Log images."""
+        pictures = {name: self._wandb.Image(to_uint8(image)) for name, image in images.items()}
+        self._open().log(pictures, step=step)
+
+    def write_text(self, step: int, name: str, text: str) -> None:
+        """Keep the newest text of a name in the summary of the record."""
+        self._open().summary[f"text/{name}"] = text
+
+    def close(self) -> None:
+        """Finish the record."""
+        if self._record is not None:
+            self._record.finish()
+            self._record = None
+
+
 class MultiWriter:
     """Passes everything on to several writers."""
 
@@ -235,11 +301,13 @@ class MultiWriter:
 
 
 def default_writer(workdir: str | Path, settings: LoggingSettings | None = None) -> Writer:
-    """A writer to the console and to `metrics.jsonl`, `images/` and perhaps `tensorboard/` in the working folder."""
+    """A writer to the console, to `metrics.jsonl` and `images/` in the working folder, and where the settings say."""
     folder = Path(workdir)
     writers: list[Writer] = [ConsoleWriter(), JsonLinesWriter(folder / "metrics.jsonl"), PngWriter(folder / "images")]
     if settings is not None and settings.tensorboard:
         writers.append(TensorBoardWriter(folder / "tensorboard"))
+    if settings is not None and settings.wandb:
+        writers.append(WandbWriter(folder, settings.wandb))
     return MultiWriter(writers)
 
 

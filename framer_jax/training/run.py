@@ -85,7 +85,7 @@ class Run:
     pending: list[tuple[int, StepMetrics, Any]] = field(default_factory=list)
     scalars: dict[str, float] = field(default_factory=dict)
     teraflops: float = 0.0  # of the products of a step; 0 if the peak of the devices is unknown
-    saved_at: float = field(default_factory=time.perf_counter)
+    saved_at: float = field(default_factory=lambda: time.perf_counter())
     seconds: float = 0.0  # spent in steps since the last log entry, without compilation
     timed_steps: int = 0
     compiled: bool = False
