@@ -9,7 +9,7 @@ PACKAGE = ROOT / "framer_jax"
 
 OPTIONAL = (
     *("torch", "diffusers", "transformers", "cv2", "matplotlib", "skimage", "sklearn", "tensorboardX", "tensorflow"),
-    *("pyiqa", "timm", "torchvision"),
+    *("pyiqa", "timm", "torchvision", "wandb"),
 )
 """What an installation may lack; only functions import it."""
 
@@ -59,13 +59,14 @@ LAYERS = {
     "knobs": (),
     "compile_cache": (),
     "errors": (),
+    "macs": (),
     "trees": (),
     "version": (),
     "weights": (),
 }
 """Layer → the layers (or single files of one) that it may import, besides itself and `EVERYWHERE`."""
 
-EVERYWHERE = ("compile_cache", "errors", "knobs", "trees", "version")
+EVERYWHERE = ("compile_cache", "errors", "knobs", "macs", "trees", "version")
 
 FORBIDDEN = {
     "images": ("jax", "flax", "optax", "orbax", "grain", "clu", "ml_collections"),
