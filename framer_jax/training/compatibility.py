@@ -20,6 +20,7 @@ MAY_CHANGE = (
     "training.stop_after",
     "training.stop_after_minutes",
     "training.checkpoint_minutes",
+    "training.keep_compiled",
     "training.profile_step",
     "training.profile_steps",
     "training.log_every",

@@ -18,6 +18,8 @@ from framer_jax.recipes.base import Params, Recipe
 from framer_jax.training import finite
 from framer_jax.training.checkpoint import CheckpointMetadata, Checkpoints, Restored, first_line
 from framer_jax.training.compatibility import shared_by_hosts
+from framer_jax.training.compiled_programs import FOLDER as COMPILED
+from framer_jax.training.compiled_programs import programs_kept_in
 from framer_jax.training.data_identity import data_identity
 from framer_jax.training.data_position import DataIterator
 from framer_jax.training.exports import BackgroundExport, Export, export_again
@@ -96,7 +98,8 @@ def train(
     writer = writer or default_writer(workdir)
     metadata = CheckpointMetadata(json.loads(config_json), data_identity(record_names, file_digests), {}, {})
     check_same(shared_by_hosts(metadata.config, metadata.data, may_change), "configuration, other weights or data")
-    with _locked_by_first_host(workdir):
+    programs = workdir / COMPILED if settings.keep_compiled else None
+    with _locked_by_first_host(workdir), programs_kept_in(programs):
         checkpoints = Checkpoints(workdir / CHECKPOINTS, settings, may_change, migrate)
         background = None if export is None else BackgroundExport(export)
         profile = Profile(workdir, settings.profile_step, settings.profile_steps)
@@ -129,6 +132,7 @@ def train(
                 writer=writer,
                 checkpoints=checkpoints,
                 profile=profile,
+                programs=programs,
                 wall_time=wall_time,
                 state=state,
                 step=restored.step if restored else 0,

@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -17,6 +18,7 @@ from jax.sharding import Mesh
 from framer_jax.recipes.base import Frozen, Params
 from framer_jax.training import finite
 from framer_jax.training.checkpoint import CheckpointMetadata, Checkpoints
+from framer_jax.training.compiled_programs import number_of_programs
 from framer_jax.training.data_position import DataIterator, Position
 from framer_jax.training.exports import BEST, LATEST, BackgroundExport
 from framer_jax.training.finite import NonFiniteError
@@ -77,6 +79,7 @@ class Run:
     writer: Writer
     checkpoints: Checkpoints
     profile: Profile
+    programs: Path | None  # folder of compiled programs next to the run
     wall_time: WallTime
     state: TrainState
     step: int
@@ -195,6 +198,7 @@ class Run:
         placed = place_batch(batch, self.mesh)
         if not self.compiled and peak_of_mesh(self.mesh) is not None:
             self.teraflops = step_teraflops(self.step_function, (self.state, self.frozen, placed))
+        kept = 0 if self.compiled else number_of_programs(self.programs, "step")
         self.profile.before(self.step + 1)
         self.state, metrics = self.step_function(self.state, self.frozen, placed)
         self.step += 1
@@ -205,7 +209,9 @@ class Run:
             jax.block_until_ready(self.state)
             seconds = time.perf_counter() - started
             self.wall_time.add(COMPILATION, seconds)
-            self.writer.write_text(self.step, "run", f"first step, with compilation, took {seconds:.1f} s")
+            is_loaded = 0 < kept == number_of_programs(self.programs, "step")
+            how = f"with programs from {self.programs}" if is_loaded else "with compilation"
+            self.writer.write_text(self.step, "run", f"first step, {how}, took {seconds:.1f} s")
             self._end_of_profile()
             return
         # Two steps in flight keep the device busy; more would only hold more batches. Fake CPU devices cannot have

@@ -130,6 +130,12 @@ class TrainingSettings:
         unit="minutes",
         above=0,
     )
+    keep_compiled: bool = knob(
+        False,
+        "Keep compiled programs in compiled/ of the work directory, not in the user's cache: for machines that are "
+        "replaced between restarts.",
+        execution=True,
+    )
     profile_step: int | None = knob(
         None,
         "First step of a trace by JAX's profiler, in profile/ of the work directory; None: no trace.",

@@ -188,3 +188,19 @@ def test_first_moment_in_bfloat16_trains_like_float32(tmp_path):
 def test_settings_by_update_include_the_dtype_of_the_moments():
     settings = toys.settings(updates={"main": {"first_moment_dtype": "bfloat16"}})
     assert dataclasses.replace(settings).for_update("main").first_moment_dtype == "bfloat16"
+
+
+def test_compiled_programs_next_to_the_run(tmp_path):
+    name = "jax_persistent_cache_min_compile_time_secs"
+    before = {option: getattr(jax.config, option) for option in (name, "jax_compilation_cache_dir")}
+    jax.config.update(name, 0)
+    try:
+        for stop in (3, None):
+            run(tmp_path, toys.settings(keep_compiled=True, stop_after=stop))
+            jax.clear_caches()
+    finally:
+        jax.config.update(name, before[name])
+    first, second = (text for text in texts(tmp_path, "run") if text.startswith("first step"))
+    assert first.startswith("first step, with compilation, took")
+    assert second.startswith(f"first step, with programs from {tmp_path / 'compiled'}, took")
+    assert {option: getattr(jax.config, option) for option in before} == before
