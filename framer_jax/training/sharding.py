@@ -11,6 +11,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from framer_jax.training.settings import MESH_AXES, TrainingSettings
@@ -44,7 +45,35 @@ def make_mesh(settings: TrainingSettings, devices: Sequence[jax.Device] | None =
     total = int(np.prod(shape))
     if jax.process_count() > 1 and total != count:
         raise ValueError(f"training.mesh {sizes} uses {total} of {count} devices: several hosts must use all of them")
-    return jax.make_mesh(shape, MESH_AXES, (AxisType.Auto,) * len(MESH_AXES), devices=devices[:total])
+    types = (AxisType.Auto,) * len(MESH_AXES)
+    if (slices := number_of_slices(devices[:total])) > 1:
+        return Mesh(hybrid_grid(shape, slices, devices[:total]), MESH_AXES, axis_types=types)
+    return jax.make_mesh(shape, MESH_AXES, types, devices=devices[:total])
+
+
+def number_of_slices(devices: Sequence[Any]) -> int:
+    """How many slices of TPUs the devices belong to: fast links join the chips of one, a network the slices."""
+    return len({getattr(device, "slice_index", 0) for device in devices})
+
+
+def hybrid_grid(shape: tuple[int, ...], slices: int, devices: Sequence[Any]) -> np.ndarray:
+    """Devices of several slices [data, fsdp]: 'fsdp' stays within a slice, whose links it needs most.
+
+    Args:
+      shape: sizes of the axes data and fsdp.
+      slices: number of slices, of equal size.
+      devices: all of them.
+
+    Raises:
+      ValueError: `fsdp` does not fit into a slice.
+    """
+    data, fsdp = shape
+    if data % slices:
+        raise ValueError(
+            f"training.mesh.fsdp {fsdp} does not fit into a slice of {len(devices) // slices} devices ({slices} "
+            "slices): choose a size that divides it"
+        )
+    return np.asarray(mesh_utils.create_hybrid_device_mesh((data // slices, fsdp), (slices, 1), devices=devices))
 
 
 def leaf_name(path: tuple[Any, ...]) -> str:
