@@ -91,7 +91,6 @@ def best(ablation: Ablation) -> Ablation:
 
 
 TABLES = {
-    "lambda": LAMBDA,
     "table2": OBJECTIVES,
     "table3": best(TEACHERS),
     "table4": best(BANDS),
@@ -113,6 +112,7 @@ TABLES = {
             }.items()
         },
     ),
+    "lambda": LAMBDA,
 }
 
 

@@ -71,6 +71,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--workdir", required=True, help="for checkpoints, weights and logs; resumed if it has any")
     parser.add_argument("--init", metavar="WEIGHTS", help="start from this file; 'starter' is the shipped model")
     add_override_option(parser)
+    parser.add_argument(
+        "--stop-after-minutes",
+        type=float,
+        metavar="M",
+        help="save and stop after M minutes; the same command resumes (as --set training.stop_after_minutes=M)",
+    )
     hosts = parser.add_argument_group("several hosts", "start the same command on each host, in a shared --workdir")
     hosts.add_argument("--distributed", action="store_true", help="SLURM, MPI and TPU pods need nothing else")
     hosts.add_argument("--coordinator", metavar="HOST:PORT", help="a free port of the host of process 0")
@@ -80,7 +86,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Train and report."""
-    config = to_dict(load_config(arguments.config, arguments.overrides))
+    limit = arguments.stop_after_minutes
+    changes = [] if limit is None else [f"training.stop_after_minutes={limit}"]
+    config = to_dict(load_config(arguments.config, [*arguments.overrides, *changes]))
     if not arguments.workdir:
         raise ConfigError("--workdir is empty: name a folder")
     initialize_distributed(arguments.distributed, arguments.coordinator, arguments.processes, arguments.process)

@@ -185,6 +185,7 @@ def test_seeds_and_arms_may_be_added(done, tmp_path, monkeypatch, capsys):
     assert [Path(folder).name for folder in started] == ["none-s2"] * 3
     record = json.loads((grown / "ablation.json").read_text())
     assert (record["seeds"], list(record["arms"])) == ([0, 1, 2], ["none", "full", "l2"])
+    capsys.readouterr()
     fails(capsys, ablate(more, grown, "--seeds", "0,1"), "the seeds 2 of earlier calls are missing")
     fails(capsys, ablate(file, grown), "the arms l2 of earlier calls are missing")
 

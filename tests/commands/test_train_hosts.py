@@ -66,7 +66,8 @@ def test_the_others_end_soon_when_one_is_killed(killed, data, tmp_path):
 
 def test_time_limit_saves_on_all_hosts(data, tmp_path):
     run = tmp_path / "run"
-    long = words(data, run, "training.steps=1000000", "training.log_every=10", "training.stop_after_minutes=0.3")
+    long = words(data, run, "training.steps=1000000", "training.log_every=10")
+    long += ["--stop-after-minutes", "0.3"]
     with train_processes(long, long) as processes:
         output = processes[0].communicate(timeout=240)[0]
         assert [status for status, _ in last_lines(processes)] == [0, 0]
