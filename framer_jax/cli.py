@@ -38,6 +38,9 @@ COMMANDS = {
 READS_IMAGES = ("upscale", "degrade", "evaluate", "compare", "analyze", "fit-niqe")
 """Commands that take --max-pixels."""
 
+REPORTS_PROGRESS = ("upscale",)
+"""Commands that take --quiet."""
+
 MAY_BE_EMPTY = ("suffix", "prompt", "text", "overrides", "extension")
 """Arguments whose empty text means something; any other names a file, a folder or a choice."""
 
@@ -97,6 +100,8 @@ def _run(words: list[str]) -> int:
             importlib.import_module(_module(name)).add_arguments(command)
             if name in READS_IMAGES:
                 _add_pixel_limit(command)
+            if name in REPORTS_PROGRESS:
+                command.add_argument("--quiet", action="store_true", help="no progress and no messages but errors")
     parsed = parser.parse_args(words)
     if "" in words or any(word.endswith("=") for word in words):
         _refuse_empty(parser, parsed)

@@ -39,7 +39,7 @@ def test_images_that_a_format_cannot_hold_are_refused_before_anything_is_compute
     Image.fromarray(np.dstack([photo(9, 7), np.full((9, 7), 9, np.uint8)])).save(tmp_path / "in" / "z.png")
     refused(
         run(capsys, "upscale", tmp_path / "in", tmp_path / "out", "--extension", "bmp", *SMALL),
-        "z.bmp", "BMP cannot hold transparency", "--flatten",
+        "z.bmp", "BMP cannot hold transparency", "--background",
     )  # fmt: skip
     refused(run(capsys, "upscale", tmp_path / "in", tmp_path / "out", "--flatten", "whit"), "'whit' is no color")
     assert not (tmp_path / "out").exists()
