@@ -47,7 +47,7 @@ MAY_BE_EMPTY = ("suffix", "prompt", "text", "overrides", "extension")
 GOING_ON = {
     "train": "the same command goes on from the last checkpoint",
     "pretrain": "the same command goes on from the last checkpoint",
-    "upscale": "the same command with --skip-existing (and without --overwrite) goes on",
+    "upscale": "the same command with --skip-existing (and without --overwrite) goes on; --in-place needs neither",
     "degrade": "the same command goes on",
     "precompute": "the same command goes on",
     "ablate": "the same command goes on",

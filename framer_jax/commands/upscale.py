@@ -169,8 +169,6 @@ def run(arguments: argparse.Namespace) -> int:
     recipe = with_preview_decoder(model, arguments.preview_decoder, arguments.preview)
     console = message_console(arguments.quiet)
     output = output_of(arguments, recipe.scale)
-    if arguments.output is None and output is not None:
-        console.print(escape(f"writing to {output}"))
     summary = upscale_files(
         arguments.input,
         output,
@@ -189,7 +187,12 @@ def run(arguments: argparse.Namespace) -> int:
         flatten_onto=arguments.flatten,
         console=console,
     )
-    print(json.dumps(summary.as_json(), indent=1) if arguments.json else summary)
+    if arguments.json:
+        print(json.dumps(summary.as_json(), indent=1))
+    elif summary.exit_status or not arguments.quiet:
+        print(summary)
+    if summary.written and arguments.output is None and output is not None:
+        console.print(escape(f"written to {output}"), soft_wrap=True)
     return summary.exit_status
 
 

@@ -32,7 +32,7 @@ from typing import BinaryIO, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
+from PIL import Image, ImageCms, UnidentifiedImageError
 from PIL.ImageFile import ImageFile
 
 from framer_jax.images import jpeg, metadata, plugins, png, tiff
@@ -259,8 +259,7 @@ def _orientation(image: Image.Image) -> int:
     """
     if image.format == "JXL" and not getattr(image, "jpeg", False):
         return 1
-    orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
-    return int(orientation) if orientation in range(1, 9) else 1
+    return metadata.orientation_of(image.getexif)
 
 
 def _header_orientation(image: Image.Image, file: BinaryIO) -> int:
@@ -273,7 +272,7 @@ def _header_orientation(image: Image.Image, file: BinaryIO) -> int:
         with open(file.name, "rb", buffering=0) as unbuffered:  # or else each chunk's neighbors would be read, too
             if (late := png.orientation(unbuffered)) is not None:
                 return late
-    return int(Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1))
+    return metadata.orientation_of(lambda: Image.Image.getexif(image))
 
 
 def _join(*parts: str) -> str:

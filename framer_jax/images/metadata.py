@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 import struct
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from PIL import ExifTags, Image
@@ -19,7 +20,8 @@ KEPT_TAGS = (
 """EXIF tags of the image itself that describe the photograph. Others describe the file: its layout, its thumbnail, and
 its orientation, which is applied to the pixels."""
 
-KEPT_DIRECTORIES = (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo)
+DIRECTORIES = (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo)
+"""Tags of the directories of EXIF data that are kept: exposure, lens and the like, and place."""
 
 X_RESOLUTION, Y_RESOLUTION, RESOLUTION_UNIT = Base.XResolution, Base.YResolution, Base.ResolutionUnit
 INCH, CENTIMETER = 2, 3
@@ -65,6 +67,15 @@ def metadata_of(image: Image.Image) -> tuple[Metadata, str]:
     return Metadata(exif, _without_orientation(xmp), _iptc(image), dpi), note
 
 
+def orientation_of(read: Callable[[], Image.Exif]) -> int:
+    """The orientation, 1 to 8, in the EXIF data that a function reads; 1 if there is none, or it is damaged."""
+    try:
+        orientation = read().get(Base.Orientation, 1)
+    except Exception:  # the image itself may be whole, and `metadata_of` says that its EXIF data is not
+        return 1
+    return int(orientation) if orientation in range(1, 9) else 1
+
+
 def of_tiff(tags: Any) -> tuple[Metadata, str]:
     """The metadata in the tags (framer_jax.images.tiff.read_directory) of a TIFF file that Pillow does not open.
 
@@ -74,7 +85,7 @@ def of_tiff(tags: Any) -> tuple[Metadata, str]:
     for tag in KEPT_TAGS:
         if tag in tags:
             exif[tag] = tags[tag]
-    lost = any(tag in tags for tag in KEPT_DIRECTORIES)
+    lost = any(tag in tags for tag in DIRECTORIES)
     resolution = _in_inches(*(tags.get(tag) for tag in (X_RESOLUTION, Y_RESOLUTION, RESOLUTION_UNIT)))
     xmp = tags.get(XMP_TAG, b"")
     metadata = Metadata(
@@ -108,7 +119,7 @@ def _exif(exif: Image.Exif) -> tuple[bytes, tuple[float, float] | None]:
     for tag in KEPT_TAGS:
         if tag in exif:
             kept[tag] = exif[tag]
-    for directory in KEPT_DIRECTORIES:
+    for directory in DIRECTORIES:
         content = dict(exif.get_ifd(directory))
         content.pop(ExifTags.IFD.Interop, None)  # it names the format of the original file
         if content:

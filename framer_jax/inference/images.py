@@ -18,8 +18,9 @@ from framer_jax.images.arrays import check_range, check_shape, image_from_array
 from framer_jax.images.decode import from_pillow, read_image
 from framer_jax.images.frames import Timing
 from framer_jax.images.image_data import ImageData
-from framer_jax.images.metadata import NONE, XMP_TAG, Metadata, exif_for
+from framer_jax.images.metadata import DIRECTORIES, NONE, XMP_TAG, Metadata, exif_for
 from framer_jax.images.png import write_deep
+from framer_jax.images.tiff import add_directories
 from framer_jax.inference.formats import (
     FileFormat,
     check_quality,
@@ -116,6 +117,9 @@ def encode_image(file: Path, path: Path, image: ImageData | Animation, settings:
                 return
             frame = _pillow_image(values, file_format)
         frame.save(file, format=file_format.name, **options)
+        if file_format.name == "TIFF" and not settings.strip_metadata:
+            exif = exif_for(first.metadata, height, width)
+            add_directories(file, {tag: content for tag in DIRECTORIES if (content := exif.get_ifd(tag))})
     except (ValueError, OSError, struct.error) as error:
         if isinstance(error, OSError) and error.errno is not None:  # from the system; errors of Pillow have no number
             raise OSError(error.errno, error.strerror, str(path)) from error
@@ -168,6 +172,8 @@ def _descriptions(file_format: FileFormat, metadata: Metadata, height: int, widt
     """Options of Pillow's `save` for EXIF and XMP."""
     exif = exif_for(metadata, height, width) if "exif" in file_format.metadata else Image.Exif()
     if file_format.name == "TIFF":
+        for directory in DIRECTORIES:  # Pillow cannot write them with compression, `add_directories` does
+            exif.pop(directory, None)
         if metadata.xmp:
             exif[XMP_TAG] = metadata.xmp
         return {"exif": exif} if exif else {}
