@@ -70,7 +70,8 @@ def test_what_cannot_be_read_is_named_by_every_command(tmp_path, capsys, monkeyp
         f"{folder / 'DIV2K'}: a link to nothing",
         f"{folder / 'gone.jpg'}: a link to nothing",
         f"{folder / 'locked'}: cannot be opened (Permission denied)",
-        f"{folder / 'photo.heic'}: HEIC files need the plug-in pillow-heif: pip install 'framer_jax[formats]', or convert it to .png",
+        f"{folder / 'photo.heic'}: HEIC files need the plug-in pillow-heif: pip install 'framer_jax[formats]', or "
+        "convert it to .png",
         f"{folder / 'pipe.png'}: neither a file nor a folder",
     )
     for words in (
