@@ -39,9 +39,6 @@ COMMANDS = {
 READS_IMAGES = ("upscale", "degrade", "evaluate", "compare", "analyze", "fit-niqe")
 """Commands that take --max-pixels."""
 
-REPORTS_PROGRESS = ("upscale",)
-"""Commands that take --quiet."""
-
 WITHOUT_JAX = ("doctor",)
 """Commands that work where JAX cannot be imported."""
 
@@ -104,8 +101,6 @@ def _run(words: list[str]) -> int:
             importlib.import_module(_module(name)).add_arguments(command)
             if name in READS_IMAGES:
                 _add_pixel_limit(command)
-            if name in REPORTS_PROGRESS:
-                command.add_argument("--quiet", action="store_true", help="no progress and no messages but errors")
     parsed = parser.parse_args(words)
     if "" in words or any(word.endswith("=") for word in words):
         _refuse_empty(parser, parsed)

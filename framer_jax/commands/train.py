@@ -20,6 +20,7 @@ from framer_jax.checkpoints.paths import digest_of, digests
 from framer_jax.commands.exports import WeightFiles
 from framer_jax.commands.override_option import add_override_option
 from framer_jax.commands.provenance import portable
+from framer_jax.commands.quiet_option import add_quiet_option
 from framer_jax.commands.training_data import open_source, open_training, text_condition, training_kind
 from framer_jax.config import (
     ConfigError,
@@ -66,6 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--workdir", required=True, help="for checkpoints, weights and logs; resumed if it has any")
     parser.add_argument("--init", metavar="WEIGHTS", help="start from this file; 'starter' is the shipped model")
     add_override_option(parser)
+    add_quiet_option(parser)
     hosts = parser.add_argument_group("several hosts", "start the same command on each host, in a shared --workdir")
     hosts.add_argument("--distributed", action="store_true", help="SLURM, MPI and TPU pods need nothing else")
     hosts.add_argument("--coordinator", metavar="HOST:PORT", help="a free port of the host of process 0")
@@ -80,7 +82,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise ConfigError("--workdir is empty: name a folder")
     initialize_distributed(arguments.distributed, arguments.coordinator, arguments.processes, arguments.process)
     try:
-        result = train_from_config(config, arguments.workdir, init=arguments.init)
+        result = train_from_config(config, arguments.workdir, init=arguments.init, quiet=arguments.quiet)
     except KeyboardInterrupt:
         print(f"framer-jax train: interrupted; {_resumable(Path(arguments.workdir))}", file=sys.stderr)
         return INTERRUPTED
@@ -126,7 +128,9 @@ def initialize_distributed(
         ) from error
 
 
-def train_from_config(config: dict[str, Any], workdir: str | Path, init: str | None = None) -> TrainResult:
+def train_from_config(
+    config: dict[str, Any], workdir: str | Path, init: str | None = None, quiet: bool = False
+) -> TrainResult:
     """Set up a run and train.
 
     Args:
@@ -134,6 +138,7 @@ def train_from_config(config: dict[str, Any], workdir: str | Path, init: str | N
       workdir: work directory of the run; afterwards it holds `weights.safetensors` (newest), `best.safetensors` and
         their `card.md`.
       init: a weights file to start from, or 'starter'; a run is resumed with the one that it was begun with.
+      quiet: no progress bar, and no lines on the console.
 
     Returns:
       How the run ended; its message also counts and names the damaged images that were skipped (at most 1 % of the
@@ -178,7 +183,8 @@ def train_from_config(config: dict[str, Any], workdir: str | Path, init: str | N
             unusual_settings=unusual_settings(config),
             validate=make_validation(base, pairs, preview=preview) if pairs else None,
             export=WeightFiles(workdir, recipe.name, base, {"config": portable(config), **identity, **text}),
-            writer=default_writer(workdir, LoggingSettings(**config["logging"])),
+            writer=default_writer(workdir, LoggingSettings(**config["logging"]), quiet),
+            quiet=quiet,
             initial_params=initial or None,
         )
     finally:

@@ -13,6 +13,7 @@ from framer_jax.checkpoints.autoencoder import read_preview
 from framer_jax.checkpoints.sampling import Sampling
 from framer_jax.commands.override_option import add_override_option
 from framer_jax.commands.published import check_denoise_strength, open_model, open_named_model
+from framer_jax.commands.quiet_option import add_quiet_option
 from framer_jax.commands.upscale_output import add_output_arguments, file_settings, output_of, result_settings
 from framer_jax.config import ConfigError
 from framer_jax.console import message_console
@@ -38,6 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_image_arguments(parser)
     _add_file_arguments(parser)
     add_output_arguments(parser)
+    add_quiet_option(parser)
 
 
 def _add_model_arguments(parser: argparse.ArgumentParser) -> None:

@@ -234,10 +234,11 @@ class MultiWriter:
             writer.close()
 
 
-def default_writer(workdir: str | Path, settings: LoggingSettings | None = None) -> Writer:
-    """A writer to the console and to `metrics.jsonl`, `images/` and perhaps `tensorboard/` in the working folder."""
+def default_writer(workdir: str | Path, settings: LoggingSettings | None = None, quiet: bool = False) -> Writer:
+    """A writer to `metrics.jsonl`, `images/` and perhaps `tensorboard/` in a folder; unless `quiet` to the console."""
     folder = Path(workdir)
-    writers: list[Writer] = [ConsoleWriter(), JsonLinesWriter(folder / "metrics.jsonl"), PngWriter(folder / "images")]
+    writers: list[Writer] = [] if quiet else [ConsoleWriter()]
+    writers += [JsonLinesWriter(folder / "metrics.jsonl"), PngWriter(folder / "images")]
     if settings is not None and settings.tensorboard:
         writers.append(TensorBoardWriter(folder / "tensorboard"))
     return MultiWriter(writers)
