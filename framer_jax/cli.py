@@ -31,6 +31,7 @@ COMMANDS = {
     "precompute": "write the outputs of frozen models for the training images to disk: teacher, captions, latents",
     "port": "convert published weights from PyTorch to framer_jax, or trained weights to PyTorch",
     "fit-niqe": "fit NIQE's model of pristine images to a folder of clean photographs",
+    "doctor": "look for what is missing or broken in this installation, and name the commands that mend it",
     "info": "describe the installation and its devices, a model, a configuration or a method's knobs",
 }
 
@@ -38,13 +39,16 @@ COMMANDS = {
 READS_IMAGES = ("upscale", "degrade", "evaluate", "compare", "analyze", "fit-niqe")
 """Commands that take --max-pixels."""
 
+WITHOUT_JAX = ("doctor",)
+"""Commands that work where JAX cannot be imported."""
+
 MAY_BE_EMPTY = ("suffix", "prompt", "text", "overrides", "extension")
 """Arguments whose empty text means something; any other names a file, a folder or a choice."""
 
 GOING_ON = {
     "train": "the same command goes on from the last checkpoint",
     "pretrain": "the same command goes on from the last checkpoint",
-    "upscale": "the same command with --skip-existing (and without --overwrite) goes on",
+    "upscale": "the same command with --skip-existing (and without --overwrite) goes on; --in-place needs neither",
     "degrade": "the same command goes on",
     "precompute": "the same command goes on",
     "ablate": "the same command goes on",
@@ -101,7 +105,8 @@ def _run(words: list[str]) -> int:
     if "" in words or any(word.endswith("=") for word in words):
         _refuse_empty(parser, parsed)
     _check_arguments(parsed, words)
-    keep_compiled_programs()
+    if parsed.command not in WITHOUT_JAX:
+        keep_compiled_programs()
     with _pillow_settings(getattr(parsed, "max_pixels", None)):
         return int(importlib.import_module(_module(parsed.command)).run(parsed))
 

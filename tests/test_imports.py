@@ -32,8 +32,8 @@ LAYERS = {
     "checkpoints": (*GROUND, *FIRST, "recipes"),
     # neither of these imports the other
     "training": ("recipes.base", "recipes.tracing"),  # the types of a recipe, what one reads, and the name of no method
-    "inference": (*GROUND, "images", "data.files", "porting", "recipes", "checkpoints"),
-    "evaluation": (*GROUND, *FIRST, "images", "recipes", "checkpoints", "inference"),
+    "inference": (*GROUND, "images", "data.files", "porting", "recipes", "checkpoints", "progress"),
+    "evaluation": (*GROUND, *FIRST, "images", "recipes", "checkpoints", "inference", "progress"),
     # configurations are generated from the settings of every layer
     "overrides": (*GROUND, *FIRST, "recipes", "checkpoints"),
     "sections": (*GROUND, *FIRST, "recipes", "training"),
@@ -50,9 +50,12 @@ LAYERS = {
         "overrides",
         "config",
         "console",
+        "progress",
     ),
     "cli": ("commands", "console"),
+    "__main__": ("cli",),
     "console": (),
+    "progress": (),
     "api": (*GROUND, *FIRST, "images", "recipes", "checkpoints", "training", "inference", "config", "commands"),
     "__init__": ("api",),
     # files that every layer may import

@@ -32,6 +32,8 @@ from framer_jax.commands.analyze_inputs import (
     training_steps,
 )
 from framer_jax.commands.override_option import add_override_option
+from framer_jax.commands.quiet_option import add_quiet_option
+from framer_jax.console import message_console
 from framer_jax.evaluation.layers import RADIUS
 from framer_jax.evaluation.paper_figures import FigureContent, check_matplotlib, file_names, write_content
 from framer_jax.inference.model import Model
@@ -82,6 +84,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of the degradation and of the noise (0)")
     parser.add_argument("--overwrite", action="store_true", help="replace existing files")
+    add_quiet_option(parser)
     _add_model_arguments(parser)
 
 
@@ -126,7 +129,7 @@ def run(arguments: argparse.Namespace) -> int:
         reasons = "; ".join(f"{name} needs {reason}" for name, reason in missing.items())
         raise ValueError(f"no figure can be made: {reasons}")
     check_same_taps(inputs, chosen)
-    contents = make_contents(inputs, chosen)
+    contents = make_contents(inputs, chosen, message_console(arguments.quiet))
     written = {}
     for name, content in contents.items():
         written[name] = write_content(folder, name, content)

@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 from framer_jax.commands.exports import WeightFiles
 from framer_jax.commands.model_card import CARD
 from framer_jax.commands.override_option import add_override_option
+from framer_jax.commands.quiet_option import add_quiet_option
 from framer_jax.config import ConfigError, declare_knob
 from framer_jax.data.class_folders import ClassDataSettings, LabelledPhotos, class_folders
 from framer_jax.data.contents import file_digests
@@ -70,12 +71,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--workdir", required=True, help="for checkpoints, weights and logs; resumed if it has any")
     parser.add_argument("--epochs", type=int, default=EPOCHS, help=f"passes over the images ({EPOCHS}, as published)")
     add_override_option(parser, "override one knob of the sections extractor, data, training and logging")
+    add_quiet_option(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Train and report."""
     config = pretraining_config(arguments.classes, arguments.validation or "", arguments.overrides)
-    result = pretrain(config, arguments.workdir, arguments.epochs)
+    result = pretrain(config, arguments.workdir, arguments.epochs, arguments.quiet)
     if jax.process_index() == 0:
         print(result.message)
     return 0
@@ -116,13 +118,14 @@ def pretraining_config(train: str, validation: str = "", overrides: Sequence[str
     return plain
 
 
-def pretrain(config: dict[str, Any], workdir: str | Path, epochs: int = EPOCHS) -> TrainResult:
+def pretrain(config: dict[str, Any], workdir: str | Path, epochs: int = EPOCHS, quiet: bool = False) -> TrainResult:
     """Train the extractor.
 
     Args:
       config: as of `pretraining_config`; the number of classes and of steps are filled in.
       workdir: gets `weights.safetensors` (a ported file of the model 'hf_extractor'), `card.md`, checkpoints and logs.
       epochs: passes over the images; the last batch of the run is the last that is full.
+      quiet: print nothing while it runs.
 
     Raises:
       ConfigError, ValueError, FileNotFoundError: an input that cannot be used, in one line.
@@ -171,7 +174,8 @@ def pretrain(config: dict[str, Any], workdir: str | Path, epochs: int = EPOCHS) 
             file_digests=file_digests(source.files()),
             validate=validate,
             export=WeightFiles(workdir, recipe.name, recipe, metadata, EXTRACTOR, write_card),
-            writer=default_writer(workdir, LoggingSettings(**config["logging"])),
+            writer=default_writer(workdir, LoggingSettings(**config["logging"]), quiet),
+            quiet=quiet,
         )
     finally:
         batches.close()  # ends the worker processes

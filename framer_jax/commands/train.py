@@ -21,6 +21,7 @@ from framer_jax.commands.end_notice import end_at_once, notice_of_sudden_end
 from framer_jax.commands.exports import WeightFiles
 from framer_jax.commands.override_option import add_override_option
 from framer_jax.commands.provenance import portable
+from framer_jax.commands.quiet_option import add_quiet_option
 from framer_jax.commands.training_data import open_source, open_training, text_condition, training_kind
 from framer_jax.config import (
     ConfigError,
@@ -77,6 +78,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="M",
         help="save and stop after M minutes; the same command resumes (as --set training.stop_after_minutes=M)",
     )
+    add_quiet_option(parser)
     hosts = parser.add_argument_group("several hosts", "start the same command on each host, in a shared --workdir")
     hosts.add_argument("--distributed", action="store_true", help="SLURM, MPI and TPU pods need nothing else")
     hosts.add_argument("--coordinator", metavar="HOST:PORT", help="a free port of the host of process 0")
@@ -95,7 +97,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.distributed:
         return _run_distributed(config, arguments)
     try:
-        result = train_from_config(config, arguments.workdir, init=arguments.init)
+        result = train_from_config(config, arguments.workdir, init=arguments.init, quiet=arguments.quiet)
     except KeyboardInterrupt:
         print(f"framer-jax train: interrupted; {_resumable(Path(arguments.workdir))}", file=sys.stderr)
         return INTERRUPTED
@@ -109,7 +111,7 @@ def _run_distributed(config: dict[str, Any], arguments: argparse.Namespace) -> i
     remedy = "start the same command on all hosts to resume"
     try:
         with notice_of_sudden_end(name, Path(arguments.workdir) / CHECKPOINTS, remedy):
-            result = train_from_config(config, arguments.workdir, init=arguments.init)
+            result = train_from_config(config, arguments.workdir, init=arguments.init, quiet=arguments.quiet)
     except Exception as error:
         end_at_once(error)
         raise
@@ -155,7 +157,9 @@ def initialize_distributed(
         ) from error
 
 
-def train_from_config(config: dict[str, Any], workdir: str | Path, init: str | None = None) -> TrainResult:
+def train_from_config(
+    config: dict[str, Any], workdir: str | Path, init: str | None = None, quiet: bool = False
+) -> TrainResult:
     """Set up a run and train.
 
     Args:
@@ -163,6 +167,7 @@ def train_from_config(config: dict[str, Any], workdir: str | Path, init: str | N
       workdir: work directory of the run; afterwards it holds `weights.safetensors` (newest), `best.safetensors` and
         their `card.md`.
       init: a weights file to start from, or 'starter'; a run is resumed with the one that it was begun with.
+      quiet: no progress bar, and no lines on the console.
 
     Returns:
       How the run ended; its message also counts and names the damaged images that were skipped (at most 1 % of the
@@ -208,7 +213,8 @@ def train_from_config(config: dict[str, Any], workdir: str | Path, init: str | N
             unusual_settings=unusual_settings(config),
             validate=make_validation(base, pairs, preview=preview) if pairs else None,
             export=WeightFiles(workdir, recipe.name, base, {"config": portable(config), **identity, **text}),
-            writer=default_writer(workdir, LoggingSettings(**config["logging"])),
+            writer=default_writer(workdir, LoggingSettings(**config["logging"]), quiet),
+            quiet=quiet,
             initial_params=initial or None,
         )
     finally:

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from framer_jax.images import plugins
+
 READABLE = (
     *(".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".tif", ".tiff", ".bmp", ".dib", ".gif"),
     *(".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".jp2", ".avif", ".ico"),
@@ -15,12 +17,12 @@ READABLE = (
 """Suffixes that count as images when a folder is searched; a file named explicitly may have any suffix."""
 
 UNREADABLE = (
-    *(".heic", ".heif", ".hif", ".jxl", ".jxr", ".exr", ".hdr", ".psd", ".psb", ".xcf"),
+    *(".jxr", ".exr", ".hdr", ".psd", ".psb", ".xcf"),
     *(".dng", ".cr2", ".cr3", ".nef", ".nrw", ".arw", ".raf", ".orf", ".rw2", ".pef", ".srw"),
 )
 """Suffixes of photographs in formats that are not read: they are named rather than left out without a word."""
 
-SUFFIXES = (*READABLE, *UNREADABLE)
+SUFFIXES = tuple(dict.fromkeys((*READABLE, *plugins.SUFFIXES, *UNREADABLE)))
 
 DANGLING = "a link to nothing"
 
@@ -82,9 +84,11 @@ def list_images(folder: str | os.PathLike[str], recursive: bool = True) -> Listi
     left_out: list[LeftOut] = []
     for entry in _files(root, recursive, left_out):
         path, suffix = Path(entry.path), Path(entry.name).suffix.lower()
-        if suffix in UNREADABLE:
+        if suffix in plugins.SUFFIXES and (needed := plugins.missing(suffix)):
+            left_out.append(LeftOut(path, needed))
+        elif suffix in UNREADABLE:
             left_out.append(LeftOut(path, f"{suffix} files are not read: convert it to .png"))
-        elif suffix in READABLE:
+        elif suffix in SUFFIXES:
             if reason := _reason(entry):
                 left_out.append(LeftOut(path, reason))
             else:

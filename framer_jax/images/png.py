@@ -18,6 +18,11 @@ SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 TEXTS = (b"tEXt", b"zTXt", b"iTXt")
 
+XMP_KEY = b"XML:com.adobe.xmp\0"
+
+LARGEST_TEXT = 2**20
+"""From this number of bytes on, Pillow refuses a text."""
+
 STRIP = 64
 """Rows that are compressed at a time."""
 
@@ -59,7 +64,7 @@ def without_texts(file: BinaryIO) -> tuple[bytes, bytes | None]:
         content = file.read(length + 4)  # with the checksum
         if kind == b"iCCP":
             icc = _profile(content[:-4])
-        elif kind not in TEXTS:
+        elif kind not in TEXTS or (content.startswith(XMP_KEY) and length < LARGEST_TEXT):
             kept.append(struct.pack(">I", length) + kind + content)
     return b"".join(kept), icc
 
@@ -75,13 +80,23 @@ def _profile(content: bytes) -> bytes | None:
     return profile if inflate.eof else None
 
 
-def write_deep(path: Path, values: np.ndarray, icc: bytes | None = None) -> None:
+def write_deep(
+    path: Path,
+    values: np.ndarray,
+    icc: bytes | None = None,
+    exif: bytes = b"",
+    xmp: bytes = b"",
+    dpi: tuple[float, float] | None = None,
+) -> None:
     """Write a PNG file of 16 bits per channel.
 
     Args:
       path: the file, which is replaced.
       values: [H, W, C] uint16: gray, gray and alpha, RGB, or RGB and alpha for C = 1 to 4.
       icc: color profile, or None.
+      exif: EXIF block, or b''.
+      xmp: XMP packet, or b''.
+      dpi: (horizontal, vertical) resolution in pixels an inch, or None.
     """
     height, width, channels = values.shape
     kind = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
@@ -91,6 +106,12 @@ def write_deep(path: Path, values: np.ndarray, icc: bytes | None = None) -> None
         _write_chunk(file, b"IHDR", struct.pack(">IIBBBBB", width, height, 16, kind, 0, 0, 0))
         if icc:
             _write_chunk(file, b"iCCP", b"ICC Profile\0\0" + zlib.compress(icc))
+        if dpi:
+            _write_chunk(file, b"pHYs", struct.pack(">IIB", *(round(value / 0.0254) for value in dpi), 1))
+        if xmp:
+            _write_chunk(file, b"iTXt", XMP_KEY + b"\0\0\0\0" + xmp)
+        if exif:
+            _write_chunk(file, b"eXIf", exif.removeprefix(b"Exif\0\0"))
         above = np.zeros((1, width * channels * 2), np.uint8)
         for top in range(0, height, STRIP):
             rows = values[top : top + STRIP].astype(">u2").reshape(-1, width * channels).view(np.uint8)

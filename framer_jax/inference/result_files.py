@@ -10,8 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from framer_jax.images.image_data import ImageData
-from framer_jax.inference.images import encode_image
+from framer_jax.inference.images import Animation, encode_image
+from framer_jax.inference.result_settings import FileSettings
 from framer_jax.porting.files import atomic_write
+
+DEFAULT_FILES = FileSettings()
 
 LONGEST_NAME = 255
 """Bytes of a file name that common file systems take."""
@@ -37,25 +40,28 @@ def is_record(path: Path) -> bool:
     return isinstance(record, dict) and {"framer_jax", "settings", "input"} <= record.keys()
 
 
-def write_result(target: Path, image: ImageData, record: Mapping[str, Any]) -> None:
+def write_result(
+    target: Path, image: ImageData | Animation, record: Mapping[str, Any], settings: FileSettings = DEFAULT_FILES
+) -> None:
     """Write an SR image and its record; after an error, neither is there.
 
     Both are complete before the first one gets its name. A new record precedes its image: an image without a record is
     not of this library. Where an image is replaced, its old record is removed first, and the new one comes last, so
-    that no image is ever described by the record of another.
+    that no image is ever described by the record of another. In place, the record comes first again, and states the
+    size of the result, so that neither a result is taken for an image nor an image for its result.
 
     Raises:
       OSError, ValueError: as of framer_jax.inference.images.encode_image.
     """
     sidecar = sidecar_path(target)
     replaces = target.exists()
-    first, last = (target, sidecar) if replaces else (sidecar, target)
+    first, last = (target, sidecar) if replaces and not settings.in_place else (sidecar, target)
     placed = False
     try:
         with atomic_write(last) as last_file:
             with atomic_write(first) as first_file:
                 files = {first: first_file, last: last_file}
-                encode_image(files[target], target, image)
+                encode_image(files[target], target, image, settings)
                 # A name that is not UTF-8 has surrogates, whose escapes are JSON's
                 text = json.dumps(record, indent=2, ensure_ascii=False) + "\n"
                 files[sidecar].write_text(text, encoding="utf-8", errors="backslashreplace")

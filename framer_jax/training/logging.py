@@ -300,10 +300,11 @@ class MultiWriter:
             writer.close()
 
 
-def default_writer(workdir: str | Path, settings: LoggingSettings | None = None) -> Writer:
-    """A writer to the console, to `metrics.jsonl` and `images/` in the working folder, and where the settings say."""
+def default_writer(workdir: str | Path, settings: LoggingSettings | None = None, quiet: bool = False) -> Writer:
+    """A writer to `metrics.jsonl` and `images/` in a folder, where the settings say, and unless `quiet` to the console."""
     folder = Path(workdir)
-    writers: list[Writer] = [ConsoleWriter(), JsonLinesWriter(folder / "metrics.jsonl"), PngWriter(folder / "images")]
+    writers: list[Writer] = [] if quiet else [ConsoleWriter()]
+    writers += [JsonLinesWriter(folder / "metrics.jsonl"), PngWriter(folder / "images")]
     if settings is not None and settings.tensorboard:
         writers.append(TensorBoardWriter(folder / "tensorboard"))
     if settings is not None and settings.wandb:

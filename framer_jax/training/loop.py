@@ -57,6 +57,7 @@ def train(
     export: Export | None = None,
     writer: Writer | None = None,
     initial_params: Params | None = None,
+    quiet: bool = False,
 ) -> TrainResult:
     """Train a recipe, or continue from the newest intact checkpoint in `workdir/checkpoints`.
 
@@ -78,6 +79,7 @@ def train(
       export: called at every checkpoint, and when resuming for files that are missing, altered or older.
       writer: writer of logs; None: `default_writer(workdir)`.
       initial_params: groups that start from these weights instead of `recipe.initial_params`; unused when resuming.
+      quiet: no progress bar, and with the default writer no lines on the console.
 
     Raises:
       ValueError: settings, work directory, weights, batch or checkpoint do not fit, another training holds the work
@@ -95,7 +97,7 @@ def train(
     plan = make_plan(recipe, batches, prepare, settings)
     if jax.process_index() > 0:
         writer = SilentWriter()
-    writer = writer or default_writer(workdir)
+    writer = writer or default_writer(workdir, quiet=quiet)
     metadata = CheckpointMetadata(json.loads(config_json), data_identity(record_names, file_digests), {}, {})
     check_same(shared_by_hosts(metadata.config, metadata.data, may_change), "configuration, other weights or data")
     programs = workdir / COMPILED if settings.keep_compiled else None
@@ -137,6 +139,7 @@ def train(
                 state=state,
                 step=restored.step if restored else 0,
                 metadata=metadata,
+                quiet=quiet,
                 window={name: Average(np.float32(a), np.int32(b)) for name, (a, b) in metadata.window.items()},
             ).to_end()
         except (ValueError, OSError, RuntimeError) as error:

@@ -95,13 +95,14 @@ class Run:
     position: Position | None = None  # of the data, after the last complete step
     saved: int | None = None  # the last step that this run saved
     is_stopping: bool = False  # the first of several hosts has signalled that the time is up
+    quiet: bool = False  # without a progress bar
 
     def to_end(self) -> TrainResult:
         """Make all remaining steps; after each, in this order: log, validate, save, stop."""
         settings = self.settings
         if self.step >= settings.steps:
             return self._result(False, f"already complete: {self.step} of {settings.steps} steps are made")
-        bar = Progress(self.step, settings.steps, visible=jax.process_index() == 0)
+        bar = Progress(self.step, settings.steps, visible=jax.process_index() == 0 and not self.quiet)
         with stop_signals(self.checkpoints) as stop_requested, bar as progress:
             while True:
                 try:

@@ -125,7 +125,7 @@ def test_a_complete_ablation_returns_at_once(done, capsys, monkeypatch):
     monkeypatch.setattr(jobs_module, "_run_command", lambda words: pytest.fail(f"ran {words}"))
     before = {path: path.read_bytes() for path in output.rglob("*") if path.is_file()}
     assert ablate(file, output) == 0
-    assert capsys.readouterr().out.count(": complete\n") == 4
+    assert capsys.readouterr().err.count(": complete\n") == 4
     assert before == {path: path.read_bytes() for path in output.rglob("*") if path.is_file()}
     assert ablate(file, output, "--index", 3) == 0
 
