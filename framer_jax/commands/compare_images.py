@@ -14,6 +14,7 @@ from rich.markup import escape
 from framer_jax.commands.compare_labels import check_labels, read_arm, split_label
 from framer_jax.commands.evaluate import add_scoring_arguments
 from framer_jax.data.files import list_images
+from framer_jax.data.image_names import examples
 from framer_jax.evaluation.comparison import Arm, check_comparable
 from framer_jax.evaluation.comparison_grid import DPI, figure_images, parse_crop, write_grid
 from framer_jax.evaluation.comparison_page.build import write_page
@@ -30,7 +31,6 @@ from framer_jax.evaluation.learned import load_learned, parse_weights
 from framer_jax.evaluation.method_scores import DEFAULT_METRICS, recorded_arms, score_methods
 from framer_jax.evaluation.metrics import Network, check_metric_ids, check_metric_inputs
 from framer_jax.evaluation.niqe import load_niqe_model
-from framer_jax.evaluation.pairs import examples
 from framer_jax.evaluation.perceptual import load_networks
 from framer_jax.evaluation.report import note_lines
 from framer_jax.evaluation.scoring import Failure, ScoreSettings

@@ -49,7 +49,7 @@ def card(name: str, params: Params, metadata: Mapping[str, Any]) -> str:
         "text": metadata.get("text"),
         "needs": "; ".join(_needed(recipe, metadata["weights"])),
         "started from": metadata["init"] and f"the weights with SHA-256 {metadata['init']}",
-        "data": f"{data['train']}, crops of {data['crop']} pixels, degradation {describe_degradation(data)}",
+        "data": _training_data(data),
         "training": f"{metadata['step']} of {training['steps']} steps, global batch {training['global_batch']}, "
         f"seed {training['seed']}",
         "written by": f"framer_jax {__version__}",
@@ -57,6 +57,13 @@ def card(name: str, params: Params, metadata: Mapping[str, Any]) -> str:
     lines = [f"| {row} | {value} |" for row, value in rows.items() if value]
     end = "The whole configuration is in the weights: `framer-jax info FILE` prints it."
     return "\n".join([f"# {name}", "", "| | |", "|---|---|", *lines, "", end, ""])
+
+
+def _training_data(data: Mapping[str, Any]) -> str:
+    crops = f"crops of {data['crop']} pixels"
+    if pairs := data.get("pairs"):
+        return f"pairs of LR images {pairs[0]} and HR images {pairs[1]}, {crops}"
+    return f"{data['train']}, {crops}, degradation {describe_degradation(data)}"
 
 
 def _needed(recipe: Mapping[str, Any], digests: Mapping[str, str]) -> list[str]:

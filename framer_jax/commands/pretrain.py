@@ -19,7 +19,6 @@ from framer_jax.commands.override_option import add_override_option
 from framer_jax.commands.quiet_option import add_quiet_option
 from framer_jax.config import ConfigError, declare_knob
 from framer_jax.data.class_folders import ClassDataSettings, LabelledPhotos, class_folders
-from framer_jax.data.contents import file_digests
 from framer_jax.data.pipeline import make_batches, prepare_labelled
 from framer_jax.evaluation.classification import make_validation, scores_of
 from framer_jax.knobs import Knob, check_values, knobs_of, settings_from
@@ -30,6 +29,7 @@ from framer_jax.recipes.base import Params
 from framer_jax.recipes.components.networks import DTYPES
 from framer_jax.recipes.hf_extractor.recipe import EXTRACTOR, classify, hf_extractor
 from framer_jax.recipes.method import DTYPES as DTYPE_NAMES
+from framer_jax.training.hosts import first_host_first, host_rows
 from framer_jax.training.logging import LoggingSettings, default_writer
 from framer_jax.training.loop import train
 from framer_jax.training.run import TrainResult
@@ -135,8 +135,11 @@ def pretrain(config: dict[str, Any], workdir: str | Path, epochs: int = EPOCHS, 
     check_unlocked(workdir)
     data: ClassDataSettings = settings_from(ClassDataSettings, config["data"], "data")
     _check_outside(workdir, data)
-    source = class_folders(data.train, data.crop if data.crop_mode == "crop" else 1, data.small_share)
-    held_out = class_folders(data.validation, 1, 0.0, source.classes) if data.validation else None
+    least_side = data.crop if data.crop_mode == "crop" else 1
+    source = first_host_first(lambda: class_folders(data.train, least_side, data.small_share))
+    held_out = first_host_first(
+        lambda: class_folders(data.validation, 1, 0.0, source.classes) if data.validation else None
+    )
     config = _complete(config, source, epochs)
     settings: TrainingSettings = settings_from(TrainingSettings, config["training"], "training")
     arguments = {name: value for name, value in config[EXTRACTOR].items() if name != DTYPE.name}
@@ -159,6 +162,7 @@ def pretrain(config: dict[str, Any], workdir: str | Path, epochs: int = EPOCHS, 
         crop_mode=data.crop_mode,
         num_threads=data.threads,
         num_workers=data.workers,
+        rows=host_rows(settings),
     )
     try:
         result = train(
@@ -171,7 +175,7 @@ def pretrain(config: dict[str, Any], workdir: str | Path, epochs: int = EPOCHS, 
             may_change=("data.train", "data.validation", "data.validation_count"),
             run_info={"data": f"{len(source)} images of {len(source.classes)} classes, {epochs} epochs"},
             record_names=source.names,
-            file_digests=file_digests(source.files()),
+            file_digests=source.digests(),
             validate=validate,
             export=WeightFiles(workdir, recipe.name, recipe, metadata, EXTRACTOR, write_card),
             writer=default_writer(workdir, LoggingSettings(**config["logging"]), quiet),

@@ -22,7 +22,13 @@ from framer_jax.commands.exports import WeightFiles
 from framer_jax.commands.override_option import add_override_option
 from framer_jax.commands.provenance import portable
 from framer_jax.commands.quiet_option import add_quiet_option
-from framer_jax.commands.training_data import open_source, open_training, text_condition, training_kind
+from framer_jax.commands.training_data import (
+    open_training,
+    open_validation,
+    pairs_info,
+    text_condition,
+    training_kind,
+)
 from framer_jax.config import (
     ConfigError,
     check_config,
@@ -32,11 +38,8 @@ from framer_jax.config import (
     unusual_settings,
     with_later_knobs,
 )
-from framer_jax.data.contents import file_digests
-from framer_jax.data.photos import HELD_OUT
 from framer_jax.data.pipeline import make_batches, prepare_for
 from framer_jax.data.settings import degradation_preset
-from framer_jax.data.whole_photos import validation_pairs
 from framer_jax.data.workers import check_main_module
 from framer_jax.degradations.presets import DegradationPreset
 from framer_jax.evaluation.validation import make_validation
@@ -47,7 +50,7 @@ from framer_jax.recipes.base import Frozen, Params, Recipe, expected_params
 from framer_jax.recipes.framer import add_framer
 from framer_jax.recipes.table import method_of
 from framer_jax.training.checkpoint import saved_steps
-from framer_jax.training.hosts import all_or_none
+from framer_jax.training.hosts import all_or_none, first_host_first, host_rows
 from framer_jax.training.logging import LoggingSettings, default_writer
 from framer_jax.training.loop import CHECKPOINTS, train
 from framer_jax.training.run import TrainResult
@@ -187,14 +190,16 @@ def train_from_config(
         settings: TrainingSettings = settings_from(TrainingSettings, config["training"], "training")
         preset = degradation_preset(data, base.scale)
         check_initial_file(workdir, init)
-        source, text = open_training(config), text_info(config)
+    source = first_host_first(lambda: open_training(config))
+    with all_or_none():
+        text = text_info(config)
         named, digest = initial_weights(base, config["recipe"], init) if init else ({}, None)
         initial = {**base.initial_params, **named}
         # The weights that a run started from and its frozen weights are part of its identity.
         identity = {"init": digest, "weights": digests(config["recipe"])}
         preview = preview_decoder(config, base)
-        held_out = open_source(data["validation"], HELD_OUT, 1)
-        pairs = validation_pairs(held_out, preset, multiple=multiple, limit=data["validation_count"])
+    pairs, held_out_damage = first_host_first(lambda: open_validation(config, preset, base.scale, base.lr_multiple))
+    info = pairs_info(config, source) if jax.process_index() == 0 else {}  # only the first host logs
 
     batches = _batches(source, data, preset, settings)
     try:
@@ -207,9 +212,9 @@ def train_from_config(
             config_json=json.dumps({**config, **identity}),
             may_change=paths_that_may_change(config),
             migrate=lambda saved: with_later_knobs(migrate(saved)),
-            run_info=text,
+            run_info={**text, **info},
             record_names=source.names,
-            file_digests=file_digests(source.files()),
+            file_digests=source.digests(),
             unusual_settings=unusual_settings(config),
             validate=make_validation(base, pairs, preview=preview) if pairs else None,
             export=WeightFiles(workdir, recipe.name, base, {"config": portable(config), **identity, **text}),
@@ -219,7 +224,7 @@ def train_from_config(
         )
     finally:
         batches.close()  # ends the worker processes
-    parts = (result.message, source.damage(), held_out.damage())
+    parts = (result.message, source.damage(), held_out_damage())
     return replace(result, message="; ".join(dict.fromkeys(part for part in parts if part)))
 
 
@@ -281,6 +286,7 @@ def _batches(source: Any, data: dict[str, Any], preset: DegradationPreset, setti
         flip_and_rotate=data["flip_and_rotate"],
         num_threads=data["threads"],
         num_workers=data["workers"],
+        rows=host_rows(settings),
     )
 
 

@@ -89,9 +89,9 @@ class LabelledPhotos:
         """Add 'label' to a record of a photograph; of one that replaces a damaged file, it is its own class."""
         return {**record, LABEL: self.labels[int(record["record"])]}
 
-    def files(self) -> dict[str, Path]:
-        """Name → path of every photograph."""
-        return self.photos.files()
+    def digests(self) -> dict[str, str]:
+        """See `ImageFiles.digests`."""
+        return self.photos.digests()
 
     def damage(self) -> str:
         """See `ImageFiles.damage`."""
@@ -114,7 +114,7 @@ def class_folders(
       ValueError: fewer than two classes, a class without images, images outside of the classes, other classes than
         those given, or as of `framer_jax.data.sources.folder_source`.
     """
-    photos = folder_source(folder, crop=crop, small_share=small_share)
+    photos = folder_source(folder, crop=crop, small_share=small_share, keep_index=True)
     if outside := [name for name in photos.names if "/" not in name]:
         raise ValueError(
             f"the folder {folder} holds images of no class, such as {outside[0]}: every image belongs into the folder "

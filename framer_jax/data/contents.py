@@ -23,10 +23,11 @@ def file_digests(files: Mapping[str, Path]) -> dict[str, str]:
       files: name → path; a file that cannot be read counts as one of its own content.
     """
     with ThreadPoolExecutor(THREADS) as pool:
-        return dict(zip(files, pool.map(_sampled, files.values()), strict=True))
+        return dict(zip(files, pool.map(content_digest, files.values()), strict=True))
 
 
-def _sampled(path: Path) -> str:
+def content_digest(path: Path) -> str:
+    """The digest of one file, see `file_digests`."""
     try:
         size = path.stat().st_size
         digest = hashlib.sha256(str(size).encode())

@@ -16,6 +16,7 @@ from typing import Any, SupportsIndex
 import numpy as np
 from flax import serialization
 
+from framer_jax.data.contents import file_digests
 from framer_jax.porting.files import RAW_NAMES, atomic_write, sha256_of
 
 MANIFEST = "records.json"
@@ -219,9 +220,9 @@ class RecordFiles:
         """The entries of prepared batches."""
         return tuple(name for name in self[0] if name != RECORD)
 
-    def files(self) -> dict[str, Path]:
-        """Name → path of every file."""
-        return {path.name: path for path in self._paths}
+    def digests(self) -> dict[str, str]:
+        """Name of every file → digest of its content (framer_jax.data.contents)."""
+        return file_digests({path.name: path for path in self._paths})
 
     def damage(self) -> str:
         """Always empty: damaged records raise an error, whereas `ImageFiles` skips damaged images."""

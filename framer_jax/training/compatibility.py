@@ -34,7 +34,9 @@ MAY_CHANGE = (
     "training.sharding_rules",
     "data.embeddings",
     "data.train",  # the records are compared by their names and contents: the folder may have moved
+    "data.pairs",
     "data.validation",
+    "data.validation_pairs",
     "data.validation_count",
     "data.validation_preview",
     "data.threads",

@@ -301,7 +301,7 @@ class MultiWriter:
 
 
 def default_writer(workdir: str | Path, settings: LoggingSettings | None = None, quiet: bool = False) -> Writer:
-    """A writer to `metrics.jsonl` and `images/` in a folder, where the settings say, and unless `quiet` to the console."""
+    """A writer to `metrics.jsonl` and `images/` in a folder, as the settings say, and unless `quiet` to the console."""
     folder = Path(workdir)
     writers: list[Writer] = [] if quiet else [ConsoleWriter()]
     writers += [JsonLinesWriter(folder / "metrics.jsonl"), PngWriter(folder / "images")]

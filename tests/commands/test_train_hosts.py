@@ -89,6 +89,6 @@ def test_processes_that_do_not_fit_together_end_before_the_first_step(fault, dat
         message = "framer-jax train: process 1 was started with another configuration, other weights or data"
         assert all(line.startswith(message) for _, line in ends), ends
     else:
-        assert "another process cannot start, as process 1 reports" in ends[0][1]
+        assert "not every host can read the data of this run (as process 1 reports)" in ends[0][1]
         assert str(tmp_path / "missing") in ends[1][1]
     assert not saved_steps(run / "checkpoints")

@@ -1,29 +1,36 @@
-"""Processes of one distributed run on this machine."""
+"""Several processes on this machine as the hosts of one training run."""
 
 import os
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
-from tests.support.paths import ROOT
+from tests.support.paths import CONFIGS, ROOT
 
+# One device each: more of them on CPU can hang (jax 0.10).
 ENVIRONMENT = {
     "PYTHONPATH": str(ROOT),
-    "XLA_FLAGS": "",  # one device each: more of them on CPU can hang (jax 0.10)
+    "XLA_FLAGS": "",
     "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".pytest_cache" / "jax"),
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",
 }
 
 
-@contextmanager
-def train_processes(*words: list[str]):
-    """Start `framer-jax train --distributed` with each list of words as one process; they are killed at the end."""
+def free_address() -> str:
+    """An address for the coordinator."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        coordinator = f"127.0.0.1:{free.getsockname()[1]}"
-    common = ["--distributed", "--coordinator", coordinator, "--processes", str(len(words))]
-    processes = [
+        return f"127.0.0.1:{free.getsockname()[1]}"
+
+
+@contextmanager
+def train_processes(*words: list[str]) -> Iterator[list[subprocess.Popen]]:
+    """Start `framer-jax train --distributed` with each list of words as one process; they are killed at the end."""
+    common = ["--distributed", "--coordinator", free_address(), "--processes", str(len(words))]
+    hosts = [
         subprocess.Popen(
             [sys.executable, "-m", "framer_jax.cli", "train", *part, *common, "--process", str(index)],
             env={**os.environ, **ENVIRONMENT},
@@ -34,10 +41,21 @@ def train_processes(*words: list[str]):
         for index, part in enumerate(words)
     ]
     try:
-        yield processes
+        yield hosts
     finally:
-        for process in processes:
-            process.kill()  # jax.distributed catches SIGTERM
-            process.wait()
-            process.stdout.close()
-            process.stderr.close()
+        for host in hosts:
+            host.kill()  # jax.distributed catches SIGTERM
+            host.wait()
+            host.stdout.close()
+            host.stderr.close()
+
+
+def train_on_hosts(count: int, workdir: Path, changes: Sequence[str]) -> list[tuple[int, list[str], str]]:
+    """`framer-jax train` in `count` processes; (exit status, lines of stdout, stderr) of each."""
+    words = ["--config", str(CONFIGS / "default.py"), "--workdir", str(workdir)]
+    with train_processes(*[[*words, *(f"--set={change}" for change in changes)]] * count) as hosts:
+        outputs = [host.communicate(timeout=600) for host in hosts]
+    return [
+        (host.returncode, [line for line in out.splitlines() if not line.startswith("[Gloo]")], error)
+        for host, (out, error) in zip(hosts, outputs, strict=True)
+    ]
