@@ -63,6 +63,10 @@ LARGEST_SEED = 2**63 - 1
 """Seeds are hashed, so that they may be larger than other numbers."""
 
 
+PIPE_CLOSED = 141
+"""Exit status after the reader of the output has gone, as shells use it."""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command.
 
@@ -79,11 +83,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     name = words[0] if words and words[0] in COMMANDS else ""
     with printable_streams():
         try:
-            return _run(words)
+            status = _run(words)
+            sys.stdout.flush()  # a closed pipe is noticed here, in place of after the end
+            return status
         except KeyboardInterrupt:
             going_on = GOING_ON.get(name, "nothing was written")
             print(f"framer-jax {name}: interrupted; {going_on}", file=sys.stderr)
             return INTERRUPTED
+        except BrokenPipeError:  # what reads the output, such as head, has read enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it ends
+            return PIPE_CLOSED
         except Exception as error:
             if os.environ.get("FRAMER_JAX_TRACEBACK") or not is_correctable(error):
                 raise

@@ -45,7 +45,10 @@ MAY_CHANGE = (
 """Configuration paths, of knobs or whole sections, that may differ between a checkpoint and the run that resumes it;
 '*' stands for any name."""
 
-OF_A_HOST = ("data.embeddings", "data.train", "data.validation", "data.validation_preview", "data.threads", "logging")
+OF_A_HOST = (
+    *("data.train", "data.pairs", "data.embeddings", "data.validation", "data.validation_pairs"),
+    *("data.validation_preview", "data.threads", "logging"),
+)
 """Configuration paths that may differ between the hosts of one run: places of files, and what one host does alone."""
 
 LAYOUT = 2
