@@ -105,8 +105,7 @@ def train(
         checkpoints = Checkpoints(workdir / CHECKPOINTS, settings, may_change, migrate)
         background = None if export is None else BackgroundExport(export)
         profile = Profile(workdir, settings.profile_step, settings.profile_steps)
-        abandoned = False
-        try:
+        with _orderly_end(checkpoints, background, profile, writer):
             restored = checkpoints.restore_newest(
                 plan.abstract, batches, metadata.config, metadata.data, tuple(file_digests or ())
             )
@@ -142,19 +141,34 @@ def train(
                 quiet=quiet,
                 window={name: Average(np.float32(a), np.int32(b)) for name, (a, b) in metadata.window.items()},
             ).to_end()
+
+
+@contextmanager
+def _orderly_end(
+    checkpoints: Checkpoints, background: BackgroundExport | None, profile: Profile, writer: Writer
+) -> Iterator[None]:
+    """Finish saves and logs after the block, however it ends.
+
+    Raises:
+      HostLostError: the block failed because another process has ended; saves, which would wait for it, are left.
+    """
+    with ExitStack() as stack:
+        stack.callback(writer.close)
+        if background is not None:
+            stack.callback(background.wait)
+        saves = stack.enter_context(ExitStack())
+        saves.callback(checkpoints.close)
+        stack.callback(profile.close)
+        try:
+            yield
         except (ValueError, OSError, RuntimeError) as error:
             if not is_host_lost(error):
                 raise
-            lost = f"another process has ended ({first_line(error)}); {checkpoints.newest()}"
-            abandoned = True  # its saves wait for the other process
-            raise HostLostError(f"{lost}: start the same command on all hosts to resume") from error
-        finally:
-            profile.close()
-            if not abandoned:
-                checkpoints.close()
-            if background is not None:
-                background.wait()
-            writer.close()
+            saves.pop_all()
+            raise HostLostError(
+                f"another process has ended ({first_line(error)}); {checkpoints.newest()}: start the same command on "
+                "all hosts to resume"
+            ) from error
 
 
 @contextmanager
