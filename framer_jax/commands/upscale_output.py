@@ -44,6 +44,13 @@ def add_output_arguments(parser: argparse.ArgumentParser) -> None:
         help="how transparency is upsampled: bicubically, or by the model as if it were a gray image",
     )
     group.add_argument(
+        "--strength",
+        type=float,
+        default=ResultSettings.strength,
+        metavar="S",
+        help="share of the model, from 0 (bicubic upsampling) to 1 (the model alone, the default)",
+    )
+    group.add_argument(
         "--wrap", action="store_true", help="the image is a seamless texture, and stays one: its opposite edges meet"
     )
     group.add_argument("--json", action="store_true", help="print the summary as JSON")
@@ -51,7 +58,7 @@ def add_output_arguments(parser: argparse.ArgumentParser) -> None:
 
 def result_settings(arguments: argparse.Namespace) -> ResultSettings:
     """Size, edges and transparency of the results."""
-    names = ("outscale", "width", "height", "wrap", "alpha")
+    names = ("outscale", "width", "height", "wrap", "alpha", "strength")
     return ResultSettings(**{name: getattr(arguments, name) for name in names})
 
 

@@ -68,7 +68,8 @@ def further_bytes(
     own, pixels = image[0] * image[1] * scale**2, size[0] * size[1]
     resized = 2 * pixels * PIXEL if pixels != own else 0
     second = own * PIXEL if alpha and result.alpha == "network" else 0
-    return resized + second + (2 * 4 * pixels * frames if frames > 1 else 0)
+    smooth = 2 * own * PIXEL if result.strength < 1 else 0
+    return resized + second + smooth + (2 * 4 * pixels * frames if frames > 1 else 0)
 
 
 def _check_replaceable(job: Job, lost_frames: int, deep: bool) -> None:

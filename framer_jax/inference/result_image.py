@@ -32,6 +32,13 @@ def extended(image: ImageData, result: ResultSettings) -> ImageData:
     return image._replace(pixels=pixels, alpha=alpha)
 
 
+def blended(pixels: np.ndarray, smooth: np.ndarray, strength: float) -> np.ndarray:
+    """Strength · pixels + (1 - strength) · smooth, in [0, 1]; both [s H, s W, C] float32, the second not clipped."""
+    share = np.float32(strength)
+    mixed: np.ndarray = np.clip(share * pixels + (1 - share) * smooth, 0, 1)
+    return mixed
+
+
 def finished(canvas: np.ndarray, size: tuple[int, int], scale: int, result: ResultSettings) -> np.ndarray:
     """The result of an image of `size` (height, width).
 

@@ -20,6 +20,7 @@ class ResultSettings:
       height: height of the result in pixels, likewise; with a width too, the result has exactly that size.
       wrap: the image continues at its opposite edges, as the texture of a tiled surface does.
       alpha: how transparency is upsampled: 'bicubic', or 'network' for the model, as if it were a gray image.
+      strength: share of the model in the colors, from 0 (bicubic upsampling alone) to 1 (the model alone).
 
     Raises:
       ValueError: a size that is none, or two that exclude each other, or another method.
@@ -30,6 +31,7 @@ class ResultSettings:
     height: int | None = None
     wrap: bool = False
     alpha: str = ALPHA_METHODS[0]
+    strength: float = 1.0
 
     def __post_init__(self) -> None:
         scale = self.outscale
@@ -45,6 +47,9 @@ class ResultSettings:
                 raise ValueError(f"{name} {side!r} must be a whole number of pixels from 1 to {LARGEST_SIDE}")
         if not isinstance(self.wrap, bool):
             raise ValueError(f"wrap {self.wrap!r} must be True or False")
+        strength = self.strength
+        if isinstance(strength, bool) or not isinstance(strength, int | float) or not 0 <= strength <= 1:
+            raise ValueError(f"strength {strength!r} must be a number from 0 (bicubic upsampling) to 1 (the model)")
         if self.alpha not in ALPHA_METHODS:
             raise ValueError(f"unknown alpha {self.alpha!r}: use one of {', '.join(ALPHA_METHODS)}")
 

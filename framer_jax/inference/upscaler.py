@@ -27,8 +27,8 @@ from framer_jax.inference.programs import (
     sampler_program,
 )
 from framer_jax.inference.protocols import PROTOCOLS
-from framer_jax.inference.resample import resize_pillow
-from framer_jax.inference.result_image import extended, finished
+from framer_jax.inference.resample import resize_pillow, upsample_bicubic
+from framer_jax.inference.result_image import blended, extended, finished
 from framer_jax.inference.result_settings import ResultSettings
 from framer_jax.inference.settings import UpscaleSettings
 from framer_jax.inference.tiler import add_tile, pad_image, paste_part, tile_batches
@@ -214,7 +214,10 @@ def upscale_image(
         alpha = upsampled_alpha(source, scale)
     alpha = None if alpha is None else finished(alpha, size, scale, result)
 
+    smooth = None if result.strength == 1 else upsample_bicubic(premultiply_alpha(source), scale)
+
     def complete(pixels: np.ndarray) -> ImageData:
+        pixels = pixels if smooth is None else blended(pixels, smooth, result.strength)
         return with_result(image, finished(pixels, size, scale, result), alpha)
 
     previews = {step: complete(pixels) for step, pixels in upscaled.previews.items()}

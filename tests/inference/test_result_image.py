@@ -9,6 +9,7 @@ from scipy.ndimage import uniform_filter
 import framer_jax
 from framer_jax.diffusion.noise import noise_window
 from framer_jax.images.image_data import ImageData
+from framer_jax.inference.resample import upsample_bicubic
 from framer_jax.inference.result_image import MARGIN
 from framer_jax.inference.result_settings import FileSettings, ResultSettings
 from framer_jax.inference.upscaler import make_upscaler, upscale_image
@@ -112,11 +113,25 @@ def test_alpha_goes_through_the_network_on_demand():
         ({"height": 2.5}, "height 2.5 must be a whole number"),
         ({"alpha": "nearest"}, "unknown alpha 'nearest'"),
         ({"wrap": "yes"}, "wrap 'yes'"),
+        ({"strength": 1.5}, "strength 1.5 must be a number from 0"),
+        ({"strength": True}, "strength True"),
     ],
 )
 def test_sizes_that_are_none_are_refused(settings, words):
     with pytest.raises(ValueError, match=words):
         ResultSettings(**settings)
+
+
+def test_strength_is_the_share_of_the_model():
+    pixels = RNG.random((12, 18, 3), np.float32)
+    model, smooth = (run(repeated, ImageData(pixels), strength=strength).pixels for strength in (1.0, 0.0))
+    assert np.array_equal(model, run(repeated, ImageData(pixels)).pixels)
+    np.testing.assert_array_equal(smooth, np.clip(upsample_bicubic(pixels, SCALE), 0, 1))
+    half = run(repeated, ImageData(pixels), strength=0.25).pixels
+    expected = np.clip(0.25 * model + 0.75 * upsample_bicubic(pixels, SCALE), 0, 1)
+    np.testing.assert_allclose(half, expected, atol=1e-6)
+    wrapped = run(repeated, ImageData(pixels), strength=0.5, wrap=True, outscale=1.5)
+    assert wrapped.pixels.shape == (18, 27, 3)
 
 
 def test_results_that_are_too_large_are_refused():
