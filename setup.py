@@ -88,6 +88,7 @@ setup(
         "eval": EVALUATION + LEARNED_METRICS,  # several GB; plots need matplotlib alone
         "tensorboard": TENSORBOARD,
         "wandb": WANDB,
+        "app": ["gradio>=6,<7"],  # framer-jax app
         "torch": TORCH,
         "diffusers": DIFFUSERS,
         "formats": ["pillow-heif>=1", "pillow-jxl-plugin>=1.3.4"],  # plug-ins of Pillow: HEIC and JPEG XL

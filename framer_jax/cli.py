@@ -22,6 +22,7 @@ COMMANDS = {
     "train": "train a recipe from a configuration file, or resume a run",
     "pretrain": "train the feature extractor of HF-Diff as a classifier, or resume such a run",
     "upscale": "upscale images with a trained model (by default the starter model)",
+    "app": "serve a page on this machine that upscales images which are dropped onto it",
     "models": "list the models that can be used by name, and what the others need",
     "degrade": "make LR images from a folder of HR images, each with its own random degradation",
     "evaluate": "score a folder of images, with or without references, with confidence intervals",
@@ -36,7 +37,7 @@ COMMANDS = {
 }
 
 
-READS_IMAGES = ("upscale", "degrade", "evaluate", "compare", "analyze", "fit-niqe")
+READS_IMAGES = ("upscale", "app", "degrade", "evaluate", "compare", "analyze", "fit-niqe")
 """Commands that take --max-pixels."""
 
 WITHOUT_JAX = ("doctor",)

@@ -9,7 +9,7 @@ PACKAGE = ROOT / "framer_jax"
 
 OPTIONAL = (
     *("torch", "diffusers", "transformers", "cv2", "matplotlib", "skimage", "sklearn", "tensorboardX", "tensorflow"),
-    *("pyiqa", "timm", "torchvision", "wandb"),
+    *("pyiqa", "timm", "torchvision", "wandb", "gradio"),
 )
 """What an installation may lack; only functions import it."""
 

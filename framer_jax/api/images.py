@@ -131,8 +131,8 @@ def upscale(
       settings: fields of framer_jax.inference.settings.UpscaleSettings, such as mode='mean' or seed=1; the defaults
         depend on the model (framer_jax.inference.model.settings_for); and of
         framer_jax.inference.result_settings.ResultSettings: outscale=2.5, width=1920 or height=1080 for the size of the
-        result, strength=0.7 for less of the model, wrap=True for seamless textures, alpha='network'. Without a `Model` object, also those of the sampler,
-        such as steps=8 (see `load_model`).
+        result, strength=0.7 for less of the model, wrap=True for seamless textures, alpha='network'. Without a `Model`
+        object, also those of the sampler, such as steps=8 (see `load_model`).
 
     Returns:
       The SR image; `.pixels` is float32 in [0, 1], [sH, sW, 3] or of the size that was asked for.

@@ -72,6 +72,8 @@ EXTRAS = {
     "photos": Extra("the built-in photographs", ("skimage", "sklearn")),
     "eval": Extra("figures and learned metrics", ("matplotlib", "skimage", "pyiqa")),
     "tensorboard": Extra("TensorBoard logs", ("tensorboardX",)),
+    "wandb": Extra("logs in Weights & Biases", ("wandb",)),
+    "app": Extra("the page of framer-jax app", ("gradio",)),
     "torch": Extra("PyTorch checkpoints, captions, text embeddings", ("torch", "transformers", "huggingface_hub")),
     "diffusers": Extra("port --check installed", ("diffusers",)),
     "formats": Extra("HEIC and JPEG XL photographs", ("pillow_heif", "pillow_jxl")),
