@@ -105,7 +105,8 @@ from framer_jax.recipes.framer import framer
 from framer_jax.training.settings import TrainingSettings
 from framer_jax.training.state import inference_params
 
-SCALE, STEPS, BATCH, CROP = 4, 40, 4, 64
+SCALE, STEPS, CROP = 4, 40, 64
+BATCH = max(4, jax.device_count())
 
 student = SwinIR(scale=SCALE, channels=16, depths=(2, 2), heads=2)
 predict = predictor(student)

@@ -68,6 +68,8 @@ def test_they_run_end_to_end(path, tmp_path):
     manager = kernels.KernelSpecManager(kernel_dirs=[str(tmp_path / "kernels")])
     paths = os.pathsep.join([str(ROOT), *sys.path])
     with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith(("JAX_", "XLA_"))]:
+            patch.delenv(name)  # the tests' eight devices and strict settings
         patch.setenv("PYTHONPATH", paths)
         patch.setenv("MPLBACKEND", "module://matplotlib_inline.backend_inline")
         runner = client.NotebookClient(notebook, timeout=1200, kernel_name="python3")
