@@ -97,6 +97,7 @@ setup(
         "cuda12": ["jax[cuda12]>=0.10,<0.13"],
         "tpu": ["jax[tpu]>=0.10,<0.13"],
         "browser": ["selenium>=4.20"],  # tests/evaluation/test_comparison_page_browser.py, with Debian's chromium
+        "notebooks": ["jupytext>=1.16", "nbclient>=0.10", "ipykernel>=6.29"],  # to pair and to execute notebooks/
         "docs": DOCUMENTATION,
         "originals": [*DIFFUSERS, "peft>=0.15", "accelerate>=1.0", *TESTS],  # tools/test.sh --originals
         "dev": DEVELOPMENT + DOCUMENTATION + EVALUATION + TENSORBOARD,

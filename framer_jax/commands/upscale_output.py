@@ -72,6 +72,7 @@ def output_of(arguments: argparse.Namespace, scale: int) -> str | Path | None:
     """Where the results are written: as named; else, next to the input, photo_x4.png or photos_x4/; None in place.
 
     Raises:
+      FileNotFoundError: no output, and the input does not exist.
       ValueError: an output, and in place.
     """
     if arguments.in_place:
@@ -81,6 +82,8 @@ def output_of(arguments: argparse.Namespace, scale: int) -> str | Path | None:
     if arguments.output is not None:
         return arguments.output
     source = Path(os.path.abspath(arguments.input))  # '.' and '..' have no name of their own
+    if not source.exists():
+        raise FileNotFoundError(f"{arguments.input}: no such file or folder")
     exact = arguments.width is not None or arguments.height is not None
     label = "_resized" if exact else f"_x{arguments.outscale or scale:g}"
     if source.is_dir():

@@ -40,6 +40,8 @@ from framer_jax.images.deep import Tile, deep_color, deep_gray, is_deep, of_chan
 from framer_jax.images.image_data import ImageData
 from framer_jax.images.raster import ImageError, Raster, alpha, colors, to_float, to_uint8, upright
 
+EIGHT_BITS = "16-bit color was read as 8-bit"
+
 
 class Header(NamedTuple):
     """Properties of an image file that are known before its pixels are decoded.
@@ -76,7 +78,7 @@ def from_pillow(image: Image.Image) -> ImageData:
       ValueError: it cannot be decoded, or holds values outside its range.
     """
     deep = is_deep(image.mode, getattr(image, "tile", ()))
-    notes = ("16-bit color was read as 8-bit",) if deep else ()
+    notes = (EIGHT_BITS,) if deep else ()
     try:
         image.load()
         return as_image(of_pillow(image, image.info.get("icc_profile") or None, notes, isinstance(image, ImageFile)))
@@ -119,7 +121,7 @@ def read_raster(path: str | os.PathLike[str]) -> Raster:
             facts, lost = metadata.metadata_of(image)
             return Raster(upright(values, _orientation(image)), icc, tuple(filter(None, (*notes, lost))), facts)
         if is_deep(image.mode, loaded.tiles):
-            notes = (*notes, "16-bit color was read as 8-bit")
+            notes = (*notes, EIGHT_BITS)
         return of_pillow(image, icc, notes)
 
 

@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from framer_jax.images.decode import ANIMATED, as_image, of_pillow, opened, read_image
+from framer_jax.images.decode import ANIMATED, EIGHT_BITS, as_image, of_pillow, opened, read_image
+from framer_jax.images.deep import is_deep
 from framer_jax.images.image_data import ImageData
 
 DEFAULT_DURATION = 100.0
@@ -55,7 +56,10 @@ def read_frames(path: str | os.PathLike[str]) -> Iterator[ImageData]:
         if count > 1:
             for index in range(count):
                 image.seek(index)
+                notes = (
+                    (EIGHT_BITS,) if is_deep(image.mode, getattr(image, "tile", ())) else ()
+                )  # loading removes tiles
                 image.load()
-                yield as_image(of_pillow(image, image.info.get("icc_profile") or None, ()))
+                yield as_image(of_pillow(image, image.info.get("icc_profile") or None, notes))
             return
     yield read_image(path)

@@ -170,7 +170,9 @@ def _save_options(path: Path, image: ImageData, settings: FileSettings) -> dict[
 
 def _descriptions(file_format: FileFormat, metadata: Metadata, height: int, width: int) -> dict[str, Any]:
     """Options of Pillow's `save` for EXIF and XMP."""
-    exif = exif_for(metadata, height, width) if "exif" in file_format.metadata else Image.Exif()
+    alone = file_format.name in ("WEBP", "AVIF")  # whose resolution has no other place
+    needed = "exif" in file_format.metadata and (metadata.exif or (metadata.dpi and alone))
+    exif = exif_for(metadata, height, width) if needed else Image.Exif()
     if file_format.name == "TIFF":
         for directory in DIRECTORIES:  # Pillow cannot write them with compression, `add_directories` does
             exif.pop(directory, None)

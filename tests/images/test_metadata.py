@@ -4,9 +4,10 @@ import struct
 
 import numpy as np
 import pytest
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, PngImagePlugin
 
 from framer_jax.images.decode import read_image
+from framer_jax.images.frames import read_frames
 from framer_jax.images.image_data import ImageData
 from framer_jax.images.metadata import DAMAGED, Metadata
 from framer_jax.inference.formats import FORMATS, held_metadata
@@ -108,6 +109,27 @@ def test_what_is_too_long_for_a_segment_of_a_jpeg_file_is_named(tmp_path):
     write_image(tmp_path / "a.jpg", image)
     write_image(tmp_path / "a.png", image)
     assert read_image(tmp_path / "a.png").metadata.xmp == image.metadata.xmp
+
+
+def test_a_large_text_of_a_png_file_does_not_cost_its_metadata(photograph, tmp_path):
+    image = read_image(photograph)
+    texts = PngImagePlugin.PngInfo()
+    texts.add_itxt("XML:com.adobe.xmp", image.metadata.xmp.decode())
+    texts.add_text("prompt", "x" * 2_000_000)
+    Image.fromarray(RGB).save(tmp_path / "b.png", pnginfo=texts, dpi=(300, 300), exif=image.metadata.exif)
+    again = read_image(tmp_path / "b.png").metadata
+    assert again.xmp == image.metadata.xmp
+    assert again.exif == image.metadata.exif
+
+
+def test_pages_are_read_in_the_depth_that_pillow_decodes(tmp_path):
+    pages = [Image.fromarray(RGB), Image.fromarray(RGB)]
+    pages[0].save(tmp_path / "a.tif", save_all=True, append_images=pages[1:])
+    assert [frame.notes for frame in read_frames(tmp_path / "a.tif")] == [(), ()]
+    deep = [np.uint16(RGB[:, :, 0]) * 257 for _ in range(2)]
+    grays = [Image.fromarray(page) for page in deep]
+    grays[0].save(tmp_path / "g.tif", save_all=True, append_images=grays[1:])
+    assert [frame.bits for frame in read_frames(tmp_path / "g.tif")] == [16, 16]
 
 
 @pytest.mark.filterwarnings("ignore")  # Pillow's own, which commands do not show
