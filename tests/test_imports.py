@@ -58,6 +58,7 @@ LAYERS = {
     # files that every layer may import
     "knobs": (),
     "compile_cache": (),
+    "paths": (),
     "errors": (),
     "trees": (),
     "version": (),
@@ -65,7 +66,7 @@ LAYERS = {
 }
 """Layer → the layers (or single files of one) that it may import, besides itself and `EVERYWHERE`."""
 
-EVERYWHERE = ("compile_cache", "errors", "knobs", "trees", "version")
+EVERYWHERE = ("compile_cache", "errors", "knobs", "paths", "trees", "version")
 
 FORBIDDEN = {
     "images": ("jax", "flax", "optax", "orbax", "grain", "clu", "ml_collections"),

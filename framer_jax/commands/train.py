@@ -16,7 +16,7 @@ from framer_jax.checkpoints.autoencoder import read_preview
 from framer_jax.checkpoints.groups import read_groups
 from framer_jax.checkpoints.migration import migrate
 from framer_jax.checkpoints.open import READER, build_recipe
-from framer_jax.checkpoints.paths import digest_of, digests
+from framer_jax.checkpoints.paths import digest_of, digests, with_local_weights
 from framer_jax.commands.exports import WeightFiles
 from framer_jax.commands.override_option import add_override_option
 from framer_jax.commands.provenance import portable
@@ -43,6 +43,7 @@ from framer_jax.degradations.presets import DegradationPreset
 from framer_jax.evaluation.validation import make_validation
 from framer_jax.inference.model import BEST, LAST, weights_file
 from framer_jax.knobs import settings_from
+from framer_jax.paths import AnyPath, as_path, check_local, local_copy
 from framer_jax.porting.files import check_outputs, sha256_of
 from framer_jax.recipes.base import Frozen, Params, Recipe, expected_params
 from framer_jax.recipes.framer import add_framer
@@ -86,14 +87,14 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         result = train_from_config(config, arguments.workdir, init=arguments.init)
     except KeyboardInterrupt:
-        print(f"framer-jax train: interrupted; {_resumable(Path(arguments.workdir))}", file=sys.stderr)
+        print(f"framer-jax train: interrupted; {_resumable(as_path(arguments.workdir))}", file=sys.stderr)
         return INTERRUPTED
     if jax.process_index() == 0:
         print(result.message)
     return 0
 
 
-def _resumable(workdir: Path) -> str:
+def _resumable(workdir: AnyPath) -> str:
     """What the same command would do after an interruption."""
     steps = saved_steps(workdir / CHECKPOINTS)
     if not steps:
@@ -130,12 +131,13 @@ def initialize_distributed(
         ) from error
 
 
-def train_from_config(config: dict[str, Any], workdir: str | Path, init: str | None = None) -> TrainResult:
+def train_from_config(config: dict[str, Any], workdir: str | AnyPath, init: str | None = None) -> TrainResult:
     """Set up a run and train.
 
     Args:
       config: plain dict of a whole configuration (framer_jax.config.to_dict).
-      workdir: work directory of the run; afterwards it holds `weights.safetensors` (newest), `best.safetensors` and
+      workdir: work directory of the run, on this machine or in gs://; afterwards
+        it holds `weights.safetensors` (newest), `best.safetensors` and
         their `card.md`.
       init: a weights file to start from, or 'starter'; a run is resumed with the one that it was begun with.
 
@@ -146,8 +148,9 @@ def train_from_config(config: dict[str, Any], workdir: str | Path, init: str | N
     Raises:
       ConfigError, ValueError, FileNotFoundError: an input that cannot be used, in one line.
     """
-    workdir, data = Path(workdir), config["data"]
+    workdir, data = as_path(workdir), config["data"]
     _check_before_reading(config, workdir)
+    config, init = with_local_weights(config), local_copy(init) if init else None
     base = build_recipe(config["recipe"], data=training_kind(config))
     recipe = add_framer(base, config["framer"])
     multiple = base.scale * base.lr_multiple
@@ -192,19 +195,23 @@ def train_from_config(config: dict[str, Any], workdir: str | Path, init: str | N
     return replace(result, message="; ".join(dict.fromkeys(part for part in parts if part)))
 
 
-def _check_before_reading(config: dict[str, Any], workdir: Path) -> None:
+def _check_before_reading(config: dict[str, Any], workdir: AnyPath) -> None:
     check_config(config)
     check_name(workdir)
+    if config["logging"]["tensorboard"]:
+        check_local(workdir, "logging.tensorboard (leave it off: metrics.jsonl is written there)")
     check_unlocked(workdir)
     check_main_module(config["data"]["workers"])
 
 
-def check_initial_file(workdir: Path, init: str | None) -> None:
+def check_initial_file(workdir: AnyPath, init: str | None) -> None:
     """Refuse to start from a file that the run would replace with its own weights.
 
     Raises:
       ValueError: as of framer_jax.porting.files.check_outputs.
     """
+    if not isinstance(workdir, Path):
+        return  # `init` is a file of this machine
     if init and init != "starter" and (path := weights_file(init, folders=True)).is_file():
         outputs = {f"the weights of {workdir}": workdir / LAST, f"the best weights of {workdir}": workdir / BEST}
         check_outputs(outputs, {"--init": [path]}, "copy the file to another folder")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -13,6 +12,7 @@ import jax
 import numpy as np
 from clu.metrics import Average
 
+from framer_jax.paths import AnyPath, as_path
 from framer_jax.recipes.base import Params, Recipe
 from framer_jax.training import finite
 from framer_jax.training.checkpoint import CheckpointMetadata, Checkpoints, Restored
@@ -38,7 +38,7 @@ def train(
     batches: DataIterator,
     prepare: Prepare,
     settings: TrainingSettings,
-    workdir: str | Path,
+    workdir: str | AnyPath,
     *,
     config_json: str = "{}",
     may_change: Iterable[str] = (),
@@ -60,7 +60,8 @@ def train(
         entry 'record', errors name the records.
       prepare: loaded batch → batch for the losses; runs within the step, on each device for its own examples.
       settings: settings of the run.
-      workdir: gets `checkpoints/` and, from the default writer, `metrics.jsonl` and `images/`; locked by the run.
+      workdir: a folder on this machine or in gs://, which gets `checkpoints/` and, from the default writer,
+        `metrics.jsonl` and `images/`; locked by the run.
       config_json: configuration of the run, compared with that of the checkpoint.
       may_change: configuration paths that may differ from the checkpoint, besides `compatibility.MAY_CHANGE`.
       migrate: applied to the checkpoint's configuration before the comparison; raises ValueError if it cannot.
@@ -80,7 +81,7 @@ def train(
       DataError: batches could not be loaded any more, after a save of the last complete step.
       NonFiniteError: NaN or infinity; the message names the step, the records and the last good checkpoint.
     """
-    workdir = Path(workdir)
+    workdir = as_path(workdir)
     check_name(workdir)
     initial_params = recipe.initial_params if initial_params is None else initial_params
     finite.check_weights(recipe, initial_params)
@@ -128,7 +129,7 @@ def train(
 
 
 @contextmanager
-def _locked_by_first_host(workdir: Path) -> Iterator[None]:
+def _locked_by_first_host(workdir: AnyPath) -> Iterator[None]:
     """The lock of the work directory, which the first host takes for all."""
     with ExitStack() as stack:
         problem = ""
