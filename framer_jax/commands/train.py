@@ -136,9 +136,8 @@ def train_from_config(config: dict[str, Any], workdir: str | AnyPath, init: str 
 
     Args:
       config: plain dict of a whole configuration (framer_jax.config.to_dict).
-      workdir: work directory of the run, on this machine or in gs://; afterwards
-        it holds `weights.safetensors` (newest), `best.safetensors` and
-        their `card.md`.
+      workdir: work directory of the run, on this machine or in gs://; afterwards it holds `weights.safetensors`
+        (newest), `best.safetensors` and their `card.md`.
       init: a weights file to start from, or 'starter'; a run is resumed with the one that it was begun with.
 
     Returns:
@@ -159,8 +158,7 @@ def train_from_config(config: dict[str, Any], workdir: str | AnyPath, init: str 
     settings: TrainingSettings = settings_from(TrainingSettings, config["training"], "training")
     preset = degradation_preset(data, base.scale)
     check_initial_file(workdir, init)
-    source = first_host_first(lambda: open_training(config))
-    text = text_info(config)
+    source, text = first_host_first(lambda: open_training(config)), text_info(config)
     named, digest = initial_weights(base, config["recipe"], init) if init else ({}, None)
     initial = {**base.initial_params, **named}
     # The weights that a run started from and its frozen weights are part of its identity.
