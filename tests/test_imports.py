@@ -61,6 +61,7 @@ LAYERS = {
     # files that every layer may import
     "knobs": (),
     "compile_cache": (),
+    "paths": (),
     "errors": (),
     "macs": (),
     "trees": (),
@@ -69,7 +70,7 @@ LAYERS = {
 }
 """Layer → the layers (or single files of one) that it may import, besides itself and `EVERYWHERE`."""
 
-EVERYWHERE = ("compile_cache", "errors", "knobs", "macs", "trees", "version")
+EVERYWHERE = ("compile_cache", "errors", "knobs", "macs", "paths", "trees", "version")
 
 FORBIDDEN = {
     "images": ("jax", "flax", "optax", "orbax", "grain", "clu", "ml_collections"),

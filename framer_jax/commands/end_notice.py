@@ -8,9 +8,9 @@ import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from framer_jax.errors import is_correctable, one_line
+from framer_jax.paths import AnyPath
 
 WATCHER = """
 import os, sys
@@ -20,6 +20,7 @@ for line in sys.stdin.buffer:
         sys.exit()
 steps = [int(entry) for entry in os.listdir(folder) if entry.isdecimal()] if os.path.isdir(folder) else []
 saved = f"step {max(steps)} is saved in {os.path.join(folder, str(max(steps)))}" if steps else "no step is saved"
+saved = f"saved steps are in {folder}" if "://" in folder else saved
 print(f"framer-jax train: {name} was killed, or ended by JAX because another process ended; {saved}: {remedy}",
       file=sys.stderr, flush=True)
 """
@@ -28,7 +29,7 @@ Without imports of its own it takes 10 MB."""
 
 
 @contextmanager
-def notice_of_sudden_end(name: str, checkpoints: Path, remedy: str) -> Iterator[None]:
+def notice_of_sudden_end(name: str, checkpoints: AnyPath, remedy: str) -> Iterator[None]:
     """Within the block, a sudden end of this process is told on standard error, with the newest checkpoint.
 
     JAX ends all processes of a distributed run from within its C++ code when one of them does not answer, and the

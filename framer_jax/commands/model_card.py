@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -11,6 +10,7 @@ import numpy as np
 
 from framer_jax.commands.provenance import portable
 from framer_jax.data.settings import describe_degradation
+from framer_jax.paths import AnyPath
 from framer_jax.porting.files import atomic_write
 from framer_jax.recipes.base import Params
 from framer_jax.recipes.components.networks import network_section
@@ -21,7 +21,7 @@ CARD = "card.md"
 """File name of the card in a run's work directory."""
 
 
-def write_card(workdir: Path, name: str, params: Params, metadata: Mapping[str, Any]) -> None:
+def write_card(workdir: AnyPath, name: str, params: Params, metadata: Mapping[str, Any]) -> None:
     """Write the card, or update it after further steps.
 
     Args:

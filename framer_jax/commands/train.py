@@ -16,7 +16,7 @@ from framer_jax.checkpoints.autoencoder import read_preview
 from framer_jax.checkpoints.groups import read_groups
 from framer_jax.checkpoints.migration import migrate
 from framer_jax.checkpoints.open import READER, build_recipe
-from framer_jax.checkpoints.paths import digest_of, digests
+from framer_jax.checkpoints.paths import digest_of, digests, with_local_weights
 from framer_jax.commands.end_notice import end_at_once, notice_of_sudden_end
 from framer_jax.commands.exports import WeightFiles
 from framer_jax.commands.override_option import add_override_option
@@ -45,6 +45,7 @@ from framer_jax.degradations.presets import DegradationPreset
 from framer_jax.evaluation.validation import make_validation
 from framer_jax.inference.model import BEST, LAST, weights_file
 from framer_jax.knobs import settings_from
+from framer_jax.paths import AnyPath, as_path, check_local, local_copy
 from framer_jax.porting.files import check_outputs, sha256_of
 from framer_jax.recipes.base import Frozen, Params, Recipe, expected_params
 from framer_jax.recipes.framer import add_framer
@@ -102,7 +103,7 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         result = train_from_config(config, arguments.workdir, init=arguments.init, quiet=arguments.quiet)
     except KeyboardInterrupt:
-        print(f"framer-jax train: interrupted; {_resumable(Path(arguments.workdir))}", file=sys.stderr)
+        print(f"framer-jax train: interrupted; {_resumable(as_path(arguments.workdir))}", file=sys.stderr)
         return INTERRUPTED
     print(result.message)
     return 0
@@ -113,7 +114,7 @@ def _run_distributed(config: dict[str, Any], arguments: argparse.Namespace) -> i
     name = f"process {jax.process_index()} of {jax.process_count()}"
     remedy = "start the same command on all hosts to resume"
     try:
-        with notice_of_sudden_end(name, Path(arguments.workdir) / CHECKPOINTS, remedy):
+        with notice_of_sudden_end(name, as_path(arguments.workdir) / CHECKPOINTS, remedy):
             result = train_from_config(config, arguments.workdir, init=arguments.init, quiet=arguments.quiet)
     except Exception as error:
         end_at_once(error)
@@ -123,7 +124,7 @@ def _run_distributed(config: dict[str, Any], arguments: argparse.Namespace) -> i
     return 0
 
 
-def _resumable(workdir: Path) -> str:
+def _resumable(workdir: AnyPath) -> str:
     """What the same command would do after an interruption."""
     steps = saved_steps(workdir / CHECKPOINTS)
     if not steps:
@@ -161,14 +162,14 @@ def initialize_distributed(
 
 
 def train_from_config(
-    config: dict[str, Any], workdir: str | Path, init: str | None = None, quiet: bool = False
+    config: dict[str, Any], workdir: str | AnyPath, init: str | None = None, quiet: bool = False
 ) -> TrainResult:
     """Set up a run and train.
 
     Args:
       config: plain dict of a whole configuration (framer_jax.config.to_dict).
-      workdir: work directory of the run; afterwards it holds `weights.safetensors` (newest), `best.safetensors` and
-        their `card.md`.
+      workdir: work directory of the run, on this machine or in gs://; afterwards it holds `weights.safetensors`
+        (newest), `best.safetensors` and their `card.md`.
       init: a weights file to start from, or 'starter'; a run is resumed with the one that it was begun with.
       quiet: no progress bar, and no lines on the console.
 
@@ -179,9 +180,10 @@ def train_from_config(
     Raises:
       ConfigError, ValueError, FileNotFoundError: an input that cannot be used, in one line.
     """
-    workdir, data = Path(workdir), config["data"]
+    workdir, data = as_path(workdir), config["data"]
     with all_or_none():
         _check_before_reading(config, workdir)
+        config, init = with_local_weights(config), local_copy(init) if init else None
         base = build_recipe(config["recipe"], data=training_kind(config))
         recipe = add_framer(base, config["framer"])
         multiple = base.scale * base.lr_multiple
@@ -228,19 +230,27 @@ def train_from_config(
     return replace(result, message="; ".join(dict.fromkeys(part for part in parts if part)))
 
 
-def _check_before_reading(config: dict[str, Any], workdir: Path) -> None:
+def _check_before_reading(config: dict[str, Any], workdir: AnyPath) -> None:
     check_config(config)
     check_name(workdir)
+    if config["logging"]["tensorboard"]:
+        check_local(workdir, "logging.tensorboard (leave it off: metrics.jsonl is written there)")
+    if config["logging"]["wandb"]:
+        check_local(workdir, "logging.wandb, which keeps its files in the work directory")
+    if config["training"]["profile_step"]:
+        check_local(workdir, "training.profile_step, whose trace is written to the work directory")
     check_unlocked(workdir)
     check_main_module(config["data"]["workers"])
 
 
-def check_initial_file(workdir: Path, init: str | None) -> None:
+def check_initial_file(workdir: AnyPath, init: str | None) -> None:
     """Refuse to start from a file that the run would replace with its own weights.
 
     Raises:
       ValueError: as of framer_jax.porting.files.check_outputs.
     """
+    if not isinstance(workdir, Path):
+        return  # `init` is a file of this machine
     if init and init != "starter" and (path := weights_file(init, folders=True)).is_file():
         outputs = {f"the weights of {workdir}": workdir / LAST, f"the best weights of {workdir}": workdir / BEST}
         check_outputs(outputs, {"--init": [path]}, "copy the file to another folder")

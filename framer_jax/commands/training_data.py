@@ -22,6 +22,7 @@ from framer_jax.data.sources import ImageFiles, folder_source
 from framer_jax.data.whole_photos import ValidationPair, validation_pairs
 from framer_jax.degradations.presets import DegradationPreset
 from framer_jax.evaluation.lr_pairs import folder_pairs
+from framer_jax.paths import check_local
 from framer_jax.porting.kl_autoencoder import KL_AUTOENCODER
 from framer_jax.recipes.components.spaces import AUTOENCODER_MAPS
 from framer_jax.recipes.components.spaces import WEIGHT_FILE as AUTOENCODER_FILE
@@ -96,6 +97,8 @@ def open_validation(
     """
     data = config["data"]
     if folders := data.get("validation_pairs"):
+        for folder in folders:
+            check_local(folder, "data.validation_pairs")
         lr, hr = folders
         return folder_pairs(lr, hr, scale, lr_multiple, data["validation_count"]), str
     source = open_source(data["validation"], HELD_OUT, 1, keep_index=True)

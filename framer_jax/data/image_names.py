@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping, Sequence
-from pathlib import Path
 from types import MappingProxyType
+
+from framer_jax.paths import AnyPath
 
 ENDING = re.compile(r"(?<=.)(?:[-_ .]?x[1-9](?:\.\d+)?|[-_ .](?:sr|hr|lr[1-9]?|gt|hq|lq|out|output))$", re.IGNORECASE)
 """Endings that name the role of an image: a scale, with or without a separator, or a word after one."""
@@ -29,13 +30,13 @@ def examples(names: Sequence[str]) -> str:
     return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
 
 
-def by_name(folder: Path, files: Sequence[Path], stems: Sequence[str], whole_path: bool) -> dict[str, Path]:
+def by_name(folder: AnyPath, files: Sequence[AnyPath], stems: Sequence[str], whole_path: bool) -> dict[str, AnyPath]:
     """Name to file; the name is the stem, or the path within the folder without its file format.
 
     Raises:
       ValueError: two files have the same name.
     """
-    named: dict[str, Path] = {}
+    named: dict[str, AnyPath] = {}
     for path, stem in zip(files, stems, strict=True):
         name = path.relative_to(folder).with_name(stem).as_posix() if whole_path else stem
         if name in named:
@@ -45,7 +46,7 @@ def by_name(folder: Path, files: Sequence[Path], stems: Sequence[str], whole_pat
 
 
 def partners(
-    images: Mapping[str, Path],
+    images: Mapping[str, AnyPath],
     references: Collection[str],
     stated: Mapping[str, str] = MappingProxyType({}),
     hint: str = "",

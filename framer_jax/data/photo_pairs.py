@@ -13,6 +13,7 @@ from framer_jax.data.files import list_images, summary_of
 from framer_jax.data.image_index import IndexEntry, indexed
 from framer_jax.data.image_names import by_name, examples, partners
 from framer_jax.data.sources import CACHE_BYTES, ImageFiles, Pixels
+from framer_jax.paths import AnyPath, as_path
 
 COMPARED = 24
 """Number of pairs, spread evenly over all of them, whose alignment is estimated."""
@@ -111,7 +112,7 @@ def pair_source(
       ValueError: no images, files of the same name, images without a partner, sizes that do not differ by the scale,
         or as of `ImageFiles`.
     """
-    folders = Path(lr_folder), Path(hr_folder)
+    folders = as_path(lr_folder), as_path(hr_folder)
     paths = _paired(_listed(folders[0], "LR"), _listed(folders[1], "HR"), folders)
     names = [
         {pair: path.relative_to(folder).as_posix() for pair, path in side.items()}
@@ -141,7 +142,7 @@ def pair_source(
     return PhotoPairs(hr, lr, scale)
 
 
-def _listed(folder: Path, role: str) -> tuple[Path, ...]:
+def _listed(folder: AnyPath, role: str) -> tuple[AnyPath, ...]:
     if not folder.is_dir():
         raise FileNotFoundError(f"there is no folder {folder}: give a folder of {role} images")
     paths, left_out = list_images(folder)
@@ -153,8 +154,8 @@ def _listed(folder: Path, role: str) -> tuple[Path, ...]:
 
 
 def _paired(
-    lr_paths: tuple[Path, ...], hr_paths: tuple[Path, ...], folders: tuple[Path, Path]
-) -> tuple[dict[str, Path], dict[str, Path]]:
+    lr_paths: tuple[AnyPath, ...], hr_paths: tuple[AnyPath, ...], folders: tuple[AnyPath, AnyPath]
+) -> tuple[dict[str, AnyPath], dict[str, AnyPath]]:
     """LR and HR file of each pair, by the same names."""
     sides = list(zip(folders, (lr_paths, hr_paths), strict=True))
     stems = [[path.stem for path in paths] for _, paths in sides]
@@ -172,7 +173,7 @@ def _paired(
     return lr, hr
 
 
-def _entries(folder: Path, files: Mapping[str, Path]) -> dict[str, IndexEntry | str]:
+def _entries(folder: AnyPath, files: Mapping[str, AnyPath]) -> dict[str, IndexEntry | str]:
     by_path = indexed(folder, {path.relative_to(folder).as_posix(): path for path in files.values()})
     return dict(zip(files, by_path, strict=True))
 

@@ -8,7 +8,6 @@ the global batch depend on the seed and the position only, not on threads, worke
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
 from typing import Any
 
 import grain
@@ -17,10 +16,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from framer_jax.data.class_folders import LABEL, LabelledPhotos
+from framer_jax.data.crops import make_crop, make_pair_crop
 from framer_jax.data.embeddings import CaptionedPhotos
 from framer_jax.data.latents import LatentFiles
-from framer_jax.data.photo_pairs import PhotoPair, PhotoPairs
-from framer_jax.data.records import RECORD, RecordFiles
+from framer_jax.data.photo_pairs import PhotoPairs
+from framer_jax.data.records import RecordFiles
 from framer_jax.data.settings import CROP_MODES, UNSHARPENED
 from framer_jax.data.sources import ImageFiles, Photo
 from framer_jax.data.text import POOLED_TEXT, TEXT
@@ -60,98 +60,6 @@ def make_record(
     """
     record = make_crop(photo, rng, crop, crop_mode, flip_and_rotate)
     return {**record, "degradation": draw(rng, preset)}
-
-
-def make_crop(
-    photo: Photo, rng: np.random.Generator, crop: int, crop_mode: str = "crop", flip_and_rotate: bool = False
-) -> dict[str, Any]:
-    """Take a random crop and flip it randomly.
-
-    Args:
-      photo: the photograph, with sides of at least `crop` (for 'square', smaller ones are padded by reflection).
-      rng: the record's own generator.
-      crop: side of the HR crop in pixels.
-      crop_mode: one of `CROP_MODES`; 'square' takes a random square as wide as the shorter side and reduces it to
-        `crop` by area averaging.
-      flip_and_rotate: also flip vertically and transpose, each with probability 1/2.
-
-    Returns:
-      'hr' uint8 [crop, crop, 3], 'record' int32.
-    """
-    height, width = photo.size
-    if crop_mode == "square":
-        photo = padded(photo, crop)
-        height, width = photo.size
-    side = min(height, width) if crop_mode == "square" else crop
-    top, left = int(rng.integers(height - side + 1)), int(rng.integers(width - side + 1))
-    hr = reduced(photo.crop(top, left, side, side), crop)
-    return {"hr": oriented(hr, draw_orientation(rng, flip_and_rotate)), RECORD: np.int32(photo.record)}
-
-
-def make_pair_crop(
-    pair: PhotoPair, rng: np.random.Generator, crop: int, flip_and_rotate: bool = False
-) -> dict[str, Any]:
-    """Take the same random crop of the HR and the LR image of a pair, and flip both in the same way.
-
-    Args:
-      pair: the pair, whose HR image has sides of at least `crop`.
-      rng: the record's own generator.
-      crop: side of the HR crop in pixels, a multiple of the scale; the crop begins at a whole LR pixel.
-      flip_and_rotate: see `make_crop`.
-
-    Returns:
-      'hr' uint8 [crop, crop, 3], 'lr' uint8 [crop / scale, crop / scale, 3], 'record' int32.
-    """
-    scale = pair.hr.shape[0] // pair.lr.shape[0]
-    side = crop // scale
-    height, width = pair.lr.shape[:2]
-    top, left = int(rng.integers(height - side + 1)), int(rng.integers(width - side + 1))
-    lr = pair.lr[top : top + side, left : left + side]
-    hr = pair.hr[scale * top : scale * (top + side), scale * left : scale * (left + side)]
-    orientation = draw_orientation(rng, flip_and_rotate)
-    return {"hr": oriented(hr, orientation), "lr": oriented(lr, orientation), RECORD: np.int32(pair.record)}
-
-
-def draw_orientation(rng: np.random.Generator, flip_and_rotate: bool) -> tuple[bool, bool, bool]:
-    """Whether to flip horizontally, flip vertically and transpose; the last two only with `flip_and_rotate`."""
-    horizontal = bool(rng.integers(2))
-    vertical, transposed = (flip_and_rotate and bool(rng.integers(2)) for _ in range(2))
-    return horizontal, vertical, transposed
-
-
-def oriented(image: np.ndarray, orientation: tuple[bool, bool, bool]) -> np.ndarray:
-    """An image [H, W, 3], turned as `draw_orientation` says."""
-    horizontal, vertical, transposed = orientation
-    image = image[:, ::-1] if horizontal else image
-    image = image[::-1] if vertical else image
-    return np.ascontiguousarray(image.transpose(1, 0, 2) if transposed else image)
-
-
-def padded(photo: Photo, side: int) -> Photo:
-    """The photograph, padded by reflection if it is smaller than `side`."""
-    height, width = photo.size
-    if min(height, width) >= side:
-        return photo
-    padding = [(0, max(side - length, 0)) for length in (height, width)]
-    return photo._replace(image=np.pad(photo.image, (*padding, (0, 0)), mode="reflect"))
-
-
-def reduced(square: np.ndarray, side: int) -> np.ndarray:
-    """A square image [S, S, 3] uint8, reduced to `side` pixels by area averaging; one of that side is unchanged."""
-    if square.shape[0] == side:
-        return square
-    areas = area_matrix(square.shape[0], side)
-    averages = np.einsum("ij,jkc,lk->ilc", areas, square.astype(np.float32), areas, optimize=True)
-    return np.clip(np.round(averages), 0, 255).astype(np.uint8)
-
-
-@lru_cache(maxsize=64)
-def area_matrix(size: int, new_size: int) -> np.ndarray:
-    """Weights of area averaging (OpenCV's INTER_AREA), [new_size, size] float32: shares of old pixels in new ones."""
-    edges = np.arange(new_size + 1) * (size / new_size)
-    starts = np.arange(size)
-    overlap = np.minimum(edges[1:, None], starts + 1) - np.maximum(edges[:-1, None], starts)
-    return (np.maximum(overlap, 0.0) * (new_size / size)).astype(np.float32)
 
 
 def labelled_dataset(
@@ -251,6 +159,28 @@ def make_batches(
             f"{epochs} epoch(s) of {len(source)} images are less than one batch of {global_batch}: "
             "use more epochs or a smaller batch"
         )
+    dataset = _dataset_of(source, crop, preset, seed, crop_mode, flip_and_rotate, epochs)
+    # All is drawn before splitting over hosts, so that a record's generator depends on its global position only.
+    dataset = _HostRows(dataset, rows, global_batch).batch(len(rows), drop_remainder=True)
+    batches = dataset.to_iter_dataset(grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=2 * num_threads))
+    if num_workers > 0:
+        _mark_absl_flags_as_parsed()
+        start_quiet_tracker()
+        workers = grain.MultiprocessingOptions(num_workers=num_workers)
+        return WorkerBatches(iter(batches.mp_prefetch(workers, worker_init_fn=start_worker)))
+    return iter(batches)
+
+
+def _dataset_of(
+    source: ImageFiles | PhotoPairs | CaptionedPhotos | LabelledPhotos | RecordFiles,
+    crop: int,
+    preset: DegradationPreset | None,
+    seed: int,
+    crop_mode: str,
+    flip_and_rotate: bool,
+    epochs: int | None,
+) -> grain.MapDataset:
+    """The records of a source in their order, with everything that is drawn at random."""
     if isinstance(source, RecordFiles):
         dataset = grain.MapDataset.source(source).seed(seed).shuffle().repeat(epochs)
     elif isinstance(source, LabelledPhotos):
@@ -265,15 +195,7 @@ def make_batches(
             dataset = record_dataset(photos, crop, preset, seed, **options)
     if isinstance(source, LatentFiles | CaptionedPhotos):
         dataset = dataset.random_map(source.with_text)
-    # All is drawn before splitting over hosts, so that a record's generator depends on its global position only.
-    dataset = _HostRows(dataset, rows, global_batch).batch(len(rows), drop_remainder=True)
-    batches = dataset.to_iter_dataset(grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=2 * num_threads))
-    if num_workers > 0:
-        _mark_absl_flags_as_parsed()
-        start_quiet_tracker()
-        workers = grain.MultiprocessingOptions(num_workers=num_workers)
-        return WorkerBatches(iter(batches.mp_prefetch(workers, worker_init_fn=start_worker)))
-    return iter(batches)
+    return dataset
 
 
 class _HostRows(grain.MapDataset[Any]):

@@ -17,6 +17,7 @@ import numpy as np
 from flax import serialization
 
 from framer_jax.data.contents import file_digests
+from framer_jax.paths import as_path, check_local, is_remote
 from framer_jax.porting.files import RAW_NAMES, atomic_write, sha256_of
 
 MANIFEST = "records.json"
@@ -32,8 +33,16 @@ Record = Mapping[str, np.ndarray]
 
 
 def is_records(folder: str | os.PathLike[str]) -> bool:
-    """Whether a folder holds precomputed records."""
-    return (Path(folder) / MANIFEST).is_file()
+    """Whether a folder holds precomputed records.
+
+    Raises:
+      ValueError: it does, in an object store, where array_record cannot read them.
+    """
+    if not is_remote(folder):
+        return (Path(folder) / MANIFEST).is_file()
+    if (as_path(folder) / MANIFEST).exists():
+        check_local(folder, "precomputed records")
+    return False
 
 
 def file_name(number: int) -> str:
@@ -52,6 +61,7 @@ def write_manifest(folder: str | os.PathLike[str], manifest: Mapping[str, Any], 
     Raises:
       ValueError: the folder holds records of another manifest; the message names the entries that differ.
     """
+    check_local(folder, "precomputed records")
     folder = Path(folder)
     _check_name(folder)
     text = json.dumps(manifest, indent=1, sort_keys=True) + "\n"

@@ -18,6 +18,7 @@ from framer_jax.data.files import SUFFIXES, list_images, summary_of
 from framer_jax.data.image_index import IndexEntry, image_size, indexed
 from framer_jax.images.decode import read_rgb
 from framer_jax.images.raster import ImageError
+from framer_jax.paths import AnyPath, as_path
 
 logger = logging.getLogger(__name__)
 
@@ -69,7 +70,7 @@ class ImageFiles:
 
     def __init__(
         self,
-        paths: Sequence[Path],
+        paths: Sequence[AnyPath],
         names: Sequence[str],
         crop: int = 1,
         cache_bytes: int = CACHE_BYTES,
@@ -124,8 +125,8 @@ class ImageFiles:
         self._use_cache = sum(3 * width * height for _, _, (width, height) in readable) <= cache_bytes
 
     def _large_enough(
-        self, readable: list[tuple[Path, str, tuple[int, int]]], crop: int, small_share: float
-    ) -> tuple[list[tuple[Path, str, tuple[int, int]]], str]:
+        self, readable: list[tuple[AnyPath, str, tuple[int, int]]], crop: int, small_share: float
+    ) -> tuple[list[tuple[AnyPath, str, tuple[int, int]]], str]:
         """The images with sides of at least `crop`, and a report on the others; a ValueError if these are too many."""
         small = [(name, size) for _, name, size in readable if min(size) < crop]
         if not small:
@@ -231,7 +232,7 @@ def folder_source(
     """All images of a folder and its subfolders (`list_images`), named by their path within the folder.
 
     Args:
-      folder: the folder.
+      folder: the folder, on this machine or in an object store.
       crop: see `ImageFiles`.
       cache_bytes: see `CACHE_BYTES`.
       small_share: see `ImageFiles`.
@@ -242,10 +243,10 @@ def folder_source(
       FileNotFoundError: no such folder.
       ValueError: no image in it, a subfolder that cannot be read, or see `ImageFiles`.
     """
-    if str(folder) and not Path(folder).is_dir():
+    if str(folder) and not (folder := as_path(folder)).is_dir():
         raise FileNotFoundError(f"there is no folder {folder}: give a folder of photographs")
     paths, left_out = list_images(folder)
-    folders = tuple(item for item in left_out if item.path.is_dir() or item.path.suffix.lower() not in SUFFIXES)
+    folders = tuple(item for item in left_out if item.path.suffix.lower() not in SUFFIXES or item.path.is_dir())
     if folders:  # they may hold any number of photographs
         raise ValueError(f"the folder {folder} cannot be read completely: {summary_of(folders)}")
     if not paths:

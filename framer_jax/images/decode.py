@@ -26,7 +26,7 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -39,6 +39,7 @@ from framer_jax.images import jpeg, metadata, plugins, png, tiff
 from framer_jax.images.deep import Tile, deep_color, deep_gray, is_deep, of_channels, raw_mode
 from framer_jax.images.image_data import ImageData
 from framer_jax.images.raster import ImageError, Raster, alpha, colors, to_float, to_uint8, upright
+from framer_jax.paths import as_path, is_remote, read_bytes
 
 EIGHT_BITS = "16-bit color was read as 8-bit"
 
@@ -151,13 +152,17 @@ def opened(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     """The opened file; whatever a decoder raises becomes an `ImageError` that names it."""
     if not os.fspath(path):
         raise ValueError("the name of the image is empty: name a file")
-    path = Path(path)
-    if path.is_dir():
-        raise ImageError(path, "a folder, not an image")
-    if not path.exists():
-        raise FileNotFoundError(f"{path}: no such image")
+    if is_remote(path):
+        path = as_path(path)
+        content: BinaryIO | None = io.BytesIO(read_bytes(path))  # an error here is no damage
+    else:
+        path, content = Path(path), None
+        if path.is_dir():
+            raise ImageError(path, "a folder, not an image")
+        if not path.exists():
+            raise FileNotFoundError(f"{path}: no such image")
     try:
-        with open(path, "rb") as file:
+        with content or open(path, "rb") as file:
             yield file
     except UnidentifiedImageError as error:
         raise ImageError(path, "not an image that Pillow can read") from error
@@ -271,7 +276,9 @@ def _header_orientation(image: Image.Image, file: BinaryIO) -> int:
     if image.format != "PNG":
         return _orientation(image)
     if "exif" not in image.info:  # Pillow would decode all of the file to search it
-        with open(file.name, "rb", buffering=0) as unbuffered:  # or else each chunk's neighbors would be read, too
+        # An unbuffered file, or else each chunk's neighbors would be read, too; one of a store is in memory.
+        with open(file.name, "rb", buffering=0) if hasattr(file, "name") else nullcontext(file) as unbuffered:
+            unbuffered.seek(0)
             if (late := png.orientation(unbuffered)) is not None:
                 return late
     return metadata.orientation_of(lambda: Image.Image.getexif(image))

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
-from pathlib import Path
 from typing import Any
 
+from framer_jax.paths import AnyPath
 from framer_jax.training.data_identity import differing_files
 
 LEARNING_RATE = ("learning_rate", "final_learning_rate", "warmup_steps", "schedule", "decay_factor", "decay_every")
@@ -56,7 +56,7 @@ LAYOUT = 2
 and the EMA of all groups."""
 
 
-def check_layout(path: Path, about: Mapping[str, Any]) -> None:
+def check_layout(path: AnyPath, about: Mapping[str, Any]) -> None:
     """Refuse a checkpoint with another layout of the training state.
 
     Raises:
@@ -71,7 +71,7 @@ def check_layout(path: Path, about: Mapping[str, Any]) -> None:
 
 
 def check_config(
-    path: Path,
+    path: AnyPath,
     saved: dict[str, Any],
     present: dict[str, Any],
     may_change: Iterable[str] = MAY_CHANGE,
@@ -135,7 +135,7 @@ def shared_by_hosts(config: Mapping[str, Any], data: Mapping[str, Any], places: 
 
 
 def check_data(
-    path: Path, saved: Mapping[str, Any], present: Mapping[str, Any], file_names: Sequence[str] = ()
+    path: AnyPath, saved: Mapping[str, Any], present: Mapping[str, Any], file_names: Sequence[str] = ()
 ) -> None:
     """Refuse a checkpoint that was trained on other records.
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import json
 import re
-from pathlib import Path
 from typing import Any, Protocol
 
 import jax
 
+from framer_jax.paths import AnyPath
 from framer_jax.training.digests import DamagedCheckpointError
 from framer_jax.training.hosts import any_problem
 
@@ -63,7 +63,7 @@ class Position:
         return json.loads(self._state)
 
 
-def restore_iterator(path: Path, iterator: DataIterator) -> None:
+def restore_iterator(path: AnyPath, iterator: DataIterator) -> None:
     """Set an iterator to the position of this host in a checkpoint, or to that of all hosts if their number differs.
 
     Every host must call it.
@@ -87,7 +87,7 @@ def restore_iterator(path: Path, iterator: DataIterator) -> None:
         raise ValueError(mismatch) from error
 
 
-def _saved_state(path: Path) -> Any:
+def _saved_state(path: AnyPath) -> Any:
     """The saved state for this host."""
     folder = path / "data"
     written = [re.fullmatch(r"process_\d+-of-(\d+)\.json", each.name) for each in folder.iterdir()]

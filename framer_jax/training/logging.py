@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import sys
 import uuid
@@ -16,6 +17,7 @@ import numpy as np
 from clu import parameter_overview
 
 from framer_jax.knobs import changed_repr, check_knobs, knob
+from framer_jax.paths import AnyPath, as_path, write_whole
 
 Scalars = Mapping[str, float]
 Images = Mapping[str, np.ndarray]
@@ -110,17 +112,16 @@ class ConsoleWriter(SilentWriter):
 class JsonLinesWriter(SilentWriter):
     """Writes one JSON object per line: {'step': ..., name: value, ...}, and texts as {'step', 'text', 'value'}."""
 
-    def __init__(self, path: str | Path) -> None:
-        self._path = Path(path)
+    def __init__(self, path: str | AnyPath) -> None:
+        self._path = as_path(path)
+        self._lines: list[str] | None = None  # of a file in an object store, where nothing can be appended
 
     def resume(self, step: int) -> None:
         """Drop lines after `step`, and an incomplete last line of a killed run."""
         if not self._path.exists():
             return
         lines = [line for line in self._path.read_text(encoding="utf-8").splitlines() if _step_of(line) <= step]
-        temporary = self._path.with_name(self._path.name + ".tmp")
-        temporary.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
-        temporary.replace(self._path)
+        self._write([line + "\n" for line in lines])
 
     def write_scalars(self, step: int, scalars: Scalars) -> None:
         """Append one line with the scalars."""
@@ -131,9 +132,21 @@ class JsonLinesWriter(SilentWriter):
         self._append({"step": step, "text": name, "value": text})
 
     def _append(self, entry: Mapping[str, Any]) -> None:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(entry) + "\n")
+        line = json.dumps(entry) + "\n"
+        if isinstance(self._path, Path):
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(line)
+            return
+        if self._lines is None:
+            self._lines = (
+                self._path.read_text(encoding="utf-8").splitlines(keepends=True) if self._path.exists() else []
+            )
+        self._write([*self._lines, line])
+
+    def _write(self, lines: list[str]) -> None:
+        self._lines = None if isinstance(self._path, Path) else lines
+        write_whole(self._path, "".join(lines).encode())
 
 
 def _step_of(line: str) -> float:
@@ -146,17 +159,18 @@ def _step_of(line: str) -> float:
 class PngWriter(SilentWriter):
     """Writes images to `<folder>/<name>_<step>.png`."""
 
-    def __init__(self, folder: str | Path) -> None:
-        self._folder = Path(folder)
+    def __init__(self, folder: str | AnyPath) -> None:
+        self._folder = as_path(folder)
 
     def write_images(self, step: int, images: Images) -> None:
         """Round the images to 8 bits and save them."""
         from PIL import Image
 
-        self._folder.mkdir(parents=True, exist_ok=True)
         for name, image in images.items():
             file_name = f"{_short_name(name.replace('/', '_'))}_{step:07d}.png"
-            Image.fromarray(to_uint8(image)).save(self._folder / file_name)
+            content = io.BytesIO()
+            Image.fromarray(to_uint8(image)).save(content, format="png")
+            write_whole(self._folder / file_name, content.getvalue())
 
 
 def _short_name(name: str, longest: int = 200) -> str:
@@ -300,9 +314,9 @@ class MultiWriter:
             writer.close()
 
 
-def default_writer(workdir: str | Path, settings: LoggingSettings | None = None, quiet: bool = False) -> Writer:
+def default_writer(workdir: str | AnyPath, settings: LoggingSettings | None = None, quiet: bool = False) -> Writer:
     """A writer to `metrics.jsonl` and `images/` in a folder, as the settings say, and unless `quiet` to the console."""
-    folder = Path(workdir)
+    folder = as_path(workdir)
     writers: list[Writer] = [] if quiet else [ConsoleWriter()]
     writers += [JsonLinesWriter(folder / "metrics.jsonl"), PngWriter(folder / "images")]
     if settings is not None and settings.tensorboard:

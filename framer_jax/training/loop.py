@@ -6,7 +6,6 @@ import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -14,6 +13,7 @@ import jax
 import numpy as np
 from clu.metrics import Average
 
+from framer_jax.paths import AnyPath, as_path
 from framer_jax.recipes.base import Params, Recipe
 from framer_jax.training import finite
 from framer_jax.training.checkpoint import CheckpointMetadata, Checkpoints, Restored, first_line
@@ -44,7 +44,7 @@ def train(
     batches: DataIterator,
     prepare: Prepare,
     settings: TrainingSettings,
-    workdir: str | Path,
+    workdir: str | AnyPath,
     *,
     config_json: str = "{}",
     may_change: Iterable[str] = (),
@@ -67,7 +67,8 @@ def train(
         entry 'record', errors name the records.
       prepare: loaded batch → batch for the losses; runs within the step, on each device for its own examples.
       settings: settings of the run.
-      workdir: gets `checkpoints/` and, from the default writer, `metrics.jsonl` and `images/`; locked by the run.
+      workdir: a folder on this machine or in gs://, which gets `checkpoints/` and, from the default writer,
+        `metrics.jsonl` and `images/`; locked by the run.
       config_json: configuration of the run, compared with that of the checkpoint.
       may_change: configuration paths that may differ from the checkpoint, besides `compatibility.MAY_CHANGE`.
       migrate: applied to the checkpoint's configuration before the comparison; raises ValueError if it cannot.
@@ -90,7 +91,7 @@ def train(
       NonFiniteError: NaN or infinity; the message names the step, the records and the last good checkpoint.
     """
     wall_time = WallTime(time.perf_counter())
-    workdir = Path(workdir)
+    workdir = as_path(workdir)
     check_name(workdir)
     initial_params = recipe.initial_params if initial_params is None else initial_params
     finite.check_weights(recipe, initial_params)
@@ -172,7 +173,7 @@ def _orderly_end(
 
 
 @contextmanager
-def _locked_by_first_host(workdir: Path) -> Iterator[None]:
+def _locked_by_first_host(workdir: AnyPath) -> Iterator[None]:
     """The lock of the work directory, which the first host takes for all."""
     with ExitStack() as stack:
         problem = ""

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from framer_jax.data import pipeline, sources, whole_photos
+from framer_jax.data import crops, pipeline, sources, whole_photos
 from framer_jax.degradations.presets import BICUBIC, LIGHT_ONE_STAGE
 from tests.support.paths import ROOT
 
@@ -51,7 +51,7 @@ def assert_same(one, other):
 
 @given(size=st.integers(1, 40), new_size=st.integers(1, 40))
 def test_area_weights_sum_to_the_pixel_areas(size, new_size):
-    areas = pipeline.area_matrix(size, new_size)
+    areas = crops.area_matrix(size, new_size)
     np.testing.assert_allclose(areas.sum(axis=1), 1.0, rtol=1e-5)
     np.testing.assert_allclose(areas.sum(axis=0), new_size / size, rtol=1e-4)
     if size == 2 * new_size:
