@@ -63,7 +63,8 @@ def _training_data(data: Mapping[str, Any]) -> str:
     crops = f"crops of {data['crop']} pixels"
     if pairs := data.get("pairs"):
         return f"pairs of LR images {pairs[0]} and HR images {pairs[1]}, {crops}"
-    return f"{data['train']}, {crops}, degradation {describe_degradation(data)}"
+    photographs = " and ".join(f"{folder} ({share:g})" for folder, share in data.get("mixture") or ()) or data["train"]
+    return f"{photographs}, {crops}, degradation {describe_degradation(data)}"
 
 
 def _needed(recipe: Mapping[str, Any], digests: Mapping[str, str]) -> list[str]:

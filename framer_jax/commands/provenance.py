@@ -42,6 +42,8 @@ def portable(config: dict[str, Any]) -> dict[str, Any]:
     for key in ("pairs", "validation_pairs"):
         if config["data"].get(key):
             config["data"][key] = [Path(folder).name for folder in config["data"][key]]
+    if config["data"].get("mixture"):
+        config["data"]["mixture"] = [[Path(folder).name, share] for folder, share in config["data"]["mixture"]]
     recipe = config["recipe"]
     files = [file for file in method_of(recipe).weight_files if weight_path(recipe, file)]
     config["recipe"] = with_values(recipe, {file.path: Path(weight_path(recipe, file)).name for file in files})

@@ -14,6 +14,7 @@ from framer_jax.commands.text_condition import TextCondition, captioned, open_la
 from framer_jax.config import ConfigError
 from framer_jax.data.embeddings import STORED_EMBEDDINGS, CaptionedPhotos
 from framer_jax.data.latents import LatentFiles
+from framer_jax.data.mixture import PhotoMixture
 from framer_jax.data.photo_pairs import PhotoPairs, pair_source
 from framer_jax.data.photos import HELD_OUT, TRAINING, photo_source
 from framer_jax.data.records import RecordFiles, is_records, read_manifest
@@ -56,6 +57,12 @@ def open_photos(data: dict[str, Any]) -> ImageFiles:
     """
     small_share = data.get("small_share", DataSettings.small_share)
     return open_source(data["train"], TRAINING, least_side(data), small_share, keep_index=True)
+
+
+def open_mixture(data: dict[str, Any]) -> PhotoMixture:
+    """The photographs of the folders that `data.mixture` names, with their shares; errors as of `open_photos`."""
+    parts = [open_photos({**data, "train": folder}) for folder, _ in data["mixture"]]
+    return PhotoMixture(parts, [share for _, share in data["mixture"]])
 
 
 def open_pairs(config: dict[str, Any]) -> PhotoPairs:
@@ -128,7 +135,7 @@ def training_kind(config: dict[str, Any]) -> str:
     return kind
 
 
-def open_training(config: dict[str, Any]) -> ImageFiles | PhotoPairs | CaptionedPhotos | RecordFiles:
+def open_training(config: dict[str, Any]) -> ImageFiles | PhotoMixture | PhotoPairs | CaptionedPhotos | RecordFiles:
     """The training set of a configuration: photographs, pairs, or the folder that `framer-jax precompute` wrote.
 
     Raises:
@@ -136,6 +143,10 @@ def open_training(config: dict[str, Any]) -> ImageFiles | PhotoPairs | Captioned
     """
     folder, recipe = config["data"]["train"], config["recipe"]
     kind, text = training_kind(config), text_condition(config)
+    if kind in (PHOTOS, CAPTIONED_PHOTOS) and config["data"].get("mixture"):
+        if kind == CAPTIONED_PHOTOS:
+            raise ConfigError("data.mixture has no captions: train on one folder, data.train, or without captions")
+        return open_mixture(config["data"])
     if kind in (PHOTOS, CAPTIONED_PHOTOS):
         photos = open_pairs(config) if config["data"].get("pairs") else open_photos(config["data"])
         return captioned(photos, text) if text and kind == CAPTIONED_PHOTOS else photos

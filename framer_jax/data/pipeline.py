@@ -19,6 +19,7 @@ from framer_jax.data.class_folders import LABEL, LabelledPhotos
 from framer_jax.data.crops import make_crop, make_pair_crop
 from framer_jax.data.embeddings import CaptionedPhotos
 from framer_jax.data.latents import LatentFiles
+from framer_jax.data.mixture import PhotoMixture
 from framer_jax.data.photo_pairs import PhotoPairs
 from framer_jax.data.records import RecordFiles
 from framer_jax.data.settings import CROP_MODES, UNSHARPENED
@@ -72,7 +73,7 @@ def labelled_dataset(
 
 
 def record_dataset(
-    source: ImageFiles,
+    source: ImageFiles | PhotoMixture,
     crop: int,
     preset: DegradationPreset,
     seed: int,
@@ -89,8 +90,22 @@ def record_dataset(
         raise ValueError(f"the crop must be a multiple of the scale {preset.scale}; got {crop}")
     if crop_mode not in CROP_MODES:
         raise ValueError(f"crop_mode is {crop_mode!r}: choose one of {', '.join(CROP_MODES)}")
-    dataset = grain.MapDataset.source(source).seed(seed).shuffle().repeat(epochs)
+    dataset = _shuffled(source, seed, epochs)
     return dataset.random_map(lambda photo, rng: make_record(photo, rng, crop, preset, crop_mode, flip_and_rotate))
+
+
+def _shuffled(source: ImageFiles | PhotoMixture, seed: int, epochs: int | None) -> grain.MapDataset:
+    """Photographs in random order; those of a mixture by their shares, each part in an order of its own."""
+    if not isinstance(source, PhotoMixture):
+        return grain.MapDataset.source(source).seed(seed).shuffle().repeat(epochs)
+    if epochs is not None:
+        raise ValueError("a mixture has no epochs: its parts end at different times")
+    seeds = [int(number) for number in np.random.SeedSequence(seed).generate_state(len(source.parts))]
+    parts = [
+        grain.MapDataset.source(part).seed(each).shuffle().repeat()
+        for part, each in zip(source.parts, seeds, strict=True)
+    ]
+    return grain.MapDataset.mix(parts, source.shares).seed(seed)
 
 
 def pair_dataset(
@@ -112,7 +127,7 @@ def pair_dataset(
 
 
 def make_batches(
-    source: ImageFiles | PhotoPairs | CaptionedPhotos | LabelledPhotos | RecordFiles,
+    source: ImageFiles | PhotoMixture | PhotoPairs | CaptionedPhotos | LabelledPhotos | RecordFiles,
     crop: int,
     preset: DegradationPreset | None,
     global_batch: int,
@@ -172,7 +187,7 @@ def make_batches(
 
 
 def _dataset_of(
-    source: ImageFiles | PhotoPairs | CaptionedPhotos | LabelledPhotos | RecordFiles,
+    source: ImageFiles | PhotoMixture | PhotoPairs | CaptionedPhotos | LabelledPhotos | RecordFiles,
     crop: int,
     preset: DegradationPreset | None,
     seed: int,
@@ -224,7 +239,7 @@ def _mark_absl_flags_as_parsed() -> None:
 
 
 def prepare_for(
-    source: ImageFiles | PhotoPairs | CaptionedPhotos | RecordFiles,
+    source: ImageFiles | PhotoMixture | PhotoPairs | CaptionedPhotos | RecordFiles,
     preset: DegradationPreset,
     entries: Sequence[str] = (),
 ) -> Prepare:

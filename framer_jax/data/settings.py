@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -41,6 +42,12 @@ class DataSettings:
         None,
         "Folders of LR and of HR photographs with the same names, such as those of RealSR, to train on in place of "
         "data.train; the LR images are used as they are, without a degradation.",
+    )
+    mixture: tuple[tuple[str, float], ...] = knob(
+        (),
+        "Folders of photographs, each with its share of the examples, such as [('a/', 0.7), ('b/', 0.3)], in place of "
+        "data.train.",
+        empty=True,
     )
     embeddings: str = knob(
         "",
@@ -130,6 +137,7 @@ class DataSettings:
                     f"{pairs} is {getattr(self, pairs)} and {name} {folder!r}, which are two data sets: leave {name} "
                     f"at its default {default!r}"
                 )
+        self._check_mixture()
         if self.pairs is not None and self.crop_mode != "crop":
             raise ValueError(
                 f"crop_mode is {self.crop_mode!r}: crops of pairs are not reduced, because their LR images are given: "
@@ -140,6 +148,16 @@ class DataSettings:
                 with_second_kernel_sizes(PRESETS[self.degradation], *self.second_kernel_sizes)
             except ValueError as error:
                 raise ValueError(f"second_kernel_sizes is {self.second_kernel_sizes}: {error}") from error
+
+    def _check_mixture(self) -> None:
+        for part in self.mixture:
+            is_pair = isinstance(part, list | tuple) and len(part) == 2 and isinstance(part[0], str) and part[0]
+            share = part[1] if is_pair else None
+            if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share < math.inf:
+                raise ValueError(f"mixture has {part!r}: give a folder and its share above 0, such as ('photos/', 0.7)")
+        others = {"pairs": self.pairs, "train": self.train if self.train != DataSettings.train else None}
+        if self.mixture and (given := [name for name, value in others.items() if value is not None]):
+            raise ValueError(f"mixture and {given[0]} are two data sets: leave one of them at its default")
 
 
 def degradation_preset(data: Mapping[str, Any], scale: int) -> DegradationPreset:

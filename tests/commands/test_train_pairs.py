@@ -74,3 +74,14 @@ def test_records_are_made_of_photographs_only(folders, tmp_path):
 
     with pytest.raises(ConfigError, match=r"data\.pairs: precomputed records are of degraded photographs"):
         open_crops(config(*changes(folders)), tmp_path / "records")
+
+
+def test_a_mixture_trains_and_is_on_the_card(tmp_path):
+    folders = [photos(tmp_path / name, count) for name, count in (("a", 3), ("b", 2))]
+    mixture = tuple(zip(map(str, folders), (3, 1), strict=True))
+    result = train_from_config(config(f"data.mixture={mixture!r}", "data.validation_count=0"), tmp_path / "run")
+    assert result.step == 2
+    assert "| data | a (3) and b (1), crops of 32 pixels, degradation" in (tmp_path / "run" / "card.md").read_text()
+    words = ["precompute", "teacher", "--config", "sinsr", "--output", str(tmp_path / "records"), "--samples", "2"]
+    assert cli.main([*words, f"--set=data.mixture={mixture!r}"]) == 2
+    assert not (tmp_path / "records").exists()

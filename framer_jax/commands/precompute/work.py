@@ -120,6 +120,8 @@ def open_crops(config: dict[str, Any], output: Path) -> Crops:
         raise ConfigError(f"data.train {data['train']} holds records already: name a folder of photographs")
     if data.get("pairs"):
         raise ConfigError("data.pairs: precomputed records are of degraded photographs; train on the pairs themselves")
+    if data.get("mixture"):
+        raise ConfigError("data.mixture: records are precomputed for one folder; train on the mixture itself")
     preset = degradation_preset(data, config["recipe"]["scale"])
     photos = [data["train"]] if Path(data["train"]).is_dir() else []
     check_output_folder("--output", output, {"the photographs": photos})
