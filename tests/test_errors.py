@@ -1,7 +1,12 @@
+"""Errors under another message, and a reader that goes away."""
+
 import json
+import subprocess
+import sys
 
 import pytest
 
+from framer_jax import cli
 from framer_jax.errors import KINDS, with_message
 from framer_jax.porting.table import OtherModelError
 
@@ -36,3 +41,13 @@ def test_every_subclass_takes_another_message(action, kind):
 
 def test_other_kinds_stay():
     assert type(with_message(ZeroDivisionError("x"), "y")) is ZeroDivisionError
+
+
+def test_a_reader_that_has_read_enough_is_no_error():
+    process = subprocess.Popen(
+        [sys.executable, "-m", "framer_jax", "models"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    process.stdout.close()
+    with process.stderr:
+        messages = process.stderr.read()
+    assert (process.wait(), messages) == (cli.PIPE_CLOSED, "")
