@@ -23,6 +23,7 @@ COMMANDS = {
     "pretrain": "train the feature extractor of HF-Diff as a classifier, or resume such a run",
     "upscale": "upscale images with a trained model (by default the starter model)",
     "models": "list the models that can be used by name, and what the others need",
+    "export": "write a model as one program, StableHLO or ONNX, that runs without framer_jax",
     "degrade": "make LR images from a folder of HR images, each with its own random degradation",
     "evaluate": "score a folder of images, with or without references, with confidence intervals",
     "compare": "compare models on the same images: paired differences with confidence intervals, a page, a figure",
