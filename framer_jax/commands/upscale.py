@@ -84,6 +84,9 @@ def _add_image_arguments(parser: argparse.ArgumentParser) -> None:
         "with another number, compilers may round otherwise: 1/255 in a few values of a million",
     )
     parser.add_argument(
+        "--devices", type=int, help="number of devices that compute tiles at the same time; default: all of them"
+    )
+    parser.add_argument(
         "--preview",
         type=int,
         metavar="N",
@@ -155,6 +158,7 @@ def run(arguments: argparse.Namespace) -> int:
         color_strength=arguments.color_strength,
         seed=arguments.seed,
         preview=arguments.preview,
+        devices=arguments.devices,
     )
     recipe = with_preview_decoder(model, arguments.preview_decoder, arguments.preview)
     summary = upscale_files(

@@ -10,16 +10,19 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as ProgressBar
 
 from framer_jax.checkpoints.paths import digest_of
 from framer_jax.data.files import NAMED, LeftOut
 from framer_jax.images.decode import read_image
 from framer_jax.images.image_data import ImageData
+from framer_jax.inference.computed_tiles import NotFiniteError, Progress, can_stream
 from framer_jax.inference.estimate import check_host_memory
-from framer_jax.inference.images import check_alpha, depth_note, flatten, parse_color
+from framer_jax.inference.images import check_alpha, depth_note, encode_strips, flatten, parse_color
 from framer_jax.inference.jobs import (
     Job,
     PathLike,
@@ -30,11 +33,10 @@ from framer_jax.inference.jobs import (
     reason_of,
     remaining_jobs,
 )
-from framer_jax.inference.programs import preview_steps
-from framer_jax.inference.result_files import write_result
+from framer_jax.inference.programs import out_of_memory, preview_steps
+from framer_jax.inference.result_files import write_encoded, write_result
 from framer_jax.inference.settings import UpscaleSettings
 from framer_jax.inference.upscaler import (
-    NotFiniteError,
     Upscaler,
     make_upscaler,
     reduced_settings,
@@ -164,8 +166,9 @@ def _possible_jobs(
 ) -> tuple[list[Job], Reasons]:
     """(jobs that can be run, failures of the others), as far as the headers of the images tell."""
 
-    def check(height: int, width: int, alpha: bool) -> None:
-        check_host_memory(recipe, height, width, settings, alpha)
+    def check(height: int, width: int, alpha: bool, target: Path) -> None:
+        streamed = _is_streamed(recipe, target, height, width, alpha, settings)
+        check_host_memory(recipe, height, width, settings, alpha, streamed=streamed)
 
     failed = impossible_jobs(jobs, recipe.scale, check, flattened)
     if failed and not continue_on_error:
@@ -226,20 +229,14 @@ def _run_jobs(
             try:
                 image = _read(job, run)
                 notes += [(job.source, note) for note in (*image.notes, depth_note(job.target, image)) if note]
-                fitting, estimate = _fit_memory(image, run, current)
+                fitting, estimate = _fit_memory(job.target, image, run, current)
                 if estimate not in printed_estimates:
                     printed_estimates.add(estimate)
                     say(estimate)
-                progress = partial(_update_bar, bar, task)
-                upscaled = upscale_image(run.upscaler, run.recipe.scale, run.params, image, progress, fitting)
-                used = upscaled.settings
+                used = _upscale_one(job, image, run, fitting, partial(_update_bar, bar, task))
                 if used != current:  # the next images start with the settings that fitted into memory
                     say(f"device memory ran out: continuing with tile {used.tile} and tile_batch {used.tile_batch}")
                     current = used
-                record = {**run.common_entries, **_sidecar_entries(job, image, used, run.settings)}
-                for step, preview in upscaled.previews.items():  # first: a result stands for a complete job
-                    write_result(job.previews[step], preview, {**record, "preview_after_steps": step})
-                write_result(job.target, upscaled.image, record)
                 written.append(job.target)
             except (OSError, ValueError, MemoryError, jax.errors.JaxRuntimeError) as error:
                 named = _named(job.source, error, run.weights)
@@ -252,6 +249,48 @@ def _run_jobs(
     return written, failed, notes
 
 
+def _is_streamed(recipe: Recipe, target: Path, height: int, width: int, alpha: bool, settings: UpscaleSettings) -> bool:
+    """Whether a result is computed and written in strips: a large one, opaque, as PNG."""
+    return target.suffix.lower() == ".png" and not alpha and can_stream(recipe, height, width, settings)
+
+
+def _upscale_one(
+    job: Job, image: ImageData, run: _Run, settings: UpscaleSettings, progress: Progress
+) -> UpscaleSettings:
+    """Upscale and write one image; returns the settings that fitted into the device's memory."""
+    height, width, _ = image.pixels.shape
+    if _is_streamed(run.recipe, job.target, height, width, image.alpha is not None, settings):
+        return _stream(job, image, run, settings, progress)
+    upscaled = upscale_image(run.upscaler, run.recipe.scale, run.params, image, progress, settings)
+    record = {**run.common_entries, **_sidecar_entries(job, image, upscaled.settings, run.settings)}
+    for step, preview in upscaled.previews.items():  # first: a result stands for a complete job
+        write_result(job.previews[step], preview, {**record, "preview_after_steps": step})
+    write_result(job.target, upscaled.image, record)
+    return upscaled.settings
+
+
+def _stream(job: Job, image: ImageData, run: _Run, settings: UpscaleSettings, progress: Progress) -> UpscaleSettings:
+    """As `_upscale_one`, strip by strip; where device memory runs out, the file is begun again with smaller tiles."""
+    size = image.pixels.shape[0] * run.recipe.scale, image.pixels.shape[1] * run.recipe.scale
+    while True:
+        record = {**run.common_entries, **_sidecar_entries(job, image, settings, run.settings)}
+        strips = run.upscaler.strips(run.params, image.pixels, progress, settings)
+        try:
+            write_encoded(job.target, partial(_encode_strips, job.target, strips, size, image), record)
+            return settings
+        except jax.errors.JaxRuntimeError as error:
+            smaller = reduced_settings(run.recipe, settings) if out_of_memory(error) else None
+            if smaller is None:
+                raise
+            settings = smaller
+
+
+def _encode_strips(
+    target: Path, strips: Iterable[np.ndarray], size: tuple[int, int], image: ImageData, file: Path
+) -> None:
+    encode_strips(file, target, strips, size, image)
+
+
 def _read(job: Job, run: _Run) -> ImageData:
     image = read_image(job.source)
     if run.ground is not None:
@@ -260,7 +299,7 @@ def _read(job: Job, run: _Run) -> ImageData:
     return image
 
 
-def _fit_memory(image: ImageData, run: _Run, settings: UpscaleSettings) -> tuple[UpscaleSettings, str]:
+def _fit_memory(target: Path, image: ImageData, run: _Run, settings: UpscaleSettings) -> tuple[UpscaleSettings, str]:
     """Settings that fit into memory, where the device computes in main memory, and the estimate in words.
 
     Raises:
@@ -268,12 +307,13 @@ def _fit_memory(image: ImageData, run: _Run, settings: UpscaleSettings) -> tuple
     """
     height, width, _ = image.pixels.shape
     while True:
-        estimate = run.upscaler.estimate(run.params, height, width, settings)
+        streamed = _is_streamed(run.recipe, target, height, width, image.alpha is not None, settings)
+        estimate = run.upscaler.estimate(run.params, height, width, settings, streamed)
         if jax.default_backend() != "cpu":
             return settings, str(estimate)
         try:
             device = estimate.temporary or 0
-            check_host_memory(run.recipe, height, width, settings, image.alpha is not None, device)
+            check_host_memory(run.recipe, height, width, settings, image.alpha is not None, device, streamed)
             return settings, str(estimate)
         except MemoryError:
             if (smaller := reduced_settings(run.recipe, settings)) is None:
@@ -294,12 +334,12 @@ def _named(source: Path, error: Exception, weights: Path | None) -> Exception:
     return ValueError(text)
 
 
-def _update_bar(bar: Progress, task: TaskID, done: int, total: int) -> None:
+def _update_bar(bar: ProgressBar, task: TaskID, done: int, total: int) -> None:
     bar.update(task, completed=done, total=total)
 
 
-def _progress_bar(console: Console | None) -> Progress:
-    return Progress(
+def _progress_bar(console: Console | None) -> ProgressBar:
+    return ProgressBar(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import struct
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +17,7 @@ from PIL import Image, ImageColor
 from framer_jax.images.arrays import check_range, check_shape, image_from_array
 from framer_jax.images.decode import from_pillow, read_image
 from framer_jax.images.image_data import ImageData
-from framer_jax.images.png import write_deep
+from framer_jax.images.png import write_deep, write_strips
 from framer_jax.inference.resample import upsample_bicubic
 from framer_jax.porting.files import atomic_write
 
@@ -114,6 +115,28 @@ def encode_image(file: Path, path: Path, image: ImageData) -> None:
         if isinstance(error, OSError) and error.errno is not None:  # from the system; errors of Pillow have no number
             raise OSError(error.errno, error.strerror, str(path)) from error
         raise ValueError(f"{path}: {file_format.name} cannot be written at {width}x{height} ({error})") from error
+
+
+def encode_strips(file: Path, path: Path, strips: Iterable[np.ndarray], size: tuple[int, int], lr: ImageData) -> None:
+    """Write an opaque image into a PNG `file` strip by strip; errors name `path`.
+
+    Args:
+      file: the file.
+      path: its final name.
+      strips: [rows, W, 3] float32 in [0, 1], from top to bottom.
+      size: (H, W).
+      lr: the LR image, whose mode, depth and color profile are kept.
+
+    Raises:
+      OSError: the file cannot be written.
+    """
+    png = FORMATS[".png"]
+    encoded = (_encode(lr._replace(pixels=strip), png) for strip in strips)
+    shape = (*size, 1 if lr.mode == "L" else 3)
+    try:
+        write_strips(file, encoded, shape, 16 if lr.bits > 8 else 8, lr.icc)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def check_size(path: str | os.PathLike[str], height: int, width: int) -> None:

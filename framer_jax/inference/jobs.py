@@ -155,14 +155,15 @@ def remaining_jobs(jobs: Sequence[Job], overwrite: bool, skip_existing: bool) ->
 
 
 def impossible_jobs(
-    jobs: Sequence[Job], scale: int, check_memory: Callable[[int, int, bool], None], flattened: bool
+    jobs: Sequence[Job], scale: int, check_memory: Callable[[int, int, bool, Path], None], flattened: bool
 ) -> list[tuple[Path, str]]:
     """(source, reason) of the images that cannot be upscaled, as far as their headers tell.
 
     Args:
       jobs: the jobs.
       scale: upsampling factor.
-      check_memory: (height, width, alpha) of an LR image → raises an error if it needs more memory than there is.
+      check_memory: (height, width, alpha) of an LR image and its output → raises an error if it needs more memory than
+        there is.
       flattened: whether transparency is removed.
     """
 
@@ -173,7 +174,7 @@ def impossible_jobs(
                 check_name(file)
             check_size(job.target, header.height * scale, header.width * scale)
             alpha = header.transparent and not flattened
-            check_memory(header.height, header.width, alpha)
+            check_memory(header.height, header.width, alpha, job.target)
             if alpha and not output_format(job.target).alpha:
                 check_alpha(job.target, read_image(job.source))
         except (OSError, ValueError, MemoryError) as error:

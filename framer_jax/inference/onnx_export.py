@@ -148,7 +148,7 @@ def _evaluate(program: ClosedJaxpr, *arguments: Any) -> list[Any]:
 
 def _single(jaxpr: Jaxpr, equation: JaxprEqn) -> Callable[..., list[Any]]:
     """One operation of a program as a function of its operands."""
-    variables = [Var(variable.aval) for variable in equation.invars]
+    variables: list[Any] = [Var(variable.aval) for variable in equation.invars]
     operation = equation.replace(invars=variables)
     alone = jaxpr.replace(constvars=[], invars=variables, outvars=equation.outvars, eqns=[operation])
     run: Callable[..., list[Any]] = jaxpr_as_fun(ClosedJaxpr(alone, []))

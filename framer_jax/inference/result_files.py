@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,14 +38,24 @@ def is_record(path: Path) -> bool:
 
 
 def write_result(target: Path, image: ImageData, record: Mapping[str, Any]) -> None:
+    """Write an SR image and its record, see `write_encoded`."""
+    write_encoded(target, lambda file: encode_image(file, target, image), record)
+
+
+def write_encoded(target: Path, encode: Callable[[Path], None], record: Mapping[str, Any]) -> None:
     """Write an SR image and its record; after an error, neither is there.
 
     Both are complete before the first one gets its name. A new record precedes its image: an image without a record is
     not of this library. Where an image is replaced, its old record is removed first, and the new one comes last, so
     that no image is ever described by the record of another.
 
+    Args:
+      target: name of the image.
+      encode: writes the image into the file that it is given.
+      record: content of the record.
+
     Raises:
-      OSError, ValueError: as of framer_jax.inference.images.encode_image.
+      OSError, ValueError: as of `encode`.
     """
     sidecar = sidecar_path(target)
     replaces = target.exists()
@@ -55,7 +65,7 @@ def write_result(target: Path, image: ImageData, record: Mapping[str, Any]) -> N
         with atomic_write(last) as last_file:
             with atomic_write(first) as first_file:
                 files = {first: first_file, last: last_file}
-                encode_image(files[target], target, image)
+                encode(files[target])
                 # A name that is not UTF-8 has surrogates, whose escapes are JSON's
                 text = json.dumps(record, indent=2, ensure_ascii=False) + "\n"
                 files[sidecar].write_text(text, encoding="utf-8", errors="backslashreplace")
