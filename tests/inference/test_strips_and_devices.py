@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from framer_jax import cli
-from framer_jax.inference import computed_tiles
+from framer_jax.inference import computed_tiles, memory
 from framer_jax.inference.computed_tiles import can_stream, result_strips
 from framer_jax.inference.estimate import estimate_memory
 from framer_jax.inference.folder import upscale_files
@@ -130,3 +130,16 @@ def test_devices_that_are_not_there_are_refused(tmp_path, capsys):
     words = ["upscale", str(folder), str(tmp_path / "out"), "--devices", "9"]
     fails(capsys, cli.main(words), "devices is 9: this process has 8")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_result_that_is_too_large_for_memory_is_streamed(tmp_path, monkeypatch):
+    """Refused before as a JPEG file, which is encoded as a whole."""
+    monkeypatch.setattr(computed_tiles, "STREAMED_PIXELS", 1)
+    monkeypatch.setattr(memory, "available_memory", lambda: 5_000_000)
+    recipe = toy()
+    Image.fromarray(photo(512, 128)).save(tmp_path / "in.png")
+    with pytest.raises(ValueError, match="GiB of main memory"):
+        upscale_files(tmp_path / "in.png", tmp_path / "out.jpg", recipe, PARAMS, SETTINGS)
+    upscale_files(tmp_path / "in.png", tmp_path / "out.png", recipe, PARAMS, SETTINGS)
+    with Image.open(tmp_path / "out.png") as result:
+        assert result.size == (256, 1024)
