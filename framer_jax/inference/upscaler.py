@@ -152,8 +152,6 @@ def make_upscaler(recipe: Recipe, settings: UpscaleSettings) -> Upscaler:
             return resize_pillow(np.clip(canvas, 0, 1, out=canvas), size)
 
         steps = preview_steps(recipe, current)
-        if not steps:
-            return UpscaleResult(finished(canvas), current)
         pixels, *previews = (finished(np.ascontiguousarray(part)) for part in np.split(canvas, 1 + len(steps), axis=2))
         return UpscaleResult(pixels, current, dict(zip(steps, previews, strict=True)))
 
