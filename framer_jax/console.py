@@ -6,6 +6,10 @@ import codecs
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 PLAIN = {"↑": "^", "↓": "v", "→": "->", "±": "+-", "×": "x", "…": "...", "–": "-", "≤": "<=", "≥": ">="}
 """Characters of our own output → what stands for them where they cannot be printed."""
@@ -16,9 +20,28 @@ PIPE_WIDTH = 160
 """Width of tables that are not printed on a terminal."""
 
 
+LOG_WIDTH = 4096
+"""Width at which messages are wrapped that are not printed on a terminal."""
+
+
 def table_width() -> int | None:
     """The width for rich's console: that of the terminal (None), or `PIPE_WIDTH` where there is none."""
     return None if sys.stdout.isatty() else PIPE_WIDTH
+
+
+def message_console(quiet: bool = False) -> Console:
+    """The console for messages and progress, standard error.
+
+    On a terminal, lines are wrapped between words; in a file or a pipe they are not wrapped, so that a name or a number
+    can be searched for.
+
+    Args:
+      quiet: whether it prints nothing.
+    """
+    from rich.console import Console
+
+    width = None if sys.stderr.isatty() else LOG_WIDTH
+    return Console(stderr=True, quiet=quiet, width=width, highlight=False)
 
 
 def encode_plainly(error: UnicodeError) -> tuple[str, int]:

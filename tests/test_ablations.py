@@ -13,7 +13,7 @@ from framer_jax.recipes.framer import framer_settings
 from tests.support.paths import CONFIGS
 from tests.support.tiny import overrides, photos
 
-FRAMER = tuple(f"framer:{table}" for table in ("table2", "table3", "table4", "table5", "fig10"))
+FRAMER = tuple(f"framer:{table}" for table in ("table2", "table3", "table4", "table5", "fig10", "lambda"))
 DTKD = tuple(f"dtkd:table{number}" for number in range(4, 8))
 SHIPPED = (*FRAMER, *DTKD, "hf_diff")
 

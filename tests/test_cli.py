@@ -3,6 +3,8 @@ import logging
 import pickle
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -396,3 +398,13 @@ def test_an_interrupted_training_says_how_to_go_on(run, data, monkeypatch, capsy
     assert train(run, data) == 130
     (line,) = capsys.readouterr().err.splitlines()
     assert line.endswith(f"interrupted; step 2 is saved in {run / 'checkpoints' / '2'}: run the same command to resume")
+
+
+def test_a_reader_that_has_read_enough_is_no_error():
+    process = subprocess.Popen(
+        [sys.executable, "-m", "framer_jax", "models"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    process.stdout.close()
+    with process.stderr:
+        messages = process.stderr.read()
+    assert (process.wait(), messages) == (cli.PIPE_CLOSED, "")

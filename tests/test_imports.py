@@ -9,7 +9,7 @@ PACKAGE = ROOT / "framer_jax"
 
 OPTIONAL = (
     *("torch", "diffusers", "transformers", "cv2", "matplotlib", "skimage", "sklearn", "tensorboardX", "tensorflow"),
-    *("pyiqa", "timm", "torchvision"),
+    *("pyiqa", "timm", "torchvision", "wandb", "gradio", "flatbuffers", "jax2onnx", "onnx", "onnxruntime"),
 )
 """What an installation may lack; only functions import it."""
 
@@ -32,8 +32,8 @@ LAYERS = {
     "checkpoints": (*GROUND, *FIRST, "recipes"),
     # neither of these imports the other
     "training": ("recipes.base", "recipes.tracing"),  # the types of a recipe, what one reads, and the name of no method
-    "inference": (*GROUND, "images", "data.files", "porting", "recipes", "checkpoints"),
-    "evaluation": (*GROUND, *FIRST, "images", "recipes", "checkpoints", "inference"),
+    "inference": (*GROUND, "images", "data.files", "porting", "recipes", "checkpoints", "progress"),
+    "evaluation": (*GROUND, *FIRST, "images", "recipes", "checkpoints", "inference", "progress"),
     # configurations are generated from the settings of every layer
     "overrides": (*GROUND, *FIRST, "recipes", "checkpoints"),
     "sections": (*GROUND, *FIRST, "recipes", "training"),
@@ -50,22 +50,27 @@ LAYERS = {
         "overrides",
         "config",
         "console",
+        "progress",
     ),
     "cli": ("commands", "console"),
+    "__main__": ("cli",),
     "console": (),
+    "progress": (),
     "api": (*GROUND, *FIRST, "images", "recipes", "checkpoints", "training", "inference", "config", "commands"),
     "__init__": ("api",),
     # files that every layer may import
     "knobs": (),
     "compile_cache": (),
+    "paths": (),
     "errors": (),
+    "macs": (),
     "trees": (),
     "version": (),
     "weights": (),
 }
 """Layer → the layers (or single files of one) that it may import, besides itself and `EVERYWHERE`."""
 
-EVERYWHERE = ("compile_cache", "errors", "knobs", "trees", "version")
+EVERYWHERE = ("compile_cache", "errors", "knobs", "macs", "paths", "trees", "version")
 
 FORBIDDEN = {
     "images": ("jax", "flax", "optax", "orbax", "grain", "clu", "ml_collections"),

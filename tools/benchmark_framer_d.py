@@ -32,8 +32,9 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from framer_jax.commands.memory_plan.abstract_step import abstract_step
 from framer_jax.config import ConfigError, load_config, to_dict
-from tools.compile_for_topology import abstract_step, with_variant
+from tools.compile_for_topology import with_variant
 from tools.timing import time_alternately
 
 VARIANTS = ("none", "paper", "released")

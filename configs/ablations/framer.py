@@ -1,8 +1,9 @@
 """The ablations of FRAMER (CVPR 2026, arXiv 2512.01390): Tables 2 to 5 and Fig. 10 of its supplement.
 
 Command:  framer-jax ablate framer:table2 --output runs/table2 --photos HR --set data.train=… (as for framer_d_sd35)
-          (framer:table3, table4, table5, fig10, or lambda, which is ours; several with commas, which share the arm `full`; at laptop size with
-          --base framer_u_taesd_small, or framer_d_taesd3_small for the arms whose teacher is the next layer)
+          (framer:table3, table4, table5, fig10, or lambda, which is ours; several with commas, which share the arm
+          `full`; at laptop size with --base framer_u_taesd_small, or framer_d_taesd3_small for the arms whose teacher
+          is the next layer)
 Hardware: that of the base. Expected time: arms times seeds trainings of the base.
 Expected: the stored text has the order of the arms, and numbers for Fig. 10 only; it does not say on which of the two
           networks the tables were made. docs/results/framer_u.md compares `full` with `none` on small U-Nets.
@@ -90,7 +91,6 @@ def best(ablation: Ablation) -> Ablation:
 
 
 TABLES = {
-    "lambda": LAMBDA,
     "table2": OBJECTIVES,
     "table3": best(TEACHERS),
     "table4": best(BANDS),
@@ -112,6 +112,7 @@ TABLES = {
             }.items()
         },
     ),
+    "lambda": LAMBDA,
 }
 
 

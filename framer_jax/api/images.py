@@ -85,14 +85,22 @@ def read_image(path: PathLike) -> ImageData:
 
 
 @renamed_arguments(picture="image")
-def write_image(path: PathLike, image: ImageLike, overwrite: bool = False) -> None:
+def write_image(
+    path: PathLike,
+    image: ImageLike,
+    overwrite: bool = False,
+    quality: int | None = None,
+    strip_metadata: bool = False,
+) -> None:
     """Write an image in the format of the file name's suffix; see framer_jax.inference.images.write_image.
 
     Args:
-      path: file name that ends in .png, .webp, .jpg, .jpeg, .tif, .tiff or .bmp.
+      path: file name that ends in .png, .webp, .jpg, .jpeg, .tif, .tiff, .avif, .gif or .bmp.
       image: an image from this package, a Pillow image, a path, or an array [H, W, 3] of uint8 or floats in [0, 1]; an
         overshoot of up to 0.5 is clipped.
       overwrite: whether an existing file may be replaced.
+      quality: quality of JPEG, WebP and AVIF, 1 to 100; None for the format's default.
+      strip_metadata: whether to leave out EXIF (date, place, camera), XMP, IPTC and the resolution.
 
     Raises:
       FileExistsError: the file exists and `overwrite` is False.
@@ -100,17 +108,18 @@ def write_image(path: PathLike, image: ImageLike, overwrite: bool = False) -> No
       ValueError, TypeError: the suffix is unknown, the format cannot hold this image, or it is no image.
     """
     from framer_jax.images.arrays import OVERSHOOT
-    from framer_jax.inference import images
+    from framer_jax.inference import formats, images
 
-    images.output_format(path_of(path, "path"))  # before a large image is converted
-    images.write_image(path, images.as_image_data(image, OVERSHOOT), overwrite)
+    formats.output_format(path_of(path, "path"))  # before a large image is converted
+    number = None if quality is None else whole_number(quality, "quality", at_least=1)
+    images.write_image(path, images.as_image_data(image, OVERSHOOT), overwrite, number, strip_metadata)
 
 
 @renamed_arguments(picture="image")
 def upscale(
     image: ImageLike, model: Model | PathLike | None = None, denoise_strength: float | None = None, **settings: Any
 ) -> ImageData:
-    """Upscale an image; it keeps its transparency, gray mode, bit depth and color profile.
+    """Upscale an image; it keeps its transparency, gray mode, bit depth, color profile and metadata.
 
     Calls with the same `Model` object, with the same path, or with none share their compiled programs, which JAX's
     compilation cache also keeps for the next process (framer_jax.compile_cache).
@@ -120,11 +129,13 @@ def upscale(
       model: model from `load_model`, or the path or the name of one; None for the starter model.
       denoise_strength: as of `load_model`; without a `Model` object.
       settings: fields of framer_jax.inference.settings.UpscaleSettings, such as mode='mean' or seed=1; the defaults
-        depend on the model (framer_jax.inference.model.settings_for). Without a `Model` object, also those of the
-        sampler, such as steps=8 (see `load_model`).
+        depend on the model (framer_jax.inference.model.settings_for); and of
+        framer_jax.inference.result_settings.ResultSettings: outscale=2.5, width=1920 or height=1080 for the size of the
+        result, strength=0.7 for less of the model, wrap=True for seamless textures, alpha='network'. Without a `Model`
+        object, also those of the sampler, such as steps=8 (see `load_model`).
 
     Returns:
-      The SR image; `.pixels` is [sH, sW, 3] float32 in [0, 1].
+      The SR image; `.pixels` is float32 in [0, 1], [sH, sW, 3] or of the size that was asked for.
 
     Raises:
       ValueError, FileNotFoundError: an image, a model or settings that cannot be used.
@@ -136,12 +147,15 @@ def upscale(
     from framer_jax.compile_cache import keep_compiled_programs
     from framer_jax.inference.images import as_image_data
     from framer_jax.inference.model import settings_for
+    from framer_jax.inference.result_settings import ResultSettings
     from framer_jax.inference.settings import UpscaleSettings
     from framer_jax.inference.upscaler import make_upscaler, upscale_image
 
+    of_result = [field.name for field in dataclasses.fields(ResultSettings)]
     sampling = {name: value for name, value in settings.items() if name in Sampling._fields}
-    settings = {name: value for name, value in settings.items() if name not in sampling}
-    known = [*(field.name for field in dataclasses.fields(UpscaleSettings)), *Sampling._fields]
+    result = ResultSettings(**plain_values({name: settings[name] for name in settings if name in of_result}))
+    settings = {name: value for name, value in settings.items() if name not in (*sampling, *of_result)}
+    known = [*(field.name for field in dataclasses.fields(UpscaleSettings)), *of_result, *Sampling._fields]
     if problem := unknown_names("framer_jax.upscale", list(settings), known, {}):
         raise TypeError(problem)
     for name in ("mode", "color_fix", "protocol"):
@@ -152,7 +166,7 @@ def upscale(
     strength = None if denoise_strength is None else real_number(denoise_strength, "denoise_strength")
     used = _used_model(model, _sampling("upscale", sampling), strength)
     upscaler = make_upscaler(used.recipe, settings_for(used, **plain_values(settings)))
-    return upscale_image(upscaler, used.recipe.scale, used.params, source)[0]
+    return upscale_image(upscaler, used.recipe.scale, used.params, source, result=result)[0]
 
 
 def degrade(

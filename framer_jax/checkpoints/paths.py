@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from framer_jax.paths import is_remote, local_copy
 from framer_jax.porting.diffusers_folder import find_model, is_one_of_many
 from framer_jax.porting.files import sha256_of
 from framer_jax.porting.tiny_autoencoder import files_of, is_pair_folder
@@ -100,6 +101,18 @@ def digest_of(path: str | os.PathLike[str], part: str = "", pair: str = "") -> s
     if files and all(file.get("sha256") for file in files):
         return "+".join(file["sha256"] for file in files)
     return sha256_of(path)
+
+
+def with_local_weights(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A whole configuration whose weight files in object stores are replaced by copies on this machine.
+
+    Raises:
+      FileNotFoundError, OSError: as of framer_jax.paths.local_copy.
+    """
+    recipe = config["recipe"]
+    paths = {file.path: weight_path(recipe, file) for file in method_of(recipe).weight_files}
+    copies = {knob: local_copy(path) for knob, path in paths.items() if path and is_remote(path)}
+    return {**config, "recipe": with_values(recipe, copies)} if copies else dict(config)
 
 
 def digests(config: Config, need: str = "training") -> dict[str, str]:

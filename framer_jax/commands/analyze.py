@@ -32,6 +32,8 @@ from framer_jax.commands.analyze_inputs import (
     training_steps,
 )
 from framer_jax.commands.override_option import add_override_option
+from framer_jax.commands.quiet_option import add_quiet_option
+from framer_jax.console import message_console
 from framer_jax.evaluation.layers import RADIUS
 from framer_jax.evaluation.paper_figures import FigureContent, check_matplotlib, file_names, write_content
 from framer_jax.inference.model import Model
@@ -44,6 +46,9 @@ TIMES = (0.1, 0.5, 0.9)
 
 RECORD = "analysis.json"
 """The file with versions, digests, settings and numbers."""
+
+INPUTS = ("models", "images", "settings")
+"""Parts of the record that must be the same for figures of several calls."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -79,12 +84,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of the degradation and of the noise (0)")
     parser.add_argument("--overwrite", action="store_true", help="replace existing files")
+    add_quiet_option(parser)
     _add_model_arguments(parser)
 
 
 def _add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--recipe", metavar="CONFIG", help="configuration of WEIGHTS, if they are published ones")
     add_override_option(parser, "override one knob of the configuration of --recipe")
+    parser.add_argument(
+        "--compare-recipe", metavar="CONFIG", help="configuration of --compare, if it is published weights"
+    )
     parser.add_argument("--teacher", metavar="WEIGHTS", help="teacher; default: the one that WEIGHTS was trained with")
     parser.add_argument(
         "--teacher-recipe", metavar="CONFIG", help="configuration of --teacher, if it is published weights"
@@ -120,12 +129,13 @@ def run(arguments: argparse.Namespace) -> int:
         reasons = "; ".join(f"{name} needs {reason}" for name, reason in missing.items())
         raise ValueError(f"no figure can be made: {reasons}")
     check_same_taps(inputs, chosen)
-    contents = make_contents(inputs, chosen)
+    contents = make_contents(inputs, chosen, message_console(arguments.quiet))
     written = {}
     for name, content in contents.items():
         written[name] = write_content(folder, name, content)
         print(f"{name}: {', '.join(written[name])}")
-    _write_record(folder, inputs, contents, written)
+    for note in _write_record(folder, inputs, contents, written):
+        print(note)
     print(f"captions, settings and digests: {folder / RECORD}")
     for name, reason in missing.items():
         print(f"not made: {name} needs {reason}")
@@ -165,6 +175,8 @@ def _check_options(arguments: argparse.Namespace) -> None:
         raise ValueError("--set overrides a knob of the configuration that --recipe names: give --recipe too")
     if arguments.teacher_recipe and not arguments.teacher:
         raise ValueError("--teacher-recipe is the configuration of --teacher: give --teacher too")
+    if arguments.compare_recipe and not arguments.compare:
+        raise ValueError("--compare-recipe is the configuration of --compare: give --compare too")
     if arguments.checkpoints and arguments.compare:
         raise ValueError("--checkpoints are of one run: without --compare, or give the directories of both runs")
 
@@ -182,7 +194,7 @@ def _open(arguments: argparse.Namespace, times: tuple[float, ...], figures: Sequ
     """Read all that the arguments name and one of the figures needs."""
     runs = [open_run(arguments.weights, arguments.recipe, arguments.overrides)]
     if arguments.compare:
-        runs.append(open_run(arguments.compare))
+        runs.append(open_run(arguments.compare, arguments.compare_recipe))
         check_together(runs)
     directories = {f"the run {run.label}": [run.directory] for run in runs if run.directory}
     check_output_folder("--output", arguments.output, directories)
@@ -211,9 +223,13 @@ def _open(arguments: argparse.Namespace, times: tuple[float, ...], figures: Sequ
 
 def _write_record(
     folder: Path, inputs: Inputs, contents: Mapping[str, FigureContent], written: Mapping[str, Sequence[str]]
-) -> None:
-    """Write `RECORD`."""
-    record = {
+) -> list[str]:
+    """Write `RECORD`; it keeps the figures of an earlier call with the same models, images and settings.
+
+    Returns:
+      a line about the earlier figures that it does not keep, or none.
+    """
+    record: dict[str, Any] = {
         "framer_jax_version": __version__,
         "jax_version": jax.__version__,
         "models": {run.label: _model_record(run.model) for run in inputs.runs},
@@ -233,8 +249,25 @@ def _write_record(
         record["teacher"] = _model_record(inputs.teacher)
     if EXTRACTOR in contents and not isinstance(inputs.extractor, str):
         record["extractor"] = inputs.extractor.source
+    earlier = _earlier_record(folder)
+    others = {name: entry for name, entry in earlier.get("figures", {}).items() if name not in contents}
+    keeps = all(earlier.get(part) == json.loads(json.dumps(record[part])) for part in INPUTS)
+    if keeps:
+        record = {**earlier, **record, "figures": {**others, **record["figures"]}}
     with atomic_write(folder / RECORD) as temporary:
         temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8", errors="backslashreplace")
+    if others and not keeps:
+        return [f"{RECORD} no longer describes {', '.join(others)}, which earlier calls made from other inputs"]
+    return []
+
+
+def _earlier_record(folder: Path) -> dict[str, Any]:
+    try:
+        record: dict[str, Any] = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        record.get("figures", {}).items()
+    except (OSError, ValueError, AttributeError):
+        return {}
+    return record
 
 
 def _model_record(model: Model) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
+from rich.console import Console
 
 from framer_jax.commands.analyze_inputs import Pairs, Run, image_crops, read_files, read_steps
 from framer_jax.data.whole_photos import ValidationPair
@@ -27,6 +28,7 @@ from framer_jax.evaluation.lr_pairs import halves
 from framer_jax.evaluation.paper_figures import FigureContent
 from framer_jax.inference.model import Model
 from framer_jax.inference.resample import upsample_bicubic
+from framer_jax.progress import Report, track
 from framer_jax.recipes.base import Params
 from framer_jax.recipes.method import Pretrained
 
@@ -125,21 +127,22 @@ def _describe(shapes: Sequence[tuple[int, ...]]) -> str:
     return f"{len(shapes)} of {width} channels and up to {max(shape[0] for shape in shapes)} rows"
 
 
-def make_contents(inputs: Inputs, chosen: Sequence[str]) -> dict[str, FigureContent]:
-    """Compute the chosen figures."""
+def make_contents(inputs: Inputs, chosen: Sequence[str], console: Console) -> dict[str, FigureContent]:
+    """Compute the chosen figures; progress is reported on the console."""
     contents = {}
     if shows_layers(chosen):
-        measured = _measure_layers(inputs)
+        measured = _measure_layers(inputs, console)
         contents = {name: LAYER_FIGURES[name](measured) for name in chosen if name in LAYER_FIGURES}
     makers: dict[str, Callable[[Inputs], FigureContent]] = {
         TEACHER: _teacher_content,
         EXTRACTOR: _extractor_content,
         TRAINING: _training_content,
     }
-    return contents | {name: makers[name](inputs) for name in chosen if name in makers}
+    others = [name for name in chosen if name in makers]
+    return contents | {name: makers[name](inputs) for name in track(others, "figures", console)}
 
 
-def _measure_layers(inputs: Inputs) -> LayerMeasurements:
+def _measure_layers(inputs: Inputs, console: Console) -> LayerMeasurements:
     """Analyse the layers of all runs, at the same times with the same noise."""
     recipes = [run.model.recipe for run in inputs.runs]
     fit, measure = halves(inputs.pairs.pairs, recipes[0].scale, inputs.multiple)
@@ -151,10 +154,15 @@ def _measure_layers(inputs: Inputs) -> LayerMeasurements:
         raise ValueError(f"the runs have different timesteps ({counts}): compare runs of one diffusion process")
     key = jax.random.key(inputs.seed)
     measured = []
-    for run, recipe in zip(inputs.runs, recipes, strict=True):
-        program, params = tap_program(recipe), jax.device_put(run.model.params)
-        analyses = [layer_analysis(program, params, fit, measure, key, time, inputs.radius) for time in times]
-        measured.append(MeasuredRun(run.label, tuple(analyses)))
+    with Report(console) as report:
+        task = report.add_task("layers", total=len(recipes) * len(times))
+        for run, recipe in zip(inputs.runs, recipes, strict=True):
+            program, params = tap_program(recipe), jax.device_put(run.model.params)
+            analyses = []
+            for time in times:
+                analyses.append(layer_analysis(program, params, fit, measure, key, time, inputs.radius))
+                report.advance(task)
+            measured.append(MeasuredRun(run.label, tuple(analyses)))
     _print_times(taps[0].timesteps, times)
     return LayerMeasurements(
         tuple(measured),

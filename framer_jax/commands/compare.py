@@ -19,7 +19,8 @@ from framer_jax.commands.compare_images import (
     page_path,
 )
 from framer_jax.commands.compare_labels import check_labels, read_arm, split_label
-from framer_jax.console import table_width
+from framer_jax.commands.quiet_option import add_quiet_option
+from framer_jax.console import message_console, table_width
 from framer_jax.evaluation.comparison import (
     DIFFERENCE_HEADINGS,
     Arm,
@@ -50,6 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", metavar="FILE", help="also write the differences to this file")
     parser.add_argument("--markdown", action="store_true", help="print Markdown instead of a table")
     parser.add_argument("--overwrite", action="store_true", help="replace existing output files")
+    add_quiet_option(parser)
     parser.add_argument("--seed", type=int, default=0, help="seed of the bootstrap")
     add_image_arguments(parser)
 
@@ -61,7 +63,7 @@ def run(arguments: argparse.Namespace) -> int:
     if _are_folders(arguments):
         check_requests(arguments)
         _check_outputs(arguments, {"an image of": [split_label(word)[1] for word in arguments.inputs]})
-        comparison = compare_folders(arguments, Console(width=table_width()))
+        comparison = compare_folders(arguments, Console(width=table_width()), message_console(arguments.quiet))
         _compare(arguments, comparison.arms, comparison.metrics)
         return int(not comparison.complete)
     arms = [read_arm(text) for text in arguments.inputs]

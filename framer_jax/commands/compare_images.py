@@ -10,11 +10,11 @@ from typing import NamedTuple
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import Progress
 
 from framer_jax.commands.compare_labels import check_labels, read_arm, split_label
 from framer_jax.commands.evaluate import add_scoring_arguments
 from framer_jax.data.files import list_images
+from framer_jax.data.image_names import examples
 from framer_jax.evaluation.comparison import Arm, check_comparable
 from framer_jax.evaluation.comparison_grid import DPI, figure_images, parse_crop, write_grid
 from framer_jax.evaluation.comparison_page.build import write_page
@@ -31,11 +31,11 @@ from framer_jax.evaluation.learned import load_learned, parse_weights
 from framer_jax.evaluation.method_scores import DEFAULT_METRICS, recorded_arms, score_methods
 from framer_jax.evaluation.metrics import Network, check_metric_ids, check_metric_inputs
 from framer_jax.evaluation.niqe import load_niqe_model
-from framer_jax.evaluation.pairs import examples
 from framer_jax.evaluation.perceptual import load_networks
 from framer_jax.evaluation.report import note_lines
 from framer_jax.evaluation.scoring import Failure, ScoreSettings
 from framer_jax.evaluation.seams import parse_tile_lines
+from framer_jax.progress import Report
 
 NO_METRICS = "none"
 """What --metrics says to compute no scores."""
@@ -154,12 +154,13 @@ def check_requests(arguments: argparse.Namespace) -> None:
         raise ValueError(f"--html {arguments.html} is a folder of images: name the page before the folders to compare")
 
 
-def compare_folders(arguments: argparse.Namespace, console: Console) -> Comparison:
+def compare_folders(arguments: argparse.Namespace, console: Console, messages: Console) -> Comparison:
     """Score the images of the folders and write the page and the figure.
 
     Args:
       arguments: the parsed arguments, whose `inputs` are folders.
-      console: where progress and what was written are printed.
+      console: where what was written is printed.
+      messages: where progress is reported.
 
     Raises:
       FileExistsError, FileNotFoundError, ValueError: as of `framer-jax evaluate`; a page that would be too large.
@@ -178,8 +179,8 @@ def compare_folders(arguments: argparse.Namespace, console: Console) -> Comparis
         limit=arguments.limit,
     )
     figure = figure_images(image_set, _names(arguments.images or "")) if arguments.grid else []
-    page, embedded = _embed(arguments, image_set, console) if arguments.html else (None, [])
-    arms, failures = _scores(image_set, settings, recorded, console)
+    page, embedded = _embed(arguments, image_set, console, messages) if arguments.html else (None, [])
+    arms, failures = _scores(image_set, settings, recorded, console, messages)
     if page is not None:
         path = page_path(arguments.html)
         size = write_page(path, page_data(image_set, embedded, arms, ids, page), embedded)
@@ -261,29 +262,34 @@ def _settings(arguments: argparse.Namespace, ids: Sequence[str]) -> ScoreSetting
 
 
 def _embed(
-    arguments: argparse.Namespace, image_set: ImageSet, console: Console
+    arguments: argparse.Namespace, image_set: ImageSet, console: Console, messages: Console
 ) -> tuple[PageSettings, list[EmbeddedImage]]:
     """Encode the images of the page, before anything is scored: a page that is too large is refused first."""
     budget, side = arguments.max_megabytes * 1e6, arguments.max_side
     automatic = arguments.encoding == "auto"
     encoding = choose_encoding(image_set, budget, side) if automatic else arguments.encoding
     expected = check_expected(image_set, encoding, budget, side)
-    _say(console, f"the page will have about {expected / 1e6:.1f} MB (images as {ENCODINGS[encoding].description})")
-    with Progress(console=console, transient=True) as progress:
+    if not messages.quiet:
+        _say(console, f"the page will have about {expected / 1e6:.1f} MB (images as {ENCODINGS[encoding].description})")
+    with Report(messages, transient=True) as progress:
         task = progress.add_task("reading images", total=len(image_set.images))
         embedded = embed_images(image_set, encoding, budget, side, lambda count: progress.advance(task, count))
     return PageSettings(arguments.title, encoding, side, arguments.seed), embedded
 
 
 def _scores(
-    image_set: ImageSet, settings: ScoreSettings | None, recorded: Mapping[str, Arm], console: Console
+    image_set: ImageSet,
+    settings: ScoreSettings | None,
+    recorded: Mapping[str, Arm],
+    console: Console,
+    messages: Console,
 ) -> tuple[tuple[Arm, ...], dict[str, tuple[Failure, ...]]]:
     """The scores of each method, and label → why images have none; prints what was ignored or converted."""
     if recorded:
         return recorded_arms(image_set, recorded), {}
     if settings is None:
         return (), {}
-    with Progress(console=console, transient=True) as progress:
+    with Report(messages, transient=True) as progress:
         task = progress.add_task("scoring", total=len(image_set.images) * len(image_set.methods))
         arms, failures, notes = score_methods(image_set, settings, lambda done: progress.advance(task, done))
     for label, of_method in notes.items():

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 from rich.console import Console
-from rich.progress import track
 
 from framer_jax.commands.degrade_results import (
     Job,
@@ -24,6 +23,8 @@ from framer_jax.commands.degrade_results import (
     refuse_existing,
     result_paths,
 )
+from framer_jax.commands.quiet_option import add_quiet_option
+from framer_jax.console import message_console
 from framer_jax.data.files import SUFFIXES, Listing, list_images, summary_of
 from framer_jax.data.sources import Pixels
 from framer_jax.data.whole_photos import canvas_size, degrade_photos, photo_generator
@@ -31,6 +32,7 @@ from framer_jax.degradations.draw import DegradationParameters, draw
 from framer_jax.degradations.presets import GEOMETRIES, PRESETS, SCALES, DegradationPreset, preset_by_name
 from framer_jax.images.decode import read_header, read_rgb
 from framer_jax.porting.files import atomic_write
+from framer_jax.progress import track
 from framer_jax.training.logging import to_uint8
 
 MANIFEST, PREVIEW = "manifest.jsonl", "preview.png"
@@ -67,6 +69,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch", type=int, default=1, help="photographs with the same canvas computed at a time")
     parser.add_argument("--workers", type=int, default=2, help="threads that read and write")
     parser.add_argument("--overwrite", action="store_true", help="replace existing results")
+    parser.add_argument("--json", action="store_true", help="print the summary as JSON")
+    add_quiet_option(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -91,12 +95,15 @@ def run(arguments: argparse.Namespace) -> int:
     reports = [path for path in (None if kept else output / MANIFEST, preview) if path]
     results = [*reports, *(path for job in jobs if job.name not in kept for path in result_paths(job))]
     refuse_existing(results, arguments.overwrite)
-    console = Console(stderr=True)
+    console = message_console(arguments.quiet)
     if preview:
         write_preview(jobs, preset, arguments.seed, arguments.preview, preview)
     workers = arguments.workers
     failed = degrade_files(jobs, preset, arguments.seed, output / MANIFEST, arguments.batch, workers, console, kept)
     notes += [f"  note: {job.source}: {job.note}" for job in jobs if job.note and job.name not in kept]
+    if arguments.json:
+        print(json.dumps(_as_json(jobs, kept, failed, listing, output), indent=1))
+        return int(bool(failed or listing.left_out))
     counts = f"{len(jobs) - len(kept) - len(failed)} degraded by {preset.name} ({preset.geometry} geometry)"
     counts += f", {len(kept)} were there" if kept else ""
     counts += f", {len(failed)} failed: repair or remove them and run this again" if failed else ""
@@ -104,6 +111,21 @@ def run(arguments: argparse.Namespace) -> int:
     failures += [f"  left out: {item}" for item in listing.left_out]
     print("\n".join([f"{counts}; parameters in {output / MANIFEST}", *notes, *failures]))
     return int(bool(failed or listing.left_out))
+
+
+def _as_json(
+    jobs: Sequence[Job], kept: Mapping[str, Any], failed: Mapping[str, str], listing: Listing, output: Path
+) -> dict[str, Any]:
+    """What was done, as plain JSON."""
+    done = [job for job in jobs if job.name not in failed]
+    return {
+        "manifest": str(output / MANIFEST),
+        "degraded": [str(job.lr) for job in done if job.name not in kept],
+        "kept": [str(job.lr) for job in done if job.name in kept],
+        "failed": [{"image": name, "reason": reason} for name, reason in failed.items()],
+        "notes": [{"image": str(job.source), "note": job.note} for job in done if job.note and job.name not in kept],
+        "left_out": [{"path": str(item.path), "reason": item.reason} for item in listing.left_out],
+    }
 
 
 def find(source: Path, output: Path) -> Listing:
@@ -204,7 +226,7 @@ def degrade_files(
         with ThreadPoolExecutor(workers) as pool:  # on exit, also after an error, pending writes are completed
             reading = read_ahead(groups, pool)
             writing: list[Future[None]] = []
-            for group in track(groups, "degrading", console=console, disable=console is None):
+            for group in track(groups, "degrading", console):
                 photos = dict(_readable(group, next(reading), failed))
                 parameters = [draw(photo_generator(seed, job.name), preset) for job in photos]
                 pairs = degrade_photos(list(photos.values()), parameters, preset, batch) if photos else []

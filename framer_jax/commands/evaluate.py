@@ -6,6 +6,8 @@ import argparse
 
 from rich.console import Console
 
+from framer_jax.commands.quiet_option import add_quiet_option
+from framer_jax.console import message_console, table_width
 from framer_jax.evaluation.learned import COMMAND as PYIQA_COMMAND
 from framer_jax.evaluation.learned import LEARNED, parse_weights
 from framer_jax.evaluation.learned import OPTION as PYIQA_OPTION
@@ -97,6 +99,7 @@ def _add_outputs(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--csv", help="write per-image scores here")
     parser.add_argument("--json", help="write per-image scores, summary and metadata here")
     parser.add_argument("--overwrite", action="store_true", help="replace existing --csv and --json files")
+    add_quiet_option(parser)
     parser.add_argument(
         "--resume",
         action="store_true",
@@ -128,6 +131,7 @@ def run(arguments: argparse.Namespace) -> int:
         overwrite=arguments.overwrite,
         resume=arguments.resume,
         seed=arguments.seed,
-        console=Console(),
+        console=Console(width=table_width()),
+        messages=message_console(arguments.quiet),
     )
     return int(bool(evaluation.failures or evaluation.left_out or evaluation.unavailable))

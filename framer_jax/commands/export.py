@@ -11,8 +11,11 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from jax import export
+from rich.markup import escape
 
+from framer_jax.commands.quiet_option import add_quiet_option
 from framer_jax.commands.upscale import add_model_arguments, add_sampler_arguments, named_by
+from framer_jax.console import message_console
 from framer_jax.inference.artifact import FILES, check_folder, compare, signature, write_artifact
 from framer_jax.inference.export import (
     DEFAULT_PLATFORMS,
@@ -22,9 +25,9 @@ from framer_jax.inference.export import (
     export_model,
     model_program,
 )
-from framer_jax.inference.folder import Origin, origin_entries
 from framer_jax.inference.model import Model
 from framer_jax.inference.onnx_export import INPUT, OPSET, export_onnx
+from framer_jax.inference.records import Origin, origin_entries
 
 Run = Callable[[np.ndarray], np.ndarray]
 
@@ -72,6 +75,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--no-check", action="store_true", help="do not compare the program with the model")
     parser.add_argument("--overwrite", action="store_true", help="replace an exported model")
+    add_quiet_option(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -82,10 +86,14 @@ def run(arguments: argparse.Namespace) -> int:
     platforms = tuple(arguments.platforms or DEFAULT_PLATFORMS)
     check_platforms(platforms)
     check_folder(folder, arguments.overwrite)
+    console = message_console(arguments.quiet)
     model = named_by(arguments)
+    console.print(escape(f"exporting {model.recipe.name} as {FILES[kind]}, which may take minutes"))
     exported = (
         _onnx(model, arguments.mode, size) if kind == "onnx" else _stablehlo(model, arguments.mode, size, platforms)
     )
+    if exported.load is not None and not arguments.no_check:
+        console.print(escape(f"{len(exported.content) / 2**20:.1f} MiB; comparing it with the model"))
     check = _check(model, arguments.mode, exported, arguments.no_check)
     origin = Origin(model.path, model.metadata["config"], model.frozen_weights, model.overrides)
     entries = origin_entries(origin, model.recipe)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from framer_jax.commands.model_card import CARD, write_card
 from framer_jax.inference.model import BEST, LAST, save_model
+from framer_jax.paths import AnyPath, local_copy
 from framer_jax.porting.weights import load_weights, save_weights
 from framer_jax.recipes.base import Params, Recipe
 from framer_jax.training import exports
@@ -33,12 +33,12 @@ class WeightFiles(NamedTuple):
       write_page: (work directory, name, content, metadata) writes the page next to the weights.
     """
 
-    workdir: Path
+    workdir: AnyPath
     name: str
     recipe: Recipe
     metadata: Mapping[str, Any]
     network: str = ""
-    write_page: Callable[[Path, str, Params, Mapping[str, Any]], None] = write_card
+    write_page: Callable[[Any, str, Params, Mapping[str, Any]], None] = write_card
 
     def digest(self, params: Params, step: int) -> str:
         """Digest of the exported groups and of the metadata of a step."""
@@ -62,7 +62,7 @@ class WeightFiles(NamedTuple):
         if not path.is_file():
             return f"{path} is missing"
         try:
-            params, metadata = load_weights(path)
+            params, metadata = load_weights(local_copy(path))
             written = int(metadata["step"])
         except (ValueError, OSError, KeyError, TypeError):
             return f"{path} is damaged"

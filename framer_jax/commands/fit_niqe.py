@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+from framer_jax.commands.quiet_option import add_quiet_option
+from framer_jax.console import message_console
 from framer_jax.evaluation.pristine import fit_niqe
 
 
@@ -19,6 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--source", help="description of the photographs, stored in the file")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
+    add_quiet_option(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -29,6 +32,7 @@ def run(arguments: argparse.Namespace) -> int:
         threshold=arguments.threshold,
         source=arguments.source,
         overwrite=arguments.overwrite,
+        console=message_console(arguments.quiet),
     )
     left_out = metadata["photos_left_out"]
     facts = {**metadata, "photos_left_out": len(left_out)}

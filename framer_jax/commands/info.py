@@ -7,7 +7,7 @@ import importlib.metadata
 import json
 import platform
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,8 @@ from framer_jax import config as configuration
 from framer_jax.checkpoints.groups import is_network
 from framer_jax.checkpoints.networks import autoencoder_shapes
 from framer_jax.checkpoints.open import build_recipe
+from framer_jax.commands.info_memory import add_memory_arguments, check_memory_arguments, print_memory
+from framer_jax.commands.override_option import add_override_option
 from framer_jax.commands.published import config_of_weights, is_model_name
 from framer_jax.config import is_config, load_config, to_dict
 from framer_jax.console import table_width
@@ -59,6 +61,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--knobs", action="store_true", help="print every knob of a method's configuration")
+    add_override_option(parser)
+    add_memory_arguments(parser)
     cost = parser.add_argument_group("cost of an image")
     cost.add_argument("--cost", action="store_true", help="count parameters, MACs, FLOPs and memory, and time it")
     cost.add_argument("--size", metavar="HxW", help="size of the LR image in pixels; one number for a square (64)")
@@ -70,16 +74,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Print the requested information."""
     settings = cost_settings(arguments)
+    check_memory_arguments(arguments)
+    kinds = {"--knobs": arguments.knobs, "--cost": settings, "--memory": arguments.memory}
+    if len(given := [name for name, value in kinds.items() if value]) > 1:
+        raise ValueError(f"{' and '.join(given)} exclude each other: choose one")
+    if arguments.overrides and (arguments.knobs or not arguments.what or not _means_config(arguments.what)):
+        raise ValueError("--set changes a configuration: name one, or leave it out")
+    if arguments.memory:
+        if not _means_config(arguments.what):
+            raise ValueError(f"--memory needs a configuration, and {arguments.what} is none")
+        print_memory(to_dict(load_config(arguments.what, arguments.overrides)), arguments)
+        return 0
     if arguments.knobs:
-        if settings:
-            raise ValueError("--knobs and --cost exclude each other: choose one")
         _print_knobs(arguments.what, arguments.json)
         return 0
     if settings:
-        cost = cost_of(arguments.what, settings)
+        cost = cost_of(arguments.what, settings, arguments.overrides)
         print(json.dumps(as_json(cost), indent=1) if arguments.json else "\n".join(as_text(cost)))
         return 0
-    facts = describe(arguments.what) if arguments.what else environment()
+    facts = describe(arguments.what, arguments.overrides) if arguments.what else environment()
     if arguments.json:
         print(json.dumps(facts, indent=1))
     else:
@@ -112,14 +125,14 @@ def cost_settings(arguments: argparse.Namespace) -> CostSettings | None:
     return CostSettings(**options)
 
 
-def cost_of(what: str, settings: CostSettings) -> Cost:
+def cost_of(what: str, settings: CostSettings, overrides: Sequence[str] = ()) -> Cost:
     """Cost of an image; frozen weights, and all weights of a configuration, are replaced by arrays of their shapes.
 
     Raises:
       ValueError, FileNotFoundError: `what` is no model or configuration, or does not take that size or mode.
     """
     if _means_config(what):
-        config = to_dict(load_config(what))["recipe"]
+        config = to_dict(load_config(what, overrides))["recipe"]
         recipe = build_recipe(config, "description")
         return measure(recipe, expected_params(recipe), {**recipe.frozen, **autoencoder_shapes(config)}, settings)
     model = _model(what)
@@ -160,14 +173,14 @@ def environment() -> dict[str, Any]:
     }
 
 
-def describe(what: str) -> dict[str, Any]:
+def describe(what: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """Recipe, number of parameters and configuration of a model or of a configuration file.
 
     Raises:
       ValueError, FileNotFoundError: `what` is none of these.
     """
     if _means_config(what):
-        config = to_dict(load_config(what))
+        config = to_dict(load_config(what, overrides))
         recipe = build_recipe(config["recipe"], "description")
         framer_recipe = add_framer(recipe, config["framer"])
         sizes = {name: int(np.prod(leaf.shape)) for name, leaf in flatten_names(expected_params(recipe))[0].items()}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -11,6 +10,7 @@ import numpy as np
 
 from framer_jax.commands.provenance import portable
 from framer_jax.data.settings import describe_degradation
+from framer_jax.paths import AnyPath
 from framer_jax.porting.files import atomic_write
 from framer_jax.recipes.base import Params
 from framer_jax.recipes.components.networks import network_section
@@ -21,7 +21,7 @@ CARD = "card.md"
 """File name of the card in a run's work directory."""
 
 
-def write_card(workdir: Path, name: str, params: Params, metadata: Mapping[str, Any]) -> None:
+def write_card(workdir: AnyPath, name: str, params: Params, metadata: Mapping[str, Any]) -> None:
     """Write the card, or update it after further steps.
 
     Args:
@@ -49,7 +49,7 @@ def card(name: str, params: Params, metadata: Mapping[str, Any]) -> str:
         "text": metadata.get("text"),
         "needs": "; ".join(_needed(recipe, metadata["weights"])),
         "started from": metadata["init"] and f"the weights with SHA-256 {metadata['init']}",
-        "data": f"{data['train']}, crops of {data['crop']} pixels, degradation {describe_degradation(data)}",
+        "data": _training_data(data),
         "training": f"{metadata['step']} of {training['steps']} steps, global batch {training['global_batch']}, "
         f"seed {training['seed']}",
         "written by": f"framer_jax {__version__}",
@@ -57,6 +57,13 @@ def card(name: str, params: Params, metadata: Mapping[str, Any]) -> str:
     lines = [f"| {row} | {value} |" for row, value in rows.items() if value]
     end = "The whole configuration is in the weights: `framer-jax info FILE` prints it."
     return "\n".join([f"# {name}", "", "| | |", "|---|---|", *lines, "", end, ""])
+
+
+def _training_data(data: Mapping[str, Any]) -> str:
+    crops = f"crops of {data['crop']} pixels"
+    if pairs := data.get("pairs"):
+        return f"pairs of LR images {pairs[0]} and HR images {pairs[1]}, {crops}"
+    return f"{data['train']}, {crops}, degradation {describe_degradation(data)}"
 
 
 def _needed(recipe: Mapping[str, Any], digests: Mapping[str, str]) -> list[str]:

@@ -113,6 +113,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "assumed; repeatable",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace an existing file, or a folder of a model")
+    parser.add_argument("--json", action="store_true", help="print what was written as JSON")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -131,6 +132,9 @@ def run(arguments: argparse.Namespace) -> int:
         facts = port_to_jax(model, inputs, output, **options)
     else:
         facts = port_to_torch(model, inputs, output, arguments.to, **options)
+    if arguments.json:
+        print(json.dumps(facts, indent=1, default=str))
+        return 0
     for name, value in facts.items():
         print(f"{name:<12} {value}")
     return 0

@@ -16,9 +16,9 @@ from ml_collections import ConfigDict
 from framer_jax.commands.exports import WeightFiles
 from framer_jax.commands.model_card import CARD
 from framer_jax.commands.override_option import add_override_option
+from framer_jax.commands.quiet_option import add_quiet_option
 from framer_jax.config import ConfigError, declare_knob
 from framer_jax.data.class_folders import ClassDataSettings, LabelledPhotos, class_folders
-from framer_jax.data.contents import file_digests
 from framer_jax.data.pipeline import make_batches, prepare_labelled
 from framer_jax.evaluation.classification import make_validation, scores_of
 from framer_jax.knobs import Knob, check_values, knobs_of, settings_from
@@ -29,6 +29,7 @@ from framer_jax.recipes.base import Params
 from framer_jax.recipes.components.networks import DTYPES
 from framer_jax.recipes.hf_extractor.recipe import EXTRACTOR, classify, hf_extractor
 from framer_jax.recipes.method import DTYPES as DTYPE_NAMES
+from framer_jax.training.hosts import first_host_first, host_rows
 from framer_jax.training.logging import LoggingSettings, default_writer
 from framer_jax.training.loop import train
 from framer_jax.training.run import TrainResult
@@ -70,12 +71,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--workdir", required=True, help="for checkpoints, weights and logs; resumed if it has any")
     parser.add_argument("--epochs", type=int, default=EPOCHS, help=f"passes over the images ({EPOCHS}, as published)")
     add_override_option(parser, "override one knob of the sections extractor, data, training and logging")
+    add_quiet_option(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Train and report."""
     config = pretraining_config(arguments.classes, arguments.validation or "", arguments.overrides)
-    result = pretrain(config, arguments.workdir, arguments.epochs)
+    result = pretrain(config, arguments.workdir, arguments.epochs, arguments.quiet)
     if jax.process_index() == 0:
         print(result.message)
     return 0
@@ -116,13 +118,14 @@ def pretraining_config(train: str, validation: str = "", overrides: Sequence[str
     return plain
 
 
-def pretrain(config: dict[str, Any], workdir: str | Path, epochs: int = EPOCHS) -> TrainResult:
+def pretrain(config: dict[str, Any], workdir: str | Path, epochs: int = EPOCHS, quiet: bool = False) -> TrainResult:
     """Train the extractor.
 
     Args:
       config: as of `pretraining_config`; the number of classes and of steps are filled in.
       workdir: gets `weights.safetensors` (a ported file of the model 'hf_extractor'), `card.md`, checkpoints and logs.
       epochs: passes over the images; the last batch of the run is the last that is full.
+      quiet: print nothing while it runs.
 
     Raises:
       ConfigError, ValueError, FileNotFoundError: an input that cannot be used, in one line.
@@ -132,8 +135,11 @@ def pretrain(config: dict[str, Any], workdir: str | Path, epochs: int = EPOCHS) 
     check_unlocked(workdir)
     data: ClassDataSettings = settings_from(ClassDataSettings, config["data"], "data")
     _check_outside(workdir, data)
-    source = class_folders(data.train, data.crop if data.crop_mode == "crop" else 1, data.small_share)
-    held_out = class_folders(data.validation, 1, 0.0, source.classes) if data.validation else None
+    least_side = data.crop if data.crop_mode == "crop" else 1
+    source = first_host_first(lambda: class_folders(data.train, least_side, data.small_share))
+    held_out = first_host_first(
+        lambda: class_folders(data.validation, 1, 0.0, source.classes) if data.validation else None
+    )
     config = _complete(config, source, epochs)
     settings: TrainingSettings = settings_from(TrainingSettings, config["training"], "training")
     arguments = {name: value for name, value in config[EXTRACTOR].items() if name != DTYPE.name}
@@ -156,6 +162,7 @@ def pretrain(config: dict[str, Any], workdir: str | Path, epochs: int = EPOCHS) 
         crop_mode=data.crop_mode,
         num_threads=data.threads,
         num_workers=data.workers,
+        rows=host_rows(settings),
     )
     try:
         result = train(
@@ -168,10 +175,11 @@ def pretrain(config: dict[str, Any], workdir: str | Path, epochs: int = EPOCHS) 
             may_change=("data.train", "data.validation", "data.validation_count"),
             run_info={"data": f"{len(source)} images of {len(source.classes)} classes, {epochs} epochs"},
             record_names=source.names,
-            file_digests=file_digests(source.files()),
+            file_digests=source.digests(),
             validate=validate,
             export=WeightFiles(workdir, recipe.name, recipe, metadata, EXTRACTOR, write_card),
-            writer=default_writer(workdir, LoggingSettings(**config["logging"])),
+            writer=default_writer(workdir, LoggingSettings(**config["logging"]), quiet),
+            quiet=quiet,
         )
     finally:
         batches.close()  # ends the worker processes

@@ -39,6 +39,9 @@ def portable(config: dict[str, Any]) -> dict[str, Any]:
     for key in ("train", "validation", "embeddings", "validation_preview"):
         if config["data"].get(key):
             config["data"][key] = Path(config["data"][key]).name
+    for key in ("pairs", "validation_pairs"):
+        if config["data"].get(key):
+            config["data"][key] = [Path(folder).name for folder in config["data"][key]]
     recipe = config["recipe"]
     files = [file for file in method_of(recipe).weight_files if weight_path(recipe, file)]
     config["recipe"] = with_values(recipe, {file.path: Path(weight_path(recipe, file)).name for file in files})

@@ -10,6 +10,7 @@ from framer_jax.commands.provenance import check_latents
 from framer_jax.config import ConfigError
 from framer_jax.data.embeddings import CaptionedPhotos, check_manifest_text
 from framer_jax.data.latents import LatentFiles
+from framer_jax.data.photo_pairs import PhotoPairs
 from framer_jax.data.records import check_kind, is_records, read_manifest
 from framer_jax.data.sources import ImageFiles
 from framer_jax.data.text import TextEmbedding, TextSettings, TextSizes, check_text, zero_text
@@ -80,11 +81,11 @@ def open_latents(
     return LatentFiles(folder, null, embeddings or None, text.caption_dropout if embeddings else 1.0)
 
 
-def captioned(photos: ImageFiles, text: TextCondition) -> CaptionedPhotos:
+def captioned(photos: ImageFiles | PhotoPairs, text: TextCondition) -> CaptionedPhotos:
     """Photographs joined with their captions' embeddings, as framer_jax.data.pipeline.make_batches takes them.
 
     Args:
-      photos: the photographs.
+      photos: the photographs, or pairs of LR and HR photographs.
       text: with condition 'captions'.
 
     Raises:

@@ -16,11 +16,19 @@ from framer_jax.checkpoints.autoencoder import read_preview
 from framer_jax.checkpoints.groups import read_groups
 from framer_jax.checkpoints.migration import migrate
 from framer_jax.checkpoints.open import READER, build_recipe
-from framer_jax.checkpoints.paths import digest_of, digests
+from framer_jax.checkpoints.paths import digest_of, digests, with_local_weights
+from framer_jax.commands.end_notice import end_at_once, notice_of_sudden_end
 from framer_jax.commands.exports import WeightFiles
 from framer_jax.commands.override_option import add_override_option
 from framer_jax.commands.provenance import portable
-from framer_jax.commands.training_data import open_source, open_training, text_condition, training_kind
+from framer_jax.commands.quiet_option import add_quiet_option
+from framer_jax.commands.training_data import (
+    open_training,
+    open_validation,
+    pairs_info,
+    text_condition,
+    training_kind,
+)
 from framer_jax.config import (
     ConfigError,
     check_config,
@@ -30,21 +38,20 @@ from framer_jax.config import (
     unusual_settings,
     with_later_knobs,
 )
-from framer_jax.data.contents import file_digests
-from framer_jax.data.photos import HELD_OUT
 from framer_jax.data.pipeline import make_batches, prepare_for
 from framer_jax.data.settings import degradation_preset
-from framer_jax.data.whole_photos import validation_pairs
 from framer_jax.data.workers import check_main_module
 from framer_jax.degradations.presets import DegradationPreset
 from framer_jax.evaluation.validation import make_validation
 from framer_jax.inference.model import BEST, LAST, weights_file
 from framer_jax.knobs import settings_from
+from framer_jax.paths import AnyPath, as_path, check_local, local_copy
 from framer_jax.porting.files import check_outputs, sha256_of
 from framer_jax.recipes.base import Frozen, Params, Recipe, expected_params
 from framer_jax.recipes.framer import add_framer
 from framer_jax.recipes.table import method_of
 from framer_jax.training.checkpoint import saved_steps
+from framer_jax.training.hosts import all_or_none, first_host_first, host_rows
 from framer_jax.training.logging import LoggingSettings, default_writer
 from framer_jax.training.loop import CHECKPOINTS, train
 from framer_jax.training.run import TrainResult
@@ -53,6 +60,9 @@ from framer_jax.training.workdir import check_name, check_unlocked
 from framer_jax.trees import check_same_structure
 
 LOGGER = logging.getLogger(__name__)
+
+HEARTBEAT_TIMEOUT = 30
+"""Seconds without a sign of life after which JAX takes a process for dead, and ends the others."""
 
 INTERRUPTED = 130
 """Exit status after Ctrl-C, as shells use it."""
@@ -66,6 +76,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--workdir", required=True, help="for checkpoints, weights and logs; resumed if it has any")
     parser.add_argument("--init", metavar="WEIGHTS", help="start from this file; 'starter' is the shipped model")
     add_override_option(parser)
+    parser.add_argument(
+        "--stop-after-minutes",
+        type=float,
+        metavar="M",
+        help="save and stop after M minutes; the same command resumes (as --set training.stop_after_minutes=M)",
+    )
+    add_quiet_option(parser)
     hosts = parser.add_argument_group("several hosts", "start the same command on each host, in a shared --workdir")
     hosts.add_argument("--distributed", action="store_true", help="SLURM, MPI and TPU pods need nothing else")
     hosts.add_argument("--coordinator", metavar="HOST:PORT", help="a free port of the host of process 0")
@@ -75,21 +92,39 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Train and report."""
-    config = to_dict(load_config(arguments.config, arguments.overrides))
+    limit = arguments.stop_after_minutes
+    changes = [] if limit is None else [f"training.stop_after_minutes={limit}"]
+    config = to_dict(load_config(arguments.config, [*arguments.overrides, *changes]))
     if not arguments.workdir:
         raise ConfigError("--workdir is empty: name a folder")
     initialize_distributed(arguments.distributed, arguments.coordinator, arguments.processes, arguments.process)
+    if arguments.distributed:
+        return _run_distributed(config, arguments)
     try:
-        result = train_from_config(config, arguments.workdir, init=arguments.init)
+        result = train_from_config(config, arguments.workdir, init=arguments.init, quiet=arguments.quiet)
     except KeyboardInterrupt:
-        print(f"framer-jax train: interrupted; {_resumable(Path(arguments.workdir))}", file=sys.stderr)
+        print(f"framer-jax train: interrupted; {_resumable(as_path(arguments.workdir))}", file=sys.stderr)
         return INTERRUPTED
+    print(result.message)
+    return 0
+
+
+def _run_distributed(config: dict[str, Any], arguments: argparse.Namespace) -> int:
+    """The same as one of several processes; an error ends it at once, and thereby the others."""
+    name = f"process {jax.process_index()} of {jax.process_count()}"
+    remedy = "start the same command on all hosts to resume"
+    try:
+        with notice_of_sudden_end(name, as_path(arguments.workdir) / CHECKPOINTS, remedy):
+            result = train_from_config(config, arguments.workdir, init=arguments.init, quiet=arguments.quiet)
+    except Exception as error:
+        end_at_once(error)
+        raise
     if jax.process_index() == 0:
         print(result.message)
     return 0
 
 
-def _resumable(workdir: Path) -> str:
+def _resumable(workdir: AnyPath) -> str:
     """What the same command would do after an interruption."""
     steps = saved_steps(workdir / CHECKPOINTS)
     if not steps:
@@ -118,7 +153,7 @@ def initialize_distributed(
     if processes is not None and process is not None and not 0 <= process < processes:
         raise ConfigError(f"--process {process} must lie in 0 to {processes - 1} (--processes {processes})")
     try:
-        jax.distributed.initialize(coordinator, processes, process)
+        jax.distributed.initialize(coordinator, processes, process, heartbeat_timeout_seconds=HEARTBEAT_TIMEOUT)
     except (ValueError, RuntimeError) as error:
         text = " ".join(str(error).split())
         raise ConfigError(
@@ -126,14 +161,17 @@ def initialize_distributed(
         ) from error
 
 
-def train_from_config(config: dict[str, Any], workdir: str | Path, init: str | None = None) -> TrainResult:
+def train_from_config(
+    config: dict[str, Any], workdir: str | AnyPath, init: str | None = None, quiet: bool = False
+) -> TrainResult:
     """Set up a run and train.
 
     Args:
       config: plain dict of a whole configuration (framer_jax.config.to_dict).
-      workdir: work directory of the run; afterwards it holds `weights.safetensors` (newest), `best.safetensors` and
-        their `card.md`.
+      workdir: work directory of the run, on this machine or in gs://; afterwards it holds `weights.safetensors`
+        (newest), `best.safetensors` and their `card.md`.
       init: a weights file to start from, or 'starter'; a run is resumed with the one that it was begun with.
+      quiet: no progress bar, and no lines on the console.
 
     Returns:
       How the run ended; its message also counts and names the damaged images that were skipped (at most 1 % of the
@@ -142,24 +180,28 @@ def train_from_config(config: dict[str, Any], workdir: str | Path, init: str | N
     Raises:
       ConfigError, ValueError, FileNotFoundError: an input that cannot be used, in one line.
     """
-    workdir, data = Path(workdir), config["data"]
-    _check_before_reading(config, workdir)
-    base = build_recipe(config["recipe"], data=training_kind(config))
-    recipe = add_framer(base, config["framer"])
-    multiple = base.scale * base.lr_multiple
-    if data["crop"] % multiple:
-        raise ConfigError(f"data.crop {data['crop']} must be a multiple of {multiple} for this recipe")
-    settings: TrainingSettings = settings_from(TrainingSettings, config["training"], "training")
-    preset = degradation_preset(data, base.scale)
-    check_initial_file(workdir, init)
-    source, text = open_training(config), text_info(config)
-    named, digest = initial_weights(base, config["recipe"], init) if init else ({}, None)
-    initial = {**base.initial_params, **named}
-    # The weights that a run started from and its frozen weights are part of its identity.
-    identity = {"init": digest, "weights": digests(config["recipe"])}
-    preview = preview_decoder(config, base)
-    held_out = open_source(data["validation"], HELD_OUT, 1)
-    pairs = validation_pairs(held_out, preset, multiple=multiple, limit=data["validation_count"])
+    workdir, data = as_path(workdir), config["data"]
+    with all_or_none():
+        _check_before_reading(config, workdir)
+        config, init = with_local_weights(config), local_copy(init) if init else None
+        base = build_recipe(config["recipe"], data=training_kind(config))
+        recipe = add_framer(base, config["framer"])
+        multiple = base.scale * base.lr_multiple
+        if data["crop"] % multiple:
+            raise ConfigError(f"data.crop {data['crop']} must be a multiple of {multiple} for this recipe")
+        settings: TrainingSettings = settings_from(TrainingSettings, config["training"], "training")
+        preset = degradation_preset(data, base.scale)
+        check_initial_file(workdir, init)
+    source = first_host_first(lambda: open_training(config))
+    with all_or_none():
+        text = text_info(config)
+        named, digest = initial_weights(base, config["recipe"], init) if init else ({}, None)
+        initial = {**base.initial_params, **named}
+        # The weights that a run started from and its frozen weights are part of its identity.
+        identity = {"init": digest, "weights": digests(config["recipe"])}
+        preview = preview_decoder(config, base)
+    pairs, held_out_damage = first_host_first(lambda: open_validation(config, preset, base.scale, base.lr_multiple))
+    info = pairs_info(config, source) if jax.process_index() == 0 else {}  # only the first host logs
 
     batches = _batches(source, data, preset, settings)
     try:
@@ -172,34 +214,43 @@ def train_from_config(config: dict[str, Any], workdir: str | Path, init: str | N
             config_json=json.dumps({**config, **identity}),
             may_change=paths_that_may_change(config),
             migrate=lambda saved: with_later_knobs(migrate(saved)),
-            run_info=text,
+            run_info={**text, **info},
             record_names=source.names,
-            file_digests=file_digests(source.files()),
+            file_digests=source.digests(),
             unusual_settings=unusual_settings(config),
             validate=make_validation(base, pairs, preview=preview) if pairs else None,
             export=WeightFiles(workdir, recipe.name, base, {"config": portable(config), **identity, **text}),
-            writer=default_writer(workdir, LoggingSettings(**config["logging"])),
+            writer=default_writer(workdir, LoggingSettings(**config["logging"]), quiet),
+            quiet=quiet,
             initial_params=initial or None,
         )
     finally:
         batches.close()  # ends the worker processes
-    parts = (result.message, source.damage(), held_out.damage())
+    parts = (result.message, source.damage(), held_out_damage())
     return replace(result, message="; ".join(dict.fromkeys(part for part in parts if part)))
 
 
-def _check_before_reading(config: dict[str, Any], workdir: Path) -> None:
+def _check_before_reading(config: dict[str, Any], workdir: AnyPath) -> None:
     check_config(config)
     check_name(workdir)
+    if config["logging"]["tensorboard"]:
+        check_local(workdir, "logging.tensorboard (leave it off: metrics.jsonl is written there)")
+    if config["logging"]["wandb"]:
+        check_local(workdir, "logging.wandb, which keeps its files in the work directory")
+    if config["training"]["profile_step"]:
+        check_local(workdir, "training.profile_step, whose trace is written to the work directory")
     check_unlocked(workdir)
     check_main_module(config["data"]["workers"])
 
 
-def check_initial_file(workdir: Path, init: str | None) -> None:
+def check_initial_file(workdir: AnyPath, init: str | None) -> None:
     """Refuse to start from a file that the run would replace with its own weights.
 
     Raises:
       ValueError: as of framer_jax.porting.files.check_outputs.
     """
+    if not isinstance(workdir, Path):
+        return  # `init` is a file of this machine
     if init and init != "starter" and (path := weights_file(init, folders=True)).is_file():
         outputs = {f"the weights of {workdir}": workdir / LAST, f"the best weights of {workdir}": workdir / BEST}
         check_outputs(outputs, {"--init": [path]}, "copy the file to another folder")
@@ -245,6 +296,7 @@ def _batches(source: Any, data: dict[str, Any], preset: DegradationPreset, setti
         flip_and_rotate=data["flip_and_rotate"],
         num_threads=data["threads"],
         num_workers=data["workers"],
+        rows=host_rows(settings),
     )
 
 

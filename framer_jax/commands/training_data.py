@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,15 @@ from framer_jax.commands.text_condition import TextCondition, captioned, open_la
 from framer_jax.config import ConfigError
 from framer_jax.data.embeddings import STORED_EMBEDDINGS, CaptionedPhotos
 from framer_jax.data.latents import LatentFiles
-from framer_jax.data.photos import TRAINING, photo_source
+from framer_jax.data.photo_pairs import PhotoPairs, pair_source
+from framer_jax.data.photos import HELD_OUT, TRAINING, photo_source
 from framer_jax.data.records import RecordFiles, is_records, read_manifest
 from framer_jax.data.settings import DataSettings
 from framer_jax.data.sources import ImageFiles, folder_source
+from framer_jax.data.whole_photos import ValidationPair, validation_pairs
+from framer_jax.degradations.presets import DegradationPreset
+from framer_jax.evaluation.lr_pairs import folder_pairs
+from framer_jax.paths import check_local
 from framer_jax.porting.kl_autoencoder import KL_AUTOENCODER
 from framer_jax.recipes.components.spaces import AUTOENCODER_MAPS
 from framer_jax.recipes.components.spaces import WEIGHT_FILE as AUTOENCODER_FILE
@@ -30,14 +36,16 @@ BUILTIN = "builtin"
 """The name of the built-in photographs in a data entry; a folder of this name is written ./builtin."""
 
 
-def open_source(name: str, split: tuple[str, ...], crop: int, small_share: float = 0.0) -> ImageFiles:
+def open_source(
+    name: str, split: tuple[str, ...], crop: int, small_share: float = 0.0, keep_index: bool = False
+) -> ImageFiles:
     """The images that a data entry names: 'builtin' for the built-in ones, else a folder.
 
     Args, Raises: as of framer_jax.data.sources.folder_source.
     """
     if name == BUILTIN:
         return photo_source(split, crop=crop)
-    return folder_source(name, crop=crop, small_share=small_share)
+    return folder_source(name, crop=crop, small_share=small_share, keep_index=keep_index)
 
 
 def open_photos(data: dict[str, Any]) -> ImageFiles:
@@ -47,7 +55,55 @@ def open_photos(data: dict[str, Any]) -> ImageFiles:
       ValueError, FileNotFoundError: as of framer_jax.data.sources.folder_source.
     """
     small_share = data.get("small_share", DataSettings.small_share)
-    return open_source(data["train"], TRAINING, least_side(data), small_share)
+    return open_source(data["train"], TRAINING, least_side(data), small_share, keep_index=True)
+
+
+def open_pairs(config: dict[str, Any]) -> PhotoPairs:
+    """The LR and HR photographs that `data.pairs` names, without those that are smaller than the crops.
+
+    Raises:
+      ValueError, FileNotFoundError: as of framer_jax.data.photo_pairs.pair_source.
+    """
+    data, scale = config["data"], config["recipe"]["scale"]
+    lr, hr = data["pairs"]
+    small_share = data.get("small_share", DataSettings.small_share)
+    return pair_source(lr, hr, scale, least_side(data), small_share=small_share)
+
+
+def pairs_info(config: dict[str, Any], source: Any) -> dict[str, str]:
+    """For logs: the alignment of pairs, and that they are not degraded; {} for other training data."""
+    photos = source.photos if isinstance(source, CaptionedPhotos) else source
+    if not isinstance(photos, PhotoPairs):
+        return {}
+    data = config["data"]
+    validation = "" if data.get("validation_pairs") else f", which validation on {data['validation']} uses"
+    degradation = f"LR images are used as they are, without data.degradation {data['degradation']}{validation}"
+    return {"pairs": f"{len(photos)} pairs; {degradation}", "alignment": photos.alignment()}
+
+
+def open_validation(
+    config: dict[str, Any], preset: DegradationPreset, scale: int, lr_multiple: int
+) -> tuple[list[ValidationPair], Callable[[], str]]:
+    """The validation images of a configuration with their LR images, and a report on damaged ones.
+
+    Args:
+      config: plain dict of the configuration.
+      preset: the degradation of images that are no pairs.
+      scale: HR pixels per LR pixel.
+      lr_multiple: the sides of LR images are cropped to multiples of this.
+
+    Raises:
+      ValueError, FileNotFoundError: the images cannot be used.
+    """
+    data = config["data"]
+    if folders := data.get("validation_pairs"):
+        for folder in folders:
+            check_local(folder, "data.validation_pairs")
+        lr, hr = folders
+        return folder_pairs(lr, hr, scale, lr_multiple, data["validation_count"]), str
+    source = open_source(data["validation"], HELD_OUT, 1, keep_index=True)
+    pairs = validation_pairs(source, preset, multiple=scale * lr_multiple, limit=data["validation_count"])
+    return pairs, source.damage
 
 
 def least_side(data: dict[str, Any]) -> int:
@@ -72,8 +128,8 @@ def training_kind(config: dict[str, Any]) -> str:
     return kind
 
 
-def open_training(config: dict[str, Any]) -> ImageFiles | CaptionedPhotos | RecordFiles:
-    """The training set of a configuration: photographs, or the folder that `framer-jax precompute` wrote.
+def open_training(config: dict[str, Any]) -> ImageFiles | PhotoPairs | CaptionedPhotos | RecordFiles:
+    """The training set of a configuration: photographs, pairs, or the folder that `framer-jax precompute` wrote.
 
     Raises:
       ConfigError, ValueError, FileNotFoundError: it cannot be used, or its records belong to another configuration.
@@ -81,7 +137,7 @@ def open_training(config: dict[str, Any]) -> ImageFiles | CaptionedPhotos | Reco
     folder, recipe = config["data"]["train"], config["recipe"]
     kind, text = training_kind(config), text_condition(config)
     if kind in (PHOTOS, CAPTIONED_PHOTOS):
-        photos = open_photos(config["data"])
+        photos = open_pairs(config) if config["data"].get("pairs") else open_photos(config["data"])
         return captioned(photos, text) if text and kind == CAPTIONED_PHOTOS else photos
     if kind == TEACHER_OUTPUTS:
         records = RecordFiles(folder)

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import json
 from dataclasses import replace
 from pathlib import Path
 
-from rich.console import Console
+from rich.markup import escape
 
 from framer_jax.checkpoints.autoencoder import read_preview
 from framer_jax.checkpoints.sampling import Sampling
 from framer_jax.commands.override_option import add_override_option
 from framer_jax.commands.published import check_denoise_strength, open_model, open_named_model
+from framer_jax.commands.quiet_option import add_quiet_option
+from framer_jax.commands.upscale_output import add_output_arguments, file_settings, output_of, result_settings
 from framer_jax.config import ConfigError
+from framer_jax.console import message_console
 from framer_jax.inference.folder import Origin, upscale_files
 from framer_jax.inference.model import Model, settings_for
 from framer_jax.inference.named_models import MODELS, named_model
@@ -24,11 +28,18 @@ from framer_jax.recipes.base import Recipe
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.add_argument("input", help="image file or folder")
-    parser.add_argument("output", help="file name (if the input is a file) or folder")
+    parser.add_argument(
+        "output",
+        nargs="?",
+        help="file name (if the input is a file) or folder; default: photo_x4.png next to photo.jpg, photos_x4 next to "
+        "photos",
+    )
     add_model_arguments(parser)
     add_sampler_arguments(parser)
     _add_image_arguments(parser)
     _add_file_arguments(parser)
+    add_output_arguments(parser)
+    add_quiet_option(parser)
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
@@ -109,11 +120,11 @@ def _add_image_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _add_file_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--flatten", metavar="COLOR", help="put transparent images on a ground of this color, such as white or #ffeedd"
+        "--flatten", metavar="COLOR", help="put all transparent images on this color, also for formats that keep them"
     )
     parser.add_argument("--recursive", action="store_true", help="search subfolders of the input")
     parser.add_argument("--suffix", default="", help="text appended to the name of every output")
-    parser.add_argument("--extension", default=".png", help="file format of the outputs in a folder (.png)")
+    parser.add_argument("--extension", default=".png", help="file format of outputs that are not named (.png)")
     parser.add_argument("--overwrite", action="store_true", help="replace existing outputs")
     parser.add_argument("--skip-existing", action="store_true", help="skip images whose output exists")
     parser.add_argument("--continue-on-error", action="store_true", help="report unreadable images and continue")
@@ -146,6 +157,7 @@ def add_sampler_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Upscale; the exit status is 1 if some images failed."""
+    result, files = result_settings(arguments), file_settings(arguments)  # refused before a model is read
     model = named_by(arguments)
     settings = settings_for(
         model,
@@ -161,12 +173,16 @@ def run(arguments: argparse.Namespace) -> int:
         devices=arguments.devices,
     )
     recipe = with_preview_decoder(model, arguments.preview_decoder, arguments.preview)
+    console = message_console(arguments.quiet)
+    output = output_of(arguments, recipe.scale)
     summary = upscale_files(
         arguments.input,
-        arguments.output,
+        output,
         recipe,
         model.params,
         settings,
+        result=result,
+        files=files,
         origin=Origin(model.path, model.metadata["config"], model.frozen_weights, model.overrides),
         recursive=arguments.recursive,
         suffix=arguments.suffix,
@@ -175,9 +191,14 @@ def run(arguments: argparse.Namespace) -> int:
         skip_existing=arguments.skip_existing,
         continue_on_error=arguments.continue_on_error,
         flatten_onto=arguments.flatten,
-        console=Console(stderr=True),
+        console=console,
     )
-    print(summary)
+    if arguments.json:
+        print(json.dumps(summary.as_json(), indent=1))
+    elif summary.exit_status or not arguments.quiet:
+        print(summary)
+    if summary.written and arguments.output is None and output is not None:
+        console.print(escape(f"written to {output}"), soft_wrap=True)
     return summary.exit_status
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from framer_jax.data.settings import CROP_MODES
 from framer_jax.data.sources import ImageFiles, folder_source
 from framer_jax.knobs import changed_repr, check_knobs, knob
+from framer_jax.paths import check_local
 
 LABEL = "label"
 """The batch entry of classes: int32 [B], the number of the class."""
@@ -89,9 +90,9 @@ class LabelledPhotos:
         """Add 'label' to a record of a photograph; of one that replaces a damaged file, it is its own class."""
         return {**record, LABEL: self.labels[int(record["record"])]}
 
-    def files(self) -> dict[str, Path]:
-        """Name → path of every photograph."""
-        return self.photos.files()
+    def digests(self) -> dict[str, str]:
+        """See `ImageFiles.digests`."""
+        return self.photos.digests()
 
     def damage(self) -> str:
         """See `ImageFiles.damage`."""
@@ -114,7 +115,8 @@ def class_folders(
       ValueError: fewer than two classes, a class without images, images outside of the classes, other classes than
         those given, or as of `framer_jax.data.sources.folder_source`.
     """
-    photos = folder_source(folder, crop=crop, small_share=small_share)
+    check_local(folder, "a folder of classes")
+    photos = folder_source(folder, crop=crop, small_share=small_share, keep_index=True)
     if outside := [name for name in photos.names if "/" not in name]:
         raise ValueError(
             f"the folder {folder} holds images of no class, such as {outside[0]}: every image belongs into the folder "

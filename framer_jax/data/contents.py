@@ -7,13 +7,15 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from framer_jax.paths import AnyPath, read_bytes
+
 SAMPLE = 4096
 """Bytes that are read at the beginning, in the middle and at the end of a file."""
 
 THREADS = 8
 
 
-def file_digests(files: Mapping[str, Path]) -> dict[str, str]:
+def file_digests(files: Mapping[str, AnyPath]) -> dict[str, str]:
     """Name of each file → digest of its size and of a sample of its content.
 
     The whole of a large data set would take hours to read; a photograph that was replaced, encoded again or edited
@@ -23,10 +25,13 @@ def file_digests(files: Mapping[str, Path]) -> dict[str, str]:
       files: name → path; a file that cannot be read counts as one of its own content.
     """
     with ThreadPoolExecutor(THREADS) as pool:
-        return dict(zip(files, pool.map(_sampled, files.values()), strict=True))
+        return dict(zip(files, pool.map(content_digest, files.values()), strict=True))
 
 
-def _sampled(path: Path) -> str:
+def content_digest(path: AnyPath) -> str:
+    """The digest of one file, see `file_digests`."""
+    if not isinstance(path, Path):
+        return _digest_of_bytes(path)
     try:
         size = path.stat().st_size
         digest = hashlib.sha256(str(size).encode())
@@ -36,4 +41,16 @@ def _sampled(path: Path) -> str:
                 digest.update(file.read(SAMPLE))
     except OSError:
         return "unreadable"
+    return digest.hexdigest()
+
+
+def _digest_of_bytes(path: AnyPath) -> str:
+    """The same digest, of a file that is read as a whole."""
+    try:
+        content = read_bytes(path)
+    except OSError:
+        return "unreadable"
+    digest = hashlib.sha256(str(len(content)).encode())
+    for start in sorted({0, max(len(content) - SAMPLE, 0) // 2, max(len(content) - SAMPLE, 0)}):
+        digest.update(content[start : start + SAMPLE])
     return digest.hexdigest()

@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from framer_jax.data.captions import check_captions, crop_name
+from framer_jax.data.photo_pairs import PhotoPairs
 from framer_jax.data.records import RecordFiles, check_kind, read_names
 from framer_jax.data.sources import ImageFiles
 from framer_jax.data.text import TextEmbedding, TextSizes, check_text, text_sizes_of
@@ -92,9 +92,9 @@ class CaptionEmbeddings:
         """The dtype of all texts of a batch, which is that of the stored embeddings."""
         return self._null.tokens.dtype if self._files is None else np.dtype(self._files.manifest["storage"])
 
-    def files(self) -> dict[str, Path]:
-        """Name → path of every file of embeddings."""
-        return {f"embeddings/{name}": path for name, path in self._files.files().items()} if self._files else {}
+    def digests(self) -> dict[str, str]:
+        """Name of every file of embeddings → digest of its content."""
+        return {f"embeddings/{name}": value for name, value in self._files.digests().items()} if self._files else {}
 
     def digest(self) -> str:
         """Hash of the texts, by which a resumed run notices that they have changed."""
@@ -132,7 +132,7 @@ class CaptionedPhotos:
     """Photographs by number; `with_text` adds a photograph's text to a training record.
 
     Attributes:
-      photos: the photographs.
+      photos: the photographs, or pairs of LR and HR photographs.
       names: names for logs; they change with the texts.
       kind: the kind of training data.
       batch_entries: the entries of prepared batches.
@@ -141,7 +141,11 @@ class CaptionedPhotos:
     kind = "captioned photos"
 
     def __init__(
-        self, photos: ImageFiles, null: TextEmbedding, folder: str | os.PathLike[str], caption_dropout: float = 0.2
+        self,
+        photos: ImageFiles | PhotoPairs,
+        null: TextEmbedding,
+        folder: str | os.PathLike[str],
+        caption_dropout: float = 0.2,
     ) -> None:
         """Join photographs and embeddings; arguments and errors as for `CaptionEmbeddings`."""
         self.photos = photos
@@ -156,9 +160,9 @@ class CaptionedPhotos:
         """Add the text (`CaptionEmbeddings.draw`) to a record of a photograph."""
         return {**record, **self._texts.draw(int(record["record"]), rng)}
 
-    def files(self) -> dict[str, Path]:
-        """Name → path of every photograph and file of embeddings."""
-        return {**self.photos.files(), **self._texts.files()}
+    def digests(self) -> dict[str, str]:
+        """Name of every photograph and file of embeddings → digest of its content."""
+        return {**self.photos.digests(), **self._texts.digests()}
 
     def damage(self) -> str:
         """See `ImageFiles.damage`."""

@@ -8,6 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from etils import epath
+
+from framer_jax.images import plugins
+from framer_jax.paths import AnyPath, as_path, remote_files
+
 READABLE = (
     *(".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".tif", ".tiff", ".bmp", ".dib", ".gif"),
     *(".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".jp2", ".avif", ".ico"),
@@ -15,12 +20,12 @@ READABLE = (
 """Suffixes that count as images when a folder is searched; a file named explicitly may have any suffix."""
 
 UNREADABLE = (
-    *(".heic", ".heif", ".hif", ".jxl", ".jxr", ".exr", ".hdr", ".psd", ".psb", ".xcf"),
+    *(".jxr", ".exr", ".hdr", ".psd", ".psb", ".xcf"),
     *(".dng", ".cr2", ".cr3", ".nef", ".nrw", ".arw", ".raf", ".orf", ".rw2", ".pef", ".srw"),
 )
 """Suffixes of photographs in formats that are not read: they are named rather than left out without a word."""
 
-SUFFIXES = (*READABLE, *UNREADABLE)
+SUFFIXES = tuple(dict.fromkeys((*READABLE, *plugins.SUFFIXES, *UNREADABLE)))
 
 DANGLING = "a link to nothing"
 
@@ -36,7 +41,7 @@ class LeftOut(NamedTuple):
       reason: why.
     """
 
-    path: Path
+    path: AnyPath
     reason: str
 
     def __str__(self) -> str:
@@ -51,11 +56,11 @@ class Listing(NamedTuple):
       left_out: what may be an image, or hold images, and cannot be read, sorted in the same way.
     """
 
-    paths: tuple[Path, ...]
+    paths: tuple[AnyPath, ...]
     left_out: tuple[LeftOut, ...]
 
 
-def image_paths(folder: str | os.PathLike[str], recursive: bool = True) -> list[Path]:
+def image_paths(folder: str | os.PathLike[str], recursive: bool = True) -> list[AnyPath]:
     """The images of a folder, without what is left out, see `list_images`; the list is empty if there are none."""
     return list(list_images(folder, recursive).paths)
 
@@ -68,23 +73,27 @@ def list_images(folder: str | os.PathLike[str], recursive: bool = True) -> Listi
     folders (names that start with '.') are left out without being named.
 
     Args:
-      folder: an existing folder.
+      folder: an existing folder, on this machine or in an object store.
       recursive: also search its subfolders.
 
     Raises:
-      ValueError: the name is empty.
+      ValueError: the name is empty, or an address that is not read.
       OSError: the folder itself cannot be read.
     """
     if not os.fspath(folder):
         raise ValueError("the name of the folder is empty: name a folder ('.' for the current one)")
-    root = Path(folder)
-    paths: list[Path] = []
+    root = as_path(folder)
+    if not isinstance(root, Path):
+        return _list_store(root, recursive)
+    paths: list[AnyPath] = []
     left_out: list[LeftOut] = []
     for entry in _files(root, recursive, left_out):
         path, suffix = Path(entry.path), Path(entry.name).suffix.lower()
-        if suffix in UNREADABLE:
+        if suffix in plugins.SUFFIXES and (needed := plugins.missing(suffix)):
+            left_out.append(LeftOut(path, needed))
+        elif suffix in UNREADABLE:
             left_out.append(LeftOut(path, f"{suffix} files are not read: convert it to .png"))
-        elif suffix in READABLE:
+        elif suffix in SUFFIXES:
             if reason := _reason(entry):
                 left_out.append(LeftOut(path, reason))
             else:
@@ -95,6 +104,22 @@ def list_images(folder: str | os.PathLike[str], recursive: bool = True) -> Listi
         tuple(sorted(paths, key=lambda path: path.relative_to(root).as_posix())),
         tuple(sorted(left_out, key=lambda item: item.path.relative_to(root).as_posix())),
     )
+
+
+def _list_store(root: epath.Path, recursive: bool) -> Listing:
+    """The images below a folder of an object store, by the same rules."""
+    paths: list[AnyPath] = []
+    left_out: list[LeftOut] = []
+    for name, file in remote_files(root).items():
+        parts = name.split("/")
+        if any(part.startswith(".") for part in parts) or (len(parts) > 1 and not recursive):
+            continue
+        suffix = Path(parts[-1]).suffix.lower()
+        if suffix in UNREADABLE:
+            left_out.append(LeftOut(file.path, f"{suffix} files are not read: convert it to .png"))
+        elif suffix in READABLE:
+            paths.append(file.path)
+    return Listing(tuple(paths), tuple(left_out))
 
 
 def summary_of(left_out: tuple[LeftOut, ...]) -> str:

@@ -61,9 +61,9 @@ class LatentFiles(RecordFiles):
         """The entries of prepared batches."""
         return (HR_LATENT, LR_LATENT, *(self._texts.batch_entries if self._texts else ()))
 
-    def files(self) -> dict[str, Path]:
-        """Name → path of every file of records and of embeddings."""
-        return {**super().files(), **(self._texts.files() if self._texts else {})}
+    def digests(self) -> dict[str, str]:
+        """Name of every file of records and of embeddings → digest of its content."""
+        return {**super().digests(), **(self._texts.digests() if self._texts else {})}
 
     def with_text(self, record: Mapping[str, np.ndarray], rng: np.random.Generator) -> dict[str, np.ndarray]:
         """Add the text (`CaptionEmbeddings.draw`), if there is one, to a record of latents."""

@@ -1,14 +1,13 @@
 """From a source of photographs or records to training batches.
 
 Grain workers crop, flip and draw the degradation's parameters, each from its record's own random generator; the
-degradation itself runs inside the jitted training step (`make_prepare`). Order and random draws depend on the seed and
-the position only, not on threads, worker processes, hosts or interruptions.
+degradation itself runs inside the jitted training step (`make_prepare`). Order, random draws and an example's place in
+the global batch depend on the seed and the position only, not on threads, worker processes, hosts or interruptions.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
 from typing import Any
 
 import grain
@@ -17,9 +16,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from framer_jax.data.class_folders import LABEL, LabelledPhotos
+from framer_jax.data.crops import make_crop, make_pair_crop
 from framer_jax.data.embeddings import CaptionedPhotos
 from framer_jax.data.latents import LatentFiles
-from framer_jax.data.records import RECORD, RecordFiles
+from framer_jax.data.photo_pairs import PhotoPairs
+from framer_jax.data.records import RecordFiles
 from framer_jax.data.settings import CROP_MODES, UNSHARPENED
 from framer_jax.data.sources import ImageFiles, Photo
 from framer_jax.data.text import POOLED_TEXT, TEXT
@@ -29,7 +30,8 @@ from framer_jax.degradations.pipeline import apply, training_target
 from framer_jax.degradations.presets import DegradationPreset
 
 RawBatch = Mapping[str, Any]
-"""'hr': uint8 [B, crop, crop, 3]; 'degradation': DegradationParameters with a leading [B]; 'record': int32 [B]."""
+"""'hr': uint8 [B, crop, crop, 3]; 'degradation': DegradationParameters with a leading [B], or of pairs 'lr': uint8
+[B, crop / scale, crop / scale, 3]; 'record': int32 [B]."""
 
 Prepare = Callable[[RawBatch], dict[str, jax.Array]]
 """The first part of the training step: loaded batch → the entries that losses use, on the device."""
@@ -58,65 +60,6 @@ def make_record(
     """
     record = make_crop(photo, rng, crop, crop_mode, flip_and_rotate)
     return {**record, "degradation": draw(rng, preset)}
-
-
-def make_crop(
-    photo: Photo, rng: np.random.Generator, crop: int, crop_mode: str = "crop", flip_and_rotate: bool = False
-) -> dict[str, Any]:
-    """Take a random crop and flip it randomly.
-
-    Args:
-      photo: the photograph, with sides of at least `crop` (for 'square', smaller ones are padded by reflection).
-      rng: the record's own generator.
-      crop: side of the HR crop in pixels.
-      crop_mode: one of `CROP_MODES`; 'square' takes a random square as wide as the shorter side and reduces it to
-        `crop` by area averaging.
-      flip_and_rotate: also flip vertically and transpose, each with probability 1/2.
-
-    Returns:
-      'hr' uint8 [crop, crop, 3], 'record' int32.
-    """
-    height, width = photo.size
-    if crop_mode == "square":
-        photo = padded(photo, crop)
-        height, width = photo.size
-    side = min(height, width) if crop_mode == "square" else crop
-    top, left = int(rng.integers(height - side + 1)), int(rng.integers(width - side + 1))
-    hr = reduced(photo.crop(top, left, side, side), crop)
-    if rng.integers(2):
-        hr = hr[:, ::-1]
-    if flip_and_rotate and rng.integers(2):
-        hr = hr[::-1]
-    if flip_and_rotate and rng.integers(2):
-        hr = hr.transpose(1, 0, 2)
-    return {"hr": np.ascontiguousarray(hr), RECORD: np.int32(photo.record)}
-
-
-def padded(photo: Photo, side: int) -> Photo:
-    """The photograph, padded by reflection if it is smaller than `side`."""
-    height, width = photo.size
-    if min(height, width) >= side:
-        return photo
-    padding = [(0, max(side - length, 0)) for length in (height, width)]
-    return photo._replace(image=np.pad(photo.image, (*padding, (0, 0)), mode="reflect"))
-
-
-def reduced(square: np.ndarray, side: int) -> np.ndarray:
-    """A square image [S, S, 3] uint8, reduced to `side` pixels by area averaging; one of that side is unchanged."""
-    if square.shape[0] == side:
-        return square
-    areas = area_matrix(square.shape[0], side)
-    averages = np.einsum("ij,jkc,lk->ilc", areas, square.astype(np.float32), areas, optimize=True)
-    return np.clip(np.round(averages), 0, 255).astype(np.uint8)
-
-
-@lru_cache(maxsize=64)
-def area_matrix(size: int, new_size: int) -> np.ndarray:
-    """Weights of area averaging (OpenCV's INTER_AREA), [new_size, size] float32: shares of old pixels in new ones."""
-    edges = np.arange(new_size + 1) * (size / new_size)
-    starts = np.arange(size)
-    overlap = np.minimum(edges[1:, None], starts + 1) - np.maximum(edges[:-1, None], starts)
-    return (np.maximum(overlap, 0.0) * (new_size / size)).astype(np.float32)
 
 
 def labelled_dataset(
@@ -150,8 +93,26 @@ def record_dataset(
     return dataset.random_map(lambda photo, rng: make_record(photo, rng, crop, preset, crop_mode, flip_and_rotate))
 
 
+def pair_dataset(
+    source: PhotoPairs,
+    crop: int,
+    seed: int,
+    *,
+    crop_mode: str = "crop",
+    flip_and_rotate: bool = False,
+    epochs: int | None = None,
+) -> grain.MapDataset:
+    """Random crops of shuffled pairs, which are not degraded; arguments and errors as of `record_dataset`."""
+    if crop < 1 or crop % source.scale:
+        raise ValueError(f"the crop must be a multiple of the scale {source.scale}; got {crop}")
+    if crop_mode != "crop":
+        raise ValueError(f"crop_mode is {crop_mode!r}: pairs are not reduced, so it must be crop")
+    dataset = grain.MapDataset.source(source).seed(seed).shuffle().repeat(epochs)
+    return dataset.random_map(lambda pair, rng: make_pair_crop(pair, rng, crop, flip_and_rotate))
+
+
 def make_batches(
-    source: ImageFiles | CaptionedPhotos | LabelledPhotos | RecordFiles,
+    source: ImageFiles | PhotoPairs | CaptionedPhotos | LabelledPhotos | RecordFiles,
     crop: int,
     preset: DegradationPreset | None,
     global_batch: int,
@@ -162,57 +123,45 @@ def make_batches(
     num_threads: int = 4,
     num_workers: int = 0,
     epochs: int | None = None,
-    process_index: int | None = None,
-    process_count: int | None = None,
+    rows: Sequence[int] | None = None,
 ) -> grain.DatasetIterator | WorkerBatches:
     """Shuffled batches of random crops or precomputed records, endless unless `epochs` is given.
 
     Args:
-      source: photographs (anything with Grain's random-access protocol that yields `Photo`), photographs with caption
-        embeddings, labelled photographs, or precomputed records, which are loaded as they are.
+      source: photographs (anything with Grain's random-access protocol that yields `Photo`), pairs, either of them with
+        caption embeddings, labelled photographs, or precomputed records, which are loaded as they are.
       crop: side of the HR crop in pixels, a multiple of the preset's scale.
-      preset: the distribution of the degradations; None for labelled photographs, which are not degraded.
-      global_batch: batch size over all hosts; each host gets its own part of the same global batches.
+      preset: the distribution of the degradations; None for pairs and labelled photographs, which are not degraded.
+      global_batch: batch size over all hosts.
       seed: seed of order, crops, flips and degradations.
       crop_mode: see `make_record`.
       flip_and_rotate: see `make_record`.
       num_threads: reading threads; 0 reads in the caller's thread.
       num_workers: worker processes; rarely useful, since Pillow decodes in threads and each process has its own cache.
       epochs: passes over the source, each in another order and with other random draws; None never ends.
-      process_index: index of this host; `jax.process_index()` by default.
-      process_count: number of hosts; `jax.process_count()` by default.
+      rows: places in the global batch of the examples that this host loads, such as
+        framer_jax.training.hosts.host_rows(settings); None: all.
 
     Returns:
-      An iterator over `RawBatch`; `get_state` and `set_state` resume it exactly, `close` ends its threads.
+      An iterator over `RawBatch`; `get_state` and `set_state` resume it exactly, `close` ends its threads. The state
+      counts batches, so that it is the same on all hosts and for any number of them.
 
     Raises:
-      ValueError: a crop that is not a multiple of the scale, a batch that hosts cannot share evenly, fewer records than
-        one batch, or worker processes in a program that they cannot import (`check_main_module`).
+      ValueError: a crop that is not a multiple of the scale, rows outside of the batch, fewer records than one batch,
+        or worker processes in a program that they cannot import (`check_main_module`).
     """
     check_main_module(num_workers)
-    index = jax.process_index() if process_index is None else process_index
-    count = jax.process_count() if process_count is None else process_count
-    if global_batch < 1 or global_batch % count:
-        raise ValueError(f"the batch must be a positive multiple of the {count} host(s); got {global_batch}")
+    rows = range(global_batch) if rows is None else rows
+    if not rows or not 0 <= min(rows) <= max(rows) < global_batch:
+        raise ValueError(f"the batch must be positive and hold the rows of this host; got {global_batch}")
     if epochs is not None and epochs * len(source) < global_batch:
         raise ValueError(
             f"{epochs} epoch(s) of {len(source)} images are less than one batch of {global_batch}: "
             "use more epochs or a smaller batch"
         )
-    if isinstance(source, RecordFiles):
-        dataset = grain.MapDataset.source(source).seed(seed).shuffle().repeat(epochs)
-    elif isinstance(source, LabelledPhotos):
-        dataset = labelled_dataset(source, crop, seed, crop_mode=crop_mode, epochs=epochs)
-    else:
-        assert preset is not None
-        photos = source.photos if isinstance(source, CaptionedPhotos) else source
-        dataset = record_dataset(
-            photos, crop, preset, seed, crop_mode=crop_mode, flip_and_rotate=flip_and_rotate, epochs=epochs
-        )
-    if isinstance(source, LatentFiles | CaptionedPhotos):
-        dataset = dataset.random_map(source.with_text)
+    dataset = _dataset_of(source, crop, preset, seed, crop_mode, flip_and_rotate, epochs)
     # All is drawn before splitting over hosts, so that a record's generator depends on its global position only.
-    dataset = dataset[index::count].batch(global_batch // count, drop_remainder=True)
+    dataset = _HostRows(dataset, rows, global_batch).batch(len(rows), drop_remainder=True)
     batches = dataset.to_iter_dataset(grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=2 * num_threads))
     if num_workers > 0:
         _mark_absl_flags_as_parsed()
@@ -220,6 +169,50 @@ def make_batches(
         workers = grain.MultiprocessingOptions(num_workers=num_workers)
         return WorkerBatches(iter(batches.mp_prefetch(workers, worker_init_fn=start_worker)))
     return iter(batches)
+
+
+def _dataset_of(
+    source: ImageFiles | PhotoPairs | CaptionedPhotos | LabelledPhotos | RecordFiles,
+    crop: int,
+    preset: DegradationPreset | None,
+    seed: int,
+    crop_mode: str,
+    flip_and_rotate: bool,
+    epochs: int | None,
+) -> grain.MapDataset:
+    """The records of a source in their order, with everything that is drawn at random."""
+    if isinstance(source, RecordFiles):
+        dataset = grain.MapDataset.source(source).seed(seed).shuffle().repeat(epochs)
+    elif isinstance(source, LabelledPhotos):
+        dataset = labelled_dataset(source, crop, seed, crop_mode=crop_mode, epochs=epochs)
+    else:
+        photos = source.photos if isinstance(source, CaptionedPhotos) else source
+        options: dict[str, Any] = {"crop_mode": crop_mode, "flip_and_rotate": flip_and_rotate, "epochs": epochs}
+        if isinstance(photos, PhotoPairs):
+            dataset = pair_dataset(photos, crop, seed, **options)
+        else:
+            assert preset is not None
+            dataset = record_dataset(photos, crop, preset, seed, **options)
+    if isinstance(source, LatentFiles | CaptionedPhotos):
+        dataset = dataset.random_map(source.with_text)
+    return dataset
+
+
+class _HostRows(grain.MapDataset[Any]):
+    """The examples of a dataset at some places in each global batch; a last batch that is not full is left out."""
+
+    def __init__(self, parent: grain.MapDataset[Any], rows: Sequence[int], global_batch: int) -> None:
+        super().__init__(parent)
+        self._rows, self._global_batch = tuple(rows), global_batch
+
+    def __len__(self) -> int:
+        return len(self._parent) // self._global_batch * len(self._rows)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return self.slice(index)
+        batch, place = divmod(index, len(self._rows))
+        return self._parent[batch * self._global_batch + self._rows[place]]
 
 
 def _mark_absl_flags_as_parsed() -> None:
@@ -231,18 +224,21 @@ def _mark_absl_flags_as_parsed() -> None:
 
 
 def prepare_for(
-    source: ImageFiles | CaptionedPhotos | RecordFiles, preset: DegradationPreset, entries: Sequence[str] = ()
+    source: ImageFiles | PhotoPairs | CaptionedPhotos | RecordFiles,
+    preset: DegradationPreset,
+    entries: Sequence[str] = (),
 ) -> Prepare:
     """The function that turns loaded batches of a source into batches with the entries `source.batch_entries`.
 
     Args:
       source: what the batches are loaded from.
-      preset: the preset that degradations of photographs are drawn from.
+      preset: the preset that degradations of photographs are drawn from; unused for pairs.
       entries: the entries that a recipe needs; see `make_prepare`.
     """
     if isinstance(source, RecordFiles):
         return _make_prepare_records(source.batch_entries)
-    prepare_photos = make_prepare(preset, entries)
+    photos = source.photos if isinstance(source, CaptionedPhotos) else source
+    prepare_photos = _make_prepare_pairs(entries) if isinstance(photos, PhotoPairs) else make_prepare(preset, entries)
     if not isinstance(source, CaptionedPhotos):
         return prepare_photos
 
@@ -272,6 +268,17 @@ def make_prepare(preset: DegradationPreset, entries: Sequence[str] = ()) -> Prep
         hr = training_target(plain, preset)
         further = {UNSHARPENED: plain} if UNSHARPENED in entries else {}
         return {"hr": hr, "lr": apply(batch["degradation"], hr, preset), **further}
+
+    return prepare
+
+
+def _make_prepare_pairs(entries: Sequence[str]) -> Prepare:
+    """The prepare function of pairs: uint8 images become float32 in [0, 1]; nothing is degraded or sharpened."""
+    to_float32 = _make_prepare_records(PhotoPairs.batch_entries)
+
+    def prepare(batch: RawBatch) -> dict[str, jax.Array]:
+        images = to_float32(batch)
+        return {**images, UNSHARPENED: images["hr"]} if UNSHARPENED in entries else images
 
     return prepare
 

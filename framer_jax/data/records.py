@@ -16,6 +16,8 @@ from typing import Any, SupportsIndex
 import numpy as np
 from flax import serialization
 
+from framer_jax.data.contents import file_digests
+from framer_jax.paths import as_path, check_local, is_remote
 from framer_jax.porting.files import RAW_NAMES, atomic_write, sha256_of
 
 MANIFEST = "records.json"
@@ -31,8 +33,16 @@ Record = Mapping[str, np.ndarray]
 
 
 def is_records(folder: str | os.PathLike[str]) -> bool:
-    """Whether a folder holds precomputed records."""
-    return (Path(folder) / MANIFEST).is_file()
+    """Whether a folder holds precomputed records.
+
+    Raises:
+      ValueError: it does, in an object store, where array_record cannot read them.
+    """
+    if not is_remote(folder):
+        return (Path(folder) / MANIFEST).is_file()
+    if (as_path(folder) / MANIFEST).exists():
+        check_local(folder, "precomputed records")
+    return False
 
 
 def file_name(number: int) -> str:
@@ -51,6 +61,7 @@ def write_manifest(folder: str | os.PathLike[str], manifest: Mapping[str, Any], 
     Raises:
       ValueError: the folder holds records of another manifest; the message names the entries that differ.
     """
+    check_local(folder, "precomputed records")
     folder = Path(folder)
     _check_name(folder)
     text = json.dumps(manifest, indent=1, sort_keys=True) + "\n"
@@ -219,9 +230,9 @@ class RecordFiles:
         """The entries of prepared batches."""
         return tuple(name for name in self[0] if name != RECORD)
 
-    def files(self) -> dict[str, Path]:
-        """Name → path of every file."""
-        return {path.name: path for path in self._paths}
+    def digests(self) -> dict[str, str]:
+        """Name of every file → digest of its content (framer_jax.data.contents)."""
+        return file_digests({path.name: path for path in self._paths})
 
     def damage(self) -> str:
         """Always empty: damaged records raise an error, whereas `ImageFiles` skips damaged images."""

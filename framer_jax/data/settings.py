@@ -37,6 +37,11 @@ class DataSettings:
         "builtin (photographs of scikit-image and scikit-learn), a folder of images, searched recursively, or a folder "
         "of records from `framer-jax precompute`.",
     )
+    pairs: tuple[str, str] | None = knob(
+        None,
+        "Folders of LR and of HR photographs with the same names, such as those of RealSR, to train on in place of "
+        "data.train; the LR images are used as they are, without a degradation.",
+    )
     embeddings: str = knob(
         "",
         "Folder from `framer-jax precompute embeddings --captions`, for recipes that train with captions; '': the one "
@@ -50,6 +55,9 @@ class DataSettings:
         at_most=1,
     )
     validation: str = knob("builtin", "builtin (the held-out photographs) or a folder of images.")
+    validation_pairs: tuple[str, str] | None = knob(
+        None, "Folders of LR and of HR images to validate on, as they are, in place of data.validation."
+    )
     validation_count: int = knob(3, "Largest number of validation images.", at_least=0, at_most=1_000_000)
     validation_preview: str = knob(
         "",
@@ -114,6 +122,19 @@ class DataSettings:
 
     def __post_init__(self) -> None:
         check_knobs(self)
+        for name in ("train", "validation"):
+            pairs = "pairs" if name == "train" else "validation_pairs"
+            folder, default = getattr(self, name), getattr(DataSettings, name)
+            if getattr(self, pairs) is not None and folder != default:
+                raise ValueError(
+                    f"{pairs} is {getattr(self, pairs)} and {name} {folder!r}, which are two data sets: leave {name} "
+                    f"at its default {default!r}"
+                )
+        if self.pairs is not None and self.crop_mode != "crop":
+            raise ValueError(
+                f"crop_mode is {self.crop_mode!r}: crops of pairs are not reduced, because their LR images are given: "
+                "use crop, or no pairs"
+            )
         if self.second_kernel_sizes is not None:
             try:
                 with_second_kernel_sizes(PRESETS[self.degradation], *self.second_kernel_sizes)

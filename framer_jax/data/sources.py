@@ -13,9 +13,12 @@ from typing import Any, NamedTuple, SupportsIndex
 import numpy as np
 import numpy.typing as npt
 
+from framer_jax.data.contents import file_digests
 from framer_jax.data.files import SUFFIXES, list_images, summary_of
-from framer_jax.images.decode import read_header, read_rgb
+from framer_jax.data.image_index import IndexEntry, image_size, indexed
+from framer_jax.images.decode import read_rgb
 from framer_jax.images.raster import ImageError
+from framer_jax.paths import AnyPath, as_path
 
 logger = logging.getLogger(__name__)
 
@@ -67,15 +70,16 @@ class ImageFiles:
 
     def __init__(
         self,
-        paths: Sequence[Path],
+        paths: Sequence[AnyPath],
         names: Sequence[str],
         crop: int = 1,
         cache_bytes: int = CACHE_BYTES,
         source: str = "",
         small_share: float = 0.0,
         left_out: Mapping[str, str] = MappingProxyType({}),
+        index: Sequence[IndexEntry | str] | None = None,
     ):
-        """Check every header in a small thread pool.
+        """Check every size, in the headers unless it is known.
 
         Args:
           paths: image files, at least one.
@@ -85,6 +89,7 @@ class ImageFiles:
           source: name of the collection in error messages, such as its folder.
           small_share: largest share of the images that are smaller than the crop, unless it is one image; 0: none.
           left_out: further files that cannot be read → why; they count as damaged.
+          index: what is known of each file, or why it cannot be read; None: headers are read in a small thread pool.
 
         Raises:
           ValueError: no readable image, too many damaged images, or too many images smaller than the crop.
@@ -95,8 +100,13 @@ class ImageFiles:
         self._damaged: dict[str, str] = dict(left_out)
         self._total = len(paths) + len(left_out)
         self._max_damaged = max(1, self._total // 100)
-        with ThreadPoolExecutor(4) as pool:
-            sizes = list(pool.map(_header_size, paths))
+        if index is None:
+            with ThreadPoolExecutor(4) as pool:
+                sizes = list(pool.map(image_size, paths))
+        else:
+            sizes = [entry if isinstance(entry, str) else (entry.width, entry.height) for entry in index]
+        known = zip(names, index or (None,) * len(names), strict=True)
+        digests = {name: entry.digest for name, entry in known if isinstance(entry, IndexEntry)}
         readable = []
         for path, name, size in zip(paths, names, sizes, strict=True):
             if isinstance(size, str):
@@ -111,11 +121,12 @@ class ImageFiles:
         readable, self._small = self._large_enough(readable, crop, small_share)
         self.paths = [path for path, _, _ in readable]
         self.names = [name for _, name, _ in readable]
+        self._digests = [digests[name] for name in self.names if name in digests]
         self._use_cache = sum(3 * width * height for _, _, (width, height) in readable) <= cache_bytes
 
     def _large_enough(
-        self, readable: list[tuple[Path, str, tuple[int, int]]], crop: int, small_share: float
-    ) -> tuple[list[tuple[Path, str, tuple[int, int]]], str]:
+        self, readable: list[tuple[AnyPath, str, tuple[int, int]]], crop: int, small_share: float
+    ) -> tuple[list[tuple[AnyPath, str, tuple[int, int]]], str]:
         """The images with sides of at least `crop`, and a report on the others; a ValueError if these are too many."""
         small = [(name, size) for _, name, size in readable if min(size) < crop]
         if not small:
@@ -162,9 +173,11 @@ class ImageFiles:
         with self._lock:
             return tuple(sorted(self._damaged))
 
-    def files(self) -> dict[str, Path]:
-        """Name → path of every file."""
-        return dict(zip(self.names, self.paths, strict=True))
+    def digests(self) -> dict[str, str]:
+        """Name of every file → digest of its content (framer_jax.data.contents), from the index if there is one."""
+        if len(self._digests) == len(self):
+            return dict(zip(self.names, self._digests, strict=True))
+        return file_digests(dict(zip(self.names, self.paths, strict=True)))
 
     def damage(self) -> str:
         """A report such as '1 of 200 images are damaged and were skipped: a.png'; empty if there are none.
@@ -209,30 +222,31 @@ class ImageFiles:
             )
 
 
-def _header_size(path: Path) -> tuple[int, int] | str:
-    """(width, height) of the upright image from its header, or the reason why it cannot be read."""
-    try:
-        header = read_header(path)
-        return header.width, header.height
-    except ImageError as error:
-        return error.reason
-    except FileNotFoundError:
-        return "the file is gone"
-
-
 def folder_source(
-    folder: str | Path, crop: int = 1, cache_bytes: int = CACHE_BYTES, small_share: float = 0.0
+    folder: str | Path,
+    crop: int = 1,
+    cache_bytes: int = CACHE_BYTES,
+    small_share: float = 0.0,
+    keep_index: bool = False,
 ) -> ImageFiles:
     """All images of a folder and its subfolders (`list_images`), named by their path within the folder.
+
+    Args:
+      folder: the folder, on this machine or in an object store.
+      crop: see `ImageFiles`.
+      cache_bytes: see `CACHE_BYTES`.
+      small_share: see `ImageFiles`.
+      keep_index: take sizes from the index of the folder (framer_jax.data.image_index), which is made or brought up to
+        date; otherwise every file is opened.
 
     Raises:
       FileNotFoundError: no such folder.
       ValueError: no image in it, a subfolder that cannot be read, or see `ImageFiles`.
     """
-    if str(folder) and not Path(folder).is_dir():
+    if str(folder) and not (folder := as_path(folder)).is_dir():
         raise FileNotFoundError(f"there is no folder {folder}: give a folder of photographs")
     paths, left_out = list_images(folder)
-    folders = tuple(item for item in left_out if item.path.is_dir() or item.path.suffix.lower() not in SUFFIXES)
+    folders = tuple(item for item in left_out if item.path.suffix.lower() not in SUFFIXES or item.path.is_dir())
     if folders:  # they may hold any number of photographs
         raise ValueError(f"the folder {folder} cannot be read completely: {summary_of(folders)}")
     if not paths:
@@ -242,4 +256,5 @@ def folder_source(
         )
     names = [path.relative_to(folder).as_posix() for path in paths]
     reasons = {item.path.relative_to(folder).as_posix(): item.reason for item in left_out}
-    return ImageFiles(paths, names, crop, cache_bytes, f"the folder {folder}", small_share, reasons)
+    index = indexed(folder, dict(zip(names, paths, strict=True))) if keep_index else None
+    return ImageFiles(paths, names, crop, cache_bytes, f"the folder {folder}", small_share, reasons, index)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from framer_jax.data.class_folders import LabelledPhotos
-from framer_jax.data.pipeline import padded, reduced
+from framer_jax.data.crops import padded, reduced
 from framer_jax.data.sources import Photo
 from framer_jax.losses.classification import cross_entropy, top_k_correct
 from framer_jax.recipes.base import Frozen, Params

@@ -1,6 +1,6 @@
 """Inference cost: parameters, MACs by module, FLOPs, memory and latency of a recipe's sampler.
 
-MACs are counted in the traced program (framer_jax.evaluation.macs); FLOPs and memory are XLA's analysis of the compiled
+MACs are counted in the traced program (framer_jax.macs); FLOPs and memory are XLA's analysis of the compiled
 program. They do not depend on the values of weights, so random numbers replace weights that are not available.
 """
 
@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from framer_jax.diffusion.noise import noise_field
-from framer_jax.evaluation.macs import Product, macs_by_kind, macs_by_module, products
+from framer_jax.macs import Product, macs_by_kind, macs_by_module, products
 from framer_jax.recipes.base import Frozen, Params, Recipe, Sampler
 
 MODES = ("sample", "mean")
@@ -66,7 +66,7 @@ class Cost:
       parameters: exported group → number of parameters.
       frozen_parameters: frozen module that `sample` uses → number of parameters.
       macs: total number of MACs.
-      macs_by_kind: see framer_jax.evaluation.macs.KINDS.
+      macs_by_kind: see framer_jax.macs.KINDS.
       macs_by_module: path of the flax module → MACs, '' outside of modules.
       unbounded_macs: MACs in loops of unknown length, counted once; 0 means that `macs` is exact.
       xla_flops: XLA's count for the compiled program, which includes additions, norms and activations, excludes

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from framer_jax.data.files import LeftOut
+from framer_jax.data.image_names import examples
 from framer_jax.evaluation.files import image_size
-from framer_jax.evaluation.pairs import Pair, Pairing, PairSize, examples, pair_files, pair_sizes
+from framer_jax.evaluation.pairs import Pair, Pairing, PairSize, pair_files, pair_sizes
 
 
 class Method(NamedTuple):

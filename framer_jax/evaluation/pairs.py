@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from framer_jax.data.files import LeftOut
+from framer_jax.data.image_names import by_name, examples, partners
 from framer_jax.degradations.presets import SCALES
 from framer_jax.evaluation.files import image_files, image_size
-from framer_jax.evaluation.image_names import name_rule, partners
+from framer_jax.evaluation.image_names import name_rule, stated_references
 from framer_jax.porting.files import sha256_of
 
 
@@ -95,7 +96,7 @@ def pair_files(
     stems = [[rule(path.stem) for path in listing.paths] for (_, rule), listing in zip(rules, listings, strict=True)]
     whole_path = any(len(set(names)) < len(names) for names in stems)
     named = [
-        _by_name(folder, listing.paths, names, whole_path)
+        by_name(folder, listing.paths, names, whole_path)
         for (folder, _), listing, names in zip(rules, listings, stems, strict=True)
     ]
     images, references = named[0], named[-1]
@@ -104,7 +105,8 @@ def pair_files(
     renamed: dict[str, str] = {}
     if not suffix and not pattern:
         missing = {name: path for name, path in images.items() if name not in references}
-        renamed = partners(missing, references.keys() - images.keys())
+        unpaired = references.keys() - images.keys()
+        renamed = partners(missing, unpaired, stated_references(missing), ", or say which by --suffix or --pattern")
         images = {renamed.get(name, name): path for name, path in images.items()}
     common = sorted(images.keys() & references.keys())
     if not common:
@@ -119,22 +121,6 @@ def pair_files(
     pairs = tuple(Pair(name, images[name], references[name]) for name in common)
     incomplete = tuple(Pair(name, images.get(name, Path(sr_dir, name)), references.get(name)) for name in unmatched)
     return Pairing(pairs, tuple(unmatched), left_out, incomplete, tuple(sorted(renamed.items())))
-
-
-def examples(names: Sequence[str]) -> str:
-    """The first names of a list, in one line."""
-    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
-
-
-def _by_name(folder: Path, files: Sequence[Path], stems: Sequence[str], whole_path: bool) -> dict[str, Path]:
-    """Name to file; the name is the stem, or the path within the folder without its file format."""
-    named: dict[str, Path] = {}
-    for path, stem in zip(files, stems, strict=True):
-        name = path.relative_to(folder).with_name(stem).as_posix() if whole_path else stem
-        if name in named:
-            raise ValueError(f"{named[name]} and {path} have the same name: rename or remove one of them")
-        named[name] = path
-    return named
 
 
 def _without_partner(

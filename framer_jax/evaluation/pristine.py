@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from rich.progress import track
+from rich.console import Console
 
 from framer_jax.evaluation.files import image_files, read_pixels
 from framer_jax.evaluation.niqe import BLOCK, Floats, gaussian_window, luma_levels, niqe_features
 from framer_jax.porting.files import atomic_write, check_outputs
+from framer_jax.progress import track
 from framer_jax.version import __version__
 
 
@@ -60,7 +61,7 @@ def fit_niqe(
     threshold: float = 0.75,
     source: str | None = None,
     overwrite: bool = False,
-    progress: bool = True,
+    console: Console | None = None,
 ) -> dict[str, Any]:
     """Fit a pristine model to all clean photos of a folder and write it in BasicSR's .npz layout.
 
@@ -72,7 +73,7 @@ def fit_niqe(
       threshold: see `fit_gaussian`.
       source: description of the photos for the metadata; by default the folder's name.
       overwrite: replace an existing file.
-      progress: show a progress bar.
+      console: where progress is reported; None for nowhere.
 
     Returns:
       the metadata.
@@ -90,7 +91,7 @@ def fit_niqe(
         raise FileExistsError(f"{out} exists: choose another name or allow overwriting")
     files, left_out = image_files(folder)
     check_outputs({"the NIQE model": out}, {"the photograph": files})
-    photos = list(_features(track(files, description="NIQE features", disable=not progress)))
+    photos = list(_features(track(files, "NIQE features", console)))
     fit = fit_gaussian(photos, threshold)
     metadata = {
         "source": source or folder.resolve().name,

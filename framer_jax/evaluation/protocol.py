@@ -16,10 +16,10 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from framer_jax.data.image_names import examples, without_endings
 from framer_jax.evaluation.files import image_size
-from framer_jax.evaluation.image_names import without_endings
 from framer_jax.evaluation.metrics import METRICS
-from framer_jax.evaluation.pairs import Pair, examples
+from framer_jax.evaluation.pairs import Pair
 from framer_jax.images.decode import read_rgb
 
 FOLDER = files("framer_jax.evaluation.protocols")
@@ -50,7 +50,7 @@ class ImageSet:
       images: number of images.
       scale: upsampling factor.
       size: (height, width) of the references, or () where they differ.
-      references: name of an image without its endings (framer_jax.evaluation.image_names) → SHA-256 of its reference's
+      references: name of an image without its endings (framer_jax.data.image_names) → SHA-256 of its reference's
         pixels (`pixel_digest`), '' where there is no reference or it is not known; {} where the names are not known.
     """
 

@@ -16,8 +16,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from framer_jax.data.files import LeftOut
+from framer_jax.data.image_names import examples
 from framer_jax.evaluation.metrics import METRICS, Network
-from framer_jax.evaluation.pairs import Pair, PairDigests, examples
+from framer_jax.evaluation.pairs import Pair, PairDigests
 from framer_jax.evaluation.protocol import PublishedRow
 from framer_jax.evaluation.scoring import Failure, Note
 from framer_jax.evaluation.statistics import bootstrap_interval

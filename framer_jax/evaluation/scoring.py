@@ -8,10 +8,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from framer_jax.data.image_names import examples
 from framer_jax.evaluation.files import Pixels, compared_pixels
 from framer_jax.evaluation.metrics import METRICS, Network, score
 from framer_jax.evaluation.niqe import NiqeModel
-from framer_jax.evaluation.pairs import Pair, PairSize, examples
+from framer_jax.evaluation.pairs import Pair, PairSize
 from framer_jax.evaluation.seams import TileLines
 from framer_jax.images.decode import read_image
 from framer_jax.images.image_data import ImageData

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from rich.console import Console
-from rich.progress import Progress
 
 from framer_jax.data.files import LeftOut
 from framer_jax.evaluation.learned import LEARNED, load_learned
@@ -33,6 +32,7 @@ from framer_jax.evaluation.scoring import Note, Scored, ScoreSettings, check_siz
 from framer_jax.evaluation.seams import TileLines
 from framer_jax.inference.result_files import sidecar_path
 from framer_jax.porting.files import check_outputs, check_writable
+from framer_jax.progress import Report
 
 SAVED_EVERY = 20.0
 """Seconds between two writings of an unfinished JSON file."""
@@ -83,6 +83,7 @@ def evaluate(
     seed: int = 0,
     resamples: int = 2000,
     console: Console | None = None,
+    messages: Console | None = None,
 ) -> Evaluation:
     """Score the images of a folder, with references if metrics need them; print and write the table.
 
@@ -117,7 +118,8 @@ def evaluate(
       resume: take the scores that `json_path` has of the same files and metrics, and compute the others.
       seed: seed of the bootstrap.
       resamples: number of bootstrap resamples.
-      console: where progress and table are printed; None for no output.
+      console: where the table is printed; None for no output.
+      messages: where progress is reported; None for nowhere.
 
     Raises:
       FileExistsError: an output file exists, and neither `overwrite` nor `resume` is set.
@@ -148,7 +150,7 @@ def evaluate(
         "bootstrap": {"seed": seed, "resamples": resamples, "level": 0.95},
     }
     work = _prepare(pairs, settings, metadata, pairing.left_out, compares, digests=json_path is not None)
-    evaluation = work.evaluation(_score(work, outputs, console), complete=True)
+    evaluation = work.evaluation(_score(work, outputs, messages), complete=True)
     if json_path is not None:
         write_json(evaluation, json_path)
     if csv_path is not None:
@@ -222,7 +224,7 @@ def _match(protocol: Protocol, set_name: str, pairs: Sequence[Pair], allow_incom
     return matched
 
 
-def _score(work: Work, outputs: Outputs, console: Console | None) -> Scored:
+def _score(work: Work, outputs: Outputs, messages: Console | None) -> Scored:
     """Score the pairs that an earlier file has no scores of."""
     ids, count = work.settings.ids, len(work.pairs)
     values = {name: np.full(count, np.nan, np.float32) for name in ids}
@@ -249,7 +251,7 @@ def _score(work: Work, outputs: Outputs, console: Console | None) -> Scored:
             write_json(work.evaluation(merged(scored), complete=False), outputs.json)
             saved = time.monotonic()
 
-    with Progress(console=console, disable=console is None, transient=True) as progress:
+    with Report(messages, transient=True) as progress:
         task = progress.add_task("scoring", total=count, completed=count - missing.size)
         try:
             return merged(

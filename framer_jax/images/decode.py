@@ -14,9 +14,11 @@ color profile) is kept for writing:
 | float gray or color (TIFF, PFM) in [0, 1] | gray or RGB | as 16 bits; other ranges are refused |
 | CMYK, Lab | RGB in sRGB, CMYK by the embedded profile if there is one | RGB |
 | deeper color of other formats | RGB at 8 bits, because Pillow decodes no more; a note says so | RGB |
-| animations, several pages | the first frame; a note says so | one image |
+| animations, several pages | the first frame; a note says so (all: framer_jax.images.frames) | one image |
+| HEIC, JPEG XL | as the plug-in of Pillow decodes it, if there is one (framer_jax.images.plugins) | likewise |
 
-The EXIF orientation is applied to the pixels. ICC profiles are kept, except those of CMYK and Lab.
+The orientation is applied to the pixels, once. ICC profiles are kept, except those of CMYK and Lab, and so are EXIF,
+XMP, IPTC and resolution (framer_jax.images.metadata).
 """
 
 from __future__ import annotations
@@ -24,19 +26,22 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from PIL import ExifTags, Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageCms, UnidentifiedImageError
 from PIL.ImageFile import ImageFile
 
-from framer_jax.images import jpeg, png, tiff
+from framer_jax.images import jpeg, metadata, plugins, png, tiff
 from framer_jax.images.deep import Tile, deep_color, deep_gray, is_deep, of_channels, raw_mode
 from framer_jax.images.image_data import ImageData
 from framer_jax.images.raster import ImageError, Raster, alpha, colors, to_float, to_uint8, upright
+from framer_jax.paths import as_path, is_remote, read_bytes
+
+EIGHT_BITS = "16-bit color was read as 8-bit"
 
 
 class Header(NamedTuple):
@@ -46,12 +51,14 @@ class Header(NamedTuple):
       height, width: size of the upright image in pixels.
       loss: what reading it as 8-bit RGB changes or drops, in a few words; empty for 8-bit RGB.
       transparent: whether it has alpha or transparent colors.
+      frames: number of frames of an animation, or of pages.
     """
 
     height: int
     width: int
     loss: str
     transparent: bool = False
+    frames: int = 1
 
 
 def read_image(path: str | os.PathLike[str]) -> ImageData:
@@ -62,7 +69,7 @@ def read_image(path: str | os.PathLike[str]) -> ImageData:
       ImageError: the file is not an image, is damaged or truncated, or holds values outside its range.
       MemoryError: it does not fit into memory.
     """
-    return _as_image(read_raster(path))
+    return as_image(read_raster(path))
 
 
 def from_pillow(image: Image.Image) -> ImageData:
@@ -72,27 +79,29 @@ def from_pillow(image: Image.Image) -> ImageData:
       ValueError: it cannot be decoded, or holds values outside its range.
     """
     deep = is_deep(image.mode, getattr(image, "tile", ()))
-    notes = ("16-bit color was read as 8-bit",) if deep else ()
+    notes = (EIGHT_BITS,) if deep else ()
     try:
         image.load()
-        return _as_image(_of_pillow(image, image.info.get("icc_profile") or None, notes, isinstance(image, ImageFile)))
+        return as_image(of_pillow(image, image.info.get("icc_profile") or None, notes, isinstance(image, ImageFile)))
     except Exception as error:  # decoders raise whatever their authors liked
         raise ValueError(f"the Pillow image of mode {image.mode} cannot be used ({error})") from error
 
 
-def _as_image(raster: Raster) -> ImageData:
+def as_image(raster: Raster) -> ImageData:
+    """A decoded image as float32."""
     values = to_float(raster.values)
-    return ImageData(colors(values), alpha(values), raster.mode, raster.icc, raster.bits, raster.notes)
+    return ImageData(colors(values), alpha(values), raster.mode, raster.icc, raster.bits, raster.notes, raster.metadata)
 
 
-def _of_pillow(image: Image.Image, icc: bytes | None, notes: tuple[str, ...], turns: bool = True) -> Raster:
+def of_pillow(image: Image.Image, icc: bytes | None, notes: tuple[str, ...], turns: bool = True) -> Raster:
     """A decoded Pillow image; `turns`: whether its EXIF orientation is still to be applied."""
+    facts, lost = metadata.metadata_of(image)
+    notes, orientation = tuple(filter(None, (*notes, lost))), _orientation(image) if turns else 1
     if image.mode.startswith("I") or image.mode == "F":
-        return Raster(upright(deep_gray(image), _orientation(image) if turns else 1), icc, notes)
-    image = ImageOps.exif_transpose(image) if turns else image
+        return Raster(upright(deep_gray(image), orientation), icc, notes, facts)
     if image.mode in ("CMYK", "LAB"):
         image, icc = _to_srgb(image, icc), None
-    return Raster(_values(image), icc, notes)
+    return Raster(upright(_values(image), orientation), icc, notes, facts)
 
 
 def read_rgb(path: str | os.PathLike[str]) -> npt.NDArray[np.uint8]:
@@ -102,46 +111,58 @@ def read_rgb(path: str | os.PathLike[str]) -> npt.NDArray[np.uint8]:
 
 def read_raster(path: str | os.PathLike[str]) -> Raster:
     """The pixels of an image file in its own depth; errors as of `read_image`."""
-    with _opened(path) as file:
+    with opened(path) as file:
         if file.read(4) in tiff.SIGNATURES and (channels := tiff.read_channels(file)) is not None:
-            return Raster(of_channels(channels), channels.icc, tuple(filter(None, [_frames(channels.frames)])))
+            facts, lost = metadata.of_tiff(tiff.read_directory(file))
+            notes = tuple(filter(None, [_frames(channels.frames), lost]))
+            return Raster(of_channels(channels), channels.icc, notes, facts)
         loaded = _load(file)
         image, notes, icc = loaded.image, loaded.notes, loaded.icc
         if (values := deep_color(loaded.stream, image, loaded.tiles)) is not None:
-            return Raster(upright(values, _orientation(image)), icc, notes)
+            facts, lost = metadata.metadata_of(image)
+            return Raster(upright(values, _orientation(image)), icc, tuple(filter(None, (*notes, lost))), facts)
         if is_deep(image.mode, loaded.tiles):
-            notes = (*notes, "16-bit color was read as 8-bit")
-        return _of_pillow(image, icc, notes)
+            notes = (*notes, EIGHT_BITS)
+        return of_pillow(image, icc, notes)
 
 
 def read_header(path: str | os.PathLike[str]) -> Header:
     """Read the size of an image file and what its conversion to 8-bit RGB loses; errors as of `read_image`."""
-    with _opened(path) as file:
+    with opened(path) as file:
         if file.read(4) in tiff.SIGNATURES and (kind := tiff.layout(tags := tiff.read_directory(file))) is not None:
             height, width = tags[tiff.HEIGHT], tags[tiff.WIDTH]
             if tags.get(tiff.ORIENTATION, 1) >= 5:
                 height, width = width, height
             loss = _join(_deep_loss(kind.colors == 1), "transparency dropped" * kind.alpha)
-            return Header(height, width, loss, kind.alpha)
+            return Header(height, width, loss, kind.alpha, tiff.count_frames(file))
         image, _ = _open(file)
         width, height = image.size
         if _header_orientation(image, file) >= 5:
             width, height = height, width
-        return Header(height, width, _loss(image), image.has_transparency_data)
+        frames = getattr(image, "n_frames", 1) if image.format in ANIMATED else 1
+        return Header(height, width, _loss(image), image.has_transparency_data, frames)
+
+
+ANIMATED = ("GIF", "PNG", "WEBP", "AVIF", "TIFF")
+"""Pillow's names of the formats whose images are frames or pages; those of others are layers, sizes or depth maps."""
 
 
 @contextmanager
-def _opened(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+def opened(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     """The opened file; whatever a decoder raises becomes an `ImageError` that names it."""
     if not os.fspath(path):
         raise ValueError("the name of the image is empty: name a file")
-    path = Path(path)
-    if path.is_dir():
-        raise ImageError(path, "a folder, not an image")
-    if not path.exists():
-        raise FileNotFoundError(f"{path}: no such image")
+    if is_remote(path):
+        path = as_path(path)
+        content: BinaryIO | None = io.BytesIO(read_bytes(path))  # an error here is no damage
+    else:
+        path, content = Path(path), None
+        if path.is_dir():
+            raise ImageError(path, "a folder, not an image")
+        if not path.exists():
+            raise FileNotFoundError(f"{path}: no such image")
     try:
-        with open(path, "rb") as file:
+        with content or open(path, "rb") as file:
             yield file
     except UnidentifiedImageError as error:
         raise ImageError(path, "not an image that Pillow can read") from error
@@ -152,6 +173,8 @@ def _opened(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
             f"has more than {limit:,} pixels: cut it into parts, or raise the limit with --max-pixels (in Python, half "
             "of it is PIL.Image.MAX_IMAGE_PIXELS)",
         ) from error
+    except plugins.PlugInError as error:
+        raise ImageError(path, str(error)) from error
     except MemoryError as error:
         raise MemoryError(f"{path}: there is not enough memory to decode it") from error
     except Exception as error:  # decoders raise whatever their authors liked, such as RuntimeError (AVIF)
@@ -162,13 +185,27 @@ def _opened(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
 def _open(file: BinaryIO) -> tuple[Image.Image, bytes | None]:
     """Open with Pillow, past texts and profiles of a PNG file that it finds too large; with their color profile."""
     try:
-        image = Image.open(file)
+        image = _identified(file)
     except ValueError as error:
         if isinstance(error, UnicodeError) or not _is_png(file):
             raise
         data, icc = png.without_texts(file)
         return Image.open(io.BytesIO(data)), icc
     return image, image.info.get("icc_profile") or None
+
+
+def _identified(file: BinaryIO) -> Image.Image:
+    """Open with Pillow or, if it does not know the file, with a plug-in of it."""
+    try:
+        return Image.open(file)
+    except UnidentifiedImageError:
+        file.seek(0)
+        plug_in = plugins.plug_in_of(file.read(12))
+        if plug_in is None:
+            raise
+    plugins.register(plug_in)
+    file.seek(0)
+    return Image.open(file)
 
 
 class Loaded(NamedTuple):
@@ -222,9 +259,14 @@ def _frames(count: int) -> str:
 
 
 def _orientation(image: Image.Image) -> int:
-    """The EXIF orientation of a decoded image, 1 to 8 (Pillow has applied that of TIFF files)."""
-    orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
-    return int(orientation) if orientation in range(1, 9) else 1
+    """The orientation that is still to be applied to a decoded image, 1 to 8.
+
+    Pillow has applied that of TIFF files, its plug-ins those of HEIC and of JPEG XL (where EXIF only repeats it),
+    except in a JPEG file within JPEG XL.
+    """
+    if image.format == "JXL" and not getattr(image, "jpeg", False):
+        return 1
+    return metadata.orientation_of(image.getexif)
 
 
 def _header_orientation(image: Image.Image, file: BinaryIO) -> int:
@@ -234,10 +276,12 @@ def _header_orientation(image: Image.Image, file: BinaryIO) -> int:
     if image.format != "PNG":
         return _orientation(image)
     if "exif" not in image.info:  # Pillow would decode all of the file to search it
-        with open(file.name, "rb", buffering=0) as unbuffered:  # or else each chunk's neighbors would be read, too
+        # An unbuffered file, or else each chunk's neighbors would be read, too; one of a store is in memory.
+        with open(file.name, "rb", buffering=0) if hasattr(file, "name") else nullcontext(file) as unbuffered:
+            unbuffered.seek(0)
             if (late := png.orientation(unbuffered)) is not None:
                 return late
-    return int(Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1))
+    return metadata.orientation_of(lambda: Image.Image.getexif(image))
 
 
 def _join(*parts: str) -> str:

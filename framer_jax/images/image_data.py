@@ -10,6 +10,8 @@ import numpy as np
 from numpy.lib.mixins import NDArrayOperatorsMixin
 from PIL import Image
 
+from framer_jax.images.metadata import NONE, Metadata, exif_for
+
 MODES = ("L", "LA", "RGB", "RGBA")
 
 SHOWN_SIDE = 2048
@@ -31,6 +33,7 @@ class ImageData(NDArrayOperatorsMixin):
       icc: ICC color profile, or None.
       bits: bits per channel, 8 or 16.
       notes: what reading the file lost, one sentence each.
+      metadata: what the file says about the photograph: EXIF, XMP, IPTC and resolution.
 
     Raises:
       ValueError: arrays of another shape or dtype, or a mode or depth that is none.
@@ -42,6 +45,7 @@ class ImageData(NDArrayOperatorsMixin):
     icc: bytes | None = None
     bits: int = 8
     notes: tuple[str, ...] = ()
+    metadata: Metadata = NONE
 
     def __post_init__(self) -> None:
         for name, array, rank in (("pixels", self.pixels, 3), ("alpha", self.alpha, 2)):
@@ -99,7 +103,10 @@ class ImageData(NDArrayOperatorsMixin):
         return f"<ImageData {width}x{height}, {self.mode}, {self.bits} bits{notes}>"
 
     def to_pillow(self) -> Image.Image:
-        """The image as a Pillow image with 8 bits per channel, with its alpha and color profile."""
+        """The image as a Pillow image with 8 bits per channel, with its alpha, color profile and metadata.
+
+        Pillow's `save` writes the profile by itself, and what else is in `info` if it is asked to (`exif=`, `xmp=`).
+        """
         values = np.clip(self.pixels, 0, 1)
         if self.mode.startswith("L"):
             values = values @ np.array((0.299, 0.587, 0.114), np.float32)  # as Pillow converts to gray
@@ -108,6 +115,12 @@ class ImageData(NDArrayOperatorsMixin):
         image = Image.fromarray(np.rint(np.clip(values, 0, 1) * np.float32(255)).astype(np.uint8))
         if self.icc:
             image.info["icc_profile"] = self.icc
+        if exif := exif_for(self.metadata, *self.pixels.shape[:2]):
+            image.info["exif"] = exif.tobytes()
+        if self.metadata.xmp:
+            image.info["xmp"] = self.metadata.xmp
+        if self.metadata.dpi:
+            image.info["dpi"] = self.metadata.dpi
         return image
 
     def _repr_png_(self) -> bytes:

@@ -18,6 +18,11 @@ SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 TEXTS = (b"tEXt", b"zTXt", b"iTXt")
 
+XMP_KEY = b"XML:com.adobe.xmp\0"
+
+LARGEST_TEXT = 2**20
+"""From this number of bytes on, Pillow refuses a text."""
+
 STRIP = 64
 """Rows that are compressed at a time."""
 
@@ -59,7 +64,7 @@ def without_texts(file: BinaryIO) -> tuple[bytes, bytes | None]:
         content = file.read(length + 4)  # with the checksum
         if kind == b"iCCP":
             icc = _profile(content[:-4])
-        elif kind not in TEXTS:
+        elif kind not in TEXTS or (content.startswith(XMP_KEY) and length < LARGEST_TEXT):
             kept.append(struct.pack(">I", length) + kind + content)
     return b"".join(kept), icc
 
@@ -75,20 +80,37 @@ def _profile(content: bytes) -> bytes | None:
     return profile if inflate.eof else None
 
 
-def write_deep(path: Path, values: np.ndarray, icc: bytes | None = None) -> None:
+def write_deep(
+    path: Path,
+    values: np.ndarray,
+    icc: bytes | None = None,
+    exif: bytes = b"",
+    xmp: bytes = b"",
+    dpi: tuple[float, float] | None = None,
+) -> None:
     """Write a PNG file of 16 bits per channel.
 
     Args:
       path: the file, which is replaced.
       values: [H, W, C] uint16: gray, gray and alpha, RGB, or RGB and alpha for C = 1 to 4.
       icc: color profile, or None.
+      exif: EXIF block, or b''.
+      xmp: XMP packet, or b''.
+      dpi: (horizontal, vertical) resolution in pixels an inch, or None.
     """
     strips = (values[top : top + STRIP] for top in range(0, len(values), STRIP))
-    write_strips(path, strips, (values.shape[0], values.shape[1], values.shape[2]), 16, icc)
+    write_strips(path, strips, (values.shape[0], values.shape[1], values.shape[2]), 16, icc, exif, xmp, dpi)
 
 
 def write_strips(
-    path: Path, strips: Iterable[np.ndarray], shape: tuple[int, int, int], bits: int, icc: bytes | None = None
+    path: Path,
+    strips: Iterable[np.ndarray],
+    shape: tuple[int, int, int],
+    bits: int,
+    icc: bytes | None = None,
+    exif: bytes = b"",
+    xmp: bytes = b"",
+    dpi: tuple[float, float] | None = None,
 ) -> None:
     """Write a PNG file strip by strip, so that no more than one strip is in memory.
 
@@ -98,6 +120,9 @@ def write_strips(
       shape: (H, W, C), see `write_deep`.
       bits: bits per channel, 8 or 16.
       icc: color profile, or None.
+      exif: EXIF block, or b''.
+      xmp: XMP packet, or b''.
+      dpi: (horizontal, vertical) resolution in pixels an inch, or None.
     """
     height, width, channels = shape
     kind, size = {1: 0, 2: 4, 3: 2, 4: 6}[channels], width * channels * bits // 8
@@ -107,6 +132,12 @@ def write_strips(
         _write_chunk(file, b"IHDR", struct.pack(">IIBBBBB", width, height, bits, kind, 0, 0, 0))
         if icc:
             _write_chunk(file, b"iCCP", b"ICC Profile\0\0" + zlib.compress(icc))
+        if dpi:
+            _write_chunk(file, b"pHYs", struct.pack(">IIB", *(round(value / 0.0254) for value in dpi), 1))
+        if xmp:
+            _write_chunk(file, b"iTXt", XMP_KEY + b"\0\0\0\0" + xmp)
+        if exif:
+            _write_chunk(file, b"eXIf", exif.removeprefix(b"Exif\0\0"))
         above = np.zeros((1, size), np.uint8)
         for strip in strips:
             rows = strip.astype(f">u{bits // 8}").reshape(-1, width * channels).view(np.uint8)

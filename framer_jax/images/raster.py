@@ -8,6 +8,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from framer_jax.images.metadata import NONE, Metadata
+
 
 class ImageError(ValueError):
     """An image file that cannot be read.
@@ -32,11 +34,13 @@ class Raster(NamedTuple):
         Colors are not multiplied by alpha.
       icc: ICC color profile of the values, or None.
       notes: what reading the file lost, one sentence each.
+      metadata: what the file says about the photograph.
     """
 
     values: np.ndarray
     icc: bytes | None = None
     notes: tuple[str, ...] = ()
+    metadata: Metadata = NONE
 
     @property
     def mode(self) -> str:

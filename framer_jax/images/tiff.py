@@ -7,10 +7,11 @@ where they are stored in planes, else a single one with as many columns for each
 from __future__ import annotations
 
 import io
+import os
 import struct
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -21,6 +22,9 @@ SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC, ORDER_OF_BITS, ORIENTATION = 256, 257, 258, 259, 262, 266, 274
 STRIPS, SAMPLES, ROWS_PER_STRIP, STRIP_BYTES, PLANAR, PREDICTOR = 273, 277, 278, 279, 284, 317
 TILE_WIDTH, TILE_HEIGHT, TILES, TILE_BYTES, EXTRA, FORMAT, PROFILE = 322, 323, 324, 325, 338, 339, 34675
+
+CLASSIC, LONG = 42, 4
+"""The number in the header of files with offsets of 32 bits, and the type of a 32-bit number."""
 
 UNSIGNED, FLOAT = 1, 3
 WHITE_IS_ZERO, BLACK_IS_ZERO, RGB = 0, 1, 2
@@ -196,3 +200,47 @@ def _directory(entries: Mapping[int, int | tuple[int, ...]], start: int, order: 
             tail.append(packed)
             position += len(packed)
     return b"".join([*head, bytes(4), *tail])
+
+
+def add_directories(path: str | os.PathLike[str], directories: Mapping[int, Mapping[int, Any]]) -> None:
+    """Add directories of EXIF data to a compressed TIFF file, which Pillow cannot write into one.
+
+    They are appended, and so is a copy of the first image's directory that refers to them. Files with offsets of 64
+    bits (over 4 GiB) remain as they are.
+
+    Args:
+      path: the file.
+      directories: tag of the main directory that refers to a directory → its tags and their values.
+    """
+    with open(path, "r+b") as file:
+        header = file.read(8)
+        order = ">" if header[:2] == b"MM" else "<"
+        magic, start = struct.unpack(f"{order}HI", header[2:])
+        if magic != CLASSIC or not directories:
+            return
+        file.seek(start)
+        (count,) = struct.unpack(f"{order}H", file.read(2))
+        entries = {}
+        for _ in range(count):
+            entry = file.read(12)
+            entries[struct.unpack(f"{order}H", entry[:2])[0]] = entry
+        following = file.read(4)
+        for tag, values in directories.items():
+            position = _even_end(file)
+            directory = ImageFileDirectory_v2(header)
+            for name, value in values.items():
+                directory[name] = value
+            file.write(directory.tobytes(position))
+            entries[tag] = struct.pack(f"{order}HHII", tag, LONG, 1, position)
+        position = _even_end(file)
+        file.write(
+            struct.pack(f"{order}H", len(entries)) + b"".join(entries[tag] for tag in sorted(entries)) + following
+        )
+        file.seek(4)
+        file.write(struct.pack(f"{order}I", position))
+
+
+def _even_end(file: BinaryIO) -> int:
+    """The end of a file, where the file then is; a byte is added to an odd one."""
+    end = file.seek(0, os.SEEK_END)
+    return end + file.write(bytes(end % 2))

@@ -2,69 +2,58 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
+from PIL import Image
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn
-from rich.progress import Progress as ProgressBar
+from rich.progress import TaskID
 
-from framer_jax.checkpoints.paths import digest_of
 from framer_jax.data.files import NAMED, LeftOut
-from framer_jax.images.decode import read_image
+from framer_jax.images.decode import read_header, read_image
+from framer_jax.images.frames import read_frames, read_timing
 from framer_jax.images.image_data import ImageData
-from framer_jax.inference.computed_tiles import NotFiniteError, Progress, can_stream
-from framer_jax.inference.estimate import check_host_memory
-from framer_jax.inference.images import check_alpha, depth_note, encode_strips, flatten, parse_color
+from framer_jax.inference.computed_tiles import NotFiniteError
+from framer_jax.inference.estimate import MemoryEstimate, check_host_memory
+from framer_jax.inference.formats import output_format
+from framer_jax.inference.images import Animation, check_alpha, flatten, loss_note, parse_color, pillow_frame
+from framer_jax.inference.in_place import check_in_place, plan_in_place
+from framer_jax.inference.job_checks import check_job, further_bytes
 from framer_jax.inference.jobs import (
     Job,
     PathLike,
     Plan,
+    Remaining,
     check_writable,
     impossible_jobs,
     plan_jobs,
     reason_of,
     remaining_jobs,
 )
-from framer_jax.inference.programs import out_of_memory, preview_steps
-from framer_jax.inference.result_files import write_encoded, write_result
+from framer_jax.inference.programs import preview_steps
+from framer_jax.inference.records import Origin, image_entries, origin_entries
+from framer_jax.inference.result_files import write_result
+from framer_jax.inference.result_image import extended_size
+from framer_jax.inference.result_settings import FileSettings, ResultSettings
 from framer_jax.inference.settings import UpscaleSettings
+from framer_jax.inference.streamed_files import is_streamed, upscale_into_file
 from framer_jax.inference.upscaler import (
     Upscaler,
     make_upscaler,
     reduced_settings,
     upscale_image,
 )
-from framer_jax.porting.files import sha256_of
-from framer_jax.porting.ncnn import is_ncnn
+from framer_jax.progress import Report
 from framer_jax.recipes.base import Params, Recipe
-from framer_jax.version import __version__
+
+OWN_SIZE, DEFAULT_FILES = ResultSettings(), FileSettings()
 
 Reasons = list[tuple[Path, str]]
 """(image, one sentence)."""
-
-
-class Origin(NamedTuple):
-    """Origin of the parameters, for the sidecars.
-
-    Attributes:
-      checkpoint: weights file or checkpoint folder, or None.
-      config: configuration of the model, overrides included, as plain JSON.
-      frozen_weights: configuration path → digest of the frozen weights, such as the autoencoder.
-      overrides: configuration path → value of what was changed for this use.
-    """
-
-    checkpoint: Path | None = None
-    config: Mapping[str, Any] | None = None
-    frozen_weights: Mapping[str, str] = MappingProxyType({})
-    overrides: Mapping[str, Any] = MappingProxyType({})
 
 
 class Summary(NamedTuple):
@@ -89,6 +78,16 @@ class Summary(NamedTuple):
         """0 if every image was written or skipped, and nothing left out, else 1."""
         return int(bool(self.failed or self.left_out))
 
+    def as_json(self) -> dict[str, Any]:
+        """All of it as plain JSON."""
+        return {
+            "written": [str(path) for path in self.written],
+            "skipped": [str(path) for path in self.skipped],
+            "failed": [{"image": str(source), "reason": reason} for source, reason in self.failed],
+            "notes": [{"image": str(source), "note": note} for source, note in self.notes],
+            "left_out": [{"path": str(item.path), "reason": item.reason} for item in self.left_out],
+        }
+
     def __str__(self) -> str:
         counts = f"{len(self.written)} written, {len(self.skipped)} skipped, {len(self.failed)} failed"
         counts += f", {len(self.left_out)} left out" if self.left_out else ""
@@ -101,11 +100,13 @@ class Summary(NamedTuple):
 
 def upscale_files(
     inputs: PathLike | Iterable[PathLike],
-    output: PathLike,
+    output: PathLike | None,
     recipe: Recipe,
     params: Params,
     settings: UpscaleSettings,
     *,
+    result: ResultSettings = OWN_SIZE,
+    files: FileSettings = DEFAULT_FILES,
     origin: Origin | None = None,
     recursive: bool = False,
     suffix: str = "",
@@ -122,10 +123,13 @@ def upscale_files(
 
     Args:
       inputs: image files and folders.
-      output: name of the SR image if the only input is a file and the name has an image suffix, else a folder.
+      output: name of the SR image if the only input is a file and the name has an image suffix, else a folder; None if
+        `files.in_place` is set.
       recipe: the recipe.
       params: the recipe's parameters.
       settings: settings of the upscaling.
+      result: size and edges of the results, and how transparency is upsampled.
+      files: quality, metadata and frames of the files, and whether they replace the images.
       origin: origin of the parameters, for the sidecars.
       recursive: whether to search subfolders, whose structure is kept below `output`.
       suffix: text appended to every file name, before the extension.
@@ -147,30 +151,39 @@ def upscale_files(
       ValueError, MemoryError: an image that cannot be upscaled, if `continue_on_error` is not set.
     """
     ground = None if flatten_onto is None else parse_color(flatten_onto)
+    background = None if files.background is None else parse_color(files.background)
     steps = preview_steps(recipe, settings)
-    plan = plan_jobs(inputs, output, recursive=recursive, suffix=suffix, extension=extension, preview_steps=steps)
-    jobs, skipped, odd = remaining_jobs(plan.jobs, overwrite, skip_existing)
+    if files.in_place:
+        check_in_place(output, suffix, overwrite, skip_existing, steps)
+        plan = plan_in_place(inputs, recursive)
+        jobs, skipped, odd = Remaining(plan.jobs, [], [])
+    else:
+        if output is None:
+            raise ValueError("output is None: name a file or a folder")
+        plan = plan_jobs(inputs, output, recursive=recursive, suffix=suffix, extension=extension, preview_steps=steps)
+        jobs, skipped, odd = remaining_jobs(plan.jobs, overwrite, skip_existing)
     common_entries = origin_entries(origin or Origin(), recipe) if jobs else {}
     upscaler = make_upscaler(recipe, settings)
-    jobs, failed = _possible_jobs(jobs, recipe, settings, ground is not None, continue_on_error)
+    checks = partial(
+        check_job, recipe=recipe, settings=settings, result=result, files=files, flattened=ground is not None
+    )
+    jobs, failed = _possible_jobs(jobs, checks, continue_on_error)
     for folder in sorted({job.target.parent for job in jobs}):
         check_writable(folder)
-    run = _Run(upscaler, recipe, jax.device_put(params), settings, common_entries, ground, origin and origin.checkpoint)
+    weights = origin and origin.checkpoint
+    run = _Run(
+        upscaler, recipe, jax.device_put(params), settings, common_entries, ground, weights, result, files, background
+    )
     written, failed_later, notes = _run_jobs(jobs, run, continue_on_error, console)
     failed, notes = failed + failed_later, _notes_of(plan) + odd + notes
     return Summary(tuple(written), tuple(skipped), tuple(failed), tuple(notes), plan.left_out)
 
 
 def _possible_jobs(
-    jobs: Sequence[Job], recipe: Recipe, settings: UpscaleSettings, flattened: bool, continue_on_error: bool
+    jobs: Sequence[Job], check: Callable[[Job], None], continue_on_error: bool
 ) -> tuple[list[Job], Reasons]:
     """(jobs that can be run, failures of the others), as far as the headers of the images tell."""
-
-    def check(height: int, width: int, alpha: bool, target: Path) -> None:
-        streamed = _is_streamed(recipe, target, height, width, alpha, settings)
-        check_host_memory(recipe, height, width, settings, alpha, 0, streamed)
-
-    failed = impossible_jobs(jobs, recipe.scale, check, flattened)
+    failed = impossible_jobs(jobs, check)
     if failed and not continue_on_error:
         more = f" (and {len(failed) - 1} more cannot be upscaled)" if len(failed) > 1 else ""
         raise ValueError(f"{failed[0][1]}{more}")
@@ -197,6 +210,9 @@ class _Run(NamedTuple):
       common_entries: the sidecar entries that do not depend on the image.
       ground: color that transparent images are put on, or None.
       weights: where the parameters are from, or None.
+      result: settings of the results.
+      files: settings of their files.
+      background: color that transparent images are put on where their format holds no transparency, or None.
     """
 
     upscaler: Upscaler
@@ -206,6 +222,9 @@ class _Run(NamedTuple):
     common_entries: Mapping[str, Any]
     ground: tuple[float, float, float] | None
     weights: Path | None
+    result: ResultSettings
+    files: FileSettings
+    background: tuple[float, float, float] | None
 
 
 def _run_jobs(
@@ -215,28 +234,33 @@ def _run_jobs(
     written: list[Path] = []
     failed: Reasons = []
     notes: Reasons = []
-    printed_estimates: set[str] = set()
+    said: set[str] = set()
     current = run.settings
 
     def say(text: str) -> None:
         if console is not None:
-            console.print(escape(text))
+            console.print(escape(text), soft_wrap=True)
 
-    with _progress_bar(console) as bar:
+    def say_once(text: str) -> None:
+        if text not in said:
+            said.add(text)
+            say(text)
+
+    with Report(console) as bar:
         images = bar.add_task("images", total=len(jobs))
         for job in jobs:
             task = bar.add_task(escape(job.source.name), total=None)
             try:
-                image = _read(job, run)
-                notes += [(job.source, note) for note in (*image.notes, depth_note(job.target, image)) if note]
-                fitting, estimate = _fit_memory(job.target, image, run, current)
-                if estimate not in printed_estimates:
-                    printed_estimates.add(estimate)
-                    say(estimate)
-                used = _upscale_one(job, image, run, fitting, partial(_update_bar, bar, task))
-                if used != current:  # the next images start with the settings that fitted into memory
+                outcome = _upscale_job(job, run, current, partial(_update_bar, bar, task), say_once)
+                notes += [(job.source, note) for note in outcome.notes]
+                if (used := outcome.settings) != current:  # the next images start with what fitted into memory
                     say(f"device memory ran out: continuing with tile {used.tile} and tile_batch {used.tile_batch}")
                     current = used
+                for step, preview in outcome.previews.items():  # first: a result stands for a complete job
+                    record = {**outcome.record, "preview_after_steps": step}
+                    write_result(job.previews[step], preview, record, run.files)
+                if outcome.image is not None:
+                    write_result(job.target, outcome.image, outcome.record, run.files)
                 written.append(job.target)
             except (OSError, ValueError, MemoryError, jax.errors.JaxRuntimeError) as error:
                 named = _named(job.source, error, run.weights)
@@ -249,72 +273,109 @@ def _run_jobs(
     return written, failed, notes
 
 
-def _is_streamed(recipe: Recipe, target: Path, height: int, width: int, alpha: bool, settings: UpscaleSettings) -> bool:
-    """Whether a result is computed and written in strips: a large one, opaque, as PNG."""
-    return target.suffix.lower() == ".png" and not alpha and can_stream(recipe, height, width, settings)
+class _Outcome(NamedTuple):
+    """One upscaled job.
+
+    Attributes:
+      image: what is to be written; None for a result that was written while it was computed.
+      previews: number of steps → the preview after them.
+      settings: the settings in effect.
+      record: the sidecar.
+      notes: what reading, upscaling and writing it loses or changes.
+    """
+
+    image: ImageData | Animation | None
+    previews: Mapping[int, ImageData]
+    settings: UpscaleSettings
+    record: Mapping[str, Any]
+    notes: tuple[str, ...]
 
 
-def _upscale_one(
-    job: Job, image: ImageData, run: _Run, settings: UpscaleSettings, progress: Progress
-) -> UpscaleSettings:
-    """Upscale and write one image; returns the settings that fitted into the device's memory."""
+def _upscale_job(
+    job: Job,
+    run: _Run,
+    settings: UpscaleSettings,
+    progress: Callable[[int, int, int, int], None],
+    say: Callable[[str], None],
+) -> _Outcome:
+    """Read and upscale the image of a job, or all of its frames; `progress` gets (frame, frames, tiles, all tiles).
+
+    A result in strips is also written.
+    """
+    count = read_header(job.source).frames if run.files.frames else 1
+    sources = map(partial(_prepared, job, run), read_frames(job.source) if count > 1 else [read_image(job.source)])
+    frames: list[Image.Image] = []
+    used = settings
+    for index, source in enumerate(sources):
+        fitting, estimate = _fit_memory(job.target, source, run, used, count)
+        say(str(estimate))
+        of_frame = partial(progress, index, count)
+        if estimate.streamed:
+            return _stream_job(job, run, source, fitting, of_frame)
+        upscaled = upscale_image(run.upscaler, run.recipe.scale, run.params, source, of_frame, fitting, run.result)
+        used = upscaled.settings
+        if index == 0:
+            first, image = source, upscaled
+        if count > 1:
+            frames.append(pillow_frame(job.target, upscaled.image))
+    animation = Animation(tuple(frames), read_timing(job.source), image.image) if count > 1 else None
+    record = _record(job, run, first, count, used)
+    return _Outcome(animation or image.image, image.previews, used, record, _job_notes(job, run, first))
+
+
+def _stream_job(
+    job: Job, run: _Run, image: ImageData, settings: UpscaleSettings, progress: Callable[[int, int], None]
+) -> _Outcome:
+    """As `_upscale_job`, of an image whose result is written while it is computed."""
+    record_of = partial(_record, job, run, image, 1)
+    used = upscale_into_file(
+        job.target, run.upscaler, run.recipe, run.params, image, settings, run.files, record_of, progress
+    )
+    return _Outcome(None, {}, used, record_of(used), _job_notes(job, run, image))
+
+
+def _record(job: Job, run: _Run, image: ImageData, frames: int, used: UpscaleSettings) -> dict[str, Any]:
+    """The sidecar of a job, whose image, or first frame, this is."""
+    size = run.result.size(image.pixels.shape[0], image.pixels.shape[1], run.recipe.scale)
+    entries = image_entries(job.source, image, size, frames, used, run.settings, run.result, run.files)
+    return {**run.common_entries, **entries}
+
+
+def _job_notes(job: Job, run: _Run, image: ImageData) -> tuple[str, ...]:
     height, width, _ = image.pixels.shape
-    if _is_streamed(run.recipe, job.target, height, width, image.alpha is not None, settings):
-        return _stream(job, image, run, settings, progress)
-    upscaled = upscale_image(run.upscaler, run.recipe.scale, run.params, image, progress, settings)
-    record = {**run.common_entries, **_sidecar_entries(job, image, upscaled.settings, run.settings)}
-    for step, preview in upscaled.previews.items():  # first: a result stands for a complete job
-        write_result(job.previews[step], preview, {**record, "preview_after_steps": step})
-    write_result(job.target, upscaled.image, record)
-    return upscaled.settings
+    notes = (*image.notes, loss_note(job.target, image, run.files), run.result.note(height, width, run.recipe.scale))
+    return tuple(filter(None, notes))
 
 
-def _stream(job: Job, image: ImageData, run: _Run, settings: UpscaleSettings, progress: Progress) -> UpscaleSettings:
-    """As `_upscale_one`, strip by strip; where device memory runs out, the file is begun again with smaller tiles."""
-    size = image.pixels.shape[0] * run.recipe.scale, image.pixels.shape[1] * run.recipe.scale
-    while True:
-        record = {**run.common_entries, **_sidecar_entries(job, image, settings, run.settings)}
-        strips = run.upscaler.strips(run.params, image.pixels, progress, settings)
-        try:
-            write_encoded(job.target, partial(_encode_strips, job.target, strips, size, image), record)
-            return settings
-        except jax.errors.JaxRuntimeError as error:
-            smaller = reduced_settings(run.recipe, settings) if out_of_memory(error) else None
-            if smaller is None:
-                raise
-            settings = smaller
-
-
-def _encode_strips(
-    target: Path, strips: Iterable[np.ndarray], size: tuple[int, int], image: ImageData, file: Path
-) -> None:
-    encode_strips(file, target, strips, size, image)
-
-
-def _read(job: Job, run: _Run) -> ImageData:
-    image = read_image(job.source)
-    if run.ground is not None:
-        image = flatten(image, run.ground)
+def _prepared(job: Job, run: _Run, image: ImageData) -> ImageData:
+    """An image without transparency where it is not wanted, or cannot be written."""
+    ground = run.ground if run.ground is not None or output_format(job.target).alpha else run.background
+    image = image if ground is None else flatten(image, ground)
     check_alpha(job.target, image)
     return image
 
 
-def _fit_memory(target: Path, image: ImageData, run: _Run, settings: UpscaleSettings) -> tuple[UpscaleSettings, str]:
-    """Settings that fit into memory, where the device computes in main memory, and the estimate in words.
+def _fit_memory(
+    target: Path, image: ImageData, run: _Run, settings: UpscaleSettings, frames: int
+) -> tuple[UpscaleSettings, MemoryEstimate]:
+    """Settings that fit into memory, where the device computes in main memory, and the estimate for them.
 
     Raises:
       MemoryError: no smaller batch or tile does.
     """
-    height, width, _ = image.pixels.shape
+    size = image.pixels.shape[0], image.pixels.shape[1]
+    height, width = extended_size(*size, run.result)
+    result_size, alpha = run.result.size(*size, run.recipe.scale), image.alpha is not None
+    more = further_bytes(size, result_size, run.recipe.scale, run.result, alpha, frames)
     while True:
-        streamed = _is_streamed(run.recipe, target, height, width, image.alpha is not None, settings)
+        streamed = is_streamed(target, run.recipe, size, settings, run.result, run.files, alpha, frames)
         estimate = run.upscaler.estimate(run.params, height, width, settings, streamed)
         if jax.default_backend() != "cpu":
-            return settings, str(estimate)
+            return settings, estimate
         try:
             device = estimate.temporary or 0
-            check_host_memory(run.recipe, height, width, settings, image.alpha is not None, device, streamed)
-            return settings, str(estimate)
+            check_host_memory(run.recipe, height, width, settings, alpha, device + more, streamed)
+            return settings, estimate
         except MemoryError:
             if (smaller := reduced_settings(run.recipe, settings)) is None:
                 raise
@@ -334,56 +395,5 @@ def _named(source: Path, error: Exception, weights: Path | None) -> Exception:
     return ValueError(text)
 
 
-def _update_bar(bar: ProgressBar, task: TaskID, done: int, total: int) -> None:
-    bar.update(task, completed=done, total=total)
-
-
-def _progress_bar(console: Console | None) -> ProgressBar:
-    return ProgressBar(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        console=console,
-        disable=console is None,
-    )
-
-
-def origin_entries(origin: Origin, recipe: Recipe) -> dict[str, Any]:
-    """The entries of a sidecar that do not depend on the image: versions, device, recipe, and digests of all weights.
-
-    Raises:
-      FileNotFoundError: the checkpoint does not exist.
-    """
-    checkpoint = None
-    if origin.checkpoint is not None:
-        several = origin.checkpoint.is_dir() or is_ncnn(origin.checkpoint)
-        digest = digest_of(origin.checkpoint, "transformer") if several else sha256_of(origin.checkpoint)
-        checkpoint = {"path": str(origin.checkpoint), "sha256": digest}
-    return {
-        "framer_jax": __version__,
-        "jax": jax.__version__,
-        "device": jax.devices()[0].device_kind,
-        "recipe": recipe.name,
-        "scale": recipe.scale,
-        "checkpoint": checkpoint,
-        "weights": dict(origin.frozen_weights),
-        "config": None if origin.config is None else dict(origin.config),
-        "changes": dict(origin.overrides),
-    }
-
-
-def _sidecar_entries(job: Job, image: ImageData, used: UpscaleSettings, requested: UpscaleSettings) -> dict[str, Any]:
-    height, width = image.pixels.shape[:2]
-    return {
-        "settings": asdict(used),
-        "settings_asked_for": asdict(requested),
-        "input": {
-            "name": job.source.name,
-            "width": width,
-            "height": height,
-            "mode": image.mode,
-            "bits": image.bits,
-            "notes": list(image.notes),
-        },
-    }
+def _update_bar(bar: Report, task: TaskID, frame: int, frames: int, done: int, total: int) -> None:
+    bar.update(task, completed=frame * total + done, total=frames * total)

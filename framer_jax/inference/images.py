@@ -13,82 +13,88 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageColor
+from PIL.PngImagePlugin import PngInfo
 
 from framer_jax.images.arrays import check_range, check_shape, image_from_array
 from framer_jax.images.decode import from_pillow, read_image
+from framer_jax.images.frames import Timing
 from framer_jax.images.image_data import ImageData
+from framer_jax.images.metadata import DIRECTORIES, NONE, XMP_TAG, Metadata, exif_for
 from framer_jax.images.png import write_deep, write_strips
+from framer_jax.images.tiff import add_directories
+from framer_jax.inference.formats import (
+    FORMATS,
+    FileFormat,
+    check_quality,
+    check_size,
+    held_metadata,
+    output_format,
+)
 from framer_jax.inference.resample import upsample_bicubic
+from framer_jax.inference.result_settings import FileSettings
 from framer_jax.porting.files import atomic_write
+
+DEFAULT_FILES = FileSettings()
 
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as in Pillow's conversion to gray
 
-
-class FileFormat(NamedTuple):
-    """A file format that can be written.
-
-    Attributes:
-      name: Pillow's name of the format.
-      alpha: whether it stores transparency.
-      deep: modes that are stored with 16 bits per channel.
-      options: keyword arguments of Pillow's `save`.
-      side: largest side in pixels.
-      pixels: largest number of pixels.
-    """
-
-    name: str
-    alpha: bool
-    deep: tuple[str, ...]
-    options: dict[str, Any]
-    side: int = 2**31 - 1
-    pixels: int = 2**62
-
-
-_JPEG = FileFormat("JPEG", False, (), {"quality": 95, "subsampling": 0}, side=65_500)
-_TIFF = FileFormat("TIFF", True, ("L",), {"compression": "tiff_adobe_deflate"})
-
-FORMATS = {
-    ".png": FileFormat("PNG", True, ("L", "LA", "RGB", "RGBA"), {}),
-    ".webp": FileFormat("WEBP", True, (), {"quality": 95, "method": 4}, side=16_383),
-    ".jpg": _JPEG,
-    ".jpeg": _JPEG,
-    ".tif": _TIFF,
-    ".tiff": _TIFF,
-    ".bmp": FileFormat("BMP", False, (), {}, pixels=(2**32 - 200) // 4),
-}
-"""The formats that can be written, by suffix. Only PNG, TIFF and BMP are lossless."""
 
 LARGE_TIFF = 2**32 - 2**20
 """From this number of bytes on, TIFF files need offsets of 64 bits."""
 
 
-def write_image(path: str | os.PathLike[str], image: ImageData, overwrite: bool = False) -> None:
+def write_image(
+    path: str | os.PathLike[str],
+    image: ImageData,
+    overwrite: bool = False,
+    quality: int | None = None,
+    strip_metadata: bool = False,
+) -> None:
     """Write an image in the format of the file name's suffix; the file is written atomically.
 
+    EXIF, XMP, IPTC and resolution are written as far as the format holds them; see `held_metadata`.
+
     Args:
-      path: file name with a suffix of `FORMATS`.
+      path: file name with a suffix of framer_jax.inference.formats.FORMATS.
       image: values outside [0, 1] are clipped.
       overwrite: whether an existing file may be replaced.
+      quality: quality of a lossy format, 1 to 100; None for its default.
+      strip_metadata: whether to leave out metadata, except for the color profile.
 
     Raises:
       FileExistsError: the file exists and `overwrite` is False.
       OSError: the file cannot be written (no permission, full disk, a parent that is a file).
-      ValueError: the suffix is unknown, or the format cannot hold this image (transparency, size).
+      ValueError: the suffix is unknown, or the format cannot hold this image (transparency, size) or has no quality.
     """
-    path = Path(path)
+    path, settings = Path(path), FileSettings(quality=quality, strip_metadata=strip_metadata)
     output_format(path)
     if path.exists() and not overwrite:
         raise FileExistsError(f"{path} exists: choose another name or allow overwriting")
+    check_quality(path, quality)
     check_size(path, *image.pixels.shape[:2])
     check_alpha(path, image)
     try:
         with atomic_write(path) as temporary:
-            encode_image(temporary, path, image)
+            encode_image(temporary, path, image, settings)
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(path)) from error
 
 
-def encode_image(file: Path, path: Path, image: ImageData) -> None:
+class Animation(NamedTuple):
+    """Frames that are written as one file.
+
+    Attributes:
+      frames: the frames with 8 bits per channel, as `pillow_frame` makes them.
+      timing: how they are shown.
+      first: the first frame, for what all of them share: metadata and color profile.
+    """
+
+    frames: tuple[Image.Image, ...]
+    timing: Timing
+    first: ImageData
+
+
+def encode_image(file: Path, path: Path, image: ImageData | Animation, settings: FileSettings = DEFAULT_FILES) -> None:
     """Write an image into `file`, in the format of the file name `path`; errors name `path`.
 
     Raises:
@@ -96,28 +102,38 @@ def encode_image(file: Path, path: Path, image: ImageData) -> None:
       ValueError: the format cannot hold the image.
     """
     file_format = output_format(path)
-    image = image if file_format.alpha else image._replace(alpha=None)
-    icc = image.icc if file_format.name != "BMP" else None
-    values = _encode(image, file_format)
-    height, width, channels = values.shape
+    first = image.first if isinstance(image, Animation) else image
+    height, width = first.pixels.shape[:2]
+    options = _save_options(path, first, settings)
     try:
-        if values.dtype == np.uint16 and file_format.name == "PNG":
-            write_deep(file, values, icc)
-            return
-        encoded = Image.fromarray(values[:, :, 0] if channels == 1 else values)
-        if file_format.name == "WEBP" and encoded.mode == "LA":
-            encoded = encoded.convert("RGBA")
-        large = {"big_tiff": True} if file_format.name == "TIFF" and values.nbytes > LARGE_TIFF else {}
-        encoded.save(
-            file, format=file_format.name, **file_format.options, **large, **({"icc_profile": icc} if icc else {})
-        )
+        if isinstance(image, Animation):
+            frame, *others = image.frames
+            options |= {"save_all": True, "append_images": others, **_timing(file_format, image.timing)}
+        else:
+            image = image if file_format.alpha else image._replace(alpha=None)
+            values = _encode(image, file_format)
+            if values.dtype == np.uint16 and file_format.name == "PNG":
+                write_deep(file, values, **_png_chunks(image, settings, height, width))
+                return
+            frame = _pillow_image(values, file_format)
+        frame.save(file, format=file_format.name, **options)
+        if file_format.name == "TIFF" and not settings.strip_metadata:
+            exif = exif_for(first.metadata, height, width)
+            add_directories(file, {tag: content for tag in DIRECTORIES if (content := exif.get_ifd(tag))})
     except (ValueError, OSError, struct.error) as error:
         if isinstance(error, OSError) and error.errno is not None:  # from the system; errors of Pillow have no number
             raise OSError(error.errno, error.strerror, str(path)) from error
         raise ValueError(f"{path}: {file_format.name} cannot be written at {width}x{height} ({error})") from error
 
 
-def encode_strips(file: Path, path: Path, strips: Iterable[np.ndarray], size: tuple[int, int], lr: ImageData) -> None:
+def encode_strips(
+    file: Path,
+    path: Path,
+    strips: Iterable[np.ndarray],
+    size: tuple[int, int],
+    lr: ImageData,
+    settings: FileSettings = DEFAULT_FILES,
+) -> None:
     """Write an opaque image into a PNG `file` strip by strip; errors name `path`.
 
     Args:
@@ -125,30 +141,95 @@ def encode_strips(file: Path, path: Path, strips: Iterable[np.ndarray], size: tu
       path: its final name.
       strips: [rows, W, 3] float32 in [0, 1], from top to bottom.
       size: (H, W).
-      lr: the LR image, whose mode, depth and color profile are kept.
+      lr: the LR image, whose mode, depth, color profile and metadata are kept.
+      settings: whether metadata is left out.
 
     Raises:
       OSError: the file cannot be written.
     """
     png = FORMATS[".png"]
     encoded = (_encode(lr._replace(pixels=strip), png) for strip in strips)
-    shape = (*size, 1 if lr.mode == "L" else 3)
+    shape = (*size, 1 if lr.mode.startswith("L") else 3)
     try:
-        write_strips(file, encoded, shape, 16 if lr.bits > 8 else 8, lr.icc)
+        write_strips(file, encoded, shape, 16 if lr.bits > 8 else 8, **_png_chunks(lr, settings, *size))
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(path)) from error
 
 
-def check_size(path: str | os.PathLike[str], height: int, width: int) -> None:
-    """Raise ValueError if the format of a file name cannot hold an image of this size."""
+def _png_chunks(image: ImageData, settings: FileSettings, height: int, width: int) -> dict[str, Any]:
+    """Arguments of `write_strips` for the color profile and the metadata of a result of this size."""
+    metadata = NONE if settings.strip_metadata else image.metadata
+    exif = exif_for(metadata, height, width).tobytes() if metadata.exif else b""
+    return {"icc": image.icc, "exif": exif, "xmp": metadata.xmp, "dpi": metadata.dpi}
+
+
+def pillow_frame(path: str | os.PathLike[str], image: ImageData) -> Image.Image:
+    """One frame of an `Animation` in the format of a file name."""
     file_format = output_format(path)
-    if max(height, width) > file_format.side or height * width > file_format.pixels:
-        limit = f"{file_format.side:,} pixels a side"
-        if max(height, width) <= file_format.side:
-            limit = f"{file_format.pixels:,} pixels"
-        raise ValueError(
-            f"{path}: {file_format.name} holds at most {limit}, and the image is {width}x{height}: write .png or .tiff"
-        )
+    image = image if file_format.alpha else image._replace(alpha=None)
+    return _pillow_image(_encode(image._replace(bits=8), file_format), file_format)
+
+
+def _pillow_image(values: np.ndarray, file_format: FileFormat) -> Image.Image:
+    encoded = Image.fromarray(values[:, :, 0] if values.shape[2] == 1 else values)
+    if encoded.mode == "LA" and file_format.name in ("WEBP", "AVIF", "GIF"):
+        return encoded.convert("RGBA")
+    return encoded
+
+
+def _timing(file_format: FileFormat, timing: Timing) -> dict[str, Any]:
+    """Options of Pillow's `save` for an animation; those of the first frame's default image are never used."""
+    if file_format.name == "TIFF" or not timing.durations:
+        return {}
+    durations = [round(duration) for duration in timing.durations]
+    loop = {} if timing.loop is None else {"loop": timing.loop}
+    return {"duration": durations, **loop} if file_format.name != "AVIF" else {"duration": durations}
+
+
+def _save_options(path: Path, image: ImageData, settings: FileSettings) -> dict[str, Any]:
+    """Options of Pillow's `save` for an image, or for all frames of an animation."""
+    file_format = output_format(path)
+    height, width = image.pixels.shape[:2]
+    options = dict(file_format.options)
+    if file_format.quality is not None:
+        options["quality"] = settings.quality or file_format.quality
+    if file_format.name == "TIFF" and height * width * 4 * (1 + image.bits // 16) > LARGE_TIFF:
+        options["big_tiff"] = True
+    if image.icc and file_format.name not in ("BMP", "GIF"):
+        options["icc_profile"] = image.icc
+    metadata = NONE if settings.strip_metadata else held_metadata(path, image.metadata)[0]
+    if metadata.dpi and file_format.name not in ("WEBP", "AVIF"):  # these have it in EXIF alone
+        options["dpi"] = metadata.dpi
+    if metadata.iptc:
+        options["extra"] = b"\xff\xed" + struct.pack(">H", len(metadata.iptc) + 2) + metadata.iptc
+    return options | _descriptions(file_format, metadata, height, width)
+
+
+def _descriptions(file_format: FileFormat, metadata: Metadata, height: int, width: int) -> dict[str, Any]:
+    """Options of Pillow's `save` for EXIF and XMP."""
+    alone = file_format.name in ("WEBP", "AVIF")  # whose resolution has no other place
+    needed = "exif" in file_format.metadata and (metadata.exif or (metadata.dpi and alone))
+    exif = exif_for(metadata, height, width) if needed else Image.Exif()
+    if file_format.name == "TIFF":
+        for directory in DIRECTORIES:  # Pillow cannot write them with compression, `add_directories` does
+            exif.pop(directory, None)
+        if metadata.xmp:
+            exif[XMP_TAG] = metadata.xmp
+        return {"exif": exif} if exif else {}
+    options: dict[str, Any] = {"exif": exif.tobytes()} if exif else {}
+    if metadata.xmp and file_format.name == "PNG":
+        texts = PngInfo()
+        texts.add_itxt("XML:com.adobe.xmp", metadata.xmp.decode("utf-8", "replace"))
+        options["pnginfo"] = texts
+    elif metadata.xmp:
+        options["xmp"] = metadata.xmp
+    return options
+
+
+def loss_note(path: str | os.PathLike[str], image: ImageData, settings: FileSettings = DEFAULT_FILES) -> str:
+    """What the format of a file name does not hold of an image: bit depth, metadata, colors; '' for nothing."""
+    metadata = "" if settings.strip_metadata else held_metadata(path, image.metadata)[1]
+    return "; ".join(filter(None, (depth_note(path, image), metadata, output_format(path).colors)))
 
 
 def check_alpha(path: str | os.PathLike[str], image: ImageData) -> None:
@@ -156,8 +237,8 @@ def check_alpha(path: str | os.PathLike[str], image: ImageData) -> None:
     file_format = output_format(path)
     if image.alpha is not None and not file_format.alpha and image.alpha.min() < 1:
         raise ValueError(
-            f"{path}: {file_format.name} cannot hold transparency: write .png, .tiff or .webp instead, or flatten the "
-            "image onto a color (--flatten white)"
+            f"{path}: {file_format.name} cannot hold transparency: write .png, .tiff or .webp instead, or put the "
+            "image on a color (--background white)"
         )
 
 
@@ -215,25 +296,13 @@ def as_image_data(image: Any, overshoot: float = 0.0) -> ImageData:
     return image_from_array(image, overshoot)
 
 
-def output_format(path: str | os.PathLike[str]) -> FileFormat:
-    """The format of a file name's suffix.
-
-    Raises:
-      ValueError: a suffix that is not in `FORMATS`.
-    """
-    suffix = Path(path).suffix.lower()
-    if suffix not in FORMATS:
-        raise ValueError(f"{path}: cannot write {suffix or 'a name without suffix'!r}; use one of {', '.join(FORMATS)}")
-    return FORMATS[suffix]
-
-
 def premultiply_alpha(image: ImageData) -> np.ndarray:
     """Pixels multiplied by alpha, so that the colors of transparent pixels do not bleed into their neighbors.
 
     Returns:
       [H, W, 3] float32 in [0, 1]; the pixels themselves if the image is opaque.
     """
-    if image.alpha is None or image.alpha.min() >= 1:
+    if image.alpha is None or is_opaque(image):
         return image.pixels
     return image.pixels * image.alpha[:, :, None]
 
@@ -249,11 +318,30 @@ def replace_pixels(image: ImageData, pixels: np.ndarray, scale: int) -> ImageDat
     Returns:
       The SR image; colors are 0 where alpha rounds to 0.
     """
+    return with_result(image, pixels, upsampled_alpha(image, scale))
+
+
+def upsampled_alpha(image: ImageData, scale: int) -> np.ndarray | None:
+    """The alpha of an LR image, upsampled bicubically, [sH, sW] float32 in [0, 1]; ones if it is opaque, or None."""
     if image.alpha is None:
-        return image._replace(pixels=pixels)
-    if image.alpha.min() >= 1:
-        return image._replace(pixels=pixels, alpha=np.ones(pixels.shape[:2], np.float32))
-    alpha = np.clip(upsample_bicubic(image.alpha, scale), 0, 1)
+        return None
+    if is_opaque(image):
+        return np.ones((image.alpha.shape[0] * scale, image.alpha.shape[1] * scale), np.float32)
+    return np.clip(upsample_bicubic(image.alpha, scale), 0, 1)
+
+
+def is_opaque(image: ImageData) -> bool:
+    """Whether no pixel of an image is transparent."""
+    return image.alpha is None or bool(image.alpha.min() >= 1)
+
+
+def with_result(image: ImageData, pixels: np.ndarray, alpha: np.ndarray | None) -> ImageData:
+    """The image with SR pixels [sH, sW, 3] that are multiplied by alpha [sH, sW], and with that alpha.
+
+    Colors are 0 where alpha rounds to 0.
+    """
+    if alpha is None or alpha.min() >= 1:
+        return image._replace(pixels=pixels, alpha=alpha)
     smallest = 0.5 / (2**image.bits - 1)
     inverse = np.where(alpha < smallest, 0, 1 / np.maximum(alpha, smallest)).astype(np.float32)
     return image._replace(pixels=np.clip(pixels * inverse[:, :, None], 0, 1), alpha=alpha)

@@ -12,8 +12,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from framer_jax.data.files import SUFFIXES, LeftOut, list_images, summary_of
-from framer_jax.images.decode import read_header, read_image
-from framer_jax.inference.images import FORMATS, check_alpha, check_size, output_format
+from framer_jax.inference.formats import FORMATS, output_format
 from framer_jax.inference.result_files import LONGEST_NAME, is_record, sidecar_path
 
 PathLike = str | os.PathLike[str]
@@ -94,7 +93,7 @@ def plan_jobs(
     else:
         extension = extension if extension.startswith(".") else f".{extension}"
         output_format(f"output{extension}")
-        searched = [_find_images(path, output, recursive) for path in paths]
+        searched = [find_images(path, output, recursive) for path in paths]
         images = [image for of_path, _ in searched for image in of_path]
         plan = Plan(
             _name_outputs(images, output, suffix, extension),
@@ -154,29 +153,19 @@ def remaining_jobs(jobs: Sequence[Job], overwrite: bool, skip_existing: bool) ->
     return Remaining(left, skipped, notes)
 
 
-def impossible_jobs(
-    jobs: Sequence[Job], scale: int, check_memory: Callable[[int, int, bool, Path], None], flattened: bool
-) -> list[tuple[Path, str]]:
-    """(source, reason) of the images that cannot be upscaled, as far as their headers tell.
+def impossible_jobs(jobs: Sequence[Job], check: Callable[[Job], None]) -> list[tuple[Path, str]]:
+    """(source, reason) of the images that cannot be upscaled, as far as can be said before one is computed.
 
     Args:
       jobs: the jobs.
-      scale: upsampling factor.
-      check_memory: (height, width, alpha) of an LR image and its output → raises an error if it needs more memory than
-        there is.
-      flattened: whether transparency is removed.
+      check: raises an error if a job cannot be done, see framer_jax.inference.job_checks.
     """
 
     def reason(job: Job) -> str:
         try:
-            header = read_header(job.source)
             for file in job.files():
                 check_name(file)
-            check_size(job.target, header.height * scale, header.width * scale)
-            alpha = header.transparent and not flattened
-            check_memory(header.height, header.width, alpha, job.target)
-            if alpha and not output_format(job.target).alpha:
-                check_alpha(job.target, read_image(job.source))
+            check(job)
         except (OSError, ValueError, MemoryError) as error:
             return reason_of(job.source, error)
         return ""
@@ -249,7 +238,7 @@ class _Excluded(NamedTuple):
     results: tuple[Path, ...] = ()
 
 
-def _find_images(path: Path, output: Path, recursive: bool) -> tuple[list[tuple[Path, Path]], _Excluded]:
+def find_images(path: Path, output: Path, recursive: bool) -> tuple[list[tuple[Path, Path]], _Excluded]:
     """(image, its path relative to the input) of the file itself or of the folder's sorted images; and the rest."""
     if path.is_file():
         return [(path, Path(path.name))], _Excluded()

@@ -27,23 +27,25 @@ def upsample_bicubic(image: np.ndarray, scale: int) -> np.ndarray:
     return _upsample_axis(_upsample_axis(image, scale, 0), scale, 1)
 
 
-def resize_pillow(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def resize_pillow(image: np.ndarray, size: tuple[int, int], border: int = 0) -> np.ndarray:
     """Resize like Pillow's BICUBIC (a = -1/2, antialiased when downsampling), in float32 and clipped to [0, 1].
 
     Args:
       image: [H, W, C] float32.
       size: (height, width) of the result.
+      border: pixels on each side that are seen by the filter, and are no part of what is resized.
 
     Returns:
       [height, width, C] float32; the image itself if it already has that size.
     """
-    if image.shape[:2] == size:
+    if image.shape[:2] == size and not border:
         return image
     height, width = size
+    box = (border, border, image.shape[1] - border, image.shape[0] - border)
     result = np.empty((height, width, image.shape[2]), np.float32)
     for channel in range(image.shape[2]):
         plane = Image.fromarray(np.ascontiguousarray(image[:, :, channel], np.float32))
-        result[:, :, channel] = np.asarray(plane.resize((width, height), Image.Resampling.BICUBIC))
+        result[:, :, channel] = np.asarray(plane.resize((width, height), Image.Resampling.BICUBIC, box))
     return np.clip(result, 0, 1, out=result)
 
 

@@ -10,8 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from framer_jax.images.image_data import ImageData
-from framer_jax.inference.images import encode_image
+from framer_jax.inference.images import Animation, encode_image
+from framer_jax.inference.result_settings import FileSettings
 from framer_jax.porting.files import atomic_write
+
+DEFAULT_FILES = FileSettings()
 
 LONGEST_NAME = 255
 """Bytes of a file name that common file systems take."""
@@ -37,29 +40,35 @@ def is_record(path: Path) -> bool:
     return isinstance(record, dict) and {"framer_jax", "settings", "input"} <= record.keys()
 
 
-def write_result(target: Path, image: ImageData, record: Mapping[str, Any]) -> None:
+def write_result(
+    target: Path, image: ImageData | Animation, record: Mapping[str, Any], settings: FileSettings = DEFAULT_FILES
+) -> None:
     """Write an SR image and its record, see `write_encoded`."""
-    write_encoded(target, lambda file: encode_image(file, target, image), record)
+    write_encoded(target, lambda file: encode_image(file, target, image, settings), record, settings.in_place)
 
 
-def write_encoded(target: Path, encode: Callable[[Path], None], record: Mapping[str, Any]) -> None:
+def write_encoded(
+    target: Path, encode: Callable[[Path], None], record: Mapping[str, Any], in_place: bool = False
+) -> None:
     """Write an SR image and its record; after an error, neither is there.
 
     Both are complete before the first one gets its name. A new record precedes its image: an image without a record is
     not of this library. Where an image is replaced, its old record is removed first, and the new one comes last, so
-    that no image is ever described by the record of another.
+    that no image is ever described by the record of another. In place, the record comes first again, and states the
+    size of the result, so that neither a result is taken for an image nor an image for its result.
 
     Args:
       target: name of the image.
       encode: writes the image into the file that it is given.
       record: content of the record.
+      in_place: whether the image is replaced by its own result.
 
     Raises:
       OSError, ValueError: as of `encode`.
     """
     sidecar = sidecar_path(target)
     replaces = target.exists()
-    first, last = (target, sidecar) if replaces else (sidecar, target)
+    first, last = (target, sidecar) if replaces and not in_place else (sidecar, target)
     placed = False
     try:
         with atomic_write(last) as last_file:

@@ -16,7 +16,7 @@ from framer_jax.images.image_data import ImageData
 from framer_jax.inference.color_fix import fix_color
 from framer_jax.inference.computed_tiles import Progress, computed_tiles, result_strips
 from framer_jax.inference.estimate import MemoryEstimate, check_host_memory, estimate_memory
-from framer_jax.inference.images import premultiply_alpha, replace_pixels
+from framer_jax.inference.images import is_opaque, premultiply_alpha, upsampled_alpha, with_result
 from framer_jax.inference.programs import (
     image_parts,
     input_sizes,
@@ -27,12 +27,16 @@ from framer_jax.inference.programs import (
     tile_devices,
 )
 from framer_jax.inference.protocols import PROTOCOLS
-from framer_jax.inference.resample import resize_pillow
+from framer_jax.inference.resample import resize_pillow, upsample_bicubic
+from framer_jax.inference.result_image import blended, extended, finished
+from framer_jax.inference.result_settings import ResultSettings
 from framer_jax.inference.settings import UpscaleSettings
 from framer_jax.inference.tiler import add_tile, paste_part
 from framer_jax.recipes.base import Params, Recipe
 
 LOGGER = logging.getLogger(__name__)
+
+OWN_SIZE = ResultSettings()
 
 
 class UpscaleResult(NamedTuple):
@@ -209,23 +213,41 @@ def upscale_image(
     image: ImageData,
     progress: Progress | None = None,
     settings: UpscaleSettings | None = None,
+    result: ResultSettings = OWN_SIZE,
 ) -> UpscaledImage:
-    """Upscale an image and keep its transparency, gray mode, bit depth and color profile.
+    """Upscale an image and keep its transparency, gray mode, bit depth, color profile and metadata.
 
     Args:
       upscaler: upscaler from `make_upscaler`.
       scale: the recipe's upsampling factor.
       params: the recipe's parameters.
       image: LR image from `read_image`.
-      progress: callback that receives the number of finished tiles.
+      progress: callback that receives the number of finished tiles; it begins again for transparency.
       settings: settings to use instead of the upscaler's.
+      result: size and edges of the result, and how its transparency is upsampled.
 
     Returns:
       the SR image, the settings in effect, and the previews that they ask for.
     """
-    result = upscaler.run(params, premultiply_alpha(image), progress, settings)
-    previews = {step: replace_pixels(image, pixels, scale) for step, pixels in result.previews.items()}
-    return UpscaledImage(replace_pixels(image, result.pixels, scale), result.settings, previews)
+    source, size = extended(image, result), image.pixels.shape[:2]
+    upscaled = upscaler.run(params, premultiply_alpha(source), progress, settings)
+    if result.alpha == "network" and source.alpha is not None and not is_opaque(source):
+        gray = np.repeat(source.alpha[:, :, None], 3, axis=2)
+        alpha = upscaler.run(params, gray, progress, replace(upscaled.settings, preview=0)).pixels.mean(
+            axis=2, dtype=np.float32
+        )
+    else:
+        alpha = upsampled_alpha(source, scale)
+    alpha = None if alpha is None else finished(alpha, size, scale, result)
+
+    smooth = None if result.strength == 1 else upsample_bicubic(premultiply_alpha(source), scale)
+
+    def complete(pixels: np.ndarray) -> ImageData:
+        pixels = pixels if smooth is None else blended(pixels, smooth, result.strength)
+        return with_result(image, finished(pixels, size, scale, result), alpha)
+
+    previews = {step: complete(pixels) for step, pixels in upscaled.previews.items()}
+    return UpscaledImage(complete(upscaled.pixels), upscaled.settings, previews)
 
 
 def check_settings(recipe: Recipe, settings: UpscaleSettings) -> None:

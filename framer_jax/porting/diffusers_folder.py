@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from framer_jax.paths import check_local
 from framer_jax.porting.maps import StateDict
 from framer_jax.porting.ncnn import files_of, is_ncnn
 from framer_jax.porting.state_dicts import IsKnown, select
@@ -214,6 +215,7 @@ def write_folder(
         raise FileExistsError(f"{path} exists: name another folder, or allow to overwrite it")
     if path.exists() and (others := _other_files(path)):
         raise FileExistsError(f"{path} holds {others[0]!r}, which is not part of a model: name another folder")
+    check_local(path, "a folder of weights")
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name[:100]}.{secrets.token_hex(4)}.part")
     old = temporary.with_suffix(".old")

@@ -10,6 +10,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from framer_jax.paths import as_path, upload
+
 PathLike = str | os.PathLike[str]
 
 RAW_NAMES = "surrogateescape"
@@ -23,12 +25,23 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     Readers see the old file or the new one, never a partial one. A missing folder is created.
 
     Args:
-      path: path of the finished file.
+      path: path of the finished file, on this machine or in an object store.
 
     Yields:
-      the path to write to, in the same folder, so that the rename is atomic.
+      the path to write to, in the same folder, so that the rename is atomic; for a store a local one, which is
+      uploaded.
+
+    Raises:
+      OSError: it cannot be written.
     """
-    path = Path(path)
+    path = as_path(path)
+    if not isinstance(path, Path):
+        with tempfile.TemporaryDirectory() as folder:
+            local = Path(folder, path.name)
+            local.touch()
+            yield local
+            upload(local, path)
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     start = os.fsencode(path.name)[:100].decode("utf-8", "ignore")  # the name may be as long as the system allows
     temporary = path.with_name(f".{start}.{secrets.token_hex(4)}.part")

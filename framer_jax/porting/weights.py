@@ -13,6 +13,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from framer_jax.paths import as_path
 from framer_jax.porting.files import atomic_write
 from framer_jax.porting.maps import check_finite
 from framer_jax.trees import flatten_names, nest_names
@@ -53,7 +54,7 @@ def save_weights(path: str | os.PathLike[str], params: Mapping[str, Any], metada
       ValueError: another suffix, no array at all, a leaf that is not an array, an unsupported dtype, or metadata that
         are not JSON.
     """
-    path = Path(path)
+    path = as_path(path)
     if path.suffix != ".safetensors":
         raise ValueError(f"{path}: weights files must be named *.safetensors")
     leaves, empty = flatten_names(params)

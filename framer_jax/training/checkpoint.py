@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import logging
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
+from framer_jax.paths import AnyPath, as_path, files_below, remove_folder
 from framer_jax.training import compatibility
 from framer_jax.training.data_position import DataIterator, HasPosition, IteratorState, restore_iterator
 from framer_jax.training.digests import DIGESTS, DamagedCheckpointError, damage, write_digests
@@ -33,6 +33,9 @@ ITEMS = ("state", "data", "about")
 
 UNFINISHED = ".orbax-checkpoint-tmp"
 """Suffix of the folder that a save writes into, until it is complete."""
+
+COMPLETE = "commit_success.txt"
+"""File that Orbax adds to a complete checkpoint in an object store."""
 
 DAMAGED = ".damaged"
 """Suffix that a damaged checkpoint gets when a run is resumed from an earlier one."""
@@ -74,9 +77,12 @@ class Restored(NamedTuple):
     notes: tuple[str, ...]
 
 
-def saved_steps(folder: Path) -> list[int]:
-    """Steps of the checkpoints in a folder, in order."""
-    names = [path.name for path in folder.iterdir() if path.is_dir()] if folder.is_dir() else []
+def saved_steps(folder: AnyPath) -> list[int]:
+    """Steps of the checkpoints in a folder, in order; in an object store, of those that are marked as complete."""
+    if isinstance(folder, Path):
+        names = [path.name for path in folder.iterdir() if path.is_dir()] if folder.is_dir() else []
+    else:
+        names = [name.split("/")[0] for name in files_below(folder) if name.split("/")[1:] == [COMPLETE]]
     return sorted(int(name) for name in names if name.isascii() and name.isdecimal() and str(int(name)) == name)
 
 
@@ -97,12 +103,13 @@ class Checkpoints:
 
     def __init__(
         self,
-        directory: str | Path,
+        directory: str | AnyPath,
         settings: TrainingSettings,
         may_change: Iterable[str] = (),
         migrate: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
     ) -> None:
-        self.directory = Path(directory).absolute()
+        directory = as_path(directory)
+        self.directory = directory.absolute() if isinstance(directory, Path) else directory
         self._may_change = (*compatibility.MAY_CHANGE, *may_change)
         self._migrate = migrate
         self._saving: int | None = None
@@ -117,7 +124,7 @@ class Checkpoints:
         if jax.process_index() == 0:
             # Remains of a killed run. Orbax would delete them in another thread, in conflict with the next manager.
             for unfinished in self.directory.glob(f"*{UNFINISHED}"):
-                shutil.rmtree(unfinished, ignore_errors=True)
+                remove_folder(unfinished)
         for logger in ("absl", "asyncio"):
             logging.getLogger(logger).addFilter(_is_news)
         self._manager = ocp.CheckpointManager(self.directory, options=options, item_names=ITEMS)
@@ -130,7 +137,7 @@ class Checkpoints:
         """Steps of all checkpoints that were written to their end, in order; their files may be damaged since."""
         return saved_steps(self.directory)
 
-    def path(self, step: int) -> Path:
+    def path(self, step: int) -> AnyPath:
         """Folder of one checkpoint."""
         return self.directory / str(step)
 
@@ -177,13 +184,15 @@ class Checkpoints:
             latest = self.latest()
             left = "no checkpoint is left" if latest is None else f"the newest complete one is {self.path(latest)}"
             raise OSError(
-                f"checkpoint {self.path(self._saving or 0)} could not be written ({_first_line(error)}); {left}: make "
+                f"checkpoint {self.path(self._saving or 0)} could not be written ({first_line(error)}); {left}: make "
                 "space there, and run again to resume"
             ) from error
 
     def _write_digests(self) -> None:
         """Called by Orbax on the first host when all hosts have written, before the folder gets its final name."""
-        write_digests(self.directory / f"{self._saving}{UNFINISHED}", ITEMS)
+        # In an object store, which cannot rename folders, the folder has its name from the beginning.
+        local = isinstance(self.directory, Path)
+        write_digests(self.directory / f"{self._saving}{UNFINISHED * local}", ITEMS)
 
     def restore_newest(
         self,
@@ -275,7 +284,7 @@ class Checkpoints:
         check_same_descriptions(about["leaves"], describe_leaves(abstract), f"checkpoint {path}", "train again")
         return self._read_state(path, abstract, bool(about.get("digests")))
 
-    def _intact(self, path: Path) -> dict[str, Any]:
+    def _intact(self, path: AnyPath) -> dict[str, Any]:
         """The metadata of a checkpoint whose files are as they were written."""
         if not path.is_dir():
             steps = ", ".join(map(str, self.steps())) or "none"
@@ -290,7 +299,7 @@ class Checkpoints:
             raise DamagedCheckpointError(f"checkpoint {path} is damaged or incomplete ({problem})")
         return about
 
-    def _read_state(self, path: Path, abstract: TrainState, verified: bool) -> TrainState:
+    def _read_state(self, path: AnyPath, abstract: TrainState, verified: bool) -> TrainState:
         problem = ""
         try:
             with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as reader:
@@ -298,13 +307,13 @@ class Checkpoints:
         except (ValueError, OSError, KeyError, TypeError, RuntimeError) as error:
             if "RESOURCE_EXHAUSTED" in str(error):  # too little memory, which is no damage
                 raise
-            problem = _first_line(error)
+            problem = first_line(error)
         if problem := any_problem(problem):
             kind = ValueError if verified else DamagedCheckpointError
             raise kind(f"checkpoint {path} cannot be read ({problem})")
         return state
 
-    def _set_aside(self, steps: Iterable[int]) -> dict[int, Path]:
+    def _set_aside(self, steps: Iterable[int]) -> dict[int, AnyPath]:
         """Rename damaged checkpoints; step → new path."""
         names = {}
         for step in steps:
@@ -329,6 +338,11 @@ class Checkpoints:
         with self._one_line_errors():
             self._manager.wait_until_finished()
 
+    def newest(self) -> str:
+        """The newest complete checkpoint in words."""
+        latest = self.latest()
+        return "no checkpoint is saved" if latest is None else f"the newest checkpoint is {self.path(latest)}"
+
     def close(self) -> None:
         """Wait until all saves are on disk, then release threads."""
         with self._one_line_errors():
@@ -351,7 +365,7 @@ def _is_news(record: logging.LogRecord) -> bool:
     return not (record.exc_info and "orbax" in origin)
 
 
-def read_about(path: Path) -> tuple[dict[str, Any], str]:
+def read_about(path: AnyPath) -> tuple[dict[str, Any], str]:
     """(metadata of a checkpoint, what is wrong with them or '')."""
     try:
         about = json.loads((path / "about" / "metadata").read_text(encoding="utf-8"))
@@ -362,7 +376,7 @@ def read_about(path: Path) -> tuple[dict[str, Any], str]:
     return about, ""
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
     """The first line of a message; of a long one its end, where libraries put the cause."""
     text = (str(error).splitlines() or [type(error).__name__])[0]
     return text if len(text) <= 200 else f"… {text[-200:]}"

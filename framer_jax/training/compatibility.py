@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
-from pathlib import Path
 from typing import Any
 
+from framer_jax.paths import AnyPath
 from framer_jax.training.data_identity import differing_files
 
 LEARNING_RATE = ("learning_rate", "final_learning_rate", "warmup_steps", "schedule", "decay_factor", "decay_every")
@@ -17,6 +18,11 @@ MAY_CHANGE = (
     *(f"training.{name}" for name in LEARNING_RATE),
     *(f"training.updates.*.{name}" for name in LEARNING_RATE),
     "training.stop_after",
+    "training.stop_after_minutes",
+    "training.checkpoint_minutes",
+    "training.keep_compiled",
+    "training.profile_step",
+    "training.profile_steps",
     "training.log_every",
     "training.checkpoint_every",
     "training.validate_every",
@@ -28,7 +34,9 @@ MAY_CHANGE = (
     "training.sharding_rules",
     "data.embeddings",
     "data.train",  # the records are compared by their names and contents: the folder may have moved
+    "data.pairs",
     "data.validation",
+    "data.validation_pairs",
     "data.validation_count",
     "data.validation_preview",
     "data.threads",
@@ -37,12 +45,18 @@ MAY_CHANGE = (
 """Configuration paths, of knobs or whole sections, that may differ between a checkpoint and the run that resumes it;
 '*' stands for any name."""
 
+OF_A_HOST = (
+    *("data.train", "data.pairs", "data.embeddings", "data.validation", "data.validation_pairs"),
+    *("data.validation_preview", "data.threads", "logging"),
+)
+"""Configuration paths that may differ between the hosts of one run: places of files, and what one host does alone."""
+
 LAYOUT = 2
 """Version of the layout of the training state. Layout 1 had no version number, the mutable state in the field `carry`
 and the EMA of all groups."""
 
 
-def check_layout(path: Path, about: Mapping[str, Any]) -> None:
+def check_layout(path: AnyPath, about: Mapping[str, Any]) -> None:
     """Refuse a checkpoint with another layout of the training state.
 
     Raises:
@@ -57,7 +71,7 @@ def check_layout(path: Path, about: Mapping[str, Any]) -> None:
 
 
 def check_config(
-    path: Path,
+    path: AnyPath,
     saved: dict[str, Any],
     present: dict[str, Any],
     may_change: Iterable[str] = MAY_CHANGE,
@@ -103,8 +117,25 @@ def check_config(
     return saved
 
 
+def shared_by_hosts(config: Mapping[str, Any], data: Mapping[str, Any], places: Iterable[str]) -> str:
+    """What all hosts of a run must have in common, as text.
+
+    Args:
+      config: configuration of this host.
+      data: its `framer_jax.training.data_identity.data_identity`, or {}.
+      places: configuration paths of files that may lie elsewhere on each host, besides `OF_A_HOST`.
+    """
+    may_differ = (*OF_A_HOST, *places)
+    common = {
+        name: value
+        for name, value in _flat(dict(config)).items()
+        if not any(fnmatchcase(name, entry) or fnmatchcase(name, f"{entry}.*") for entry in may_differ)
+    }
+    return json.dumps([common, data], sort_keys=True, default=str)
+
+
 def check_data(
-    path: Path, saved: Mapping[str, Any], present: Mapping[str, Any], file_names: Sequence[str] = ()
+    path: AnyPath, saved: Mapping[str, Any], present: Mapping[str, Any], file_names: Sequence[str] = ()
 ) -> None:
     """Refuse a checkpoint that was trained on other records.
 

@@ -1,14 +1,20 @@
-"""The position of the data in a checkpoint: how far the iterator of each host is."""
+"""The position of the data in a checkpoint: how far the iterator of each host is.
+
+Every host writes its own. Positions of framer_jax.data.pipeline count global batches and are the same on all hosts, so
+that a run goes on with any number of them; those of other iterators may need as many hosts as they were saved with.
+"""
 
 from __future__ import annotations
 
 import json
-from pathlib import Path
+import re
 from typing import Any, Protocol
 
 import jax
 
+from framer_jax.paths import AnyPath
 from framer_jax.training.digests import DamagedCheckpointError
+from framer_jax.training.hosts import any_problem
 
 
 class DataIterator(Protocol):
@@ -57,22 +63,17 @@ class Position:
         return json.loads(self._state)
 
 
-def restore_iterator(path: Path, iterator: DataIterator) -> None:
-    """Set an iterator to the position of this host in a checkpoint.
+def restore_iterator(path: AnyPath, iterator: DataIterator) -> None:
+    """Set an iterator to the position of this host in a checkpoint, or to that of all hosts if their number differs.
+
+    Every host must call it.
 
     Raises:
-      DamagedCheckpointError: the position is damaged.
-      ValueError: it was saved with another number of hosts or of worker processes.
+      DamagedCheckpointError: a position is damaged or missing.
+      ValueError: it was saved with another number of worker processes, or with another number of hosts whose positions
+        differ.
     """
-    name = f"process_{jax.process_index()}-of-{jax.process_count()}.json"
-    try:
-        saved = json.loads((path / "data" / name).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ValueError(
-            f"checkpoint {path} has no readable data/{name}: resume with as many hosts as it was saved with"
-        ) from error
-    except ValueError as error:
-        raise DamagedCheckpointError(f"checkpoint {path} is damaged or incomplete (data/{name})") from error
+    saved = _saved_state(path)
     mismatch = (
         f"checkpoint {path}: the position of its data iterator does not fit this loader: "
         "use the same number of worker processes as the run that saved it"
@@ -84,6 +85,32 @@ def restore_iterator(path: Path, iterator: DataIterator) -> None:
         iterator.set_state(saved)
     except (KeyError, IndexError, TypeError, ValueError) as error:
         raise ValueError(mismatch) from error
+
+
+def _saved_state(path: AnyPath) -> Any:
+    """The saved state for this host."""
+    folder = path / "data"
+    written = [re.fullmatch(r"process_\d+-of-(\d+)\.json", each.name) for each in folder.iterdir()]
+    hosts = max((int(match[1]) for match in written if match), default=0)
+    names = [f"process_{index}-of-{hosts}.json" for index in range(hosts)]
+    if hosts == jax.process_count():
+        names = [names[jax.process_index()]]
+    elif jax.process_index() > 0:
+        names = names[:1]  # the first host compares all of them
+    states, problem = [], "" if names else "data is empty"
+    for name in names:
+        try:
+            states.append(json.loads((folder / name).read_text(encoding="utf-8")))
+        except (OSError, ValueError):
+            problem = f"data/{name} cannot be read"
+    if problem := any_problem(problem):
+        raise DamagedCheckpointError(f"checkpoint {path} is damaged or incomplete ({problem})")
+    if any_problem("positions differ" if any(state != states[0] for state in states) else ""):
+        raise ValueError(
+            f"checkpoint {path} was saved with {hosts} hosts, whose data iterators are at different positions: resume "
+            "with as many hosts"
+        )
+    return states[0]
 
 
 def _structure(state: Any) -> Any:

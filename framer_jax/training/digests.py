@@ -9,7 +9,9 @@ import hashlib
 import json
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from typing import Any
+
+from framer_jax.paths import AnyPath, files_below
 
 DIGESTS = "digests.json"
 """File name of the digests in a checkpoint."""
@@ -21,19 +23,17 @@ class DamagedCheckpointError(ValueError):
     """A checkpoint that is incomplete, or whose files are not as they were written."""
 
 
-def write_digests(folder: Path, items: Iterable[str]) -> None:
+def write_digests(folder: AnyPath, items: Iterable[str]) -> None:
     """Write the sizes and SHA-256 digests of all files below some subfolders of a checkpoint to `DIGESTS` in it."""
-    paths = sorted(path for item in items for path in (folder / item).rglob("*") if path.is_file())
+    sizes = files_below(folder)
+    names = sorted(name for name in sizes if name.split("/")[0] in set(items))
     with ThreadPoolExecutor(THREADS) as pool:
-        digests = list(pool.map(_sha256, paths))
-    files = {
-        path.relative_to(folder).as_posix(): [path.stat().st_size, digest]
-        for path, digest in zip(paths, digests, strict=True)
-    }
+        digests = list(pool.map(_sha256, (folder / name for name in names)))
+    files = {name: [sizes[name], digest] for name, digest in zip(names, digests, strict=True)}
     (folder / DIGESTS).write_text(json.dumps({"sha256": files}, indent=1), encoding="utf-8")
 
 
-def damage(folder: Path, part: int = 0, parts: int = 1) -> str:
+def damage(folder: AnyPath, part: int = 0, parts: int = 1) -> str:
     """What is wrong with the files of a checkpoint, in a few words; '' if they are as they were written.
 
     Args:
@@ -47,12 +47,12 @@ def damage(folder: Path, part: int = 0, parts: int = 1) -> str:
         expected = {str(name): (int(size), str(digest)) for name, (size, digest) in files.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return f"{DIGESTS} cannot be read"
+    sizes = files_below(folder)
     for name, (size, _) in expected.items():
-        path = folder / name
-        if not path.is_file():
+        if name not in sizes:
             return f"{name} is missing"
-        if path.stat().st_size != size:
-            return f"{name} has {path.stat().st_size} bytes instead of {size}"
+        if sizes[name] != size:
+            return f"{name} has {sizes[name]} bytes instead of {size}"
     mine = sorted(expected)[part::parts]
     with ThreadPoolExecutor(THREADS) as pool:
         digests = list(pool.map(_sha256_or_error, (folder / name for name in mine)))
@@ -62,12 +62,13 @@ def damage(folder: Path, part: int = 0, parts: int = 1) -> str:
     return ""
 
 
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _sha256(path: AnyPath) -> str:
+    with path.open("rb") as file:
+        stream: Any = file
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _sha256_or_error(path: Path) -> str:
+def _sha256_or_error(path: AnyPath) -> str:
     try:
         return _sha256(path)
     except OSError as error:  # a bad sector

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import sys
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +17,7 @@ import numpy as np
 from clu import parameter_overview
 
 from framer_jax.knobs import changed_repr, check_knobs, knob
+from framer_jax.paths import AnyPath, as_path, write_whole
 
 Scalars = Mapping[str, float]
 Images = Mapping[str, np.ndarray]
@@ -30,6 +33,12 @@ class LoggingSettings:
     """
 
     tensorboard: bool = knob(False, "Also write TensorBoard event files to tensorboard/ (extra `tensorboard`).")
+    wandb: str = knob(
+        "",
+        "Also log to Weights & Biases, in the project of this name (extra `wandb`); with WANDB_MODE=offline only to "
+        "wandb/ of the work directory. Empty: not.",
+        empty=True,
+    )
 
     __repr__ = changed_repr
 
@@ -103,17 +112,16 @@ class ConsoleWriter(SilentWriter):
 class JsonLinesWriter(SilentWriter):
     """Writes one JSON object per line: {'step': ..., name: value, ...}, and texts as {'step', 'text', 'value'}."""
 
-    def __init__(self, path: str | Path) -> None:
-        self._path = Path(path)
+    def __init__(self, path: str | AnyPath) -> None:
+        self._path = as_path(path)
+        self._lines: list[str] | None = None  # of a file in an object store, where nothing can be appended
 
     def resume(self, step: int) -> None:
         """Drop lines after `step`, and an incomplete last line of a killed run."""
         if not self._path.exists():
             return
         lines = [line for line in self._path.read_text(encoding="utf-8").splitlines() if _step_of(line) <= step]
-        temporary = self._path.with_name(self._path.name + ".tmp")
-        temporary.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
-        temporary.replace(self._path)
+        self._write([line + "\n" for line in lines])
 
     def write_scalars(self, step: int, scalars: Scalars) -> None:
         """Append one line with the scalars."""
@@ -124,9 +132,21 @@ class JsonLinesWriter(SilentWriter):
         self._append({"step": step, "text": name, "value": text})
 
     def _append(self, entry: Mapping[str, Any]) -> None:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(entry) + "\n")
+        line = json.dumps(entry) + "\n"
+        if isinstance(self._path, Path):
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(line)
+            return
+        if self._lines is None:
+            self._lines = (
+                self._path.read_text(encoding="utf-8").splitlines(keepends=True) if self._path.exists() else []
+            )
+        self._write([*self._lines, line])
+
+    def _write(self, lines: list[str]) -> None:
+        self._lines = None if isinstance(self._path, Path) else lines
+        write_whole(self._path, "".join(lines).encode())
 
 
 def _step_of(line: str) -> float:
@@ -139,17 +159,18 @@ def _step_of(line: str) -> float:
 class PngWriter(SilentWriter):
     """Writes images to `<folder>/<name>_<step>.png`."""
 
-    def __init__(self, folder: str | Path) -> None:
-        self._folder = Path(folder)
+    def __init__(self, folder: str | AnyPath) -> None:
+        self._folder = as_path(folder)
 
     def write_images(self, step: int, images: Images) -> None:
         """Round the images to 8 bits and save them."""
         from PIL import Image
 
-        self._folder.mkdir(parents=True, exist_ok=True)
         for name, image in images.items():
             file_name = f"{_short_name(name.replace('/', '_'))}_{step:07d}.png"
-            Image.fromarray(to_uint8(image)).save(self._folder / file_name)
+            content = io.BytesIO()
+            Image.fromarray(to_uint8(image)).save(content, format="png")
+            write_whole(self._folder / file_name, content.getvalue())
 
 
 def _short_name(name: str, longest: int = 200) -> str:
@@ -202,6 +223,65 @@ class TensorBoardWriter(SilentWriter):
             self._file.close()
 
 
+class WandbWriter(SilentWriter):
+    """Writes to Weights & Biases (extra `wandb`); a resumed run goes on in its old record.
+
+    Args:
+      folder: work directory of the run, which gets `wandb/` with the files and the id of the record.
+      project: name of the project.
+    """
+
+    def __init__(self, folder: str | Path, project: str) -> None:
+        try:
+            import wandb
+        except ImportError as error:
+            raise ImportError("logs in Weights & Biases need wandb: pip install 'framer_jax[wandb]'") from error
+        self._wandb: Any = wandb
+        self._folder, self._project = Path(folder), project
+        self._record: Any = None
+
+    def _open(self) -> Any:
+        """The record, opened at the first entry, when the run is known to be able to start."""
+        if self._record is None:
+            (self._folder / "wandb").mkdir(parents=True, exist_ok=True)
+            id_file = self._folder / "wandb" / "id.txt"
+            if not id_file.exists():
+                id_file.write_text(uuid.uuid4().hex, encoding="utf-8")
+            try:
+                self._record = self._wandb.init(
+                    project=self._project,
+                    name=self._folder.name,
+                    dir=str(self._folder),
+                    id=id_file.read_text(encoding="utf-8").strip(),
+                    resume="allow",
+                )
+            except self._wandb.errors.Error as error:
+                raise ValueError(
+                    f"logging.wandb={self._project!r}: {' '.join(str(error).split())}; set WANDB_API_KEY, or "
+                    "WANDB_MODE=offline to keep the log in the work directory"
+                ) from error
+        return self._record
+
+    def write_scalars(self, step: int, scalars: Scalars) -> None:
+        """Log the scalars of a step; those of steps that the record has already are dropped by wandb."""
+        self._open().log({name: float(value) for name, value in scalars.items()}, step=step)
+
+    def write_images(self, step: int, images: Images) -> None:
+        """Log images."""
+        pictures = {name: self._wandb.Image(to_uint8(image)) for name, image in images.items()}
+        self._open().log(pictures, step=step)
+
+    def write_text(self, step: int, name: str, text: str) -> None:
+        """Keep the newest text of a name in the summary of the record."""
+        self._open().summary[f"text/{name}"] = text
+
+    def close(self) -> None:
+        """Finish the record."""
+        if self._record is not None:
+            self._record.finish()
+            self._record = None
+
+
 class MultiWriter:
     """Passes everything on to several writers."""
 
@@ -234,12 +314,15 @@ class MultiWriter:
             writer.close()
 
 
-def default_writer(workdir: str | Path, settings: LoggingSettings | None = None) -> Writer:
-    """A writer to the console and to `metrics.jsonl`, `images/` and perhaps `tensorboard/` in the working folder."""
-    folder = Path(workdir)
-    writers: list[Writer] = [ConsoleWriter(), JsonLinesWriter(folder / "metrics.jsonl"), PngWriter(folder / "images")]
+def default_writer(workdir: str | AnyPath, settings: LoggingSettings | None = None, quiet: bool = False) -> Writer:
+    """A writer to `metrics.jsonl` and `images/` in a folder, as the settings say, and unless `quiet` to the console."""
+    folder = as_path(workdir)
+    writers: list[Writer] = [] if quiet else [ConsoleWriter()]
+    writers += [JsonLinesWriter(folder / "metrics.jsonl"), PngWriter(folder / "images")]
     if settings is not None and settings.tensorboard:
         writers.append(TensorBoardWriter(folder / "tensorboard"))
+    if settings is not None and settings.wandb:
+        writers.append(WandbWriter(folder, settings.wandb))
     return MultiWriter(writers)
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -13,20 +13,26 @@ import jax
 import numpy as np
 from clu.metrics import Average
 
+from framer_jax.paths import AnyPath, as_path
 from framer_jax.recipes.base import Params, Recipe
 from framer_jax.training import finite
-from framer_jax.training.checkpoint import CheckpointMetadata, Checkpoints, Restored
+from framer_jax.training.checkpoint import CheckpointMetadata, Checkpoints, Restored, first_line
+from framer_jax.training.compatibility import shared_by_hosts
+from framer_jax.training.compiled_programs import FOLDER as COMPILED
+from framer_jax.training.compiled_programs import programs_kept_in
 from framer_jax.training.data_identity import data_identity
 from framer_jax.training.data_position import DataIterator
-from framer_jax.training.exports import Export, export_again
-from framer_jax.training.hosts import any_problem
+from framer_jax.training.exports import BackgroundExport, Export, export_again
+from framer_jax.training.hosts import HostLostError, any_problem, check_same, is_host_lost
 from framer_jax.training.logging import SilentWriter, Writer, default_writer, overview
 from framer_jax.training.plan import Plan, make_plan
+from framer_jax.training.profile import Profile
 from framer_jax.training.resuming import resumed
 from framer_jax.training.run import Run, TrainResult, Validate
 from framer_jax.training.settings import TrainingSettings
 from framer_jax.training.state import TrainState, init_train_state, place_frozen
 from framer_jax.training.step import Prepare, make_step
+from framer_jax.training.wall_time import START, WallTime
 from framer_jax.training.workdir import check_name, locked
 
 CHECKPOINTS = "checkpoints"
@@ -38,7 +44,7 @@ def train(
     batches: DataIterator,
     prepare: Prepare,
     settings: TrainingSettings,
-    workdir: str | Path,
+    workdir: str | AnyPath,
     *,
     config_json: str = "{}",
     may_change: Iterable[str] = (),
@@ -51,6 +57,7 @@ def train(
     export: Export | None = None,
     writer: Writer | None = None,
     initial_params: Params | None = None,
+    quiet: bool = False,
 ) -> TrainResult:
     """Train a recipe, or continue from the newest intact checkpoint in `workdir/checkpoints`.
 
@@ -60,7 +67,8 @@ def train(
         entry 'record', errors name the records.
       prepare: loaded batch → batch for the losses; runs within the step, on each device for its own examples.
       settings: settings of the run.
-      workdir: gets `checkpoints/` and, from the default writer, `metrics.jsonl` and `images/`; locked by the run.
+      workdir: a folder on this machine or in gs://, which gets `checkpoints/` and, from the default writer,
+        `metrics.jsonl` and `images/`; locked by the run.
       config_json: configuration of the run, compared with that of the checkpoint.
       may_change: configuration paths that may differ from the checkpoint, besides `compatibility.MAY_CHANGE`.
       migrate: applied to the checkpoint's configuration before the comparison; raises ValueError if it cannot.
@@ -72,26 +80,33 @@ def train(
       export: called at every checkpoint, and when resuming for files that are missing, altered or older.
       writer: writer of logs; None: `default_writer(workdir)`.
       initial_params: groups that start from these weights instead of `recipe.initial_params`; unused when resuming.
+      quiet: no progress bar, and with the default writer no lines on the console.
 
     Raises:
       ValueError: settings, work directory, weights, batch or checkpoint do not fit, another training holds the work
         directory, all checkpoints are damaged, or validation does not return the best_metric (raised at the first
         validation, after a save); one line each.
       DataError: batches could not be loaded any more, after a save of the last complete step.
+      HostLostError: another process of a distributed run has ended.
       NonFiniteError: NaN or infinity; the message names the step, the records and the last good checkpoint.
     """
-    workdir = Path(workdir)
+    wall_time = WallTime(time.perf_counter())
+    workdir = as_path(workdir)
     check_name(workdir)
     initial_params = recipe.initial_params if initial_params is None else initial_params
     finite.check_weights(recipe, initial_params)
     plan = make_plan(recipe, batches, prepare, settings)
     if jax.process_index() > 0:
         writer = SilentWriter()
-    writer = writer or default_writer(workdir)
+    writer = writer or default_writer(workdir, quiet=quiet)
     metadata = CheckpointMetadata(json.loads(config_json), data_identity(record_names, file_digests), {}, {})
-    with _locked_by_first_host(workdir):
+    check_same(shared_by_hosts(metadata.config, metadata.data, may_change), "configuration, other weights or data")
+    programs = workdir / COMPILED if settings.keep_compiled else None
+    with _locked_by_first_host(workdir), programs_kept_in(programs):
         checkpoints = Checkpoints(workdir / CHECKPOINTS, settings, may_change, migrate)
-        try:
+        background = None if export is None else BackgroundExport(export)
+        profile = Profile(workdir, settings.profile_step, settings.profile_steps)
+        with _orderly_end(checkpoints, background, profile, writer):
             restored = checkpoints.restore_newest(
                 plan.abstract, batches, metadata.config, metadata.data, tuple(file_digests or ())
             )
@@ -103,6 +118,7 @@ def train(
                     recipe, plan.optimizers, settings, plan.mesh, plan.batch_shapes, initial_params
                 )
             _announce(writer, recipe, state, restored, checkpoints, run_info)
+            wall_time.add(START, wall_time.elapsed())
             return Run(
                 settings=settings,
                 mesh=plan.mesh,
@@ -114,21 +130,50 @@ def train(
                 record_names=record_names,
                 unusual_settings=unusual_settings,
                 validate=validate,
-                export=export,
+                export=background,
                 writer=writer,
                 checkpoints=checkpoints,
+                profile=profile,
+                programs=programs,
+                wall_time=wall_time,
                 state=state,
                 step=restored.step if restored else 0,
                 metadata=metadata,
+                quiet=quiet,
                 window={name: Average(np.float32(a), np.int32(b)) for name, (a, b) in metadata.window.items()},
             ).to_end()
-        finally:
-            checkpoints.close()
-            writer.close()
 
 
 @contextmanager
-def _locked_by_first_host(workdir: Path) -> Iterator[None]:
+def _orderly_end(
+    checkpoints: Checkpoints, background: BackgroundExport | None, profile: Profile, writer: Writer
+) -> Iterator[None]:
+    """Finish saves and logs after the block, however it ends.
+
+    Raises:
+      HostLostError: the block failed because another process has ended; saves, which would wait for it, are left.
+    """
+    with ExitStack() as stack:
+        stack.callback(writer.close)
+        if background is not None:
+            stack.callback(background.wait)
+        saves = stack.enter_context(ExitStack())
+        saves.callback(checkpoints.close)
+        stack.callback(profile.close)
+        try:
+            yield
+        except (ValueError, OSError, RuntimeError) as error:
+            if not is_host_lost(error):
+                raise
+            saves.pop_all()
+            raise HostLostError(
+                f"another process has ended ({first_line(error)}); {checkpoints.newest()}: start the same command on "
+                "all hosts to resume"
+            ) from error
+
+
+@contextmanager
+def _locked_by_first_host(workdir: AnyPath) -> Iterator[None]:
     """The lock of the work directory, which the first host takes for all."""
     with ExitStack() as stack:
         problem = ""
@@ -154,7 +199,7 @@ def _resumed(
     restored = resumed(restored, settings, [update.name for update in recipe.updates])
     if export is None:
         return restored
-    notes = export_again(export, restored, recipe.exported, checkpoints, plan.abstract)
+    notes = export_again(export, restored, recipe.exported, checkpoints, plan.abstract, plan.mesh)
     return restored._replace(notes=(*restored.notes, *notes))
 
 

@@ -49,7 +49,9 @@ def make_optimizers(recipe: Recipe, settings: TrainingSettings) -> dict[str, Opt
 
 def make_optimizer(settings: TrainingSettings) -> Optimizer:
     """AdamW (Loshchilov and Hutter 2019); the decay is multiplied by the learning rate, as in optax."""
-    parts = [optax.scale_by_adam(b1=settings.b1, b2=settings.b2, eps=settings.epsilon)]
+    parts = [
+        optax.scale_by_adam(b1=settings.b1, b2=settings.b2, eps=settings.epsilon, mu_dtype=settings.first_moment_dtype)
+    ]
     if settings.weight_decay:
         parts.append(optax.add_decayed_weights(settings.weight_decay, mask=decay_mask))
     transform = _with_standard_promotion(optax.chain(*parts))

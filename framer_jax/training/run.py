@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -15,15 +18,20 @@ from jax.sharding import Mesh
 from framer_jax.recipes.base import Frozen, Params
 from framer_jax.training import finite
 from framer_jax.training.checkpoint import CheckpointMetadata, Checkpoints
+from framer_jax.training.compiled_programs import number_of_programs
 from framer_jax.training.data_position import DataIterator, Position
-from framer_jax.training.exports import BEST, LATEST, Export
+from framer_jax.training.exports import BEST, LATEST, BackgroundExport
 from framer_jax.training.finite import NonFiniteError
+from framer_jax.training.hosts import from_first_host
 from framer_jax.training.logging import Images, Progress, Scalars, Writer
+from framer_jax.training.profile import Profile
 from framer_jax.training.settings import TrainingSettings
-from framer_jax.training.sharding import place_batch, to_host
+from framer_jax.training.sharding import place_batch, to_first_host
 from framer_jax.training.signals import stop_signals
 from framer_jax.training.state import TrainState, inference_params
 from framer_jax.training.step import Step, StepMetrics, merge_averages
+from framer_jax.training.utilization import peak_of_mesh, step_teraflops, utilization
+from framer_jax.training.wall_time import COMPILATION, DATA, END, SAVING, TRAINING, VALIDATION, WallTime
 
 Validate = Callable[[Params, Frozen, int], tuple[Scalars, Images]]
 """(exported groups on the mesh, frozen weights, step) → (scalars, images [H, W, 3] in [0, 1]). The groups are those of
@@ -67,27 +75,34 @@ class Run:
     record_names: Sequence[str] | None
     unusual_settings: str
     validate: Validate | None
-    export: Export | None
+    export: BackgroundExport | None
     writer: Writer
     checkpoints: Checkpoints
+    profile: Profile
+    programs: Path | None  # folder of compiled programs next to the run
+    wall_time: WallTime
     state: TrainState
     step: int
     metadata: CheckpointMetadata
     window: dict[str, Average]
     pending: list[tuple[int, StepMetrics, Any]] = field(default_factory=list)
     scalars: dict[str, float] = field(default_factory=dict)
+    teraflops: float = 0.0  # of the products of a step; 0 if the peak of the devices is unknown
+    saved_at: float = field(default_factory=lambda: time.perf_counter())
     seconds: float = 0.0  # spent in steps since the last log entry, without compilation
     timed_steps: int = 0
     compiled: bool = False
     position: Position | None = None  # of the data, after the last complete step
     saved: int | None = None  # the last step that this run saved
+    is_stopping: bool = False  # the first of several hosts has signalled that the time is up
+    quiet: bool = False  # without a progress bar
 
     def to_end(self) -> TrainResult:
         """Make all remaining steps; after each, in this order: log, validate, save, stop."""
         settings = self.settings
         if self.step >= settings.steps:
             return self._result(False, f"already complete: {self.step} of {settings.steps} steps are made")
-        bar = Progress(self.step, settings.steps, visible=jax.process_index() == 0)
+        bar = Progress(self.step, settings.steps, visible=jax.process_index() == 0 and not self.quiet)
         with stop_signals(self.checkpoints) as stop_requested, bar as progress:
             while True:
                 try:
@@ -100,21 +115,26 @@ class Run:
                 self._one_step(batch)
                 progress.update(self.step)
                 last = self.step == settings.steps
+                is_save_due = False
                 if last or self.step % settings.log_every == 0:
                     self._log()
                     progress.update(self.step, self.scalars)
+                    is_save_due = self._is_save_due()
                 metrics = self._validate() if last or self.step % settings.validate_every == 0 else None
-                stop = stop_requested(self.step) or self.step == settings.stop_after
+                is_time_up = self._is_time_up()  # before the signals, one of which it may send
+                stop = stop_requested(self.step) or self.step == settings.stop_after or is_time_up
                 unknown_metric = bool(
                     metrics is not None and settings.best_metric and settings.best_metric not in metrics
                 )
-                if last or stop or unknown_metric or self.step % settings.checkpoint_every == 0:
+                is_regular = self.step % settings.checkpoint_every == 0
+                if last or stop or unknown_metric or is_regular or is_save_due:
                     self._save(metrics)
                 if metrics is not None and unknown_metric:
                     self._refuse_best_metric(metrics)
                 if last or stop:
                     break
-        self.checkpoints.wait()
+        self._finish_saving()
+        self.writer.write_text(self.step, "run", self.wall_time.summary())
         where = self.checkpoints.path(self.step)
         if last:
             return self._result(False, f"complete: {self.step} steps, saved in {where}")
@@ -125,6 +145,25 @@ class Run:
     def _result(self, stopped: bool, message: str) -> TrainResult:
         self.writer.write_text(self.step, "run", message)
         return TrainResult(self.state, self.step, stopped, message, self.scalars)
+
+    def _is_save_due(self) -> bool:
+        """Whether `checkpoint_minutes` have passed since the last save, by the clock of the first host."""
+        minutes = self.settings.checkpoint_minutes
+        if minutes is None:
+            return False
+        return bool(*from_first_host((int(time.perf_counter() - self.saved_at >= 60 * minutes),)))
+
+    def _is_time_up(self) -> bool:
+        """Whether `stop_after_minutes` have passed; several hosts agree as after a signal to the first one."""
+        minutes = self.settings.stop_after_minutes
+        if minutes is None or self.wall_time.elapsed() < 60 * minutes:
+            return False
+        if jax.process_count() > 1:
+            if jax.process_index() == 0 and not self.is_stopping:
+                self.is_stopping = True
+                os.kill(os.getpid(), signal.SIGTERM)
+            return False
+        return True
 
     def _next_batch(self) -> Any:
         """The next batch; errors of the data become a DataError."""
@@ -139,6 +178,7 @@ class Run:
             raise DataError(f"the data ended after step {self.step} of {self.settings.steps}: repeat the dataset")
         self.position = Position(self.batches.get_state())
         self.seconds += (time.perf_counter() - started) * self.compiled
+        self.wall_time.add(DATA, time.perf_counter() - started)
         return batch
 
     def _save_after(self, error: DataError) -> bool:
@@ -148,7 +188,7 @@ class Run:
             return False
         if self.saved != self.step:
             self._save(None)
-        self.checkpoints.wait()
+        self._finish_saving()
         where = self.checkpoints.path(self.step)
         error.args = (f"{error}; step {self.step} is saved in {where}: run again to resume",)
         return True
@@ -156,15 +196,24 @@ class Run:
     def _one_step(self, batch: Any) -> None:
         started = time.perf_counter()
         records = np.asarray(batch["record"]) if isinstance(batch, Mapping) and "record" in batch else None
-        self.state, metrics = self.step_function(self.state, self.frozen, place_batch(batch, self.mesh))
+        placed = place_batch(batch, self.mesh)
+        if not self.compiled and peak_of_mesh(self.mesh) is not None:
+            self.teraflops = step_teraflops(self.step_function, (self.state, self.frozen, placed))
+        kept = 0 if self.compiled else number_of_programs(self.programs, "step")
+        self.profile.before(self.step + 1)
+        self.state, metrics = self.step_function(self.state, self.frozen, placed)
         self.step += 1
         self.window = merge_averages(self.window, metrics.averages) if self.window else metrics.averages
         self.pending.append((self.step, metrics, records))
         if not self.compiled:
             self.compiled = True
             jax.block_until_ready(self.state)
-            text = f"first step, with compilation, took {time.perf_counter() - started:.1f} s"
-            self.writer.write_text(self.step, "run", text)
+            seconds = time.perf_counter() - started
+            self.wall_time.add(COMPILATION, seconds)
+            is_loaded = 0 < kept == number_of_programs(self.programs, "step")
+            how = f"with programs from {self.programs}" if is_loaded else "with compilation"
+            self.writer.write_text(self.step, "run", f"first step, {how}, took {seconds:.1f} s")
+            self._end_of_profile()
             return
         # Two steps in flight keep the device busy; more would only hold more batches. Fake CPU devices cannot have
         # two programs with collectives in flight at all.
@@ -172,7 +221,13 @@ class Run:
         if len(self.pending) > steps_ahead:
             jax.block_until_ready(self.pending[-1 - steps_ahead][1].finite)
         self.seconds += time.perf_counter() - started
+        self.wall_time.add(TRAINING, time.perf_counter() - started)
         self.timed_steps += 1
+        self._end_of_profile()
+
+    def _end_of_profile(self) -> None:
+        if text := self.profile.after(self.step, self.state):
+            self.writer.write_text(self.step, "profile", text)
 
     def _check_finite(self) -> None:
         """Check all steps since the last check, with one transfer for all of them."""
@@ -192,6 +247,7 @@ class Run:
                 )
         self.pending.clear()
         self.seconds += time.perf_counter() - started
+        self.wall_time.add(TRAINING, time.perf_counter() - started)
 
     def _log(self) -> None:
         self._check_finite()
@@ -199,6 +255,9 @@ class Run:
         self.scalars = {name: float(a.compute()) for name, a in averages.items() if a.count}
         if self.timed_steps:
             self.scalars["images_per_second"] = self.timed_steps * self.settings.global_batch / self.seconds
+            if self.teraflops and (peak := peak_of_mesh(self.mesh)):
+                seconds = self.seconds / self.timed_steps
+                self.scalars["mfu"] = utilization(self.teraflops, seconds, self.mesh.size, peak)
         self.writer.write_scalars(self.step, self.scalars)
         self.window, self.seconds, self.timed_steps = {}, 0.0, 0
 
@@ -206,28 +265,40 @@ class Run:
         if self.validate is None:
             return None
         self._check_finite()
-        scalars, images = self.validate(inference_params(self.state, self.exported), self.frozen, self.step)
+        with self.wall_time.during(VALIDATION):
+            scalars, images = self.validate(inference_params(self.state, self.exported), self.frozen, self.step)
         self.writer.write_scalars(self.step, {f"validation/{name}": float(value) for name, value in scalars.items()})
         if images:
             self.writer.write_images(self.step, {f"validation/{name}": image for name, image in images.items()})
         return scalars
 
     def _save(self, metrics: Mapping[str, float] | None) -> None:
+        """Copy what a checkpoint and the exported files hold; both are written while the next steps run."""
         self._check_finite()
+        started = time.perf_counter()
         best = self._note_if_best(metrics)
         kinds = (LATEST, BEST) if best else (LATEST,)
         params = None
         if self.export is not None:
-            params = to_host(inference_params(self.state, self.exported))
-            if jax.process_index() == 0:
+            params = to_first_host(inference_params(self.state, self.exported), self.mesh)
+            if params is not None:
                 digests = dict.fromkeys(kinds, self.export.digest(params, self.step))
                 self.metadata = self.metadata._replace(exports={**self.metadata.exports, **digests})
         window = {name: (float(a.total), int(a.count)) for name, a in jax.device_get(self.window).items()}
         assert self.position is not None  # a step was made
         self.checkpoints.save(self.state, self.position, self.metadata._replace(window=window))
-        self.saved = self.step
-        if self.export is not None and params is not None and jax.process_index() == 0:
+        self.saved, self.saved_at = self.step, time.perf_counter()
+        if self.export is not None and params is not None:
             self.export.write(params, self.step, kinds)
+        self.wall_time.add(SAVING, time.perf_counter() - started)
+
+    def _finish_saving(self) -> None:
+        """Wait until the checkpoint and the exported files are on disk."""
+        started = time.perf_counter()
+        self.checkpoints.wait()
+        if self.export is not None:
+            self.export.wait()
+        self.wall_time.add(END, time.perf_counter() - started)
 
     def _note_if_best(self, metrics: Mapping[str, float] | None) -> bool:
         """Whether the validation is the best so far, in which case the metadata remember it."""
@@ -243,7 +314,7 @@ class Run:
 
     def _refuse_best_metric(self, metrics: Mapping[str, float]) -> None:
         """The name is checked at the first validation, after a save, so that no step is lost."""
-        self.checkpoints.wait()
+        self._finish_saving()
         raise ValueError(
             f"training.best_metric {self.settings.best_metric!r} is not a metric of validation: {', '.join(metrics)}; "
             f"step {self.step} is saved: correct it, or set it to None, and run again to resume"

@@ -20,6 +20,7 @@ PER_UPDATE = (
     "optimizer",
     "b1",
     "b2",
+    "first_moment_dtype",
     "epsilon",
     "weight_decay",
     "clip_norm",
@@ -63,6 +64,12 @@ class TrainingSettings:
     optimizer: str = knob("adamw", "Optimiser.", choices=("adamw",))
     b1: float = knob(0.9, "Adam's decay rate of the mean gradient, per update.", at_least=0, below=1)
     b2: float = knob(0.999, "Adam's decay rate of the mean squared gradient, per update.", at_least=0, below=1)
+    first_moment_dtype: str = knob(
+        "float32",
+        "Dtype in which Adam keeps the mean gradient; bfloat16 halves its memory. The mean squared gradient stays "
+        "float32: bfloat16 is too coarse for its small changes.",
+        choices=("float32", "bfloat16"),
+    )
     epsilon: float = knob(1e-8, "Adam's epsilon.", unit="units of the gradient", above=0, at_most=1)
     weight_decay: float = knob(
         0.0,
@@ -98,6 +105,12 @@ class TrainingSettings:
     checkpoint_every: int = knob(
         500, "Interval between checkpoints; the last step is always saved.", unit="steps", at_least=1
     )
+    checkpoint_minutes: float | None = knob(
+        None,
+        "Also save when the last save is so long ago; looked at with every log entry. None: by steps only.",
+        unit="minutes",
+        above=0,
+    )
     keep_last: int = knob(2, "Number of newest checkpoints that are kept.", at_least=1, at_most=1_000_000)
     best_metric: str | None = knob(
         "mean/psnr-y", "Validation metric whose best checkpoint is kept as well; None: no best checkpoint."
@@ -111,6 +124,25 @@ class TrainingSettings:
         unit="steps",
         at_least=1,
     )
+    stop_after_minutes: float | None = knob(
+        None,
+        "Wall time after which the run saves and stops as if it were interrupted, for jobs with a time limit.",
+        unit="minutes",
+        above=0,
+    )
+    keep_compiled: bool = knob(
+        False,
+        "Keep compiled programs in compiled/ of the work directory, not in the user's cache: for machines that are "
+        "replaced between restarts.",
+        execution=True,
+    )
+    profile_step: int | None = knob(
+        None,
+        "First step of a trace by JAX's profiler, in profile/ of the work directory; None: no trace.",
+        at_least=1,
+        execution=True,
+    )
+    profile_steps: int = knob(3, "Number of steps in that trace.", at_least=1, at_most=1000, execution=True)
     updates: Mapping[str, Mapping[str, Any]] = knob(
         {}, "Optimiser settings of single updates, such as {'discriminator': {'learning_rate': 1e-4}}."
     )

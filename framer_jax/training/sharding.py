@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import flax.linen as nn
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from framer_jax.training.settings import MESH_AXES, TrainingSettings
@@ -43,7 +45,35 @@ def make_mesh(settings: TrainingSettings, devices: Sequence[jax.Device] | None =
     total = int(np.prod(shape))
     if jax.process_count() > 1 and total != count:
         raise ValueError(f"training.mesh {sizes} uses {total} of {count} devices: several hosts must use all of them")
-    return jax.make_mesh(shape, MESH_AXES, (AxisType.Auto,) * len(MESH_AXES), devices=devices[:total])
+    types = (AxisType.Auto,) * len(MESH_AXES)
+    if (slices := number_of_slices(devices[:total])) > 1:
+        return Mesh(hybrid_grid(shape, slices, devices[:total]), MESH_AXES, axis_types=types)
+    return jax.make_mesh(shape, MESH_AXES, types, devices=devices[:total])
+
+
+def number_of_slices(devices: Sequence[Any]) -> int:
+    """How many slices of TPUs the devices belong to: fast links join the chips of one, a network the slices."""
+    return len({getattr(device, "slice_index", 0) for device in devices})
+
+
+def hybrid_grid(shape: tuple[int, ...], slices: int, devices: Sequence[Any]) -> np.ndarray:
+    """Devices of several slices [data, fsdp]: 'fsdp' stays within a slice, whose links it needs most.
+
+    Args:
+      shape: sizes of the axes data and fsdp.
+      slices: number of slices, of equal size.
+      devices: all of them.
+
+    Raises:
+      ValueError: `fsdp` does not fit into a slice.
+    """
+    data, fsdp = shape
+    if data % slices:
+        raise ValueError(
+            f"training.mesh.fsdp {fsdp} does not fit into a slice of {len(devices) // slices} devices ({slices} "
+            "slices): choose a size that divides it"
+        )
+    return np.asarray(mesh_utils.create_hybrid_device_mesh((data // slices, fsdp), (slices, 1), devices=devices))
 
 
 def leaf_name(path: tuple[Any, ...]) -> str:
@@ -148,10 +178,26 @@ def place_tree(tree: Any, mesh: Mesh, settings: TrainingSettings) -> Any:
     return jax.tree.map(place, tree, shardings)
 
 
-def to_host(tree: Any) -> Any:
-    """The arrays of a tree as full NumPy arrays, on every host."""
+@functools.cache  # so that each shape is compiled once in a run
+def _gathering(mesh: Mesh) -> Callable[[jax.Array], jax.Array]:
+    return jax.jit(lambda leaf: leaf, out_shardings=NamedSharding(mesh, PartitionSpec()))
+
+
+def to_first_host(tree: Any, mesh: Mesh) -> Any:
+    """The arrays of a tree as full NumPy arrays on the first host, and None on the others; every host must call it.
+
+    One array after the other is gathered on the devices, so that they need memory for one of them at a time.
+    """
     if jax.process_count() == 1:
         return jax.device_get(tree)
-    from jax.experimental import multihost_utils
+    gather = _gathering(mesh)
+    is_first = jax.process_index() == 0
 
-    return multihost_utils.process_allgather(tree, tiled=True)
+    def fetch(leaf: Any) -> np.ndarray | None:
+        gathered = gather(leaf)
+        array = np.asarray(gathered.addressable_data(0)) if is_first else None
+        gathered.block_until_ready()  # before the next one is gathered
+        return array
+
+    arrays = jax.tree.map(fetch, tree)
+    return arrays if is_first else None

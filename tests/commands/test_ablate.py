@@ -125,7 +125,7 @@ def test_a_complete_ablation_returns_at_once(done, capsys, monkeypatch):
     monkeypatch.setattr(jobs_module, "_run_command", lambda words: pytest.fail(f"ran {words}"))
     before = {path: path.read_bytes() for path in output.rglob("*") if path.is_file()}
     assert ablate(file, output) == 0
-    assert capsys.readouterr().out.count(": complete\n") == 4
+    assert capsys.readouterr().err.count(": complete\n") == 4
     assert before == {path: path.read_bytes() for path in output.rglob("*") if path.is_file()}
     assert ablate(file, output, "--index", 3) == 0
 
@@ -152,7 +152,7 @@ def test_other_settings_are_refused(done, data, capsys, tmp_path):
     file, output = done
     more = photos(tmp_path / "photos", 4, size=(44, 52))
     for words, message in (
-        (["--seeds", "0,1,2"], r"--seeds was \[0, 1\] in the first call, and is \[0, 1, 2\] now: give the same"),
+        (["--seeds", "0,2"], "the seeds 1 of earlier calls are missing: give all seeds, or another --output"),
         (["--metrics", "psnr-rgb"], "--metrics was"),
         (["--steps", "2"], "--steps was None in the first call, and is 2 now"),
         (["--base", "starter"], "--base was .*quickstart_framer.py in the first call, and is starter now"),
@@ -163,11 +163,31 @@ def test_other_settings_are_refused(done, data, capsys, tmp_path):
         fails(capsys, ablate(file, output, *words), r"ablation\.json", message)
     assert ablate(file, output, *options(data, "training.log_every=2")) == 0  # no weights depend on it
     capsys.readouterr()
-    for changes, message in (
-        ({"full": "'framer.weight=0.5',"}, r"the overlay of full was .* now"),
-        ({"more": "'l2': Overlay(('framer.objective=l2',))"}, "the arms was none, full in the first call"),
-    ):
-        fails(capsys, ablate(ablation_file(tmp_path, **changes), output), message)
+    other = ablation_file(tmp_path, full="'framer.weight=0.5',")
+    fails(capsys, ablate(other, output), r"the overlay of full was .* now")
+
+
+def test_seeds_and_arms_may_be_added(done, tmp_path, monkeypatch, capsys):
+    """What is complete stays complete; later calls remember the addition, and nothing may be left out any more."""
+    file, output = done
+    grown = shutil.copytree(output, tmp_path / "out")
+    more = ablation_file(tmp_path, more="'l2': Overlay(('framer.objective=l2',))")
+    started = []
+
+    def interrupt(words):
+        started.append(words[words.index("--workdir") + 1])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(jobs_module, "_run_command", interrupt)
+    assert ablate(file, grown, "--seeds", "0,1,2") == cli.INTERRUPTED
+    assert ablate(file, grown) == cli.INTERRUPTED
+    assert ablate(more, grown) == cli.INTERRUPTED
+    assert [Path(folder).name for folder in started] == ["none-s2"] * 3
+    record = json.loads((grown / "ablation.json").read_text())
+    assert (record["seeds"], list(record["arms"])) == ([0, 1, 2], ["none", "full", "l2"])
+    capsys.readouterr()
+    fails(capsys, ablate(more, grown, "--seeds", "0,1"), "the seeds 2 of earlier calls are missing")
+    fails(capsys, ablate(file, grown), "the arms l2 of earlier calls are missing")
 
 
 def test_what_is_asked_may_be_corrected_before_the_first_step(data, tmp_path, capsys):
@@ -180,7 +200,7 @@ def test_what_is_asked_may_be_corrected_before_the_first_step(data, tmp_path, ca
     assert ablate(file, output, *options(data, "training.stop_after=1"), "--seeds", "5", "--index", "0") == 1
     assert "none-s5: the training stopped at step 1 of 2 (training.stop_after)" in capsys.readouterr().err
     assert json.loads((output / "ablation.json").read_text())["seeds"] == [5]
-    fails(capsys, ablate(file, output, "--seeds", "6", "--index", "0"), "--seeds was")
+    fails(capsys, ablate(file, output, "--seeds", "6", "--index", "0"), "the seeds 5 of earlier")
     assert ablate(file, output, *options(data), "--index", "0") == 0
     assert load_weights(output / "runs" / "none-s5" / "weights.safetensors")[1]["step"] == 2
 

@@ -103,7 +103,13 @@ def test_figures_are_chosen_and_not_replaced(model, folder, tmp_path, capsys):
     fails(capsys, analyze(out, *words), message)
     assert analyze(out, *words, "--overwrite") == 0
     assert {path.name: path.read_bytes() for path in out.iterdir()} == first
+    magnitudes = ["densities" if word == "similarity" else word for word in words]
+    assert analyze(out, *magnitudes, "--overwrite") == 0
+    assert list(json.loads((out / RECORD).read_text())["figures"]) == ["similarity", "densities"]
     capsys.readouterr()
+    assert analyze(out, *magnitudes, "--seed", 1, "--overwrite") == 0
+    assert "no longer describes similarity, which earlier calls made from other" in capsys.readouterr().out
+    assert list(json.loads((out / RECORD).read_text())["figures"]) == ["densities"]
     fails(capsys, analyze(tmp_path / "a", *words[:5], "--figures", "matrices"), "matrices: .* two photographs or more")
 
 
@@ -201,6 +207,7 @@ def test_pairs_of_folders(tmp_path, model):
         (["--compare", "=x"], "'=x' lacks a label or weights"),
         (["--set", "recipe.scale=2"], "give --recipe too"),
         (["--teacher-recipe", "resshift_v1"], "give --teacher too"),
+        (["--compare-recipe", "resshift_v1"], "give --compare too"),
         (["--checkpoints", "a", "b", "--compare", "a"], "--checkpoints are of one run"),
         (["--figures", "teacher", "--photos", "{photos}"], "--figures teacher: this figure needs a teacher"),
         (["--figures", "extractor", "--photos", "{photos}"], "HF-Diff's feature extractor"),

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from framer_jax.data import pipeline, sources, whole_photos
+from framer_jax.data import crops, pipeline, sources, whole_photos
 from framer_jax.degradations.presets import BICUBIC, LIGHT_ONE_STAGE
 from tests.support.paths import ROOT
 
@@ -51,7 +51,7 @@ def assert_same(one, other):
 
 @given(size=st.integers(1, 40), new_size=st.integers(1, 40))
 def test_area_weights_sum_to_the_pixel_areas(size, new_size):
-    areas = pipeline.area_matrix(size, new_size)
+    areas = crops.area_matrix(size, new_size)
     np.testing.assert_allclose(areas.sum(axis=1), 1.0, rtol=1e-5)
     np.testing.assert_allclose(areas.sum(axis=0), new_size / size, rtol=1e-4)
     if size == 2 * new_size:
@@ -139,12 +139,35 @@ def test_every_epoch_has_all_images_in_another_order_with_other_crops(source):
     assert len(list(make(source, global_batch=7, epochs=2))) == 2
 
 
-def test_hosts_share_the_same_global_batches(source):
-    together = take(make(source), 6)
-    parts = [take(make(source, process_index=i, process_count=2), 6) for i in range(2)]
-    for batch, even, odd in zip(together, *parts, strict=True):
-        assert_same(even, jax.tree.map(lambda x: x[0::2], batch))
-        assert_same(odd, jax.tree.map(lambda x: x[1::2], batch))
+@pytest.mark.parametrize("parts", [[[0, 1], [2, 3]], [[0, 3], [1, 2]], [[0], [1], [2], [3]]])
+def test_hosts_load_their_parts_of_the_same_global_batches(source, parts):
+    """An example, its crop, its degradation and its place depend on its position, whatever the number of hosts."""
+    together = take(make(source, flip_and_rotate=True), 6)
+    loaded = [take(make(source, flip_and_rotate=True, rows=rows), 6) for rows in parts]
+    for batch, *shares in zip(together, *loaded, strict=True):
+        for rows, share in zip(parts, shares, strict=True):
+            assert_same(share, jax.tree.map(lambda x, rows=rows: x[np.asarray(rows)], batch))
+
+
+def test_a_position_of_two_hosts_is_that_of_one_and_of_four(source):
+    """The same next 50 record ids, by the position that each of two hosts saves."""
+    expected = [batch["record"] for batch in take(make(source), 5 + 50)][5:]
+    positions = []
+    for rows in ([0, 1], [2, 3]):
+        batches = make(source, rows=rows)
+        for _ in range(5):
+            next(batches)
+        positions.append(batches.get_state())
+        batches.close()
+    assert positions[0] == positions[1]
+    for hosts in (1, 4):
+        parts = []
+        for rows in np.split(np.arange(4), hosts):
+            batches = make(source, rows=rows.tolist())
+            batches.set_state(positions[0])
+            parts.append([batch["record"] for batch in take(batches, 50)])
+        assert_same([np.concatenate(each) for each in zip(*parts, strict=True)], expected)
+    assert len(list(make(source, rows=[1], epochs=2))) == 14 // 4  # every host makes as many batches
 
 
 def test_crops_reach_every_border_and_half_are_flipped(folder):
@@ -186,7 +209,8 @@ def test_a_damaged_image_does_not_change_the_order(folder, tmp_path):
     ("changes", "message"),
     [
         ({"crop": 26}, "multiple of the scale 4"),
-        ({"global_batch": 3, "process_count": 2, "process_index": 0}, "multiple of the 2 host"),
+        ({"rows": [3, 4]}, "hold the rows of this host; got 4"),
+        ({"rows": []}, "hold the rows"),
         ({"global_batch": 0}, "positive"),
         ({"global_batch": 16, "epochs": 2}, "less than one batch of 16"),
     ],

@@ -13,8 +13,8 @@ from framer_jax.checkpoints.networks import autoencoder_shapes
 from framer_jax.checkpoints.open import build_recipe
 from framer_jax.config import shipped, to_dict
 from framer_jax.evaluation.cost import CostSettings, trace
-from framer_jax.evaluation.macs import macs_by_kind, macs_by_module, products
 from framer_jax.inference.model import load_model
+from framer_jax.macs import macs_by_kind, macs_by_module, products
 from framer_jax.models.layers import attention
 from framer_jax.models.swin import WindowAttention
 from framer_jax.models.swinir import SwinIR

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from framer_jax.evaluation.image_names import name_rule, without_endings
+from framer_jax.data.image_names import without_endings
+from framer_jax.evaluation.image_names import name_rule
 from framer_jax.evaluation.pairs import pair_files
 
 

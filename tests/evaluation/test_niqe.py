@@ -141,15 +141,15 @@ def test_fit_on_a_folder(tmp_path, case):
         Image.fromarray(np.roll(crop, 20 * index, axis=1)).save(photos / "more" / f"{index}.png")
     Image.fromarray(crop[:90, :90]).save(photos / "small.png")
     out = tmp_path / "model.npz"
-    metadata = fit_niqe(photos, out, threshold=0.0, progress=False)
+    metadata = fit_niqe(photos, out, threshold=0.0)
     assert (metadata["photos"], metadata["photos_too_small"], metadata["blocks"]) == (8, 1, 48)
     model = load_niqe_model(out)
     assert np.isfinite(niqe(case["in/image"][None] / np.float32(255), model)).all()
     with np.load(out, allow_pickle=False) as archive:
         assert json.loads(str(archive["metadata"])) == metadata
     with pytest.raises(FileExistsError, match="exists"):
-        fit_niqe(photos, out, progress=False)
+        fit_niqe(photos, out)
     with pytest.raises(ValueError, match=r"\.npz"):
-        fit_niqe(photos, tmp_path / "model.mat", progress=False)
+        fit_niqe(photos, tmp_path / "model.mat")
     with pytest.raises(FileNotFoundError, match="no such folder"):
-        fit_niqe(tmp_path / "nowhere", tmp_path / "x.npz", progress=False)
+        fit_niqe(tmp_path / "nowhere", tmp_path / "x.npz")

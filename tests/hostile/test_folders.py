@@ -70,7 +70,8 @@ def test_what_cannot_be_read_is_named_by_every_command(tmp_path, capsys, monkeyp
         f"{folder / 'DIV2K'}: a link to nothing",
         f"{folder / 'gone.jpg'}: a link to nothing",
         f"{folder / 'locked'}: cannot be opened (Permission denied)",
-        f"{folder / 'photo.heic'}: .heic files are not read: convert it to .png",
+        f"{folder / 'photo.heic'}: HEIC files need the plug-in pillow-heif: pip install 'framer_jax[formats]', or "
+        "convert it to .png",
         f"{folder / 'pipe.png'}: neither a file nor a folder",
     )
     for words in (
@@ -153,7 +154,7 @@ def test_empty_names_are_refused(tmp_path, capsys, monkeypatch, words):
     ("source", "output", "message"),
     [
         ("in/a.png", "out.xyz", "cannot write '.xyz'"),
-        ("in/a.png", "out.gif", "cannot write '.gif'"),
+        ("in/a.png", "out.psd", "cannot write '.psd'"),
         ("in", "out.png", "looks like the name of one image"),
         ("in", "out.heic", "looks like the name of one image"),
         ("in/a.png", "in/a.png", "would replace an input"),

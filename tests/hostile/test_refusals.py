@@ -15,7 +15,7 @@ import framer_jax.inference.estimate
 from framer_jax import cli, console
 from framer_jax.commands import upscale as upscale_command
 from framer_jax.inference import folder as folder_module
-from framer_jax.inference import memory
+from framer_jax.inference import job_checks, memory
 from framer_jax.inference.estimate import check_host_memory
 from framer_jax.inference.settings import UpscaleSettings
 from tests.inference.test_upscaler import PARAMS
@@ -39,7 +39,7 @@ def test_images_that_a_format_cannot_hold_are_refused_before_anything_is_compute
     Image.fromarray(np.dstack([photo(9, 7), np.full((9, 7), 9, np.uint8)])).save(tmp_path / "in" / "z.png")
     refused(
         run(capsys, "upscale", tmp_path / "in", tmp_path / "out", "--extension", "bmp", *SMALL),
-        "z.bmp", "BMP cannot hold transparency", "--flatten",
+        "z.bmp", "BMP cannot hold transparency", "--background",
     )  # fmt: skip
     refused(run(capsys, "upscale", tmp_path / "in", tmp_path / "out", "--flatten", "whit"), "'whit' is no color")
     assert not (tmp_path / "out").exists()
@@ -79,7 +79,8 @@ def test_images_that_need_more_memory_than_there_is(tmp_path, capsys, monkeypatc
 def test_a_batch_that_does_not_fit_into_memory_is_reduced_before_it_is_computed(tmp_path, monkeypatch):
     image(tmp_path / "a.png", (40, 40))
     batches = []
-    monkeypatch.setattr(folder_module, "check_host_memory", lambda *arguments: batches.append(arguments[3].tile_batch))
+    for module in (job_checks, folder_module):
+        monkeypatch.setattr(module, "check_host_memory", lambda *arguments: batches.append(arguments[3].tile_batch))
     settings = UpscaleSettings(tile=16, overlap=0, tile_batch=4)
     folder_module.upscale_files(tmp_path / "a.png", tmp_path / "out", RECIPE, PARAMS, settings)
     assert batches == [4, 4]  # by the header, and with the compiled program

@@ -135,7 +135,9 @@ def test_a_batch_and_a_seed_are_arguments():
 def test_the_page_of_an_artifact_runs_without_the_library(tmp_path, capsys, changes, multiple, scale):
     path, folder = weights(tmp_path / "tiny.safetensors", *changes), tmp_path / "exported"
     assert cli.main(["export", str(folder), "--weights", str(path)]) == 0
-    assert f"{folder / 'model.stablehlo'}: " in capsys.readouterr().out
+    out, err = capsys.readouterr()
+    assert f"{folder / 'model.stablehlo'}: " in out
+    assert "comparing it with the model" in err
     manifest = json.loads((folder / MANIFEST).read_text())
     assert manifest["input"]["multiple"] == multiple
     assert manifest["scale"] == scale
@@ -151,8 +153,9 @@ def test_the_page_of_an_artifact_runs_without_the_library(tmp_path, capsys, chan
 @needs_flatbuffers
 def test_nothing_is_overwritten_or_half_written(tmp_path, capsys, monkeypatch):
     path, folder = weights(tmp_path / "tiny.safetensors", *student("srvgg")), tmp_path / "exported"
-    command = ["export", str(folder), "--weights", str(path), "--size", "16x24", "--platforms", "cpu"]
+    command = ["export", str(folder), "--weights", str(path), "--size", "16x24", "--platforms", "cpu", "--quiet"]
     assert cli.main([*command, "--no-check"]) == 0
+    assert not capsys.readouterr().err
     before = {file.name: file.read_bytes() for file in folder.iterdir()}
     assert json.loads(before[MANIFEST])["input"]["shape"] == ["batch", 16, 24, 3]
     fails(capsys, cli.main(command), "is not empty: name another folder or allow overwriting")
@@ -194,7 +197,7 @@ def test_a_missing_package_is_named(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(
         "importlib.util.find_spec", lambda name: None if name in ("flatbuffers", "jax2onnx") else find_spec(name)
     )
-    command = ["export", str(tmp_path / "new"), "--weights", str(path)]
+    command = ["export", str(tmp_path / "new"), "--weights", str(path), "--quiet"]
     fails(capsys, cli.main(command), r"pip install 'framer_jax\[export\]'")
     fails(capsys, cli.main([*command, "--format", "onnx"]), r"pip install 'framer_jax\[onnx\]'")
 
@@ -229,7 +232,7 @@ def test_onnx_is_equal_at_three_sizes(changes):
 @needs_onnx
 def test_onnx_refuses_noise(tmp_path, capsys):
     path = weights(tmp_path / "tiny.safetensors")
-    words = ["export", str(tmp_path / "new"), "--format", "onnx", "--weights", str(path)]
+    words = ["export", str(tmp_path / "new"), "--format", "onnx", "--weights", str(path), "--quiet"]
     fails(capsys, cli.main(words), "draws noise, and ONNX has no random numbers that agree with JAX's")
 
 

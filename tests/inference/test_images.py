@@ -9,8 +9,8 @@ from PIL import Image, ImageCms
 
 from framer_jax.images.decode import read_image
 from framer_jax.images.image_data import ImageData
+from framer_jax.inference.formats import FORMATS
 from framer_jax.inference.images import (
-    FORMATS,
     depth_note,
     flatten,
     parse_color,

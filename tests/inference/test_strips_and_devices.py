@@ -1,5 +1,6 @@
 """Large results in strips, and tiles on several devices: the same values as at once and on one device."""
 
+import io
 import json
 from dataclasses import replace
 
@@ -7,13 +8,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
+from rich.console import Console
 
 from framer_jax import cli
-from framer_jax.inference import computed_tiles, memory
+from framer_jax.images.decode import read_image
+from framer_jax.images.image_data import ImageData
+from framer_jax.images.metadata import Metadata
+from framer_jax.images.png import chunks
+from framer_jax.inference import computed_tiles, folder, memory
 from framer_jax.inference.computed_tiles import can_stream, result_strips
 from framer_jax.inference.estimate import estimate_memory
 from framer_jax.inference.folder import upscale_files
+from framer_jax.inference.images import write_image
+from framer_jax.inference.result_files import sidecar_path
+from framer_jax.inference.result_settings import FileSettings, ResultSettings
 from framer_jax.inference.settings import UpscaleSettings
 from framer_jax.inference.upscaler import make_upscaler, upscale
 from framer_jax.recipes.base import Recipe, Update
@@ -81,6 +90,106 @@ def test_streamed_files_are_those_of_the_whole_image(tmp_path, monkeypatch, mode
     assert results[0] == results[1]
 
 
+@pytest.fixture
+def photograph(tmp_path):
+    """Writes a PNG photograph of a mode and depth with metadata of all kinds that PNG holds, and a color profile."""
+
+    def write(mode, bits):
+        exif = Image.Exif()
+        exif[ExifTags.Base.Make] = "Canon"
+        exif[ExifTags.IFD.Exif] = {36867: "2024:01:02 03:04:05", 40962: 37, 40963: 50}
+        xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description dc:subject="cat"/></x:xmpmeta>'
+        metadata = Metadata(exif.tobytes(), xmp, b"", (300.0, 150.0))
+        pixels = image(50, 37) if mode == "RGB" else np.repeat(image(50, 37)[:, :, :1], 3, axis=2)
+        write_image(tmp_path / "in.png", ImageData(pixels, mode=mode, icc=b"profile", bits=bits, metadata=metadata))
+        return tmp_path / "in.png"
+
+    return write
+
+
+def contents_of(path):
+    """What a PNG file holds: its pixels, and the content of its chunks without these."""
+    with open(path, "rb") as file:
+        listed = [*chunks(file)]
+        parts = {kind: (file.seek(position), file.read(length))[1] for kind, position, length in listed}
+    del parts[b"IDAT"]
+    return read_image(path).pixels.tolist(), parts
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+@pytest.mark.parametrize("bits", [8, 16])
+@pytest.mark.parametrize("stripped", [False, True])
+def test_streamed_files_keep_metadata_and_color_profile(photograph, tmp_path, monkeypatch, mode, bits, stripped):
+    source, files = photograph(mode, bits), FileSettings(strip_metadata=stripped)
+    for name, threshold in (("whole", 2**25), ("streamed", 1)):
+        monkeypatch.setattr(computed_tiles, "STREAMED_PIXELS", threshold)
+        upscale_files(source, tmp_path / f"{name}.png", toy(), PARAMS, SETTINGS, files=files)
+    pixels, parts = contents_of(tmp_path / "streamed.png")
+    assert (pixels, parts) == contents_of(tmp_path / "whole.png")
+    kept = {b"eXIf", b"iTXt", b"pHYs"}
+    assert parts.keys() & kept == (set() if stripped else kept)
+    result = read_image(tmp_path / "streamed.png")
+    assert (result.icc, result.bits, result.mode, result.shape) == (b"profile", bits, mode, (100, 74, 3))
+    if not stripped:
+        exif = Image.Exif()
+        exif.load(result.metadata.exif)
+        details = exif.get_ifd(ExifTags.IFD.Exif)
+        assert (exif[ExifTags.Base.Make], details[40962], details[40963]) == ("Canon", 74, 100)
+        assert b"subject" in result.metadata.xmp
+        np.testing.assert_allclose(result.metadata.dpi, (300, 150), atol=0.02)
+
+
+@pytest.mark.parametrize(
+    ("result", "files", "streamed"),
+    [
+        ({}, {}, True),
+        ({"outscale": 2}, {}, True),  # the model's own size
+        ({}, {"frames": True}, True),  # there is one
+        ({"outscale": 1.5}, {}, False),
+        ({"width": 80}, {}, False),
+        ({"wrap": True}, {}, False),
+        ({"strength": 0.5}, {}, False),
+        ({}, {"in_place": True}, False),
+    ],
+)
+def test_what_needs_the_whole_result_is_not_streamed(photograph, tmp_path, monkeypatch, result, files, streamed):
+    source, result, files = photograph("RGB", 8), ResultSettings(**result), FileSettings(**files)
+    results = []
+    for name, threshold in (("whole", 2**25), ("streamed", 1)):
+        monkeypatch.setattr(computed_tiles, "STREAMED_PIXELS", threshold)
+        console, output = Console(file=io.StringIO(), width=200), tmp_path / f"{name}.png"
+        if files.in_place:
+            output.write_bytes(source.read_bytes())
+        upscale_files(
+            output if files.in_place else source,
+            None if files.in_place else output,
+            toy(),
+            PARAMS,
+            SETTINGS,
+            result=result,
+            files=files,
+            console=console,
+        )
+        assert ("written in strips" in console.file.getvalue()) == (streamed and threshold == 1)
+        record = json.loads(sidecar_path(output).read_text())
+        results.append((contents_of(output), {**record, "input": {**record["input"], "name": ""}}))
+    assert results[0] == results[1]
+
+
+def test_several_frames_and_transparency_are_not_streamed(tmp_path, monkeypatch):
+    monkeypatch.setattr(computed_tiles, "STREAMED_PIXELS", 1)
+    monkeypatch.setattr(folder, "upscale_into_file", None)
+    frames = [Image.fromarray(photo(50, 37) // (1 + index)) for index in range(2)]
+    frames[0].save(tmp_path / "frames.png", save_all=True, append_images=frames[1:])
+    upscale_files(tmp_path / "frames.png", tmp_path / "a.png", toy(), PARAMS, SETTINGS, files=FileSettings(frames=True))
+    with Image.open(tmp_path / "a.png") as written:
+        assert (written.n_frames, written.size) == (2, (74, 100))
+    clear = np.dstack([photo(50, 37), np.full((50, 37), 128, np.uint8)])
+    Image.fromarray(clear).save(tmp_path / "clear.png")
+    upscale_files(tmp_path / "clear.png", tmp_path / "b.png", toy(), PARAMS, SETTINGS)
+    assert read_image(tmp_path / "b.png").mode == "RGBA"
+
+
 def test_a_streamed_file_begins_again_where_memory_runs_out(tmp_path, monkeypatch):
     monkeypatch.setattr(computed_tiles, "STREAMED_PIXELS", 1)
     computed, calls = computed_tiles.sampler_program, []
@@ -126,8 +235,8 @@ def test_tiles_on_several_devices_have_the_same_values(devices):
 
 
 def test_devices_that_are_not_there_are_refused(tmp_path, capsys):
-    folder = photos(tmp_path / "in", count=1, size=(8, 8))
-    words = ["upscale", str(folder), str(tmp_path / "out"), "--devices", "9"]
+    source = photos(tmp_path / "in", count=1, size=(8, 8))
+    words = ["upscale", str(source), str(tmp_path / "out"), "--devices", "9"]
     fails(capsys, cli.main(words), "devices is 9: this process has 8")
     assert not (tmp_path / "out").exists()
 

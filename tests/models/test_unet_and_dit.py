@@ -9,7 +9,7 @@ import pytest
 
 from framer_jax.models.denoiser import denoise
 from framer_jax.models.dit import DiffusionTransformer, from_patches, to_patches
-from framer_jax.models.layers import LayerNorm, position_table, sinusoidal_embedding
+from framer_jax.models.layers import LayerNorm, local_contrast, position_table, sinusoidal_embedding
 from framer_jax.models.unet import UNet, depth_to_space
 from tests.support.drawn import drawn
 
@@ -157,3 +157,13 @@ def test_embeddings():
     embedding = sinusoidal_embedding(jnp.asarray([0.0, 2.0]), 8)
     np.testing.assert_allclose(embedding[0], [1, 1, 1, 1, 0, 0, 0, 0])
     np.testing.assert_allclose(embedding[1, 0], np.cos(2.0), rtol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 4), (2, 2), (3, 5)])
+def test_local_contrast_counts_the_pixels_that_are_there(shape):
+    image = np.random.default_rng(0).normal(size=(2, *shape, 3)).astype(np.float32)
+    expected = np.empty_like(image)
+    for row, column in np.ndindex(shape):
+        window = image[:, max(row - 1, 0) : row + 2, max(column - 1, 0) : column + 2]
+        expected[:, row, column] = image[:, row, column] - window.mean(axis=(1, 2))
+    np.testing.assert_allclose(local_contrast(jnp.asarray(image)), expected, atol=1e-6)

@@ -1,12 +1,13 @@
 """Writers of logs: JSON lines, the console, TensorBoard."""
 
 import json
+import sys
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from framer_jax.training.logging import JsonLinesWriter, LoggingSettings, TensorBoardWriter, default_writer
+from framer_jax.training.logging import JsonLinesWriter, LoggingSettings, TensorBoardWriter, WandbWriter, default_writer
 from tests.support.logs import read_json_lines
 
 
@@ -50,3 +51,42 @@ def test_tensorboard_writer(tmp_path):
     writer.write_text(3, "run", "words")
     writer.close()
     assert len(list(tmp_path.glob("events.*"))) == 1
+
+
+def test_wandb_writer_goes_on_in_its_record(tmp_path, monkeypatch):
+    wandb = pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    run = tmp_path / "run"
+    ids = []
+    for step in (1, 2):
+        writer = default_writer(run, LoggingSettings(wandb="project"))
+        assert (run / "wandb").exists() == (step == 2)  # a refused run leaves no folder
+        writer.write_scalars(step, {"loss": 1.0})
+        ids.append(wandb.run.id)
+        writer.write_images(step, {"first": np.zeros((4, 4, 3))})
+        writer.write_text(step, "run", "words")
+        writer.close()
+    assert ids[0] == ids[1] == (run / "wandb" / "id.txt").read_text()
+    assert list((run / "wandb").rglob("*.wandb"))
+
+
+def test_wandb_without_a_key_is_one_line(tmp_path, monkeypatch):
+    wandb = pytest.importorskip("wandb")
+
+    def refuse(**arguments):
+        raise wandb.errors.UsageError("No API key configured.\nUse `wandb login`")
+
+    monkeypatch.setattr(wandb, "init", refuse)
+    writer = WandbWriter(tmp_path, "project")
+    with pytest.raises(
+        ValueError,
+        match=r"wandb='project': No API key configured. Use `wandb login`; set WANDB_API_KEY, or WANDB_MODE=offline",
+    ):
+        writer.write_scalars(1, {"loss": 1.0})
+
+
+def test_wandb_is_an_extra(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(ImportError, match=r"pip install 'framer_jax\[wandb\]'"):
+        default_writer(tmp_path, LoggingSettings(wandb="project"))

@@ -1,3 +1,7 @@
+"""Meshes, and where arrays lie on them."""
+
+import dataclasses
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -12,11 +16,13 @@ from framer_jax.training.sharding import (
     batch_sharding,
     check_rules,
     constrain_batch_sharding,
+    hybrid_grid,
     leaf_spec,
     make_mesh,
+    number_of_slices,
     place_batch,
     place_tree,
-    to_host,
+    to_first_host,
     tree_shardings,
 )
 from tests.support import training_toys as toys
@@ -102,11 +108,11 @@ def test_placing_batches_and_trees_keeps_values():
     placed = place_batch(toys.batch(), mesh)
     assert placed["hr"].sharding == batch_sharding(mesh)
     assert placed["hr"].addressable_shards[0].data.shape == (1, 4, 4, 3)
-    assert toys.same(toys.batch(), to_host(placed))
+    assert toys.same(toys.batch(), to_first_host(placed, mesh))
     tree = {"kernel": np.arange(24, dtype=np.float32).reshape(8, 3)}
     weights = place_tree(tree, mesh, settings)
     assert weights["kernel"].addressable_shards[0].data.shape == (2, 3)
-    assert toys.same(tree, to_host(weights))
+    assert toys.same(tree, to_first_host(weights, mesh))
 
 
 @pytest.mark.parametrize(("fsdp", "examples", "constraints"), [(4, 8, 3), (4, 6, 0), (1, 8, 0)])
@@ -126,4 +132,39 @@ def test_outputs_of_linear_layers_keep_the_sharding_of_the_batch(fsdp, examples,
             return network.apply(params, x)
 
     assert str(jax.make_jaxpr(constrained)(params, x)).count("sharding_constraint[") == constraints
-    np.testing.assert_allclose(jax.jit(constrained)(params, x), network.apply(params, x), rtol=1e-5)
+    np.testing.assert_allclose(jax.jit(constrained)(params, x), network.apply(params, x), rtol=1e-5, atol=1e-6)
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """What JAX's arrangement of devices reads of a TPU."""
+
+    id: int
+    slice_index: int
+    process_index: int = 0
+    platform: str = "tpu"
+    device_kind: str = "TPU v5 lite"
+    core_on_chip: int = 0
+
+    @property
+    def coords(self):
+        return (self.id % 4 % 2, self.id % 4 // 2, 0)
+
+
+@pytest.mark.parametrize("fsdp", [1, 2, 4])
+def test_parameters_are_split_within_a_slice(fsdp):
+    chips = [Chip(index, index // 4) for index in range(8)]
+    assert number_of_slices(chips) == 2
+    assert number_of_slices(jax.devices()) == 1
+    grid = hybrid_grid((8 // fsdp, fsdp), 2, chips)
+    assert grid.shape == (8 // fsdp, fsdp)
+    assert {chip.id for chip in grid.flat} == set(range(8))
+    slices = np.vectorize(lambda chip: chip.slice_index)(grid)
+    assert (slices == slices[:, :1]).all()
+    assert (np.diff(slices[:, 0]) >= 0).all()
+
+
+def test_parameters_that_need_more_than_a_slice_are_refused():
+    chips = [Chip(index, index // 4) for index in range(8)]
+    with pytest.raises(ValueError, match=r"training.mesh.fsdp 8 does not fit into a slice of 4 devices \(2 slices\)"):
+        hybrid_grid((1, 8), 2, chips)

@@ -5,12 +5,15 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import time
 import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
+from rich.console import Console
+from rich.markup import escape
 
 from framer_jax.commands.ablate.jobs import (
     Job,
@@ -32,7 +35,9 @@ from framer_jax.commands.ablate.settings import (
     write_record,
 )
 from framer_jax.commands.override_option import add_override_option
+from framer_jax.commands.quiet_option import add_quiet_option
 from framer_jax.config import ConfigError, load_config, to_dict
+from framer_jax.console import message_console
 from framer_jax.errors import is_correctable, one_line
 from framer_jax.evaluation.ablation_table import AblationResult, ablation_json, ablation_markdown, ablation_result
 from framer_jax.evaluation.comparison import ScoreFile
@@ -41,6 +46,7 @@ from framer_jax.evaluation.metrics import METRICS, check_metric_inputs
 from framer_jax.evaluation.niqe import load_niqe_model
 from framer_jax.evaluation.perceptual import DISTS_OPTION, LPIPS_OPTION, load_networks
 from framer_jax.porting.files import atomic_write
+from framer_jax.progress import duration
 from framer_jax.training.workdir import check_name
 
 TABLE = "table"
@@ -63,6 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--base", metavar="CONFIG", help="configuration that the arms change, in place of the file's")
     parser.add_argument("--init", metavar="WEIGHTS", help="weights that every run starts from, as of train --init")
     add_override_option(parser, "override one knob of every run", default=False)
+    add_quiet_option(parser)
     parser.add_argument("--arms", metavar="A,B", help="some of the arms, the reference among them")
     parser.add_argument("--seeds", metavar="0,1,2", help="seeds of the trainings")
     parser.add_argument("--steps", type=int, metavar="N", help="number of sampling steps")
@@ -113,15 +120,16 @@ def run(arguments: argparse.Namespace) -> int:
         return _collect(jobs, settings, {})
     if arguments.index is not None and not 0 <= arguments.index < len(jobs):
         raise ConfigError(f"--index {arguments.index}: there are {len(jobs)} jobs, from 0 to {len(jobs) - 1}")
-    _prepare(settings, options)
+    console = message_console(arguments.quiet)
+    _prepare(settings, options, console)
     chosen = jobs if arguments.index is None else [jobs[arguments.index]]
-    failures = _run_jobs(chosen, len(jobs), settings, options)
+    failures = _run_jobs(chosen, len(jobs), settings, options, console)
     if arguments.index is None:
         return _collect(jobs, settings, failures)
     return int(bool(failures))
 
 
-def _prepare(settings: AblationSettings, options: ScoreOptions) -> None:
+def _prepare(settings: AblationSettings, options: ScoreOptions, console: Console) -> None:
     """Check what all jobs need before the first one, make the pairs, and write down what is asked.
 
     Raises:
@@ -142,7 +150,7 @@ def _prepare(settings: AblationSettings, options: ScoreOptions) -> None:
     check_metric_inputs(settings.metrics, True, niqe_model, networks)
     preset = preset_of(to_dict(load_config(settings.base, settings.overrides)))
     check_made(settings.pairs, settings.output / PAIRS, preset)
-    make_pairs(settings.pairs, settings.output / PAIRS, preset)
+    make_pairs(settings.pairs, settings.output / PAIRS, preset, console)
     write_record(settings)
 
 
@@ -159,17 +167,23 @@ def _listing(jobs: Sequence[Job], settings: AblationSettings, options: ScoreOpti
     return "\n".join(lines)
 
 
-def _run_jobs(jobs: Sequence[Job], count: int, settings: AblationSettings, options: ScoreOptions) -> dict[str, str]:
+def _run_jobs(
+    jobs: Sequence[Job], count: int, settings: AblationSettings, options: ScoreOptions, console: Console
+) -> dict[str, str]:
     """Run jobs one after another; name of each job that failed → the reason."""
     failures: dict[str, str] = {}
-    for job in jobs:
+    seconds: list[float] = []  # that the jobs took which were run
+    for index, job in enumerate(jobs):
         title = f"[{job.number + 1} of {count}] {job.name}"
         try:
             if finished(job, settings):
-                print(f"{title}: complete")
+                _say(console, f"{title}: complete")
                 continue
-            print(f"{title}: {job.config} {' '.join(job.overrides)}", flush=True)
-            run_job(job, settings, options)
+            left = f" (about {duration(sum(seconds) / len(seconds) * (len(jobs) - index))} left)" if seconds else ""
+            _say(console, f"{title}: {job.config} {' '.join(job.overrides)}{left}")
+            started = time.monotonic()
+            run_job(job, settings, options, console.quiet)
+            seconds.append(time.monotonic() - started)
         except Exception as error:  # the other jobs go on
             if not is_correctable(error):
                 traceback.print_exc()
@@ -179,6 +193,10 @@ def _run_jobs(jobs: Sequence[Job], count: int, settings: AblationSettings, optio
     for name, reason in failures.items():
         print(f"failed: {name}: {reason}", file=sys.stderr)
     return failures
+
+
+def _say(console: Console, text: str) -> None:
+    console.print(escape(text), soft_wrap=True)
 
 
 def _collect(jobs: Sequence[Job], settings: AblationSettings, failures: Mapping[str, str]) -> int:

@@ -136,7 +136,7 @@ def state_of(job: Job, settings: AblationSettings) -> str:
     return "trained" if steps[-1] >= load_config(job.config, job.overrides).training.steps else "begun"
 
 
-def run_job(job: Job, settings: AblationSettings, options: ScoreOptions) -> None:
+def run_job(job: Job, settings: AblationSettings, options: ScoreOptions, quiet: bool = False) -> None:
     """Train, upscale and evaluate; what is there is continued.
 
     Everything runs in this process, which costs less than one process per job and, since the caches are cleared after
@@ -147,7 +147,8 @@ def run_job(job: Job, settings: AblationSettings, options: ScoreOptions) -> None
       Exception: as of the three commands.
       ValueError: the training stopped at training.stop_after, images are missing, or are of other weights.
     """
-    train, upscale, evaluate = job_commands(job, settings, options)
+    more = ["--quiet"] if quiet else []
+    train, upscale, evaluate = ([*words, *more] for words in job_commands(job, settings, options))
     _check_trained(job, _run_command(train))
     if _run_command(upscale):
         raise ValueError(f"{job.images}: not all images were upscaled (see above)")

@@ -127,8 +127,10 @@ def check_made(source: PairSource, folder: Path, preset: DegradationPreset) -> N
             raise ValueError(f"{folder} was made with the {name} {made.get(name)}, and {value} is asked for: {remedy}")
 
 
-def make_pairs(source: PairSource, folder: Path, preset: DegradationPreset) -> None:
+def make_pairs(source: PairSource, folder: Path, preset: DegradationPreset, console: Console) -> None:
     """Degrade the photographs, or their center crops; `folder` gets lr/, hr/ and the manifest, all at once.
+
+    Progress is reported on the console.
 
     Raises:
       FileNotFoundError: the folder of photographs does not exist.
@@ -143,8 +145,7 @@ def make_pairs(source: PairSource, folder: Path, preset: DegradationPreset) -> N
             paths, root = _write_crops(paths, root, source.crop, Path(scratch) / "crops"), Path(scratch) / "crops"
         made = Path(scratch) / "pairs"
         jobs = plan(paths, root, made, preset.scale, pairs=True)
-        manifest, console = made / MANIFEST, Console(stderr=True)
-        if failed := degrade_files(jobs, preset, source.degradation_seed, manifest, console=console):
+        if failed := degrade_files(jobs, preset, source.degradation_seed, made / MANIFEST, console=console):
             raise ValueError(f"{next(iter(failed.values()))}: repair or remove it")
         try:
             made.rename(folder)

@@ -33,6 +33,9 @@ _DECIDE = (
     *(f"training.{name}" for name in LEARNING_RATE),
 )
 
+MAY_GROW = ("seeds", "arms")
+"""What a later call may have more of."""
+
 FREE = tuple(name for name in MAY_CHANGE if not name.startswith(_DECIDE))
 """Knobs and sections that trained weights do not depend on: they may differ between calls."""
 
@@ -256,10 +259,12 @@ def has_begun(output: Path) -> bool:
 
 def write_record(settings: AblationSettings) -> None:
     """Write `ablation.json`; jobs of an array that start together write the same."""
-    path = settings.output / RECORD
-    if not (path.exists() and has_begun(settings.output)):
+    path, content = settings.output / RECORD, record_of(settings)
+    saved = _read_record(settings.output)
+    has_grown = bool(saved) and any(len(content[name]) > len(saved[name]) for name in MAY_GROW)
+    if has_grown or not (saved and has_begun(settings.output)):
         with atomic_write(path) as temporary:
-            temporary.write_text(json.dumps(record_of(settings), indent=1) + "\n", encoding="utf-8")
+            temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 def _read_record(output: Path) -> dict[str, Any]:
@@ -276,7 +281,7 @@ def _read_record(output: Path) -> dict[str, Any]:
 
 
 def _compared(record: Mapping[str, Any]) -> dict[str, Any]:
-    """What must be the same in every call, by what an error calls it."""
+    """What must be the same in every call, by what an error calls it; without arms and seeds, which may be added."""
     overlays = {
         f"the overlay of {name}": (overlay["config"], sorted(overlay["overrides"]))
         for name, overlay in record["arms"].items()
@@ -284,9 +289,8 @@ def _compared(record: Mapping[str, Any]) -> dict[str, Any]:
     changed = dict(map(parse_override, record["overrides"]))
     free = tuple(f"{name}." for name in FREE)
     overrides = {f"--set {key}": value for key, value in changed.items() if not f"{key}.".startswith(free)}
-    names = ("base", "init", "seeds", "metrics", "steps")
+    names = ("base", "init", "metrics", "steps")
     return {
-        "the arms": ", ".join(record["arms"]),
         **overlays,
         **{f"--{name}": record[name] for name in names},
         **overrides,
@@ -295,7 +299,15 @@ def _compared(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _check_same(path: Path, saved: Mapping[str, Any], present: Mapping[str, Any]) -> None:
+    for name in MAY_GROW:
+        if missing := [str(item) for item in saved[name] if item not in present[name]]:
+            raise ConfigError(
+                f"{path}: the {name} {', '.join(missing)} of earlier calls are missing: give all {name}, or another "
+                "--output (more may be added)"
+            )
+    added = [f"the overlay of {arm}" for arm in present["arms"] if arm not in saved["arms"]]
     before, now = _compared(saved), _compared(json.loads(json.dumps(present)))
+    now = {name: value for name, value in now.items() if name not in added}
     for name in dict.fromkeys((*before, *now)):
         if before.get(name) != now.get(name):
             raise ConfigError(

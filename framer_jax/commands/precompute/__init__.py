@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 
 from framer_jax.commands.precompute import captions, embeddings, latents, teacher
+from framer_jax.commands.quiet_option import add_quiet_option
 
 KINDS = {
     "teacher": (teacher, "degraded crops with the outputs of the recipe's teacher"),
@@ -22,7 +23,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of every kind."""
     kinds = parser.add_subparsers(dest="what", required=True, metavar="KIND")
     for name, (module, summary) in KINDS.items():
-        module.add_arguments(kinds.add_parser(name, help=summary, description=summary))
+        kind = kinds.add_parser(name, help=summary, description=summary)
+        module.add_arguments(kind)
+        add_quiet_option(kind)
 
 
 def run(arguments: argparse.Namespace) -> int:

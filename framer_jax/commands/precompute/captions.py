@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from rich.console import Console
-from rich.progress import track
 
 from framer_jax.commands.precompute import local_models
 from framer_jax.commands.precompute.captioned_images import KINDS, CaptionedImages, crops_of_latents, whole_photos
 from framer_jax.commands.precompute.captioner import Captioner, CaptionSettings, load_captioner
 from framer_jax.commands.precompute.work import parse_shard
 from framer_jax.commands.training_data import open_source
+from framer_jax.console import message_console
 from framer_jax.data.captions import (
     REMOVED_WORDS,
     Caption,
@@ -31,6 +31,7 @@ from framer_jax.data.captions import (
 )
 from framer_jax.data.photos import TRAINING
 from framer_jax.porting.files import atomic_write, check_outputs, sha256_of
+from framer_jax.progress import track
 from framer_jax.version import __version__
 
 CAPTIONS = "captions.jsonl"
@@ -101,7 +102,8 @@ def run(arguments: argparse.Namespace) -> int:
     model = {
         "captioner": {"name": Path(arguments.captioner).name, "sha256": sha256_of(folder), "dtype": arguments.dtype}
     }
-    counts = caption_images(images, captioner, path, settings, shard, model, arguments.overwrite)
+    console = message_console(arguments.quiet)
+    counts = caption_images(images, captioner, path, settings, shard, model, arguments.overwrite, console)
     damage = f"; {images.damage()}" if images.damage() else ""
     what = {"photos": "photographs", "crops": "crops", "lr": "LR images"}[arguments.of]
     print(f"{counts.captioned} {what} captioned, {counts.existing} were in {path}{damage}")
@@ -152,6 +154,7 @@ def caption_images(
     shard: tuple[int, int] = (0, 1),
     model: Mapping[str, Any] | None = None,
     overwrite: bool = False,
+    console: Console | None = None,
 ) -> CaptionCounts:
     """Caption the images that are missing in a captions file; each line is written as soon as it is computed.
 
@@ -163,6 +166,7 @@ def caption_images(
       shard: (i, n) selects the images whose number is i modulo n.
       model: further metadata that captions depend on, plain JSON.
       overwrite: replace captions made with other settings.
+      console: where progress is reported; None for nowhere.
 
     Raises:
       FileExistsError: a file of settings has no captions, so it may be another program's.
@@ -181,7 +185,7 @@ def caption_images(
     missing = [number for number in numbers if images.names[number] not in captions]
     damaged = 0
     with open(path, "a", encoding="utf-8", errors="backslashreplace") as file:
-        for number in track(missing, "captions", console=Console(stderr=True)):
+        for number in track(missing, "captions", console):
             name, image = images.names[number], images.load(number)
             if image.pixels is None:
                 caption = Caption(name, "", "", damaged=True)

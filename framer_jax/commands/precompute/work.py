@@ -11,18 +11,18 @@ from typing import Any, NamedTuple
 import grain
 import jax
 import numpy as np
-from rich.console import Console
-from rich.progress import track
 
 from framer_jax.commands.override_option import add_override_option
 from framer_jax.commands.training_data import open_photos
 from framer_jax.config import ConfigError
+from framer_jax.console import message_console
 from framer_jax.data.pipeline import make_prepare, record_dataset
 from framer_jax.data.records import Record, file_name, is_records, write_records
 from framer_jax.data.settings import degradation_preset
 from framer_jax.data.sources import ImageFiles
 from framer_jax.degradations.presets import DegradationPreset
 from framer_jax.porting.files import check_output_folder
+from framer_jax.progress import track
 from framer_jax.recipes.base import Frozen
 
 Compute = Callable[[Any, np.ndarray], Mapping[str, jax.Array]]
@@ -40,12 +40,14 @@ class Work(NamedTuple):
       per_file: number of records in a file.
       batch: number of records computed at a time, a multiple of the number of devices.
       shard: (i, n) selects the files whose number is i modulo n.
+      quiet: whether progress is not reported.
     """
 
     samples: int
     per_file: int = 256
     batch: int = 8
     shard: tuple[int, int] = (0, 1)
+    quiet: bool = False
 
 
 class Crops(NamedTuple):
@@ -84,7 +86,7 @@ def work_of(arguments: argparse.Namespace, samples: int) -> Work:
     Raises:
       ValueError: a number below one, or an invalid shard.
     """
-    work = Work(samples, arguments.per_file, arguments.batch, parse_shard(arguments.shard))
+    work = Work(samples, arguments.per_file, arguments.batch, parse_shard(arguments.shard), arguments.quiet)
     for name in ("samples", "per_file", "batch"):
         if getattr(work, name) < 1:
             raise ValueError(f"--{name.replace('_', '-')} must be at least 1; got {getattr(work, name)}")
@@ -116,6 +118,8 @@ def open_crops(config: dict[str, Any], output: Path) -> Crops:
     data = config["data"]
     if is_records(data["train"]):
         raise ConfigError(f"data.train {data['train']} holds records already: name a folder of photographs")
+    if data.get("pairs"):
+        raise ConfigError("data.pairs: precomputed records are of degraded photographs; train on the pairs themselves")
     preset = degradation_preset(data, config["recipe"]["scale"])
     photos = [data["train"]] if Path(data["train"]).is_dir() else []
     check_output_folder("--output", output, {"the photographs": photos})
@@ -140,7 +144,7 @@ def write_files(folder: Path, work: Work, records_of: Callable[[int, int], Itera
     """
     numbers = range(work.shard[0], -(-work.samples // work.per_file), work.shard[1])
     missing = [number for number in numbers if not (folder / file_name(number)).is_file()]
-    for number in track(missing, "files of records", console=Console(stderr=True)):
+    for number in track(missing, "files of records", message_console(work.quiet)):
         first, end = number * work.per_file, min((number + 1) * work.per_file, work.samples)
         write_records(folder / file_name(number), records_of(first, end))
     return len(missing), len(numbers) - len(missing)

@@ -1,0 +1,92 @@
+"""`framer-jax app`: a page on this machine that upscales photographs which are dropped onto it."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import socket
+import tempfile
+from pathlib import Path
+
+from framer_jax.checkpoints.sampling import UNCHANGED
+from framer_jax.commands.app import page
+from framer_jax.commands.app.work import Models
+from framer_jax.commands.published import open_model
+from framer_jax.inference.named_models import MODELS, STARTER_NAME, locate, named_model
+
+HOST = "127.0.0.1"
+"""The page is for this machine alone."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    parser.add_argument("--model", metavar="NAME", help="the model that is chosen at first; default: the starter model")
+    parser.add_argument("--weights", metavar="FILE", help="also offer this weights file or training directory")
+    parser.add_argument("--port", type=int, default=7860, help="port of the page (7860); 0 for any free one")
+    parser.add_argument(
+        "--largest-upload", type=float, default=50.0, metavar="MB", help="refuse larger image files (50)"
+    )
+    parser.add_argument("--open", action="store_true", help="open the page in the browser")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Serve the page until Ctrl-C; uploads and results are removed then."""
+    if not 0 <= arguments.port <= 65535:
+        raise ValueError(f"--port is {arguments.port}: it must be a number from 0 to 65535")
+    if arguments.largest_upload <= 0:
+        raise ValueError(f"--largest-upload is {arguments.largest_upload}: it must be above 0")
+    _check_free(arguments.port)
+    models = offered_models(arguments.model, arguments.weights)
+    with tempfile.TemporaryDirectory(prefix="framer_jax_app_") as folder:
+        prepare_gradio(Path(folder))
+        try:
+            url = page.serve(models, Path(folder), HOST, arguments.port, arguments.largest_upload, arguments.open)
+            print(f"open {url} in a browser on this machine; Ctrl-C ends it, and its files are removed", flush=True)
+            page.wait()
+        except KeyboardInterrupt:
+            print("ended")
+    return 0
+
+
+def _check_free(port: int) -> None:
+    """Refuse a port that another program has; any free one (0) is one."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError as error:
+            raise ValueError(f"--port {port} cannot be used ({error.strerror}): choose another one, or 0") from error
+
+
+def offered_models(first: str | None, weights: str | None) -> Models:
+    """The models that can be used by name, and `weights`, read now; `first` or else the weights are chosen at first.
+
+    Raises:
+      ValueError, FileNotFoundError: an unknown name, a model that lacks something, or weights that cannot be used.
+    """
+    if first is not None:
+        named_model(first)
+        if missing := locate(first).missing:
+            raise ValueError(f"--model {first}: {missing}")
+    names = [name for name in MODELS if not locate(name).missing]
+    opened = {}
+    if weights is not None:
+        label = Path(weights).name
+        opened[label] = open_model(Path(weights), None, (), UNCHANGED, None)
+        names.insert(0, label)
+    chosen = first or (names[0] if weights else STARTER_NAME)
+    return Models(tuple(names), chosen, opened)
+
+
+def prepare_gradio(folder: Path) -> None:
+    """Let Gradio keep its files in `folder` and send nothing anywhere.
+
+    Raises:
+      ImportError: it is not installed.
+    """
+    os.environ.update({"GRADIO_TEMP_DIR": str(folder / "uploads"), "GRADIO_ANALYTICS_ENABLED": "False"})
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    try:
+        import gradio  # noqa: F401
+    except ImportError as error:
+        raise ImportError(f"the page needs Gradio ({error}): pip install 'framer_jax[app]'") from error

@@ -1,0 +1,188 @@
+"""`framer-jax upscale`: metadata, sizes, frames, in place, backgrounds, and what is refused before it is computed."""
+
+import json
+import os
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from framer_jax.images.decode import read_image
+from framer_jax.inference import folder as folder_module
+from framer_jax.inference import in_place
+from framer_jax.inference.folder import upscale_files
+from framer_jax.inference.result_files import sidecar_path
+from framer_jax.inference.result_settings import FileSettings, ResultSettings
+from tests.inference.test_upscaler import PARAMS, SCALE, SMALL
+from tests.support.hostile import contents, refused, run
+from tests.support.image_files import DEEP
+from tests.support.toy_command import RECIPE, image
+
+IN_PLACE = FileSettings(in_place=True)
+
+
+def upscale(source, output=None, files=IN_PLACE, **options):
+    return upscale_files(source, output, RECIPE, PARAMS, SMALL, files=files, **options)
+
+
+@pytest.fixture
+def animation(tmp_path):
+    frames = [Image.fromarray(np.full((6, 8, 3), 80 * index, np.uint8)) for index in range(3)]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:], duration=[50, 100, 150], loop=2)
+    return tmp_path / "a.gif"
+
+
+@pytest.mark.parametrize("suffix", [".gif", ".png", ".webp", ".avif", ".tiff"])
+def test_all_frames_of_an_animation(animation, tmp_path, suffix):
+    output = tmp_path / f"out{suffix}"
+    summary = upscale(animation, output, FileSettings(frames=True), result=ResultSettings(outscale=1.5))
+    with Image.open(output) as written:
+        assert (written.n_frames, written.size) == (3, (12, 9))
+        for index in range(3):
+            written.seek(index)
+            values = np.asarray(written.convert("RGB"))
+            np.testing.assert_allclose(values, 40 * index, atol=3)  # the toy's gain is a half
+            if suffix != ".tiff":
+                assert written.info["duration"] == 50 * (index + 1)
+    record = json.loads(sidecar_path(output).read_text())
+    assert record["input"]["frames"] == 3
+    assert record["output"] == {"width": 12, "height": 9}
+    assert not any("only the first" in note for _, note in summary.notes)
+
+
+def test_frames_need_a_format_that_holds_them(animation, tmp_path):
+    with pytest.raises(ValueError, match=r"out\.jpg: JPEG holds one of the 3 frames: write one of \.png, \.webp"):
+        upscale(animation, tmp_path / "out.jpg", FileSettings(frames=True))
+    summary = upscale(animation, tmp_path / "out.jpg", FileSettings())
+    assert "only the first of 3 frames was read" in str(summary)
+
+
+def test_images_are_replaced_once(tmp_path):
+    source = image(tmp_path / "a.png")
+    original = read_image(source)
+    inode = os.stat(source).st_ino
+    assert upscale(tmp_path).written == (source,)
+    assert read_image(source).shape[:2] == (9 * SCALE, 7 * SCALE)
+    assert os.stat(source).st_ino != inode  # a new file took the name, so that nobody sees half of one
+    before = contents(tmp_path)
+    again = upscale(tmp_path)
+    assert (again.written, again.exit_status) == ((), 0)
+    assert "1 results of earlier runs in it are no inputs: a.png" in str(again)
+    assert contents(tmp_path) == before
+    image(tmp_path / "b.png")
+    assert upscale(tmp_path).written == (tmp_path / "b.png",)
+    assert original.shape[:2] == (9, 7)
+
+
+def test_an_interruption_in_place_loses_nothing_and_repeats_nothing(tmp_path, monkeypatch):
+    source = image(tmp_path / "a.png")
+    before = source.read_bytes()
+
+    def fails(*arguments):
+        raise OSError(28, "No space left on device", "x")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(folder_module, "upscale_image", fails)
+        with pytest.raises(OSError, match="No space left"):
+            upscale(source)
+    assert source.read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+    upscale(source)
+    source.write_bytes(before)  # as after an end between the record and the image
+    assert in_place.plan_in_place(source).jobs
+    assert upscale(source).written == (source,)
+    assert read_image(source).shape[:2] == (9 * SCALE, 7 * SCALE)
+
+
+def test_of_a_link_the_file_is_replaced(tmp_path):
+    source = image(tmp_path / "deep" / "a.png")
+    (tmp_path / "link.png").symlink_to(source)
+    assert upscale([tmp_path / "link.png", source]).written == (source.resolve(),)
+    assert (tmp_path / "link.png").is_symlink()
+    assert read_image(tmp_path / "link.png").shape[:2] == (9 * SCALE, 7 * SCALE)
+
+
+def test_what_would_lose_something_is_not_replaced(animation, tmp_path):
+    before = contents(tmp_path)
+    with pytest.raises(ValueError, match=r"a\.gif: in place, 2 of its 3 frames would be lost: add --frames"):
+        upscale(animation)
+    animation.unlink()
+    (tmp_path / "a.ppm").write_bytes(b"P6 32 24 65535\n" + DEEP[:, :, :3].astype(">u2").tobytes())
+    with pytest.raises(ValueError, match=r"cannot write '\.ppm'"):
+        upscale(tmp_path / "a.ppm")
+    (tmp_path / "a.ppm").rename(tmp_path / "a.webp")
+    with pytest.raises(ValueError, match="8 of its 16 bits per channel would be lost"):
+        upscale(tmp_path / "a.webp")
+    (tmp_path / "a.webp").unlink()
+    image(tmp_path / "c.png")
+    (tmp_path / "c.png.json").write_text("[1]")
+    with pytest.raises(FileExistsError, match=r"c\.png\.json exists and is no record"):
+        upscale(tmp_path)
+    for options, name in (({"suffix": "_x"}, "a suffix"), ({"overwrite": True}, "overwrite")):
+        with pytest.raises(ValueError, match=f"omit {name}"):
+            upscale(tmp_path, **options)
+    with pytest.raises(ValueError, match="omit an output"):
+        upscale(tmp_path, tmp_path / "out")
+    assert before.keys() - contents(tmp_path).keys() == {"a.gif"}
+
+
+def test_a_background_is_for_formats_without_transparency(tmp_path):
+    values = np.zeros((8, 8, 4), np.uint8)
+    values[:, 4:] = 255
+    Image.fromarray(values).save(tmp_path / "a.png")
+    with pytest.raises(ValueError, match=r"JPEG cannot hold transparency.*--background"):
+        upscale(tmp_path / "a.png", tmp_path / "a.jpg", FileSettings())
+    files = FileSettings(background="#ff0000")
+    upscale(tmp_path / "a.png", tmp_path / "a.bmp", files)
+    np.testing.assert_allclose(read_image(tmp_path / "a.bmp").pixels[0, 0], [0.5, 0, 0], atol=0.01)  # times the gain
+    upscale(tmp_path / "a.png", tmp_path / "b.png", files)
+    assert read_image(tmp_path / "b.png").alpha.min() == 0
+    with pytest.raises(ValueError, match="'whity' is no color"):
+        upscale(tmp_path / "a.png", tmp_path / "c.png", FileSettings(background="whity"))
+
+
+def test_limits_of_formats_are_those_of_the_size_that_was_asked_for(tmp_path, monkeypatch):
+    Image.new("RGB", (9000, 2)).save(tmp_path / "wide.png")
+    monkeypatch.setattr(folder_module, "upscale_image", lambda *arguments: pytest.fail("computed"))
+    with pytest.raises(ValueError, match=r"WEBP holds at most 16,383 pixels a side, and the image is 18000x4"):
+        upscale(tmp_path / "wide.png", tmp_path / "a.webp", FileSettings())
+    with pytest.raises(ValueError, match="JPEG holds at most 65,500 pixels a side, and the image is 70000x16"):
+        upscale(tmp_path / "wide.png", tmp_path / "a.jpg", FileSettings(), result=ResultSettings(width=70_000))
+    with pytest.raises(ValueError, match=r"PNG has no quality: omit it, or write one of \.webp, \.jpg"):
+        upscale(tmp_path / "wide.png", tmp_path / "a.png", FileSettings(quality=90))
+    with pytest.raises(pytest.fail.Exception, match="computed"):
+        upscale(tmp_path / "wide.png", tmp_path / "a.webp", FileSettings(), result=ResultSettings(outscale=1.5))
+
+
+@pytest.fixture
+def toy_model(monkeypatch):
+    from framer_jax.commands import upscale as upscale_command
+    from framer_jax.inference.model import Model
+
+    config = {"recipe": {}, "data": {"crop": 32}}
+    model = Model(RECIPE, PARAMS, {"config": config}, None)
+    monkeypatch.setattr(upscale_command, "open_model", lambda *arguments, **options: model)
+    monkeypatch.setattr(upscale_command, "settings_for", lambda *arguments, **options: SMALL)
+
+
+def test_the_output_may_be_omitted(tmp_path, capsys, toy_model):
+    source = image(tmp_path / "photos" / "a.b.jpg")
+    assert run(capsys, "upscale", source).status == 0
+    assert run(capsys, "upscale", source, "--outscale", "1.5", "--extension", "webp").status == 0
+    outcome = run(capsys, "upscale", source, "--width", "5", "--json", "--quiet")
+    assert outcome.err == ""
+    names = {"a.b_x2.png": (14, 18), "a.b_x1.5.webp": (10, 14), "a.b_resized.png": (5, 6)}
+    for name, size in names.items():
+        with Image.open(source.with_name(name)) as written:
+            assert written.size == size
+    assert json.loads(outcome.out)["written"] == [str(source.with_name("a.b_resized.png"))]
+    outcome = run(capsys, "upscale", source.parent)
+    assert f"written to {source.parent}_x2" in outcome.err
+    assert len(list((tmp_path / "photos_x2").glob("*.png"))) == 4
+    refused(run(capsys, "upscale", source), "a.b_x2.png", "exist")
+    refused(run(capsys, "upscale", tmp_path / "gone.jpg"), "gone.jpg: no such file or folder")
+    refused(run(capsys, "upscale", source, tmp_path / "o", "--in-place"), "--in-place", "omit the output")
+    assert run(capsys, "upscale", source, "--in-place", "--quality", "80", "--quiet").out == ""
+    with Image.open(source) as written:
+        assert written.size == (14, 18)
+    refused(run(capsys, "upscale", source, tmp_path / "o.png", "--outscale", "0"), "outscale 0")
