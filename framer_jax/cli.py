@@ -25,6 +25,7 @@ COMMANDS = {
     "upscale": "upscale images with a trained model (by default the starter model)",
     "app": "serve a page on this machine that upscales images which are dropped onto it",
     "models": "list the models that can be used by name, and what the others need",
+    "export": "write a model as one program, StableHLO or ONNX, that runs without framer_jax",
     "degrade": "make LR images from a folder of HR images, each with its own random degradation",
     "evaluate": "score a folder of images, with or without references, with confidence intervals",
     "compare": "compare models on the same images: paired differences with confidence intervals, a page, a figure",

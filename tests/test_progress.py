@@ -13,7 +13,7 @@ from framer_jax.commands.precompute import KINDS
 from framer_jax.console import LOG_WIDTH, message_console
 from framer_jax.progress import Report, duration, track
 
-LONG = ("upscale", "train", "pretrain", "degrade", "evaluate", "compare", "analyze", "ablate", "fit-niqe")
+LONG = ("upscale", "train", "pretrain", "degrade", "evaluate", "compare", "analyze", "ablate", "fit-niqe", "export")
 """Commands that may take more than five seconds; precompute has kinds."""
 
 

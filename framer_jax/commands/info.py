@@ -45,6 +45,8 @@ EXTRAS = {
     "tensorboard": "tensorboardX",
     "torch": "torch",
     "realesrgan": DISTRIBUTION,
+    "export": "flatbuffers",
+    "onnx": "jax2onnx",
 }
 """Extra of the package → a distribution that it installs."""
 

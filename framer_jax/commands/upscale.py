@@ -34,15 +34,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="file name (if the input is a file) or folder; default: photo_x4.png next to photo.jpg, photos_x4 next to "
         "photos",
     )
-    _add_model_arguments(parser)
-    _add_sampler_arguments(parser)
+    add_model_arguments(parser)
+    add_sampler_arguments(parser)
     _add_image_arguments(parser)
     _add_file_arguments(parser)
     add_output_arguments(parser)
     add_quiet_option(parser)
 
 
-def _add_model_arguments(parser: argparse.ArgumentParser) -> None:
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments that name a model."""
     parser.add_argument(
         "--weights",
         help="weights file or training directory, or published weights: of SwinIR, RRDBNet and SRVGG (*.pth, or "
@@ -64,6 +65,9 @@ def _add_model_arguments(parser: argparse.ArgumentParser) -> None:
         help="configuration of published weights, ported or not, such as resshift_v1",
     )
     add_override_option(parser, "override one knob of the configuration of --recipe")
+
+
+def _add_image_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--protocol",
         default=UpscaleSettings.protocol,
@@ -71,9 +75,6 @@ def _add_model_arguments(parser: argparse.ArgumentParser) -> None:
         help="tiling and noise, framer_jax's or those of a method's released code: "
         + "; ".join(f"{name}: {protocol.summary}" for name, protocol in PROTOCOLS.items()),
     )
-
-
-def _add_image_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--mode", default="sample", choices=("sample", "mean"), help="the full sampler, or the one-step mean"
     )
@@ -92,6 +93,9 @@ def _add_image_arguments(parser: argparse.ArgumentParser) -> None:
         default=4,
         help="number of tiles computed at a time (4); "
         "with another number, compilers may round otherwise: 1/255 in a few values of a million",
+    )
+    parser.add_argument(
+        "--devices", type=int, help="number of devices that compute tiles at the same time; default: all of them"
     )
     parser.add_argument(
         "--preview",
@@ -126,7 +130,8 @@ def _add_file_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--continue-on-error", action="store_true", help="report unreadable images and continue")
 
 
-def _add_sampler_arguments(parser: argparse.ArgumentParser) -> None:
+def add_sampler_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments that change a model's sampler."""
     group = parser.add_argument_group("sampler", "settings to use instead of those in the model's configuration")
     group.add_argument("--steps", type=int, metavar="N", help="number of sampling steps")
     group.add_argument("--guidance", type=float, metavar="G", help="scale of classifier-free guidance; 1 for none")
@@ -152,10 +157,8 @@ def _add_sampler_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Upscale; the exit status is 1 if some images failed."""
-    if arguments.overrides and not arguments.recipe:
-        raise ConfigError("--set overrides a knob of the configuration that --recipe names: give --recipe too")
     result, files = result_settings(arguments), file_settings(arguments)  # refused before a model is read
-    model = _model(arguments)
+    model = named_by(arguments)
     settings = settings_for(
         model,
         mode=arguments.mode,
@@ -167,6 +170,7 @@ def run(arguments: argparse.Namespace) -> int:
         color_strength=arguments.color_strength,
         seed=arguments.seed,
         preview=arguments.preview,
+        devices=arguments.devices,
     )
     recipe = with_preview_decoder(model, arguments.preview_decoder, arguments.preview)
     console = message_console(arguments.quiet)
@@ -198,8 +202,14 @@ def run(arguments: argparse.Namespace) -> int:
     return summary.exit_status
 
 
-def _model(arguments: argparse.Namespace) -> Model:
-    """The model that --model or --weights names."""
+def named_by(arguments: argparse.Namespace) -> Model:
+    """The model that the arguments of `add_model_arguments` and `add_sampler_arguments` name.
+
+    Raises:
+      ConfigError, ValueError, FileNotFoundError, ImportError: they contradict each other, or name no usable model.
+    """
+    if arguments.overrides and not arguments.recipe:
+        raise ConfigError("--set overrides a knob of the configuration that --recipe names: give --recipe too")
     check_denoise_strength(arguments.denoise_strength)
     sampling = Sampling(**{name: getattr(arguments, name) for name in Sampling._fields})
     if arguments.model is None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -98,12 +98,38 @@ def write_deep(
       xmp: XMP packet, or b''.
       dpi: (horizontal, vertical) resolution in pixels an inch, or None.
     """
-    height, width, channels = values.shape
-    kind = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
+    strips = (values[top : top + STRIP] for top in range(0, len(values), STRIP))
+    write_strips(path, strips, (values.shape[0], values.shape[1], values.shape[2]), 16, icc, exif, xmp, dpi)
+
+
+def write_strips(
+    path: Path,
+    strips: Iterable[np.ndarray],
+    shape: tuple[int, int, int],
+    bits: int,
+    icc: bytes | None = None,
+    exif: bytes = b"",
+    xmp: bytes = b"",
+    dpi: tuple[float, float] | None = None,
+) -> None:
+    """Write a PNG file strip by strip, so that no more than one strip is in memory.
+
+    Args:
+      path: the file, which is replaced.
+      strips: [rows, W, C] from top to bottom, uint8 or uint16; together they have H rows.
+      shape: (H, W, C), see `write_deep`.
+      bits: bits per channel, 8 or 16.
+      icc: color profile, or None.
+      exif: EXIF block, or b''.
+      xmp: XMP packet, or b''.
+      dpi: (horizontal, vertical) resolution in pixels an inch, or None.
+    """
+    height, width, channels = shape
+    kind, size = {1: 0, 2: 4, 3: 2, 4: 6}[channels], width * channels * bits // 8
     deflate = zlib.compressobj(6)
     with open(path, "wb") as file:
         file.write(SIGNATURE)
-        _write_chunk(file, b"IHDR", struct.pack(">IIBBBBB", width, height, 16, kind, 0, 0, 0))
+        _write_chunk(file, b"IHDR", struct.pack(">IIBBBBB", width, height, bits, kind, 0, 0, 0))
         if icc:
             _write_chunk(file, b"iCCP", b"ICC Profile\0\0" + zlib.compress(icc))
         if dpi:
@@ -112,9 +138,9 @@ def write_deep(
             _write_chunk(file, b"iTXt", XMP_KEY + b"\0\0\0\0" + xmp)
         if exif:
             _write_chunk(file, b"eXIf", exif.removeprefix(b"Exif\0\0"))
-        above = np.zeros((1, width * channels * 2), np.uint8)
-        for top in range(0, height, STRIP):
-            rows = values[top : top + STRIP].astype(">u2").reshape(-1, width * channels).view(np.uint8)
+        above = np.zeros((1, size), np.uint8)
+        for strip in strips:
+            rows = strip.astype(f">u{bits // 8}").reshape(-1, width * channels).view(np.uint8)
             differences = rows - np.concatenate([above, rows[:-1]])  # filter 2: to the row above, modulo 256
             above = rows[-1:]
             filtered = np.concatenate([np.full((len(rows), 1), 2, np.uint8), differences], axis=1)

@@ -15,6 +15,7 @@ from framer_jax.inference.programs import (
     input_sizes,
     network_scale,
     out_of_memory,
+    place_weights,
     plan_batches,
     preview_steps,
     sampler_program,
@@ -35,6 +36,8 @@ class MemoryEstimate(NamedTuple):
       batch: number of tiles computed at a time.
       tile: (height, width) of a tile, LR pixels.
       temporary: the part of `device` that is taken while an image is computed, which the weights are not; or None.
+      devices: number of devices that compute tiles at the same time.
+      streamed: whether the result is computed and written in strips.
     """
 
     device: int | None
@@ -43,17 +46,27 @@ class MemoryEstimate(NamedTuple):
     batch: int
     tile: tuple[int, int]
     temporary: int | None = None
+    devices: int = 1
+    streamed: bool = False
 
     def __str__(self) -> str:
         device = "unknown" if self.device is None else f"{self.device / 2**20:,.0f} MiB"
+        where = "the device" if self.devices == 1 else f"each of {self.devices} devices"
         return (
             f"{self.tiles} tiles of {self.tile[0]}x{self.tile[1]}, {self.batch} at a time: "
-            f"{device} on the device, about {self.host / 2**20:,.0f} MiB in main memory"
+            f"{device} on {where}, about {self.host / 2**20:,.0f} MiB in main memory"
+            + (" (the result is written in strips)" if self.streamed else "")
         )
 
 
 def check_host_memory(
-    recipe: Recipe, height: int, width: int, settings: UpscaleSettings, alpha: bool = False, device: int = 0
+    recipe: Recipe,
+    height: int,
+    width: int,
+    settings: UpscaleSettings,
+    alpha: bool = False,
+    device: int = 0,
+    streamed: bool = False,
 ) -> None:
     """Refuse an LR image that needs more main memory than there is.
 
@@ -64,6 +77,7 @@ def check_host_memory(
       settings: settings of the upscaling.
       alpha: whether it is transparent.
       device: bytes of the compiled program, where the device computes in main memory.
+      streamed: whether the result is computed and written in strips.
 
     Raises:
       MemoryError: it needs more; the message says how much.
@@ -73,7 +87,8 @@ def check_host_memory(
     if settings.protocol != DEFAULT_PROTOCOL and sizes[-1] != (height, width):
         what += f" with protocol {settings.protocol!r}, which first resizes it to {sizes[-1][1]}x{sizes[-1][0]},"
         remedy += f", or use protocol {DEFAULT_PROTOCOL!r}"
-    check_memory(_host_bytes(recipe, (height, width), settings, alpha) + device, what, remedy)
+    host = _streamed_bytes if streamed else _host_bytes
+    check_memory(host(recipe, (height, width), settings, alpha) + device, what, remedy)
 
 
 def estimate_memory(
@@ -82,16 +97,18 @@ def estimate_memory(
     frozen: Params,
     image_size: tuple[int, int],
     settings: UpscaleSettings,
+    streamed: bool = False,
 ) -> MemoryEstimate:
     """The memory that an image of this size needs; it compiles the program that upscaling then uses."""
     parts = image_parts(*input_sizes(recipe, image_size, settings)[-1], settings)
     largest = max((part.size for part in parts), key=math.prod)
-    plan, batch = plan_batches(recipe, *largest, settings)
+    plan, batch, devices = plan_batches(recipe, *largest, settings)
+    params, frozen = place_weights(params, devices), place_weights(frozen, devices)
     tiles, origins = np.zeros((batch, *plan.grid.tile, 3), np.float32), np.zeros((batch, 2), np.int32)
     device = None
     try:
         keys = jnp.broadcast_to(jax.random.key(settings.seed), (batch,))
-        lowered = sampler_program(recipe, settings).lower(params, frozen, tiles, keys, origins)
+        lowered = sampler_program(recipe, settings, devices).lower(params, frozen, tiles, keys, origins)
         if (memory := lowered.compile().memory_analysis()) is not None:
             device = (
                 memory.argument_size_in_bytes
@@ -102,10 +119,19 @@ def estimate_memory(
     except jax.errors.JaxRuntimeError as error:
         if not out_of_memory(error):  # some compilers reject a program that is too large; `run` then reduces it
             raise
-    host = _host_bytes(recipe, image_size, settings, alpha=False)
+    host = (_streamed_bytes if streamed else _host_bytes)(recipe, image_size, settings, alpha=False)
     weights = sum(leaf.nbytes for leaf in jax.tree.leaves((params, frozen)) if hasattr(leaf, "nbytes"))
     temporary = None if device is None else max(0, device - weights)
-    return MemoryEstimate(device, host, plan.grid.num_tiles * len(parts), batch, plan.grid.tile, temporary)
+    tiles_in_all = plan.grid.num_tiles * len(parts)
+    return MemoryEstimate(device, host, tiles_in_all, batch, plan.grid.tile, temporary, len(devices), streamed)
+
+
+def _streamed_bytes(recipe: Recipe, image_size: tuple[int, int], settings: UpscaleSettings, alpha: bool) -> int:
+    """As `_host_bytes`, with a canvas for one row of tiles, a strip that is written and its encoded copies."""
+    plan, batch, _ = plan_batches(recipe, *image_size, settings)
+    height, width = (side * network_scale(recipe, settings) for side in plan.grid.tile)
+    strip = height * image_size[1] * network_scale(recipe, settings)
+    return host_bytes(2 * math.prod(image_size) + batch * height * width, 2 * strip)
 
 
 def _host_bytes(recipe: Recipe, image_size: tuple[int, int], settings: UpscaleSettings, alpha: bool) -> int:

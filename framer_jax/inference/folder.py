@@ -17,7 +17,8 @@ from framer_jax.data.files import NAMED, LeftOut
 from framer_jax.images.decode import read_header, read_image
 from framer_jax.images.frames import read_frames, read_timing
 from framer_jax.images.image_data import ImageData
-from framer_jax.inference.estimate import check_host_memory
+from framer_jax.inference.computed_tiles import NotFiniteError
+from framer_jax.inference.estimate import MemoryEstimate, check_host_memory
 from framer_jax.inference.formats import output_format
 from framer_jax.inference.images import Animation, check_alpha, flatten, loss_note, parse_color, pillow_frame
 from framer_jax.inference.in_place import check_in_place, plan_in_place
@@ -39,8 +40,8 @@ from framer_jax.inference.result_files import write_result
 from framer_jax.inference.result_image import extended_size
 from framer_jax.inference.result_settings import FileSettings, ResultSettings
 from framer_jax.inference.settings import UpscaleSettings
+from framer_jax.inference.streamed_files import is_streamed, upscale_into_file
 from framer_jax.inference.upscaler import (
-    NotFiniteError,
     Upscaler,
     make_upscaler,
     reduced_settings,
@@ -258,7 +259,8 @@ def _run_jobs(
                 for step, preview in outcome.previews.items():  # first: a result stands for a complete job
                     record = {**outcome.record, "preview_after_steps": step}
                     write_result(job.previews[step], preview, record, run.files)
-                write_result(job.target, outcome.image, outcome.record, run.files)
+                if outcome.image is not None:
+                    write_result(job.target, outcome.image, outcome.record, run.files)
                 written.append(job.target)
             except (OSError, ValueError, MemoryError, jax.errors.JaxRuntimeError) as error:
                 named = _named(job.source, error, run.weights)
@@ -275,14 +277,14 @@ class _Outcome(NamedTuple):
     """One upscaled job.
 
     Attributes:
-      image: what is written.
+      image: what is to be written; None for a result that was written while it was computed.
       previews: number of steps → the preview after them.
       settings: the settings in effect.
       record: the sidecar.
       notes: what reading, upscaling and writing it loses or changes.
     """
 
-    image: ImageData | Animation
+    image: ImageData | Animation | None
     previews: Mapping[int, ImageData]
     settings: UpscaleSettings
     record: Mapping[str, Any]
@@ -296,15 +298,20 @@ def _upscale_job(
     progress: Callable[[int, int, int, int], None],
     say: Callable[[str], None],
 ) -> _Outcome:
-    """Read and upscale the image of a job, or all of its frames; `progress` gets (frame, frames, tiles, all tiles)."""
+    """Read and upscale the image of a job, or all of its frames; `progress` gets (frame, frames, tiles, all tiles).
+
+    A result in strips is also written.
+    """
     count = read_header(job.source).frames if run.files.frames else 1
     sources = map(partial(_prepared, job, run), read_frames(job.source) if count > 1 else [read_image(job.source)])
     frames: list[Image.Image] = []
     used = settings
     for index, source in enumerate(sources):
-        fitting, estimate = _fit_memory(source, run, used, count)
-        say(estimate)
+        fitting, estimate = _fit_memory(job.target, source, run, used, count)
+        say(str(estimate))
         of_frame = partial(progress, index, count)
+        if estimate.streamed:
+            return _stream_job(job, run, source, fitting, of_frame)
         upscaled = upscale_image(run.upscaler, run.recipe.scale, run.params, source, of_frame, fitting, run.result)
         used = upscaled.settings
         if index == 0:
@@ -312,11 +319,32 @@ def _upscale_job(
         if count > 1:
             frames.append(pillow_frame(job.target, upscaled.image))
     animation = Animation(tuple(frames), read_timing(job.source), image.image) if count > 1 else None
-    height, width, _ = first.pixels.shape
-    notes = (*first.notes, loss_note(job.target, first, run.files), run.result.note(height, width, run.recipe.scale))
-    entries = image_entries(job.source, first, image.image, count, used, run.settings, run.result, run.files)
-    record = {**run.common_entries, **entries}
-    return _Outcome(animation or image.image, image.previews, used, record, tuple(filter(None, notes)))
+    record = _record(job, run, first, count, used)
+    return _Outcome(animation or image.image, image.previews, used, record, _job_notes(job, run, first))
+
+
+def _stream_job(
+    job: Job, run: _Run, image: ImageData, settings: UpscaleSettings, progress: Callable[[int, int], None]
+) -> _Outcome:
+    """As `_upscale_job`, of an image whose result is written while it is computed."""
+    record_of = partial(_record, job, run, image, 1)
+    used = upscale_into_file(
+        job.target, run.upscaler, run.recipe, run.params, image, settings, run.files, record_of, progress
+    )
+    return _Outcome(None, {}, used, record_of(used), _job_notes(job, run, image))
+
+
+def _record(job: Job, run: _Run, image: ImageData, frames: int, used: UpscaleSettings) -> dict[str, Any]:
+    """The sidecar of a job, whose image, or first frame, this is."""
+    size = run.result.size(image.pixels.shape[0], image.pixels.shape[1], run.recipe.scale)
+    entries = image_entries(job.source, image, size, frames, used, run.settings, run.result, run.files)
+    return {**run.common_entries, **entries}
+
+
+def _job_notes(job: Job, run: _Run, image: ImageData) -> tuple[str, ...]:
+    height, width, _ = image.pixels.shape
+    notes = (*image.notes, loss_note(job.target, image, run.files), run.result.note(height, width, run.recipe.scale))
+    return tuple(filter(None, notes))
 
 
 def _prepared(job: Job, run: _Run, image: ImageData) -> ImageData:
@@ -327,24 +355,27 @@ def _prepared(job: Job, run: _Run, image: ImageData) -> ImageData:
     return image
 
 
-def _fit_memory(image: ImageData, run: _Run, settings: UpscaleSettings, frames: int) -> tuple[UpscaleSettings, str]:
-    """Settings that fit into memory, where the device computes in main memory, and the estimate in words.
+def _fit_memory(
+    target: Path, image: ImageData, run: _Run, settings: UpscaleSettings, frames: int
+) -> tuple[UpscaleSettings, MemoryEstimate]:
+    """Settings that fit into memory, where the device computes in main memory, and the estimate for them.
 
     Raises:
       MemoryError: no smaller batch or tile does.
     """
     size = image.pixels.shape[0], image.pixels.shape[1]
     height, width = extended_size(*size, run.result)
-    target, alpha = run.result.size(*size, run.recipe.scale), image.alpha is not None
-    more = further_bytes(size, target, run.recipe.scale, run.result, alpha, frames)
+    result_size, alpha = run.result.size(*size, run.recipe.scale), image.alpha is not None
+    more = further_bytes(size, result_size, run.recipe.scale, run.result, alpha, frames)
     while True:
-        estimate = run.upscaler.estimate(run.params, height, width, settings)
+        streamed = is_streamed(target, run.recipe, size, settings, run.result, run.files, alpha, frames)
+        estimate = run.upscaler.estimate(run.params, height, width, settings, streamed)
         if jax.default_backend() != "cpu":
-            return settings, str(estimate)
+            return settings, estimate
         try:
             device = estimate.temporary or 0
-            check_host_memory(run.recipe, height, width, settings, alpha, device + more)
-            return settings, str(estimate)
+            check_host_memory(run.recipe, height, width, settings, alpha, device + more, streamed)
+            return settings, estimate
         except MemoryError:
             if (smaller := reduced_settings(run.recipe, settings)) is None:
                 raise

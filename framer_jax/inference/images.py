@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import struct
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,9 +20,10 @@ from framer_jax.images.decode import from_pillow, read_image
 from framer_jax.images.frames import Timing
 from framer_jax.images.image_data import ImageData
 from framer_jax.images.metadata import DIRECTORIES, NONE, XMP_TAG, Metadata, exif_for
-from framer_jax.images.png import write_deep
+from framer_jax.images.png import write_deep, write_strips
 from framer_jax.images.tiff import add_directories
 from framer_jax.inference.formats import (
+    FORMATS,
     FileFormat,
     check_quality,
     check_size,
@@ -111,9 +113,7 @@ def encode_image(file: Path, path: Path, image: ImageData | Animation, settings:
             image = image if file_format.alpha else image._replace(alpha=None)
             values = _encode(image, file_format)
             if values.dtype == np.uint16 and file_format.name == "PNG":
-                metadata = NONE if settings.strip_metadata else image.metadata
-                exif = exif_for(metadata._replace(dpi=None), height, width)
-                write_deep(file, values, image.icc, exif.tobytes() if exif else b"", metadata.xmp, metadata.dpi)
+                write_deep(file, values, **_png_chunks(image, settings, height, width))
                 return
             frame = _pillow_image(values, file_format)
         frame.save(file, format=file_format.name, **options)
@@ -124,6 +124,43 @@ def encode_image(file: Path, path: Path, image: ImageData | Animation, settings:
         if isinstance(error, OSError) and error.errno is not None:  # from the system; errors of Pillow have no number
             raise OSError(error.errno, error.strerror, str(path)) from error
         raise ValueError(f"{path}: {file_format.name} cannot be written at {width}x{height} ({error})") from error
+
+
+def encode_strips(
+    file: Path,
+    path: Path,
+    strips: Iterable[np.ndarray],
+    size: tuple[int, int],
+    lr: ImageData,
+    settings: FileSettings = DEFAULT_FILES,
+) -> None:
+    """Write an opaque image into a PNG `file` strip by strip; errors name `path`.
+
+    Args:
+      file: the file.
+      path: its final name.
+      strips: [rows, W, 3] float32 in [0, 1], from top to bottom.
+      size: (H, W).
+      lr: the LR image, whose mode, depth, color profile and metadata are kept.
+      settings: whether metadata is left out.
+
+    Raises:
+      OSError: the file cannot be written.
+    """
+    png = FORMATS[".png"]
+    encoded = (_encode(lr._replace(pixels=strip), png) for strip in strips)
+    shape = (*size, 1 if lr.mode.startswith("L") else 3)
+    try:
+        write_strips(file, encoded, shape, 16 if lr.bits > 8 else 8, **_png_chunks(lr, settings, *size))
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def _png_chunks(image: ImageData, settings: FileSettings, height: int, width: int) -> dict[str, Any]:
+    """Arguments of `write_strips` for the color profile and the metadata of a result of this size."""
+    metadata = NONE if settings.strip_metadata else image.metadata
+    exif = exif_for(metadata, height, width).tobytes() if metadata.exif else b""
+    return {"icc": image.icc, "exif": exif, "xmp": metadata.xmp, "dpi": metadata.dpi}
 
 
 def pillow_frame(path: str | os.PathLike[str], image: ImageData) -> Image.Image:

@@ -10,6 +10,7 @@ from framer_jax.inference.jobs import Job
 from framer_jax.inference.result_image import extended_size
 from framer_jax.inference.result_settings import FileSettings, ResultSettings
 from framer_jax.inference.settings import UpscaleSettings
+from framer_jax.inference.streamed_files import is_streamed
 from framer_jax.recipes.base import Recipe
 
 PIXEL = 3 * 4
@@ -45,10 +46,11 @@ def check_job(
     if files.in_place:
         _check_replaceable(job, header.frames if not files.frames else 1, "16-bit" in header.loss)
     alpha = header.transparent and not flattened
-    keeps_alpha = output_format(job.target).alpha or files.background is None
+    keeps_alpha = alpha and (output_format(job.target).alpha or files.background is None)
+    streamed = is_streamed(job.target, recipe, (height, width), settings, result, files, keeps_alpha, frames)
     more = further_bytes((height, width), size, recipe.scale, result, alpha, frames)
-    check_host_memory(recipe, *extended_size(height, width, result), settings, alpha and keeps_alpha, more)
-    if alpha and keeps_alpha and not output_format(job.target).alpha:
+    check_host_memory(recipe, *extended_size(height, width, result), settings, keeps_alpha, more, streamed)
+    if keeps_alpha and not output_format(job.target).alpha:
         check_alpha(job.target, read_image(job.source))
 
 

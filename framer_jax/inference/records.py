@@ -63,15 +63,18 @@ def origin_entries(origin: Origin, recipe: Recipe) -> dict[str, Any]:
 def image_entries(
     source: Path,
     image: ImageData,
-    sr: ImageData,
+    size: tuple[int, int],
     frames: int,
     used: UpscaleSettings,
     requested: UpscaleSettings,
     result: ResultSettings,
     files: FileSettings,
 ) -> dict[str, Any]:
-    """The entries of a sidecar that depend on the image: the settings, what was read and what was made of it."""
-    (height, width), (sr_height, sr_width) = image.pixels.shape[:2], sr.pixels.shape[:2]
+    """The entries of a sidecar that depend on the image: the settings, what was read and what was made of it.
+
+    `size` is (height, width) of the SR image.
+    """
+    height, width = image.pixels.shape[:2]
     several = {"frames": frames} if frames > 1 else {}
     return {
         "settings": asdict(used),
@@ -85,6 +88,6 @@ def image_entries(
             "notes": list(image.notes),
             **several,
         },
-        "output": {"width": sr_width, "height": sr_height},
+        "output": {"width": size[1], "height": size[0]},
         "result": {**asdict(result), **asdict(files)},
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,13 @@ def is_record(path: Path) -> bool:
 def write_result(
     target: Path, image: ImageData | Animation, record: Mapping[str, Any], settings: FileSettings = DEFAULT_FILES
 ) -> None:
+    """Write an SR image and its record, see `write_encoded`."""
+    write_encoded(target, lambda file: encode_image(file, target, image, settings), record, settings.in_place)
+
+
+def write_encoded(
+    target: Path, encode: Callable[[Path], None], record: Mapping[str, Any], in_place: bool = False
+) -> None:
     """Write an SR image and its record; after an error, neither is there.
 
     Both are complete before the first one gets its name. A new record precedes its image: an image without a record is
@@ -50,18 +57,24 @@ def write_result(
     that no image is ever described by the record of another. In place, the record comes first again, and states the
     size of the result, so that neither a result is taken for an image nor an image for its result.
 
+    Args:
+      target: name of the image.
+      encode: writes the image into the file that it is given.
+      record: content of the record.
+      in_place: whether the image is replaced by its own result.
+
     Raises:
-      OSError, ValueError: as of framer_jax.inference.images.encode_image.
+      OSError, ValueError: as of `encode`.
     """
     sidecar = sidecar_path(target)
     replaces = target.exists()
-    first, last = (target, sidecar) if replaces and not settings.in_place else (sidecar, target)
+    first, last = (target, sidecar) if replaces and not in_place else (sidecar, target)
     placed = False
     try:
         with atomic_write(last) as last_file:
             with atomic_write(first) as first_file:
                 files = {first: first_file, last: last_file}
-                encode_image(files[target], target, image, settings)
+                encode(files[target])
                 # A name that is not UTF-8 has surrogates, whose escapes are JSON's
                 text = json.dumps(record, indent=2, ensure_ascii=False) + "\n"
                 files[sidecar].write_text(text, encoding="utf-8", errors="backslashreplace")

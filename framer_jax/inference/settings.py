@@ -22,6 +22,7 @@ class UpscaleSettings:
       color_fix: 'none', 'adain' or 'wavelet', on the whole image; '' for the protocol's default.
       color_strength: strength of the color fix, 0 to 1.
       seed: seed of the noise canvas.
+      devices: number of devices that compute tiles at the same time, `tile_batch` each; 0 for all, and one of a CPU's.
       preview: also show what the sampler estimates every so many steps; 0 for no previews.
       protocol: one of framer_jax.inference.protocols.PROTOCOLS.
     """
@@ -35,6 +36,7 @@ class UpscaleSettings:
     seed: int = 0
     protocol: str = DEFAULT_PROTOCOL
     preview: int = 0
+    devices: int = 0
 
     __repr__ = changed_repr
 
@@ -54,7 +56,13 @@ class UpscaleSettings:
             has = "no color fix" if fixes == ("none",) else f"the color fix {', '.join(fixes)}"
             raise ValueError(f"protocol {self.protocol!r} has {has}: omit it, or choose another protocol")
         largest = 1 << 20
-        limits = {"tile": (1, largest), "tile_batch": (1, largest), "seed": (0, (1 << 32) - 1), "preview": (0, largest)}
+        limits = {
+            "tile": (1, largest),
+            "tile_batch": (1, largest),
+            "seed": (0, (1 << 32) - 1),
+            "preview": (0, largest),
+            "devices": (0, largest),
+        }
         for name, (least, most) in limits.items():
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:

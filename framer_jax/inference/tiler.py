@@ -291,20 +291,23 @@ def uniform_blend_weights(plan: TilePlan, scale: int) -> BlendWeights:
     return grid_blend_weights(plan.grid, scale, *(np.ones(side * scale) for side in plan.grid.tile))
 
 
-def add_tile(canvas: np.ndarray, output: np.ndarray, index: int, plan: TilePlan, weights: BlendWeights) -> None:
+def add_tile(
+    canvas: np.ndarray, output: np.ndarray, index: int, plan: TilePlan, weights: BlendWeights, first_row: int = 0
+) -> None:
     """Add one weighted output tile to the canvas, in place; pixels beyond the image are dropped.
 
     Args:
-      canvas: [sH, sW, C] float32, zeros before the first tile.
+      canvas: [sH, sW, C] float32, zeros before the first tile; or some of its rows.
       output: processed tile, [s * tile height, s * tile width, C] float32.
       index: index of the tile in the plan's row-major order.
       plan: tile plan of the image.
       weights: blend weights of the plan.
+      first_row: the first row of the canvas, if it is a part of the whole one.
     """
     grid = plan.grid
     row, column = divmod(index, len(grid.columns))
     scale = output.shape[0] // grid.tile[0]
-    top, left = grid.rows[row] * scale, grid.columns[column] * scale
+    top, left = grid.rows[row] * scale - first_row, grid.columns[column] * scale
     window = canvas[top : top + output.shape[0], left : left + output.shape[1]]  # a view
     height, width = window.shape[:2]
     vertical, horizontal = weights.rows[row][:height], weights.columns[column][:width]

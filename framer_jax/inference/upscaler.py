@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import reduce
 from types import MappingProxyType
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from framer_jax.images.image_data import ImageData
 from framer_jax.inference.color_fix import fix_color
+from framer_jax.inference.computed_tiles import Progress, computed_tiles, result_strips
 from framer_jax.inference.estimate import MemoryEstimate, check_host_memory, estimate_memory
 from framer_jax.inference.images import is_opaque, premultiply_alpha, upsampled_alpha, with_result
 from framer_jax.inference.programs import (
@@ -24,26 +24,19 @@ from framer_jax.inference.programs import (
     out_of_memory,
     plan_batches,
     preview_steps,
-    sampler_program,
+    tile_devices,
 )
 from framer_jax.inference.protocols import PROTOCOLS
 from framer_jax.inference.resample import resize_pillow, upsample_bicubic
 from framer_jax.inference.result_image import blended, extended, finished
 from framer_jax.inference.result_settings import ResultSettings
 from framer_jax.inference.settings import UpscaleSettings
-from framer_jax.inference.tiler import add_tile, pad_image, paste_part, tile_batches
+from framer_jax.inference.tiler import add_tile, paste_part
 from framer_jax.recipes.base import Params, Recipe
 
 LOGGER = logging.getLogger(__name__)
 
 OWN_SIZE = ResultSettings()
-
-Progress = Callable[[int, int], None]
-"""Called with (tiles done, total tiles); starts again from 0 if the image is restarted with smaller tiles."""
-
-
-class NotFiniteError(ValueError):
-    """A sampler gave values that are not finite."""
 
 
 class UpscaleResult(NamedTuple):
@@ -86,22 +79,44 @@ class EstimateFunction(Protocol):
     """(params, height, width, settings) → MemoryEstimate."""
 
     def __call__(
-        self, params: Params, height: int, width: int, settings: UpscaleSettings | None = None
+        self,
+        params: Params,
+        height: int,
+        width: int,
+        settings: UpscaleSettings | None = None,
+        streamed: bool = False,
     ) -> MemoryEstimate:
         """Estimate the memory for an image of this size; it compiles the program that `run` then uses."""
         ...
 
 
+class StripsFunction(Protocol):
+    """(params, image, progress, settings) → strips of the result, for settings with which it can be streamed."""
+
+    def __call__(
+        self,
+        params: Params,
+        image: np.ndarray,
+        progress: Progress | None = None,
+        settings: UpscaleSettings | None = None,
+    ) -> Iterator[np.ndarray]:
+        """Upscale one image in strips."""
+        ...
+
+
 class Upscaler(NamedTuple):
-    """The two functions that `make_upscaler` returns; all they share is their compiled programs.
+    """The functions that `make_upscaler` returns; all they share is their compiled programs.
 
     Attributes:
       run: (params, image [H, W, 3] float32 in [0, 1], progress=None, settings=None) → UpscaleResult.
-      estimate: (params, height, width, settings=None) → MemoryEstimate.
+      estimate: (params, height, width, settings=None, streamed=False) → MemoryEstimate.
+      strips: as `run`, for images that can be streamed (framer_jax.inference.computed_tiles): the result in strips
+        [rows, sW, 3] float32 in [0, 1], from top to bottom; where device memory runs out, the caller starts again.
     """
 
     run: UpscaleFunction
     estimate: EstimateFunction
+    strips: StripsFunction
 
 
 def make_upscaler(recipe: Recipe, settings: UpscaleSettings) -> Upscaler:
@@ -141,18 +156,29 @@ def make_upscaler(recipe: Recipe, settings: UpscaleSettings) -> Upscaler:
             return resize_pillow(np.clip(canvas, 0, 1, out=canvas), size)
 
         steps = preview_steps(recipe, current)
-        if not steps:
-            return UpscaleResult(finished(canvas), current)
         pixels, *previews = (finished(np.ascontiguousarray(part)) for part in np.split(canvas, 1 + len(steps), axis=2))
         return UpscaleResult(pixels, current, dict(zip(steps, previews, strict=True)))
 
-    def estimate(params: Params, height: int, width: int, settings: UpscaleSettings | None = None) -> MemoryEstimate:
+    def strips(
+        params: Params,
+        image: np.ndarray,
+        progress: Progress | None = None,
+        settings: UpscaleSettings | None = None,
+    ) -> Iterator[np.ndarray]:
         current = settings or default
         check_settings(recipe, current)
-        check_host_memory(recipe, height, width, current)  # compiling takes as much
-        return estimate_memory(recipe, jax.device_put(params), frozen, (height, width), current)
+        _check_image(image)
+        return result_strips(recipe, jax.device_put(params), frozen, image, current, progress)
 
-    return Upscaler(run, estimate)
+    def estimate(
+        params: Params, height: int, width: int, settings: UpscaleSettings | None = None, streamed: bool = False
+    ) -> MemoryEstimate:
+        current = settings or default
+        check_settings(recipe, current)
+        check_host_memory(recipe, height, width, current, streamed=streamed)  # compiling takes as much
+        return estimate_memory(recipe, jax.device_put(params), frozen, (height, width), current, streamed)
+
+    return Upscaler(run, estimate, strips)
 
 
 def upscale(
@@ -238,6 +264,7 @@ def check_settings(recipe: Recipe, settings: UpscaleSettings) -> None:
                 f"protocol {settings.protocol!r} tiles within the steps of the sampler, which recipe {recipe.name!r} "
                 "does not support: use protocol 'framer_jax'"
             )
+    tile_devices(settings, 1)
     protocol = PROTOCOLS[settings.protocol]
     protocol.check(settings.tile, settings.overlap, protocol.multiple(recipe))
 
@@ -328,43 +355,13 @@ def _run_tiles(
     `origin` is where the image begins in the whole one, to which noise belongs.
     """
     height, width, _ = image.shape
-    plan, batch = plan_batches(recipe, height, width, settings)
-    scale, program = network_scale(recipe, settings), sampler_program(recipe, settings)
+    plan, scale = plan_batches(recipe, height, width, settings).plan, network_scale(recipe, settings)
+    weights = PROTOCOLS[settings.protocol].weights(plan, scale)
     channels = 3 * (1 + len(preview_steps(recipe, settings)))
-    expected = (batch, plan.grid.tile[0] * scale, plan.grid.tile[1] * scale, channels)
-    protocol = PROTOCOLS[settings.protocol]
-    weights = protocol.weights(plan, scale)
     canvas = np.zeros((height * scale, width * scale, channels), np.float32)
-    key, shift = jax.random.key(settings.seed), np.asarray(origin, np.int32)
-    total = plan.grid.num_tiles
-    if progress is not None:
-        progress(0, total)
-    for indices, tiles, origins in tile_batches(pad_image(image, plan), plan, batch):
-        filled = np.pad(indices, (0, batch - len(indices)), mode="edge")
-        output = np.asarray(program(params, frozen, tiles, *protocol.noise(key, filled, origins + shift)))
-        if output.shape != expected:
-            raise ValueError(f"recipe {recipe.name!r} gave {output.shape} for tiles, expected {expected}")
-        if not np.isfinite(output[: len(indices)]).all():
-            raise _not_finite(recipe, params, frozen)
-        if protocol.clips:
-            output = np.clip(output, 0, 1)
-        for index, tile in zip(indices.tolist(), output, strict=False):  # without the copies that fill the batch
-            add_tile(canvas, tile, index, plan, weights)
-        if progress is not None:
-            progress(int(indices[-1]) + 1, total)
+    for index, tile in computed_tiles(recipe, params, frozen, image, settings, progress, origin):
+        add_tile(canvas, tile, index, plan, weights)
     return canvas
-
-
-def _not_finite(recipe: Recipe, params: Params, frozen: Params) -> NotFiniteError:
-    leaves = [*jax.tree_util.tree_leaves_with_path(params), *jax.tree_util.tree_leaves_with_path(frozen)]
-    names = (jax.tree_util.keystr(path, simple=True, separator="/") for path, leaf in leaves if not _is_finite(leaf))
-    weight = next(names, None)
-    reason = f"its weights hold such values, the first in {weight}" if weight else "its weights are finite"
-    return NotFiniteError(f"recipe {recipe.name!r} gave values that are not finite ({reason}): check its weights")
-
-
-def _is_finite(leaf: Any) -> bool:
-    return not jnp.issubdtype(leaf.dtype, jnp.inexact) or bool(jnp.isfinite(leaf).all())
 
 
 def _check_image(image: np.ndarray) -> None:

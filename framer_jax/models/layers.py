@@ -278,6 +278,13 @@ def _manual_attention(query: jax.Array, key: jax.Array, value: jax.Array) -> jax
 def local_contrast(x: jax.Array) -> jax.Array:
     """[B, H, W, C] → the difference of each pixel to the mean of its 3x3 neighbourhood."""
     sums = nn.pooling.pool(x, 0.0, jax.lax.add, (3, 3), (1, 1), "SAME")
-    # NumPy's counts: those that flax computes keep XLA busy for seconds, which it then reports as an error.
-    rows, columns = (np.convolve(np.ones(size), np.ones(3))[1:-1] for size in x.shape[1:3])
-    return x - sums / jnp.asarray(np.outer(rows, columns)[None, :, :, None], x.dtype)
+    # Counts of each axis, of any size (framer-jax export): those that flax computes keep XLA busy for seconds, which it
+    # then reports as an error.
+    rows, columns = (_neighbors(size) for size in x.shape[1:3])
+    return x - sums / (rows[None, :, None, None] * columns[None, None, :, None]).astype(x.dtype)
+
+
+def _neighbors(size: int) -> jax.Array:
+    """[size] → how many of three neighboring places are inside: 2 at both ends, else 3; 1 if there is one place."""
+    before = jnp.minimum(jnp.arange(size), 1)
+    return 1 + before + before[::-1]

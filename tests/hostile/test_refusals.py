@@ -85,7 +85,7 @@ def test_a_batch_that_does_not_fit_into_memory_is_reduced_before_it_is_computed(
     folder_module.upscale_files(tmp_path / "a.png", tmp_path / "out", RECIPE, PARAMS, settings)
     assert batches == [4, 4]  # by the header, and with the compiled program
 
-    def check(recipe, height, width, settings, alpha, device=0):
+    def check(recipe, height, width, settings, alpha, device=0, streamed=False):
         if device and settings.tile_batch > 1:
             raise MemoryError("upscaling needs more")
 
