@@ -14,6 +14,7 @@ from framer_jax.checkpoints.sampling import Sampling
 from framer_jax.commands.override_option import add_override_option
 from framer_jax.commands.published import check_denoise_strength, open_model, open_named_model
 from framer_jax.commands.quiet_option import add_quiet_option
+from framer_jax.commands.shard_option import add_shard_option, parse_shard
 from framer_jax.commands.upscale_output import add_output_arguments, file_settings, output_of, result_settings
 from framer_jax.config import ConfigError
 from framer_jax.console import message_console
@@ -127,6 +128,7 @@ def _add_file_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--extension", default=".png", help="file format of outputs that are not named (.png)")
     parser.add_argument("--overwrite", action="store_true", help="replace existing outputs")
     parser.add_argument("--skip-existing", action="store_true", help="skip images whose output exists")
+    add_shard_option(parser, "only every N-th image of a folder, from image I on, for job arrays")
     parser.add_argument("--continue-on-error", action="store_true", help="report unreadable images and continue")
 
 
@@ -157,6 +159,7 @@ def add_sampler_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Upscale; the exit status is 1 if some images failed."""
+    shard = parse_shard(arguments.shard)
     result, files = result_settings(arguments), file_settings(arguments)  # refused before a model is read
     model = named_by(arguments)
     settings = settings_for(
@@ -189,6 +192,7 @@ def run(arguments: argparse.Namespace) -> int:
         extension=arguments.extension,
         overwrite=arguments.overwrite,
         skip_existing=arguments.skip_existing,
+        shard=shard,
         continue_on_error=arguments.continue_on_error,
         flatten_onto=arguments.flatten,
         console=console,

@@ -52,6 +52,9 @@ from framer_jax.recipes.base import Params, Recipe
 
 OWN_SIZE, DEFAULT_FILES = ResultSettings(), FileSettings()
 
+WHOLE = (0, 1)
+"""The shard that is all of them."""
+
 Reasons = list[tuple[Path, str]]
 """(image, one sentence)."""
 
@@ -113,6 +116,7 @@ def upscale_files(
     extension: str = ".png",
     overwrite: bool = False,
     skip_existing: bool = False,
+    shard: tuple[int, int] = WHOLE,
     continue_on_error: bool = False,
     flatten_onto: str | None = None,
     console: Console | None = None,
@@ -136,6 +140,7 @@ def upscale_files(
       extension: extension of the outputs if `output` is a folder.
       overwrite: whether existing outputs may be replaced.
       skip_existing: whether to skip images whose output exists.
+      shard: (i, n) upscales every n-th image from image i on, for several machines that share the folders.
       continue_on_error: whether to list an image that cannot be upscaled in the summary and continue.
       flatten_onto: color of the ground that transparent images are put on, such as 'white'; None keeps transparency.
       console: console for progress and messages; None for neither.
@@ -155,13 +160,15 @@ def upscale_files(
     steps = preview_steps(recipe, settings)
     if files.in_place:
         check_in_place(output, suffix, overwrite, skip_existing, steps)
+        if shard != WHOLE:
+            raise ValueError("in place, images that are done are no inputs any more, so there are no fixed shards")
         plan = plan_in_place(inputs, recursive)
         jobs, skipped, odd = Remaining(plan.jobs, [], [])
     else:
         if output is None:
             raise ValueError("output is None: name a file or a folder")
         plan = plan_jobs(inputs, output, recursive=recursive, suffix=suffix, extension=extension, preview_steps=steps)
-        jobs, skipped, odd = remaining_jobs(plan.jobs, overwrite, skip_existing)
+        jobs, skipped, odd = remaining_jobs(plan.jobs[shard[0] :: shard[1]], overwrite, skip_existing)
     common_entries = origin_entries(origin or Origin(), recipe) if jobs else {}
     upscaler = make_upscaler(recipe, settings)
     checks = partial(

@@ -9,8 +9,8 @@ import pytest
 
 from framer_jax.checkpoints.open import build_recipe
 from framer_jax.cli import main
-from framer_jax.commands.precompute.work import parse_shard
 from framer_jax.commands.provenance import check_records
+from framer_jax.commands.shard_option import parse_shard
 from framer_jax.config import ConfigError
 from framer_jax.data.records import MANIFEST, RecordFiles, file_name, write_manifest, write_records
 from framer_jax.diffusion.noise import noise_field

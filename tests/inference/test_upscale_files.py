@@ -12,6 +12,7 @@ from framer_jax.images.decode import read_image
 from framer_jax.inference.folder import Origin, upscale_files
 from framer_jax.inference.jobs import plan_jobs
 from framer_jax.inference.result_files import sidecar_path
+from framer_jax.inference.result_settings import FileSettings
 from framer_jax.inference.upscaler import upscale
 from framer_jax.porting.files import sha256_of
 from framer_jax.version import __version__
@@ -105,6 +106,22 @@ def test_a_bad_image_is_named_and_the_others_are_upscaled(folder, tmp_path):
     assert "3 written, 0 skipped, 1 failed" in str(summary)
     assert "b.png" in str(summary)
     assert "b.png" not in files(tmp_path / "two")
+
+
+def test_shards_are_fixed_parts_of_a_folder(tmp_path):
+    source = tmp_path / "in"
+    source.mkdir()
+    for index in range(5):
+        Image.fromarray(np.full((4, 4, 3), index, np.uint8)).save(source / f"{index}.png")
+    first = run(source, tmp_path / "out", shard=(0, 2))
+    assert sorted(path.name for path in first.written) == ["0.png", "2.png", "4.png"]
+    second = run(source, tmp_path / "out", shard=(1, 2), skip_existing=True)
+    assert (sorted(path.name for path in second.written), second.skipped) == (["1.png", "3.png"], ())
+    again = run(source, tmp_path / "out", shard=(0, 2), skip_existing=True)
+    assert (again.written, len(again.skipped)) == ((), 3)
+    assert run(source, tmp_path / "few", shard=(7, 8)).written == ()
+    with pytest.raises(ValueError, match="in place, .* no fixed shards"):
+        run(source, None, files=FileSettings(in_place=True), shard=(0, 2))
 
 
 def test_single_files_and_lists(folder, tmp_path):

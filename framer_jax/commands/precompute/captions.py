@@ -18,7 +18,7 @@ from rich.console import Console
 from framer_jax.commands.precompute import local_models
 from framer_jax.commands.precompute.captioned_images import KINDS, CaptionedImages, crops_of_latents, whole_photos
 from framer_jax.commands.precompute.captioner import Captioner, CaptionSettings, load_captioner
-from framer_jax.commands.precompute.work import parse_shard
+from framer_jax.commands.shard_option import add_shard_option, parse_shard
 from framer_jax.commands.training_data import open_source
 from framer_jax.console import message_console
 from framer_jax.data.captions import (
@@ -68,7 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--output",
         help=f"*.jsonl; existing captions are kept (of crops and lr: {CAPTIONS} in the folder of the latents)",
     )
-    parser.add_argument("--shard", default="0/1", metavar="I/N", help="only every N-th image, into a separate file")
+    add_shard_option(parser, "only every N-th image, into a separate file")
     parser.add_argument("--prompt", default=defaults.prompt, help="prompt of the model")
     parser.add_argument(
         "--temperature", type=float, default=defaults.temperature, help="sampling temperature; 0: greedy decoding"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,6 +12,7 @@ import jax
 import numpy as np
 
 from framer_jax.commands.override_option import add_override_option
+from framer_jax.commands.shard_option import add_shard_option, parse_shard
 from framer_jax.commands.training_data import open_photos
 from framer_jax.config import ConfigError
 from framer_jax.console import message_console
@@ -76,7 +76,7 @@ def add_portions(parser: argparse.ArgumentParser, what: str) -> None:
     """Declare the arguments of files, batches and shards."""
     parser.add_argument("--per-file", type=int, default=256, help="number of records in a file (256)")
     parser.add_argument("--batch", type=int, default=8, help=f"number of {what} computed at a time (8)")
-    parser.add_argument("--shard", default="0/1", metavar="I/N", help="write only every N-th file, from file I on")
+    add_shard_option(parser, "write only every N-th file, from file I on")
     parser.add_argument("--overwrite", action="store_true", help="replace records that were made with other settings")
 
 
@@ -91,18 +91,6 @@ def work_of(arguments: argparse.Namespace, samples: int) -> Work:
         if getattr(work, name) < 1:
             raise ValueError(f"--{name.replace('_', '-')} must be at least 1; got {getattr(work, name)}")
     return work
-
-
-def parse_shard(text: str) -> tuple[int, int]:
-    """'I/N' as two numbers, 0 <= I < N.
-
-    Raises:
-      ValueError: it is not such a pair.
-    """
-    match = re.fullmatch(r"(\d+)/(\d+)", text)
-    if not match or int(match[1]) >= int(match[2]):
-        raise ValueError(f"--shard must be I/N with 0 <= I < N, such as 0/4; got {text!r}")
-    return int(match[1]), int(match[2])
 
 
 def open_crops(config: dict[str, Any], output: Path) -> Crops:
