@@ -120,7 +120,7 @@ def test_shards_are_fixed_parts_of_a_folder(tmp_path):
     again = run(source, tmp_path / "out", shard=(0, 2), skip_existing=True)
     assert (again.written, len(again.skipped)) == ((), 3)
     assert run(source, tmp_path / "few", shard=(7, 8)).written == ()
-    with pytest.raises(ValueError, match="in place, .* no fixed shards"):
+    with pytest.raises(ValueError, match=r"in place, .* no fixed shards"):
         run(source, None, files=FileSettings(in_place=True), shard=(0, 2))
 
 
