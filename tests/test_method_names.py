@@ -20,7 +20,7 @@ ALLOWED = {
         "porting",  # the networks' weight maps
     },
     "hf_diff": {"recipes/hf_extractor/recipe.py", "commands/pretrain.py"},  # whose networks are for this method
-    "realesrgan": {"commands/info.py", "commands/doctor_checks.py"},  # the extra with its authors' weights
+    "realesrgan": {"commands/info.py", "commands/extras.py"},  # the extra with its authors' weights
     "dit4sr": {"porting/table.py"},  # its network's former name, which old files state
 }
 """Method → layers or files where the same word is the name of something else."""

@@ -21,6 +21,7 @@ from framer_jax import config as configuration
 from framer_jax.checkpoints.groups import is_network
 from framer_jax.checkpoints.networks import autoencoder_shapes
 from framer_jax.checkpoints.open import build_recipe
+from framer_jax.commands.extras import EXTRAS
 from framer_jax.commands.info_memory import add_memory_arguments, check_memory_arguments, print_memory
 from framer_jax.commands.override_option import add_override_option
 from framer_jax.commands.published import config_of_weights, is_model_name
@@ -28,7 +29,7 @@ from framer_jax.config import is_config, load_config, to_dict
 from framer_jax.console import table_width
 from framer_jax.evaluation.cost import MODES, Cost, CostSettings, as_json, as_text, measure
 from framer_jax.inference.model import STARTER, Model, load_model
-from framer_jax.inference.named_models import DISTRIBUTION, STARTER_NAME, model_file
+from framer_jax.inference.named_models import STARTER_NAME, model_file
 from framer_jax.knobs import MISSING, Knob, legal_values, nearest
 from framer_jax.porting.weights import read_metadata
 from framer_jax.recipes import table as recipes
@@ -38,17 +39,6 @@ from framer_jax.trees import flatten_names
 from framer_jax.version import __version__
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
-
-EXTRAS = {
-    "photos": "scikit-image",
-    "eval": "pyiqa",
-    "tensorboard": "tensorboardX",
-    "torch": "torch",
-    "realesrgan": DISTRIBUTION,
-    "export": "flatbuffers",
-    "onnx": "jax2onnx",
-}
-"""Extra of the package → a distribution that it installs."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -166,7 +156,7 @@ def environment() -> dict[str, Any]:
         "framer_jax": __version__,
         "python": platform.python_version(),
         "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
-        "extras": {extra: _installed(package) for extra, package in EXTRAS.items()},
+        "extras": _installed_extras(),
         "backend": jax.default_backend(),
         "devices": [f"{device.id}: {device.device_kind}" for device in jax.devices()],
         "starter model": str(STARTER) if STARTER.is_file() else "missing",
@@ -247,11 +237,11 @@ def _default_text(fact: dict[str, Any]) -> str:
     return repr(fact["default"]) if isinstance(fact["default"], str) else str(fact["default"])
 
 
-def _installed(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed"
+def _installed_extras() -> dict[str, str]:
+    """Extra → the version of the first package that it installs, or 'not installed'."""
+    distributions = importlib.metadata.packages_distributions()
+    names = {extra: distributions.get(EXTRAS[extra].modules[0], []) for extra in EXTRAS}
+    return {extra: importlib.metadata.version(name[0]) if name else "not installed" for extra, name in names.items()}
 
 
 def _lines(facts: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
