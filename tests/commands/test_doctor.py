@@ -156,6 +156,7 @@ def test_the_extras_are_those_of_the_package():
     text = (ROOT / "setup.py").read_text()
     for name in doctor_checks.EXTRAS:
         assert f'"{name}": ' in text
+    assert "gcs" in doctor_checks.EXTRAS
 
 
 def test_an_error_of_a_check_is_a_finding():
