@@ -68,10 +68,12 @@ def run(arguments: argparse.Namespace) -> int:
     kinds = {"--knobs": arguments.knobs, "--cost": settings, "--memory": arguments.memory}
     if len(given := [name for name, value in kinds.items() if value]) > 1:
         raise ValueError(f"{' and '.join(given)} exclude each other: choose one")
-    if arguments.overrides and (arguments.knobs or not arguments.what or not _means_config(arguments.what)):
+    # Only a configuration has a training step, so that --memory means that of the name 'starter'.
+    means_config = bool(arguments.what) and (is_config if arguments.memory else _means_config)(arguments.what)
+    if arguments.overrides and (arguments.knobs or not means_config):
         raise ValueError("--set changes a configuration: name one, or leave it out")
     if arguments.memory:
-        if not _means_config(arguments.what):
+        if not means_config:
             raise ValueError(f"--memory needs a configuration, and {arguments.what} is none")
         print_memory(to_dict(load_config(arguments.what, arguments.overrides)), arguments)
         return 0

@@ -63,7 +63,16 @@ def result_settings(arguments: argparse.Namespace) -> ResultSettings:
 
 
 def file_settings(arguments: argparse.Namespace) -> FileSettings:
-    """Properties of the results' files."""
+    """Properties of the results' files.
+
+    Raises:
+      ValueError: two colors for transparent images, or as of FileSettings.
+    """
+    if arguments.flatten is not None and arguments.background is not None:
+        raise ValueError(
+            f"--flatten puts all transparent images on {arguments.flatten}, and --background some of them on "
+            f"{arguments.background}: choose one"
+        )
     names = ("quality", "background", "strip_metadata", "frames", "in_place")
     return FileSettings(**{name: getattr(arguments, name) for name in names})
 

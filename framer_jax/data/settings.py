@@ -21,6 +21,9 @@ CROP_MODES = ("crop", "square")
 """What becomes a training crop: a random window of a photograph, or its largest square, reduced to the crop size."""
 
 
+LEAST_SHARE = 1e-6
+"""Least share of a folder of a mixture, as a part of all shares."""
+
 UNSHARPENED = "hr_unsharpened"
 """The batch entry of a recipe that needs the HR images as they are, also where 'hr' is sharpened."""
 
@@ -155,6 +158,12 @@ class DataSettings:
             share = part[1] if is_pair else None
             if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share < math.inf:
                 raise ValueError(f"mixture has {part!r}: give a folder and its share above 0, such as ('photos/', 0.7)")
+        shares = [float(share) for _, share in self.mixture]
+        if shares and not min(shares) >= LEAST_SHARE * sum(shares):
+            raise ValueError(
+                f"mixture has shares from {min(shares):g} to {max(shares):g}: each must be at least {LEAST_SHARE:g} of "
+                "their sum"
+            )
         others = {"pairs": self.pairs, "train": self.train if self.train != DataSettings.train else None}
         if self.mixture and (given := [name for name, value in others.items() if value is not None]):
             raise ValueError(f"mixture and {given[0]} are two data sets: leave one of them at its default")

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from framer_jax.images.decode import ANIMATED, EIGHT_BITS, as_image, of_pillow, opened, read_image
+from framer_jax.images.decode import ANIMATED, EIGHT_BITS, as_image, of_pillow, opened, read_header, read_image
 from framer_jax.images.deep import is_deep
 from framer_jax.images.image_data import ImageData
 
@@ -40,6 +40,20 @@ def read_timing(path: str | os.PathLike[str]) -> Timing:
             durations.append(float(image.info.get("duration") or DEFAULT_DURATION))
         loop = image.info.get("loop")
         return Timing(tuple(durations), None if loop is None else int(loop))
+
+
+def frame_sizes(path: str | os.PathLike[str]) -> tuple[tuple[int, int], ...]:
+    """(height, width) of each upright frame, which differ between pages of a TIFF file; errors as of `read_frames`."""
+    with opened(path) as file, Image.open(file) as image:
+        if image.format != "TIFF":
+            height, width, _, _, frames = read_header(path)
+            return ((height, width),) * frames
+        sizes = []
+        for index in range(getattr(image, "n_frames", 1)):
+            image.seek(index)
+            width, height = image.size  # of the upright page, as Pillow states it for TIFF
+            sizes.append((height, width))
+        return tuple(sizes)
 
 
 def read_frames(path: str | os.PathLike[str]) -> Iterator[ImageData]:

@@ -184,8 +184,8 @@ def find_sizes(recipe: Recipe, params: Params, mode: str, size: tuple[int, int] 
     if size is not None:
         if min(size) < 1 or any(side % recipe.lr_multiple for side in size):
             raise ValueError(
-                f"--size {size[0]}x{size[1]}: sides must be multiples of {recipe.lr_multiple}, which recipe "
-                f"{recipe.name!r} needs"
+                f"--size {size[0]}x{size[1]}: sides must be multiples of {recipe.lr_multiple} above 0, which "
+                f"recipe {recipe.name!r} needs"
             )
         return Sizes(recipe.lr_multiple, size)
     run, reason = model_program(recipe, params, mode), ""

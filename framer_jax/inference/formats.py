@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -113,6 +114,16 @@ def check_frames(path: str | os.PathLike[str], frames: int) -> None:
     if frames > 1 and not output_format(path).frames:
         several = ", ".join(suffix for suffix, each in FORMATS.items() if each.frames)
         raise ValueError(f"{path}: {output_format(path).name} holds one of the {frames} frames: write one of {several}")
+
+
+def check_frame_sizes(path: str | os.PathLike[str], sizes: Collection[tuple[int, int]]) -> None:
+    """Raise ValueError if frames differ in their (height, width), and the format of a file name holds animations."""
+    if len(set(sizes)) > 1 and output_format(path).name != "TIFF":
+        listed = ", ".join(f"{width}x{height}" for height, width in sorted(set(sizes))[:3])
+        raise ValueError(
+            f"{path}: all frames of {output_format(path).name} have one size, and these pages differ ({listed}): write "
+            ".tiff, or give --width and --height"
+        )
 
 
 def held_metadata(path: str | os.PathLike[str], metadata: Metadata) -> tuple[Metadata, str]:

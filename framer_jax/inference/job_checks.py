@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from framer_jax.images.decode import read_header, read_image
+from framer_jax.images.frames import frame_sizes
 from framer_jax.inference.estimate import check_host_memory
-from framer_jax.inference.formats import check_frames, check_quality, check_size, output_format
+from framer_jax.inference.formats import check_frame_sizes, check_frames, check_quality, check_size, output_format
 from framer_jax.inference.images import check_alpha, depth_note
 from framer_jax.inference.jobs import Job
 from framer_jax.inference.result_image import extended_size
@@ -41,6 +42,9 @@ def check_job(
     check_size(job.target, *size)
     frames = header.frames if files.frames else 1
     check_frames(job.target, frames)
+    if frames > 1:
+        sizes = {result.size(*each, recipe.scale) for each in frame_sizes(job.source)}
+        check_frame_sizes(job.target, sizes)
     if frames > 1 and job.previews:
         raise ValueError(f"previews show one image, and this one has {frames} frames: omit them, or omit frames")
     if files.in_place:

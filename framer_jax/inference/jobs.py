@@ -85,7 +85,13 @@ def plan_jobs(
     for name, what in [(output, "output"), *((path, "input") for path in given)]:
         if not os.fspath(name):
             raise ValueError(f"the name of the {what} is empty: name a file or a folder ('.' for the current one)")
+    for what, text in (("suffix", suffix), ("extension", extension)):
+        if any(separator in text for separator in (os.sep, os.altsep) if separator):
+            raise ValueError(f"the {what} {text!r} names a folder: it is a part of a file name, so omit {os.sep!r}")
     paths, as_folder, output = [Path(path) for path in given], _ends_with_separator(output), Path(output)
+    for path in paths:  # first: what an output may be depends on what the inputs are
+        if not path.exists():
+            raise FileNotFoundError(f"{path}: no such file or folder")
     single = len(paths) == 1 and paths[0].is_file()
     _check_output(output, single, as_folder)
     if single and output.suffix.lower() in FORMATS and not output.is_dir() and not as_folder:

@@ -63,9 +63,6 @@ def export_onnx(recipe: Recipe, params: Params, mode: str = "sample", size: tupl
       ValueError: a recipe that draws noise or has an operator that jax2onnx does not know, a size that it cannot
         compute, or weights that do not fit into a file.
     """
-    for package in ("jax2onnx", "onnx"):
-        if importlib.util.find_spec(package) is None:
-            raise ImportError(f"ONNX files need {package}: pip install 'framer_jax[onnx]'")
     check_weights(recipe, params)
     sizes = find_sizes(recipe, params, mode, size)
     if draws_noise(recipe, params, mode, sizes):
@@ -73,6 +70,9 @@ def export_onnx(recipe: Recipe, params: Params, mode: str = "sample", size: tupl
             f"recipe {recipe.name!r} draws noise, and ONNX has no random numbers that agree with JAX's: use --format "
             "stablehlo, or a network of one pass (SwinIR, SRVGG, RRDBNet)"
         )
+    for package in ("jax2onnx", "onnx"):
+        if importlib.util.find_spec(package) is None:
+            raise ImportError(f"ONNX files need {package}: pip install 'framer_jax[onnx]'")
     run, image = seedless_program(recipe, params, mode), image_shape(sizes, batch=1)
     is_blocked = sizes.fixed is None and sizes.multiple > 1
     if is_blocked:

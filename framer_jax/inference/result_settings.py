@@ -69,7 +69,7 @@ class ResultSettings:
                 self.width or width * (self.height or 0) / height,
             )
         if max(sides) > LARGEST_SIDE:
-            raise ValueError(f"a result of {sides[1]:.0f}x{sides[0]:.0f} has a side of more than {LARGEST_SIDE} pixels")
+            raise ValueError(f"a result of {sides[1]:.7g}x{sides[0]:.7g} has a side of more than {LARGEST_SIDE} pixels")
         result = (max(1, round(sides[0])), max(1, round(sides[1])))
         return result
 

@@ -98,7 +98,7 @@ def check_config(
             saved = migrate(saved)
         except ValueError as error:
             raise ValueError(f"checkpoint {path}: {error}") from error
-    old, new = _flat(saved), _flat(present)
+    old, new = _knobs(saved), _knobs(present)
     may_change = tuple(may_change)
     differing = [
         name
@@ -128,7 +128,7 @@ def shared_by_hosts(config: Mapping[str, Any], data: Mapping[str, Any], places: 
     may_differ = (*OF_A_HOST, *places)
     common = {
         name: value
-        for name, value in _flat(dict(config)).items()
+        for name, value in _knobs(dict(config)).items()
         if not any(fnmatchcase(name, entry) or fnmatchcase(name, f"{entry}.*") for entry in may_differ)
     }
     return json.dumps([common, data], sort_keys=True, default=str)
@@ -187,6 +187,14 @@ def _may_differ(name: str, old: dict[str, Any], new: dict[str, Any], may_change:
         return True
     values = [config[name] for config in (old, new) if name in config]
     return len(values) == 1 and values[0] in (None, False, 0, "")
+
+
+def _knobs(config: dict[str, Any]) -> dict[str, Any]:
+    """Knob → value; of a mixture its shares alone, because the photographs are compared by their names and contents."""
+    flat = _flat(config)
+    if mixture := flat.get("data.mixture"):
+        flat["data.mixture"] = [share for _, share in mixture]
+    return flat
 
 
 def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:

@@ -118,6 +118,8 @@ def train(
                     recipe, plan.optimizers, settings, plan.mesh, plan.batch_shapes, initial_params
                 )
             _announce(writer, recipe, state, restored, checkpoints, run_info)
+            if note := profile.missed(restored.step if restored else 0, settings.steps):
+                writer.write_text(restored.step if restored else 0, "note", note)
             wall_time.add(START, wall_time.elapsed())
             return Run(
                 settings=settings,

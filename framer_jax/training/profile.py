@@ -25,6 +25,12 @@ class Profile:
         self._last = (first or 0) + count - 1
         self._running = False
 
+    def missed(self, step: int, steps: int) -> str:
+        """Why a run that goes on from `step` to `steps` has no trace, although one is wanted; '' if it has."""
+        if self._first is None or step < self._first <= steps:
+            return ""
+        return f"training.profile_step {self._first} is none of the steps {step + 1} to {steps}: nothing is traced"
+
     def before(self, step: int) -> None:
         """Begin the trace if `step` is its first one; call it before the step is dispatched."""
         if step == self._first:

@@ -112,9 +112,14 @@ def locked(workdir: AnyPath) -> Iterator[None]:
             yield
         return
     created = not workdir.exists()
-    workdir.mkdir(parents=True, exist_ok=True)
     path = workdir / LOCK
-    file = _acquired(workdir, path)
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        file = _acquired(workdir, path)
+    except OSError as error:
+        raise OSError(
+            f"the work directory {workdir} cannot be written ({error.strerror or error}): name another --workdir"
+        ) from error
     try:
         file.seek(0)
         file.truncate()

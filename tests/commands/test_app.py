@@ -1,5 +1,6 @@
 """`framer-jax app`: what its page computes, without Gradio; and what it refuses before it serves anything."""
 
+import signal
 import socket
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 from PIL import Image
 
 from framer_jax import cli
+from framer_jax.commands import app
 from framer_jax.commands.app import offered_models
 from framer_jax.commands.app.work import comparison, upscale_uploads
 from framer_jax.inference.model import load_model
@@ -103,3 +105,22 @@ def test_a_port_that_is_taken(capsys):
 def test_gradio_is_an_extra(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "gradio", None)
     fails(capsys, cli.main(["app"]), r"needs Gradio .*: pip install 'framer_jax\[app\]'")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_the_page_and_removes_the_photographs(number, monkeypatch, capsys):
+    folders = []
+
+    def serve(models, folder, *options):
+        (folder / "photo.png").write_bytes(b"private")
+        folders.append(folder)
+        return "http://127.0.0.1/"
+
+    monkeypatch.setattr(app, "prepare_gradio", lambda folder: None)
+    monkeypatch.setattr(app.page, "serve", serve)
+    monkeypatch.setattr(app.page, "wait", lambda: signal.raise_signal(number))
+    before = signal.getsignal(number)
+    assert cli.main(["app", "--port", "0"]) == 0
+    assert "ended" in capsys.readouterr().out
+    assert not folders[0].exists()
+    assert signal.getsignal(number) == before

@@ -208,7 +208,9 @@ def test_memory_of_a_step_on_these_devices(capsys):
     [
         (["info", "flow_unet", "--per-chip", "2"], "--per-chip belongs to --memory: add --memory"),
         (["info", "--memory"], "--memory needs a configuration: name a shipped one, or a file"),
-        (["info", "starter", "--memory"], "--memory needs a configuration, and starter is none"),
+        (["info", "model.safetensors", "--memory"], "--memory needs a configuration, and model.safetensors is none"),
+        (["info", "starter", "--memory", "--topology", "v9:4x4"], "unknown topology 'v9:4x4': write a generation"),
+        (["info", "starter", "--memory", "--set", "data.corp=32"], "did you mean 'data.crop'"),
         (["info", "flow_unet", "--memory", "--per-chip", "0"], "--per-chip is 0: it must be at least 1"),
         (["info", "flow_unet", "--memory", "--cost"], "--cost and --memory exclude each other"),
         (["info", "flow_unet", "--memory", "--topology", "v9:4x4"], "unknown topology 'v9:4x4': write a generation"),

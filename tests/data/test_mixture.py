@@ -92,6 +92,8 @@ def test_a_mixture_has_no_epochs(mixture):
         ({"mixture": (("a/",),)}, "mixture has"),
         ({"mixture": (("", 1.0),)}, "mixture has"),
         ({"mixture": (("a/", float("inf")),)}, "mixture has"),
+        ({"mixture": (("a/", 1e308), ("b/", 1e308))}, r"shares from 1e\+308 to 1e\+308: each must be at least 1e-06"),
+        ({"mixture": (("a/", 5e-324), ("b/", 1.0))}, "each must be at least 1e-06 of their sum"),
         ({"mixture": (("a/", 1),), "train": "b/"}, "mixture and train are two data sets"),
         ({"mixture": (("a/", 1),), "pairs": ("lr/", "hr/")}, "mixture and pairs are two data sets"),
     ],

@@ -1,5 +1,6 @@
 """Damaged checkpoints, work directories of any name, and work directories that are in use."""
 
+import errno
 import json
 import os
 import random
@@ -255,6 +256,16 @@ def test_the_lock_of_a_killed_training_blocks_nobody(text, tmp_path):
     with locked(tmp_path):
         assert (tmp_path / LOCK).is_file()
     assert not list(tmp_path.iterdir())
+
+
+def test_a_work_directory_that_cannot_be_written_is_named(tmp_path, monkeypatch):
+    def refuse(*arguments, **options):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    message = r"run cannot be written \(Read-only file system\): name another --workdir"
+    with pytest.raises(OSError, match=message), locked(tmp_path / "run"):
+        pass
 
 
 def test_a_lock_leaves_no_folder_of_a_refused_run(tmp_path):

@@ -161,6 +161,7 @@ def test_empty_names_are_refused(tmp_path, capsys, monkeypatch, words):
         ("in/a.png", "file", "is a file"),
         ("in", "file", "is a file"),
         ("nowhere", "out", "no such file or folder"),
+        ("in/c.jpg", "out.png", "no such file or folder"),
     ],
 )
 def test_outputs_that_are_no_files_and_no_folders(tmp_path, capsys, source, output, message):
@@ -169,6 +170,23 @@ def test_outputs_that_are_no_files_and_no_folders(tmp_path, capsys, source, outp
     (tmp_path / "file").write_text("precious")
     before = contents(tmp_path)
     refused(run(capsys, "upscale", tmp_path / source, tmp_path / output, *SMALL), message)
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--suffix", "../evil"), "suffix '../evil' names a folder"),
+        (("--extension", "/evil.png"), "extension '/evil.png' names a folder"),
+        (("--flatten", "white", "--background", "red"), "choose one"),
+        (("--outscale", "1e300"), "a result of 8e+300x8e+300 has a side of more"),
+    ],
+    ids=" ".join,
+)
+def test_options_of_outputs_that_make_no_sense(tmp_path, capsys, options, message):
+    image(tmp_path / "in" / "a.png", (8, 8))
+    before = contents(tmp_path)
+    refused(run(capsys, "upscale", tmp_path / "in", tmp_path / "out", *SMALL, *options), message)
     assert contents(tmp_path) == before
 
 

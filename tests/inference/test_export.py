@@ -229,7 +229,6 @@ def test_onnx_is_equal_at_three_sizes(changes):
             np.testing.assert_allclose(run(image), wanted, atol=1e-4)
 
 
-@needs_onnx
 def test_onnx_refuses_noise(tmp_path, capsys):
     path = weights(tmp_path / "tiny.safetensors")
     words = ["export", str(tmp_path / "new"), "--format", "onnx", "--weights", str(path), "--quiet"]

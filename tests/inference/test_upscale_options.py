@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from framer_jax.images.decode import read_image
+from framer_jax.images.frames import frame_sizes
 from framer_jax.inference import folder as folder_module
 from framer_jax.inference import in_place
 from framer_jax.inference.folder import upscale_files
@@ -55,6 +56,19 @@ def test_frames_need_a_format_that_holds_them(animation, tmp_path):
         upscale(animation, tmp_path / "out.jpg", FileSettings(frames=True))
     summary = upscale(animation, tmp_path / "out.jpg", FileSettings())
     assert "only the first of 3 frames was read" in str(summary)
+
+
+def test_pages_of_several_sizes_need_a_format_that_holds_them(tmp_path):
+    pages = [Image.fromarray(np.full((*size, 3), 9 * size[0], np.uint8)) for size in ((6, 8), (10, 4))]
+    pages[0].save(tmp_path / "a.tif", save_all=True, append_images=pages[1:])
+    frames = FileSettings(frames=True)
+    for suffix in (".gif", ".png", ".webp"):
+        with pytest.raises(ValueError, match=rf"a\.tif: .*out\{suffix}: all frames of .* have one size"):
+            upscale(tmp_path / "a.tif", tmp_path / f"out{suffix}", frames)
+    upscale(tmp_path / "a.tif", tmp_path / "out.tif", frames)
+    assert frame_sizes(tmp_path / "out.tif") == ((6 * SCALE, 8 * SCALE), (10 * SCALE, 4 * SCALE))
+    upscale(tmp_path / "a.tif", tmp_path / "out.gif", frames, result=ResultSettings(width=16, height=12))
+    assert frame_sizes(tmp_path / "out.gif") == ((12, 16), (12, 16))
 
 
 def test_images_are_replaced_once(tmp_path):

@@ -297,6 +297,16 @@ def test_foreign_checkpoint(tmp_path):
         run(tmp_path, toys.settings(), recipe=both_groups, config_json='{"model": "small"}')
 
 
+def test_the_folders_of_a_mixture_may_move_and_their_shares_may_not(tmp_path):
+    def mixture(*parts):
+        return json.dumps({"data": {"mixture": parts}})
+
+    run(tmp_path, toys.settings(stop_after=2), config_json=mixture(("here/a", 0.7), ("here/b", 0.3)))
+    with pytest.raises(ValueError, match=r"data\.mixture \[0\.7, 0\.3\] then, \[0\.5, 0\.3\] now"):
+        run(tmp_path, toys.settings(), config_json=mixture(("here/a", 0.5), ("here/b", 0.3)))
+    assert run(tmp_path, toys.settings(), config_json=mixture(("there/a", 0.7), ("there/b", 0.3))).step == 6
+
+
 def test_progress_bar_on_a_terminal(tmp_path, monkeypatch):
     class Terminal(io.StringIO):
         def isatty(self):

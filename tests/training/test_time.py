@@ -127,6 +127,13 @@ def test_trace_of_some_steps(tmp_path):
     run(tmp_path, toys.settings(profile_step=2, profile_steps=2))
     assert texts(tmp_path, "profile") == [f"steps 2 to 3 are traced in {tmp_path / 'profile'}"]
     assert list((tmp_path / "profile").rglob("*.xplane.pb"))
+    assert texts(tmp_path, "note") == []
+
+
+def test_a_trace_that_no_step_reaches_is_said(tmp_path):
+    run(tmp_path, toys.settings(steps=3, profile_step=4))
+    assert texts(tmp_path, "note") == ["training.profile_step 4 is none of the steps 1 to 3: nothing is traced"]
+    assert not (tmp_path / "profile").exists()
 
 
 def test_no_trace_without_the_knob(tmp_path, monkeypatch):

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import socket
 import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from framer_jax.checkpoints.sampling import UNCHANGED
@@ -30,14 +34,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Serve the page until Ctrl-C; uploads and results are removed then."""
+    """Serve the page until Ctrl-C or a signal to end; uploads and results are removed then."""
     if not 0 <= arguments.port <= 65535:
         raise ValueError(f"--port is {arguments.port}: it must be a number from 0 to 65535")
     if arguments.largest_upload <= 0:
         raise ValueError(f"--largest-upload is {arguments.largest_upload}: it must be above 0")
     _check_free(arguments.port)
     models = offered_models(arguments.model, arguments.weights)
-    with tempfile.TemporaryDirectory(prefix="framer_jax_app_") as folder:
+    with tempfile.TemporaryDirectory(prefix="framer_jax_app_") as folder, _ended_by_signals():
         prepare_gradio(Path(folder))
         try:
             url = page.serve(models, Path(folder), HOST, arguments.port, arguments.largest_upload, arguments.open)
@@ -46,6 +50,23 @@ def run(arguments: argparse.Namespace) -> int:
         except KeyboardInterrupt:
             print("ended")
     return 0
+
+
+@contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """End the block as Ctrl-C does when the process is terminated or its terminal is closed: photographs are removed.
+
+    Python handles signals in the main thread alone, so that elsewhere nothing changes.
+    """
+    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    if threading.current_thread() is not threading.main_thread():
+        numbers = []
+    previous = {number: signal.signal(number, signal.default_int_handler) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 def _check_free(port: int) -> None:
