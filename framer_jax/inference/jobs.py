@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from framer_jax.data.files import SUFFIXES, LeftOut, list_images, summary_of
 from framer_jax.inference.formats import FORMATS, output_format
-from framer_jax.inference.result_files import LONGEST_NAME, is_record, sidecar_path
+from framer_jax.inference.result_files import LONGEST_NAME, is_record, read_record, sidecar_path
 
 PathLike = str | os.PathLike[str]
 
@@ -262,11 +262,18 @@ def find_images(path: Path, output: Path, recursive: bool) -> tuple[list[tuple[P
 
 
 def _is_result(file: Path, folder: Path, output: Path) -> bool:
-    """Whether a file of an input folder was made by an earlier run with this output folder."""
+    """Whether a file of an input folder was made by an earlier run: with this output folder, or next to its image."""
     if not file.resolve().is_relative_to(output):
-        return False
+        return _lies_next_to_its_image(file)
     inside = output != folder and output.is_relative_to(folder)
     return inside or is_record(sidecar_path(file))
+
+
+def _lies_next_to_its_image(file: Path) -> bool:
+    """Whether a file was made of another one in its folder, as photo_x4.png of photo.jpg."""
+    source = read_record(sidecar_path(file)).get("input")
+    name = source.get("name") if isinstance(source, dict) else None
+    return isinstance(name, str) and name not in ("", file.name) and (file.parent / Path(name).name).is_file()
 
 
 def _name_outputs(images: list[tuple[Path, Path]], output: Path, suffix: str, extension: str) -> list[Job]:

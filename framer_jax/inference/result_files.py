@@ -33,11 +33,17 @@ def sidecar_path(target: str | os.PathLike[str]) -> Path:
 
 def is_record(path: Path) -> bool:
     """Whether a file is a record of this library."""
+    return bool(read_record(path))
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """The content of a record of this library; {} if the file is none."""
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return False
-    return isinstance(record, dict) and {"framer_jax", "settings", "input"} <= record.keys()
+        return {}
+    is_ours = isinstance(record, dict) and {"framer_jax", "settings", "input"} <= record.keys()
+    return record if is_ours else {}
 
 
 def write_result(

@@ -124,6 +124,18 @@ def test_shards_are_fixed_parts_of_a_folder(tmp_path):
         run(source, None, files=FileSettings(in_place=True), shard=(0, 2))
 
 
+def test_results_next_to_their_images_are_not_inputs(tmp_path):
+    """Those of another folder are: they may be upscaled once more."""
+    source = tmp_path / "in"
+    source.mkdir()
+    Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(source / "photo.jpg")
+    run(source / "photo.jpg", source / "photo_x4.png")
+    summary = run(source, tmp_path / "out")
+    assert [path.name for path in summary.written] == ["photo.png"]
+    assert "1 results of earlier runs in it are no inputs: photo_x4.png" in str(summary)
+    assert [path.name for path in run(tmp_path / "out", tmp_path / "again").written] == ["photo.png"]
+
+
 def test_single_files_and_lists(folder, tmp_path):
     assert run(folder / "b.png", tmp_path / "x" / "large.webp").written == (tmp_path / "x" / "large.webp",)
     assert sidecar_path(tmp_path / "x" / "large.webp").is_file()
