@@ -14,11 +14,8 @@ from tools.parity.cases import Case, compare
 from tools.parity.drawn_weights import named_weight
 from tools.parity.real_weights import find_weights
 
-SLOW = (
-    *("unet_sd2_tiny_duallora", "controlnet_sd2_tiny", "sinsr"),
-    *("unet_sd2_tiny", "dit4sr_sd35_tiny", "realesrgan_primitives"),
-)
-"""Programs that take half a minute and more to compile; tests of the networks themselves compare the same fixtures."""
+SLOW = ("unet_sd2_tiny_duallora", "controlnet_sd2_tiny", "sinsr", "dit4sr_sd35_tiny", "realesrgan_primitives")
+"""Programs that hold a U-Net several times, and two whose fixtures are compared by the tests of their own modules."""
 
 COPIED = (
     *("framer_loss_B3", "color_fix", "dwt_pywt", "niqe", "schedulers"),
@@ -28,7 +25,7 @@ COPIED = (
     *("rrdbnet_esrgan_keys_x4_tiny", "rrdbnet_bsrgan_keys_x2_tiny"),
     *("vae_sd2_tiny", "vae_sd3_tiny"),
     *("sd35_medium_tiny", "tsd_loss"),
-    *SLOW,
+    *("unet_sd2_tiny", *SLOW),
     *("unet_discriminator_sn_tiny", "gan_losses", "inn", "dinov2_tiny"),
     *("ddpm_sd21", "csd_loss", "vsd_loss"),
     *("supresdiffgan_unet_tiny", "supresdiffgan_disc_tiny", "supresdiffgan_diffusion"),
