@@ -25,7 +25,7 @@ from framer_jax.knobs import Knob, check_values, knobs_of, settings_from
 from framer_jax.models.hf_extractor import HFExtractor
 from framer_jax.overrides import apply_override, parse_override
 from framer_jax.porting.files import atomic_write
-from framer_jax.recipes.base import Params
+from framer_jax.recipes.base import Params, Recipe
 from framer_jax.recipes.components.networks import DTYPES
 from framer_jax.recipes.hf_extractor.recipe import EXTRACTOR, classify, hf_extractor
 from framer_jax.recipes.method import DTYPES as DTYPE_NAMES
@@ -142,12 +142,7 @@ def pretrain(config: dict[str, Any], workdir: str | Path, epochs: int = EPOCHS, 
     )
     config = _complete(config, source, epochs)
     settings: TrainingSettings = settings_from(TrainingSettings, config["training"], "training")
-    arguments = {name: value for name, value in config[EXTRACTOR].items() if name != DTYPE.name}
-    try:
-        module = HFExtractor(**arguments, dtype=DTYPES[config[EXTRACTOR][DTYPE.name]])
-        recipe = hf_extractor(module)
-    except ValueError as error:
-        raise ConfigError(f"extractor: {error}") from error
+    module, recipe, arguments = _network(config[EXTRACTOR])
     _check_best_metric(settings.best_metric, scores_of(source.classes) if held_out else ())
     metadata = _metadata(config, arguments, source)
     score = partial(classify, module)
@@ -184,6 +179,16 @@ def pretrain(config: dict[str, Any], workdir: str | Path, epochs: int = EPOCHS, 
     finally:
         batches.close()  # ends the worker processes
     return replace(result, message="; ".join(part for part in (result.message, source.damage()) if part))
+
+
+def _network(section: Mapping[str, Any]) -> tuple[HFExtractor, Recipe, dict[str, Any]]:
+    """The network of the `extractor` section, its recipe and its arguments."""
+    arguments = {name: value for name, value in section.items() if name != DTYPE.name}
+    try:
+        module = HFExtractor(**arguments, dtype=DTYPES[section[DTYPE.name]])
+        return module, hf_extractor(module), arguments
+    except ValueError as error:
+        raise ConfigError(f"extractor: {error}") from error
 
 
 def _check_outside(workdir: Path, data: ClassDataSettings) -> None:

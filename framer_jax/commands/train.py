@@ -186,19 +186,14 @@ def train_from_config(
         config, init = with_local_weights(config), local_copy(init) if init else None
         base = build_recipe(config["recipe"], data=training_kind(config))
         recipe = add_framer(base, config["framer"])
-        multiple = base.scale * base.lr_multiple
-        if data["crop"] % multiple:
-            raise ConfigError(f"data.crop {data['crop']} must be a multiple of {multiple} for this recipe")
+        _check_crop(data["crop"], base)
         settings: TrainingSettings = settings_from(TrainingSettings, config["training"], "training")
         preset = degradation_preset(data, base.scale)
         check_initial_file(workdir, init)
     source = first_host_first(lambda: open_training(config))
     with all_or_none():
         text = text_info(config)
-        named, digest = initial_weights(base, config["recipe"], init) if init else ({}, None)
-        initial = {**base.initial_params, **named}
-        # The weights that a run started from and its frozen weights are part of its identity.
-        identity = {"init": digest, "weights": digests(config["recipe"])}
+        initial, identity = _weights_to_begin_with(base, config["recipe"], init)
         preview = preview_decoder(config, base)
     pairs, held_out_damage = first_host_first(lambda: open_validation(config, preset, base.scale, base.lr_multiple))
     info = pairs_info(config, source) if jax.process_index() == 0 else {}  # only the first host logs
@@ -228,6 +223,18 @@ def train_from_config(
         batches.close()  # ends the worker processes
     parts = (result.message, source.damage(), held_out_damage())
     return replace(result, message="; ".join(dict.fromkeys(part for part in parts if part)))
+
+
+def _check_crop(crop: int, recipe: Recipe) -> None:
+    multiple = recipe.scale * recipe.lr_multiple
+    if crop % multiple:
+        raise ConfigError(f"data.crop {crop} must be a multiple of {multiple} for this recipe")
+
+
+def _weights_to_begin_with(recipe: Recipe, config: dict[str, Any], init: str | None) -> tuple[Params, dict[str, Any]]:
+    """The groups that do not start at random; and what identifies them and the frozen weights, as part of the run."""
+    named, digest = initial_weights(recipe, config, init) if init else ({}, None)
+    return {**recipe.initial_params, **named}, {"init": digest, "weights": digests(config)}
 
 
 def _check_before_reading(config: dict[str, Any], workdir: AnyPath) -> None:

@@ -14,6 +14,9 @@ SAMPLE = 4096
 
 THREADS = 8
 
+UNREADABLE = "unreadable"
+"""The digest of a file that cannot be read."""
+
 
 def file_digests(files: Mapping[str, AnyPath]) -> dict[str, str]:
     """Name of each file → digest of its size and of a sample of its content.
@@ -40,7 +43,7 @@ def content_digest(path: AnyPath) -> str:
                 file.seek(start)
                 digest.update(file.read(SAMPLE))
     except OSError:
-        return "unreadable"
+        return UNREADABLE
     return digest.hexdigest()
 
 
@@ -49,7 +52,7 @@ def _digest_of_bytes(path: AnyPath) -> str:
     try:
         content = read_bytes(path)
     except OSError:
-        return "unreadable"
+        return UNREADABLE
     digest = hashlib.sha256(str(len(content)).encode())
     for start in sorted({0, max(len(content) - SAMPLE, 0) // 2, max(len(content) - SAMPLE, 0)}):
         digest.update(content[start : start + SAMPLE])

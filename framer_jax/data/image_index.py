@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from framer_jax.compile_cache import cache_base
-from framer_jax.data.contents import content_digest
+from framer_jax.data.contents import UNREADABLE, content_digest
 from framer_jax.images.decode import read_header
 from framer_jax.images.raster import ImageError
 from framer_jax.paths import AnyPath, RemoteFile, as_path, read_bytes, remote_files
@@ -76,7 +76,9 @@ def indexed(folder: str | os.PathLike[str], files: Mapping[str, AnyPath]) -> lis
     known = _read(places)
     with ThreadPoolExecutor(THREADS) as pool:
         entries = list(pool.map(lambda name: _entry(files[name], known.get(name), state_of), files))
-    valid = {name: entry for name, entry in zip(files, entries, strict=True) if isinstance(entry, IndexEntry)}
+    readable = {name: entry for name, entry in zip(files, entries, strict=True) if isinstance(entry, IndexEntry)}
+    # A file that could not be read for a moment is opened again in the next run.
+    valid = {name: entry for name, entry in readable.items() if entry.digest != UNREADABLE}
     if valid != known:
         _write(places, valid)
     return entries

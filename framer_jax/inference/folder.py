@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import TaskID
 
-from framer_jax.data.files import NAMED, LeftOut
+from framer_jax.data.files import NAMED
 from framer_jax.images.decode import read_header, read_image
 from framer_jax.images.frames import read_frames, read_timing
 from framer_jax.images.image_data import ImageData
@@ -41,6 +41,7 @@ from framer_jax.inference.result_image import extended_size
 from framer_jax.inference.result_settings import FileSettings, ResultSettings
 from framer_jax.inference.settings import UpscaleSettings
 from framer_jax.inference.streamed_files import is_streamed, upscale_into_file
+from framer_jax.inference.upscale_summary import Reasons, Summary
 from framer_jax.inference.upscaler import (
     Upscaler,
     make_upscaler,
@@ -54,51 +55,6 @@ OWN_SIZE, DEFAULT_FILES = ResultSettings(), FileSettings()
 
 WHOLE = (0, 1)
 """The shard that is all of them."""
-
-Reasons = list[tuple[Path, str]]
-"""(image, one sentence)."""
-
-
-class Summary(NamedTuple):
-    """Results of `upscale_files`.
-
-    Attributes:
-      written: SR images that were written.
-      skipped: outputs that existed and were not touched (skip_existing).
-      failed: (source, reason) of the images that could not be upscaled.
-      notes: (image, what reading or writing it lost, or what is odd about it).
-      left_out: what may be an image of the input, or hold images, and cannot be read.
-    """
-
-    written: tuple[Path, ...]
-    skipped: tuple[Path, ...]
-    failed: tuple[tuple[Path, str], ...]
-    notes: tuple[tuple[Path, str], ...]
-    left_out: tuple[LeftOut, ...] = ()
-
-    @property
-    def exit_status(self) -> int:
-        """0 if every image was written or skipped, and nothing left out, else 1."""
-        return int(bool(self.failed or self.left_out))
-
-    def as_json(self) -> dict[str, Any]:
-        """All of it as plain JSON."""
-        return {
-            "written": [str(path) for path in self.written],
-            "skipped": [str(path) for path in self.skipped],
-            "failed": [{"image": str(source), "reason": reason} for source, reason in self.failed],
-            "notes": [{"image": str(source), "note": note} for source, note in self.notes],
-            "left_out": [{"path": str(item.path), "reason": item.reason} for item in self.left_out],
-        }
-
-    def __str__(self) -> str:
-        counts = f"{len(self.written)} written, {len(self.skipped)} skipped, {len(self.failed)} failed"
-        counts += f", {len(self.left_out)} left out" if self.left_out else ""
-        lines = [counts]
-        lines += [f"  note: {source}: {note}" for source, note in self.notes]
-        lines += [f"  failed: {reason}" for _, reason in self.failed]
-        lines += [f"  left out: {item}" for item in self.left_out]
-        return "\n".join(lines)
 
 
 def upscale_files(
@@ -355,7 +311,7 @@ def _job_notes(job: Job, run: _Run, image: ImageData) -> tuple[str, ...]:
 
 
 def _prepared(job: Job, run: _Run, image: ImageData) -> ImageData:
-    """An image without transparency where it is not wanted, or cannot be written."""
+    """An image without transparency where another color takes its place, or where it cannot be written."""
     ground = run.ground if run.ground is not None or output_format(job.target).alpha else run.background
     image = image if ground is None else flatten(image, ground)
     check_alpha(job.target, image)

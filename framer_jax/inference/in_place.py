@@ -44,13 +44,16 @@ def plan_in_place(inputs: PathLike | Iterable[PathLike], recursive: bool = False
     searched = [find_images(path, nowhere, recursive) for path in paths]
     images = list(dict.fromkeys(image.resolve() for of_path, _ in searched for image, _ in of_path))
     results = tuple(image for image in images if _is_result(image))
+    next_to_images = tuple(path for _, excluded in searched for path in excluded.results)
     jobs = [Job(image, image) for image in images if image not in set(results)]
     for image in (job.source for job in jobs):
         output_format(image)
         sidecar = sidecar_path(image)
         if sidecar.exists() and not is_record(sidecar):
             raise FileExistsError(f"{sidecar} exists and is no record of framer_jax: move it away, or name an output")
-    return Plan(jobs, tuple(item for _, excluded in searched for item in excluded.left_out), results)
+    return Plan(
+        jobs, tuple(item for _, excluded in searched for item in excluded.left_out), (*results, *next_to_images)
+    )
 
 
 def _is_result(image: Path) -> bool:

@@ -26,7 +26,7 @@ class Profile:
         self._running = False
 
     def missed(self, step: int, steps: int) -> str:
-        """Why a run that goes on from `step` to `steps` has no trace, although one is wanted; '' if it has."""
+        """Why a run that goes on from `step` to `steps` has no trace, although there is a first step; '' if it has."""
         if self._first is None or step < self._first <= steps:
             return ""
         return f"training.profile_step {self._first} is none of the steps {step + 1} to {steps}: nothing is traced"

@@ -126,7 +126,8 @@ class TrainingSettings:
     )
     stop_after_minutes: float | None = knob(
         None,
-        "Wall time after which the run saves and stops as if it were interrupted, for jobs with a time limit.",
+        "Wall time after which the run saves and stops as if it were interrupted, for jobs with a time limit; counted "
+        "when weights and data have been opened.",
         unit="minutes",
         above=0,
     )

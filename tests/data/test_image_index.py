@@ -123,3 +123,11 @@ def test_other_sources_digest_their_files(tmp_path):
     folder = photos(tmp_path / "photos", 2)
     source = sources.ImageFiles([folder / "photo_1.png"], ["one"])
     assert source.digests() == {"one": contents.content_digest(folder / "photo_1.png")}
+
+
+def test_a_file_that_cannot_be_read_for_a_moment_is_opened_again(tmp_path, monkeypatch):
+    folder = photos(tmp_path / "photos", 2)
+    with monkeypatch.context() as patch:
+        patch.setattr(image_index, "content_digest", lambda path: contents.UNREADABLE)
+        assert set(open_folder(folder).digests().values()) == {contents.UNREADABLE}
+    assert open_folder(folder).digests() == sources.folder_source(folder).digests()

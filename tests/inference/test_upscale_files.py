@@ -134,6 +134,9 @@ def test_results_next_to_their_images_are_not_inputs(tmp_path):
     assert [path.name for path in summary.written] == ["photo.png"]
     assert "1 results of earlier runs in it are no inputs: photo_x4.png" in str(summary)
     assert [path.name for path in run(tmp_path / "out", tmp_path / "again").written] == ["photo.png"]
+    in_place = run(source, None, files=FileSettings(in_place=True))
+    assert [path.name for path in in_place.written] == ["photo.jpg"]
+    assert "1 results of earlier runs in it are no inputs: photo_x4.png" in str(in_place)
 
 
 def test_single_files_and_lists(folder, tmp_path):
