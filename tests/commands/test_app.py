@@ -3,6 +3,7 @@
 import signal
 import socket
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -107,9 +108,15 @@ def test_gradio_is_an_extra(monkeypatch, capsys):
     fails(capsys, cli.main(["app"]), r"needs Gradio .*: pip install 'framer_jax\[app\]'")
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ends_the_page_and_removes_the_photographs(number, monkeypatch, capsys):
+    """And a second one during the removal does not stop it."""
     folders = []
+    remove = tempfile.TemporaryDirectory.cleanup
+
+    def interrupted(folder):
+        signal.raise_signal(number)
+        remove(folder)
 
     def serve(models, folder, *options):
         (folder / "photo.png").write_bytes(b"private")
@@ -119,6 +126,7 @@ def test_a_signal_ends_the_page_and_removes_the_photographs(number, monkeypatch,
     monkeypatch.setattr(app, "prepare_gradio", lambda folder: None)
     monkeypatch.setattr(app.page, "serve", serve)
     monkeypatch.setattr(app.page, "wait", lambda: signal.raise_signal(number))
+    monkeypatch.setattr(tempfile.TemporaryDirectory, "cleanup", interrupted)
     before = signal.getsignal(number)
     assert cli.main(["app", "--port", "0"]) == 0
     assert "ended" in capsys.readouterr().out

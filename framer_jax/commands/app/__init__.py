@@ -41,7 +41,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise ValueError(f"--largest-upload is {arguments.largest_upload}: it must be above 0")
     _check_free(arguments.port)
     models = offered_models(arguments.model, arguments.weights)
-    with tempfile.TemporaryDirectory(prefix="framer_jax_app_") as folder, _ended_by_signals():
+    with _ended_by_signals(), tempfile.TemporaryDirectory(prefix="framer_jax_app_") as folder:
         prepare_gradio(Path(folder))
         try:
             url = page.serve(models, Path(folder), HOST, arguments.port, arguments.largest_upload, arguments.open)
@@ -56,12 +56,19 @@ def run(arguments: argparse.Namespace) -> int:
 def _ended_by_signals() -> Iterator[None]:
     """End the block as Ctrl-C does when the process is terminated or its terminal is closed: photographs are removed.
 
-    Python handles signals in the main thread alone, so that elsewhere nothing changes.
+    A second signal, which `timeout` and service managers may send, does not interrupt the removal. Python handles
+    signals in the main thread alone, so that elsewhere nothing changes.
     """
-    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
     if threading.current_thread() is not threading.main_thread():
         numbers = []
-    previous = {number: signal.signal(number, signal.default_int_handler) for number in numbers}
+
+    def end(number: int, frame: object) -> None:
+        for each in numbers:
+            signal.signal(each, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    previous = {number: signal.signal(number, end) for number in numbers}
     try:
         yield
     finally:
