@@ -73,7 +73,10 @@ def hybrid_grid(shape: tuple[int, ...], slices: int, devices: Sequence[Any]) -> 
             f"training.mesh.fsdp {fsdp} does not fit into a slice of {len(devices) // slices} devices ({slices} "
             "slices): choose a size that divides it"
         )
-    return np.asarray(mesh_utils.create_hybrid_device_mesh((data // slices, fsdp), (slices, 1), devices=devices))
+    grid = mesh_utils.create_hybrid_device_mesh(
+        (data // slices, fsdp), (slices, 1), devices=devices, allow_split_physical_axes=True
+    )
+    return np.asarray(grid)
 
 
 def leaf_name(path: tuple[Any, ...]) -> str:

@@ -146,19 +146,24 @@ class Chip:
     device_kind: str = "TPU v5 lite"
     core_on_chip: int = 0
 
+    side: int = 2
+
     @property
     def coords(self):
-        return (self.id % 4 % 2, self.id % 4 // 2, 0)
+        place = self.id % self.side**2
+        return (place % self.side, place // self.side, 0)
 
 
-@pytest.mark.parametrize("fsdp", [1, 2, 4])
-def test_parameters_are_split_within_a_slice(fsdp):
-    chips = [Chip(index, index // 4) for index in range(8)]
+@pytest.mark.parametrize(("side", "fsdp"), [(2, 1), (2, 2), (2, 4), (4, 2), (4, 8), (4, 16)])
+def test_parameters_are_split_within_a_slice(side, fsdp):
+    """Also where `fsdp` is no product of a slice's sides, such as 8 of 4x4."""
+    count = 2 * side**2
+    chips = [Chip(index, index // side**2, side=side) for index in range(count)]
     assert number_of_slices(chips) == 2
     assert number_of_slices(jax.devices()) == 1
-    grid = hybrid_grid((8 // fsdp, fsdp), 2, chips)
-    assert grid.shape == (8 // fsdp, fsdp)
-    assert {chip.id for chip in grid.flat} == set(range(8))
+    grid = hybrid_grid((count // fsdp, fsdp), 2, chips)
+    assert grid.shape == (count // fsdp, fsdp)
+    assert {chip.id for chip in grid.flat} == set(range(count))
     slices = np.vectorize(lambda chip: chip.slice_index)(grid)
     assert (slices == slices[:, :1]).all()
     assert (np.diff(slices[:, 0]) >= 0).all()
