@@ -117,14 +117,16 @@ def test_no_command_makes_a_local_folder_of_an_address(words, tmp_path, monkeypa
     assert list(tmp_path.iterdir()) == []
 
 
-def test_images_weights_and_copies(store, tmp_path):
+def test_images_weights_and_copies(store, tmp_path, monkeypatch):
+    monkeypatch.setattr("framer_jax.images.plugins.missing", lambda suffix: "no plug-in" * (suffix == ".heic"))
     folder = photos(tmp_path / "photos", 2)
     put(f"{store}/photos", folder)
     (epath.Path(store) / "photos/.hidden/a.png").write_bytes(b"")
     (epath.Path(store) / "photos/deep/b.exr").write_bytes(b"")
+    (epath.Path(store) / "photos/deep/c.heic").write_bytes(b"")
     listing = list_images(f"{store}/photos")
     assert [os.fspath(path) for path in listing.paths] == [f"{store}/photos/photo_{i}.png" for i in range(2)]
-    assert [item.path.name for item in listing.left_out] == ["b.exr"]
+    assert [item.path.name for item in listing.left_out] == ["b.exr", "c.heic"]
     source, local = folder_source(f"{store}/photos", keep_index=True), folder_source(folder)
     assert source.digests() == local.digests()
     np.testing.assert_array_equal(source[1].image, local[1].image)

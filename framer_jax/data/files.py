@@ -89,12 +89,8 @@ def list_images(folder: str | os.PathLike[str], recursive: bool = True) -> Listi
     left_out: list[LeftOut] = []
     for entry in _files(root, recursive, left_out):
         path, suffix = Path(entry.path), Path(entry.name).suffix.lower()
-        if suffix in plugins.SUFFIXES and (needed := plugins.missing(suffix)):
-            left_out.append(LeftOut(path, needed))
-        elif suffix in UNREADABLE:
-            left_out.append(LeftOut(path, f"{suffix} files are not read: convert it to .png"))
-        elif suffix in SUFFIXES:
-            if reason := _reason(entry):
+        if suffix in SUFFIXES:
+            if reason := _unreadable(suffix) or _reason(entry):
                 left_out.append(LeftOut(path, reason))
             else:
                 paths.append(path)
@@ -115,10 +111,11 @@ def _list_store(root: epath.Path, recursive: bool) -> Listing:
         if any(part.startswith(".") for part in parts) or (len(parts) > 1 and not recursive):
             continue
         suffix = Path(parts[-1]).suffix.lower()
-        if suffix in UNREADABLE:
-            left_out.append(LeftOut(file.path, f"{suffix} files are not read: convert it to .png"))
-        elif suffix in READABLE:
-            paths.append(file.path)
+        if suffix in SUFFIXES:
+            if reason := _unreadable(suffix):
+                left_out.append(LeftOut(file.path, reason))
+            else:
+                paths.append(file.path)
     return Listing(tuple(paths), tuple(left_out))
 
 
@@ -128,6 +125,13 @@ def summary_of(left_out: tuple[LeftOut, ...]) -> str:
         return ""
     first = "; ".join(map(str, left_out[:NAMED]))
     return f"{len(left_out)} left out: {first}{'; ...' if len(left_out) > NAMED else ''}"
+
+
+def _unreadable(suffix: str) -> str:
+    """Why files of a suffix of `SUFFIXES` are not read here; '' if they are."""
+    if suffix in UNREADABLE:
+        return f"{suffix} files are not read: convert it to .png"
+    return plugins.missing(suffix) if suffix in plugins.SUFFIXES else ""
 
 
 def _reason(entry: os.DirEntry[str]) -> str:
