@@ -127,6 +127,7 @@ def test_images_weights_and_copies(store, tmp_path, monkeypatch):
     listing = list_images(f"{store}/photos")
     assert [os.fspath(path) for path in listing.paths] == [f"{store}/photos/photo_{i}.png" for i in range(2)]
     assert [item.path.name for item in listing.left_out] == ["b.exr", "c.heic"]
+    (epath.Path(store) / "photos/deep/c.heic").unlink()
     source, local = folder_source(f"{store}/photos", keep_index=True), folder_source(folder)
     assert source.digests() == local.digests()
     np.testing.assert_array_equal(source[1].image, local[1].image)
