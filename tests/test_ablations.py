@@ -78,7 +78,7 @@ def test_the_tables_of_framer_switch_what_the_paper_switches():
 
 def test_the_tables_of_framer_share_the_whole_method():
     ablations, arms = merged([load_ablation(name) for name in FRAMER])
-    assert len(arms) == 4 + 8 + 3 + 3  # `full` once, and Fig. 10 has the arms of Table 5
+    assert len(arms) == 4 + 8 + 3 + 3 + 1  # `full` and `none` once; Fig. 10 has the arms of Table 5; one more lambda
     assert all("full" in ablation.arms for ablation in ablations)
     assert arms["full"] == Overlay()
 

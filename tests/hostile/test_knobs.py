@@ -50,6 +50,7 @@ WITHOUT_UPPER_BOUND = {
     "recipe.dtkd.ramp_steps",
     *(f"training.{name}" for name in ("checkpoint_every", "clip_norm", "fsdp_min_size", "log_every", "steps")),
     *(f"training.{name}" for name in ("stop_after", "validate_every", "warmup_steps", "decay_every")),
+    *(f"training.{name}" for name in ("stop_after_minutes", "checkpoint_minutes", "profile_step")),
 }
 """Numbers as large as an int32 or float32."""
 
