@@ -46,7 +46,8 @@ def products(jaxpr: ClosedJaxpr | Jaxpr, module: str = "", iterations: int = 1) 
       iterations: how often the program runs.
 
     Yields:
-      the products in program order; for a condition only those of the branch with the most MACs.
+      the products in program order; for a condition only those of the branch with the most MACs, and for a choice
+        between platforms those of the default.
     """
     inner = jaxpr.jaxpr if isinstance(jaxpr, ClosedJaxpr) else jaxpr
     for equation in inner.eqns:
@@ -77,11 +78,20 @@ def _equation_products(equation: JaxprEqn, path: str, iterations: int) -> Iterat
             for product in products(parameters[part], path, iterations):
                 yield product._replace(bounded=False)
     elif name == "cond":
-        branches = [list(products(branch, path, iterations)) for branch in parameters["branches"]]
+        branches = [list(products(branch, path, iterations)) for branch in _counted_branches(parameters)]
         yield from max(branches, key=lambda branch: sum(product.macs for product in branch))
     else:  # jit, custom derivatives, checkpoint: other equations run the programs in their parameters once
         for program in _programs(parameters.values()):
             yield from products(program, path, iterations)
+
+
+def _counted_branches(parameters: dict[str, Any]) -> list[ClosedJaxpr]:
+    """The branches of a condition; of a choice between platforms, which compute the same, the default alone.
+
+    The programs of kernels for one platform compute one block each and say nothing of the number of blocks.
+    """
+    branches, platforms = parameters["branches"], parameters.get("branches_platforms")
+    return [branch for index, branch in enumerate(branches) if not platforms or platforms[index] is None]
 
 
 def _programs(values: Iterable[Any]) -> Iterator[ClosedJaxpr | Jaxpr]:

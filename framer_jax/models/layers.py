@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from framer_jax.models.splash_attention import splash_attention
 
 Dtype = jnp.dtype | type
 
@@ -240,9 +243,16 @@ def pixel_unshuffle(x: jax.Array, factor: int) -> jax.Array:
     return x.reshape(batch, height // factor, width // factor, channels * factor**2)
 
 
-ATTENTIONS = ("auto", "xla", "cudnn", "manual")
-"""Implementations of attention: JAX's function with the implementation that it chooses (auto), XLA's (xla) or cuDNN's
-fused kernel (cudnn); or explicit products and softmax (manual), which are mostly faster on a CPU."""
+ATTENTIONS = ("auto", "xla", "cudnn", "splash", "manual")
+"""Implementations of attention.
+
+auto: that of JAX's function, or with `MANY_TOKENS` on TPUs splash. xla, cudnn: those of JAX's function. splash: on TPUs
+the kernel of framer_jax.models.splash_attention, elsewhere xla. manual: explicit products and softmax, mostly faster on
+a CPU.
+"""
+
+MANY_TOKENS = 1024
+"""Queries and keys from which on `auto` is `splash` on TPUs: XLA's matrix of logits is then large. Not measured."""
 
 
 def attention(query: jax.Array, key: jax.Array, value: jax.Array, implementation: str = "auto") -> jax.Array:
@@ -259,10 +269,16 @@ def attention(query: jax.Array, key: jax.Array, value: jax.Array, implementation
     """
     if implementation == "manual":
         return _manual_attention(query, key, value)
+    if implementation == "splash" or (implementation == "auto" and min(query.shape[1], key.shape[1]) >= MANY_TOKENS):
+        elsewhere = partial(_fused_attention, "xla" if implementation == "splash" else None)
+        return cast(jax.Array, jax.lax.platform_dependent(query, key, value, tpu=splash_attention, default=elsewhere))
+    return _fused_attention(None if implementation == "auto" else implementation, query, key, value)
+
+
+def _fused_attention(implementation: Any, query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
     # JAX's function mixes dtypes on purpose, which a session with strict promotion would refuse.
     with jax.numpy_dtype_promotion("standard"):
-        fused: Any = None if implementation == "auto" else implementation
-        return jax.nn.dot_product_attention(query, key, value, implementation=fused)
+        return jax.nn.dot_product_attention(query, key, value, implementation=implementation)
 
 
 def _manual_attention(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:

@@ -100,7 +100,8 @@ class JointTransformer(nn.Module):
     )
     attention: str = knob(
         "auto",
-        "Implementation of attention: JAX's choice, XLA, cuDNN (bfloat16 or float16 only), or explicit products.",
+        "Implementation of attention: auto (JAX's choice; of many tokens on TPUs as splash), XLA, cuDNN (bfloat16 or "
+        "float16 only), JAX's Pallas kernel on TPUs (splash; elsewhere XLA), or explicit products.",
         choices=ATTENTIONS,
         execution=True,
     )

@@ -106,7 +106,8 @@ class SDNetwork(nn.Module):
     image_context_width: int = 0
     attention: str = knob(
         "auto",
-        "Implementation of attention: JAX's choice, XLA, cuDNN (bfloat16 or float16 only), or explicit products.",
+        "Implementation of attention: auto (JAX's choice; of many tokens on TPUs as splash), XLA, cuDNN (bfloat16 or "
+        "float16 only), JAX's Pallas kernel on TPUs (splash; elsewhere XLA), or explicit products.",
         choices=ATTENTIONS,
         execution=True,
     )

@@ -152,7 +152,8 @@ def _make_update(
 
     def objective(groups: Params, params: Params, mutable: State, batch: Batch, key: jax.Array) -> tuple[Any, Any]:
         # Only the groups of the update are differentiated: the others have no gradient by construction.
-        with constrain_batch_sharding(mesh):
+        # The mesh is that of kernels which the partitioner cannot split (framer_jax.models.splash_attention).
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh), constrain_batch_sharding(mesh):
             loss = update.loss({**params, **groups}, frozen, mutable, batch, key, step)
         examples = jax.tree.leaves(batch)[0].shape[0]
         if loss.values.shape != (examples,):

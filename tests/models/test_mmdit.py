@@ -236,7 +236,7 @@ def test_a_table_of_positions_replaces_the_computed_ones(tree, result):
     ("changes", "message"),
     [
         ({"taps": "all"}, "taps .* one of hidden, prediction"),
-        ({"attention": "flash"}, "auto, xla, cudnn, manual"),
+        ({"attention": "flash"}, "auto, xla, cudnn, splash, manual"),
         ({"attention": "cudnn"}, "bfloat16 or float16"),
         ({"remat": "all"}, "none, everything, attention"),
         ({"positions": "learnt"}, "sine, table"),

@@ -201,7 +201,7 @@ def test_adapters_of_convolutions_and_linear_layers(tree):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"attention": "flash"}, "auto, xla, cudnn, manual"),
+        ({"attention": "flash"}, "auto, xla, cudnn, splash, manual"),
         ({"attention": "cudnn"}, "bfloat16 or float16"),
         ({"remat": "all"}, "none, everything, attention"),
         ({"heads": (2,)}, r"heads is \(2,\): it must hold one number for each of the 2 levels"),

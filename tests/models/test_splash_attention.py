@@ -1,0 +1,81 @@
+"""The kernel itself, step by step on the CPU, next to the products and the softmax that it stands for."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from framer_jax.macs import products
+from framer_jax.models.layers import attention
+from framer_jax.models.splash_attention import splash_attention
+
+
+def tokens(batch, queries, keys, heads=2, width=16, dtype=jnp.float32):
+    lengths = (queries, keys, keys)
+    drawn = [
+        jax.random.normal(jax.random.fold_in(jax.random.key(3), index), (batch, length, heads, width))
+        for index, length in enumerate(lengths)
+    ]
+    return [array.astype(dtype) for array in drawn]
+
+
+def interpreted(query, key, value):
+    return splash_attention(query, key, value, interpret=True)
+
+
+@pytest.mark.parametrize(("queries", "keys"), [(128, 128), (130, 77), (5, 600)])
+def test_it_is_attention_with_any_number_of_tokens(queries, keys):
+    arrays = tokens(2, queries, keys)
+
+    def loss(function):
+        return lambda *arrays: jnp.sum(jnp.sin(function(*arrays)))
+
+    expected = attention(*arrays, "manual")
+    np.testing.assert_allclose(jax.jit(interpreted)(*arrays), expected, atol=2e-6)
+    gradients = jax.jit(jax.grad(loss(interpreted), (0, 1, 2)))(*arrays)
+    for actual, right in zip(gradients, jax.grad(loss(attention), (0, 1, 2))(*arrays), strict=True):
+        np.testing.assert_allclose(actual, right, atol=5e-6)
+
+
+def test_of_bfloat16_the_softmax_is_float32():
+    arrays = tokens(1, 130, 140, dtype=jnp.bfloat16)
+    result = jax.jit(interpreted)(*arrays)
+    assert result.dtype == jnp.bfloat16
+    expected = attention(*[array.astype(jnp.float32) for array in arrays], "manual")
+    np.testing.assert_allclose(result.astype(jnp.float32), expected, atol=0.02)
+
+
+def test_on_a_mesh_each_device_computes_its_examples():
+    mesh = jax.make_mesh((4, 2), ("data", "fsdp"), (AxisType.Auto,) * 2)
+    sharding = NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
+    arrays = [jax.device_put(array, sharding) for array in tokens(8, 20, 30)]
+
+    def split(*arrays):
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            return interpreted(*arrays)
+
+    gradients = jax.jit(jax.grad(lambda *arrays: jnp.sum(jnp.sin(split(*arrays))), (0, 1, 2)))(*arrays)
+    expected = jax.grad(lambda *arrays: jnp.sum(jnp.sin(attention(*arrays, "manual"))), (0, 1, 2))(*arrays)
+    for actual, right in zip(gradients, expected, strict=True):
+        np.testing.assert_allclose(actual, right, atol=5e-6)
+    gathers = ["all-gather" in jax.jit(run).lower(*arrays).compile().as_text() for run in (split, interpreted)]
+    assert gathers == [False, True]
+
+
+def macs(jaxpr):
+    return sum(product.macs for product in products(jaxpr))
+
+
+@pytest.mark.parametrize(
+    ("implementation", "tokens_of_each", "kernel"),
+    [("splash", 8, True), ("auto", 1024, True), ("auto", 1023, False), ("xla", 1024, False)],
+)
+def test_attention_is_the_kernel_on_tpus_and_xla_elsewhere(implementation, tokens_of_each, kernel):
+    arrays = tokens(1, tokens_of_each, tokens_of_each, heads=1, width=8, dtype=jnp.bfloat16)
+    traced = jax.jit(lambda *arrays: attention(*arrays, implementation)).trace(*arrays)
+    assert ("tpu_custom_call" in traced.lower(lowering_platforms=("tpu",)).as_text()) == kernel
+    assert "tpu_custom_call" not in traced.lower(lowering_platforms=("cpu",)).as_text()
+    result = traced.lower().compile()(*arrays)
+    np.testing.assert_allclose(result, attention(*arrays, "xla"), rtol=0.01, atol=1e-4)
+    assert macs(traced.jaxpr) == macs(jax.make_jaxpr(lambda *arrays: attention(*arrays, "xla"))(*arrays)) > 0
