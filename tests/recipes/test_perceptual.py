@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from framer_jax.recipes.components.perceptual import lpips_loss
+from framer_jax.recipes.components.perceptual import at_phases, lpips_loss
 
 
 class Identity:
@@ -18,3 +18,31 @@ def test_the_gradient_reaches_the_first_image_only():
     assert (term.name, term.weight) == ("name", 0.25)
     slopes = jax.grad(lambda *images: term.function(term.frozen, *images).sum(), (0, 1))(*images)
     assert np.any(slopes[0]) and not np.any(slopes[1])
+
+
+def test_phases_are_all_positions_of_a_grid_in_turn():
+    images = jnp.arange(16 * 6 * 7, dtype=jnp.float32).reshape(16, 6, 7, 1)
+    crops = at_phases(images, 4)
+    assert crops.shape == (16, 3, 4, 1)
+    corners = [divmod(int(crop[0, 0, 0]) - 42 * index, 7) for index, crop in enumerate(crops)]
+    assert len(set(corners)) == 16 and max(map(max, corners)) == 3
+    assert {top for top, _ in corners[:4]} == {left for _, left in corners[:4]} == set(range(4))
+    for image, crop, (top, left) in zip(images, crops, corners, strict=True):
+        np.testing.assert_array_equal(crop, image[top : top + 3, left : left + 4])
+    assert at_phases(images, 1) is images
+
+
+class EveryFourth:
+    def apply(self, variables, image):
+        return (image[:, ::4, ::4],), (variables["params"],)
+
+
+def test_with_phases_a_network_that_looks_at_every_fourth_pixel_sees_all_of_them():
+    reference = jax.random.uniform(jax.random.key(0), (4, 12, 12, 3), jnp.float32, 0.2, 1.0)
+    grid = jnp.zeros((12, 12)).at[1::4, 1::4].set(0.5)  # between the pixels that it looks at
+    image = reference + grid[None, :, :, None] * jnp.asarray([1.0, -1.0, 0.0])[None, None, None, :]
+    distances = []
+    for phases in (1, 4):
+        term = lpips_loss(EveryFourth(), jnp.ones((3,), jnp.float32), 1.0, "lpips", phases)
+        distances.append(float(term.function(term.frozen, image, reference).sum()))
+    assert distances[0] == 0 < distances[1]

