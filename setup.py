@@ -99,6 +99,7 @@ setup(
         "export": EXPORT,
         # Later versions of jax2onnx, up to 0.17.1, refuse the version of Orbax that we need.
         "onnx": ["jax2onnx>=0.12.5,<0.13", "onnx>=1.20", "onnxruntime>=1.24"],
+        "ray": ["ray[data]>=2.40"],  # --engine ray
         "gcs": ["gcsfs>=2025.3"],  # photographs, weights and work directories in gs://
         "cuda12": ["jax[cuda12]>=0.10,<0.13"],
         "tpu": ["jax[tpu]>=0.10,<0.13"],

@@ -8,10 +8,9 @@ import logging
 import math
 import os
 import sys
-import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 
+from framer_jax.commands.pixel_limit import pillow_settings
 from framer_jax.compile_cache import keep_compiled_programs
 from framer_jax.console import printable_streams
 from framer_jax.errors import is_correctable, one_line
@@ -123,7 +122,7 @@ def _run(words: list[str]) -> int:
     _check_arguments(parsed, words)
     if parsed.command not in WITHOUT_JAX:
         keep_compiled_programs()
-    with _pillow_settings(getattr(parsed, "max_pixels", None)):
+    with pillow_settings(getattr(parsed, "max_pixels", None)):
         return int(importlib.import_module(_module(parsed.command)).run(parsed))
 
 
@@ -136,28 +135,10 @@ def _add_pixel_limit(command: argparse.ArgumentParser) -> None:
     )
 
 
-@contextmanager
-def _pillow_settings(max_pixels: int | None) -> Iterator[None]:
-    """Pillow's limit of pixels, if one is given, and none of its warnings: what they say is said by our notes."""
-    if max_pixels is not None and max_pixels < 1:
-        raise ValueError(f"--max-pixels must be at least 1, got {max_pixels}")
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module=r"PIL\b")
-        if max_pixels is None:
-            yield
-            return
-        from PIL import Image
-
-        limit = Image.MAX_IMAGE_PIXELS
-        Image.MAX_IMAGE_PIXELS = max_pixels / 2  # type: ignore[assignment]  # it refuses more than twice as many
-        try:
-            yield
-        finally:
-            Image.MAX_IMAGE_PIXELS = limit
-
-
 def _copy_weights(parsed: argparse.Namespace) -> None:
-    """Replace addresses of weights in object stores by copies on this machine."""
+    """Replace addresses of weights in object stores by copies on this machine, if it is the one that computes."""
+    if getattr(parsed, "engine", "local") != "local":
+        return  # `_check_arguments` refuses addresses
     weights = getattr(parsed, "weights", None)
     if isinstance(weights, list):
         parsed.weights = [local_copy(each) if isinstance(each, str) else each for each in weights]

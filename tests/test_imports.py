@@ -9,7 +9,7 @@ PACKAGE = ROOT / "framer_jax"
 
 OPTIONAL = (
     *("torch", "diffusers", "transformers", "cv2", "matplotlib", "skimage", "sklearn", "tensorboardX", "tensorflow"),
-    *("pyiqa", "timm", "torchvision", "wandb", "gradio", "flatbuffers", "jax2onnx", "onnx", "onnxruntime"),
+    *("pyiqa", "timm", "torchvision", "wandb", "gradio", "flatbuffers", "jax2onnx", "onnx", "onnxruntime", "ray"),
 )
 """What an installation may lack; only functions import it."""
 

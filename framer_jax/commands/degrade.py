@@ -8,39 +8,38 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from itertools import groupby
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image
 from rich.console import Console
 
+from framer_jax.commands.degrade_manifest import NOTHING, Earlier, Manifest, earlier_results, join_manifests
+from framer_jax.commands.degrade_preview import write_preview
 from framer_jax.commands.degrade_results import (
     Job,
     check_results,
-    finished_results,
     manifest_record,
+    read,
     refuse_existing,
     result_paths,
 )
+from framer_jax.commands.engine_option import Plan, ShardedCommand, add_engine_options, run_sharded
 from framer_jax.commands.quiet_option import add_quiet_option
+from framer_jax.commands.shard_option import ALL, add_shard_option, parse_shard
 from framer_jax.console import message_console
-from framer_jax.data.files import SUFFIXES, Listing, list_images, summary_of
+from framer_jax.data.files import SUFFIXES, LeftOut, Listing, list_images, summary_of
 from framer_jax.data.sources import Pixels
 from framer_jax.data.whole_photos import canvas_size, degrade_photos, photo_generator
 from framer_jax.degradations.draw import DegradationParameters, draw
 from framer_jax.degradations.presets import GEOMETRIES, PRESETS, SCALES, DegradationPreset, preset_by_name
-from framer_jax.images.decode import read_header, read_rgb
+from framer_jax.images.decode import read_header
 from framer_jax.porting.files import atomic_write
+from framer_jax.porting.shard_files import shard_file
 from framer_jax.progress import track
 from framer_jax.training.logging import to_uint8
 
 MANIFEST, PREVIEW = "manifest.jsonl", "preview.png"
-
-PREVIEW_SIDE, PREVIEW_PHOTOS = 256, 6
-"""Side of the HR center crops in the contact sheet, and the number of photographs in it."""
-
-NOTHING_KEPT: Mapping[str, Any] = MappingProxyType({})
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -69,12 +68,63 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch", type=int, default=1, help="photographs with the same canvas computed at a time")
     parser.add_argument("--workers", type=int, default=2, help="threads that read and write")
     parser.add_argument("--overwrite", action="store_true", help="replace existing results")
+    add_shard_option(parser, "only every N-th photograph, from photograph I on, for job arrays")
     parser.add_argument("--json", action="store_true", help="print the summary as JSON")
+    add_engine_options(parser)
     add_quiet_option(parser)
+
+
+class Degraded(NamedTuple):
+    """What one call did.
+
+    Attributes:
+      jobs: the photographs of the call.
+      kept: names of those whose results were there.
+      failed: name → why it could not be degraded.
+      left_out: what may be an image of the input, and cannot be read.
+      notes: what else is reported.
+      manifest: path of the manifest.
+    """
+
+    jobs: tuple[Job, ...]
+    kept: frozenset[str]
+    failed: Mapping[str, str]
+    left_out: tuple[LeftOut, ...]
+    notes: tuple[str, ...]
+    manifest: Path
+
+
+class _Prepared(NamedTuple):
+    """A call before anything is computed.
+
+    Attributes:
+      preset: distributions of the degradation parameters.
+      names: of all photographs, also those of other shards.
+      earlier: results of earlier runs.
+      preview: path of the contact sheet, or None.
+      degraded: what will be done, without failures.
+    """
+
+    preset: DegradationPreset
+    names: tuple[str, ...]
+    earlier: Earlier
+    preview: Path | None
+    degraded: Degraded
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Degrade the photographs and print a summary."""
+    refused = {"--preview shows photographs of all shards: omit it": bool(arguments.preview)}
+    return run_sharded(arguments, ShardedCommand(_check, _compute, _merge, _report), refused)
+
+
+def _check(arguments: argparse.Namespace) -> Plan[_Prepared]:
+    prepared = _prepare(arguments)
+    return Plan(len(prepared.names), prepared)
+
+
+def _prepare(arguments: argparse.Namespace) -> _Prepared:
+    """Refuse what cannot be done, and see what an earlier run has done."""
     geometry = arguments.geometry or ("aligned" if arguments.pairs else "released")
     preset = preset_by_name(arguments.preset, arguments.scale, geometry)
     for name in ("batch", "workers", "preview"):
@@ -82,49 +132,84 @@ def run(arguments: argparse.Namespace) -> int:
             raise ValueError(f"--{name} must be at least 1, got {value}")
     if arguments.seed < 0:
         raise ValueError(f"--seed must not be negative, got {arguments.seed}")
-    output = Path(arguments.output)
-    listing = find(Path(arguments.input), output)
-    jobs = plan(listing.paths, Path(arguments.input), output, preset.scale, pairs=arguments.pairs)
-    preview = output / PREVIEW if arguments.preview else None
-    check_results(jobs, {"the manifest": output / MANIFEST, "--preview": preview})
-    kept = {} if arguments.overwrite else finished_results(jobs, preset, arguments.seed, output / MANIFEST)
+    shard = parse_shard(arguments.shard)
+    for name in ("preview", "overwrite"):
+        if shard[1] > 1 and getattr(arguments, name):
+            raise ValueError(f"--{name} concerns the results of all shards: omit it, or --shard")
+    source, output = Path(arguments.input), Path(arguments.output)
+    listing = find(source, output)
+    names = tuple(path.relative_to(_root(source)).as_posix() for path in listing.paths)
+    jobs = plan(listing.paths, source, output, preset.scale, arguments.pairs, shard)
+    manifest, preview = shard_file(output / MANIFEST, shard), output / PREVIEW if arguments.preview else None
+    check_results(jobs, {"the manifest": manifest, "--preview": preview})
+    earlier = NOTHING
+    if not arguments.overwrite:
+        earlier = earlier_results(jobs, preset, arguments.seed, output / MANIFEST, names)
     notes = []
-    if preview and preview.exists() and kept:
+    if preview and preview.exists() and earlier.kept:
         notes.append(f"  note: {preview} is that of the run before: --overwrite replaces it")
         preview = None
-    reports = [path for path in (None if kept else output / MANIFEST, preview) if path]
-    results = [*reports, *(path for job in jobs if job.name not in kept for path in result_paths(job))]
+    reports = [path for path in (None if earlier.lines else manifest, preview) if path]
+    results = [*reports, *(path for job in jobs if job.name not in earlier.lines for path in result_paths(job))]
     refuse_existing(results, arguments.overwrite)
-    console = message_console(arguments.quiet)
+    notes += [f"  note: {job.source}: {job.note}" for job in jobs if job.note and job.name not in earlier.kept]
+    degraded = Degraded(tuple(jobs), earlier.kept, {}, listing.left_out, tuple(notes), manifest)
+    return _Prepared(preset, names, earlier, preview, degraded)
+
+
+def _compute(arguments: argparse.Namespace) -> Degraded:
+    preset, names, earlier, preview, degraded = _prepare(arguments)
+    jobs, manifest = degraded.jobs, degraded.manifest
     if preview:
         write_preview(jobs, preset, arguments.seed, arguments.preview, preview)
-    workers = arguments.workers
-    failed = degrade_files(jobs, preset, arguments.seed, output / MANIFEST, arguments.batch, workers, console, kept)
-    notes += [f"  note: {job.source}: {job.note}" for job in jobs if job.note and job.name not in kept]
+    if not jobs:  # of a shard; a folder without photographs is refused
+        return degraded
+    console = message_console(arguments.quiet)
+    failed = degrade_files(jobs, preset, arguments.seed, manifest, arguments.batch, arguments.workers, console, earlier)
+    if arguments.shard == ALL:
+        check_any(jobs, failed)
+        join_manifests(names, manifest)
+    return degraded._replace(failed=failed)
+
+
+def _merge(arguments: argparse.Namespace, prepared: _Prepared, parts: Sequence[Degraded]) -> Degraded:
+    """What all shards did; a photograph of a shard that ended with an error counts as failed."""
+    join_manifests(prepared.names, prepared.degraded.manifest)
+    reached = {job.name for part in parts for job in part.jobs} | prepared.earlier.kept
+    jobs = prepared.degraded.jobs
+    lost = {job.name: f"{job.source}: its shard ended with an error" for job in jobs if job.name not in reached}
+    failed = {name: reason for part in parts for name, reason in part.failed.items()} | lost
+    check_any(jobs, failed)
+    return prepared.degraded._replace(failed=failed)
+
+
+def _report(arguments: argparse.Namespace, degraded: Degraded) -> int:
+    jobs, kept, failed, left_out, notes, manifest = degraded
+    status = int(bool(failed or left_out))
     if arguments.json:
-        print(json.dumps(_as_json(jobs, kept, failed, listing, output), indent=1))
-        return int(bool(failed or listing.left_out))
-    counts = f"{len(jobs) - len(kept) - len(failed)} degraded by {preset.name} ({preset.geometry} geometry)"
+        print(json.dumps(_as_json(degraded), indent=1))
+        return status
+    geometry = arguments.geometry or ("aligned" if arguments.pairs else "released")
+    counts = f"{len(jobs) - len(kept) - len(failed)} degraded by {arguments.preset} ({geometry} geometry)"
     counts += f", {len(kept)} were there" if kept else ""
     counts += f", {len(failed)} failed: repair or remove them and run this again" if failed else ""
     failures = [f"  failed: {reason}" for reason in failed.values()]
-    failures += [f"  left out: {item}" for item in listing.left_out]
-    print("\n".join([f"{counts}; parameters in {output / MANIFEST}", *notes, *failures]))
-    return int(bool(failed or listing.left_out))
+    failures += [f"  left out: {item}" for item in left_out]
+    print("\n".join([f"{counts}; parameters in {manifest}", *notes, *failures]))
+    return status
 
 
-def _as_json(
-    jobs: Sequence[Job], kept: Mapping[str, Any], failed: Mapping[str, str], listing: Listing, output: Path
-) -> dict[str, Any]:
+def _as_json(degraded: Degraded) -> dict[str, Any]:
     """What was done, as plain JSON."""
+    jobs, kept, failed, left_out, _, manifest = degraded
     done = [job for job in jobs if job.name not in failed]
     return {
-        "manifest": str(output / MANIFEST),
+        "manifest": str(manifest),
         "degraded": [str(job.lr) for job in done if job.name not in kept],
         "kept": [str(job.lr) for job in done if job.name in kept],
         "failed": [{"image": name, "reason": reason} for name, reason in failed.items()],
         "notes": [{"image": str(job.source), "note": job.note} for job in done if job.note and job.name not in kept],
-        "left_out": [{"path": str(item.path), "reason": item.reason} for item in listing.left_out],
+        "left_out": [{"path": str(item.path), "reason": item.reason} for item in left_out],
     }
 
 
@@ -151,7 +236,18 @@ def find(source: Path, output: Path) -> Listing:
     return listing
 
 
-def plan(paths: Sequence[Path], source: Path, output: Path, scale: int, pairs: bool = False) -> list[Job]:
+def _root(source: Path) -> Path:
+    return source.parent if source.is_file() else source
+
+
+def plan(
+    paths: Sequence[Path],
+    source: Path,
+    output: Path,
+    scale: int,
+    pairs: bool = False,
+    shard: tuple[int, int] = (0, 1),
+) -> list[Job]:
     """Read the sizes of the photographs, and name the results.
 
     Args:
@@ -160,19 +256,22 @@ def plan(paths: Sequence[Path], source: Path, output: Path, scale: int, pairs: b
       output: folder of the results.
       scale: downsampling factor.
       pairs: whether HR images are written too.
+      shard: (i, n) selects every n-th photograph, from photograph i on.
 
     Raises:
       ValueError: a photograph is damaged or smaller than the scale, or two have the same result path.
     """
-    root = source.parent if source.is_file() else source
+    root = _root(source)
     jobs: list[Job] = []
     names: dict[Path, Path] = {}
-    for path in paths:
+    for number, path in enumerate(paths):
         name = path.relative_to(root)
         result = name.with_suffix(".png")
         if result in names:
             raise ValueError(f"{names[result]} and {name} would both become {result}: rename one of them")
         names[result] = name
+        if number % shard[1] != shard[0]:
+            continue
         header = read_header(path)
         height, width = (side - side % scale for side in header[:2])
         if not height or not width:
@@ -190,7 +289,7 @@ def degrade_files(
     batch: int = 1,
     workers: int = 2,
     console: Console | None = None,
-    kept: Mapping[str, Any] = NOTHING_KEPT,
+    earlier: Earlier = NOTHING,
 ) -> dict[str, str]:
     """Degrade every photograph and write results and manifest; a result depends only on seed, name and pixels.
 
@@ -201,26 +300,25 @@ def degrade_files(
       preset: distributions of the degradation parameters.
       seed: seed of all draws.
       manifest: path of the manifest, JSON lines in the order of `jobs`; if the run is interrupted or fails, it lists
-        the results that were written.
+        the results that were written, and may list some that were not.
       batch: number of photographs with the same canvas that are computed at a time.
       workers: number of threads that read and write.
       console: console of the progress bar; None for no progress bar.
-      kept: results that exist, from `finished_results`; their lines are written again.
+      earlier: results that exist, whose lines are written again.
 
     Returns:
       Name of each damaged photograph → the reason.
 
     Raises:
-      ValueError: every photograph is damaged.
       OSError: a result cannot be written.
     """
-    records: dict[str, dict[str, Any]] = dict(kept)
+    lines = Manifest(manifest, earlier.lines)
     failed: dict[str, str] = {}
-    groups = list(batches([job for job in jobs if job.name not in kept], preset.scale, batch))
+    groups = list(batches([job for job in jobs if job.name not in earlier.kept], preset.scale, batch))
 
     def finish(job: Job, job_parameters: DegradationParameters, hr: np.ndarray, lr: np.ndarray) -> None:
+        lines.add(job.name, manifest_record(job, job_parameters, preset, seed, manifest.parent))
         write(job, hr, lr)
-        records[job.name] = manifest_record(job, job_parameters, preset, seed, manifest.parent)
 
     try:
         with ThreadPoolExecutor(workers) as pool:  # on exit, also after an error, pending writes are completed
@@ -239,17 +337,14 @@ def degrade_files(
             for previous in writing:
                 previous.result()
     finally:
-        _write_manifest(manifest, [records[job.name] for job in jobs if job.name in records])
-    if not records:
-        raise ValueError(f"{next(iter(failed.values()))} (no photograph of {len(jobs)} can be read)")
+        lines.finish([job.name for job in jobs])
     return failed
 
 
-def _write_manifest(manifest: Path, records: Sequence[Mapping[str, Any]]) -> None:
-    """Write the manifest, unless there is no record."""
-    if records:
-        with atomic_write(manifest) as temporary:
-            temporary.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+def check_any(jobs: Sequence[Job], failed: Mapping[str, str]) -> None:
+    """Raise a ValueError if every photograph is damaged."""
+    if len(failed) == len(jobs):
+        raise ValueError(f"{next(iter(failed.values()))} (no photograph of {len(jobs)} can be read)")
 
 
 def _readable(
@@ -283,78 +378,9 @@ def read_ahead(groups: Sequence[Sequence[Job]], pool: Executor) -> Iterator[list
         yield current
 
 
-def read(job: Job) -> Pixels:
-    """Read a photograph, cropped to multiples of the scale: uint8 [height, width, 3]."""
-    pixels = read_rgb(job.source)[: job.height, : job.width]
-    if pixels.shape[:2] != (job.height, job.width):
-        raise ValueError(f"{job.source} has orientation data after its pixels: save the photograph upright")
-    return pixels
-
-
 def write(job: Job, hr: np.ndarray, lr: np.ndarray) -> None:
     """Write the LR image and, if requested, the HR image, each atomically."""
     for path, pixels in ((job.lr, lr), (job.hr, hr)):
         if path is not None:
             with atomic_write(path) as temporary:
                 Image.fromarray(to_uint8(pixels)).save(temporary, format="PNG")
-
-
-def write_preview(jobs: Sequence[Job], preset: DegradationPreset, seed: int, count: int, path: Path) -> None:
-    """Write a contact sheet: center crops of the first photographs, each with `count` possible LR images.
-
-    A crop is degraded as a separate photograph, so its noise and JPEG blocks differ from those of the whole photograph.
-    Damaged photographs are left out; if all are damaged, nothing is written.
-    """
-    rows: list[tuple[list[np.ndarray], list[str]]] = []
-    for job in jobs:
-        if len(rows) == PREVIEW_PHOTOS:
-            break
-        try:
-            photo = read(job)
-        except ValueError:
-            continue
-        height, width = (min(side, PREVIEW_SIDE - PREVIEW_SIDE % preset.scale) for side in photo.shape[:2])
-        top, left = (photo.shape[0] - height) // 2, (photo.shape[1] - width) // 2
-        crop = np.ascontiguousarray(photo[top : top + height, left : left + width])
-        generator = photo_generator(seed, job.name)  # its first draw is that of the photograph's result
-        images, labels = [crop], [job.name]
-        for _ in range(count):
-            parameters = draw(generator, preset)
-            ((_, lr),) = degrade_photos([crop], [parameters], preset)
-            images.append(to_uint8(lr).repeat(preset.scale, axis=0).repeat(preset.scale, axis=1))
-            labels.append(summary(parameters, preset))
-        rows.append((images, labels))
-    if not rows:
-        return
-    sheet = contact_sheet(rows)
-    with atomic_write(path) as temporary:
-        sheet.save(temporary, format="PNG")
-
-
-def summary(parameters: DegradationParameters, preset: DegradationPreset) -> str:
-    """A short description of the most important parameters, one line per stage."""
-    lines = []
-    stages = [("1", preset.first, parameters.first), ("2", preset.second, parameters.second)]
-    for number, stage_preset, stage in stages:
-        if stage_preset is None or (number == "2" and not parameters.has_second):
-            continue
-        level = stage.noise_level * 255 if stage.noise_kind == 1 else stage.noise_level
-        kind = ("", "gauss", "poisson")[int(stage.noise_kind)]
-        gray = " gray" if stage.noise_gray and kind else ""
-        lines.append(f"{number}: x {stage.scale:.2f} {kind} {level:.1f}{gray} q{stage.jpeg_quality:.0f}")
-    return "\n".join(lines)
-
-
-def contact_sheet(rows: Sequence[tuple[Sequence[np.ndarray], Sequence[str]]]) -> Image.Image:
-    """Rows of images with two lines of text above each."""
-    label, gap = 30, 4
-    cell = PREVIEW_SIDE + gap
-    columns = max(len(images) for images, _ in rows)
-    sheet = Image.new("RGB", (columns * cell - gap, len(rows) * (cell + label) - gap), "white")
-    text = ImageDraw.Draw(sheet)
-    for row, (images, labels) in enumerate(rows):
-        for column, (image, caption) in enumerate(zip(images, labels, strict=True)):
-            left, top = column * cell, row * (cell + label)
-            text.text((left + 2, top + 2), caption, fill="black", spacing=2)
-            sheet.paste(Image.fromarray(image), (left, top + label))
-    return sheet

@@ -1,16 +1,16 @@
-"""Results of `framer-jax degrade`: their files, their lines in the manifest, and what an earlier run finished."""
+"""Photographs and results of `framer-jax degrade`: their files, and their lines in the manifest."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from framer_jax.data.whole_photos import photo_generator
-from framer_jax.degradations.draw import DegradationParameters, draw
+from framer_jax.data.sources import Pixels
+from framer_jax.degradations.draw import DegradationParameters
 from framer_jax.degradations.manifest import to_json
 from framer_jax.degradations.presets import DegradationPreset
+from framer_jax.images.decode import read_rgb
 from framer_jax.porting.files import check_outputs, sha256_of
 from framer_jax.version import __version__
 
@@ -35,6 +35,14 @@ class Job(NamedTuple):
     note: str
 
 
+def read(job: Job) -> Pixels:
+    """Read a photograph, cropped to multiples of the scale: uint8 [height, width, 3]."""
+    pixels = read_rgb(job.source)[: job.height, : job.width]
+    if pixels.shape[:2] != (job.height, job.width):
+        raise ValueError(f"{job.source} has orientation data after its pixels: save the photograph upright")
+    return pixels
+
+
 def result_paths(job: Job) -> list[Path]:
     """The files that are written for a photograph."""
     return [path for path in (job.lr, job.hr) if path is not None]
@@ -54,34 +62,6 @@ def check_results(jobs: Sequence[Job], reports: Mapping[str, Path | None]) -> No
     results |= {f"the HR image of {job.name}": job.hr for job in jobs if job.hr is not None}
     remedy = "choose another output folder, or rename the photograph"
     check_outputs({**reports, **results}, {"the photograph": [job.source for job in jobs]}, remedy)
-
-
-def finished_results(jobs: Sequence[Job], preset: DegradationPreset, seed: int, manifest: Path) -> dict[str, Any]:
-    """Results of an earlier run of the same command that ended early: name of the photograph → line of the manifest.
-
-    Such a run is continued. A result is kept if it exists and the photograph, by its digest, is still the same.
-
-    Raises:
-      FileExistsError: the manifest is another one: of other photographs, settings or versions, or damaged.
-    """
-    if not manifest.is_file():
-        return {}
-    present = {job.name: job for job in jobs}
-    kept = {}
-    try:
-        lines = [json.loads(line) for line in manifest.read_text(encoding="utf-8").splitlines()]
-        for line in lines:
-            job = present[line["name"]]
-            new = manifest_record(job, draw(photo_generator(seed, job.name), preset), preset, seed, manifest.parent)
-            if line != json.loads(json.dumps(new)):
-                raise ValueError
-            if all(path.is_file() for path in result_paths(job)):
-                kept[job.name] = line
-    except (ValueError, KeyError, TypeError):  # another program's, or another command's
-        raise FileExistsError(
-            f"{manifest} exists, of other photographs or settings: choose another folder or add --overwrite"
-        ) from None
-    return kept
 
 
 def refuse_existing(paths: Sequence[Path], overwrite: bool) -> None:

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import argparse
+import io
+from collections.abc import Sequence
+from typing import NamedTuple
 
 from rich.console import Console
 
+from framer_jax.commands.engine_option import Plan, ShardedCommand, add_engine_options, run_sharded
 from framer_jax.commands.quiet_option import add_quiet_option
-from framer_jax.console import message_console, table_width
+from framer_jax.commands.shard_option import ALL, add_shard_option, parse_shard
+from framer_jax.console import PIPE_WIDTH, message_console, table_width
 from framer_jax.evaluation.learned import COMMAND as PYIQA_COMMAND
 from framer_jax.evaluation.learned import LEARNED, parse_weights
 from framer_jax.evaluation.learned import OPTION as PYIQA_OPTION
 from framer_jax.evaluation.metrics import METRICS
 from framer_jax.evaluation.perceptual import DISTS_OPTION, LPIPS_OPTION
 from framer_jax.evaluation.protocol import PROTOCOLS
+from framer_jax.evaluation.report import Evaluation
 from framer_jax.evaluation.seams import OPTION as TILE_LINES_OPTION
 from framer_jax.evaluation.seams import parse_tile_lines
 from framer_jax.evaluation.table import DEFAULT_METRICS, evaluate
@@ -106,11 +112,61 @@ def _add_outputs(parser: argparse.ArgumentParser) -> None:
         help="take the scores that the --json file has of the same images, score the others",
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of the bootstrap")
+    add_shard_option(
+        parser,
+        "only every N-th image, from image I on, for job arrays; scores are written next to the --json file, and the "
+        "same command with --resume and without --shard joins them",
+    )
+    add_engine_options(parser)
+
+
+class Scores(NamedTuple):
+    """What is printed of an evaluation, unless it was printed while it was made, and the exit status."""
+
+    text: str
+    status: int
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Score the images and print the table; the exit status is 1 if a score, a metric or an image is left out."""
-    evaluation = evaluate(
+    no_file = {"shards write their scores next to the file of --json: name one": arguments.json is None}
+    return run_sharded(arguments, ShardedCommand(_check, _compute, _merge, _report), no_file)
+
+
+def _check(arguments: argparse.Namespace) -> Plan[None]:
+    return Plan(len(_evaluate(arguments, None, dry_run=True).pairs), None)
+
+
+def _compute(arguments: argparse.Namespace) -> Scores:
+    if arguments.engine != "local":  # the check has refused existing files; a shard may be begun twice
+        changed = {"resume": True, "csv": None}
+        evaluation = _evaluate(argparse.Namespace(**{**vars(arguments), **changed}), None)
+        return Scores("", _status(evaluation))
+    if arguments.shard == ALL:
+        return Scores("", _status(_evaluate(arguments, Console(width=table_width()))))
+    evaluation = _evaluate(arguments, None)
+    done = f"{len(evaluation.pairs)} images scored; the same command with --resume and without --shard joins the shards"
+    return Scores(f"{done}\n", _status(evaluation))
+
+
+def _merge(arguments: argparse.Namespace, facts: None, parts: Sequence[Scores]) -> Scores:
+    text = io.StringIO()
+    resumed = argparse.Namespace(**{**vars(arguments), "resume": True})
+    evaluation = _evaluate(resumed, Console(file=text, width=PIPE_WIDTH))
+    return Scores(text.getvalue(), _status(evaluation))
+
+
+def _report(arguments: argparse.Namespace, scores: Scores) -> int:
+    print(scores.text, end="")
+    return scores.status
+
+
+def _status(evaluation: Evaluation) -> int:
+    return int(bool(evaluation.failures or evaluation.left_out or evaluation.unavailable))
+
+
+def _evaluate(arguments: argparse.Namespace, console: Console | None, dry_run: bool = False) -> Evaluation:
+    return evaluate(
         arguments.sr,
         arguments.reference,
         None if arguments.metrics is None else [name.strip() for name in arguments.metrics.split(",") if name.strip()],
@@ -131,7 +187,8 @@ def run(arguments: argparse.Namespace) -> int:
         overwrite=arguments.overwrite,
         resume=arguments.resume,
         seed=arguments.seed,
-        console=Console(width=table_width()),
+        shard=parse_shard(arguments.shard),
+        dry_run=dry_run,
+        console=console,
         messages=message_console(arguments.quiet),
     )
-    return int(bool(evaluation.failures or evaluation.left_out or evaluation.unavailable))

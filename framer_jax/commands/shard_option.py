@@ -5,10 +5,13 @@ from __future__ import annotations
 import argparse
 import re
 
+ALL = "0/1"
+"""The shard that is all of them."""
+
 
 def add_shard_option(parser: argparse.ArgumentParser, what: str) -> None:
     """Declare the argument; `what` says what a part is."""
-    parser.add_argument("--shard", default="0/1", metavar="I/N", help=what)
+    parser.add_argument("--shard", default=ALL, metavar="I/N", help=what)
 
 
 def parse_shard(text: str) -> tuple[int, int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from rich.markup import escape
 
 from framer_jax.checkpoints.autoencoder import read_preview
 from framer_jax.checkpoints.sampling import Sampling
+from framer_jax.commands.engine_option import Plan, ShardedCommand, add_engine_options, run_sharded
 from framer_jax.commands.override_option import add_override_option
 from framer_jax.commands.published import check_denoise_strength, open_model, open_named_model
 from framer_jax.commands.quiet_option import add_quiet_option
@@ -23,6 +25,7 @@ from framer_jax.inference.model import Model, settings_for
 from framer_jax.inference.named_models import MODELS, named_model
 from framer_jax.inference.protocols import PROTOCOLS
 from framer_jax.inference.settings import UpscaleSettings
+from framer_jax.inference.upscale_summary import Summary, merge_summaries
 from framer_jax.recipes.base import Recipe
 
 
@@ -40,6 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_image_arguments(parser)
     _add_file_arguments(parser)
     add_output_arguments(parser)
+    add_engine_options(parser)
     add_quiet_option(parser)
 
 
@@ -159,8 +163,32 @@ def add_sampler_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Upscale; the exit status is 1 if some images failed."""
+    parse_shard(arguments.shard)
+    result_settings(arguments), file_settings(arguments)  # refused before a model is read
+    refused = {"images that are replaced --in-place have no fixed shards: name an output": arguments.in_place}
+    return run_sharded(arguments, ShardedCommand(_check, _upscale, _merge, _report), refused)
+
+
+def _check(arguments: argparse.Namespace) -> Plan[Summary]:
+    planned = _upscale(arguments, dry_run=True)
+    return Plan(len(planned.written) + len(planned.skipped) + len(planned.failed), planned)
+
+
+def _merge(arguments: argparse.Namespace, planned: Summary, parts: Sequence[Summary]) -> Summary:
+    return merge_summaries(planned, parts)
+
+
+def _report(arguments: argparse.Namespace, summary: Summary) -> int:
+    if arguments.json:
+        print(json.dumps(summary.as_json(), indent=1))
+    elif summary.exit_status or not arguments.quiet:
+        print(summary)
+    return summary.exit_status
+
+
+def _upscale(arguments: argparse.Namespace, dry_run: bool = False) -> Summary:
     shard = parse_shard(arguments.shard)
-    result, files = result_settings(arguments), file_settings(arguments)  # refused before a model is read
+    result, files = result_settings(arguments), file_settings(arguments)
     model = named_by(arguments)
     settings = settings_for(
         model,
@@ -191,19 +219,17 @@ def run(arguments: argparse.Namespace) -> int:
         suffix=arguments.suffix,
         extension=arguments.extension,
         overwrite=arguments.overwrite,
-        skip_existing=arguments.skip_existing,
+        # Another engine checks for existing results before it starts; a shard may be begun twice.
+        skip_existing=arguments.skip_existing or (arguments.engine != "local" and not dry_run),
         shard=shard,
         continue_on_error=arguments.continue_on_error,
         flatten_onto=arguments.flatten,
         console=console,
+        dry_run=dry_run,
     )
-    if arguments.json:
-        print(json.dumps(summary.as_json(), indent=1))
-    elif summary.exit_status or not arguments.quiet:
-        print(summary)
     if summary.written and arguments.output is None and output is not None:
         console.print(escape(f"written to {output}"), soft_wrap=True)
-    return summary.exit_status
+    return summary
 
 
 def named_by(arguments: argparse.Namespace) -> Model:

@@ -1,4 +1,4 @@
-"""Scores that an earlier evaluation wrote, so that an interrupted one goes on where it ended."""
+"""Scores that earlier evaluations wrote, so that an interrupted one goes on, and shards are joined."""
 
 from __future__ import annotations
 
@@ -11,18 +11,23 @@ import numpy as np
 
 from framer_jax.evaluation.comparison import ScoreFile, check_comparable, read_scores
 from framer_jax.evaluation.files import Pixels
-from framer_jax.evaluation.pairs import PairDigests
+from framer_jax.evaluation.pairs import Pair, PairDigests
 from framer_jax.evaluation.scoring import Note
 
 
 def previous_scores(
-    path: Path, metadata: Mapping[str, Any], digests: Sequence[PairDigests], ids: Sequence[str]
+    paths: Sequence[Path],
+    metadata: Mapping[str, Any],
+    pairs: Sequence[Pair],
+    digests: Sequence[PairDigests],
+    ids: Sequence[str],
 ) -> tuple[dict[str, Pixels], tuple[Note, ...]]:
-    """The scores of a JSON file that are those of the same files by the same metrics.
+    """The scores of JSON files that are those of the same image files by the same metrics.
 
     Args:
-      path: what `framer-jax evaluate --json` wrote, complete or not.
+      paths: what `framer-jax evaluate --json` wrote, complete or not; the first one that has a score counts.
       metadata: that of this evaluation, from framer_jax.evaluation.provenance.score_metadata.
+      pairs: the images and their references.
       digests: of the pairs.
       ids: the metrics.
 
@@ -30,9 +35,24 @@ def previous_scores(
       metric id → scores [N] float32, NaN where there is none; and what is to be said of images that have scores.
 
     Raises:
-      ValueError: it is no such file, its scores have other variants, weights or crops, or it has metrics that would be
-        lost; the message names them.
+      ValueError: a file is no such file, its scores have other variants, weights or crops, or it has metrics that would
+        be lost; the message names them.
     """
+    values = {name: np.full(len(digests), np.nan, np.float32) for name in ids}
+    notes: set[Note] = set()
+    for path in paths:
+        of_file, of_images = _scores_of(path, metadata, digests, ids)
+        values = {name: np.where(np.isnan(scores), of_file[name], scores) for name, scores in values.items()}
+        notes.update(of_images)
+    order = {pair.name: index for index, pair in enumerate(pairs)}
+    of_pairs = [note for note in notes if note.image in order]
+    return values, tuple(sorted(of_pairs, key=lambda note: (order[note.image], note.text)))
+
+
+def _scores_of(
+    path: Path, metadata: Mapping[str, Any], digests: Sequence[PairDigests], ids: Sequence[str]
+) -> tuple[dict[str, Pixels], tuple[Note, ...]]:
+    """`previous_scores` of one file, with the notes of all of its images."""
     previous = read_scores(path, unfinished=True)
     current = ScoreFile(Path("this evaluation"), metadata, {name: {} for name in ids})
     values = {name: np.full(len(digests), np.nan, np.float32) for name in ids}

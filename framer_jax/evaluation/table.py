@@ -12,11 +12,11 @@ from rich.console import Console
 
 from framer_jax.data.files import LeftOut
 from framer_jax.evaluation.learned import LEARNED, load_learned
-from framer_jax.evaluation.learned import OPTION as PYIQA_OPTION
 from framer_jax.evaluation.metrics import METRICS, Network, check_metric_ids, check_metric_inputs
 from framer_jax.evaluation.niqe import NiqeModel, load_niqe_model
+from framer_jax.evaluation.output_files import WHOLE, Outputs, Weights, check_output_files, output_files
 from framer_jax.evaluation.pairs import Pair, PairDigests, PairSize, pair_digests, pair_files, pair_sizes
-from framer_jax.evaluation.perceptual import DISTS_OPTION, LPIPS_OPTION, is_installed, load_networks, missing_weights
+from framer_jax.evaluation.perceptual import is_installed, load_networks, missing_weights
 from framer_jax.evaluation.protocol import (
     MatchedSet,
     Protocol,
@@ -31,7 +31,7 @@ from framer_jax.evaluation.resuming import previous_scores
 from framer_jax.evaluation.scoring import Note, Scored, ScoreSettings, check_sizes, score_pairs
 from framer_jax.evaluation.seams import TileLines
 from framer_jax.inference.result_files import sidecar_path
-from framer_jax.porting.files import check_outputs, check_writable
+from framer_jax.porting.files import check_outputs
 from framer_jax.progress import Report
 
 SAVED_EVERY = 20.0
@@ -39,24 +39,6 @@ SAVED_EVERY = 20.0
 
 DEFAULT_METRICS = ("psnr-y", "ssim-y", "niqe-framer")
 """The metrics of an evaluation that names neither metrics nor a protocol."""
-
-
-class Weights(NamedTuple):
-    """Files that metrics need: as of `evaluate`."""
-
-    niqe_model: str | Path | None
-    lpips: Sequence[str | Path]
-    dists: Sequence[str | Path]
-    pyiqa: Mapping[str, str | Path]
-
-
-class Outputs(NamedTuple):
-    """Files that are written: as of `evaluate`."""
-
-    csv: str | Path | None
-    json: str | Path | None
-    overwrite: bool
-    resume: bool
 
 
 def evaluate(
@@ -82,6 +64,8 @@ def evaluate(
     resume: bool = False,
     seed: int = 0,
     resamples: int = 2000,
+    shard: tuple[int, int] = WHOLE,
+    dry_run: bool = False,
     console: Console | None = None,
     messages: Console | None = None,
 ) -> Evaluation:
@@ -118,6 +102,9 @@ def evaluate(
       resume: take the scores that `json_path` has of the same files and metrics, and compute the others.
       seed: seed of the bootstrap.
       resamples: number of bootstrap resamples.
+      shard: (i, n) scores every n-th pair, from pair i on, and writes them to a file of its own next to `json_path`; a
+        call for all pairs with `resume` joins these files.
+      dry_run: whether to check everything that can be checked without scoring, and return no scores.
       console: where the table is printed; None for no output.
       messages: where progress is reported; None for nowhere.
 
@@ -127,9 +114,9 @@ def evaluate(
       ValueError: unknown metrics, missing references, no image that has a score, an incomplete image set, an earlier
         file of other settings, or outputs that would replace each other or an input.
     """
-    outputs = Outputs(csv_path, json_path, overwrite, resume)
+    outputs = output_files(csv_path, json_path, overwrite, resume, shard)
     weights = Weights(niqe_model, lpips_weights, dists_weights, pyiqa_weights or {})
-    _check_outputs(outputs, weights)
+    check_output_files(outputs, weights, shard == WHOLE)
     if seed < 0:
         raise ValueError(f"--seed is {seed}: it must be at least 0")
     loaded, set_name = (None, "") if protocol is None else load_protocol(protocol)
@@ -149,10 +136,18 @@ def evaluate(
         "protocol": _protocol_entry(loaded, matched),
         "bootstrap": {"seed": seed, "resamples": resamples, "level": 0.95},
     }
-    work = _prepare(pairs, settings, metadata, pairing.left_out, compares, digests=json_path is not None)
-    evaluation = work.evaluation(_score(work, outputs, messages), complete=True)
-    if json_path is not None:
-        write_json(evaluation, json_path)
+    digests = json_path is not None and not dry_run
+    work = _prepare(pairs, shard, settings, metadata, pairing.left_out, compares, digests)
+    if dry_run:
+        return work.evaluation(Scored({}, (), ()), complete=False)
+    evaluation = work.evaluation(_score(work, outputs, messages, shard != WHOLE), complete=shard == WHOLE)
+    if outputs.json is not None:
+        write_json(evaluation, outputs.json)
+    if shard != WHOLE:
+        return evaluation
+    for path in outputs.earlier:
+        if path != outputs.json:  # of a shard, whose scores are in the file of all now
+            path.unlink(missing_ok=True)
     if csv_path is not None:
         write_csv(evaluation, csv_path)
     if console is not None:
@@ -202,15 +197,17 @@ class Work(NamedTuple):
 
 def _prepare(
     pairs: tuple[Pair, ...],
+    shard: tuple[int, int],
     settings: ScoreSettings,
     metadata: dict[str, Any],
     left_out: tuple[LeftOut, ...],
     compares: bool,
     digests: bool,
 ) -> Work:
-    """Check the sizes of all pairs, and digest their files if they are written."""
+    """Check the sizes of all pairs, and digest the files of the shard's if they are written."""
     sizes = pair_sizes(pairs, settings.mod_crop, compares)
     check_sizes(pairs, sizes, settings)
+    pairs, sizes = pairs[shard[0] :: shard[1]], sizes[shard[0] :: shard[1]]
     made = upscale_settings([pair.image for pair in pairs])
     metadata = {**score_metadata(settings), "images": len(pairs), **metadata, "made": made}
     return Work(pairs, tuple(sizes), settings, metadata, pair_digests(pairs) if digests else (), left_out)
@@ -224,13 +221,13 @@ def _match(protocol: Protocol, set_name: str, pairs: Sequence[Pair], allow_incom
     return matched
 
 
-def _score(work: Work, outputs: Outputs, messages: Console | None) -> Scored:
-    """Score the pairs that an earlier file has no scores of."""
+def _score(work: Work, outputs: Outputs, messages: Console | None, allow_none: bool) -> Scored:
+    """Score the pairs that earlier files have no scores of."""
     ids, count = work.settings.ids, len(work.pairs)
     values = {name: np.full(count, np.nan, np.float32) for name in ids}
     notes: tuple[Note, ...] = ()
-    if outputs.resume and outputs.json is not None and Path(outputs.json).exists():
-        values, notes = previous_scores(Path(outputs.json), work.metadata, work.digests, ids)
+    if outputs.resume:
+        values, notes = previous_scores(outputs.earlier, work.metadata, work.pairs, work.digests, ids)
     missing = np.flatnonzero(np.any([np.isnan(scores) for scores in values.values()], axis=0))
     rescored = {work.pairs[index].name for index in missing}
     notes = tuple(note for note in notes if note.image not in rescored)
@@ -261,35 +258,13 @@ def _score(work: Work, outputs: Outputs, messages: Console | None) -> Scored:
                     work.settings,
                     lambda done: progress.advance(task, done),
                     save,
-                    allow_none=missing.size < count,
+                    allow_none or missing.size < count,
                 )
             )
         except KeyboardInterrupt:
             if outputs.json is not None and latest is not None:
                 write_json(work.evaluation(merged(latest), complete=False), outputs.json)
             raise
-
-
-def _check_outputs(outputs: Outputs, weights: Weights) -> None:
-    files = {"--csv": outputs.csv, "--json": outputs.json}
-    check_outputs(
-        files,
-        {
-            "the pristine model": [] if weights.niqe_model is None else [weights.niqe_model],
-            f"the file of {LPIPS_OPTION}": weights.lpips,
-            f"the file of {DISTS_OPTION}": weights.dists,
-            f"the file of {PYIQA_OPTION}": list(weights.pyiqa.values()),
-        },
-    )
-    if outputs.resume and outputs.json is None:
-        raise ValueError("--resume goes on with the file of --json: name one")
-    for option, path in files.items():
-        if path is not None:
-            check_writable(path, option)
-        if path is not None and Path(path).exists() and not (outputs.overwrite or outputs.resume):
-            raise FileExistsError(
-                f"{path} exists: choose another name or allow overwriting; --resume goes on with a JSON file"
-            )
 
 
 def _crops(crop_border: int | None, mod_crop: int | None, protocol: Protocol | None) -> tuple[int, int]:

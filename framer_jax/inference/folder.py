@@ -76,6 +76,7 @@ def upscale_files(
     continue_on_error: bool = False,
     flatten_onto: str | None = None,
     console: Console | None = None,
+    dry_run: bool = False,
 ) -> Summary:
     """Upscale image files and folders of them.
 
@@ -100,6 +101,7 @@ def upscale_files(
       continue_on_error: whether to list an image that cannot be upscaled in the summary and continue.
       flatten_onto: color of the ground that transparent images are put on, such as 'white'; None keeps transparency.
       console: console for progress and messages; None for neither.
+      dry_run: whether to check everything and compute and write no image; `Summary.written` would be written.
 
     Returns:
       The summary; `Summary.exit_status` is the command's exit status.
@@ -133,6 +135,9 @@ def upscale_files(
     jobs, failed = _possible_jobs(jobs, checks, continue_on_error)
     for folder in sorted({job.target.parent for job in jobs}):
         check_writable(folder)
+    if dry_run:
+        targets = tuple(job.target for job in jobs)
+        return Summary(targets, tuple(skipped), tuple(failed), tuple(_notes_of(plan) + odd), plan.left_out)
     weights = origin and origin.checkpoint
     run = _Run(
         upscaler, recipe, jax.device_put(params), settings, common_entries, ground, weights, result, files, background

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -51,3 +52,18 @@ class Summary(NamedTuple):
         lines += [f"  failed: {reason}" for _, reason in self.failed]
         lines += [f"  left out: {item}" for item in self.left_out]
         return "\n".join(lines)
+
+
+def merge_summaries(planned: Summary, parts: Sequence[Summary]) -> Summary:
+    """The summary of a job whose shards were upscaled with `skip_existing`.
+
+    Args:
+      planned: of a dry run before, which knows what was skipped; a shard that was repeated also skips what its first
+        attempt wrote.
+      parts: of the shards that came to an end.
+    """
+    done = {path for part in parts for path in (*part.written, *part.skipped)}
+    failed = tuple(entry for part in parts for entry in part.failed)
+    notes = dict.fromkeys([*planned.notes, *(note for part in parts for note in part.notes)])
+    written = tuple(path for path in planned.written if path in done)
+    return Summary(written, planned.skipped, failed, tuple(notes), planned.left_out)

@@ -293,3 +293,31 @@ def test_the_bicubic_preset_makes_the_published_test_images(shared, tmp_path):
             np.testing.assert_array_equal(np.asarray(ours), np.asarray(theirs.convert("RGB")))
         compared += 1
     assert compared == 5
+
+
+def test_shards_are_joined_by_a_call_without_shards(folder, first, tmp_path, capsys):
+    words = (folder, tmp_path / "out", *QUICK, "--seed", 3, "--pairs")
+    for shard in ("0/2", "1/2"):
+        assert run(*words, "--shard", shard) == 0
+    assert "2 degraded" in capsys.readouterr().out
+    names = {path.name for path in (tmp_path / "out").glob("*.jsonl")}
+    assert names == {"manifest-0-of-2.jsonl", "manifest-1-of-2.jsonl"}
+    results = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.png")}
+    assert run(*words) == 0
+    assert "0 degraded by light_one_stage (aligned geometry), 5 were there" in capsys.readouterr().out
+    assert content(tmp_path / "out") == content(first)
+    assert all(path.stat().st_mtime_ns == changed for path, changed in results.items())
+
+
+def test_a_run_whose_process_was_killed_is_continued(folder, first, tmp_path, capsys):
+    """A line precedes its results, and the last line may be torn."""
+    words = (folder, tmp_path / "out", *QUICK, "--seed", 3, "--pairs")
+    lines = (first / "manifest.jsonl").read_text().splitlines(keepends=True)
+    for part in ("lr", "hr"):
+        (tmp_path / "out" / part).mkdir(parents=True)
+        (tmp_path / "out" / part / "a.png").write_bytes((first / part / "a.png").read_bytes())
+    (tmp_path / "out" / "lr" / "b.png").write_bytes(b"without its HR image")
+    (tmp_path / "out" / "manifest.jsonl").write_text("".join(lines[:2]) + lines[2][:20])
+    assert run(*words) == 0
+    assert "4 degraded by light_one_stage (aligned geometry), 1 were there" in capsys.readouterr().out
+    assert content(tmp_path / "out") == content(first)

@@ -9,9 +9,10 @@ import pytest
 from framer_jax.cli import main
 from framer_jax.commands.precompute.captioned_images import whole_photos
 from framer_jax.commands.precompute.captioner import CaptionSettings, format_prompt
-from framer_jax.commands.precompute.captions import CaptionCounts, caption_images, shard_file
+from framer_jax.commands.precompute.captions import CaptionCounts, caption_images
 from framer_jax.data.captions import Caption, caption_line, check_captions, clean_caption, read_captions
 from framer_jax.data.sources import folder_source
+from framer_jax.porting.shard_files import shard_file
 from tests.support.tiny import photos
 
 SETTINGS = CaptionSettings()

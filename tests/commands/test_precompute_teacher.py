@@ -15,6 +15,7 @@ from framer_jax.config import ConfigError
 from framer_jax.data.records import MANIFEST, RecordFiles, file_name, write_manifest, write_records
 from framer_jax.diffusion.noise import noise_field
 from framer_jax.recipes.sinsr.recipe import TRAJECTORY_ENTRIES
+from tests.support.engines import in_reverse, use_engine
 from tests.support.tiny import config, overrides, photos, weights
 
 SAMPLES, PER_FILE = 10, 4
@@ -72,6 +73,20 @@ def test_a_record_depends_on_its_number_only(place):
         "record": ("int32", ()),
     }
     assert len({first[number]["chain_start"].tobytes() for number in range(SAMPLES)}) == SAMPLES
+
+
+def test_the_shards_of_an_engine(place, capsys, monkeypatch):
+    use_engine(monkeypatch, in_reverse)
+    assert precompute(place, "by_engine", "--engine", "ray") == 0
+    assert "3 files of records written, 0 were there; train with" in capsys.readouterr().out
+    assert contents(place / "by_engine").keys() == contents(place / "records").keys()
+    first, second = RecordFiles(place / "records"), RecordFiles(place / "by_engine")
+    for number in range(SAMPLES):
+        for name, value in first[number].items():
+            np.testing.assert_allclose(second[number][name], value, rtol=1e-5, atol=1e-5, err_msg=name)
+    assert precompute(place, "by_engine", "--engine", "ray", more=("training.seed=5",)) == 2
+    assert "shards 0, 1 of 2: " in (error := capsys.readouterr().err)
+    assert "holds records that were made otherwise" in error
 
 
 def test_it_goes_on_where_it_stopped(place, capsys):

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import argparse
 
-from framer_jax.commands.precompute import captions, embeddings, latents, teacher
+from framer_jax.commands.engine_option import ShardedCommand, run_sharded
+from framer_jax.commands.precompute import captions, embeddings, latents, teacher, work
 from framer_jax.commands.quiet_option import add_quiet_option
 
 KINDS = {
@@ -30,4 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Compute, write, report."""
-    return KINDS[arguments.what][0].run(arguments)
+    kind = KINDS[arguments.what][0]
+    command = ShardedCommand(kind.check, kind.compute, work.merge, kind.report)
+    one_text = arguments.what == "embeddings" and not arguments.captions
+    return run_sharded(arguments, command, {"one text has no shards: omit it for --text and --null": one_text})

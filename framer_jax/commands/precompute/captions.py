@@ -15,9 +15,11 @@ from typing import Any, NamedTuple
 
 from rich.console import Console
 
+from framer_jax.commands.engine_option import Plan, add_engine_options
 from framer_jax.commands.precompute import local_models
 from framer_jax.commands.precompute.captioned_images import KINDS, CaptionedImages, crops_of_latents, whole_photos
 from framer_jax.commands.precompute.captioner import Captioner, CaptionSettings, load_captioner
+from framer_jax.commands.precompute.work import Written
 from framer_jax.commands.shard_option import add_shard_option, parse_shard
 from framer_jax.commands.training_data import open_source
 from framer_jax.console import message_console
@@ -31,6 +33,7 @@ from framer_jax.data.captions import (
 )
 from framer_jax.data.photos import TRAINING
 from framer_jax.porting.files import atomic_write, check_outputs, sha256_of
+from framer_jax.porting.shard_files import shard_file
 from framer_jax.progress import track
 from framer_jax.version import __version__
 
@@ -84,18 +87,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--dtype", default="auto", choices=local_models.DTYPES, help="auto: float16 on a GPU")
     parser.add_argument("--overwrite", action="store_true", help="replace captions made with other settings")
+    add_engine_options(parser)
 
 
-def run(arguments: argparse.Namespace) -> int:
-    """Caption the images and report their number."""
-    names = ("prompt", "temperature", "top_p", "max_tokens", "seed")
-    settings = CaptionSettings(**{name: getattr(arguments, name) for name in names})
-    shard = parse_shard(arguments.shard)
+def check(arguments: argparse.Namespace) -> Plan[None]:
+    """The number of images; refuses settings out of their range, and photographs that are not those of the latents."""
+    _settings_of(arguments)
+    captions_file(arguments.of, arguments.latents, arguments.output)
+    return Plan(len(_images_of(arguments).names), None)
+
+
+def compute(arguments: argparse.Namespace) -> Written:
+    """Caption the images of the shard."""
+    settings, shard = _settings_of(arguments), parse_shard(arguments.shard)
     path = shard_file(captions_file(arguments.of, arguments.latents, arguments.output), shard)
-    if arguments.of == "photos":
-        images = whole_photos(open_source(arguments.photos, TRAINING, 1))
-    else:
-        images = crops_of_latents(Path(arguments.latents), arguments.photos, arguments.of)
+    images = _images_of(arguments)
     folder = local_models.local_folder(arguments.captioner)
     check_outputs({"--output": path, "the settings of --output": settings_file(path)}, {"--captioner": [folder]})
     captioner = load_captioner(folder, settings, arguments.dtype)
@@ -104,18 +110,37 @@ def run(arguments: argparse.Namespace) -> int:
     }
     console = message_console(arguments.quiet)
     counts = caption_images(images, captioner, path, settings, shard, model, arguments.overwrite, console)
-    damage = f"; {images.damage()}" if images.damage() else ""
+    return Written(counts.captioned, counts.existing, tuple(filter(None, [images.damage()])))
+
+
+def report(arguments: argparse.Namespace, written: Written) -> int:
+    """Print the number of images."""
+    path = shard_file(captions_file(arguments.of, arguments.latents, arguments.output), parse_shard(arguments.shard))
     what = {"photos": "photographs", "crops": "crops", "lr": "LR images"}[arguments.of]
-    print(f"{counts.captioned} {what} captioned, {counts.existing} were in {path}{damage}")
+    where = path if arguments.engine == "local" else f"{path.with_name(path.stem)}-*{path.suffix}"
+    print("; ".join([f"{written.new} {what} captioned, {written.existing} were in {where}", *written.notes]))
     return 0
+
+
+def _settings_of(arguments: argparse.Namespace) -> CaptionSettings:
+    names = ("prompt", "temperature", "top_p", "max_tokens", "seed")
+    return CaptionSettings(**{name: getattr(arguments, name) for name in names})
+
+
+def _images_of(arguments: argparse.Namespace) -> CaptionedImages:
+    if arguments.of == "photos":
+        return whole_photos(open_source(arguments.photos, TRAINING, 1))
+    return crops_of_latents(Path(arguments.latents), arguments.photos, arguments.of)
 
 
 def captions_file(of: str, latents: str | None, output: str | None) -> Path:
     """The captions file that the arguments name: captions of crops are stored with their latents.
 
     Raises:
-      ValueError: --latents is missing, or given for photographs; --output is missing for photographs.
+      ValueError: --latents is missing, or given for photographs; --output is missing for photographs, or not *.jsonl.
     """
+    if output and Path(output).suffix != ".jsonl":
+        raise ValueError(f"--output {output}: name captions files *.jsonl")
     if of == "photos":
         if latents:
             raise ValueError("--of photos captions whole photographs: leave --latents out")
@@ -128,17 +153,6 @@ def captions_file(of: str, latents: str | None, output: str | None) -> Path:
             "photographs with --of photos"
         )
     return Path(output) if output else Path(latents) / CAPTIONS
-
-
-def shard_file(path: Path, shard: tuple[int, int]) -> Path:
-    """The file of a shard: captions.jsonl for a single shard, captions-2-of-4.jsonl for one of several.
-
-    Raises:
-      ValueError: the suffix is not .jsonl.
-    """
-    if path.suffix != ".jsonl":
-        raise ValueError(f"--output {path}: name captions files *.jsonl")
-    return path if shard[1] == 1 else path.with_name(f"{path.stem}-{shard[0]}-of-{shard[1]}{path.suffix}")
 
 
 def settings_file(path: Path) -> Path:

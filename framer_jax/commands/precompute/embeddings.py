@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from framer_jax.commands.engine_option import Plan
 from framer_jax.commands.precompute import local_models
 from framer_jax.commands.precompute import work as shared
 from framer_jax.commands.precompute.captions import settings_file
@@ -24,7 +25,7 @@ from framer_jax.commands.precompute.text_encoders import (
     is_stable_diffusion_2,
     load_text_encoder,
 )
-from framer_jax.commands.precompute.work import Work
+from framer_jax.commands.precompute.work import Work, Written
 from framer_jax.data.captions import Caption, captioned_latents, read_captions
 from framer_jax.data.embeddings import STORED_EMBEDDINGS
 from framer_jax.data.records import MANIFEST, NAMES, Record, write_names
@@ -81,8 +82,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     shared.add_portions(parser, "captions")
 
 
-def run(arguments: argparse.Namespace) -> int:
-    """Embed the texts, write the embeddings and report their number."""
+def check(arguments: argparse.Namespace) -> Plan[None]:
+    """The number of files; refuses encoders that contradict each other."""
+    settings_of(arguments)
+    return shared.plan_of(shared.work_of(arguments, len(read_captions(arguments.captions))))
+
+
+def compute(arguments: argparse.Namespace) -> Written:
+    """Embed the texts, or the captions of the shard, and write the embeddings."""
     settings = settings_of(arguments)
     captions = read_captions(arguments.captions) if arguments.captions else {}
     origin = captioned_latents(arguments.captions) if arguments.captions else {}
@@ -102,15 +109,19 @@ def run(arguments: argparse.Namespace) -> int:
         name: load_text_encoder(name, folder, settings, arguments.dtype, arguments.variant)
         for name, folder in folders.items()
     }
-    zeros = "".join(f"; zeros for {name}" for name in settings.encoders if name not in encoders)
-    if arguments.captions:
-        written, existing = embed_captions(
-            captions, encoders, output, work, settings, arguments.storage, arguments.overwrite, origin
-        )
-        print(f"{written} files of embeddings written, {existing} were there{zeros}")
-    else:
+    zeros = tuple(f"zeros for {name}" for name in settings.encoders if name not in encoders)
+    if not arguments.captions:
         write_text(output, arguments.text or "", encoders, settings, arguments.storage, arguments.overwrite)
-        print(f"{output}: the embedding of {arguments.text or ''!r}{zeros}")
+        return Written(1, 0, notes=zeros)
+    counts = embed_captions(captions, encoders, output, work, settings, arguments.storage, arguments.overwrite, origin)
+    return Written(*counts, notes=zeros)
+
+
+def report(arguments: argparse.Namespace, written: Written) -> int:
+    """Print the number of files, or the file of one text."""
+    counts = f"{written.new} files of embeddings written, {written.existing} were there"
+    text = f"{arguments.output}: the embedding of {arguments.text or ''!r}"
+    print("; ".join([counts if arguments.captions else text, *written.notes]))
     return 0
 
 

@@ -15,8 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from framer_jax.checkpoints.autoencoder import Autoencoder, read_autoencoder
+from framer_jax.commands.engine_option import Plan
 from framer_jax.commands.precompute import work as shared
-from framer_jax.commands.precompute.work import Work
+from framer_jax.commands.precompute.work import Work, Written
 from framer_jax.commands.provenance import latents_manifest
 from framer_jax.config import ConfigError, load_config, to_dict
 from framer_jax.data.captions import check_captions, read_captions
@@ -67,8 +68,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     shared.add_portions(parser, "crops")
 
 
-def run(arguments: argparse.Namespace) -> int:
-    """Compute the latents, write them and report their number."""
+def check(arguments: argparse.Namespace) -> Plan[None]:
+    """The number of files; refuses an unusable configuration."""
+    load_config(arguments.config, arguments.overrides)
+    return shared.plan_of(shared.work_of(arguments, arguments.samples))
+
+
+def compute(arguments: argparse.Namespace) -> Written:
+    """Compute the latents of the shard and write them."""
     work = shared.work_of(arguments, arguments.samples)
     config = to_dict(load_config(arguments.config, arguments.overrides))
     required_names = {}
@@ -83,10 +90,15 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.draw == "sample" and not vae.is_gaussian:
         raise ConfigError(f"--draw sample: the autoencoder of recipe.space.name {space} has no Gaussian: omit it")
     settings = LatentSettings(arguments.draw or ("sample" if vae.is_gaussian else "mode"), arguments.storage)
-    written, existing = precompute_latents(
+    counts = precompute_latents(
         config, vae, Path(arguments.output), work, settings, required_names, arguments.overwrite
     )
-    print(f"{written} files of latents written, {existing} were there, of the autoencoder {vae.digest[:12]}")
+    return Written(*counts, notes=(f"of the autoencoder {vae.digest[:12]}",))
+
+
+def report(arguments: argparse.Namespace, written: Written) -> int:
+    """Print the number of files."""
+    print(", ".join([f"{written.new} files of latents written, {written.existing} were there", *written.notes]))
     return 0
 
 

@@ -14,8 +14,9 @@ import jax
 import jax.numpy as jnp
 
 from framer_jax.checkpoints.open import build_recipe
+from framer_jax.commands.engine_option import Plan
 from framer_jax.commands.precompute import work as shared
-from framer_jax.commands.precompute.work import Work
+from framer_jax.commands.precompute.work import Work, Written
 from framer_jax.commands.provenance import manifest_of
 from framer_jax.config import ConfigError, load_config, to_dict
 from framer_jax.data.pipeline import to_uint8_if_exact
@@ -31,12 +32,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     shared.add_portions(parser, "crops")
 
 
-def run(arguments: argparse.Namespace) -> int:
-    """Compute the records, write them and report their number."""
+def check(arguments: argparse.Namespace) -> Plan[None]:
+    """The number of files; refuses an unusable configuration."""
+    load_config(arguments.config, arguments.overrides)
+    return shared.plan_of(shared.work_of(arguments, arguments.samples))
+
+
+def compute(arguments: argparse.Namespace) -> Written:
+    """Compute the records of the shard and write them."""
     work = shared.work_of(arguments, arguments.samples)
     config = to_dict(load_config(arguments.config, arguments.overrides))
-    written, existing = precompute_teacher(config, Path(arguments.output), work, arguments.overwrite)
-    print(f"{written} files of records written, {existing} were there; train with --set data.train={arguments.output}")
+    return Written(*precompute_teacher(config, Path(arguments.output), work, arguments.overwrite))
+
+
+def report(arguments: argparse.Namespace, written: Written) -> int:
+    """Print the number of files."""
+    counts = f"{written.new} files of records written, {written.existing} were there"
+    print(f"{counts}; train with --set data.train={arguments.output}")
     return 0
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,6 +11,7 @@ import grain
 import jax
 import numpy as np
 
+from framer_jax.commands.engine_option import Plan, add_engine_options
 from framer_jax.commands.override_option import add_override_option
 from framer_jax.commands.shard_option import add_shard_option, parse_shard
 from framer_jax.commands.training_data import open_photos
@@ -50,6 +51,20 @@ class Work(NamedTuple):
     quiet: bool = False
 
 
+class Written(NamedTuple):
+    """What one call wrote.
+
+    Attributes:
+      new: number of files, or of captions, that were computed.
+      existing: number of those that were there.
+      notes: what else is reported.
+    """
+
+    new: int
+    existing: int
+    notes: tuple[str, ...] = ()
+
+
 class Crops(NamedTuple):
     """Degraded crops of a configuration's photographs.
 
@@ -78,6 +93,7 @@ def add_portions(parser: argparse.ArgumentParser, what: str) -> None:
     parser.add_argument("--batch", type=int, default=8, help=f"number of {what} computed at a time (8)")
     add_shard_option(parser, "write only every N-th file, from file I on")
     parser.add_argument("--overwrite", action="store_true", help="replace records that were made with other settings")
+    add_engine_options(parser)
 
 
 def work_of(arguments: argparse.Namespace, samples: int) -> Work:
@@ -91,6 +107,17 @@ def work_of(arguments: argparse.Namespace, samples: int) -> Work:
         if getattr(work, name) < 1:
             raise ValueError(f"--{name.replace('_', '-')} must be at least 1; got {getattr(work, name)}")
     return work
+
+
+def plan_of(work: Work) -> Plan[None]:
+    """The number of files."""
+    return Plan(-(-work.samples // work.per_file), None)
+
+
+def merge(arguments: argparse.Namespace, facts: Any, parts: Sequence[Written]) -> Written:
+    """What all shards wrote; see framer_jax.commands.engine_option.ShardedCommand."""
+    notes = dict.fromkeys(note for part in parts for note in part.notes)
+    return Written(sum(part.new for part in parts), sum(part.existing for part in parts), tuple(notes))
 
 
 def open_crops(config: dict[str, Any], output: Path) -> Crops:
