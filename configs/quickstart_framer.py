@@ -1,8 +1,8 @@
 """The quickstart's training with FRAMER: the same initial weights, seed, data and number of steps as quickstart.
 
 Command:  framer-jax train --config quickstart_framer --init starter --workdir quickstart/framer
-Hardware: 2 CPU cores. Expected time: 3 minutes.
-Expected: the table in README.md.
+Hardware: 2 CPU cores. Expected time: a minute.
+Expected: the table in docs/get_started.md.
 """
 
 from ml_collections import ConfigDict

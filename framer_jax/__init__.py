@@ -3,7 +3,7 @@
 Upscale an image in three lines:
 
     import framer_jax
-    image = framer_jax.upscale("photo.jpg")  # x4, with the starter model that ships with the package
+    image = framer_jax.upscale("photo.jpg")  # x4, with the standard model that ships with the package
     framer_jax.write_image("photo_x4.png", image)
 
 Also here: `load_model` and `port` for other weights, `degrade` for LR images, `framer_loss` and `band_masks` for your

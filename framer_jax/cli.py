@@ -21,7 +21,7 @@ from framer_jax.version import __version__
 COMMANDS = {
     "train": "train a recipe from a configuration file, or resume a run",
     "pretrain": "train the feature extractor of HF-Diff as a classifier, or resume such a run",
-    "upscale": "upscale images with a trained model (by default the starter model)",
+    "upscale": "upscale images with a trained model (by default the standard model)",
     "app": "serve a page on this machine that upscales images which are dropped onto it",
     "models": "list the models that can be used by name, and what the others need",
     "export": "write a model as one program, StableHLO or ONNX, that runs without framer_jax",

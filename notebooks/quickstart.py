@@ -46,7 +46,7 @@ PHOTO = photo_path("coffee")
 original = Image.open(PHOTO).convert("RGB")
 original = original.crop((200, 100, 456, 356))  # 256x256, so that it takes seconds
 small = framer_jax.degrade(original, "framer_paper", seed=0, name="coffee")  # as a bad camera would have taken it
-large = framer_jax.upscale(small)  # x4, the starter model
+large = framer_jax.upscale(small)  # x4, the standard model
 framer_jax.write_image(FOLDER / "large.png", large)
 
 
@@ -77,7 +77,7 @@ from framer_jax.evaluation.layer_figures import DepthLine, draw_depth_bands
 from framer_jax.evaluation.layers import Bands, layer_similarity
 from framer_jax.evaluation.lr_pairs import degraded_pairs, halves, model_degradation
 
-starter = framer_jax.load_model()
+starter = framer_jax.load_model("starter")
 preset = model_degradation(starter, "framer_paper")
 pairs = degraded_pairs(None, preset, seed=0, multiple=starter.recipe.scale * starter.recipe.lr_multiple)
 fit, measure = halves(pairs, starter.recipe.scale, starter.recipe.lr_multiple)

@@ -84,8 +84,8 @@ def test_arrays_can_be_written(tmp_path):
             np.testing.assert_array_equal(np.asarray(image), pixels)
 
 
-def test_the_starter_is_the_default(path, model, monkeypatch):
-    monkeypatch.setattr(models, "STARTER", path)
+def test_the_model_that_upscales_by_default(path, model, monkeypatch):
+    monkeypatch.setitem(models.SHIPPED, models.DEFAULT, path)
     default = framer_jax.upscale(photo(12, 14), **SETTINGS).pixels
     np.testing.assert_array_equal(default, framer_jax.upscale(photo(12, 14), model, **SETTINGS).pixels)
 

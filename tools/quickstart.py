@@ -28,28 +28,29 @@ from framer_jax.evaluation.lr_pairs import degraded_pairs, halves, model_degrada
 from framer_jax.evaluation.metrics import score
 from framer_jax.evaluation.paper_figures import PAGE, write_figure
 from framer_jax.evaluation.sheets import comparison_sheet
-from framer_jax.inference.model import Model, load_model
+from framer_jax.images.decode import read_rgb
+from framer_jax.inference.model import SHIPPED, Model, load_model
 from framer_jax.inference.resample import upsample_bicubic
 from framer_jax.training.logging import to_uint8
 from tools.score_model import upscalers
 
 METRICS = ("psnr-y", "ssim-y", "niqe-framer")
 
+STANDARD, STARTER, BASE, FRAMER = "standard", "starter", "+ base", "+ FRAMER"
+
 
 class Row(NamedTuple):
-    """One row of the table.
+    """One row of the table: a way to upscale.
 
     Attributes:
-      mean: scores of the one-step mean.
-      sample: scores of the sampled images; None for bicubic upsampling.
-      layers: layer similarity; None for bicubic upsampling.
+      scores: each metric's mean over the photographs.
+      layers: layer similarity of the denoiser; None for what has none, and in the row of the samples.
       ratio: the last FRAMER term divided by the main loss; None for training without FRAMER.
     """
 
-    mean: Mapping[str, float]
-    sample: Mapping[str, float] | None
-    layers: LayerSimilarity | None
-    ratio: float | None
+    scores: Mapping[str, float]
+    layers: LayerSimilarity | None = None
+    ratio: float | None = None
 
 
 def main() -> int:
@@ -58,13 +59,13 @@ def main() -> int:
     parser.add_argument("folder", type=Path, help="folder of the quickstart")
     arguments = parser.parse_args()
     arguments.folder.mkdir(parents=True, exist_ok=True)
-    starter = load_model()
+    starter = load_model(SHIPPED["starter"])
     preset = model_degradation(starter, shipped("quickstart").data.degradation)
     pairs = degraded_pairs(None, preset, seed=0, multiple=starter.recipe.scale * starter.recipe.lr_multiple)
     if arguments.step == "prepare":
         prepare(pairs, arguments.folder)
     else:
-        report(pairs, arguments.folder)
+        report(starter, pairs, arguments.folder)
     return 0
 
 
@@ -81,28 +82,27 @@ def save(path: Path, pixels: np.ndarray) -> None:
     Image.fromarray(to_uint8(pixels)).save(path)
 
 
-def report(pairs: list[ValidationPair], folder: Path) -> None:
+def report(starter: Model, pairs: list[ValidationPair], folder: Path) -> None:
     """Score all models, print the table and write it with the plots."""
-    models = {
-        "starter": load_model(),
-        "+ base steps": load_model(folder / "base"),
-        "+ FRAMER steps": load_model(folder / "framer"),
+    images = {
+        "bicubic": [upsample_bicubic(pair.lr, starter.recipe.scale) for pair in pairs],
+        STANDARD: [read_rgb(folder / STANDARD / f"{pair.name}.png") / np.float32(255) for pair in pairs],
     }
-    images = {"bicubic": [upsample_bicubic(pair.lr, models["starter"].recipe.scale) for pair in pairs]}
-    rows = {"bicubic": Row(scores(images["bicubic"], pairs), None, None, None)}
-    upscale = upscalers(models["starter"])
+    rows = {name: Row(scores(of_photos, pairs)) for name, of_photos in images.items()}
+    upscale = upscalers(starter)  # the trained models differ from the starter in their parameters alone
+    models = {STARTER: starter, BASE: load_model(folder / "base"), FRAMER: load_model(folder / "framer")}
     for name, model in models.items():
         outputs = {mode: [run(model.params, pair.lr).pixels for pair in pairs] for mode, run in upscale.items()}
-        images[f"{name}, mean"], images[f"{name}, sampled"] = outputs["mean"], outputs["sample"]
-        ratio = last_value(folder / "framer", "framer_ratio") if "FRAMER" in name else None
-        rows[name] = Row(
-            scores(outputs["mean"], pairs), scores(outputs["sample"], pairs), similarity(model, pairs), ratio
-        )
-    Console(width=118).print(table(rows))
-    print(verdict(rows["+ base steps"], rows["+ FRAMER steps"]))
+        images[f"{name}, mean"], images[f"{name}, sample"] = outputs["mean"], outputs["sample"]
+        ratio = last_value(folder / "framer", "framer_ratio") if name == FRAMER else None
+        rows[f"{name}, mean"] = Row(scores(outputs["mean"], pairs), similarity(model, pairs), ratio)
+        rows[f"{name}, sample"] = Row(scores(outputs["sample"], pairs))
+    Console(width=80).print(table(rows))
+    print(verdict(rows))
     (folder / "table.json").write_text(json.dumps(as_json(rows), indent=1) + "\n", encoding="utf-8")
     comparison(pairs, images, folder / "comparison.png")
-    lines = [DepthLine(name, "", Bands(*row.layers)) for name, row in rows.items() if row.layers is not None]
+    layers = {name.partition(",")[0]: row.layers for name, row in rows.items() if row.layers is not None}
+    lines = [DepthLine(name, "", Bands(*of_model)) for name, of_model in layers.items()]
     write_figure(folder / "layers", PAGE, 2.4, lambda figure: draw_depth_bands(figure, lines))
     print(f"Images: {folder / 'comparison.png'}, {folder / 'layers.png'}; numbers: {folder / 'table.json'}")
 
@@ -127,30 +127,22 @@ def last_value(run: Path, name: str) -> float:
 
 def table(rows: Mapping[str, Row]) -> Table:
     """The table that is printed."""
-    result = Table(title="Held-out photos, x4 (PSNR and SSIM: higher is better; NIQE: lower)", title_justify="left")
-    for heading in ("", "PSNR-Y mean", "SSIM-Y mean", "NIQE mean", "PSNR-Y sampled", "SSIM-Y sampled", "NIQE sampled"):
-        result.add_column(heading, justify="left" if not heading else "right")
-    for heading in ("HF cosine", "FRAMER / main"):
-        result.add_column(heading, justify="right")
+    result = Table(title="Held-out photos, x4 (PSNR, SSIM: higher is better; NIQE: lower)", title_justify="left")
+    for heading in ("", "PSNR-Y", "SSIM-Y", "NIQE", "HF cosine", "FRAMER/main"):
+        result.add_column(heading, justify="right" if heading else "left", no_wrap=True)
     for name, row in rows.items():
-        sample = ["", "", ""] if row.sample is None else cells(row.sample)
-        layers = "" if row.layers is None else f"{row.layers.middle_high:.3f}"
-        ratio = "" if row.ratio is None else f"{row.ratio:.2f}"
-        result.add_row(name, *cells(row.mean), *sample, layers, ratio)
+        values = (f"{row.scores['psnr-y']:.2f}", f"{row.scores['ssim-y']:.4f}", f"{row.scores['niqe-framer']:.2f}")
+        cosine = "" if row.layers is None else f"{row.layers.middle_high:.3f}"
+        result.add_row(name, *values, cosine, "" if row.ratio is None else f"{row.ratio:.2f}")
     return result
 
 
-def cells(values: Mapping[str, float]) -> list[str]:
-    """The three metrics of one way to upscale."""
-    return [f"{values['psnr-y']:.2f}", f"{values['ssim-y']:.4f}", f"{values['niqe-framer']:.2f}"]
-
-
-def verdict(base: Row, framer: Row) -> str:
-    """One sentence that compares FRAMER's row with the base method's."""
-    assert base.sample is not None and framer.sample is not None and base.layers is not None
-    assert framer.layers is not None
-    psnr = framer.mean["psnr-y"] - base.mean["psnr-y"]
-    niqe = framer.sample["niqe-framer"] - base.sample["niqe-framer"]
+def verdict(rows: Mapping[str, Row]) -> str:
+    """One sentence that compares FRAMER's rows with the base method's."""
+    base, framer = rows[f"{BASE}, mean"], rows[f"{FRAMER}, mean"]
+    assert base.layers is not None and framer.layers is not None
+    psnr = framer.scores["psnr-y"] - base.scores["psnr-y"]
+    niqe = rows[f"{FRAMER}, sample"].scores["niqe-framer"] - rows[f"{BASE}, sample"].scores["niqe-framer"]
     cosine = framer.layers.middle_high - base.layers.middle_high
     fidelity = assess(psnr, threshold=0.02)
     naturalness = assess(-niqe, threshold=0.05)
@@ -170,8 +162,7 @@ def as_json(rows: Mapping[str, Row]) -> dict[str, Any]:
     """The rows as JSON types."""
     return {
         name: {
-            "mean": row.mean,
-            "sample": row.sample,
+            **row.scores,
             "layers": None
             if row.layers is None
             else {"low": row.layers.low.tolist(), "high": row.layers.high.tolist(), "middle": row.layers.middle_high},

@@ -1,9 +1,9 @@
-"""Fill the tables of docs/results from the JSON files that commands wrote.
+"""Fill the tables of docs/results and of the model cards from the JSON files that commands wrote.
 
     python tools/render_results.py [--check] [PAGE …]
 
-A table stands between two comments, of which the first names its kind, its file below docs/results/data and its
-options:
+A table stands between two comments, of which the first names its kind, its file and its options. The files are in
+docs/results/data, or in a folder `data` next to the page:
 
     <!-- compare: framer_u_multistep.json label=framer -->
     <!-- quality: quality.json set=RealSR-crops -->
@@ -31,20 +31,22 @@ from framer_jax.evaluation.report import Summary
 from framer_jax.porting.files import atomic_write
 from tools.quality_scores import summary_markdown
 
-RESULTS = Path(__file__).resolve().parents[1] / "docs" / "results"
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS, CARDS = ROOT / "docs" / "results", ROOT / "framer_jax" / "weights"
 
 BLOCK = re.compile(r"<!-- (?P<kind>compare|quality): (?P<words>[^\n]+?) -->\n.*?<!-- end -->", re.DOTALL)
 
 
 def main(command_line: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description="Fill the tables of docs/results from JSON files.")
+    parser = argparse.ArgumentParser(description="Fill the tables of docs/results and of the model cards.")
     parser.add_argument("pages", nargs="*", type=Path, metavar="PAGE", help="Markdown files; default: all of them")
     parser.add_argument("--check", action="store_true", help="write nothing; fail if a page is not up to date")
     arguments = parser.parse_args(command_line)
     stale = []
-    for page in arguments.pages or sorted(RESULTS.glob("*.md")):
+    for page in arguments.pages or [*sorted(RESULTS.glob("*.md")), *sorted(CARDS.glob("*.md"))]:
         text = page.read_text(encoding="utf-8")
-        rendered = render(text, page.parent / "data")
+        beside = page.parent / "data"
+        rendered = render(text, beside if beside.is_dir() else RESULTS / "data")
         if rendered == text:
             continue
         stale.append(page)

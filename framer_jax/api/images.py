@@ -45,7 +45,7 @@ def load_model(
 
     Args:
       weights: path of the weights, or the name of a model such as 'realesrgan-x4plus' (`framer-jax models` lists
-        them); None for the starter model. Published weights, ported or not, need a `config`, except for those of
+        them); None for the standard model. Published weights, ported or not, need a `config`, except for those of
         SwinIR, RRDBNet and SRVGG, which determine it.
       config: configuration that the published weights belong to, such as configs/resshift_v1.py.
       overrides: changes of that configuration, such as ['recipe.space.checkpoint=vq_f4.safetensors'].
@@ -64,7 +64,7 @@ def load_model(
     if isinstance(weights, model.Model):
         raise TypeError("weights is a model that is loaded already: give it to framer_jax.upscale, or a path here")
     if weights is not None:
-        path_of(weights, "weights", "None is the starter model")
+        path_of(weights, "weights", "None is the standard model")
     changes = [overrides] if isinstance(overrides, str) else [text_of(change, "an override") for change in overrides]
     if changes and config is None:
         raise ValueError("overrides change the configuration that 'config' names: give 'config' too")
@@ -126,7 +126,7 @@ def upscale(
 
     Args:
       image: a path, an image from `read_image`, a Pillow image, or an array [H, W, 3] of uint8 or floats in [0, 1].
-      model: model from `load_model`, or the path or the name of one; None for the starter model.
+      model: model from `load_model`, or the path or the name of one; None for the standard model.
       denoise_strength: as of `load_model`; without a `Model` object.
       settings: fields of framer_jax.inference.settings.UpscaleSettings, such as mode='mean' or seed=1; the defaults
         depend on the model (framer_jax.inference.model.settings_for); and of
@@ -251,7 +251,7 @@ def _sampling(function: str, values: dict[str, Any]) -> Sampling:
 
 
 def _used_model(model: Any, sampling: Sampling, denoise_strength: float | None) -> Model:
-    """The model that an argument means: itself, the one at a path or of a name, or the starter."""
+    """The model that an argument means: itself, the one at a path or of a name, or the standard one."""
     from framer_jax.commands.published import is_model_name
     from framer_jax.inference.model import Model, weights_file
     from framer_jax.inference.named_models import model_file

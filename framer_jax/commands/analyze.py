@@ -62,7 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "weights",
         nargs="?",
         metavar="[LABEL=]WEIGHTS",
-        help="weights file, directory of a training run, or name of a model; default: the starter model",
+        help="weights file, directory of a training run, or name of a model; default: the standard model",
     )
     parser.add_argument("--output", required=True, metavar="FOLDER", help="folder for the figures")
     parser.add_argument(

@@ -73,7 +73,7 @@ def open_run(text: str | None, config: str | None = None, overrides: Sequence[st
     """A run from [LABEL=]WEIGHTS.
 
     Args:
-      text: weights file, directory of a training run or name of a model; None for the starter model.
+      text: weights file, directory of a training run or name of a model; None for the standard model.
       config: configuration of published weights.
       overrides: changes of that configuration.
 

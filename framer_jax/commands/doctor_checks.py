@@ -224,10 +224,11 @@ def check_models() -> Iterator[Finding]:
 def _check_model(name: str) -> Iterator[Finding]:
     from framer_jax.commands.published import open_named_model
     from framer_jax.inference import named_models
+    from framer_jax.inference.model import SHIPPED
 
     location = named_models.locate(name)
     if location.path is None or location.missing:
-        state = BROKEN if name == named_models.STARTER_NAME else MISSING
+        state = BROKEN if name in SHIPPED else MISSING
         yield Finding(state, f"model {name}", named_models.MODELS[name].summary, location.missing)
         return
     try:
@@ -238,7 +239,7 @@ def _check_model(name: str) -> Iterator[Finding]:
             named_models.INSTALL
             if named_models.MODELS[name].package_files
             else "pip install --force-reinstall --no-deps framer_jax"
-            if name == named_models.STARTER_NAME
+            if name in SHIPPED
             else f"replace {location.path}"
         )
         detail = f"{location.path} cannot be used: {_one_line(error)}"

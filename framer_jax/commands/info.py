@@ -28,8 +28,8 @@ from framer_jax.commands.published import config_of_weights, is_model_name
 from framer_jax.config import is_config, load_config, to_dict
 from framer_jax.console import table_width
 from framer_jax.evaluation.cost import MODES, Cost, CostSettings, as_json, as_text, measure
-from framer_jax.inference.model import STARTER, Model, load_model
-from framer_jax.inference.named_models import STARTER_NAME, model_file
+from framer_jax.inference.model import SHIPPED, Model, load_model
+from framer_jax.inference.named_models import model_file
 from framer_jax.knobs import MISSING, Knob, legal_values, nearest
 from framer_jax.porting.weights import read_metadata
 from framer_jax.recipes import table as recipes
@@ -133,8 +133,8 @@ def cost_of(what: str, settings: CostSettings, overrides: Sequence[str] = ()) ->
 
 
 def _means_config(what: str) -> bool:
-    """Whether a configuration is meant; that of the shipped model's name is meant by its file."""
-    return what != STARTER_NAME and is_config(what)
+    """Whether a configuration is meant; that of a shipped model's name is meant by its file."""
+    return what not in SHIPPED and is_config(what)
 
 
 def _model(what: str) -> Model:
@@ -143,8 +143,8 @@ def _model(what: str) -> Model:
     Raises:
       ValueError: published weights that do not determine their configuration.
     """
-    if what == STARTER_NAME:
-        return load_model(None, purpose="description")
+    if what in SHIPPED:
+        return load_model(SHIPPED[what], purpose="description")
     path = model_file(what)[0] if is_model_name(what) else Path(what)
     config = config_of_weights(path)
     if config is None and is_network(metadata := read_metadata(what)):
@@ -161,7 +161,7 @@ def environment() -> dict[str, Any]:
         "extras": _installed_extras(),
         "backend": jax.default_backend(),
         "devices": [f"{device.id}: {device.device_kind}" for device in jax.devices()],
-        "starter model": str(STARTER) if STARTER.is_file() else "missing",
+        **{f"{name} model": str(path) if path.is_file() else "missing" for name, path in SHIPPED.items()},
     }
 
 

@@ -15,8 +15,8 @@ import numpy as np
 from framer_jax.checkpoints.networks import log_notes, read_network
 from framer_jax.checkpoints.sampling import UNCHANGED, Sampling
 from framer_jax.config import default, load_config, to_dict
-from framer_jax.inference.model import Model, load_model
-from framer_jax.inference.named_models import MODELS, STARTER_NAME, model_file
+from framer_jax.inference.model import SHIPPED, Model, load_model
+from framer_jax.inference.named_models import MODELS, model_file
 from framer_jax.porting.diffusers_folder import find_model, read_files
 from framer_jax.porting.files import sha256_of
 from framer_jax.porting.maps import fraction_known, key_test
@@ -52,7 +52,7 @@ def config_of_weights(path: PathLike | None) -> dict[str, Any] | None:
     """The whole configuration of a published network, such as SwinIR's, from its tensors or from `framer-jax port`.
 
     Args:
-      path: the weights; None for the starter model.
+      path: the weights; None for the standard model.
 
     Returns:
       a plain dict; None if the file states its own configuration, or is of a network that does not determine one.
@@ -142,10 +142,10 @@ def open_named_model(name: str, sampling: Sampling = UNCHANGED, denoise_strength
     """
     path, note = model_file(name)
     log_notes(path, note)
-    config = config_of_weights(None if name == STARTER_NAME else path)
+    config = config_of_weights(None if name in SHIPPED else path)
     if config is not None:
         _check_network(name, path, config["recipe"])
-    elif name != STARTER_NAME:
+    elif name not in SHIPPED:
         raise ValueError(f"model {name}: {path} is not a file of it: download it again")
     return with_denoise_strength(load_model(path, config, sampling=sampling), denoise_strength)
 

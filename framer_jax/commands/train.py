@@ -43,11 +43,13 @@ from framer_jax.data.settings import degradation_preset
 from framer_jax.data.workers import check_main_module
 from framer_jax.degradations.presets import DegradationPreset
 from framer_jax.evaluation.validation import make_validation
-from framer_jax.inference.model import BEST, LAST, weights_file
+from framer_jax.inference.model import BEST, LAST, SHIPPED, weights_file
 from framer_jax.knobs import settings_from
+from framer_jax.models.layers import KERNEL_BACKENDS
 from framer_jax.paths import AnyPath, as_path, check_local, local_copy
 from framer_jax.porting.files import check_outputs, sha256_of
 from framer_jax.recipes.base import Frozen, Params, Recipe, expected_params
+from framer_jax.recipes.components.networks import network_section
 from framer_jax.recipes.framer import add_framer
 from framer_jax.recipes.table import method_of
 from framer_jax.training.checkpoint import saved_steps
@@ -74,7 +76,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--config", required=True, help="a shipped configuration by name, such as starter, or a Python file"
     )
     parser.add_argument("--workdir", required=True, help="for checkpoints, weights and logs; resumed if it has any")
-    parser.add_argument("--init", metavar="WEIGHTS", help="start from this file; 'starter' is the shipped model")
+    parser.add_argument("--init", metavar="WEIGHTS", help="start from this file; or a shipped model: starter, standard")
     add_override_option(parser)
     parser.add_argument(
         "--stop-after-minutes",
@@ -170,7 +172,8 @@ def train_from_config(
       config: plain dict of a whole configuration (framer_jax.config.to_dict).
       workdir: work directory of the run, on this machine or in gs://; afterwards it holds `weights.safetensors`
         (newest), `best.safetensors` and their `card.md`.
-      init: a weights file to start from, or 'starter'; a run is resumed with the one that it was begun with.
+      init: a weights file to start from, or the name of a shipped model; a run is resumed with the one that it was
+        begun with.
       quiet: no progress bar, and no lines on the console.
 
     Returns:
@@ -209,7 +212,7 @@ def train_from_config(
             config_json=json.dumps({**config, **identity}),
             may_change=paths_that_may_change(config),
             migrate=lambda saved: with_later_knobs(migrate(saved)),
-            run_info={**text, **info},
+            run_info={**text, **attention_info(config), **info},
             record_names=source.names,
             file_digests=source.digests(),
             unusual_settings=unusual_settings(config),
@@ -258,7 +261,7 @@ def check_initial_file(workdir: AnyPath, init: str | None) -> None:
     """
     if not isinstance(workdir, Path):
         return  # `init` is a file of this machine
-    if init and init != "starter" and (path := weights_file(init, folders=True)).is_file():
+    if init and init not in SHIPPED and (path := weights_file(init, folders=True)).is_file():
         outputs = {f"the weights of {workdir}": workdir / LAST, f"the best weights of {workdir}": workdir / BEST}
         check_outputs(outputs, {"--init": [path]}, "copy the file to another folder")
 
@@ -269,6 +272,17 @@ def text_info(config: dict[str, Any]) -> dict[str, str]:
     if condition is None or method.text_summary is None:
         return {}
     return {"text": method.text_summary(condition.condition, condition.caption_dropout)}
+
+
+def attention_info(config: dict[str, Any]) -> dict[str, str]:
+    """A line for the log where the network's attention names a kernel that this machine's backend does not have."""
+    section, network = network_section(config["recipe"])
+    kernel, backend = config["recipe"][section][network].get("attention"), jax.default_backend()
+    if KERNEL_BACKENDS.get(kernel, backend) == backend:
+        return {}
+    knob = f"recipe.{section}.{network}.attention"
+    needed = KERNEL_BACKENDS[kernel].upper()
+    return {"attention": f"{knob} is {kernel}, a kernel for {needed}s; on this {backend.upper()} it is computed as xla"}
 
 
 def preview_decoder(config: dict[str, Any], recipe: Recipe) -> Frozen:
@@ -314,15 +328,15 @@ def initial_weights(recipe: Recipe, config: dict[str, Any], init: str) -> tuple[
       recipe: the recipe that is trained.
       config: the configuration's `recipe` section.
       init: a weights file or a training directory, a published network, a folder that the method's authors publish, or
-        'starter', the shipped model.
+        the name of a shipped model.
 
     Raises:
       ValueError, FileNotFoundError, ImportError: it cannot be read, or does not fit; one line that names it.
     """
     published = method_of(config).published
-    if init != "starter" and published and published.initialize and published.matches(Path(init), config):
+    if init not in SHIPPED and published and published.initialize and published.matches(Path(init), config):
         return published.initialize(Path(init), config, recipe, READER), digest_of(init)
-    path = weights_file(None if init == "starter" else init)
+    path = SHIPPED.get(init) or weights_file(init)
     params = read_groups(path, config, same_process=False).params
     check_same_structure(params, expected_params(recipe), source=str(path))
     return params, sha256_of(path)

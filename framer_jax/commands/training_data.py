@@ -103,6 +103,8 @@ def open_validation(
       ValueError, FileNotFoundError: the images cannot be used.
     """
     data = config["data"]
+    if not data["validation_count"]:
+        return [], str  # nothing is opened, such as the built-in photographs of an extra that is not installed
     if folders := data.get("validation_pairs"):
         for folder in folders:
             check_local(folder, "data.validation_pairs")

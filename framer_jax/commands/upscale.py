@@ -52,7 +52,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--weights",
         help="weights file or training directory, or published weights: of SwinIR, RRDBNet and SRVGG (*.pth, or "
-        "*.param of ncnn) by themselves, others with --recipe; default: the starter model",
+        "*.param of ncnn) by themselves, others with --recipe; default: the standard model",
     )
     parser.add_argument(
         "--model", metavar="NAME", help="a model by its name, such as realesrgan-x4plus; `framer-jax models` lists them"

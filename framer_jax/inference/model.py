@@ -22,8 +22,11 @@ from framer_jax.recipes.method import with_values
 from framer_jax.recipes.table import METHODS
 from framer_jax.version import __version__
 
-STARTER = Path(__file__).parents[1] / "weights" / "starter.safetensors"
-"""The model that ships with the package; its card lies next to it."""
+SHIPPED = {name: Path(__file__).parents[1] / "weights" / f"{name}.safetensors" for name in ("standard", "starter")}
+"""Models that ship with the package: name → file. Their cards lie next to them."""
+
+DEFAULT = "standard"
+"""The shipped model that upscales where none is named."""
 
 LAST, BEST = "weights.safetensors", "best.safetensors"
 """The weights files that a training run writes into its work directory."""
@@ -63,7 +66,7 @@ def load_model(
 
     Args:
       path: a weights file of framer_jax, or a training run's directory (its newest weights), or with a `config`
-        published weights, ported or not, also a folder that a method's authors publish; None is the starter model.
+        published weights, ported or not, also a folder that a method's authors publish; None is the `DEFAULT` model.
       config: a whole configuration to use instead of the one in the file, which it must not contradict.
       purpose: one of framer_jax.recipes.method.PURPOSES.
       sampling: overrides of the sampler that the configuration describes.
@@ -82,7 +85,7 @@ def load_model(
 
 
 def weights_file(path: str | os.PathLike[str] | None, folders: bool = False) -> Path:
-    """The file that is meant: the newest weights of a training run's directory, the starter model for None.
+    """The file that is meant: the newest weights of a training run's directory, the `DEFAULT` model for None.
 
     Args:
       path: the file or the directory.
@@ -92,7 +95,7 @@ def weights_file(path: str | os.PathLike[str] | None, folders: bool = False) -> 
       FileNotFoundError: a directory without weights.
       ValueError: a folder of published weights, which may not be meant.
     """
-    path = STARTER if path is None else Path(path)
+    path = SHIPPED[DEFAULT] if path is None else Path(path)
     if not path.is_dir():
         return path
     if (path / LAST).is_file():

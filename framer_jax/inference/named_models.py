@@ -15,7 +15,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from framer_jax.compile_cache import cache_base
-from framer_jax.inference.model import STARTER
+from framer_jax.inference.model import SHIPPED
 from framer_jax.knobs import nearest
 from framer_jax.porting.files import sha256_of
 
@@ -64,14 +64,13 @@ class Location(NamedTuple):
     note: str = ""
 
 
-STARTER_NAME = "starter"
-
 _X4PLUS = {"scale": 4, "channels": 64, "growth": 32, "image_channels": 3}
 _COMPACT = {"scale": 4, "channels": 64, "activation": "prelu", "image_channels": 3}
 _LICENCE = "BSD-3-Clause (xinntao/Real-ESRGAN)"
 
 MODELS: Mapping[str, NamedModel] = {
-    STARTER_NAME: NamedModel("small ResShift for photographs, x4", "Apache-2.0", "unet"),
+    "standard": NamedModel("small SRVGG for photographs, x4: one pass", "Apache-2.0", "srvgg"),
+    "starter": NamedModel("small ResShift for photographs with mild faults, x4: four steps", "Apache-2.0", "unet"),
     "realesrgan-x4plus": NamedModel(
         "Real-ESRGAN for photographs, x4",
         _LICENCE,
@@ -136,8 +135,8 @@ def locate(name: str) -> Location:
       ValueError: there is no model of that name.
     """
     model = named_model(name)
-    if name == STARTER_NAME:
-        return Location(STARTER) if STARTER.is_file() else Location(None, f"{STARTER} is missing: reinstall framer_jax")
+    if (shipped := SHIPPED.get(name)) is not None:
+        return Location(shipped) if shipped.is_file() else Location(None, f"{shipped} is missing: reinstall framer_jax")
     for folder in folders():
         for suffix in SUFFIXES:
             if (path := folder / f"{model.stem}{suffix}").is_file():

@@ -246,10 +246,13 @@ def pixel_unshuffle(x: jax.Array, factor: int) -> jax.Array:
 ATTENTIONS = ("auto", "xla", "cudnn", "splash", "manual")
 """Implementations of attention.
 
-auto: that of JAX's function, or with `MANY_TOKENS` on TPUs splash. xla, cudnn: those of JAX's function. splash: on TPUs
-the kernel of framer_jax.models.splash_attention, elsewhere xla. manual: explicit products and softmax, mostly faster on
-a CPU.
+auto: that of JAX's function, or with `MANY_TOKENS` on TPUs splash. xla: XLA's of JAX's function. cudnn: on GPUs that of
+cuDNN, elsewhere xla. splash: on TPUs the kernel of framer_jax.models.splash_attention, elsewhere xla. manual: explicit
+products and softmax, mostly faster on a CPU.
 """
+
+KERNEL_BACKENDS = {"cudnn": "gpu", "splash": "tpu"}
+"""Kernel → the backend that has it. Elsewhere XLA's attention takes its place, so that weights work on any machine."""
 
 MANY_TOKENS = 1024
 """Queries and keys from which on `auto` is `splash` on TPUs: XLA's matrix of logits is then large. Not measured."""
@@ -272,6 +275,8 @@ def attention(query: jax.Array, key: jax.Array, value: jax.Array, implementation
     if implementation == "splash" or (implementation == "auto" and min(query.shape[1], key.shape[1]) >= MANY_TOKENS):
         elsewhere = partial(_fused_attention, "xla" if implementation == "splash" else None)
         return cast(jax.Array, jax.lax.platform_dependent(query, key, value, tpu=splash_attention, default=elsewhere))
+    if implementation == "cudnn" and jax.default_backend() != KERNEL_BACKENDS[implementation]:
+        implementation = "xla"
     return _fused_attention(None if implementation == "auto" else implementation, query, key, value)
 
 

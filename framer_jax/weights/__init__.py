@@ -1,1 +1,1 @@
-"""Small files that ship: the starter model with its card, and a pristine-image model for NIQE."""
+"""Small files that ship: the standard model and the starter with their cards, and a pristine-image model for NIQE."""

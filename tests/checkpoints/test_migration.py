@@ -8,7 +8,7 @@ from framer_jax.checkpoints.migration import SCHEMA, SchemaError, migrate, prese
 from framer_jax.checkpoints.open import build_recipe
 from framer_jax.commands.provenance import check_records, manifest_of
 from framer_jax.config import ConfigError, check_config, load_config, to_dict, with_later_knobs
-from framer_jax.inference.model import LAST, STARTER, load_model
+from framer_jax.inference.model import LAST, SHIPPED, load_model
 from framer_jax.porting.table import RENAMED_ARGUMENTS, RENAMED_MODELS
 from framer_jax.porting.weights import load_weights, read_metadata, save_weights
 from framer_jax.recipes.components.networks import NETWORKS
@@ -55,8 +55,8 @@ def test_a_stored_configuration_builds_its_recipe(name):
 
 
 def test_the_starter_of_the_version_before_loads():
-    stored = read_metadata(STARTER)["config"]
-    config = load_model(STARTER, purpose="description").metadata["config"]
+    stored = read_metadata(SHIPPED["starter"])["config"]
+    config = load_model(SHIPPED["starter"], purpose="description").metadata["config"]
     assert config == migrate(stored)
     present = to_dict(load_config("starter"))
     assert config["schema"] == SCHEMA

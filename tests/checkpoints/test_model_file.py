@@ -40,10 +40,10 @@ def test_a_training_directory_gives_its_newest_weights(path, tmp_path):
         load_model(tmp_path / "empty")
 
 
-def test_no_path_is_the_starter(path, tmp_path, monkeypatch):
-    monkeypatch.setattr(models, "STARTER", path)
+def test_no_path_is_the_default_model(path, tmp_path, monkeypatch):
+    monkeypatch.setitem(models.SHIPPED, models.DEFAULT, path)
     assert load_model().path == path
-    monkeypatch.setattr(models, "STARTER", tmp_path / "absent.safetensors")
+    monkeypatch.setitem(models.SHIPPED, models.DEFAULT, tmp_path / "absent.safetensors")
     with pytest.raises(FileNotFoundError, match=r"absent\.safetensors: no such weight file"):
         load_model()
 

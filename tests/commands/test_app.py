@@ -79,7 +79,7 @@ def test_models_that_are_offered(file, monkeypatch):
     assert models.model("starter") is models.model("starter")
     with pytest.raises(ValueError, match=r"there is no model .\.\./secret. here"):
         models.model("../secret")
-    assert offered_models(None, None).chosen == "starter"
+    assert offered_models(None, None).chosen == "standard"
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from framer_jax import cli
 from framer_jax.commands import doctor, doctor_checks
 from framer_jax.commands.doctor_checks import BROKEN, MISSING, NOTE, OK, Finding
 from framer_jax.commands.extras import EXTRAS
-from framer_jax.inference import model, named_models
+from framer_jax.inference import model
 from tests.support.hostile import run
 from tests.support.paths import ROOT
 
@@ -125,9 +125,8 @@ def test_a_full_disk_is_named(monkeypatch):
 
 def test_damaged_and_missing_weights(monkeypatch, tmp_path):
     damaged = tmp_path / "starter.safetensors"
-    damaged.write_bytes(model.STARTER.read_bytes()[:-1000])
-    monkeypatch.setattr(named_models, "STARTER", damaged)
-    monkeypatch.setattr(model, "STARTER", damaged)
+    damaged.write_bytes(model.SHIPPED["starter"].read_bytes()[:-1000])
+    monkeypatch.setitem(model.SHIPPED, "starter", damaged)
     monkeypatch.setenv("FRAMER_JAX_WEIGHTS", str(tmp_path / "weights"))
     listed = found(doctor_checks.check_models)
     assert listed["FRAMER_JAX_WEIGHTS"].state == BROKEN

@@ -12,7 +12,7 @@ import framer_jax
 from framer_jax import cli
 from framer_jax.checkpoints.networks import build_network, network_shapes
 from framer_jax.commands.published import config_of_weights, self_describing_methods
-from framer_jax.inference.model import STARTER, load_model
+from framer_jax.inference.model import SHIPPED, load_model
 from framer_jax.models.swinir import SwinIR
 from framer_jax.porting.maps import to_torch
 from framer_jax.porting.swinir import SWINIR
@@ -77,7 +77,7 @@ def test_a_ported_file_too_and_no_other(tmp_path):
     assert framer_jax.load_model(path).recipe.name == "supervised_l1"
     vq = ported(tmp_path / "vq.safetensors", "vq_f4")
     run = weights(tmp_path / "run.safetensors", "recipe.name=supervised_l1")
-    for other in (None, STARTER, vq, run, tmp_path, tmp_path / "none.pth"):
+    for other in (None, SHIPPED["starter"], vq, run, tmp_path, tmp_path / "none.pth"):
         assert config_of_weights(other) is None
     with pytest.raises(ValueError, match=r"vq\.safetensors holds weights of vq_f4, which upscales nothing"):
         framer_jax.load_model(vq)

@@ -9,6 +9,7 @@ from framer_jax import cli
 from framer_jax.commands import train as command
 from framer_jax.commands.train import train_from_config
 from framer_jax.commands.training_data import open_source
+from framer_jax.config import load_config, to_dict
 from framer_jax.data.image_index import INDEX
 from framer_jax.data.photos import HELD_OUT
 from framer_jax.inference.model import LAST
@@ -142,3 +143,15 @@ def test_a_run_is_the_same_on_any_number_of_devices_and_hosts(data, tmp_path):
     assert_equal_to_reduction_order(tmp_path / "4", expected)
     kernel = load_weights(tmp_path / "4" / LAST)[0]["denoiser"]["conv_in"]["kernel"]
     assert np.isfinite(kernel).all()
+
+
+def test_the_log_names_a_kernel_of_another_backend():
+    knob = "recipe.denoiser.dit4sr_transformer.attention"
+
+    def info(*changes):
+        return command.attention_info(to_dict(load_config("dit4sr_taesd3_small", changes))).get("attention", "")
+
+    assert info() == ""
+    cudnn = info("recipe.dtype=bfloat16", f"{knob}=cudnn")
+    assert cudnn == f"{knob} is cudnn, a kernel for GPUs; on this CPU it is computed as xla"
+    assert "TPU" in info(f"{knob}=splash")

@@ -79,3 +79,8 @@ def test_attention_is_the_kernel_on_tpus_and_xla_elsewhere(implementation, token
     result = traced.lower().compile()(*arrays)
     np.testing.assert_allclose(result, attention(*arrays, "xla"), rtol=0.01, atol=1e-4)
     assert macs(traced.jaxpr) == macs(jax.make_jaxpr(lambda *arrays: attention(*arrays, "xla"))(*arrays)) > 0
+
+
+def test_a_kernel_for_gpus_is_xla_elsewhere():
+    arrays = tokens(1, 20, 30, dtype=jnp.bfloat16)
+    np.testing.assert_array_equal(attention(*arrays, "cudnn"), attention(*arrays, "xla"))

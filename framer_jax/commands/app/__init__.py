@@ -16,7 +16,8 @@ from framer_jax.checkpoints.sampling import UNCHANGED
 from framer_jax.commands.app import page
 from framer_jax.commands.app.work import Models
 from framer_jax.commands.published import open_model
-from framer_jax.inference.named_models import MODELS, STARTER_NAME, locate, named_model
+from framer_jax.inference.model import DEFAULT
+from framer_jax.inference.named_models import MODELS, locate, named_model
 
 HOST = "127.0.0.1"
 """The page is for this machine alone."""
@@ -24,7 +25,7 @@ HOST = "127.0.0.1"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    parser.add_argument("--model", metavar="NAME", help="the model that is chosen at first; default: the starter model")
+    parser.add_argument("--model", metavar="NAME", help="the model that is chosen at first (default: standard)")
     parser.add_argument("--weights", metavar="FILE", help="also offer this weights file or training directory")
     parser.add_argument("--port", type=int, default=7860, help="port of the page (7860); 0 for any free one")
     parser.add_argument(
@@ -102,7 +103,7 @@ def offered_models(first: str | None, weights: str | None) -> Models:
         label = Path(weights).name
         opened[label] = open_model(Path(weights), None, (), UNCHANGED, None)
         names.insert(0, label)
-    chosen = first or (names[0] if weights else STARTER_NAME)
+    chosen = first or (names[0] if weights else DEFAULT)
     return Models(tuple(names), chosen, opened)
 
 

@@ -38,9 +38,9 @@ class LpipsSettings:
     )
     phases: int = knob(
         1,
-        "Positions along each axis at which the loss crops the images of a batch, in turn. 4 keeps AlexNet, which looks "
-        "at every fourth pixel, from always looking at the same pixels of the grid of a pixel shuffle, and so from "
-        "overlooking a pattern of that grid.",
+        "Positions along each axis at which the loss crops the images of a batch, in turn. AlexNet looks at every "
+        "fourth pixel: with 4, it does not always look at the same ones of a pixel shuffle's grid, and sees patterns "
+        "of that grid.",
         at_least=1,
         at_most=16,
     )

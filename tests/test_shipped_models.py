@@ -1,4 +1,4 @@
-"""The model that ships."""
+"""The models that ship."""
 
 import re
 
@@ -16,22 +16,35 @@ from framer_jax.degradations.presets import preset_by_name
 from framer_jax.diffusion.noise import noise_field
 from framer_jax.evaluation.metrics import score
 from framer_jax.images.decode import read_rgb
-from framer_jax.inference.model import STARTER
+from framer_jax.inference.model import DEFAULT, SHIPPED
 from framer_jax.inference.resample import upsample_bicubic
+from framer_jax.recipes.base import expected_params
 from framer_jax.trees import flatten_names
 
 CROP, SIDE = 128, 24  # of the degraded crops in HR pixels, and of their middles in LR pixels
 
+GROUPS = {"standard": "student", "starter": "denoiser"}
 
-@pytest.fixture(scope="module")
-def model():
-    return framer_jax.load_model()
+GAINS = {"standard": {"ssim-y": 0.01}, "starter": {"psnr-y": 0.2}}
+"""Model → the scores in which its deterministic result is above bicubic upsampling, and by how much at least."""
 
 
-def test_it_is_small_and_whole(model):
-    assert model.path == STARTER
-    assert STARTER.stat().st_size <= 10_000_000
-    assert set(model.params) == {"denoiser"}
+@pytest.fixture(scope="module", params=SHIPPED)
+def model(request):
+    return framer_jax.load_model(request.param)
+
+
+def test_the_one_that_upscales_by_default():
+    assert framer_jax.load_model().path == SHIPPED[DEFAULT]
+
+
+def test_all_together_are_small():
+    assert sum(path.stat().st_size for path in SHIPPED.values()) <= 30_000_000
+
+
+def test_it_is_whole(model):
+    assert model.path == SHIPPED[model.path.stem]
+    assert set(model.params) == {GROUPS[model.path.stem]}
     for name, leaf in flatten_names(model.params)[0].items():
         assert np.isfinite(leaf).all(), name
     assert model.recipe.scale == 4
@@ -39,22 +52,24 @@ def test_it_is_small_and_whole(model):
 
 
 def test_its_name_means_the_model_and_not_the_configuration(model):
-    facts = describe("starter")
-    assert facts["file"] == str(STARTER)
+    facts = describe(model.path.stem)
+    assert facts["file"] == str(model.path)
     assert facts["step"] == model.metadata["step"]
 
 
 def test_its_card_tells_how_it_was_made(model):
-    card = STARTER.with_suffix(".md").read_text(encoding="utf-8")
+    card = model.path.with_suffix(".md").read_text(encoding="utf-8")
     for word in ("data", "config", "seed", "steps", "hardware", "scores", "limits", "PSNR-Y", "NIQE", "bicubic"):
         assert re.search(word, card, re.IGNORECASE), f"the card says nothing of {word}"
-    assert "configs/starter.py" in card
+    assert f"configs/{model.path.stem}.py" in card
     numbers = re.sub(r"(?<=\d)[ ,\u202f](?=\d{3})", "", card)  # 6,200 and 6 200 are 6200
-    assert re.search(rf"\b{model.metadata['step']}\b", numbers)
-    assert re.search(rf"\b{model.metadata['config']['training']['seed']}\b", numbers)
+    for number in (model.metadata["step"], model.metadata["config"]["training"]["seed"]):
+        assert re.search(rf"\b{number}\b", numbers)
+    count = sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(expected_params(model.recipe)))
+    assert re.search(rf"\b{count}\b", numbers)
 
 
-def test_its_one_step_mean_beats_bicubic_on_held_out_photos(model, tmp_path):
+def test_its_deterministic_result_beats_bicubic_on_held_out_photos(model, tmp_path):
     for name in HELD_OUT:  # crops of one size: one program
         photo = read_rgb(photo_path(name))
         height, width, _ = photo.shape
@@ -71,8 +86,9 @@ def test_its_one_step_mean_beats_bicubic_on_held_out_photos(model, tmp_path):
     hr = np.stack([pair.hr[inner, inner] for pair in pairs])
     mean = jax.jit(model.recipe.mean)(model.params, model.recipe.frozen, lr, noise_field(jax.random.key(0), len(lr)))
     bicubic = np.stack([upsample_bicubic(image, scale) for image in lr])
-    psnr = {
-        name: float(np.mean(score(np.clip(np.asarray(images), 0, 1), hr, ["psnr-y"])["psnr-y"]))
-        for name, images in (("mean", mean), ("bicubic", bicubic))
-    }
-    assert psnr["mean"] > psnr["bicubic"] + 0.2
+    for metric, gain in GAINS[model.path.stem].items():
+        values = {
+            name: float(np.mean(score(np.clip(np.asarray(images), 0, 1), hr, [metric])[metric]))
+            for name, images in (("mean", mean), ("bicubic", bicubic))
+        }
+        assert values["mean"] > values["bicubic"] + gain, metric
