@@ -2,7 +2,7 @@
 
 Command:  framer-jax train --config quickstart --init starter --workdir quickstart/base
           (quickstart_framer is the same with FRAMER)
-Hardware: 2 CPU cores. Expected time: under a minute.
+Hardware: 2 CPU cores. Expected time: 90 s, half of it compilation.
 Expected: the table in docs/get_started.md.
 """
 

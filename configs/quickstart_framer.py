@@ -1,7 +1,7 @@
 """The quickstart's training with FRAMER: the same initial weights, seed, data and number of steps as quickstart.
 
 Command:  framer-jax train --config quickstart_framer --init starter --workdir quickstart/framer
-Hardware: 2 CPU cores. Expected time: a minute.
+Hardware: 2 CPU cores. Expected time: 100 s, half of it compilation.
 Expected: the table in docs/get_started.md.
 """
 
