@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib.util
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -136,7 +136,24 @@ def export_model(
     seeded = draws_noise(recipe, params, mode, sizes)
     run = (model_program if seeded else seedless_program)(recipe, params, mode)
     arguments = (image_shape(sizes), SEED)[: 1 + seeded]
-    return ExportedModel(export.export(jax.jit(run), platforms=tuple(platforms))(*arguments), sizes, seeded)
+    return ExportedModel(exported_program(run, platforms, arguments), sizes, seeded)
+
+
+def exported_program(run: Callable[..., Any], platforms: Sequence[str], arguments: Sequence[Any]) -> export.Exported:
+    """A function lowered for platforms.
+
+    Raises:
+      ValueError: it holds a kernel of TPUs, and there are other platforms.
+    """
+    try:
+        return export.export(jax.jit(run), platforms=tuple(platforms))(*arguments)
+    except ValueError as error:
+        if "interpret mode" not in str(error):
+            raise
+        raise ValueError(
+            "the network's attention is a kernel of TPUs (splash), which a program for other platforms cannot hold: "
+            "export it with --platforms tpu, or name its configuration with --recipe and --set ….attention=xla"
+        ) from error
 
 
 def draws_noise(recipe: Recipe, params: Params, mode: str, sizes: Sizes) -> bool:

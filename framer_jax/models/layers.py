@@ -246,9 +246,9 @@ def pixel_unshuffle(x: jax.Array, factor: int) -> jax.Array:
 ATTENTIONS = ("auto", "xla", "cudnn", "splash", "manual")
 """Implementations of attention.
 
-auto: that of JAX's function, or with `MANY_TOKENS` on TPUs splash. xla: XLA's of JAX's function. cudnn: on GPUs that of
-cuDNN, elsewhere xla. splash: on TPUs the kernel of framer_jax.models.splash_attention, elsewhere xla. manual: explicit
-products and softmax, mostly faster on a CPU.
+auto: that of JAX's function, or splash for `MANY_TOKENS` where the default backend is a TPU. xla: XLA's of JAX's
+function. cudnn: on GPUs that of cuDNN, elsewhere xla. splash: on TPUs the kernel of framer_jax.models.splash_attention,
+elsewhere xla. manual: explicit products and softmax, mostly faster on a CPU.
 """
 
 KERNEL_BACKENDS = {"cudnn": "gpu", "splash": "tpu"}
@@ -272,10 +272,14 @@ def attention(query: jax.Array, key: jax.Array, value: jax.Array, implementation
     """
     if implementation == "manual":
         return _manual_attention(query, key, value)
-    if implementation == "splash" or (implementation == "auto" and min(query.shape[1], key.shape[1]) >= MANY_TOKENS):
-        elsewhere = partial(_fused_attention, "xla" if implementation == "splash" else None)
+    lengths = query.shape[1], key.shape[1]
+    is_known = all(isinstance(length, int) for length in lengths)  # in programs for export, sizes may be symbols
+    if implementation == "auto" and is_known and min(lengths) >= MANY_TOKENS and jax.default_backend() == "tpu":
+        implementation = "splash"
+    if implementation == "splash" and is_known:
+        elsewhere = partial(_fused_attention, "xla")
         return cast(jax.Array, jax.lax.platform_dependent(query, key, value, tpu=splash_attention, default=elsewhere))
-    if implementation == "cudnn" and jax.default_backend() != KERNEL_BACKENDS[implementation]:
+    if implementation == "splash" or (implementation == "cudnn" and jax.default_backend() != KERNEL_BACKENDS["cudnn"]):
         implementation = "xla"
     return _fused_attention(None if implementation == "auto" else implementation, query, key, value)
 

@@ -1,11 +1,13 @@
 """The kernel itself, step by step on the CPU, next to the products and the softmax that it stands for."""
 
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
+from framer_jax.inference.export import exported_program
 from framer_jax.macs import products
 from framer_jax.models.layers import attention
 from framer_jax.models.splash_attention import splash_attention
@@ -69,7 +71,7 @@ def macs(jaxpr):
 
 @pytest.mark.parametrize(
     ("implementation", "tokens_of_each", "kernel"),
-    [("splash", 8, True), ("auto", 1024, True), ("auto", 1023, False), ("xla", 1024, False)],
+    [("splash", 8, True), ("auto", 1024, False), ("xla", 1024, False)],
 )
 def test_attention_is_the_kernel_on_tpus_and_xla_elsewhere(implementation, tokens_of_each, kernel):
     arrays = tokens(1, tokens_of_each, tokens_of_each, heads=1, width=8, dtype=jnp.bfloat16)
@@ -84,3 +86,31 @@ def test_attention_is_the_kernel_on_tpus_and_xla_elsewhere(implementation, token
 def test_a_kernel_for_gpus_is_xla_elsewhere():
     arrays = tokens(1, 20, 30, dtype=jnp.bfloat16)
     np.testing.assert_array_equal(attention(*arrays, "cudnn"), attention(*arrays, "xla"))
+
+
+@pytest.mark.parametrize("implementation", ["auto", "splash"])
+def test_programs_for_export_may_have_any_number_of_tokens(implementation):
+    (length,) = jax.export.symbolic_shape("n")
+    shape = jax.ShapeDtypeStruct((1, length, 2, 8), jnp.float32)
+    exported = jax.export.export(jax.jit(lambda *arrays: attention(*arrays, implementation)))(shape, shape, shape)
+    arrays = tokens(1, 5, 5, width=8)
+    np.testing.assert_allclose(exported.call(*arrays), attention(*arrays, "xla"), atol=1e-6)
+
+
+@pytest.mark.parametrize(("length", "kernel"), [(1024, True), (1023, False)])
+def test_auto_is_the_kernel_for_many_tokens_where_there_is_a_tpu(length, kernel, monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
+    shape = jax.ShapeDtypeStruct((1, length, 1, 8), jnp.bfloat16)
+    traced = jax.jit(lambda *arrays: attention(*arrays)).trace(shape, shape, shape)
+    assert ("tpu_custom_call" in traced.lower(lowering_platforms=("tpu",)).as_text()) == kernel
+
+
+def test_a_kernel_of_tpus_is_exported_for_tpus_alone():
+    shape = jax.ShapeDtypeStruct((1, 8, 1, 8), jnp.bfloat16)
+
+    def run(*arrays):
+        return attention(*arrays, "splash")
+
+    assert "tpu_custom_call" in exported_program(run, ("tpu",), (shape,) * 3).mlir_module()
+    with pytest.raises(ValueError, match=r"kernel of TPUs \(splash\), .*--platforms tpu, or .*attention=xla"):
+        exported_program(run, ("cpu", "tpu"), (shape,) * 3)
