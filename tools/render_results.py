@@ -45,8 +45,8 @@ def main(command_line: Sequence[str] | None = None) -> int:
     stale = []
     for page in arguments.pages or [*sorted(RESULTS.glob("*.md")), *sorted(CARDS.glob("*.md"))]:
         text = page.read_text(encoding="utf-8")
-        beside = page.parent / "data"
-        rendered = render(text, beside if beside.is_dir() else RESULTS / "data")
+        folders = (page.parent / "data", RESULTS / "data")
+        rendered = render(text, next(folder for folder in folders if folder.is_dir()))
         if rendered == text:
             continue
         stale.append(page)

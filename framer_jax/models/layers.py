@@ -246,16 +246,18 @@ def pixel_unshuffle(x: jax.Array, factor: int) -> jax.Array:
 ATTENTIONS = ("auto", "xla", "cudnn", "splash", "manual")
 """Implementations of attention.
 
-auto: that of JAX's function, or splash for `MANY_TOKENS` where the default backend is a TPU. xla: XLA's of JAX's
-function. cudnn: on GPUs that of cuDNN, elsewhere xla. splash: on TPUs the kernel of framer_jax.models.splash_attention,
-elsewhere xla. manual: explicit products and softmax, mostly faster on a CPU.
+auto: that of JAX's function, or splash for `MANY_TOKENS` of heads that are not wider than `WIDEST_HEAD`, where the
+default backend is a TPU. xla: XLA's of JAX's function. cudnn: on GPUs that of cuDNN, elsewhere xla. splash: on TPUs the
+kernel of framer_jax.models.splash_attention, elsewhere xla; also xla where the program may be split over devices in a
+way that is not known here (see `_can_be_splash`). manual: explicit products and softmax, mostly faster on a CPU.
 """
 
 KERNEL_BACKENDS = {"cudnn": "gpu", "splash": "tpu"}
 """Kernel → the backend that has it. Elsewhere XLA's attention takes its place, so that weights work on any machine."""
 
-MANY_TOKENS = 1024
-"""Queries and keys from which on `auto` is `splash` on TPUs: XLA's matrix of logits is then large. Not measured."""
+MANY_TOKENS, WIDEST_HEAD = 1024, 128
+"""Queries and keys from which on XLA's matrix of logits is large (not measured), and the widest heads with which the
+kernel was compiled; it holds blocks of whole heads in the fast memory of a TPU."""
 
 
 def attention(query: jax.Array, key: jax.Array, value: jax.Array, implementation: str = "auto") -> jax.Array:
@@ -272,16 +274,31 @@ def attention(query: jax.Array, key: jax.Array, value: jax.Array, implementation
     """
     if implementation == "manual":
         return _manual_attention(query, key, value)
-    lengths = query.shape[1], key.shape[1]
-    is_known = all(isinstance(length, int) for length in lengths)  # in programs for export, sizes may be symbols
-    if implementation == "auto" and is_known and min(lengths) >= MANY_TOKENS and jax.default_backend() == "tpu":
+    can_be_splash = _can_be_splash(query, key)
+    if implementation == "auto" and can_be_splash and _suits_splash(query, key):
         implementation = "splash"
-    if implementation == "splash" and is_known:
+    if implementation == "splash" and can_be_splash:
         elsewhere = partial(_fused_attention, "xla")
         return cast(jax.Array, jax.lax.platform_dependent(query, key, value, tpu=splash_attention, default=elsewhere))
     if implementation == "splash" or (implementation == "cudnn" and jax.default_backend() != KERNEL_BACKENDS["cudnn"]):
         implementation = "xla"
     return _fused_attention(None if implementation == "auto" else implementation, query, key, value)
+
+
+def _can_be_splash(query: jax.Array, key: jax.Array) -> bool:
+    """Whether sizes are known (those of programs for export may be symbols), and how the program is split.
+
+    The partitioner cannot split the kernel: the mesh must be that of the context, as in the training step and within
+    jax.shard_map, or there must be a single device.
+    """
+    is_known = all(isinstance(length, int) for length in (*query.shape, *key.shape))
+    return is_known and (not jax.sharding.get_abstract_mesh().empty or jax.device_count() == 1)
+
+
+def _suits_splash(query: jax.Array, key: jax.Array) -> bool:
+    """Whether `auto` prefers the kernel, see `ATTENTIONS`."""
+    is_large = min(query.shape[1], key.shape[1]) >= MANY_TOKENS and query.shape[-1] <= WIDEST_HEAD
+    return is_large and jax.default_backend() == KERNEL_BACKENDS["splash"]
 
 
 def _fused_attention(implementation: Any, query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:

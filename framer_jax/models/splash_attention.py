@@ -6,6 +6,7 @@ of its blocks and one example per call, and XLA's partitioner cannot split it: h
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import jax
@@ -20,7 +21,7 @@ def splash_attention(query: jax.Array, key: jax.Array, value: jax.Array, interpr
     """Softmax attention of all queries to all keys, with the softmax in float32; differentiable once.
 
     Where the mesh of the context has several devices (`jax.sharding.use_abstract_mesh`), each computes its part of the
-    batch.
+    batch, or all of a batch that they do not divide.
 
     Args:
       query: [B, N, heads, D].
@@ -41,7 +42,8 @@ def splash_attention(query: jax.Array, key: jax.Array, value: jax.Array, interpr
     axes = tuple(name for name, kind in zip(mesh.axis_names, mesh.axis_types, strict=True) if kind == AxisType.Auto)
     if not axes:
         return run(query, key, value)
-    batch = PartitionSpec(axes)
+    devices = math.prod(mesh.shape[name] for name in axes)
+    batch = PartitionSpec() if query.shape[0] % devices else PartitionSpec(axes)  # (): every device computes all of it
     split = jax.shard_map(run, in_specs=batch, out_specs=batch, axis_names=set(axes), check_vma=False)
     return split(query, key, value)
 

@@ -33,6 +33,7 @@ from framer_jax.recipes.components.latent_space import upsample_bicubic
 from framer_jax.recipes.components.text import describe_text
 from tests.support.autoencoders import write_autoencoder
 from tests.support.drawn import drawn
+from tests.support.engines import in_reverse, use_engine
 from tests.support.texts import SETTINGS as SIZES
 from tests.support.texts import encoders
 from tests.support.tiny import RUN, config, photos, ported
@@ -164,6 +165,16 @@ def test_a_draw_depends_on_the_records_number_only(place):
 def test_it_goes_on_where_it_stopped(place, capsys):
     assert latents(place, "records") == 0
     assert "0 files of latents written, 3 were there" in capsys.readouterr().out
+
+
+def test_the_shards_of_an_engine(place, capsys, monkeypatch):
+    use_engine(monkeypatch, in_reverse)
+    assert latents(place, "by_engine", "--engine", "ray") == 0
+    assert "3 files of latents written, 0 were there" in capsys.readouterr().out
+    first, second = RecordFiles(place / "records"), RecordFiles(place / "by_engine")
+    for number in range(SAMPLES):
+        for name, value in first[number].items():
+            np.testing.assert_allclose(second[number][name], value, rtol=1e-5, atol=1e-5, err_msg=name)
 
 
 def test_the_digest_is_that_of_weights_scaling_and_shift(place, tmp_path):
