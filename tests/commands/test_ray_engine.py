@@ -109,8 +109,9 @@ def images(output):
 
 
 def test_upscale_loses_nothing_and_does_nothing_twice(folder):
-    out, _ = run_and_kill_a_worker(folder, "ray", "upscale", "in", "ray", "--json")
-    expected, _ = framer_jax(folder, "upscale", "in", "local", "--json")
+    slow = ("--model", "starter")  # slow enough for both workers to be at work when one is killed
+    out, _ = run_and_kill_a_worker(folder, "ray", "upscale", "in", "ray", "--json", *slow)
+    expected, _ = framer_jax(folder, "upscale", "in", "local", "--json", *slow)
     assert images(folder / "ray") == images(folder / "local")
     assert len(images(folder / "ray")) == COUNT
     summary = json.loads(out)
