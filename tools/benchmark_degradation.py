@@ -110,19 +110,8 @@ def throughput(preset: DegradationPreset, arguments: argparse.Namespace) -> Tabl
         headings += ["PyTorch images/s", "ratio"]
     table = Table(*(f"[bold]{heading}" for heading in [*headings, "other programs"]))
     for batch in arguments.batch:
-        program = compile_degradation(preset, batch, arguments.size)
-        peer = None if arguments.peer is None else make_peer(preset, batch, arguments)
-        hr = random_images(batch, arguments.size)
-        times, peer_times, load = [], [], Load()
-        for number in range(1 + arguments.batches):
-            parameters = draw_batch(preset, batch, number)
-            seconds = time_call(program.run, parameters, hr)
-            peer_seconds = 0.0 if peer is None else peer(hr, number)
-            if number:  # the first one is warm-up
-                times.append(seconds)
-                peer_times.append(peer_seconds)
+        program, times, peer_times, others = time_batches(preset, batch, arguments)
         low, middle, high = np.quantile(times, (0.1, 0.5, 0.9)) * 1e3
-        others = load.others()
         row = [
             str(batch),
             f"{batch / np.mean(times):.1f}",
@@ -131,11 +120,40 @@ def throughput(preset: DegradationPreset, arguments: argparse.Namespace) -> Tabl
             f"{program.compile_seconds:.0f} s",
             f"{program.bytes_per_image / 2**20:.0f} MiB",
         ]
-        if peer is not None:
+        if peer_times:
             disturbed = " (disturbed)" if others is not None and others > LARGEST_DISTURBANCE else ""
             row += [f"{batch / np.mean(peer_times):.2f}", f"{np.mean(peer_times) / np.mean(times):.2f} x{disturbed}"]
         table.add_row(*row, "unknown" if others is None else f"{others:.1%}")
     return table
+
+
+def time_batches(
+    preset: DegradationPreset, batch: int, arguments: argparse.Namespace
+) -> tuple[Program, list[float], list[float], float | None]:
+    """Time batches of new parameters, framer_jax's and the peer's alternately.
+
+    Args:
+      preset: the preset.
+      batch: images per batch.
+      arguments: with `size` (side of the HR images), `batches` (their number) and `peer` (BasicSR's checkout, or None).
+
+    Returns:
+      (the program, seconds of its batches, those of the peer, which are none without one, and the share of the
+      processors' time that other programs took, if it is known).
+    """
+    program = compile_degradation(preset, batch, arguments.size)
+    peer = None if arguments.peer is None else make_peer(preset, batch, arguments)
+    hr = random_images(batch, arguments.size)
+    times: list[float] = []
+    peer_times: list[float] = []
+    load = Load()
+    for number in range(1 + arguments.batches):
+        seconds = time_call(program.run, draw_batch(preset, batch, number), hr)
+        peer_seconds = [] if peer is None else [peer(hr, number)]
+        if number:  # the first one is warm-up
+            times.append(seconds)
+            peer_times += peer_seconds
+    return program, times, peer_times, load.others()
 
 
 def breakdown(preset: DegradationPreset, batch: int, arguments: argparse.Namespace) -> Table:

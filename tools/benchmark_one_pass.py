@@ -147,24 +147,33 @@ def time_case(name: str, size: int, arguments: argparse.Namespace) -> dict[str, 
             continue
         peer = peer if peer is not None else torch_peer(network, params, size, arguments)
         programs[program] = PROGRAMS[program](peer, image, arguments)
-    errors = {each: relative_error(each, programs[each], reference, LARGEST) for each in programs}
-    times = time_alternately(
-        {each: program.run for each, program in programs.items()},
-        _rounds(programs, arguments),
-        WARM_UP,
-        PAUSE,
-        CLOCKS[arguments.clock],
-    )
-    figures = {
-        each: {
-            "median_seconds": float(np.median(times[each])),
-            "seconds": times[each],
-            "first_seconds": program.first_seconds,
-            "relative_error": errors[each],
-        }
-        for each, program in programs.items()
+    return {"network": name, "size": size, "programs": figures(programs, reference, arguments), "notes": notes}
+
+
+def figures(
+    programs: Mapping[str, Program], reference: np.ndarray | None, arguments: argparse.Namespace
+) -> dict[str, dict[str, Any]]:
+    """Compare the outputs of programs with a reference, where there is one, and time the programs alternately.
+
+    Raises:
+      ValueError: an output differs by more than a relative error of 1e-4.
+    """
+    errors = {
+        name: None if reference is None else relative_error(name, program, reference, LARGEST)
+        for name, program in programs.items()
     }
-    return {"network": name, "size": size, "programs": figures, "notes": notes}
+    calls = {name: program.run for name, program in programs.items()}
+    times = time_alternately(calls, _rounds(programs, arguments), WARM_UP, PAUSE, CLOCKS[arguments.clock])
+    return {
+        name: {
+            "median_seconds": float(np.median(times[name])),
+            "seconds": times[name],
+            "first_seconds": program.first_seconds,
+            "relative_error": errors[name],
+            "temporaries": program.temporaries,
+        }
+        for name, program in programs.items()
+    }
 
 
 def random_params(network: Network, module: Any) -> Any:
@@ -207,14 +216,25 @@ def _rounds(programs: Mapping[str, Program], arguments: argparse.Namespace) -> i
 
 def framer_jax_program(module: Any, params: Any, image: np.ndarray) -> Program:
     """The network of framer_jax, compiled."""
+    return compiled_program(lambda params, image: module.apply({"params": params}, image)[0], params, image)
+
+
+def compiled_program(function: Callable[..., Any], *inputs: Any) -> Program:
+    """A function of arrays, compiled; its output is an array in the layout of framer_jax."""
     import jax
 
-    inputs = jax.device_put(({"params": params}, image))
-    lowered = jax.jit(lambda params, image: module.apply(params, image)[0]).lower(*inputs)
+    inputs = jax.device_put(inputs)
+    lowered = jax.jit(function).lower(*inputs)
     started = time.perf_counter()
     compiled = lowered.compile()
     seconds = time.perf_counter() - started
-    return Program(lambda: jax.block_until_ready(compiled(*inputs)), lambda: np.asarray(compiled(*inputs)), seconds)
+    memory = compiled.memory_analysis()
+    return Program(
+        lambda: jax.block_until_ready(compiled(*inputs)),
+        lambda: np.asarray(compiled(*inputs)),
+        seconds,
+        None if memory is None else memory.temp_size_in_bytes,
+    )
 
 
 def torch_peer(network: Network, params: Any, size: int, arguments: argparse.Namespace) -> Any:

@@ -51,11 +51,13 @@ class Program(NamedTuple):
       run: computes the SR output and waits for it.
       output: computes the SR output, [B, s H, s W, 3], on the host.
       first_seconds: time of the compilation, or of the first call where that includes it.
+      temporaries: XLA's plan for its temporaries, in bytes; None for a peer.
     """
 
     run: Callable[[], Any]
     output: Callable[[], np.ndarray]
     first_seconds: float
+    temporaries: int | None = None
 
 
 def main() -> int:

@@ -12,8 +12,8 @@ import argparse
 import importlib
 import json
 import sys
-import types
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch
 
 from tools.parity.drawn_weights import named_weight
+from tools.peers.clones import build_from, stand_in_for_small_packages
 
 TOLERANCE = 2e-5
 """Largest error that passes, relative to the largest value of the output; differences in float32 are near 2e-6."""
@@ -173,7 +174,7 @@ def main() -> None:
     parser.add_argument("--swinir", required=True, metavar="CLONE", help="clone of SwinIR's repository")
     arguments = parser.parse_args()
     importlib.import_module("diffusers").SD3Transformer2DModel  # noqa: B018 (it looks for these packages)
-    _stand_in_for_small_packages()
+    stand_in_for_small_packages()
     for case in _cases(arguments.resshift, arguments.swinir):
         write_case(Path(arguments.output), case)
 
@@ -220,7 +221,7 @@ def _cases(resshift: str, swinir: str) -> Iterator[Case]:
     for name, config in SWINIR.items():
         sides = (13, 16) if config.get("ape") else (10, 15)
         x = rng.random((1, config["in_chans"], *sides), dtype=np.float32)
-        make = _importing(swinir, "models.network_swinir", "SwinIR", config)
+        make = partial(build_from, swinir, "models.network_swinir", "SwinIR", config)
         yield Case(name, "swinir", config, make, {"in/x0": x}, lambda net, x: iter([("out/y0", net(x["in/x0"]))]))
     for name, config in UNETS.items():
         side, lq_side = config["image_size"], config["lq_size"]
@@ -230,13 +231,13 @@ def _cases(resshift: str, swinir: str) -> Iterator[Case]:
             "in/t0": np.asarray([3], np.int64),
             "in/lq0": normal(1, 3, lq_side, lq_side),
         }
-        make = _importing(resshift, "models.unet", "UNetModelSwin", config)
+        make = partial(build_from, resshift, "models.unet", "UNetModelSwin", config)
         yield Case(
             name, "resshift_unet", {"unet": config, "calls": 1}, make, inputs | {"in/mask0": mask}, _unet_outputs
         )
     for name, config in VQ.items():
         inputs = {"in/x": normal(1, 3, 32, 32), "in/zr": normal(1, config["embed_dim"], 16, 16)}
-        make = _importing(resshift, "ldm.models.autoencoder", "VQModelTorch", config)
+        make = partial(build_from, resshift, "ldm.models.autoencoder", "VQModelTorch", config)
         yield Case(name, "resshift_vq", config, make, inputs, _vq_outputs)
     for name, config in TRANSFORMERS.items():
         inputs = {}
@@ -247,7 +248,7 @@ def _cases(resshift: str, swinir: str) -> Iterator[Case]:
             }
             inputs |= {f"in/e{call}": normal(1, 5, 20), f"in/p{call}": normal(1, 16)}
         given = config | {"dual_attention_layers": tuple(config["dual_attention_layers"])}
-        make = _importing(".", "diffusers", "SD3Transformer2DModel", given)
+        make = partial(build_from, ".", "diffusers", "SD3Transformer2DModel", given)
         yield Case(name, "mmdit", config, make, inputs, _transformer_outputs)
 
 
@@ -266,43 +267,6 @@ def _transformer_outputs(module: Any, x: Mapping[str, Any]) -> Iterator[tuple[st
         latent, t, text, pooled = (x[f"in/{name}_{call}"] for name in "xtep")
         named = {"encoder_hidden_states": text, "pooled_projections": pooled, "timestep": t}
         yield f"out/{call}", module(latent, **named, return_dict=False)[0]
-
-
-def _importing(folder: str, module: str, network: str, config: Mapping[str, Any]) -> Callable[[], Any]:
-    """A function that builds a class of a clone; modules of the same name from another clone are forgotten."""
-
-    def make() -> Any:
-        for name in [name for name in sys.modules if name.split(".")[0] in ("models", "ldm")]:
-            del sys.modules[name]
-        sys.path.insert(0, folder)
-        try:
-            return getattr(importlib.import_module(module), network)(**config)
-        finally:
-            sys.path.remove(folder)
-
-    return make
-
-
-def _stand_in_for_small_packages() -> None:
-    """Provide the few functions of timm and einops that the originals import, where they are not installed."""
-
-    def rearrange(x: Any, pattern: str) -> Any:
-        orders = {"b c h w -> b h w c": (0, 2, 3, 1), "b h w c -> b c h w": (0, 3, 1, 2), "n d -> d n": (1, 0)}
-        return x.permute(*orders[pattern])
-
-    layers: Any = types.ModuleType("timm.models.layers")
-    layers.DropPath = lambda rate: torch.nn.Identity()  # in evaluation
-    layers.to_2tuple = lambda value: value if isinstance(value, tuple) else (value, value)
-    layers.trunc_normal_ = torch.nn.init.trunc_normal_
-    einops: Any = types.ModuleType("einops")
-    einops.rearrange, einops.repeat = rearrange, None
-    modules = {"timm": types.ModuleType("timm"), "timm.models": types.ModuleType("timm.models")}
-    modules |= {"timm.models.layers": layers, "einops": einops}
-    for name, module in modules.items():
-        try:
-            importlib.import_module(name)
-        except ImportError:
-            sys.modules[name] = module
 
 
 if __name__ == "__main__":

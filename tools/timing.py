@@ -9,8 +9,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
-
 CPU_FACTS = Path("/proc/cpuinfo")
 """Where Linux names the processor."""
 
@@ -49,6 +47,8 @@ def time_alternately(
 
 def hardware() -> str:
     """Device, processor, number of usable cores, and version of JAX, in one line."""
+    import jax
+
     lines = CPU_FACTS.read_text(encoding="utf-8").splitlines() if CPU_FACTS.is_file() else []
     named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     processor = next(named, platform.processor() or platform.machine())

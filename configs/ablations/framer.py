@@ -1,9 +1,9 @@
 """The ablations of FRAMER (CVPR 2026, arXiv 2512.01390): Tables 2 to 5 and Fig. 10 of its supplement.
 
 Command:  framer-jax ablate framer:table2 --output runs/table2 --photos HR --set data.train=… (as for framer_d_sd35)
-          (framer:table3, table4, table5, fig10, or lambda, which is ours; several with commas, which share the arm
-          `full`; at laptop size with --base framer_u_taesd_small, or framer_d_taesd3_small for the arms whose teacher
-          is the next layer)
+          (framer:table3, table4, table5, fig10, or lambda and variants, which are ours; several with commas, which
+          share the arm `full`; at laptop size with --base framer_u_taesd_small, or framer_d_taesd3_small for the
+          variants and for the arms whose teacher is the next layer)
 Hardware: that of the base. Expected time: arms times seeds trainings of the base.
 Expected: the stored text has the order of the arms, and numbers for Fig. 10 only; it does not say on which of the two
           networks the tables were made. docs/results/framer_u.md compares `full` with `none` on small U-Nets.
@@ -83,6 +83,20 @@ LAMBDA = replace(
     published="The base's own weight, and a tenth of 0.1, against no distillation.",
 )
 
+VARIANTS = replace(
+    OBJECTIVES,
+    title="FRAMER's variants: as the paper describes it, and as its released code computes it",
+    source="framer_jax: docs/methods/framer.md has the differences",
+    arms={
+        "none": OBJECTIVES.arms["none"],
+        **FULL,
+        "released": Overlay(config=":released"),
+        "released_0.01": Overlay(("framer.weight=0.01",), config=":released"),
+    },
+    expected=(("full", "none"), ("released", "none"), ("released_0.01", "none")),
+    published="The paper describes the one and was published with the code of the other.",
+)
+
 
 def best(ablation: Ablation) -> Ablation:
     """The ablation with the claim that its reference arm is better than every other one."""
@@ -113,6 +127,7 @@ TABLES = {
         },
     ),
     "lambda": LAMBDA,
+    "variants": VARIANTS,
 }
 
 

@@ -13,7 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from framer_jax.models.layers import Dtype, GroupNorm, ResidualBlock, attention, upsample_nearest
+from framer_jax.models.layers import Dtype, GroupNorm, ResidualBlock, attention, upsampling_conv
 
 Norm = partial(GroupNorm, epsilon=1e-6)
 
@@ -160,6 +160,6 @@ class Decoder(nn.Module):
                 if level in self.attention_levels:
                     h = PositionAttention(self.dtype, self.norm, self.dense, name=f"up_{number}_attention_{index}")(h)
             if level:
-                h = nn.Conv(width, (3, 3), dtype=self.dtype, name=f"up_{number}_to_fine")(upsample_nearest(h))
+                h = upsampling_conv(width, self.dtype, f"up_{number}_to_fine")(h)
         h = nn.silu(self.norm(name="norm_out")(h))
         return nn.Conv(3, (3, 3), name="conv_out")(h.astype(jnp.float32))

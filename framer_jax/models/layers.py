@@ -128,22 +128,31 @@ class GroupNorm(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """[B, H, W, C] → [B, H, W, C] in the dtype of x."""
-        batch, height, width, channels = x.shape
+        batch, _, _, channels = x.shape
         if channels % self.groups:
             raise ValueError(f"{channels} channels cannot be split into {self.groups} groups: use a multiple of it")
-        wide = x.astype(jnp.float32).reshape(batch, height, width, self.groups, channels // self.groups)
+        wide = x.astype(jnp.float32)
+        grouped = (batch, 1, 1, self.groups, channels // self.groups)
+
+        def group_means(values: jax.Array) -> jax.Array:
+            # Means of channels first: XLA:CPU sums them faster than groups, and loses fewer digits.
+            return values.mean(axis=(1, 2)).reshape(grouped).mean(axis=-1, keepdims=True)  # [B, 1, 1, groups, 1]
+
+        def of_channels(moment: jax.Array) -> jax.Array:
+            return jnp.broadcast_to(moment, grouped).reshape(batch, 1, 1, channels)
+
         if self.has_variable(MOMENTS, MOMENTS):
             moments: jax.Array = self.get_variable(MOMENTS, MOMENTS)
             mean, variance = moments[0], moments[1]
-            centred = wide - mean
+            centred = wide - of_channels(mean)
         else:
             # The mean is subtracted before squaring: E[x²] - E[x]² loses digits where the mean is large.
-            mean = wide.mean(axis=(1, 2, 4), keepdims=True)
-            centred = wide - mean
-            variance = (centred * centred).mean(axis=(1, 2, 4), keepdims=True)
+            mean = group_means(wide)
+            centred = wide - of_channels(mean)
+            variance = group_means(centred * centred)
         used = jnp.stack([mean, variance])
         self.sow("intermediates", MOMENTS, used, init_fn=lambda: None, reduce_fn=lambda _, value: value)
-        normal = (centred * jax.lax.rsqrt(variance + self.epsilon)).reshape(x.shape)
+        normal = centred * of_channels(jax.lax.rsqrt(variance + self.epsilon))
         scale = self.param("scale", nn.initializers.ones, (channels,)).astype(jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (channels,)).astype(jnp.float32)
         normal = normal * scale[None, None, None, :] + bias[None, None, None, :]
@@ -162,22 +171,26 @@ class ResidualBlock(nn.Module):
       dtype: compute dtype.
       norm: constructor of both norms.
       time: how the time enters, one of `TIMES`.
-      resample: None, or a function that resamples the input of the first convolution, and of the skip.
+      resample: '', or 'down' or 'up': the first convolution and the skip see means of 2x2 positions, or each position
+        2x2 times.
     """
 
     channels: int
     dtype: Dtype = jnp.float32
     norm: Callable[..., nn.Module] = LayerNorm
     time: str = "scale_shift"
-    resample: Callable[[jax.Array], jax.Array] | None = None
+    resample: str = ""
 
     @nn.compact
     def __call__(self, x: jax.Array, time: jax.Array | None = None) -> jax.Array:
-        """X [B, H, W, C], time embedding [B, E] or None for a network without times → [B, H, W, channels]."""
+        """X [B, H, W, C], time embedding [B, E] or None → [B, H, W, channels], resampled."""
         h = nn.silu(self.norm(name="norm_0")(x))
-        if self.resample is not None:
-            h, x = self.resample(h), self.resample(x)
-        h = nn.Conv(self.channels, (3, 3), dtype=self.dtype, name="conv_0")(h)  # [B, H, W, channels]
+        if self.resample == "down":
+            h, x = downsample_mean(h), downsample_mean(x)
+        if self.resample == "up":
+            h = upsampling_conv(self.channels, self.dtype, "conv_0")(h)  # [B, 2H, 2W, channels]
+        else:
+            h = nn.Conv(self.channels, (3, 3), dtype=self.dtype, name="conv_0")(h)  # [B, H, W, channels]
         if time is not None and self.time == "add":
             h = h + nn.Dense(self.channels, dtype=self.dtype, name="film")(nn.silu(time))[:, None, None, :]
         h = self.norm(name="norm_1")(h)
@@ -190,7 +203,7 @@ class ResidualBlock(nn.Module):
         )
         if x.shape[-1] != self.channels:
             x = nn.Conv(self.channels, (1, 1), dtype=self.dtype, name="skip")(x)
-        return x + h
+        return (upsample_nearest(x) if self.resample == "up" else x) + h
 
 
 class TimeEmbedding(nn.Module):
@@ -223,6 +236,75 @@ def downsample_mean(x: jax.Array) -> jax.Array:
 def upsample_nearest(x: jax.Array) -> jax.Array:
     """Nearest-neighbour upsampling: [B, H, W, C] → [B, 2H, 2W, C]."""
     return jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
+
+
+def upsampling_conv(channels: int, dtype: Dtype, name: str, use_bias: bool = True) -> nn.Conv:
+    """A 3x3 convolution, padded with zeros, of `upsample_nearest` of its input: [B, H, W, C] → [B, 2H, 2W, channels].
+
+    It is computed from the input itself, see `convolve_upsampled`.
+    """
+    return nn.Conv(
+        channels,
+        (3, 3),
+        use_bias=use_bias,
+        dtype=dtype,
+        promote_dtype=_promote_all_but_the_kernel,
+        conv_general_dilated=_in_place_of_convolution,
+        name=name,
+    )
+
+
+def _promote_all_but_the_kernel(*arrays: jax.Array | None, dtype: Any = None, inexact: bool = True) -> list[Any]:
+    """(input, kernel, bias): the kernel keeps its digits for `convolve_upsampled`, which rounds sums of its taps."""
+    x, kernel, bias = arrays
+    x, bias = nn.dtypes.promote_dtype(x, bias, dtype=dtype, inexact=inexact)
+    return [x, kernel, bias]
+
+
+def _in_place_of_convolution(
+    x: jax.Array, kernel: jax.Array, *layout: Any, precision: Any = None, **more_layout: Any
+) -> jax.Array:
+    """As nn.Conv calls jax.lax.conv_general_dilated; strides, padding and dilations are those of `upsampling_conv`."""
+    return convolve_upsampled(x, kernel, precision)
+
+
+def convolve_upsampled(x: jax.Array, kernel: jax.Array, precision: Any = None) -> jax.Array:
+    """What a 3x3 convolution, padded with zeros, makes of `upsample_nearest(x)`, with 4 of its 9 products per output.
+
+    The three taps of an axis see two input positions only: at even outputs the one before and, twice, their own; at odd
+    ones their own, twice, and the next. So each of the four output phases is a 2x2 convolution of the input, with sums
+    of the kernel's taps.
+
+    Args:
+      x: [B, H, W, C].
+      kernel: [3, 3, C, D] of any float dtype; sums of its taps are rounded to the dtype of x.
+      precision: of the products.
+
+    Returns:
+      [B, 2H, 2W, D] in the dtype of x.
+    """
+    batch, height, width, _ = x.shape
+    rows = []
+    for row, taps in enumerate(_phase_taps(kernel, 0)):
+        phases = [
+            jax.lax.conv_general_dilated(
+                x,
+                both.astype(x.dtype),
+                (1, 1),
+                ((1 - row, row), (1 - column, column)),
+                dimension_numbers=("NHWC", "HWIO", "NHWC"),
+                precision=precision,
+            )
+            for column, both in enumerate(_phase_taps(taps, 1))
+        ]  # [B, H, W, D] each
+        rows.append(jnp.stack(phases, axis=3).reshape(batch, height, 2 * width, kernel.shape[-1]))
+    return jnp.stack(rows, axis=2).reshape(batch, 2 * height, 2 * width, kernel.shape[-1])
+
+
+def _phase_taps(kernel: jax.Array, axis: int) -> tuple[jax.Array, jax.Array]:
+    """The two taps that even outputs see of an axis with three, and those of odd outputs; sums are float32."""
+    first, own, last = jnp.split(kernel.astype(jnp.float32), 3, axis)
+    return jnp.concatenate([first, own + last], axis), jnp.concatenate([first + own, last], axis)
 
 
 def pixel_shuffle(x: jax.Array, factor: int) -> jax.Array:

@@ -8,8 +8,6 @@ up L-1 … up 0; the last one is FRAMER's teacher.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -26,6 +24,7 @@ from framer_jax.models.layers import (
     downsample_mean,
     local_contrast,
     upsample_nearest,
+    upsampling_conv,
 )
 from framer_jax.models.swin import VARIANTS, SwinLayer, hidden_width
 
@@ -261,19 +260,20 @@ class SwinUNet(nn.Module):
         if self.resampling == "conv":
             return downsampling_conv(h.shape[-1], self.dtype, f"down_{number}_to_coarse")(h)
         if self.resampling == "block":
-            return self._block(level, f"down_{number}_block", downsample_mean)(h, time)
+            return self._block(level, f"down_{number}_block", "down")(h, time)
         return downsample_mean(h)
 
     def _to_fine(self, h: jax.Array, time: jax.Array, level: int, name: str) -> jax.Array:
         if self.resampling == "block":
-            return self._block(level, name, upsample_nearest)(h, time)
-        h = upsample_nearest(h)
-        return h if self.resampling == "plain" else nn.Conv(h.shape[-1], (3, 3), dtype=self.dtype, name=name)(h)
+            return self._block(level, name, "up")(h, time)
+        if self.resampling == "plain":
+            return upsample_nearest(h)
+        return upsampling_conv(h.shape[-1], self.dtype, name)(h)
 
     def _has_swin(self, level: int) -> bool:
         return self.swin_levels is None or level in self.swin_levels
 
-    def _block(self, level: int, name: str, resample: Callable[[jax.Array], jax.Array] | None = None) -> ResidualBlock:
+    def _block(self, level: int, name: str, resample: str = "") -> ResidualBlock:
         width = self.channels * self.multipliers[level]
         return ResidualBlock(width, self.dtype, GroupNorm, self.time, resample, name=name)
 

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from framer_jax.knobs import check_knobs, knob
 from framer_jax.models.denoiser import Taps
-from framer_jax.models.layers import Dtype, pixel_unshuffle, upsample_nearest
+from framer_jax.models.layers import Dtype, pixel_unshuffle, upsampling_conv
 
 VARIANTS = ("real_esrgan", "bsrgan")
 """How a network upsamples by 2: BasicSR and Real-ESRGAN reduce the image by pixel unshuffle in front of a network for
@@ -142,7 +142,7 @@ class RRDBNet(nn.Module):
         last, taps = self._blocks(shallow)
         h = shallow + self._conv(last, "conv_body")
         for index in range(1, 2 if self.variant == "bsrgan" and self.scale == 2 else 3):
-            h = activation(self._conv(upsample_nearest(h), f"up_{index}"))
+            h = activation(upsampling_conv(self.channels, self.dtype, f"up_{index}")(h))
         h = activation(self._conv(h, "fine"))
         # The last layer is float32: images feed losses.
         y = nn.Conv(self.image_channels, (3, 3), name="conv_out")(h.astype(jnp.float32))

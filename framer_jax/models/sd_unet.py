@@ -25,7 +25,7 @@ from framer_jax.models.layers import (
     GroupNorm,
     ResidualBlock,
     TimeEmbedding,
-    upsample_nearest,
+    upsampling_conv,
 )
 from framer_jax.models.resshift_unet import downsampling_conv
 from framer_jax.models.sd_blocks import REMAT, SpatialTransformer
@@ -300,8 +300,7 @@ class SDUNet(SDNetwork):
                 if level in self.attention_levels:
                     h = self.attend(level, f"up_{number}", index, h, contexts)
             if level:
-                upsample = nn.Conv(self.channels[level], (3, 3), dtype=self.dtype, name=f"up_{number}_upsample")
-                h = upsample(upsample_nearest(h))
+                h = upsampling_conv(self.channels[level], self.dtype, f"up_{number}_upsample")(h)
             taps.append(h)
         return h, taps
 

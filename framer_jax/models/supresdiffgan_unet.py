@@ -23,8 +23,6 @@ from framer_jax.models.layers import (
     GroupNorm,
     ResidualBlock,
     TimeEmbedding,
-    downsample_mean,
-    upsample_nearest,
 )
 
 TIME_WIDTH_RATIO = 4
@@ -119,9 +117,8 @@ class SupResDiffGanUNet(nn.Module):
 
     def _block(self, width: int, name: str, resample: str = "") -> ResidualBlock:
         """A residual block; `resample`: '', 'down' or 'up'."""
-        function = {"": None, "down": downsample_mean, "up": upsample_nearest}[resample]
         norm = partial(GroupNorm, self.groups)
-        return ResidualBlock(width, self.dtype, norm, "add", function, name=name)
+        return ResidualBlock(width, self.dtype, norm, "add", resample, name=name)
 
     def _down(self, h: jax.Array, time: jax.Array) -> tuple[list[jax.Array], list[jax.Array]]:
         """The way down from [B, H, W, channels[0]]: the maps for the way up, and the taps."""

@@ -16,7 +16,7 @@ import numpy as np
 
 from framer_jax.knobs import check_knobs, knob
 from framer_jax.models.denoiser import Taps
-from framer_jax.models.layers import Dtype, LayerNorm, pixel_shuffle, upsample_nearest
+from framer_jax.models.layers import Dtype, LayerNorm, pixel_shuffle, upsampling_conv
 from framer_jax.models.swin import SwinBlock, hidden_width, linear
 
 HEADS = ("pixelshuffle", "pixelshuffledirect", "nearest+conv", "none")
@@ -119,7 +119,7 @@ class Head(nn.Module):
 
     def _nearest(self, x: jax.Array) -> jax.Array:
         for index in range(1, self.scale.bit_length()):
-            x = nn.leaky_relu(self._conv(upsample_nearest(x), f"up_{index}"), 0.2)
+            x = nn.leaky_relu(upsampling_conv(HEAD_CHANNELS, self.dtype, f"up_{index}")(x), 0.2)
         return nn.leaky_relu(self._conv(x, "fine"), 0.2)
 
     def _conv(self, x: jax.Array, name: str, channels: int = HEAD_CHANNELS) -> jax.Array:

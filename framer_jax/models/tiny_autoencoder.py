@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from framer_jax.models.layers import Dtype, upsample_nearest
+from framer_jax.models.layers import Dtype, upsampling_conv
 
 PAD = ((1, 1), (1, 1))
 """One pixel of zeros on every side, also with stride 2."""
@@ -91,8 +91,7 @@ class TinyDecoder(nn.Module):
             for index in range(first, first + LEVEL_BLOCKS):
                 h = Block(self.channels, self.dtype, name=f"block_{index}")(h)
             name = f"layer_{first + LEVEL_BLOCKS + 1}"
-            up = nn.Conv(self.channels, (3, 3), padding=PAD, use_bias=False, dtype=self.dtype, name=name)
-            h = up(upsample_nearest(h))
+            h = upsampling_conv(self.channels, self.dtype, name, use_bias=False)(h)
         h = Block(self.channels, self.dtype, name="block_18")(h)
         return nn.Conv(3, (3, 3), padding=PAD, name="layer_19")(h.astype(jnp.float32))
 

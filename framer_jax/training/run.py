@@ -52,6 +52,7 @@ class TrainResult:
       stopped: true if the run ended before `settings.steps` (signal or stop_after); the same command resumes it.
       message: summary in one line.
       scalars: the scalars that were logged last.
+      seconds: kind of work (framer_jax.training.wall_time) → wall time of it.
     """
 
     state: TrainState
@@ -59,6 +60,7 @@ class TrainResult:
     stopped: bool
     message: str
     scalars: dict[str, float]
+    seconds: Mapping[str, float]
 
 
 @dataclass
@@ -144,7 +146,7 @@ class Run:
 
     def _result(self, stopped: bool, message: str) -> TrainResult:
         self.writer.write_text(self.step, "run", message)
-        return TrainResult(self.state, self.step, stopped, message, self.scalars)
+        return TrainResult(self.state, self.step, stopped, message, self.scalars, dict(self.wall_time.seconds))
 
     def _is_save_due(self) -> bool:
         """Whether `checkpoint_minutes` have passed since the last save, by the clock of the first host."""

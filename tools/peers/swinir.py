@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
@@ -11,6 +10,8 @@ from typing import Any
 
 import numpy as np
 import torch
+
+from tools.peers.clones import stand_in_for_small_packages
 
 FILE = "models/network_swinir.py"
 
@@ -37,8 +38,7 @@ def load(checkout: Path) -> ModuleType:
     path = checkout / FILE
     if not path.is_file():
         raise FileNotFoundError(f"--swinir-checkout {checkout} lacks {FILE}: give a clone of the SwinIR repository")
-    if importlib.util.find_spec("timm") is None:
-        _stub_timm()
+    stand_in_for_small_packages()
     specification = importlib.util.spec_from_file_location("_network_swinir", path)
     assert specification is not None and specification.loader is not None
     module = importlib.util.module_from_spec(specification)
@@ -72,19 +72,3 @@ def build(checkout: Path, size: int, arguments: Mapping[str, Any] | None = None,
 def state_of(network: torch.nn.Module) -> dict[str, np.ndarray]:
     """The network's state dict, as framer_jax.porting takes it."""
     return {name: value.detach().cpu().numpy() for name, value in network.state_dict().items()}
-
-
-def _stub_timm() -> None:
-    """Replace the three functions of timm that the network imports; none has an effect in inference."""
-
-    class DropPath(torch.nn.Identity):
-        def __init__(self, probability: float = 0.0) -> None:
-            super().__init__()
-
-    layers = ModuleType("timm.models.layers")
-    layers.__dict__.update(
-        DropPath=DropPath,
-        to_2tuple=lambda value: value if isinstance(value, tuple) else (value, value),
-        trunc_normal_=torch.nn.init.trunc_normal_,
-    )
-    sys.modules |= {"timm": ModuleType("timm"), "timm.models": ModuleType("timm.models"), "timm.models.layers": layers}
