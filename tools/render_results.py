@@ -1,4 +1,4 @@
-"""Fill the tables of docs/results and of the model cards from the JSON files that commands wrote.
+"""Fill the tables of docs/results, docs/benchmarks.md and the model cards from the JSON files that commands wrote.
 
     python tools/render_results.py [--check] [PAGE …]
 
@@ -7,10 +7,13 @@ docs/results/data, or in a folder `data` next to the page:
 
     <!-- compare: framer_u_multistep.json label=framer -->
     <!-- quality: quality.json set=RealSR-crops -->
+    <!-- peers: benchmarks.json cases=vq-encode,vq-decode -->
     <!-- end -->
 
 `compare` is a file of `framer-jax compare --json`, with the label of one model; `quality` is the summary.json of
-tools/quality_table.py, with one set of photographs. `--check` writes nothing, and fails if a page is not up to date.
+tools/quality_table.py, with one set of photographs; `peers`, `steps` and `shares` are the file of tools/benchmark.py,
+with some of its cases; `plans` one of tools/compile_for_topology.py. `--check` writes nothing, and fails if a page is
+not up to date.
 """
 
 from __future__ import annotations
@@ -30,20 +33,21 @@ from framer_jax.evaluation.comparison import Difference
 from framer_jax.evaluation.report import Summary
 from framer_jax.porting.files import atomic_write
 from tools.quality_scores import summary_markdown
+from tools.render_benchmarks import peers_table, shares_table, steps_table
+from tools.render_plans import plans_table
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS, CARDS = ROOT / "docs" / "results", ROOT / "framer_jax" / "weights"
-
-BLOCK = re.compile(r"<!-- (?P<kind>compare|quality): (?P<words>[^\n]+?) -->\n.*?<!-- end -->", re.DOTALL)
+BENCHMARKS = ROOT / "docs" / "benchmarks.md"
 
 
 def main(command_line: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description="Fill the tables of docs/results and of the model cards.")
+    parser = argparse.ArgumentParser(description="Fill the tables of the documentation and of the model cards.")
     parser.add_argument("pages", nargs="*", type=Path, metavar="PAGE", help="Markdown files; default: all of them")
     parser.add_argument("--check", action="store_true", help="write nothing; fail if a page is not up to date")
     arguments = parser.parse_args(command_line)
     stale = []
-    for page in arguments.pages or [*sorted(RESULTS.glob("*.md")), *sorted(CARDS.glob("*.md"))]:
+    for page in arguments.pages or [*sorted(RESULTS.glob("*.md")), *sorted(CARDS.glob("*.md")), BENCHMARKS]:
         text = page.read_text(encoding="utf-8")
         folders = (page.parent / "data", RESULTS / "data")
         rendered = render(text, next(folder for folder in folders if folder.is_dir()))
@@ -108,8 +112,17 @@ def _numbers(entry: Mapping[str, Any]) -> dict[str, Any]:
 TABLES: Mapping[str, Callable[[Mapping[str, Any], Mapping[str, str]], str]] = {
     "compare": compare_table,
     "quality": quality_table,
+    "peers": peers_table,
+    "steps": steps_table,
+    "shares": shares_table,
+    "plans": plans_table,
 }
 """Kind of a block → (content of its file, its options) → the table as Markdown."""
+
+BLOCK = re.compile(
+    rf"<!-- (?P<kind>{'|'.join(TABLES)}): (?P<words>[^\n]+?) -->\n.*?<!-- end -->",
+    re.DOTALL,
+)
 
 
 if __name__ == "__main__":

@@ -57,3 +57,14 @@ def test_a_table_of_quality(tmp_path):
     (tmp_path / "data" / "q.json").write_text(json.dumps(content))
     page = "<!-- quality: q.json set=RealSR seconds=yes -->\n<!-- end -->"
     assert "| bicubic | 100 | 27.11 (26.50 .. 27.74) | 0.05 |" in render_results.render(page, tmp_path / "data")
+
+
+def test_a_table_of_plans(tmp_path):
+    (tmp_path / "data").mkdir()
+    plan = {"topology": "v5e:4x4", "chips": 16, "global_batch": 16, "arguments": 2**30, "temporaries": 2**31}
+    plan |= {"flops": 1e12, "traced_flops": 2e12, "collectives": {"all-reduce": [3, 2**20]}}
+    plans = [{**plan, "reading": "none", "peak": 2**32}, {**plan, "reading": "paper", "peak": 1.01 * 2**32}]
+    (tmp_path / "data" / "p.json").write_text(json.dumps({"plans": plans}))
+    rendered = render_results.render("<!-- plans: p.json -->\n<!-- end -->", tmp_path / "data")
+    assert "| 16 of v5e:4x4 | 16 | none | 1024 | 2048 | 4096 | 1e+12 | 2e+12 | all-reduce 3 (1) |" in rendered
+    assert "|  |  | paper | 1024 | 2048 | 4137 (+1.00%) | 1e+12 |" in rendered
