@@ -5,15 +5,17 @@
 A table stands between two comments, of which the first names its kind, its file and its options. The files are in
 docs/results/data, or in a folder `data` next to the page:
 
-    <!-- compare: framer_u_multistep.json label=framer -->
+    <!-- ablation: framer_u_multistep.json table=0 arm=full -->
+    <!-- compare: framer_u_full_contrastive.json label=full -->
     <!-- quality: quality.json set=RealSR-crops -->
     <!-- peers: benchmarks.json cases=vq-encode,vq-decode -->
     <!-- end -->
 
+`ablation` is the table.json of `framer-jax ablate`, with the number of one of its tables, and one arm or `claims=all`;
 `compare` is a file of `framer-jax compare --json`, with the label of one model; `quality` is the summary.json of
 tools/quality_table.py, with one set of photographs; `peers`, `steps` and `shares` are the file of tools/benchmark.py,
-with some of its cases; `plans` one of tools/compile_for_topology.py. `--check` writes nothing, and fails if a page is
-not up to date.
+with some of its cases; `plans` is one of tools/compile_for_topology.py. `--check` writes nothing, and fails if one is
+stale.
 """
 
 from __future__ import annotations
@@ -29,8 +31,8 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from framer_jax.commands.compare import differences_markdown
-from framer_jax.evaluation.comparison import Difference
-from framer_jax.evaluation.report import Summary
+from framer_jax.evaluation.comparison import DIFFERENCE_HEADINGS, Difference, difference_cells
+from framer_jax.evaluation.report import Summary, metric_heading
 from framer_jax.porting.files import atomic_write
 from tools.quality_scores import summary_markdown
 from tools.render_benchmarks import peers_table, shares_table, steps_table
@@ -89,10 +91,29 @@ def render(text: str, data: Path) -> str:
 def compare_table(content: Mapping[str, Any], options: Mapping[str, str]) -> str:
     """The differences of one model from the reference."""
     label = options["label"]
-    entries = []
-    for metric, fields in content["differences"][label].items():
-        entries.append(Difference(metric=metric, **{**_numbers(fields), "runs": tuple(fields["runs"])}))
-    return differences_markdown(content["reference"]["label"], label, entries)
+    return _differences(content["reference"]["label"], label, content["differences"][label])
+
+
+def _differences(first: str, second: str, of_metric: Mapping[str, Mapping[str, Any]]) -> str:
+    return differences_markdown(first, second, [_difference(metric, fields) for metric, fields in of_metric.items()])
+
+
+def _difference(metric: str, fields: Mapping[str, Any]) -> Difference:
+    return Difference(metric=metric, **{**_numbers(fields), "runs": tuple(fields["runs"])})
+
+
+def ablation_table(content: Mapping[str, Any], options: Mapping[str, str]) -> str:
+    """The differences of one arm from the reference arm, or all claims with their verdicts."""
+    ablation = content["ablations"][int(options["table"])]
+    if "arm" in options:
+        return _differences(ablation["reference"], options["arm"], ablation["differences"][options["arm"]])
+    rows = []
+    for claim in ablation["claims"]:
+        entry = _difference(claim["metric"], claim["difference"])
+        heading = metric_heading(entry.metric, entry.higher_is_better)
+        rows.append([claim["claim"], heading, *difference_cells(entry), claim["verdict"]])
+    lines = [["claim", "metric", *DIFFERENCE_HEADINGS, "verdict"], ["---"] * (3 + len(DIFFERENCE_HEADINGS)), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def quality_table(content: Mapping[str, Any], options: Mapping[str, str]) -> str:
@@ -110,6 +131,7 @@ def _numbers(entry: Mapping[str, Any]) -> dict[str, Any]:
 
 
 TABLES: Mapping[str, Callable[[Mapping[str, Any], Mapping[str, str]], str]] = {
+    "ablation": ablation_table,
     "compare": compare_table,
     "quality": quality_table,
     "peers": peers_table,

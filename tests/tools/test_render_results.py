@@ -68,3 +68,19 @@ def test_a_table_of_plans(tmp_path):
     rendered = render_results.render("<!-- plans: p.json -->\n<!-- end -->", tmp_path / "data")
     assert "| 16 of v5e:4x4 | 16 | none | 1024 | 2048 | 4096 | 1e+12 | 2e+12 | all-reduce 3 (1) |" in rendered
     assert "|  |  | paper | 1024 | 2048 | 4137 (+1.00%) | 1e+12 |" in rendered
+
+
+def test_tables_of_an_ablation(tmp_path):
+    (tmp_path / "data").mkdir()
+    fields = {"higher_is_better": True, "images": 4, "first": 20.0, "second": 20.5, "mean": 0.5, "low": 0.25}
+    fields |= {"high": 0.75, "better": 3, "worse": 1, "p_value": 0.625, "runs": [0.25, 0.75]}
+    claim = {"claim": "full better than none", "metric": "psnr-y", "verdict": "holds", "difference": fields}
+    table = {"reference": "none", "differences": {"full": {"psnr-y": fields}}, "claims": [claim]}
+    (tmp_path / "data" / "t.json").write_text(json.dumps({"ablations": [table]}))
+    cells = "+0.5000 | +0.2500 .. +0.7500 | 3 of 4 | 0.62 | +0.2500, +0.7500 |"
+    for options, row in (
+        ("table=0 arm=full", f"| psnr-y ↑ | 20.0000 | 20.5000 | {cells}"),
+        ("table=0 claims=all", f"| full better than none | psnr-y ↑ | {cells} holds |"),
+    ):
+        page = f"<!-- ablation: t.json {options} -->\n<!-- end -->"
+        assert row in render_results.render(page, tmp_path / "data")
