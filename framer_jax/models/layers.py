@@ -284,21 +284,20 @@ def convolve_upsampled(x: jax.Array, kernel: jax.Array, precision: Any = None) -
       [B, 2H, 2W, D] in the dtype of x.
     """
     batch, height, width, _ = x.shape
-    rows = []
-    for row, taps in enumerate(_phase_taps(kernel, 0)):
-        phases = [
-            jax.lax.conv_general_dilated(
-                x,
-                both.astype(x.dtype),
-                (1, 1),
-                ((1 - row, row), (1 - column, column)),
-                dimension_numbers=("NHWC", "HWIO", "NHWC"),
-                precision=precision,
-            )
-            for column, both in enumerate(_phase_taps(taps, 1))
-        ]  # [B, H, W, D] each
-        rows.append(jnp.stack(phases, axis=3).reshape(batch, height, 2 * width, kernel.shape[-1]))
-    return jnp.stack(rows, axis=2).reshape(batch, 2 * height, 2 * width, kernel.shape[-1])
+    phases = [
+        jax.lax.conv_general_dilated(
+            x,
+            both.astype(x.dtype),
+            (1, 1),
+            ((1 - row, row), (1 - column, column)),
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            precision=precision,
+        )  # [B, H, W, D]
+        for row, taps in enumerate(_phase_taps(kernel, 0))
+        for column, both in enumerate(_phase_taps(taps, 1))
+    ]
+    y = jnp.stack(phases, axis=3).reshape(batch, height, width, 2, 2, kernel.shape[-1])
+    return y.transpose(0, 1, 3, 2, 4, 5).reshape(batch, 2 * height, 2 * width, kernel.shape[-1])
 
 
 def _phase_taps(kernel: jax.Array, axis: int) -> tuple[jax.Array, jax.Array]:

@@ -33,7 +33,7 @@ def run(tmp_path, monkeypatch):
         def train(recipe, batches, prepare, settings, workdir, **named):
             arguments.update(named)
             named["export"].write(drawn(lambda: expected_params(recipe)), 1, (LATEST, BEST))
-            return TrainResult(None, 1, False, "", {})
+            return TrainResult(None, 1, False, "", {}, {})
 
         monkeypatch.setattr(command, "train", train)
         photographs = [f"data.{part}={data}" for part in ("train", "validation")]

@@ -33,18 +33,20 @@ def build_from(clone: str | Path, module: str, network: str, config: Mapping[str
 def module_of(clone: str | Path, module: str) -> Any:
     """A module of a clone; modules of the same name from another clone are forgotten.
 
+    The clone stays first in the path, because torch.compile imports the modules of what it compiles by name.
+
     Raises:
       ImportError: the folder lacks it.
     """
-    for name in [name for name in sys.modules if name.split(".")[0] in PACKAGES]:
-        del sys.modules[name]
-    sys.path.insert(0, str(clone))
+    root = str(Path(clone).resolve())
+    for name, loaded in list(sys.modules.items()):
+        if name.split(".")[0] in PACKAGES and not (getattr(loaded, "__file__", "") or root).startswith(root):
+            del sys.modules[name]
+    sys.path[:] = [root, *(entry for entry in sys.path if entry != root)]
     try:
         return importlib.import_module(module)
     except ImportError as error:
         raise ImportError(f"{clone} has no {module}, or a package that it needs is missing: {error}") from error
-    finally:
-        sys.path.remove(str(clone))
 
 
 def stand_in_for_small_packages() -> None:
