@@ -7,8 +7,9 @@
 Cases: samplers and networks of ResShift and SinSR, one-pass networks, the degradation, training steps with and without
 FRAMER, and a run with its data. Programs of a case run alternately, so that a busy machine slows all alike; compilation
 and warm-up are not part of the times. The file is written after each case, and cases that it holds are kept: the same
-command goes on where it was stopped. A file of another machine, of other versions or options is refused without
---overwrite. A case that cannot run is a line at the end and exit status 1; the others go on.
+command goes on where it was stopped. A file of another machine, of other versions, threads or clock is refused without
+--overwrite; what else was asked is recorded with each case. A case that cannot run is a line at the end and exit status
+1; the others go on.
 """
 
 from __future__ import annotations
@@ -75,7 +76,7 @@ def main(command_line: Sequence[str] | None = None) -> int:
         print(f"{name}: {WHAT[name]}", file=sys.stderr)
         try:
             figures = measured(name, arguments)
-        except (ValueError, OSError, ImportError) as error:
+        except (ValueError, OSError, ImportError, RuntimeError) as error:  # torch.compile's are RuntimeErrors
             failures.append(f"{name}: {error}")
             continue
         report["cases"][name] = figures
@@ -97,7 +98,7 @@ def parse(command_line: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--programs", default="framer_jax,eager,compile", help="framer_jax and its peers (%(default)s)")
     parser.add_argument("--rounds", type=int, default=20, help="most timed calls of each program (%(default)s)")
-    parser.add_argument("--seconds", type=float, default=120.0, help="time of a case (%(default)s)")
+    parser.add_argument("--seconds", type=float, default=120.0, help="time of a network or sampler (%(default)s)")
     parser.add_argument("--threads", type=int, help="threads of every program; default: one per core")
     parser.add_argument("--clock", default="wall", choices=benchmark_one_pass.CLOCKS, help="of networks and samplers")
     parser.add_argument("--overwrite", action="store_true", help="replace a file of other versions or options")
@@ -151,12 +152,19 @@ def _version(package: str) -> str:
 
 
 def measured(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
-    """The figures of a case, with the time it took and what other programs used of the processors meanwhile."""
+    """The figures of a case, with the time that it took; the load of others includes the compilers that peers start."""
     from tools.benchmark_degradation import Load
 
     load, started = Load(), time.perf_counter()
     figures = CASES[name](arguments)
-    return {"what": WHAT[name], **figures, "others_load": load.others(), "took": time.perf_counter() - started}
+    asked = {option: getattr(arguments, option) for option in ("programs", "rounds", "seconds")}
+    return {
+        "what": WHAT[name],
+        **figures,
+        "asked": asked,
+        "others_load": load.others(),
+        "took": time.perf_counter() - started,
+    }
 
 
 def summary(figures: Mapping[str, Any]) -> list[str]:

@@ -43,11 +43,13 @@ class Program(NamedTuple):
       run: (parameters, hr) → LR images.
       compile_seconds: time of compilation without a cache.
       bytes_per_image: XLA's temporaries, divided by the number of images that are processed at a time.
+      temporaries: XLA's temporaries, bytes.
     """
 
     run: Callable[[DegradationParameters, np.ndarray], jax.Array]
     compile_seconds: float
     bytes_per_image: float
+    temporaries: int
 
 
 class Load:
@@ -88,6 +90,7 @@ def main() -> int:
     parser.add_argument(
         "--peer", type=Path, metavar="CHECKOUT", help="BasicSR checkout to compare with (extra [torch])"
     )
+    parser.add_argument("--threads", type=int, help="threads of the peer; default: one per core")
     arguments = parser.parse_args()
     preset = preset_by_name(arguments.preset)
     if arguments.usm:
@@ -135,7 +138,8 @@ def time_batches(
     Args:
       preset: the preset.
       batch: images per batch.
-      arguments: with `size` (side of the HR images), `batches` (their number) and `peer` (BasicSR's checkout, or None).
+      arguments: with `size` (side of the HR images), `batches` (their number), `peer` (BasicSR's checkout, or None) and
+        `threads` of the peer.
 
     Returns:
       (the program, seconds of its batches, those of the peer, which are none without one, and the share of the
@@ -210,7 +214,8 @@ def compile_degradation(preset: DegradationPreset, batch: int, size: int) -> Pro
     seconds = time.perf_counter() - started
     memory = program.memory_analysis()
     at_a_time = 1 if jax.default_backend() == "cpu" else batch
-    return Program(program, seconds, 0 if memory is None else memory.temp_size_in_bytes / at_a_time)
+    temporaries = 0 if memory is None else memory.temp_size_in_bytes
+    return Program(program, seconds, temporaries / at_a_time, temporaries)
 
 
 def draw_batch(preset: DegradationPreset, batch: int, number: int) -> DegradationParameters:
@@ -247,7 +252,7 @@ def make_peer(
     from tools.peers import real_esrgan
 
     device = "cpu" if jax.default_backend() == "cpu" else "cuda"
-    torch.set_num_threads(os.cpu_count() or 1)
+    torch.set_num_threads(arguments.threads or len(os.sched_getaffinity(0)))
     primitives = real_esrgan.load_primitives(arguments.peer)
     pipeline = real_esrgan.make_peer(primitives, preset, batch, arguments.size, 0, preset.sharpen_target, device)
 

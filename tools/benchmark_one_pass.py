@@ -163,7 +163,8 @@ def figures(
         for name, program in programs.items()
     }
     calls = {name: program.run for name, program in programs.items()}
-    times = time_alternately(calls, _rounds(programs, arguments), WARM_UP, PAUSE, CLOCKS[arguments.clock])
+    rounds = _rounds(programs, arguments)
+    times = time_alternately(calls, rounds, WARM_UP, PAUSE, CLOCKS[arguments.clock])
     return {
         name: {
             "median_seconds": float(np.median(times[name])),

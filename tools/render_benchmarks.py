@@ -15,6 +15,9 @@ PEERS = {
 }
 """Program → heading of its column."""
 
+FEWEST = 5
+"""Calls from which quartiles are shown, instead of the range."""
+
 
 def peers_table(content: Mapping[str, Any], options: Mapping[str, str]) -> str:
     """Times of framer_jax, and those of its peers relative to them.
@@ -30,7 +33,8 @@ def peers_table(content: Mapping[str, Any], options: Mapping[str, str]) -> str:
     for case in cases:
         ours = case["programs"]["framer_jax"]
         ratios = [_ratio(case, peer, "framer_jax") for peer in peers]
-        rows.append([case["what"], _milliseconds(ours), *ratios, *_compilation(ours)])
+        time = _milliseconds(ours, case.get("statistic", "median"))
+        rows.append([case["what"], time, *ratios, *_compilation(ours)])
     return _table(headings, rows)
 
 
@@ -64,23 +68,28 @@ def shares_table(content: Mapping[str, Any], options: Mapping[str, str]) -> str:
         ]
         for case in _cases(content, options)
     ]
-    return _table(["", "", "ms per step", "waiting for data", "degradation"], rows)
+    return _table(["", "what", "ms per step", "waiting for data", "degradation"], rows)
 
 
 def _cases(content: Mapping[str, Any], options: Mapping[str, str]) -> list[Mapping[str, Any]]:
     return [content["cases"][name] for name in options["cases"].split(",")]
 
 
-def _milliseconds(program: Mapping[str, Any]) -> str:
-    low, middle, high = np.quantile(program["seconds"], (0.25, 0.5, 0.75)) * 1e3
+def _milliseconds(program: Mapping[str, Any], statistic: str = "median") -> str:
+    """Median or mean, with the quartiles; of fewer than 5 calls with the range."""
+    seconds = np.asarray(program["seconds"]) * 1e3
+    low, high = np.quantile(seconds, (0.25, 0.75)) if len(seconds) >= FEWEST else (seconds.min(), seconds.max())
+    middle = seconds.mean() if statistic == "mean" else np.median(seconds)
     return f"{middle:.0f} ({low:.0f} to {high:.0f})"
 
 
 def _ratio(case: Mapping[str, Any], program: str, reference: str) -> str:
-    """The median over the rounds of a program's time relative to another's in the same round."""
+    """The median over the rounds of a program's time relative to another's in the same round; or of their means."""
     if program not in case["programs"]:
         return "–"
-    times = (np.asarray(case["programs"][name]["seconds"]) for name in (program, reference))
+    times = [np.asarray(case["programs"][name]["seconds"]) for name in (program, reference)]
+    if case.get("statistic") == "mean":
+        return f"{times[0].mean() / times[1].mean():.2f}×"
     return f"{np.median(np.divide(*times)):.2f}×"
 
 

@@ -159,6 +159,9 @@ class GroupNorm(nn.Module):
         return normal.astype(x.dtype)
 
 
+BLOCK_RESAMPLINGS = ("", "down", "up")
+"""How a residual block resamples: not at all, to half or to twice the side."""
+
 TIMES = ("scale_shift", "add")
 """How a residual block takes the time: as scale and shift of its second norm, or added to that norm's input."""
 
@@ -171,8 +174,11 @@ class ResidualBlock(nn.Module):
       dtype: compute dtype.
       norm: constructor of both norms.
       time: how the time enters, one of `TIMES`.
-      resample: '', or 'down' or 'up': the first convolution and the skip see means of 2x2 positions, or each position
-        2x2 times.
+      resample: one of `BLOCK_RESAMPLINGS`: the first convolution and the skip see means of 2x2 positions ('down'), or
+        each position 2x2 times ('up').
+
+    Raises:
+      ValueError: `resample` is none of them.
     """
 
     channels: int
@@ -184,6 +190,8 @@ class ResidualBlock(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, time: jax.Array | None = None) -> jax.Array:
         """X [B, H, W, C], time embedding [B, E] or None → [B, H, W, channels], resampled."""
+        if self.resample not in BLOCK_RESAMPLINGS:
+            raise ValueError(f"resample is {self.resample!r}: choose one of {BLOCK_RESAMPLINGS}")
         h = nn.silu(self.norm(name="norm_0")(x))
         if self.resample == "down":
             h, x = downsample_mean(h), downsample_mean(x)
@@ -238,37 +246,30 @@ def upsample_nearest(x: jax.Array) -> jax.Array:
     return jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
 
 
-def upsampling_conv(channels: int, dtype: Dtype, name: str, use_bias: bool = True) -> nn.Conv:
-    """A 3x3 convolution, padded with zeros, of `upsample_nearest` of its input: [B, H, W, C] → [B, 2H, 2W, channels].
+class UpsamplingConv(nn.Conv):
+    """A 3x3 convolution, padded with zeros, of `upsample_nearest` of its input, computed from the input itself.
 
-    It is computed from the input itself, see `convolve_upsampled`.
+    It is an nn.Conv with the same parameters, so that adapters and shardings of convolutions apply to it; of its
+    settings `features`, `use_bias`, the dtypes and the initializers count. See `convolve_upsampled`.
     """
-    return nn.Conv(
-        channels,
-        (3, 3),
-        use_bias=use_bias,
-        dtype=dtype,
-        promote_dtype=_promote_all_but_the_kernel,
-        conv_general_dilated=_in_place_of_convolution,
-        name=name,
-    )
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[B, H, W, C] → [B, 2H, 2W, features]."""
+        kernel = self.param("kernel", self.kernel_init, (3, 3, x.shape[-1], self.features), self.param_dtype)
+        y = convolve_upsampled(x.astype(self.dtype or x.dtype), kernel)
+        if not self.use_bias:
+            return y
+        bias: jax.Array = self.param("bias", self.bias_init, (self.features,), self.param_dtype)
+        return y + bias.astype(y.dtype)[None, None, None, :]
 
 
-def _promote_all_but_the_kernel(*arrays: jax.Array | None, dtype: Any = None, inexact: bool = True) -> list[Any]:
-    """(input, kernel, bias): the kernel keeps its digits for `convolve_upsampled`, which rounds sums of its taps."""
-    x, kernel, bias = arrays
-    x, bias = nn.dtypes.promote_dtype(x, bias, dtype=dtype, inexact=inexact)
-    return [x, kernel, bias]
+def upsampling_conv(channels: int, dtype: Dtype, name: str, use_bias: bool = True) -> UpsamplingConv:
+    """The convolution with `channels` outputs."""
+    return UpsamplingConv(channels, (3, 3), use_bias=use_bias, dtype=dtype, name=name)
 
 
-def _in_place_of_convolution(
-    x: jax.Array, kernel: jax.Array, *layout: Any, precision: Any = None, **more_layout: Any
-) -> jax.Array:
-    """As nn.Conv calls jax.lax.conv_general_dilated; strides, padding and dilations are those of `upsampling_conv`."""
-    return convolve_upsampled(x, kernel, precision)
-
-
-def convolve_upsampled(x: jax.Array, kernel: jax.Array, precision: Any = None) -> jax.Array:
+def convolve_upsampled(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """What a 3x3 convolution, padded with zeros, makes of `upsample_nearest(x)`, with 4 of its 9 products per output.
 
     The three taps of an axis see two input positions only: at even outputs the one before and, twice, their own; at odd
@@ -277,8 +278,7 @@ def convolve_upsampled(x: jax.Array, kernel: jax.Array, precision: Any = None) -
 
     Args:
       x: [B, H, W, C].
-      kernel: [3, 3, C, D] of any float dtype; sums of its taps are rounded to the dtype of x.
-      precision: of the products.
+      kernel: [3, 3, C, D]; sums of its taps are float32, and are rounded to the dtype of x.
 
     Returns:
       [B, 2H, 2W, D] in the dtype of x.
@@ -287,23 +287,23 @@ def convolve_upsampled(x: jax.Array, kernel: jax.Array, precision: Any = None) -
     phases = [
         jax.lax.conv_general_dilated(
             x,
-            both.astype(x.dtype),
+            of_phase.astype(x.dtype),
             (1, 1),
             ((1 - row, row), (1 - column, column)),
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
-            precision=precision,
         )  # [B, H, W, D]
         for row, taps in enumerate(_phase_taps(kernel, 0))
-        for column, both in enumerate(_phase_taps(taps, 1))
+        for column, of_phase in enumerate(_phase_taps(taps, 1))
     ]
-    y = jnp.stack(phases, axis=3).reshape(batch, height, width, 2, 2, kernel.shape[-1])
+    # jax2onnx knows a concatenation, but no stack of traced arrays.
+    y = jnp.concatenate(phases, axis=-1).reshape(batch, height, width, 2, 2, kernel.shape[-1])
     return y.transpose(0, 1, 3, 2, 4, 5).reshape(batch, 2 * height, 2 * width, kernel.shape[-1])
 
 
 def _phase_taps(kernel: jax.Array, axis: int) -> tuple[jax.Array, jax.Array]:
     """The two taps that even outputs see of an axis with three, and those of odd outputs; sums are float32."""
-    first, own, last = jnp.split(kernel.astype(jnp.float32), 3, axis)
-    return jnp.concatenate([first, own + last], axis), jnp.concatenate([first + own, last], axis)
+    before, center, after = jnp.split(kernel.astype(jnp.float32), 3, axis)
+    return jnp.concatenate([before, center + after], axis), jnp.concatenate([before + center, after], axis)
 
 
 def pixel_shuffle(x: jax.Array, factor: int) -> jax.Array:

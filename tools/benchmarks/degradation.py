@@ -17,7 +17,8 @@ def measure(batch: int, arguments: argparse.Namespace) -> dict[str, Any]:
     from framer_jax.degradations.presets import preset_by_name
     from tools.benchmark_degradation import time_batches
 
-    settings = argparse.Namespace(size=SIDE, batches=2 * arguments.rounds, peer=arguments.basicsr)
+    peer = arguments.basicsr if "eager" in arguments.programs else None
+    settings = argparse.Namespace(size=SIDE, batches=2 * arguments.rounds, peer=peer, threads=arguments.threads)
     program, times, peer_times, _ = time_batches(preset_by_name(PRESET), batch, settings)
     seconds = {"framer_jax": times, **({"eager": peer_times} if peer_times else {})}
     return {
@@ -26,13 +27,14 @@ def measure(batch: int, arguments: argparse.Namespace) -> dict[str, Any]:
                 "median_seconds": float(np.median(values)),
                 "seconds": values,
                 "first_seconds": program.compile_seconds if name == "framer_jax" else None,
-                "temporaries": int(program.bytes_per_image * batch) if name == "framer_jax" else None,
+                "temporaries": program.temporaries if name == "framer_jax" else None,
                 "relative_error": None,
             }
             for name, values in seconds.items()
         },
         "images": batch,
-        "notes": [] if peer_times else ["eager: needs --basicsr"],
+        "statistic": "mean",  # every batch is other work, which a training run has to do
+        "notes": [] if peer_times or peer is not None else ["eager: needs --basicsr"],
     }
 
 

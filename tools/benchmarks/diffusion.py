@@ -80,10 +80,12 @@ def measure(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
     x = np.random.default_rng(0).random((1, case.side, case.side, 3), np.float32)
     programs = {"framer_jax": case.ours(peer, x)}
     reference = programs["framer_jax"].output() if case.compared else None
-    programs["eager"] = torch_program(case.theirs(peer, lambda network: network), x, arguments, None)
-    if "compile" in arguments.programs:
-        programs["compile"] = torch_program(case.theirs(peer, torch.compile), x, arguments, None)
-    return {"programs": figures(programs, reference, arguments), "notes": []}
+    ways = {"eager": lambda network: network, "compile": torch.compile}
+    for program in ways.keys() & set(arguments.programs):
+        programs[program] = torch_program(case.theirs(peer, ways[program]), x, arguments, None)
+    others = sorted(set(arguments.programs) - programs.keys())
+    notes = [f"{program}: only for networks of one pass" for program in others]
+    return {"programs": figures(programs, reference, arguments), "notes": notes}
 
 
 def _ported(kind: str, network: Any) -> tuple[Any, Any]:

@@ -20,7 +20,7 @@ RUN = "resshift_narrow"
 """The configuration whose run is measured."""
 
 PHOTOGRAPHS, PHOTOGRAPH_SIDE, LOG_EVERY = 24, 320, 20
-"""The run's data, noise at every scale, and its log."""
+"""The run's data, which are copies of noise at every scale, and its log."""
 
 
 def measure_step(denoiser: str, arguments: argparse.Namespace) -> dict[str, Any]:
@@ -54,7 +54,7 @@ def measure_run(arguments: argparse.Namespace) -> dict[str, Any]:
     from framer_jax.commands.train import train_from_config
     from framer_jax.config import load_config, to_dict
     from framer_jax.degradations.presets import preset_by_name
-    from framer_jax.training.wall_time import DATA, TRAINING
+    from framer_jax.training.wall_time import COMPILATION, DATA, TRAINING
     from tools.benchmark_degradation import random_images, time_batches
 
     steps = max(2 * LOG_EVERY, arguments.rounds)
@@ -74,7 +74,7 @@ def measure_run(arguments: argparse.Namespace) -> dict[str, Any]:
         result = train_from_config(config, str(Path(folder) / "run"), quiet=True)
     batch, crop = config["training"]["global_batch"], config["data"]["crop"]
     preset = preset_by_name(config["data"]["degradation"])
-    settings = argparse.Namespace(size=crop, batches=arguments.rounds, peer=None)
+    settings = argparse.Namespace(size=crop, batches=arguments.rounds, peer=None, threads=arguments.threads)
     _, times, _, _ = time_batches(preset, batch, settings)
     waiting, total = result.seconds[DATA], result.seconds[DATA] + result.seconds[TRAINING]
     step = total / (steps - 1)  # the first one counts as compilation
@@ -83,7 +83,7 @@ def measure_run(arguments: argparse.Namespace) -> dict[str, Any]:
             "steps": {
                 "median_seconds": step,
                 "seconds": [step],
-                "first_seconds": result.seconds["compilation"],
+                "first_seconds": result.seconds[COMPILATION],
                 "temporaries": None,
                 "relative_error": None,
             }

@@ -38,11 +38,12 @@ def module_of(clone: str | Path, module: str) -> Any:
     Raises:
       ImportError: the folder lacks it.
     """
-    root = str(Path(clone).resolve())
+    root = Path(clone).resolve()
     for name, loaded in list(sys.modules.items()):
-        if name.split(".")[0] in PACKAGES and not (getattr(loaded, "__file__", "") or root).startswith(root):
+        file = getattr(loaded, "__file__", None)
+        if name.split(".")[0] in PACKAGES and not (file and Path(file).is_relative_to(root)):
             del sys.modules[name]
-    sys.path[:] = [root, *(entry for entry in sys.path if entry != root)]
+    sys.path[:] = [str(root), *(entry for entry in sys.path if entry != str(root))]
     try:
         return importlib.import_module(module)
     except ImportError as error:
