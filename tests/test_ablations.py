@@ -15,10 +15,12 @@ from tests.support.tiny import overrides, photos
 
 FRAMER = tuple(f"framer:{table}" for table in ("table2", "table3", "table4", "table5", "fig10", "lambda"))
 DTKD = tuple(f"dtkd:table{number}" for number in range(4, 8))
-SHIPPED = (*FRAMER, *DTKD, "hf_diff")
+VARIANTS = "framer:variants"
+SHIPPED = (*FRAMER, VARIANTS, *DTKD, "hf_diff")
 
 SMALL = {
     **dict.fromkeys(FRAMER, "framer_u_taesd_small"),
+    VARIANTS: "framer_d_taesd3_small",
     **dict.fromkeys(DTKD, "dtkd_narrow"),
     "hf_diff": "hf_diff_narrow",
 }
@@ -49,6 +51,13 @@ def test_arms_are_legal_and_differ_on_the_published_and_on_a_small_base(name):
     for base in (ablation.base, SMALL[name]):
         arms = configs(name, base)
         assert len({json.dumps(config, sort_keys=True) for config in arms.values()}) == len(ablation.arms)
+
+
+def test_variants_differ_in_what_the_released_code_compares():
+    arms = configs(VARIANTS, "framer_d_taesd3_small")
+    taps = "recipe.denoiser.dit4sr_transformer.taps"
+    assert changes(arms["full"], arms["released"]) == {"framer.variant", taps}
+    assert changes(arms["released"], arms["released_0.01"]) == {"framer.weight"}
 
 
 @pytest.mark.parametrize("name", [*FRAMER, *DTKD])
