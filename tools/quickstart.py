@@ -60,22 +60,30 @@ def main() -> int:
     arguments = parser.parse_args()
     arguments.folder.mkdir(parents=True, exist_ok=True)
     starter = load_model(SHIPPED["starter"])
-    preset = model_degradation(starter, shipped("quickstart").data.degradation)
-    pairs = degraded_pairs(None, preset, seed=0, multiple=starter.recipe.scale * starter.recipe.lr_multiple)
     if arguments.step == "prepare":
-        prepare(pairs, arguments.folder)
+        prepare(starter, arguments.folder)
     else:
-        report(starter, pairs, arguments.folder)
+        report(starter, read_pairs(arguments.folder), arguments.folder)
     return 0
 
 
-def prepare(pairs: list[ValidationPair], folder: Path) -> None:
-    """Write the photos and their LR images."""
+def prepare(starter: Model, folder: Path) -> None:
+    """Degrade the photos, and write them and their LR images."""
+    preset = model_degradation(starter, shipped("quickstart").data.degradation)
     for part in ("hr", "lr"):
         (folder / part).mkdir(exist_ok=True)
-    for pair in pairs:
+    for pair in degraded_pairs(None, preset, seed=0, multiple=starter.recipe.scale * starter.recipe.lr_multiple):
         save(folder / "hr" / f"{pair.name}.png", pair.hr)
         save(folder / "lr" / f"{pair.name}.png", pair.lr)
+
+
+def read_pairs(folder: Path) -> list[ValidationPair]:
+    """What `prepare` wrote; both images of a pair have 8 bits from the start."""
+
+    def read(part: str, path: Path) -> np.ndarray:
+        return read_rgb(folder / part / path.name) / np.float32(255)
+
+    return [ValidationPair(path.stem, read("hr", path), read("lr", path)) for path in sorted((folder / "lr").iterdir())]
 
 
 def save(path: Path, pixels: np.ndarray) -> None:
