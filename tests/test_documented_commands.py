@@ -104,7 +104,9 @@ def check_tool(words):
     assert path.is_file(), f"there is no {words[1]}"
     text = path.read_text(encoding="utf-8")
     for name in re.findall(r"from (tools\.[\w.]+|framer_jax\.evaluation\.perceptual) import", text):
-        text += (ROOT / f"{name.replace('.', '/')}.py").read_text(encoding="utf-8")
+        module = ROOT / name.replace(".", "/")
+        file = module / "__init__.py" if module.is_dir() else module.with_suffix(".py")
+        text += file.read_text(encoding="utf-8")
     for option in (word.split("=")[0] for word in words if word.startswith("--")):
         assert f'"{option}"' in text, f"{words[1]} has no option {option}"
 

@@ -93,9 +93,16 @@ def test_tables_of_the_page(tmp_path):
         for kind, name in (("peers", "vq-encode"), ("steps", "step"), ("shares", "run"))
     )
     rendered = render_results.render(page, tmp_path)
-    assert "| encode | 200 (150 to 300) | 2.00× | 2.0 | 2 |" in rendered
-    assert "| U-Net | 1000 (1000 to 1500) | 16.0 | 1.10× | 1.00× | 2.0, 2.0 |" in rendered
+    assert "| encode | 200 (100 to 400) | 2.00× | 2.0 | 2 |" in rendered  # the range of three calls
+    assert "| U-Net | 1000 (1000 to 2000) | 16.0 | 1.10× | 1.00× | 2.0, 2.0 |" in rendered
     assert "| R | 40 steps | 500 | 0.4% | 20.0% |" in rendered
+
+
+def test_batches_of_different_work_are_compared_by_their_means(tmp_path):
+    case = {**CASE, "what": "batches", "statistic": "mean"}
+    (tmp_path / "b.json").write_text(json.dumps({"cases": {"d": case}}))
+    rendered = render_results.render("<!-- peers: b.json cases=d -->\n<!-- end -->", tmp_path)
+    assert "| batches | 233 (100 to 400) | 1.86× | 2.0 | 2 |" in rendered
 
 
 @pytest.mark.slow
