@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# From a fresh clone to super-resolved photographs and a FRAMER training run: at most 10 minutes on 2 cores.
+# From a fresh clone to super-resolved photographs and a FRAMER training run: 3 to 8 minutes on 2 cores.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 started=$SECONDS
