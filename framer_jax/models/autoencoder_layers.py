@@ -13,7 +13,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from framer_jax.models.layers import Dtype, GroupNorm, ResidualBlock, attention, upsampling_conv
+from framer_jax.models.layers import Dtype, GroupNorm, ResidualBlock, attention
+from framer_jax.models.resampling import upsampling_conv
 
 Norm = partial(GroupNorm, epsilon=1e-6)
 

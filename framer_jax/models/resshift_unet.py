@@ -14,18 +14,8 @@ import jax.numpy as jnp
 
 from framer_jax.knobs import check_knobs, knob
 from framer_jax.models.denoiser import IMAGE, Condition, Taps, condition_entry
-from framer_jax.models.layers import (
-    GROUPS,
-    TIMES,
-    Dtype,
-    GroupNorm,
-    ResidualBlock,
-    TimeEmbedding,
-    downsample_mean,
-    local_contrast,
-    upsample_nearest,
-    upsampling_conv,
-)
+from framer_jax.models.layers import GROUPS, TIMES, Dtype, GroupNorm, ResidualBlock, TimeEmbedding, local_contrast
+from framer_jax.models.resampling import downsample_mean, upsample_nearest, upsampling_conv
 from framer_jax.models.swin import VARIANTS, SwinLayer, hidden_width
 
 RESAMPLINGS = ("conv", "block", "plain")

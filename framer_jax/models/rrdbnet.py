@@ -15,7 +15,8 @@ import jax.numpy as jnp
 
 from framer_jax.knobs import check_knobs, knob
 from framer_jax.models.denoiser import Taps
-from framer_jax.models.layers import Dtype, pixel_unshuffle, upsampling_conv
+from framer_jax.models.layers import Dtype
+from framer_jax.models.resampling import pixel_unshuffle, upsampling_conv
 
 VARIANTS = ("real_esrgan", "bsrgan")
 """How a network upsamples by 2: BasicSR and Real-ESRGAN reduce the image by pixel unshuffle in front of a network for

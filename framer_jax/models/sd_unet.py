@@ -18,15 +18,8 @@ import jax.numpy as jnp
 
 from framer_jax.knobs import check_knobs, knob
 from framer_jax.models.denoiser import IMAGE_TOKENS, TEXT, Condition, Taps, condition_entry
-from framer_jax.models.layers import (
-    ATTENTIONS,
-    GROUPS,
-    Dtype,
-    GroupNorm,
-    ResidualBlock,
-    TimeEmbedding,
-    upsampling_conv,
-)
+from framer_jax.models.layers import ATTENTIONS, GROUPS, Dtype, GroupNorm, ResidualBlock, TimeEmbedding
+from framer_jax.models.resampling import upsampling_conv
 from framer_jax.models.resshift_unet import downsampling_conv
 from framer_jax.models.sd_blocks import REMAT, SpatialTransformer
 

@@ -13,7 +13,8 @@ import jax.numpy as jnp
 
 from framer_jax.knobs import check_knobs, knob
 from framer_jax.models.denoiser import Taps
-from framer_jax.models.layers import Dtype, pixel_shuffle
+from framer_jax.models.layers import Dtype
+from framer_jax.models.resampling import pixel_shuffle
 
 ACTIVATIONS = ("prelu", "relu", "leaky_relu")
 """PReLU with one slope per channel, ReLU, or leaky ReLU with slope 0.1."""

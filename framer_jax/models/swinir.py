@@ -16,7 +16,8 @@ import numpy as np
 
 from framer_jax.knobs import check_knobs, knob
 from framer_jax.models.denoiser import Taps
-from framer_jax.models.layers import Dtype, LayerNorm, pixel_shuffle, upsampling_conv
+from framer_jax.models.layers import Dtype, LayerNorm
+from framer_jax.models.resampling import pixel_shuffle, upsampling_conv
 from framer_jax.models.swin import SwinBlock, hidden_width, linear
 
 HEADS = ("pixelshuffle", "pixelshuffledirect", "nearest+conv", "none")

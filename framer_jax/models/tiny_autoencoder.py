@@ -11,7 +11,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from framer_jax.models.layers import Dtype, upsampling_conv
+from framer_jax.models.layers import Dtype
+from framer_jax.models.resampling import upsampling_conv
 
 PAD = ((1, 1), (1, 1))
 """One pixel of zeros on every side, also with stride 2."""

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from framer_jax.models.layers import pixel_shuffle
+from framer_jax.models.resampling import pixel_shuffle
 from framer_jax.models.swinir import SwinIR, drop_path_mask, pad_to_windows
 from tests.support.drawn import drawn
 
