@@ -28,7 +28,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 
-from tools.benchmark_swinir import LARGEST_ERROR, PAUSE, Program, relative_error, run, torch_program
+from tools.benchmark_swinir import (
+    LARGEST_ERROR,
+    PAUSE,
+    Program,
+    compiled_program,
+    relative_error,
+    run,
+    torch_program,
+)
 from tools.timing import time_alternately
 
 FEWEST_ROUNDS, WARM_UP = 3, 1
@@ -163,8 +171,7 @@ def figures(
         for name, program in programs.items()
     }
     calls = {name: program.run for name, program in programs.items()}
-    rounds = _rounds(programs, arguments)
-    times = time_alternately(calls, rounds, WARM_UP, PAUSE, CLOCKS[arguments.clock])
+    times = time_alternately(calls, _rounds(programs, arguments), WARM_UP, PAUSE, CLOCKS[arguments.clock])
     return {
         name: {
             "median_seconds": float(np.median(times[name])),
@@ -218,24 +225,6 @@ def _rounds(programs: Mapping[str, Program], arguments: argparse.Namespace) -> i
 def framer_jax_program(module: Any, params: Any, image: np.ndarray) -> Program:
     """The network of framer_jax, compiled."""
     return compiled_program(lambda params, image: module.apply({"params": params}, image)[0], params, image)
-
-
-def compiled_program(function: Callable[..., Any], *inputs: Any) -> Program:
-    """A function of arrays, compiled; its output is an array in the layout of framer_jax."""
-    import jax
-
-    inputs = jax.device_put(inputs)
-    lowered = jax.jit(function).lower(*inputs)
-    started = time.perf_counter()
-    compiled = lowered.compile()
-    seconds = time.perf_counter() - started
-    memory = compiled.memory_analysis()
-    return Program(
-        lambda: jax.block_until_ready(compiled(*inputs)),
-        lambda: np.asarray(compiled(*inputs)),
-        seconds,
-        None if memory is None else memory.temp_size_in_bytes,
-    )
 
 
 def torch_peer(network: Network, params: Any, size: int, arguments: argparse.Namespace) -> Any:

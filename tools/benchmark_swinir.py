@@ -172,12 +172,25 @@ def framer_jax_program(state: dict[str, np.ndarray], image: np.ndarray, argument
 
     params, module_arguments, _ = to_flax(SWINIR, state, "the peer")
     module = SwinIR(**module_arguments, dtype=jax.numpy.dtype(arguments.dtype))
-    inputs = jax.device_put(({"params": params}, image))
-    lowered = jax.jit(lambda params, image: module.apply(params, image)[0]).lower(*inputs)
+    return compiled_program(lambda params, image: module.apply({"params": params}, image)[0], params, image)
+
+
+def compiled_program(function: Callable[..., Any], *inputs: Any) -> Program:
+    """A function of arrays, compiled; its output is an array in the layout of framer_jax."""
+    import jax
+
+    inputs = jax.device_put(inputs)
+    lowered = jax.jit(function).lower(*inputs)
     started = time.perf_counter()
     compiled = lowered.compile()
     seconds = time.perf_counter() - started
-    return Program(lambda: jax.block_until_ready(compiled(*inputs)), lambda: np.asarray(compiled(*inputs)), seconds)
+    memory = compiled.memory_analysis()
+    return Program(
+        lambda: jax.block_until_ready(compiled(*inputs)),
+        lambda: np.asarray(compiled(*inputs)),
+        seconds,
+        None if memory is None else memory.temp_size_in_bytes,
+    )
 
 
 def torch_program(network: Any, image: np.ndarray, arguments: argparse.Namespace, mode: str | None) -> Program:

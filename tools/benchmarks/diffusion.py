@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tools.benchmark_one_pass import compiled_program, figures
-from tools.benchmark_swinir import Program, torch_program
+from tools.benchmark_one_pass import figures
+from tools.benchmark_swinir import Program, compiled_program, torch_program
 
 LATENT, IMAGE_SIDE, LR_SIDE = 64, 256, 128
 """Sides of the inputs of the U-Net and the decoder, of the encoder, and of the samplers."""
@@ -81,8 +81,9 @@ def measure(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
     programs = {"framer_jax": case.ours(peer, x)}
     reference = programs["framer_jax"].output() if case.compared else None
     ways = {"eager": lambda network: network, "compile": torch.compile}
-    for program in ways.keys() & set(arguments.programs):
-        programs[program] = torch_program(case.theirs(peer, ways[program]), x, arguments, None)
+    for program, way in ways.items():
+        if program in arguments.programs:
+            programs[program] = torch_program(case.theirs(peer, way), x, arguments, None)
     others = sorted(set(arguments.programs) - programs.keys())
     notes = [f"{program}: only for networks of one pass" for program in others]
     return {"programs": figures(programs, reference, arguments), "notes": notes}
