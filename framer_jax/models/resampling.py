@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import cast
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -34,10 +32,11 @@ class UpsamplingConv(nn.Conv):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """[B, H, W, C] → [B, 2H, 2W, features]."""
-        if (self.dtype or x.dtype) != jnp.float32:
-            return cast(jax.Array, super().__call__(upsample_nearest(x)))
+        x = x.astype(self.dtype or x.dtype)
         kernel = self.param("kernel", self.kernel_init, (3, 3, x.shape[-1], self.features), self.param_dtype)
-        y = convolve_upsampled(x.astype(jnp.float32), kernel.astype(jnp.float32))
+        # Not nn.Conv's own call: interceptors, such as those of adapters, would see it as a second layer.
+        convolve = convolve_upsampled if x.dtype == jnp.float32 else _convolve_larger
+        y = convolve(x, kernel.astype(x.dtype))
         if not self.use_bias:
             return y
         bias: jax.Array = self.param("bias", self.bias_init, (self.features,), self.param_dtype)
@@ -78,6 +77,12 @@ def convolve_upsampled(x: jax.Array, kernel: jax.Array) -> jax.Array:
     # jax2onnx knows a concatenation, but no stack of traced arrays.
     y = jnp.concatenate(phases, axis=-1).reshape(batch, height, width, 2, 2, kernel.shape[-1])
     return y.transpose(0, 1, 3, 2, 4, 5).reshape(batch, 2 * height, 2 * width, kernel.shape[-1])
+
+
+def _convolve_larger(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """The same as `convolve_upsampled`, with all products."""
+    numbers = ("NHWC", "HWIO", "NHWC")
+    return jax.lax.conv_general_dilated(upsample_nearest(x), kernel, (1, 1), "SAME", dimension_numbers=numbers)
 
 
 def _phase_taps(kernel: jax.Array, axis: int) -> tuple[jax.Array, jax.Array]:

@@ -64,7 +64,8 @@ def test_no_traced_arrays_are_stacked():
     assert "stack" not in {equation.primitive.name for equation in traced.eqns}
 
 
-def test_a_lora_of_it_sees_the_upsampled_map():
+@pytest.mark.parametrize(("dtype", "tolerance"), [(jnp.float32, 1e-5), (jnp.bfloat16, 0.1)])
+def test_a_lora_of_it_sees_the_upsampled_map(dtype, tolerance):
     conv, reference = pair()
     x = drawn((1, 4, 5, 4))
     params = conv.init(jax.random.key(1), x)["params"]
@@ -76,10 +77,10 @@ def test_a_lora_of_it_sees_the_upsampled_map():
     class Network(nn.Module):
         @nn.compact
         def __call__(self, x):
-            return upsampling_conv(6, jnp.float32, "conv")(x)
+            return upsampling_conv(6, dtype, "conv")(x)
 
     with apply_adapters():
         added = Network().apply(with_adapters(nested, {"a": lora}), x)
     expected = reference({"params": merged}, x)
-    assert np.abs(expected - reference({"params": params}, x)).max() > 0.1
-    np.testing.assert_allclose(added, expected, rtol=1e-5, atol=1e-5)
+    assert np.abs(expected - reference({"params": params}, x)).max() > 0.5
+    np.testing.assert_allclose(added.astype(jnp.float32), expected, rtol=tolerance, atol=tolerance)
