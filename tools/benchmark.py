@@ -4,12 +4,12 @@
         [--basicsr CLONE] [--programs framer_jax,eager,compile] [--rounds 20] [--seconds 120] [--threads N]
         [--clock wall] [--overwrite]
 
-Cases: samplers and networks of ResShift and SinSR, one-pass networks, the degradation, training steps with and without
-FRAMER, and a run with its data. Programs of a case run alternately, so that a busy machine slows all alike; compilation
-and warm-up are not part of the times. The file is written after each case, and cases that it holds are kept: the same
-command goes on where it was stopped. A file of another machine, of other versions, threads or clock is refused without
---overwrite; what else was asked is recorded with each case. A case that cannot run is a line at the end and exit status
-1; the others go on.
+Cases: samplers and networks of ResShift and SinSR, one-pass networks, the degradation and its primitives, training
+steps with and without FRAMER, and a run with its data. Programs of a case run alternately, so that a busy machine slows
+all alike; compilation and warm-up are not part of the times. The file is written after each case, and cases that it
+holds are kept: the same command goes on where it was stopped. A file of another machine, of other versions, threads or
+clock is refused without --overwrite; what else was asked is recorded with each case. A case that cannot run is a line
+at the end and exit status 1; the others go on.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from tools import benchmark_one_pass
 from tools.benchmark_swinir import limit_threads
-from tools.benchmarks import degradation, diffusion, training
+from tools.benchmarks import degradation, diffusion, primitives, training
 
-PACKAGES = ("jax", "jaxlib", "torch", "onnxruntime", "openvino")
+PACKAGES = ("jax", "jaxlib", "torch", "onnxruntime", "openvino", "kornia", "albumentationsx")
 
 ONE_PASS = {"swinir-small": "SwinIR-small", "srvgg-general": "realesr-general-x4v3's SRVGG"}
 """Networks of tools/benchmark_one_pass.py, with LR images of `ONE_PASS_SIDE`."""
@@ -44,6 +44,7 @@ WHAT: Mapping[str, str] = {
         name: f"degradation `{degradation.PRESET}`, HR {degradation.SIDE}², batch {batch}"
         for name, batch in zip(degradation.CASES, degradation.BATCHES, strict=True)
     },
+    **{name: case.what for name, case in primitives.CASES.items()},
     "step-unet": f"training step of the small U-Net, {training.BATCH} crops of {training.CROP}²",
     "step-dit": f"training step of the small DiT, {training.BATCH} crops of {training.CROP}²",
     "run": f"training run of `{training.RUN}`",
@@ -56,6 +57,7 @@ CASES: Mapping[str, Measure] = {
     **{name: partial(diffusion.measure, name) for name in diffusion.CASES},
     **{name: partial(benchmark_one_pass.time_case, name, ONE_PASS_SIDE) for name in ONE_PASS},
     **degradation.CASES,
+    **primitives.MEASUREMENTS,
     **training.CASES,
 }
 """Case → (options) → its figures."""
@@ -104,7 +106,7 @@ def parse(command_line: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--overwrite", action="store_true", help="replace a file of other versions or options")
     arguments = parser.parse_args(command_line, argparse.Namespace(device="cpu", dtype="float32"))
     arguments.programs = arguments.programs.split(",")
-    known = benchmark_one_pass.NEEDS
+    known = {**benchmark_one_pass.NEEDS, **primitives.NEEDS}
     if unknown := [name for name in arguments.programs if name not in known]:
         parser.error(f"--programs: {unknown[0]!r} is none of {', '.join(known)}")
     if arguments.rounds < benchmark_one_pass.FEWEST_ROUNDS or (arguments.threads or 1) < 1:

@@ -12,6 +12,8 @@ PEERS = {
     "compile": "`torch.compile`",
     "onnxruntime": "ONNX Runtime",
     "openvino": "OpenVINO",
+    "kornia": "kornia, `torch.compile`",
+    "albumentationsx": "AlbumentationsX",
 }
 """Program → heading of its column."""
 

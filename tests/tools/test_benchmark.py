@@ -5,6 +5,7 @@ import pytest
 
 from tools import benchmark as tool
 from tools import render_results
+from tools.benchmarks import primitives
 
 
 def program(*seconds, first=2.0, temporaries=2**21):
@@ -103,6 +104,17 @@ def test_batches_of_different_work_are_compared_by_their_means(tmp_path):
     (tmp_path / "b.json").write_text(json.dumps({"cases": {"d": case}}))
     rendered = render_results.render("<!-- peers: b.json cases=d -->\n<!-- end -->", tmp_path)
     assert "| batches | 233 (100 to 400) | 1.86× | 2.0 | 2 |" in rendered
+
+
+@pytest.mark.parametrize("name", primitives.CASES)
+def test_primitives_without_their_peers_are_measured_and_said(name, monkeypatch):
+    monkeypatch.setattr(primitives, "SIDE", 32)
+    monkeypatch.setattr(primitives, "NEEDS", {"kornia": ("no_such_package",)})
+    arguments = argparse.Namespace(programs=["framer_jax", "kornia"], rounds=3, seconds=1.0, threads=1, clock="wall")
+    case = tool.CASES[name](arguments)
+    assert list(case["programs"]) == ["framer_jax"]
+    assert len(case["programs"]["framer_jax"]["seconds"]) == 3
+    assert case["notes"] == ["kornia: no_such_package not installed"]
 
 
 @pytest.mark.slow

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tools.benchmark_one_pass import figures
+from tools.benchmark_one_pass import NEEDS, figures
 from tools.benchmark_swinir import Program, compiled_program, torch_program
 
 LATENT, IMAGE_SIDE, LR_SIDE = 64, 256, 128
@@ -84,7 +84,7 @@ def measure(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
     for program, way in ways.items():
         if program in arguments.programs:
             programs[program] = torch_program(case.theirs(peer, way), x, arguments, None)
-    others = sorted(set(arguments.programs) - programs.keys())
+    others = sorted((set(arguments.programs) & NEEDS.keys()) - programs.keys())
     notes = [f"{program}: only for networks of one pass" for program in others]
     return {"programs": figures(programs, reference, arguments), "notes": notes}
 
