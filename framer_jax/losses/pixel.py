@@ -1,4 +1,4 @@
-"""Distances of images, pixel by pixel: SwinIR's loss, and the label consistency of AugKD."""
+"""Distances of images, pixel by pixel: SwinIR's loss, the label consistency of AugKD, and errors that repeat."""
 
 from __future__ import annotations
 
@@ -46,3 +46,37 @@ def label_consistency(student_image: jax.Array, teacher_images: jax.Array) -> ja
       [B] float32.
     """
     return jnp.abs(student_image[:, None] - teacher_images).mean(axis=(1, 2, 3, 4))
+
+
+GRID_CELLS = 8
+"""Cells of a grid along each side of the window in which `grid_error` averages them."""
+
+
+def grid_error(prediction: jax.Array, target: jax.Array, period: int) -> jax.Array:
+    """How much of the error repeats with a grid, as a checkerboard of a pixel shuffle does; a term of framer_jax.
+
+    Windows of `GRID_CELLS`² cells of period² pixels are averaged over their cells, so that errors cancel unless they
+    are the same in every cell; the mean over the cell is no pattern and is taken off. Perceptual losses reward texture,
+    and a network without random inputs draws it at the same place of each cell.
+
+    Args:
+      prediction: [B, H, W, C] float32.
+      target: of the same shape.
+      period: side of a cell, pixels: the factor of the pixel shuffle.
+
+    Returns:
+      [B] float32: the mean absolute value of the windows' patterns.
+
+    Raises:
+      ValueError: images that are smaller than a window.
+    """
+    batch, height, width, channels = prediction.shape
+    window = GRID_CELLS * period
+    rows, columns = height // window, width // window
+    if not rows or not columns:
+        raise ValueError(f"images of {height} x {width} are smaller than a window of {window} x {window} pixels")
+    error = (prediction - target)[:, : rows * window, : columns * window]
+    cells = error.reshape(batch, rows, GRID_CELLS, period, columns, GRID_CELLS, period, channels)
+    pattern = cells.mean(axis=(2, 5))  # [B, rows, period, columns, period, C]
+    pattern = pattern - pattern.mean(axis=(2, 4), keepdims=True)
+    return jnp.abs(pattern).mean(axis=(1, 2, 3, 4, 5))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from framer_jax.data.settings import UNSHARPENED
 from framer_jax.knobs import settings_from
+from framer_jax.losses.pixel import GRID_CELLS
 from framer_jax.models.unet_discriminator import SIDE_MULTIPLE
 from framer_jax.recipes.base import PIXELS, Recipe
 from framer_jax.recipes.components import perceptual
@@ -80,8 +81,11 @@ def _batch_entries(config: Config, data: str) -> tuple[str, ...]:
 
 
 def _check_crop(config: Config, crop: int) -> None:
-    if _settings(config).adversarial_weight and crop % SIDE_MULTIPLE:
+    settings = _settings(config)
+    if settings.adversarial_weight and crop % SIDE_MULTIPLE:
         raise ValueError(f"data.crop is {crop}: the discriminator needs a multiple of {SIDE_MULTIPLE}")
+    if settings.grid_weight and crop < (window := GRID_CELLS * config["scale"]):
+        raise ValueError(f"data.crop is {crop}: recipe.realesrgan.grid_weight needs at least {window} pixels")
 
 
 def _any_records(config: Config) -> None:

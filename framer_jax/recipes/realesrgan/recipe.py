@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from framer_jax.data.settings import UNSHARPENED
 from framer_jax.losses.adversarial import accuracy, discriminator_loss, generator_loss
-from framer_jax.losses.pixel import pixel_errors
+from framer_jax.losses.pixel import grid_error, pixel_errors
 from framer_jax.models.denoiser import OnePassNetwork
 from framer_jax.models.unet_discriminator import SIDE_MULTIPLE, SPECTRAL, UNetDiscriminator
 from framer_jax.recipes.base import (
@@ -66,7 +66,7 @@ def realesrgan(
     adversarial = settings.adversarial_weight > 0
     discriminator = UNetDiscriminator(channels=settings.discriminator_channels, dtype=dtype)
     sample = one_pass_sampler(generator)
-    updates = [Update("generator", (STUDENT,), _generator_loss(generator, discriminator, settings, auxiliary))]
+    updates = [Update("generator", (STUDENT,), _generator_loss(generator, discriminator, scale, settings, auxiliary))]
     if adversarial:
         updates.append(Update("discriminator", (DISCRIMINATOR,), _discriminator_loss(discriminator, settings)))
     return Recipe(
@@ -122,6 +122,7 @@ def _discriminate(
 def _generator_loss(
     generator: OnePassNetwork,
     discriminator: UNetDiscriminator,
+    scale: int,
     settings: RealEsrganSettings,
     auxiliary: tuple[AuxiliaryLoss, ...],
 ) -> LossFunction:
@@ -131,6 +132,9 @@ def _generator_loss(
         image, taps = predict(params, batch["lr"], key)  # [B, sH, sW, 3]
         metrics = pixel_errors(image, batch["hr"])
         values = settings.pixel_weight * metrics["pixel_l1"]
+        if settings.grid_weight:
+            metrics = {**metrics, "grid": grid_error(image, batch["hr"], scale)}
+            values = values + settings.grid_weight * metrics["grid"]
         if auxiliary:
             pair = to_model_range(image), to_model_range(batch["hr"])
             values, metrics = add_auxiliary(auxiliary, frozen, values, metrics, *pair)

@@ -23,6 +23,13 @@ class RealEsrganSettings:
         "ReLU as in the release (see recipe.vgg19).",
         choices=("lpips", "vgg19"),
     )
+    grid_weight: float = knob(
+        0.0,
+        "Weight of errors that repeat with the grid of the pixel shuffle, which a perceptual term without a "
+        "discriminator leaves visible; not published. See framer_jax.losses.pixel.grid_error.",
+        at_least=0,
+        at_most=MAX_WEIGHT,
+    )
     adversarial_weight: float = knob(
         0.1,
         "Weight of the generator's adversarial term; 0 trains without a discriminator.",
