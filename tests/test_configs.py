@@ -1,3 +1,4 @@
+import importlib
 import math
 
 import jax
@@ -36,6 +37,15 @@ COVERED = {
 check."""
 
 
+VARIANTS = [
+    f"{path.stem}:{name}"
+    for path in FILES
+    for table in ("STAGES", "VARIANTS", "WEIGHTS")
+    for name in getattr(importlib.import_module(f"{CONFIGS.name}.{path.stem}"), table, ())
+]
+"""The configurations that a file has besides its default."""
+
+
 @pytest.fixture(scope="module")
 def autoencoder(tmp_path_factory):
     """A file of the autoencoder VQ-f4 at its full size."""
@@ -51,6 +61,12 @@ def test_framer_d_compares_what_its_variant_compares():
     assert paper == released
     for config in (paper, released):
         assert (config["training"]["global_batch"], config["training"]["learning_rate"]) == (256, 5e-5)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_variants_and_stages_load(name):
+    config = load_config(name)
+    assert (config.recipe.name, config.training.steps > 0) == (load_config(name.partition(":")[0]).recipe.name, True)
 
 
 @pytest.mark.parametrize(
