@@ -66,7 +66,7 @@ def get_config(stage: str = "perceptual") -> ConfigDict:
 
 def _add_perceptual_terms(config: ConfigDict) -> None:
     config.recipe.realesrgan.perceptual_weight = 1.0
-    config.recipe.realesrgan.grid_weight = 10.0  # without it LPIPS leaves a visible pattern of 4 pixels
+    config.recipe.realesrgan.checkerboard_weight = 10.0  # without it LPIPS leaves a visible pattern of 4 pixels
     config.recipe.lpips.net = "vgg"
     config.recipe.lpips.phases = 4
     config.data.degradation_geometry = "aligned"

@@ -15,6 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
 
+from framer_jax.evaluation.checkerboard import PERIOD, checkerboard
+from framer_jax.evaluation.checkerboard import SMALLEST_SIDE as SMALLEST_CHECKERBOARD
 from framer_jax.evaluation.learned import LEARNED, LearnedNetwork, learned_scores, missing
 from framer_jax.evaluation.learned import SMALLEST_SIDE as SMALLEST_LEARNED
 from framer_jax.evaluation.niqe import BLOCK, Luma, NiqeModel, niqe, shipped_niqe_model
@@ -201,6 +203,12 @@ METRICS: dict[str, Metric] = {
     ),
     "spectrum-distance": _full_reference(
         spectrum_distance, False, "RMS difference of the luma's radial power spectra, dB", least=SMALLEST_SIDE
+    ),
+    "checkerboard": _full_reference(
+        checkerboard,
+        False,
+        f"mean absolute error that repeats every {PERIOD} pixels, RGB, levels of 255",
+        least=SMALLEST_CHECKERBOARD,
     ),
     "seam": Metric(
         _seam,

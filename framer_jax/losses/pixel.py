@@ -1,4 +1,4 @@
-"""Distances of images, pixel by pixel: SwinIR's loss, the label consistency of AugKD, and errors that repeat."""
+"""Distances of images, pixel by pixel: SwinIR's loss, the label consistency of AugKD, and checkerboards."""
 
 from __future__ import annotations
 
@@ -48,19 +48,20 @@ def label_consistency(student_image: jax.Array, teacher_images: jax.Array) -> ja
     return jnp.abs(student_image[:, None] - teacher_images).mean(axis=(1, 2, 3, 4))
 
 
-GRID_CELLS = 8
-"""Cells of a grid along each side of the window in which `grid_error` averages them."""
+CHECKERBOARD_CELLS = 8
+"""Cells along each side of the windows in which `checkerboard_error` averages them."""
 
 
-def grid_error(prediction: jax.Array, target: jax.Array, period: int) -> jax.Array:
-    """How much of the error repeats with a grid, as a checkerboard of a pixel shuffle does; a term of framer_jax.
+def checkerboard_error(prediction: jax.Array, target: jax.Array, period: int) -> jax.Array:
+    """How much of the error repeats with a period: checkerboard artifacts, as those of a pixel shuffle.
 
-    Windows of `GRID_CELLS`² cells of period² pixels are averaged over their cells, so that errors cancel unless they
-    are the same in every cell; the mean over the cell is no pattern and is taken off. Perceptual losses reward texture,
-    and a network without random inputs draws it at the same place of each cell.
+    Perceptual losses reward texture, and a network without random inputs draws it at the same place of every cell of
+    period² pixels. Windows of `CHECKERBOARD_CELLS`² cells are averaged over their cells, in which errors cancel unless
+    they are the same in every cell; the mean over the cell is no pattern and is taken off. The artifacts are described
+    by Odena et al., "Deconvolution and Checkerboard Artifacts" (Distill 2016); the term is framer_jax's, not published.
 
     Args:
-      prediction: [B, H, W, C] float32.
+      prediction: [B, H, W, C] float32; rows and columns beyond the last whole window are not read.
       target: of the same shape.
       period: side of a cell, pixels: the factor of the pixel shuffle.
 
@@ -71,12 +72,13 @@ def grid_error(prediction: jax.Array, target: jax.Array, period: int) -> jax.Arr
       ValueError: images that are smaller than a window.
     """
     batch, height, width, channels = prediction.shape
-    window = GRID_CELLS * period
+    count = CHECKERBOARD_CELLS
+    window = count * period
     rows, columns = height // window, width // window
     if not rows or not columns:
         raise ValueError(f"images of {height} x {width} are smaller than a window of {window} x {window} pixels")
     error = (prediction - target)[:, : rows * window, : columns * window]
-    cells = error.reshape(batch, rows, GRID_CELLS, period, columns, GRID_CELLS, period, channels)
+    cells = error.reshape(batch, rows, count, period, columns, count, period, channels)
     pattern = cells.mean(axis=(2, 5))  # [B, rows, period, columns, period, C]
     pattern = pattern - pattern.mean(axis=(2, 4), keepdims=True)
     return jnp.abs(pattern).mean(axis=(1, 2, 3, 4, 5))

@@ -13,7 +13,14 @@ from framer_jax.losses.one_step_distillation import (
     inverse_error,
     one_step_distillation,
 )
-from framer_jax.losses.pixel import GRID_CELLS, grid_error, label_consistency, pixel_errors, pixel_l1, pixel_mse
+from framer_jax.losses.pixel import (
+    CHECKERBOARD_CELLS,
+    checkerboard_error,
+    label_consistency,
+    pixel_errors,
+    pixel_l1,
+    pixel_mse,
+)
 
 
 def draw(seed, shape=(2, 4, 4, 3)):
@@ -59,29 +66,31 @@ def test_label_consistency_averages_over_the_teachers_samples():
 
 
 @pytest.mark.parametrize("period", [2, 3, 4])
-def test_the_grid_error_is_what_repeats_with_the_grid(period):
-    side = 2 * GRID_CELLS * period
+def test_the_checkerboard_error_is_what_repeats_with_the_grid(period):
+    side = 2 * CHECKERBOARD_CELLS * period
     target = draw(7, (2, side + 1, side, 3))
     cell = draw(8, (period, period, 3))
     cell -= cell.mean((0, 1))
     checkerboard = np.tile(cell, (side // period + 1, side // period, 1))[: side + 1]
-    with_pattern = grid_error(target + checkerboard, target, period)
+    with_pattern = checkerboard_error(target + checkerboard, target, period)
     np.testing.assert_allclose(with_pattern, np.full(2, np.abs(cell).mean()), rtol=1e-4)
-    np.testing.assert_allclose(grid_error(target + np.float32(0.5), target, period), np.zeros(2), atol=1e-6)
+    np.testing.assert_allclose(checkerboard_error(target + np.float32(0.5), target, period), np.zeros(2), atol=1e-6)
     noise = draw(9, (2, side, side, 3)) * np.abs(cell).mean()  # as large, and averaged over 64 cells
-    np.testing.assert_array_less(grid_error(target[:, :side] + noise, target[:, :side], period), 0.2 * with_pattern)
+    np.testing.assert_array_less(
+        checkerboard_error(target[:, :side] + noise, target[:, :side], period), 0.2 * with_pattern
+    )
 
 
-def test_the_gradient_of_the_grid_error_is_that_of_finite_differences():
+def test_the_gradient_of_the_checkerboard_error_is_that_of_finite_differences():
     prediction, target, direction = (draw(seed, (1, 16, 16, 3)) for seed in (10, 11, 12))
 
     def along(step):
-        return grid_error(prediction + step * direction, target, 2)[0]
+        return checkerboard_error(prediction + step * direction, target, 2)[0]
 
     slope = jax.jvp(along, (jnp.float32(0),), (jnp.float32(1),))[1]
     np.testing.assert_allclose(slope, (along(np.float32(1e-3)) - along(np.float32(-1e-3))) / 2e-3, rtol=2e-2)
 
 
-def test_images_without_a_whole_window_have_no_grid_error():
+def test_images_without_a_whole_window_have_no_checkerboard_error():
     with pytest.raises(ValueError, match="images of 31 x 32 are smaller than a window of 32 x 32 pixels"):
-        grid_error(draw(0, (1, 31, 32, 3)), draw(1, (1, 31, 32, 3)), 4)
+        checkerboard_error(draw(0, (1, 31, 32, 3)), draw(1, (1, 31, 32, 3)), 4)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from framer_jax.data.settings import UNSHARPENED
 from framer_jax.knobs import settings_from
-from framer_jax.losses.pixel import GRID_CELLS
+from framer_jax.losses.pixel import CHECKERBOARD_CELLS
 from framer_jax.models.unet_discriminator import SIDE_MULTIPLE
 from framer_jax.recipes.base import PIXELS, Recipe
 from framer_jax.recipes.components import perceptual
@@ -84,8 +84,8 @@ def _check_crop(config: Config, crop: int) -> None:
     settings = _settings(config)
     if settings.adversarial_weight and crop % SIDE_MULTIPLE:
         raise ValueError(f"data.crop is {crop}: the discriminator needs a multiple of {SIDE_MULTIPLE}")
-    if settings.grid_weight and crop < (window := GRID_CELLS * config["scale"]):
-        raise ValueError(f"data.crop is {crop}: recipe.realesrgan.grid_weight needs at least {window} pixels")
+    if settings.checkerboard_weight and crop < (window := CHECKERBOARD_CELLS * config["scale"]):
+        raise ValueError(f"data.crop is {crop}: recipe.realesrgan.checkerboard_weight needs at least {window} pixels")
 
 
 def _any_records(config: Config) -> None:

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from framer_jax.data.settings import UNSHARPENED
 from framer_jax.losses.adversarial import accuracy, discriminator_loss, generator_loss
-from framer_jax.losses.pixel import grid_error, pixel_errors
+from framer_jax.losses.pixel import checkerboard_error, pixel_errors
 from framer_jax.models.denoiser import OnePassNetwork
 from framer_jax.models.unet_discriminator import SIDE_MULTIPLE, SPECTRAL, UNetDiscriminator
 from framer_jax.recipes.base import (
@@ -132,9 +132,9 @@ def _generator_loss(
         image, taps = predict(params, batch["lr"], key)  # [B, sH, sW, 3]
         metrics = pixel_errors(image, batch["hr"])
         values = settings.pixel_weight * metrics["pixel_l1"]
-        if settings.grid_weight:
-            metrics = {**metrics, "grid": grid_error(image, batch["hr"], scale)}
-            values = values + settings.grid_weight * metrics["grid"]
+        if settings.checkerboard_weight:
+            metrics = {**metrics, "checkerboard": checkerboard_error(image, batch["hr"], scale)}
+            values = values + settings.checkerboard_weight * metrics["checkerboard"]
         if auxiliary:
             pair = to_model_range(image), to_model_range(batch["hr"])
             values, metrics = add_auxiliary(auxiliary, frozen, values, metrics, *pair)

@@ -23,10 +23,10 @@ class RealEsrganSettings:
         "ReLU as in the release (see recipe.vgg19).",
         choices=("lpips", "vgg19"),
     )
-    grid_weight: float = knob(
+    checkerboard_weight: float = knob(
         0.0,
         "Weight of errors that repeat with the grid of the pixel shuffle, which a perceptual term without a "
-        "discriminator leaves visible; not published. See framer_jax.losses.pixel.grid_error.",
+        "discriminator leaves visible; not published. See framer_jax.losses.pixel.checkerboard_error.",
         at_least=0,
         at_most=MAX_WEIGHT,
     )
