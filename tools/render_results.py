@@ -39,8 +39,8 @@ from tools.render_benchmarks import peers_table, shares_table, steps_table
 from tools.render_plans import plans_table
 
 ROOT = Path(__file__).resolve().parents[1]
-RESULTS, CARDS = ROOT / "docs" / "results", ROOT / "framer_jax" / "weights"
-BENCHMARKS = ROOT / "docs" / "benchmarks.md"
+DOCS, CARDS = ROOT / "docs", ROOT / "framer_jax" / "weights"
+DATA = DOCS / "results" / "data"
 
 
 def main(command_line: Sequence[str] | None = None) -> int:
@@ -49,9 +49,9 @@ def main(command_line: Sequence[str] | None = None) -> int:
     parser.add_argument("--check", action="store_true", help="write nothing; fail if a page is not up to date")
     arguments = parser.parse_args(command_line)
     stale = []
-    for page in arguments.pages or [*sorted(RESULTS.glob("*.md")), *sorted(CARDS.glob("*.md")), BENCHMARKS]:
+    for page in arguments.pages or [*sorted(DOCS.rglob("*.md")), *sorted(CARDS.glob("*.md"))]:
         text = page.read_text(encoding="utf-8")
-        folders = (page.parent / "data", RESULTS / "data")
+        folders = (page.parent / "data", DATA)
         rendered = render(text, next(folder for folder in folders if folder.is_dir()))
         if rendered == text:
             continue
