@@ -188,18 +188,18 @@ def summary_markdown(
     """A Markdown table of means and their intervals.
 
     Args:
-      rows: label → metric → mean; at least one row, all with the same metrics.
+      rows: label → metric → mean; at least one row. A metric that a row lacks is marked as missing.
       seconds: label → seconds per image, for a column of its own; {} for none.
       images: label → number of images; None for the largest number that has a score.
     """
-    ids = list(next(iter(rows.values())))
+    ids = [name for name in COLUMNS if any(name in summary for summary in rows.values())]
     arrows = ["↑" if METRICS[name].higher_is_better else "↓" for name in ids]
     headings = [f"{COLUMNS[name][0]} {arrow}" for name, arrow in zip(ids, arrows, strict=True)]
     headings = ["", "images", *headings, *(["seconds"] if seconds else [])]
     lines = [f"| {' | '.join(headings)} |", "|---" * len(headings) + "|"]
     for label, summary in rows.items():
         count = max(entry.images for entry in summary.values()) if images is None else images[label]
-        cells = [_cell(entry, COLUMNS[name][1]) for name, entry in summary.items()]
+        cells = [_cell(summary[name], COLUMNS[name][1]) if name in summary else MISSING for name in ids]
         time = [f"{seconds[label]:.3g}" if label in seconds else MISSING] if seconds else []
         lines.append(f"| {' | '.join([label, str(count), *cells, *time])} |")
     return "\n".join(lines) + "\n"

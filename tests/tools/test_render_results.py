@@ -59,6 +59,15 @@ def test_a_table_of_quality(tmp_path):
     assert "| bicubic | 100 | 27.11 (26.50 .. 27.74) | 0.05 |" in render_results.render(page, tmp_path / "data")
 
 
+def test_a_metric_that_a_row_lacks_is_marked(tmp_path):
+    entry = {"mean": 0.25, "low": 0.2, "high": 0.3, "images": 100}
+    rows = {"first": {"lpips-alex": entry, "niqe-pyiqa": entry}, "second": {"dists": entry, "niqe-pyiqa": entry}}
+    (tmp_path / "q.json").write_text(json.dumps({"seconds": {}, "data_sets": {"RealSR": rows}}))
+    rendered = render_results.render("<!-- quality: q.json set=RealSR -->\n<!-- end -->", tmp_path)
+    assert "| images | LPIPS ↓ | DISTS ↓ | NIQE ↓ |" in rendered
+    assert "| second | 100 | – | 0.250 (0.200 .. 0.300) | 0.25 (0.20 .. 0.30) |" in rendered
+
+
 def test_a_table_of_plans(tmp_path):
     (tmp_path / "data").mkdir()
     plan = {"topology": "v5e:4x4", "chips": 16, "global_batch": 16, "arguments": 2**30, "temporaries": 2**31}
