@@ -11,7 +11,7 @@ Command:  framer-jax train --config standard:distill --workdir runs/distill
           (lr: photographs degraded by `framer-jax degrade`; hr: the same, upscaled by `framer-jax upscale --model
           realesr-general-x4v3`. The last stage needs LPIPS: pip install 'framer_jax[lpips]'. The model card has all
           commands.)
-Hardware: 1 CPU core. Expected time: 31, 19, 15 and 75 minutes, after 20 minutes of two cores for degradations and
+Hardware: 1 CPU core. Expected time: 31, 19, 15 and 62 minutes, after 20 minutes of two cores for degradations and
           teacher.
 Expected: the scores of the model card, framer_jax/weights/standard.md.
 """
