@@ -57,7 +57,7 @@ def checkerboard_error(prediction: jax.Array, target: jax.Array, period: int) ->
 
     Perceptual losses reward texture, and a network without random inputs draws it at the same place of every cell of
     period² pixels. Windows of `CHECKERBOARD_CELLS`² cells are averaged over their cells, in which errors cancel unless
-    they are the same in every cell; the mean over the cell is no pattern and is taken off. The artifacts are described
+    they are the same in every cell; the mean over the cell is no pattern and is subtracted. The artifacts are described
     by Odena et al., "Deconvolution and Checkerboard Artifacts" (Distill 2016); the term is framer_jax's, not published.
 
     Args:

@@ -173,7 +173,7 @@ CASES: Mapping[str, Case] = {
         False,
     ),
 }
-"""Name → comparison, on batches of new noise but of the same parameters."""
+"""Name → comparison."""
 
 MEASUREMENTS = {name: partial(measure, name) for name in CASES}
 """Name → measurement."""
