@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
 
-from framer_jax.evaluation.checkerboard import PERIOD, checkerboard
+from framer_jax.evaluation.checkerboard import PERIOD, SMALLEST_TEXTURE_SIDE, checkerboard, checkerboard_texture
 from framer_jax.evaluation.checkerboard import SMALLEST_SIDE as SMALLEST_CHECKERBOARD
 from framer_jax.evaluation.learned import LEARNED, LearnedNetwork, learned_scores, missing
 from framer_jax.evaluation.learned import SMALLEST_SIDE as SMALLEST_LEARNED
@@ -209,6 +209,12 @@ METRICS: dict[str, Metric] = {
         False,
         f"mean absolute error that repeats every {PERIOD} pixels, RGB, levels of 255",
         least=SMALLEST_CHECKERBOARD,
+    ),
+    "checkerboard-texture": _full_reference(
+        checkerboard_texture,
+        False,
+        f"pattern of {PERIOD} pixels in the strength of texture beyond the reference's, RGB, levels of 255",
+        least=SMALLEST_TEXTURE_SIDE,
     ),
     "seam": Metric(
         _seam,

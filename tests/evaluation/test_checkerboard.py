@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from framer_jax.evaluation.checkerboard import PERIOD, SMALLEST_SIDE, checkerboard
+from framer_jax.evaluation.checkerboard import PERIOD, SMALLEST_SIDE, SMALLEST_TEXTURE_SIDE, checkerboard
 from framer_jax.evaluation.metrics import score
 
 SIDE = 2 * SMALLEST_SIDE
@@ -32,7 +32,17 @@ def test_errors_that_do_not_repeat_hardly_count():
     assert (score(reference + noise, reference, ["checkerboard"])["checkerboard"] < 0.3).all()
 
 
+def test_a_pattern_whose_sign_changes_is_seen_by_the_strength_of_texture():
+    reference = np.full((2, SIDE, SIDE, 3), 0.5, np.float32)
+    signs = np.sign(np.random.default_rng(2).standard_normal((2, SIDE // PERIOD, SIDE // PERIOD, 1))).astype(np.float32)
+    dots = np.zeros_like(reference)
+    dots[:, ::PERIOD, ::PERIOD] = signs * np.float32(16 / 255)  # one pixel of each cell
+    scores = score(reference + dots, reference, ["checkerboard", "checkerboard-texture"])
+    assert (scores["checkerboard"] < 0.5).all() and (scores["checkerboard-texture"] > 2).all()
+
+
 def test_small_images_are_refused():
-    small = photograph()[:, : SMALLEST_SIDE - 1]
-    with pytest.raises(ValueError, match=f"images of {SMALLEST_SIDE - 1} x {SIDE} are smaller than a window"):
-        score(small, small, ["checkerboard"])
+    for metric, side in (("checkerboard", SMALLEST_SIDE), ("checkerboard-texture", SMALLEST_TEXTURE_SIDE)):
+        small = photograph()[:, : side - 1]
+        with pytest.raises(ValueError, match=f"images of {side - 1} x {SIDE} are smaller than a window"):
+            score(small, small, [metric])

@@ -15,7 +15,9 @@ from framer_jax.losses.one_step_distillation import (
 )
 from framer_jax.losses.pixel import (
     CHECKERBOARD_CELLS,
+    CHECKERBOARD_TEXTURE_CELLS,
     checkerboard_error,
+    checkerboard_texture_error,
     label_consistency,
     pixel_errors,
     pixel_l1,
@@ -81,16 +83,58 @@ def test_the_checkerboard_error_is_what_repeats_with_the_grid(period):
     )
 
 
-def test_the_gradient_of_the_checkerboard_error_is_that_of_finite_differences():
-    prediction, target, direction = (draw(seed, (1, 16, 16, 3)) for seed in (10, 11, 12))
+@pytest.mark.parametrize("error", [checkerboard_error, checkerboard_texture_error])
+def test_the_gradient_of_the_checkerboard_errors_is_that_of_finite_differences(error):
+    prediction, target = (draw(seed, (1, 32, 32, 3)) for seed in (10, 11))
+    gradient = jax.grad(lambda image: error(image, target, 2)[0])(prediction)
+    direction = gradient / np.abs(gradient).max()
 
     def along(step):
-        return checkerboard_error(prediction + step * direction, target, 2)[0]
+        return error(prediction + step * direction, target, 2)[0]
 
     slope = jax.jvp(along, (jnp.float32(0),), (jnp.float32(1),))[1]
     np.testing.assert_allclose(slope, (along(np.float32(1e-3)) - along(np.float32(-1e-3))) / 2e-3, rtol=2e-2)
+    np.testing.assert_allclose(slope, (gradient * direction).sum(), rtol=1e-4)
 
 
 def test_images_without_a_whole_window_have_no_checkerboard_error():
     with pytest.raises(ValueError, match="images of 31 x 32 are smaller than a window of 32 x 32 pixels"):
         checkerboard_error(draw(0, (1, 31, 32, 3)), draw(1, (1, 31, 32, 3)), 4)
+
+
+def test_texture_that_is_stronger_at_the_same_pixels_of_every_cell_is_an_error():
+    period, side = 4, 2 * CHECKERBOARD_TEXTURE_CELLS * 4
+    target = np.full((2, side, side, 3), 0.5, np.float32)
+    noise = 0.1 * np.random.default_rng(0).standard_normal(target.shape).astype(np.float32)
+    stronger = 1 + np.cos(np.pi / 2 * np.arange(side)).astype(np.float32)[:, None, None]  # 2, 1, 0, 1 by row
+    evenly, by_row = (
+        checkerboard_texture_error(target + texture, target, period) for texture in (noise, stronger * noise)
+    )
+    np.testing.assert_array_less(4 * evenly, by_row)
+    np.testing.assert_array_less(checkerboard_error(target + stronger * noise, target, period), 0.5 * by_row)
+    np.testing.assert_allclose(
+        checkerboard_texture_error(target + noise, target + noise, period), np.zeros(2), atol=1e-7
+    )
+
+
+def test_the_texture_error_is_that_of_numpy():
+    period, side = 2, CHECKERBOARD_TEXTURE_CELLS * 2
+    images = [draw(seed, (1, side + 1, side, 1)) for seed in (13, 14)]
+    strength = []
+    for image in images:
+        padded = np.pad(image[0, :, :, 0], 1, mode="edge").astype(np.float64)
+        center = padded[1:-1, 1:-1]
+        mean = sum(padded[y : y + side + 1, x : x + side] for y in range(3) for x in range(3)) / 9
+        strength.append([abs(padded[1:-1, 2:] - center), abs(padded[2:, 1:-1] - center), abs(center - mean)])
+    patterns = []
+    for prediction, target in zip(*strength, strict=True):
+        cell = np.array(
+            [[(prediction - target)[y:side:period, x::period].mean() for x in range(period)] for y in range(period)]
+        )
+        patterns.append(abs(cell - cell.mean()).mean())
+    np.testing.assert_allclose(checkerboard_texture_error(*images, period), [np.mean(patterns)], rtol=1e-4)
+
+
+def test_images_without_a_whole_window_have_no_texture_error():
+    with pytest.raises(ValueError, match="images of 64 x 63 are smaller than a window of 64 x 64 pixels"):
+        checkerboard_texture_error(draw(0, (1, 64, 63, 3)), draw(1, (1, 64, 63, 3)), 4)

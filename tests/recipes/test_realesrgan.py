@@ -158,18 +158,24 @@ def test_a_published_discriminator_is_a_start(tmp_path):
         recipe_of(*SMALL, checkpoint, "recipe.realesrgan.discriminator_channels=8")
 
 
-def test_the_checkerboard_error_is_a_term_of_the_generators_loss():
+@pytest.mark.parametrize("term", ["checkerboard", "checkerboard_texture"])
+def test_the_checkerboard_errors_are_terms_of_the_generators_loss(term):
     plain, weighted = (
-        recipe_of(*SMALL, "recipe.realesrgan.adversarial_weight=0.0", f"recipe.realesrgan.checkerboard_weight={weight}")
+        recipe_of(
+            *SMALL,
+            "data.crop=64",
+            "recipe.realesrgan.adversarial_weight=0.0",
+            f"recipe.realesrgan.{term}_weight={weight}",
+        )
         for weight in (0.0, 3.0)
     )
-    data = batch(side=8)
+    data = batch(side=16)
     params = drawn(plain.init, jax.random.key(0), data)
     losses = [
         recipe.updates[0].loss(params, recipe.frozen, {}, data, jax.random.key(0), STEP) for recipe in (plain, weighted)
     ]
-    assert "checkerboard" not in losses[0].metrics
-    np.testing.assert_allclose(losses[1].values - losses[0].values, 3.0 * losses[1].metrics["checkerboard"], rtol=1e-4)
+    assert losses[1].metrics.keys() - losses[0].metrics.keys() == {term}
+    np.testing.assert_allclose(losses[1].values - losses[0].values, 3.0 * losses[1].metrics[term], rtol=1e-4)
 
 
 def test_framer_extends_the_generator_alone():
@@ -189,10 +195,11 @@ def test_settings_that_train_nothing_or_do_not_fit_are_refused():
     section = config(NAME, *SMALL)["recipe"]
     with pytest.raises(ValueError, match=r"data\.crop is 36: the discriminator needs a multiple of 8"):
         METHOD.check_crop(section, 36)
-    with pytest.raises(
-        ValueError, match=r"data\.crop is 24: recipe\.realesrgan\.checkerboard_weight needs at least 32 pixels"
-    ):
-        METHOD.check_crop(config(NAME, *SMALL, "recipe.realesrgan.checkerboard_weight=1.0")["recipe"], 24)
+    for term, least in (("checkerboard_weight", 32), ("checkerboard_texture_weight", 64)):
+        with pytest.raises(
+            ValueError, match=rf"data\.crop is 24: recipe\.realesrgan\.{term} needs at least {least} pixels"
+        ):
+            METHOD.check_crop(config(NAME, *SMALL, "data.crop=64", f"recipe.realesrgan.{term}=1.0")["recipe"], 24)
     METHOD.check_crop(config(NAME, *SMALL, "recipe.realesrgan.adversarial_weight=0.0")["recipe"], 36)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from framer_jax.data.settings import UNSHARPENED
 from framer_jax.knobs import settings_from
-from framer_jax.losses.pixel import CHECKERBOARD_CELLS
+from framer_jax.losses.pixel import CHECKERBOARD_CELLS, CHECKERBOARD_TEXTURE_CELLS
 from framer_jax.models.unet_discriminator import SIDE_MULTIPLE
 from framer_jax.recipes.base import PIXELS, Recipe
 from framer_jax.recipes.components import perceptual
@@ -84,8 +84,10 @@ def _check_crop(config: Config, crop: int) -> None:
     settings = _settings(config)
     if settings.adversarial_weight and crop % SIDE_MULTIPLE:
         raise ValueError(f"data.crop is {crop}: the discriminator needs a multiple of {SIDE_MULTIPLE}")
-    if settings.checkerboard_weight and crop < (window := CHECKERBOARD_CELLS * config["scale"]):
-        raise ValueError(f"data.crop is {crop}: recipe.realesrgan.checkerboard_weight needs at least {window} pixels")
+    cells = {"checkerboard_weight": CHECKERBOARD_CELLS, "checkerboard_texture_weight": CHECKERBOARD_TEXTURE_CELLS}
+    for name, count in cells.items():
+        if getattr(settings, name) and crop < (window := count * config["scale"]):
+            raise ValueError(f"data.crop is {crop}: recipe.realesrgan.{name} needs at least {window} pixels")
 
 
 def _any_records(config: Config) -> None:

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from framer_jax.data.settings import UNSHARPENED
 from framer_jax.losses.adversarial import accuracy, discriminator_loss, generator_loss
-from framer_jax.losses.pixel import checkerboard_error, pixel_errors
+from framer_jax.losses.pixel import checkerboard_error, checkerboard_texture_error, pixel_errors
 from framer_jax.models.denoiser import OnePassNetwork
 from framer_jax.models.unet_discriminator import SIDE_MULTIPLE, SPECTRAL, UNetDiscriminator
 from framer_jax.recipes.base import (
@@ -135,6 +135,10 @@ def _generator_loss(
         if settings.checkerboard_weight:
             metrics = {**metrics, "checkerboard": checkerboard_error(image, batch["hr"], scale)}
             values = values + settings.checkerboard_weight * metrics["checkerboard"]
+        if settings.checkerboard_texture_weight:
+            texture = checkerboard_texture_error(image, batch["hr"], scale)
+            metrics = {**metrics, "checkerboard_texture": texture}
+            values = values + settings.checkerboard_texture_weight * texture
         if auxiliary:
             pair = to_model_range(image), to_model_range(batch["hr"])
             values, metrics = add_auxiliary(auxiliary, frozen, values, metrics, *pair)

@@ -30,6 +30,13 @@ class RealEsrganSettings:
         at_least=0,
         at_most=MAX_WEIGHT,
     )
+    checkerboard_texture_weight: float = knob(
+        0.0,
+        "Weight of texture that is stronger at some pixels of the pixel shuffle's grid than at others, whatever its "
+        "sign; not published. See framer_jax.losses.pixel.checkerboard_texture_error.",
+        at_least=0,
+        at_most=MAX_WEIGHT,
+    )
     adversarial_weight: float = knob(
         0.1,
         "Weight of the generator's adversarial term; 0 trains without a discriminator.",
