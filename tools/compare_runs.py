@@ -44,6 +44,7 @@ from framer_jax.porting.files import atomic_write
 from framer_jax.recipes.components.latent_space import LatentTask
 from framer_jax.recipes.components.spaces import build_space
 from framer_jax.recipes.sinsr.recipe import TEACHER, TRAJECTORY_ENTRIES
+from tools.render_runs import WITHOUT_RUNS, runs_json, runs_table
 from tools.score_model import upscalers
 
 METRICS = ("psnr-y", "ssim-y", "niqe-framer")
@@ -68,7 +69,9 @@ def main() -> int:
     parser.add_argument("--niqe-model", help="published pristine model: adds the metric niqe")
     parser.add_argument("--teachers", metavar="RUN,RUN,…", help="teachers of the SinSR runs, in their order")
     parser.add_argument("--markdown", type=Path, help="also write the table to this file")
-    parser.add_argument("--json", type=Path, help="also write the figures of every run to this file")
+    parser.add_argument(
+        "--json", type=Path, help="also write the figures of every run to this file, for tools/render_results.py"
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace existing files")
     arguments = parser.parse_args()
     for path in (arguments.markdown, arguments.json):
@@ -82,7 +85,7 @@ def main() -> int:
     rows: dict[str, list[Scores]] = {}
     scale = load_model(next(iter(groups.values()))[0], purpose="description").recipe.scale
     images = (upsample_bicubic(pair.lr, scale) for pair in pairs)
-    rows["bicubic"] = [mean_scores(images, pairs, ids, niqe_model)]
+    rows[WITHOUT_RUNS] = [mean_scores(images, pairs, ids, niqe_model)]
     for name, runs in groups.items():
         for index, run in enumerate(track(runs, f"scoring {name}", console=Console(stderr=True))):
             model = load_model(run)
@@ -92,12 +95,17 @@ def main() -> int:
                 if model.recipe.precompute and index < len(teachers):
                     scores |= distance_to_teacher(model, load_model(teachers[index]), pairs)
                 rows.setdefault(f"{name}, {mode}", []).append(scores)
-    text = table(rows, f"{len(pairs)} photographs of {Path(arguments.photos).parent.name}, degraded by `{degradation}`")
+    content = runs_json(rows)
+    title = f"{len(pairs)} photographs of {Path(arguments.photos).parent.name}, degraded by `{degradation}`"
+    text = f"{title}\n\n{runs_table(content, {})}"
     print(text)
-    for path, content in ((arguments.markdown, text), (arguments.json, json.dumps(rows, indent=1) + "\n")):
+    for path, output in (
+        (arguments.markdown, text),
+        (arguments.json, json.dumps({"title": title, **content}, indent=1) + "\n"),
+    ):
         if path:
             with atomic_write(path) as temporary:
-                temporary.write_text(content, encoding="utf-8")
+                temporary.write_text(output, encoding="utf-8")
     return 0
 
 
@@ -198,29 +206,6 @@ def _psnr(image: jax.Array, reference: jax.Array) -> float:
     """PSNR over all channels in dB, the mean over a batch."""
     error = np.square(np.clip(image, 0, 1) - np.clip(reference, 0, 1)).mean(axis=(1, 2, 3))
     return float(np.mean(-10 * np.log10(error)))
-
-
-def table(rows: Mapping[str, Sequence[Scores]], title: str) -> str:
-    """A Markdown table with one row per way to upscale and one column per metric.
-
-    Args:
-      rows: name → scores of each run.
-      title: the line above the table.
-    """
-    ids = list(dict.fromkeys(name for runs in rows.values() for scores in runs for name in scores))
-    lines = [title, "", "| | runs | " + " | ".join(ids) + " |", "|---|" + "---|" * (len(ids) + 1)]
-    for name, runs in rows.items():
-        cells = [_cell([scores[metric] for scores in runs if metric in scores]) for metric in ids]
-        lines.append(f"| {name} | {'' if name == 'bicubic' else len(runs)} | " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
-
-
-def _cell(values: Sequence[float]) -> str:
-    """Mean and standard deviation over runs."""
-    if not values:
-        return ""
-    spread = f" ± {np.std(values, ddof=1):.3f}" if len(values) > 1 else ""
-    return f"{np.mean(values):.3f}{spread}"
 
 
 if __name__ == "__main__":

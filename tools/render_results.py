@@ -14,8 +14,8 @@ docs/results/data, or in a folder `data` next to the page:
 `ablation` is the table.json of `framer-jax ablate`, with the number of one of its tables, and one arm or `claims=all`;
 `compare` is a file of `framer-jax compare --json`, with the label of one model; `quality` is the summary.json of
 tools/quality_table.py, with one set of photographs; `peers`, `steps` and `shares` are the file of tools/benchmark.py,
-with some of its cases; `plans` is one of tools/compile_for_topology.py. `--check` writes nothing, and fails if one is
-stale.
+with some of its cases; `plans` is one of tools/compile_for_topology.py; `runs` is one of tools/compare_runs.py.
+`--check` writes nothing, and fails if one is stale.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ from framer_jax.porting.files import atomic_write
 from tools.quality_scores import summary_markdown
 from tools.render_benchmarks import peers_table, shares_table, steps_table
 from tools.render_plans import plans_table
+from tools.render_runs import runs_table
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS, CARDS = ROOT / "docs", ROOT / "framer_jax" / "weights"
@@ -138,6 +139,7 @@ TABLES: Mapping[str, Callable[[Mapping[str, Any], Mapping[str, str]], str]] = {
     "steps": steps_table,
     "shares": shares_table,
     "plans": plans_table,
+    "runs": runs_table,
 }
 """Kind of a block → (content of its file, its options) → the table as Markdown."""
 

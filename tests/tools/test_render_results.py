@@ -6,6 +6,7 @@ import pytest
 
 from framer_jax import cli
 from tools import render_results
+from tools.render_runs import runs_json
 
 
 def test_pages_are_up_to_date(capsys):
@@ -93,3 +94,12 @@ def test_tables_of_an_ablation(tmp_path):
     ):
         page = f"<!-- ablation: t.json {options} -->\n<!-- end -->"
         assert row in render_results.render(page, tmp_path / "data")
+
+
+def test_a_table_of_runs(tmp_path):
+    scores = {"bicubic": [{"psnr-y": 24.0}], "base": [{"psnr-y": 25.0}, {"psnr-y": 26.0, "to teacher": 30.0}]}
+    (tmp_path / "r.json").write_text(json.dumps(runs_json(scores)))
+    rendered = render_results.render("<!-- runs: r.json -->\n<!-- end -->", tmp_path)
+    assert "| | runs | psnr-y | to teacher |" in rendered
+    assert "| bicubic |  | 24.000 |  |" in rendered
+    assert "| base | 2 | 25.500 ± 0.707 | 30.000 |" in rendered
