@@ -9,6 +9,7 @@ import math
 import os
 import sys
 from collections.abc import Iterator, Sequence
+from typing import NoReturn
 
 from framer_jax.commands.pixel_limit import pillow_settings
 from framer_jax.compile_cache import keep_compiled_programs
@@ -105,8 +106,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 2
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line, without the list of all options."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message} (--help lists the options)\n")
+
+
 def _run(words: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="framer-jax", description="Image super-resolution with diffusion priors.")
+    parser = _Parser(prog="framer-jax", description="Image super-resolution with diffusion priors.")
     parser.add_argument("--version", action="version", version=f"framer_jax {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, summary in COMMANDS.items():

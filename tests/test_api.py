@@ -117,6 +117,8 @@ def test_bad_paths(model, tmp_path):
         framer_jax.upscale(str(tmp_path), model)
     with pytest.raises(FileNotFoundError, match="no such weight file"):
         framer_jax.load_model(tmp_path / "nothing.safetensors")
+    with pytest.raises(FileNotFoundError, match=r"startr: no such weight file, .*: did you mean 'starter'"):
+        framer_jax.load_model("startr")
     with pytest.raises(ValueError, match=r"overrides .* 'config'"):
         framer_jax.load_model(overrides=["recipe.scale=2"])
 
@@ -234,6 +236,9 @@ def test_bad_framer_losses_are_named():
         framer_jax.framer_loss(maps(2), jax.random.key(0), variant="mine")
     with pytest.raises(ValueError, match="heat"):
         framer_jax.framer_loss(maps(2), jax.random.key(0), heat=2)
+    for name in ("weight", "start_step", "ramp_steps"):
+        with pytest.raises(ValueError, match=f"{name} belongs to the factor lambda"):
+            framer_jax.framer_loss(maps(2), jax.random.key(0), **{name: 1})
     for count in (0, 1):
         for variant in ("paper", "released"):
             if (count, variant) != (1, "released"):

@@ -7,8 +7,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from framer_jax.api.arguments import check_float_leaves, described, is_float
+from framer_jax.images.arrays import OVERSHOOT
 from framer_jax.inference.model import Model
 from framer_jax.recipes.base import PIXELS, Batch, Recipe
 from framer_jax.training.settings import TrainingSettings, check_batch
@@ -40,6 +42,23 @@ def check_arguments(recipe: Any, settings: Any, batch: Any, prepare: Any, initia
         for name in PIXELS:
             if name in batch and not (str(batch[name].dtype) == "uint8" or is_float(batch[name])):
                 raise ValueError(f"batch entry {name!r} is {batch[name].dtype}: give uint8, or floats in [0, 1]")
+            if name in batch:
+                _check_range(name, batch[name])
+
+
+def _check_range(name: str, images: Any) -> None:
+    """Refuse floats of another range than [0, 1], such as [0, 255]; abstract arrays have no values to check."""
+    if not is_float(images) or not hasattr(images, "__array__"):
+        return
+    values = np.asarray(images, np.float32)
+    if not np.isfinite(values).all():
+        raise ValueError(f"batch entry {name!r} holds NaN or infinity: correct the data")
+    low, high = (float(limit) for limit in (values.min(initial=0.0), values.max(initial=0.0)))
+    if low < -OVERSHOOT or high > 1 + OVERSHOOT:
+        raise ValueError(
+            f"batch entry {name!r} has values from {low:.4g} to {high:.4g}: give floats in [0, 1], or uint8; other "
+            "ranges need a function `prepare`"
+        )
 
 
 def describe_batch(batch: Any) -> dict[str, str]:

@@ -28,7 +28,8 @@ def framer_loss(taps: Sequence[jax.Array], key: jax.Array, variant: str = "paper
       key: typed PRNG key (jax.random.key) that draws each student's negative; use a new one in every step.
       variant: 'paper' for the method of the paper, 'released' for that of the authors' released code, in which the last
         block is a student too.
-      changes: fields of framer_jax.losses.framer.FramerSettings to change, such as temperature=0.1 or radius=0.3.
+      changes: fields of framer_jax.losses.framer.FramerSettings to change, such as temperature=0.1 or radius=0.3; not
+        `weight`, `start_step` and `ramp_steps`, since the factor is yours.
 
     Returns:
       `.values`, [B] float32, and `.diagnostics`: name → [N] float32, one value per student.
@@ -44,8 +45,12 @@ def framer_loss(taps: Sequence[jax.Array], key: jax.Array, variant: str = "paper
     variants = {"paper": framer.paper, "released": framer.released}
     if text_of(variant, "variant") not in variants:
         raise ValueError(f"variant is {variant!r}: choose one of {', '.join(variants)}")
+    if factor := next((name for name in ("weight", "start_step", "ramp_steps") if name in changes), ""):
+        raise ValueError(f"{factor} belongs to the factor lambda: omit it, and multiply the values yourself")
     settings = variants[variant](**plain_values(changes))
     maps = _feature_maps(taps)
+    if len(maps) < 2:
+        raise ValueError(f"FRAMER needs at least two taps (a student and the teacher), got {len(maps)}")
     _check_key(key)
     maps = (*maps, maps[-1]) if settings.last_is_student and maps else maps
     negatives = framer.draw_negatives(key, len(maps) - 1, settings)
@@ -134,9 +139,10 @@ def make_step(
     Args:
       recipe: recipe to train.
       settings: training settings; those of logging, validation and checkpoints are not used.
-      batch: example batch, of which only shapes and dtypes matter. Without `prepare`, it holds 'hr' [B, sH, sW, 3] and
-        'lr' [B, H, W, 3], float32 in [0, 1] or uint8, and the recipe's further entries; B is `settings.global_batch`
-        (divided by the number of hosts).
+      batch: example batch, of which only shapes and dtypes matter; without `prepare`, its images' range is checked too.
+        Values of later batches are not checked: NaN gives NaN as metrics. Without `prepare`, it holds 'hr'
+        [B, sH, sW, 3] and 'lr' [B, H, W, 3], float32 in [0, 1] or uint8, and the recipe's further entries; B is
+        `settings.global_batch` (divided by the number of hosts).
       prepare: function from a batch to the batch of the losses, compiled into the step; it must treat every example
         separately. None converts images of uint8 to float32 in [0, 1], and of other floats to float32.
       initial_params: groups to start from, such as `model.params`; others are those of `recipe.initial_params`, or

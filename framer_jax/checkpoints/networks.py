@@ -31,6 +31,7 @@ from framer_jax.models.tiny_autoencoder import TinyAutoencoder
 from framer_jax.models.unet_discriminator import StoredDiscriminator
 from framer_jax.models.vgg import Dists, Lpips, Vgg19
 from framer_jax.models.vq_autoencoder import VQAutoencoder
+from framer_jax.porting.maps import torch_shapes
 from framer_jax.porting.stated import Statement
 from framer_jax.porting.table import Ported, map_named, read_ported, read_torch
 from framer_jax.porting.weights import is_ours
@@ -38,7 +39,7 @@ from framer_jax.recipes.base import Frozen
 from framer_jax.recipes.components.latent_space import AUTOENCODER
 from framer_jax.recipes.components.spaces import AUTOENCODER_ARGUMENTS, AUTOENCODER_MAPS
 from framer_jax.recipes.method import Config, Pretrained
-from framer_jax.trees import check_same_structure
+from framer_jax.trees import check_same_descriptions, check_same_structure, flatten_names
 
 LOGGER = logging.getLogger(__name__)
 
@@ -193,7 +194,12 @@ def read_network(
     except (TypeError, ValueError, ZeroDivisionError) as error:
         text = " ".join(str(error).split())
         raise ValueError(f"{source}: its tensors do not make one {name} ({text[:200]}): download it again") from error
-    check_same_structure(ported.params, expected, source)
+    if ours:
+        check_same_structure(ported.params, expected, source)
+        return ported
+    own, needed = (torch_shapes(map_named(name), flatten_names(tree)[0]) for tree in (ported.params, expected))
+    remedy = "take the complete file of one network, or name another model"
+    check_same_descriptions(own, needed, source, remedy)
     return ported
 
 

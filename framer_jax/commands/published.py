@@ -17,6 +17,7 @@ from framer_jax.checkpoints.sampling import UNCHANGED, Sampling
 from framer_jax.config import default, load_config, to_dict
 from framer_jax.inference.model import SHIPPED, Model, load_model
 from framer_jax.inference.named_models import MODELS, model_file
+from framer_jax.knobs import nearest
 from framer_jax.porting.diffusers_folder import find_model, read_files
 from framer_jax.porting.files import sha256_of
 from framer_jax.porting.maps import fraction_known, key_test
@@ -119,6 +120,8 @@ def open_model(
         if config is not None:
             raise ValueError(f"model {weights} has its own configuration: omit {os.fspath(config)}")
         return open_named_model(str(weights), sampling, denoise_strength)
+    if isinstance(weights, str) and not Path(weights).suffix and os.sep not in weights and not Path(weights).exists():
+        raise FileNotFoundError(f"{weights}: no such weight file, and no model of that name{nearest(weights, MODELS)}")
     named = None if config is None else to_dict(load_config(os.fspath(config), overrides))
     model = load_model(weights, named or config_of_weights(weights), sampling=sampling)
     return with_denoise_strength(model, denoise_strength)

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageCms
 
 from framer_jax.data.files import Listing, list_images, summary_of
 from framer_jax.images.decode import read_header, read_image
 from framer_jax.images.image_data import ImageData
+from framer_jax.images.profiles import SRGB, profile_name, srgb_pixels
 
 Pixels = npt.NDArray[np.float32]
 
@@ -88,38 +87,4 @@ def compared_pixels(image: ImageData, reference: ImageData) -> ComparedPixels:
     notes.append(
         f"its color profile ({profiles[0]}) is not that of its reference ({profiles[1]}): compared in sRGB, at 8 bits"
     )
-    return ComparedPixels(_to_srgb(image, profiles[0]), _to_srgb(reference, profiles[1]), tuple(notes))
-
-
-SRGB = "sRGB"
-"""The name of all color profiles that are sRGB's, and of none."""
-
-
-def profile_name(icc: bytes | None) -> str:
-    """The description of an ICC profile; `SRGB` without one, and for those that describe themselves as sRGB.
-
-    Raises:
-      ValueError: it is damaged.
-    """
-    if not icc:
-        return SRGB
-    try:
-        description = ImageCms.getProfileDescription(ImageCms.ImageCmsProfile(io.BytesIO(icc))).strip()
-    except (ImageCms.PyCMSError, OSError, ValueError) as error:
-        raise ValueError(f"its color profile cannot be read ({error}): save it without one, or in sRGB") from error
-    return SRGB if "srgb" in description.lower() else description
-
-
-def _to_srgb(image: ImageData, name: str) -> Pixels:
-    if name == SRGB:
-        return image.pixels
-    opaque = image if image.alpha is None else image._replace(alpha=None, mode=image.mode.removesuffix("A"))
-    profile = ImageCms.ImageCmsProfile(io.BytesIO(image.icc or b""))
-    try:
-        converted: Image.Image | None = ImageCms.profileToProfile(
-            opaque.to_pillow(), profile, ImageCms.createProfile("sRGB"), outputMode="RGB"
-        )
-    except ImageCms.PyCMSError as error:
-        raise ValueError(f"its color profile {name} cannot be converted ({error}): save it in sRGB") from error
-    assert converted is not None  # not in place
-    return np.asarray(converted, np.float32) / np.float32(255)
+    return ComparedPixels(srgb_pixels(image), srgb_pixels(reference), tuple(notes))

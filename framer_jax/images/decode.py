@@ -52,6 +52,7 @@ class Header(NamedTuple):
       loss: what reading it as 8-bit RGB changes or drops, in a few words; empty for 8-bit RGB.
       transparent: whether it has alpha or transparent colors.
       frames: number of frames of an animation, or of pages.
+      further: number of other images in the file, which are not read: second views, gain maps, depth maps.
     """
 
     height: int
@@ -59,6 +60,7 @@ class Header(NamedTuple):
     loss: str
     transparent: bool = False
     frames: int = 1
+    further: int = 0
 
 
 def read_image(path: str | os.PathLike[str]) -> ImageData:
@@ -139,8 +141,9 @@ def read_header(path: str | os.PathLike[str]) -> Header:
         width, height = image.size
         if _header_orientation(image, file) >= 5:
             width, height = height, width
-        frames = getattr(image, "n_frames", 1) if image.format in ANIMATED else 1
-        return Header(height, width, _loss(image), image.has_transparency_data, frames)
+        images = getattr(image, "n_frames", 1)
+        frames, further = (images, 0) if image.format in ANIMATED else (1, images - 1)
+        return Header(height, width, _loss(image), image.has_transparency_data, frames, further)
 
 
 ANIMATED = ("GIF", "PNG", "WEBP", "AVIF", "TIFF")
@@ -165,7 +168,8 @@ def opened(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         with content or open(path, "rb") as file:
             yield file
     except UnidentifiedImageError as error:
-        raise ImageError(path, "not an image that Pillow can read") from error
+        empty = not is_remote(path) and os.path.getsize(path) == 0
+        raise ImageError(path, "the file is empty" if empty else "not an image that Pillow can read") from error
     except Image.DecompressionBombError as error:
         limit = int(2 * (Image.MAX_IMAGE_PIXELS or 0))
         raise ImageError(

@@ -46,8 +46,8 @@ def frame_sizes(path: str | os.PathLike[str]) -> tuple[tuple[int, int], ...]:
     """(height, width) of each upright frame, which differ between pages of a TIFF file; errors as of `read_frames`."""
     with opened(path) as file, Image.open(file) as image:
         if image.format != "TIFF":
-            height, width, _, _, frames = read_header(path)
-            return ((height, width),) * frames
+            header = read_header(path)
+            return ((header.height, header.width),) * header.frames
         sizes = []
         for index in range(getattr(image, "n_frames", 1)):
             image.seek(index)

@@ -1,4 +1,4 @@
-"""What a photograph's file says about it besides its pixels: EXIF, XMP, IPTC and resolution."""
+"""What a photograph's file says about it besides its pixels: EXIF, XMP, IPTC, resolution, comment and texts."""
 
 from __future__ import annotations
 
@@ -31,6 +31,9 @@ XMP_TAG, PHOTOSHOP_TAG = 700, 34377
 
 IPTC_RESOURCE = 0x0404
 
+XMP_KEYWORD = "XML:com.adobe.xmp"
+"""Keyword of the text of a PNG file that is XMP."""
+
 PHOTOSHOP = b"Photoshop 3.0\0"
 
 DAMAGED = "its EXIF data is damaged and was left out"
@@ -44,12 +47,16 @@ class Metadata(NamedTuple):
       xmp: XMP packet without orientation, or b''.
       iptc: IPTC data as an image resource of Photoshop, the content of a JPEG file's APP13; or b''.
       dpi: (horizontal, vertical) resolution in pixels an inch, or None.
+      comment: comment of a JPEG or GIF file, or b''.
+      texts: (keyword, text) of a PNG file, without XMP.
     """
 
     exif: bytes = b""
     xmp: bytes = b""
     iptc: bytes = b""
     dpi: tuple[float, float] | None = None
+    comment: bytes = b""
+    texts: tuple[tuple[str, str], ...] = ()
 
 
 NONE = Metadata()
@@ -64,7 +71,7 @@ def metadata_of(image: Image.Image) -> tuple[Metadata, str]:
         exif, resolution, note = b"", None, DAMAGED
     xmp = image.info.get("xmp") or image.info.get("XML:com.adobe.xmp") or b""
     dpi = _resolution(image.info.get("dpi")) or resolution
-    return Metadata(exif, _without_orientation(xmp), _iptc(image), dpi), note
+    return Metadata(exif, _without_orientation(xmp), _iptc(image), dpi, _comment(image), _texts(image)), note
 
 
 def orientation_of(read: Callable[[], Image.Exif]) -> int:
@@ -149,6 +156,19 @@ def _resolution(dpi: Any, factor: float = 1.0) -> tuple[float, float] | None:
 def _without_orientation(xmp: bytes | str) -> bytes:
     data = xmp.encode() if isinstance(xmp, str) else bytes(xmp)
     return re.sub(rb'tiff:Orientation="\d*"|<tiff:Orientation>\d*</tiff:Orientation>', b"", data)
+
+
+def _comment(image: Image.Image) -> bytes:
+    """The comment of a JPEG or GIF image."""
+    comment = image.info.get("comment") if image.format in ("JPEG", "MPO", "GIF") else None
+    return comment.encode() if isinstance(comment, str) else bytes(comment or b"")
+
+
+def _texts(image: Image.Image) -> tuple[tuple[str, str], ...]:
+    """The texts of a decoded PNG image; XMP has a place of its own, and profiles of old programs say nothing new."""
+    texts = getattr(image, "text", {}) if image.format == "PNG" else {}
+    others = (XMP_KEYWORD, "Raw profile")
+    return tuple((str(key), str(text)) for key, text in texts.items() if not key.startswith(others))
 
 
 def _iptc(image: Image.Image) -> bytes:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -87,6 +87,7 @@ def write_deep(
     exif: bytes = b"",
     xmp: bytes = b"",
     dpi: tuple[float, float] | None = None,
+    texts: Sequence[tuple[str, str]] = (),
 ) -> None:
     """Write a PNG file of 16 bits per channel.
 
@@ -97,9 +98,10 @@ def write_deep(
       exif: EXIF block, or b''.
       xmp: XMP packet, or b''.
       dpi: (horizontal, vertical) resolution in pixels an inch, or None.
+      texts: (keyword, text) of each text.
     """
     strips = (values[top : top + STRIP] for top in range(0, len(values), STRIP))
-    write_strips(path, strips, (values.shape[0], values.shape[1], values.shape[2]), 16, icc, exif, xmp, dpi)
+    write_strips(path, strips, (values.shape[0], values.shape[1], values.shape[2]), 16, icc, exif, xmp, dpi, texts)
 
 
 def write_strips(
@@ -111,6 +113,7 @@ def write_strips(
     exif: bytes = b"",
     xmp: bytes = b"",
     dpi: tuple[float, float] | None = None,
+    texts: Sequence[tuple[str, str]] = (),
 ) -> None:
     """Write a PNG file strip by strip, so that no more than one strip is in memory.
 
@@ -123,6 +126,7 @@ def write_strips(
       exif: EXIF block, or b''.
       xmp: XMP packet, or b''.
       dpi: (horizontal, vertical) resolution in pixels an inch, or None.
+      texts: (keyword, text) of each text.
     """
     height, width, channels = shape
     kind, size = {1: 0, 2: 4, 3: 2, 4: 6}[channels], width * channels * bits // 8
@@ -136,6 +140,8 @@ def write_strips(
             _write_chunk(file, b"pHYs", struct.pack(">IIB", *(round(value / 0.0254) for value in dpi), 1))
         if xmp:
             _write_chunk(file, b"iTXt", XMP_KEY + b"\0\0\0\0" + xmp)
+        for keyword, text in texts:
+            _write_chunk(file, b"iTXt", keyword.encode("latin-1", "replace") + b"\0\0\0\0\0" + text.encode())
         if exif:
             _write_chunk(file, b"eXIf", exif.removeprefix(b"Exif\0\0"))
         above = np.zeros((1, size), np.uint8)

@@ -52,8 +52,9 @@ class MemoryEstimate(NamedTuple):
     def __str__(self) -> str:
         device = "unknown" if self.device is None else f"{self.device / 2**20:,.0f} MiB"
         where = "the device" if self.devices == 1 else f"each of {self.devices} devices"
+        tiles = "1 tile" if self.tiles == 1 else f"{self.tiles} tiles"
         return (
-            f"{self.tiles} tiles of {self.tile[0]}x{self.tile[1]}, {self.batch} at a time: "
+            f"{tiles} of {self.tile[0]}x{self.tile[1]}, {self.batch} at a time: "
             f"{device} on {where}, about {self.host / 2**20:,.0f} MiB in main memory"
             + (" (the result is written in strips)" if self.streamed else "")
         )

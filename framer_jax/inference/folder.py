@@ -154,7 +154,9 @@ def _possible_jobs(
     failed = impossible_jobs(jobs, check)
     if failed and not continue_on_error:
         more = f" (and {len(failed) - 1} more cannot be upscaled)" if len(failed) > 1 else ""
-        raise ValueError(f"{failed[0][1]}{more}")
+        rest = len(jobs) - len(failed)
+        others = f"; continue_on_error (--continue-on-error) upscales the other {rest}" if rest else ""
+        raise ValueError(f"{failed[0][1]}{more}{others}")
     sources = {source for source, _ in failed}
     return [job for job in jobs if job.source not in sources], failed
 
@@ -164,7 +166,8 @@ def _notes_of(plan: Plan) -> Reasons:
     if not names:
         return []
     listed = ", ".join(names[:NAMED]) + (", ..." if len(names) > NAMED else "")
-    return [(plan.results[0].parent, f"{len(names)} results of earlier runs in it are no inputs: {listed}")]
+    what = "1 result of an earlier run is" if len(names) == 1 else f"{len(names)} results of earlier runs are"
+    return [(plan.results[0].parent, f"{what} not upscaled again: {listed}")]
 
 
 class _Run(NamedTuple):

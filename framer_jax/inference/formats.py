@@ -13,7 +13,14 @@ from framer_jax.images.metadata import Metadata
 
 ALL_METADATA = ("exif", "xmp", "dpi")
 
-LABELS = {"exif": "EXIF", "xmp": "XMP", "iptc": "IPTC", "dpi": "the resolution"}
+LABELS = {
+    "exif": "EXIF",
+    "xmp": "XMP",
+    "iptc": "IPTC",
+    "dpi": "the resolution",
+    "comment": "the comment",
+    "texts": "the texts",
+}
 
 LARGEST_SEGMENT = 65_000
 """Bytes of EXIF, of XMP or of IPTC data that surely fit into a segment of a JPEG file."""
@@ -33,6 +40,7 @@ class FileFormat(NamedTuple):
       frames: whether it holds several frames or pages.
       metadata: attributes of framer_jax.images.metadata.Metadata that it holds.
       colors: what a palette loses, or ''.
+      profile: whether it holds a color profile; otherwise colors are converted to sRGB.
     """
 
     name: str
@@ -45,15 +53,18 @@ class FileFormat(NamedTuple):
     frames: bool = False
     metadata: tuple[str, ...] = ALL_METADATA
     colors: str = ""
+    profile: bool = True
 
 
 _JPEG = FileFormat(
-    "JPEG", False, (), {"subsampling": 0}, side=65_500, quality=95, metadata=("exif", "xmp", "iptc", "dpi")
+    "JPEG", False, (), {"subsampling": 0}, side=65_500, quality=95, metadata=("exif", "xmp", "iptc", "dpi", "comment")
 )
 _TIFF = FileFormat("TIFF", True, ("L",), {"compression": "tiff_adobe_deflate"}, frames=True)
 
 FORMATS = {
-    ".png": FileFormat("PNG", True, ("L", "LA", "RGB", "RGBA"), {}, frames=True),
+    ".png": FileFormat(
+        "PNG", True, ("L", "LA", "RGB", "RGBA"), {}, frames=True, metadata=("exif", "xmp", "dpi", "texts")
+    ),
     ".webp": FileFormat("WEBP", True, (), {"method": 4}, side=16_383, quality=95, frames=True),
     ".jpg": _JPEG,
     ".jpeg": _JPEG,
@@ -67,10 +78,11 @@ FORMATS = {
         {},
         side=65_535,
         frames=True,
-        metadata=(),
+        metadata=("comment",),
         colors="GIF holds 256 colors and no half transparency",
+        profile=False,
     ),
-    ".bmp": FileFormat("BMP", False, (), {}, pixels=(2**32 - 200) // 4, metadata=("dpi",)),
+    ".bmp": FileFormat("BMP", False, (), {}, pixels=(2**32 - 200) // 4, metadata=("dpi",), profile=False),
 }
 """The formats that can be written, by suffix. PNG, TIFF and BMP are lossless. The limits of AVIF are those of common
 decoders."""

@@ -19,8 +19,9 @@ from framer_jax.images.arrays import check_range, check_shape, image_from_array
 from framer_jax.images.decode import from_pillow, read_image
 from framer_jax.images.frames import Timing
 from framer_jax.images.image_data import ImageData
-from framer_jax.images.metadata import DIRECTORIES, NONE, XMP_TAG, Metadata, exif_for
+from framer_jax.images.metadata import DIRECTORIES, NONE, XMP_KEYWORD, XMP_TAG, Metadata, exif_for
 from framer_jax.images.png import write_deep, write_strips
+from framer_jax.images.profiles import SRGB, profile_name, srgb_pixels
 from framer_jax.images.tiff import add_directories
 from framer_jax.inference.formats import (
     FORMATS,
@@ -110,7 +111,7 @@ def encode_image(file: Path, path: Path, image: ImageData | Animation, settings:
             frame, *others = image.frames
             options |= {"save_all": True, "append_images": others, **_timing(file_format, image.timing)}
         else:
-            image = image if file_format.alpha else image._replace(alpha=None)
+            image = _as_held(image, file_format)
             values = _encode(image, file_format)
             if values.dtype == np.uint16 and file_format.name == "PNG":
                 write_deep(file, values, **_png_chunks(image, settings, height, width))
@@ -160,14 +161,31 @@ def _png_chunks(image: ImageData, settings: FileSettings, height: int, width: in
     """Arguments of `write_strips` for the color profile and the metadata of a result of this size."""
     metadata = NONE if settings.strip_metadata else image.metadata
     exif = exif_for(metadata, height, width).tobytes() if metadata.exif else b""
-    return {"icc": image.icc, "exif": exif, "xmp": metadata.xmp, "dpi": metadata.dpi}
+    return {"icc": image.icc, "exif": exif, "xmp": metadata.xmp, "dpi": metadata.dpi, "texts": metadata.texts}
 
 
 def pillow_frame(path: str | os.PathLike[str], image: ImageData) -> Image.Image:
     """One frame of an `Animation` in the format of a file name."""
     file_format = output_format(path)
+    image = _as_held(image._replace(bits=8), file_format)
+    return _pillow_image(_encode(image, file_format), file_format)
+
+
+def _as_held(image: ImageData, file_format: FileFormat) -> ImageData:
+    """The image without alpha, and in sRGB, where a format holds no alpha, and no color profile."""
     image = image if file_format.alpha else image._replace(alpha=None)
-    return _pillow_image(_encode(image._replace(bits=8), file_format), file_format)
+    if file_format.profile or not _convertible(image.icc):
+        return image
+    return image._replace(pixels=srgb_pixels(image))
+
+
+def _convertible(icc: bytes | None) -> bool:
+    """Whether a color profile can be read; colors of one that cannot are taken for sRGB's, as without one."""
+    try:
+        profile_name(icc)
+    except ValueError:
+        return False
+    return True
 
 
 def _pillow_image(values: np.ndarray, file_format: FileFormat) -> Image.Image:
@@ -195,11 +213,13 @@ def _save_options(path: Path, image: ImageData, settings: FileSettings) -> dict[
         options["quality"] = settings.quality or file_format.quality
     if file_format.name == "TIFF" and height * width * 4 * (1 + image.bits // 16) > LARGE_TIFF:
         options["big_tiff"] = True
-    if image.icc and file_format.name not in ("BMP", "GIF"):
+    if image.icc and file_format.profile:
         options["icc_profile"] = image.icc
     metadata = NONE if settings.strip_metadata else held_metadata(path, image.metadata)[0]
     if metadata.dpi and file_format.name not in ("WEBP", "AVIF"):  # these have it in EXIF alone
         options["dpi"] = metadata.dpi
+    if metadata.comment:
+        options["comment"] = metadata.comment
     if metadata.iptc:
         options["extra"] = b"\xff\xed" + struct.pack(">H", len(metadata.iptc) + 2) + metadata.iptc
     return options | _descriptions(file_format, metadata, height, width)
@@ -217,9 +237,12 @@ def _descriptions(file_format: FileFormat, metadata: Metadata, height: int, widt
             exif[XMP_TAG] = metadata.xmp
         return {"exif": exif} if exif else {}
     options: dict[str, Any] = {"exif": exif.tobytes()} if exif else {}
-    if metadata.xmp and file_format.name == "PNG":
+    if (metadata.xmp or metadata.texts) and file_format.name == "PNG":
         texts = PngInfo()
-        texts.add_itxt("XML:com.adobe.xmp", metadata.xmp.decode("utf-8", "replace"))
+        if metadata.xmp:
+            texts.add_itxt(XMP_KEYWORD, metadata.xmp.decode("utf-8", "replace"))
+        for keyword, text in metadata.texts:
+            texts.add_itxt(keyword, text)
         options["pnginfo"] = texts
     elif metadata.xmp:
         options["xmp"] = metadata.xmp
@@ -228,8 +251,20 @@ def _descriptions(file_format: FileFormat, metadata: Metadata, height: int, widt
 
 def loss_note(path: str | os.PathLike[str], image: ImageData, settings: FileSettings = DEFAULT_FILES) -> str:
     """What the format of a file name does not hold of an image: bit depth, metadata, colors; '' for nothing."""
+    colors = output_format(path).colors
     metadata = "" if settings.strip_metadata else held_metadata(path, image.metadata)[1]
-    return "; ".join(filter(None, (depth_note(path, image), metadata, output_format(path).colors)))
+    return "; ".join(filter(None, (depth_note(path, image), metadata, _profile_note(path, image.icc), colors)))
+
+
+def _profile_note(path: str | os.PathLike[str], icc: bytes | None) -> str:
+    """What becomes of a color profile that the format of a file name does not hold; '' for nothing."""
+    file_format = output_format(path)
+    if file_format.profile or not icc:
+        return ""
+    if not _convertible(icc):
+        return f"its color profile is damaged and was left out ({file_format.name} holds none)"
+    name = profile_name(icc)
+    return "" if name == SRGB else f"{file_format.name} holds no color profile: converted from {name} to sRGB"
 
 
 def check_alpha(path: str | os.PathLike[str], image: ImageData) -> None:

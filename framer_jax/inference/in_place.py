@@ -8,7 +8,6 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from framer_jax.images.decode import read_header
-from framer_jax.inference.formats import output_format
 from framer_jax.inference.jobs import Job, PathLike, Plan, find_images
 from framer_jax.inference.result_files import is_record, sidecar_path
 
@@ -37,7 +36,7 @@ def plan_in_place(inputs: PathLike | Iterable[PathLike], recursive: bool = False
     Raises:
       FileNotFoundError: an input does not exist.
       FileExistsError: a file of another program has the name of a record.
-      ValueError: there is no image, or one of a format that is not written.
+      ValueError: there is no image.
     """
     paths = [Path(path) for path in ([inputs] if isinstance(inputs, str | os.PathLike) else inputs)]
     nowhere = Path(os.devnull)  # a run in place has no folder of results
@@ -47,7 +46,6 @@ def plan_in_place(inputs: PathLike | Iterable[PathLike], recursive: bool = False
     next_to_images = tuple(path for _, excluded in searched for path in excluded.results)
     jobs = [Job(image, image) for image in images if image not in set(results)]
     for image in (job.source for job in jobs):
-        output_format(image)
         sidecar = sidecar_path(image)
         if sidecar.exists() and not is_record(sidecar):
             raise FileExistsError(f"{sidecar} exists and is no record of framer_jax: move it away, or name an output")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from framer_jax.images.decode import read_header, read_image
+from framer_jax.images.decode import Header, read_header, read_image
 from framer_jax.images.frames import frame_sizes
 from framer_jax.inference.estimate import check_host_memory
 from framer_jax.inference.formats import check_frame_sizes, check_frames, check_quality, check_size, output_format
@@ -48,7 +48,7 @@ def check_job(
     if frames > 1 and job.previews:
         raise ValueError(f"previews show one image, and this one has {frames} frames: omit them, or omit frames")
     if files.in_place:
-        _check_replaceable(job, header.frames if not files.frames else 1, "16-bit" in header.loss)
+        _check_replaceable(job, header, files.frames)
     alpha = header.transparent and not flattened
     keeps_alpha = alpha and (output_format(job.target).alpha or files.background is None)
     streamed = is_streamed(job.target, recipe, (height, width), settings, result, files, keeps_alpha, frames)
@@ -78,14 +78,19 @@ def further_bytes(
     return resized + second + smooth + (2 * 4 * pixels * frames if frames > 1 else 0)
 
 
-def _check_replaceable(job: Job, lost_frames: int, deep: bool) -> None:
+def _check_replaceable(job: Job, header: Header, all_frames: bool) -> None:
     """Refuse to replace an image by one that holds less of it."""
-    if lost_frames > 1:
+    if header.frames > 1 and not all_frames:
         raise ValueError(
-            f"{job.source}: in place, {lost_frames - 1} of its {lost_frames} frames would be lost: add --frames, or "
-            "name an output"
+            f"{job.source}: in place, {header.frames - 1} of its {header.frames} frames would be lost: add --frames, "
+            "or name an output"
         )
-    if deep and depth_note(job.target, read_image(job.source)):
+    if header.further:
+        raise ValueError(
+            f"{job.source}: in place, the file's further images ({header.further}: a second view, gain map or depth "
+            "map) would be lost: name an output"
+        )
+    if "16-bit" in header.loss and depth_note(job.target, read_image(job.source)):
         kind = output_format(job.target).name
         raise ValueError(
             f"{job.source}: in place, 8 of its 16 bits per channel would be lost ({kind}): name a .png output"

@@ -153,7 +153,9 @@ def remaining_jobs(jobs: Sequence[Job], overwrite: bool, skip_existing: bool) ->
     if existing and not overwrite:
         more = f" and {len(existing) - 3} more" if len(existing) > 3 else ""
         names = ", ".join(map(str, existing[:3]))
-        raise FileExistsError(f"{names}{more} exist: choose another output, skip existing ones or allow overwriting")
+        raise FileExistsError(
+            f"{names}{more} exist: choose another output, or skip_existing (--skip-existing) or overwrite (--overwrite)"
+        )
     if folders := [path for path in existing if path.is_dir()]:
         raise ValueError(f"{folders[0]} is a folder where a file is to be written")
     return Remaining(left, skipped, notes)
@@ -195,7 +197,9 @@ def check_writable(folder: Path) -> None:
         with TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise OSError(f"{folder}: cannot write there ({error.strerror}): choose another output") from error
+        file = next((path for path in (folder, *folder.parents) if path.is_file()), None)
+        reason = error.strerror if file is None else f"{file} is a file"
+        raise OSError(f"{folder}: cannot write there ({reason}): choose another output") from error
 
 
 def reason_of(source: Path, error: BaseException) -> str:
@@ -254,7 +258,7 @@ def find_images(path: Path, output: Path, recursive: bool) -> tuple[list[tuple[P
     results = tuple(file for file in listing.paths if _is_result(file, path.resolve(), output.resolve()))
     images = [(file, file.relative_to(path)) for file in listing.paths if file not in set(results)]
     if not images:
-        hint = "" if recursive else " (subfolders are searched with recursive)"
+        hint = "" if recursive else " (recursive, --recursive, searches subfolders)"
         hint += f", besides {len(results)} results of earlier runs" if results else ""
         hint += f"; {summary_of(listing.left_out)}" if listing.left_out else ""
         raise ValueError(f"{path}: no image in this folder{hint}")

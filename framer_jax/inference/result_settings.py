@@ -82,6 +82,8 @@ class ResultSettings:
                 f"{size[1]}x{size[0]} is larger than the model's result, {width * scale}x{height * scale}, which was "
                 "enlarged by interpolation"
             )
+        if size[0] < height or size[1] < width:
+            notes.append(f"{size[1]}x{size[0]} is smaller than the image itself, {width}x{height}")
         if self.width and self.height:
             stretch = (size[1] / size[0]) / (width / height)
             if max(stretch, 1 / stretch) > 1.01:

@@ -72,3 +72,5 @@ class UpscaleSettings:
         strength = self.color_strength
         if not isinstance(strength, int | float) or isinstance(strength, bool) or not 0 <= strength <= 1:
             raise ValueError(f"color_strength {self.color_strength!r} must lie between 0 and 1")
+        if strength != 1 and self.color_fix == "none":
+            raise ValueError(f"color_strength is {strength}, and there is no color fix: omit it, or choose a color_fix")

@@ -194,7 +194,10 @@ def to_flax(weights: WeightMap, state: StateDict, source: str) -> tuple[dict[str
         if name in leaves:
             raise ValueError(f"{source}: two tensors for {name!r}, one of them {key!r}; give each layer once")
         if state[key].dtype != np.float32:
-            raise ValueError(f"{source}: {key!r} has dtype {state[key].dtype}, expected float32")
+            raise ValueError(
+                f"{source}: {key!r} is {state[key].dtype}, not a float: quantised weights are not read; take the file "
+                "that is not quantised"
+            )
         if transposed and state[key].ndim < 2:
             raise ValueError(f"{source}: {key!r} has shape {state[key].shape}, expected a matrix or a kernel")
         check_finite(state[key], f"{source}: {key!r}")
@@ -304,6 +307,22 @@ def layer_pairs(weights: WeightMap, state: StateDict) -> dict[str, str]:
     return pairs
 
 
+def torch_shapes(weights: WeightMap, leaves: Mapping[str, Any]) -> dict[str, str]:
+    """PyTorch's name → its shape as a text, of our parameters; where the map has no rule, our name and shape.
+
+    Args:
+      weights: the map.
+      leaves: our name → array, or anything with a `shape`.
+    """
+    translations, _ = _translate(leaves, _patterns(weights, "flax", "torch"))
+    shapes = {}
+    for name, leaf in leaves.items():
+        torch, transposed = translations.get(name, (name, False))
+        shape = tuple(leaf.shape)
+        shapes[torch] = str((shape[-1], shape[-2], *shape[:-2]) if transposed else shape)
+    return shapes
+
+
 def _regex(text: str) -> str:
     return re.sub(r"\\{(\w+)\\}", lambda name: f"(?P<{name[1]}>{NUMBERS.get(name[1], ANY_NUMBER)})", re.escape(text))
 
@@ -339,4 +358,9 @@ def _translate(
 def _refuse_unknown(weights: WeightMap, source: str, unknown: list[str], total: int) -> None:
     if unknown:
         listed = ", ".join(unknown[:8]) + (", ..." if len(unknown) > 8 else "")
-        raise ValueError(f"{source} is not {weights.name}: {len(unknown)} of {total} names are unknown to it: {listed}")
+        text = f"{len(unknown)} of {total} names are unknown to it: {listed}"
+        if 2 * len(unknown) >= total:
+            raise ValueError(f"{source} is not {weights.name}: {text}")
+        raise ValueError(
+            f"{source} is not {weights.name} alone: {text}: name another model, or save the file without them"
+        )

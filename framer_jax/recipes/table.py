@@ -39,7 +39,7 @@ METHODS: tuple[Method, ...] = (
     realesrgan.METHOD,
 )
 
-DEFAULT_METHOD = METHODS[0]
+DEFAULT_METHOD = resshift.METHOD
 """The method of configurations that name none."""
 
 

@@ -197,11 +197,11 @@ def without(state, key):
 WRONG = {
     "unknown names": (
         lambda unet, vq: unet | {"input_blocks.1.0.extra.weight": np.zeros(3, np.float32)},
-        "1 of 375 names are unknown to it: input_blocks.1.0.extra.weight",
+        "1 of 375 names are unknown to it: input_blocks.1.0.extra.weight: name another model, or save the file without",
     ),
     "a layer is missing": (
         lambda unet, vq: without(unet, "middle_block.2.in_layers.2.bias"),
-        "missing (1): middle_2/conv_0/bias",
+        "missing (1): middle_block.2.in_layers.2.bias: take the complete file",
     ),
     "the first layer is missing": (
         lambda unet, vq: without(unet, "input_blocks.0.0.weight"),
@@ -209,9 +209,9 @@ WRONG = {
     ),
     "another shape": (
         lambda unet, vq: unet | {"out.0.bias": np.zeros(5, np.float32)},
-        "norm_out/bias (5,) instead of (32,)",
+        "out.0.bias (5,) instead of (32,)",
     ),
-    "another type": (lambda unet, vq: unet | {"out.0.bias": np.zeros(32, int)}, "'out.0.bias' has dtype int64"),
+    "another type": (lambda unet, vq: unet | {"out.0.bias": np.zeros(32, int)}, "'out.0.bias' is int64, not a float"),
     "no numbers": (
         lambda unet, vq: unet | {"out.0.bias": np.full(32, np.nan, np.float32)},
         "'out.0.bias' holds 32 values that are not finite",

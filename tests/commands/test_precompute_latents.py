@@ -384,7 +384,7 @@ def test_what_cannot_be_precomputed(place, capsys):
         (("--draw", "mode"), (), r"made otherwise \(draw\)"),
         (("--vae", str(place / "other")), (), r"made otherwise \(vae\): name another folder, or use --overwrite"),
         (("--vae", str(place / "none")), (), "none: no such"),
-        (("--vae", str(place / "photos")), (), "photos: lacks config.json"),
+        (("--vae", str(place / "photos")), (), r"photos: lacks config\.json.* \(recipe\.space\.name of .* is wavelet"),
         (("--vae", str(place / "null.safetensors")), (), "holds a trained recipe, not kl_autoencoder"),
         (("--batch", "3"), (), "--batch 3 must be a multiple of the 8 devices"),
         (

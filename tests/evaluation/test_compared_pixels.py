@@ -10,6 +10,7 @@ from rich.console import Console
 
 from framer_jax.evaluation.table import evaluate
 from framer_jax.images.png import write_deep
+from tests.support.image_files import other_profile
 
 
 def test_what_is_ignored_or_converted_is_said(tmp_path):
@@ -36,13 +37,6 @@ def test_what_is_ignored_or_converted_is_said(tmp_path):
     assert "1 image(s), its transparency is ignored: a" in out.getvalue()
     (failure,) = result.failures
     assert re.search(r"d\.png: its color profile cannot be read .*: save it without one, or in sRGB", failure.reason)
-
-
-def other_profile():
-    """sRGB's profile with its red and green primaries exchanged, and another name."""
-    icc = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-    icc = icc.replace("sRGB".encode("utf-16-be"), "Test".encode("utf-16-be"))
-    return icc.replace(b"rXYZ", b"____").replace(b"gXYZ", b"rXYZ").replace(b"____", b"gXYZ")
 
 
 def test_other_color_profiles_are_compared_in_srgb(tmp_path):

@@ -336,6 +336,16 @@ def test_a_step_refuses_another_batch_than_its_example():
     assert np.isfinite(metrics["loss"])
 
 
+@pytest.mark.parametrize("name", ["hr", "lr"])
+def test_a_step_refuses_images_of_another_range(name):
+    batch = {"hr": np.full((8, 4, 4, 3), 0.5, np.float32), "lr": np.full((8, 4, 4, 3), 0.5, np.float32)}
+    for values, message in ((255 * batch[name], "from 0 to 127.5"), (batch[name] * np.nan, "NaN or infinity")):
+        with pytest.raises(ValueError, match=f"batch entry '{name}' .*{message}"):
+            framer_jax.make_step(
+                toys.recipe(toys.clean_loss), toys.settings(), {**batch, name: values.astype(np.float32)}
+            )
+
+
 def test_reprs_are_one_short_line(model):
     settings = TrainingSettings(steps=7, warmup_steps=0)
     batch = {"hr": toys.images(8), "lr": toys.images(8)}

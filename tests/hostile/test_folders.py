@@ -110,7 +110,7 @@ def test_results_in_the_folder_of_the_inputs_are_not_enlarged_again(tmp_path, ca
     outcome = run(capsys, "upscale", folder, folder, *SMALL, "--skip-existing")
     assert (outcome.status, contents(folder)) == (0, before)
     assert "0 written, 1 skipped" in outcome.out
-    assert "1 results of earlier runs in it are no inputs: a.png" in outcome.out
+    assert "1 result of an earlier run is not upscaled again: a.png" in outcome.out
     assert run(capsys, "upscale", folder, tmp_path / "again", *SMALL).status == 0  # nor into another folder
     assert outputs(tmp_path / "again") == {"a.png"}
 

@@ -1,10 +1,10 @@
-"""EXIF, XMP, IPTC and resolution survive in every format that holds them; orientation, thumbnails and layout do not."""
+"""EXIF, XMP, IPTC, resolution and texts survive in every format that holds them; orientation and layout do not."""
 
 import struct
 
 import numpy as np
 import pytest
-from PIL import ExifTags, Image, PngImagePlugin
+from PIL import ExifTags, Image, ImageCms, PngImagePlugin
 
 from framer_jax.images.decode import read_image
 from framer_jax.images.frames import read_frames
@@ -13,7 +13,7 @@ from framer_jax.images.metadata import DAMAGED, Metadata
 from framer_jax.inference.formats import FORMATS, held_metadata
 from framer_jax.inference.images import loss_note, write_image
 from framer_jax.inference.result_settings import FileSettings
-from tests.support.image_files import RGB, SMOOTH, tiff
+from tests.support.image_files import RGB, SMOOTH, other_profile, tiff
 
 DATE, PLACE = "2024:01:02 03:04:05", (48.0, 8.0, 2.5)
 XMP = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="6" dc:subject="cat"/></x:xmpmeta>'
@@ -162,3 +162,46 @@ def test_deep_tiff_files_keep_their_description(tmp_path):
     path = tmp_path / "planar.tif"
     path.write_bytes(tiff(RGB * np.uint16(257), 2, planar=True))
     assert read_image(path).metadata == Metadata()
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_comments_and_texts_are_kept_where_there_is_a_place_for_them(tmp_path, bits):
+    Image.fromarray(RGB).save(tmp_path / "a.jpg", comment=b"at the sea")
+    texts = PngImagePlugin.PngInfo()
+    texts.add_text("parameters", "a cat, 20 steps")
+    texts.add_itxt("Title", "Meer \u2013 sea")
+    texts.add_itxt("XML:com.adobe.xmp", "<x/>")
+    Image.fromarray(RGB).save(tmp_path / "a.png", pnginfo=texts)
+    photo, drawing = (read_image(tmp_path / name)._replace(bits=bits) for name in ("a.jpg", "a.png"))
+    assert photo.metadata == Metadata(comment=b"at the sea")
+    assert drawing.metadata == Metadata(
+        xmp=b"<x/>", texts=(("parameters", "a cat, 20 steps"), ("Title", "Meer \u2013 sea"))
+    )
+    for image, suffix, other, lost in ((photo, ".jpg", ".png", "the comment"), (drawing, ".png", ".jpg", "the texts")):
+        write_image(tmp_path / f"again{suffix}", image)
+        assert read_image(tmp_path / f"again{suffix}").metadata == image.metadata
+        assert loss_note(f"b{suffix}", image) in (
+            "",
+            "written with 8 bits per channel, of 16 that were read (PNG keeps 16)",
+        )
+        assert f"{lost} of the original cannot be kept" in loss_note(f"b{other}", image)
+        write_image(tmp_path / f"bare{suffix}", image, strip_metadata=True)
+        assert read_image(tmp_path / f"bare{suffix}").metadata._replace(dpi=None) == Metadata()
+
+
+@pytest.mark.parametrize("suffix", [".bmp", ".gif"])
+def test_formats_without_profiles_get_the_colors_of_srgb(tmp_path, suffix):
+    color = np.array([0.25, 0.5, 0.75], np.float32)
+    image = ImageData(np.broadcast_to(color, (8, 8, 3)).copy(), icc=other_profile())
+    note = loss_note(f"a{suffix}", image)
+    assert f"{FORMATS[suffix].name} holds no color profile: converted from " in note and "to sRGB" in note
+    write_image(tmp_path / f"a{suffix}", image)
+    np.testing.assert_allclose(read_image(tmp_path / f"a{suffix}").pixels[4, 4], color[[1, 0, 2]], atol=0.02)
+    assert "profile" not in loss_note("a.png", image)
+    assert "profile" not in loss_note(
+        f"a{suffix}", image._replace(icc=ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    )
+    damaged = image._replace(icc=b"profile")
+    assert "its color profile is damaged and was left out" in loss_note(f"a{suffix}", damaged)
+    write_image(tmp_path / f"damaged{suffix}", damaged)
+    np.testing.assert_allclose(read_image(tmp_path / f"damaged{suffix}").pixels[4, 4], color, atol=0.02)

@@ -205,8 +205,8 @@ def test_damaged_files_are_named(tmp_path, suffix):
 def test_files_that_are_no_images(tmp_path):
     (tmp_path / "a.png").write_text("hello")
     (tmp_path / "b.png").write_bytes(b"")
-    for name in ("a.png", "b.png"):
-        with pytest.raises(ValueError, match=f"{name}: not an image"):
+    for name, reason in (("a.png", "not an image"), ("b.png", "the file is empty")):
+        with pytest.raises(ValueError, match=f"{name}: {reason}"):
             read_image(tmp_path / name)
     with pytest.raises(FileNotFoundError, match="no such image"):
         read_image(tmp_path / "c.png")

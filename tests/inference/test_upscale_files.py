@@ -132,11 +132,11 @@ def test_results_next_to_their_images_are_not_inputs(tmp_path):
     run(source / "photo.jpg", source / "photo_x4.png")
     summary = run(source, tmp_path / "out")
     assert [path.name for path in summary.written] == ["photo.png"]
-    assert "1 results of earlier runs in it are no inputs: photo_x4.png" in str(summary)
+    assert "1 result of an earlier run is not upscaled again: photo_x4.png" in str(summary)
     assert [path.name for path in run(tmp_path / "out", tmp_path / "again").written] == ["photo.png"]
     in_place = run(source, None, files=FileSettings(in_place=True))
     assert [path.name for path in in_place.written] == ["photo.jpg"]
-    assert "1 results of earlier runs in it are no inputs: photo_x4.png" in str(in_place)
+    assert "1 result of an earlier run is not upscaled again: photo_x4.png" in str(in_place)
 
 
 def test_single_files_and_lists(folder, tmp_path):

@@ -81,7 +81,7 @@ def test_images_are_replaced_once(tmp_path):
     before = contents(tmp_path)
     again = upscale(tmp_path)
     assert (again.written, again.exit_status) == ((), 0)
-    assert "1 results of earlier runs in it are no inputs: a.png" in str(again)
+    assert "1 result of an earlier run is not upscaled again: a.png" in str(again)
     assert contents(tmp_path) == before
     image(tmp_path / "b.png")
     assert upscale(tmp_path).written == (tmp_path / "b.png",)
@@ -116,11 +116,27 @@ def test_of_a_link_the_file_is_replaced(tmp_path):
     assert read_image(tmp_path / "link.png").shape[:2] == (9 * SCALE, 7 * SCALE)
 
 
+def test_in_place_a_format_that_is_not_written_fails_alone(tmp_path):
+    source = image(tmp_path / "a.png")
+    Image.fromarray(np.zeros((9, 7, 3), np.uint8)).save(tmp_path / "b.ppm")
+    with pytest.raises(ValueError, match=r"cannot write '\.ppm'.*--continue-on-error\) upscales the other 1"):
+        upscale(tmp_path)
+    summary = upscale(tmp_path, continue_on_error=True)
+    assert summary.written == (source,)
+    ((failed, reason),) = summary.failed
+    assert failed.name == "b.ppm" and "cannot write '.ppm'" in reason
+
+
 def test_what_would_lose_something_is_not_replaced(animation, tmp_path):
     before = contents(tmp_path)
     with pytest.raises(ValueError, match=r"a\.gif: in place, 2 of its 3 frames would be lost: add --frames"):
         upscale(animation)
     animation.unlink()
+    first, second = (Image.fromarray(np.full((9, 7, 3), level, np.uint8)) for level in (0, 255))
+    first.save(tmp_path / "a.jpg", format="MPO", save_all=True, append_images=[second])
+    with pytest.raises(ValueError, match=r"a\.jpg: in place, the file's further images \(1: .*\) would be lost"):
+        upscale(tmp_path / "a.jpg")
+    (tmp_path / "a.jpg").unlink()
     (tmp_path / "a.ppm").write_bytes(b"P6 32 24 65535\n" + DEEP[:, :, :3].astype(">u2").tobytes())
     with pytest.raises(ValueError, match=r"cannot write '\.ppm'"):
         upscale(tmp_path / "a.ppm")

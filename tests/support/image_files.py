@@ -216,3 +216,10 @@ def refusal_of(read: Callable, path) -> ImageError | MemoryError | None:
     except (ImageError, MemoryError) as error:
         return error
     return None
+
+
+def other_profile():
+    """sRGB's profile with its red and green primaries exchanged, and another name."""
+    icc = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    icc = icc.replace("sRGB".encode("utf-16-be"), "Test".encode("utf-16-be"))
+    return icc.replace(b"rXYZ", b"____").replace(b"gXYZ", b"rXYZ").replace(b"____", b"gXYZ")

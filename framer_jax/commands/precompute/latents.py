@@ -26,6 +26,7 @@ from framer_jax.data.records import read_names, write_names
 from framer_jax.porting.files import check_output_folder
 from framer_jax.recipes.base import Frozen
 from framer_jax.recipes.components.latent_space import AUTOENCODER, to_model_range, upsample_bicubic
+from framer_jax.recipes.components.spaces import AUTOENCODER_MAPS
 
 DRAWS = ("sample", "mode")
 """Stored values of the encoder's Gaussian: one draw (sample), as the authors do, or its mean (mode). TAESD has none."""
@@ -86,7 +87,15 @@ def compute(arguments: argparse.Namespace) -> Written:
     inputs = {"--vae": [arguments.vae], "--embeddings": [arguments.embeddings] if arguments.embeddings else []}
     check_output_folder("--output", arguments.output, inputs)
     space = config["recipe"].get("space", {}).get("name", "")
-    vae = read_autoencoder(space, arguments.vae)
+    try:
+        vae = read_autoencoder(space, arguments.vae)
+    except (ValueError, FileNotFoundError) as error:
+        if space in ("", *AUTOENCODER_MAPS):
+            raise
+        raise ConfigError(
+            f"{error} (recipe.space.name of {arguments.config} is {space}: --vae is read as an autoencoder of Stable "
+            "Diffusion)"
+        ) from error
     if arguments.draw == "sample" and not vae.is_gaussian:
         raise ConfigError(f"--draw sample: the autoencoder of recipe.space.name {space} has no Gaussian: omit it")
     settings = LatentSettings(arguments.draw or ("sample" if vae.is_gaussian else "mode"), arguments.storage)
