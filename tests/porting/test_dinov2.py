@@ -124,8 +124,8 @@ LAYER = "encoder.layer.1.attention.attention.key.weight"
     ("key", "words"),
     [
         ("mask_token", "missing (1): mask_token"),
-        ("blocks.1.attn.proj.bias", "missing (1): block_1/attention/out/bias"),
-        ("blocks.1.ls2.gamma", "missing (1): block_1/scale_1"),
+        ("blocks.1.attn.proj.bias", "missing (1): blocks.1.attn.proj.bias"),
+        ("blocks.1.ls2.gamma", "missing (1): blocks.1.ls2.gamma"),
         ("blocks.0.mlp.fc1.weight", "it lacks 'blocks.0.mlp.fc1.weight'"),
         ("pos_embed", "it lacks 'pos_embed'"),
         ("patch_embed.proj.weight", "it lacks 'patch_embed.proj.weight'"),
