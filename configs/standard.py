@@ -6,13 +6,15 @@ Command:  framer-jax train --config standard:distill --workdir runs/distill
               --set data.pairs="('light/lr', 'light/hr')" --init runs/distill/weights.safetensors
           framer-jax train --config standard:finish --workdir runs/finish
               --set data.pairs="('light/lr', 'light/hr')" --init runs/refine/weights.safetensors
-          framer-jax train --config standard --workdir runs/standard
+          framer-jax train --config standard:perceptual --workdir runs/perceptual
               --set data.train=PHOTOS --init runs/finish/weights.safetensors
+          framer-jax train --config standard --workdir runs/standard
+              --set data.train=PHOTOS --init INTERPOLATED
           (lr: photographs degraded by `framer-jax degrade`; hr: the same, upscaled by `framer-jax upscale --model
-          realesr-general-x4v3`. The last stage needs LPIPS: pip install 'framer_jax[lpips]'. The model card has all
-          commands.)
-Hardware: 1 CPU core. Expected time: 31, 19, 15 and 62 minutes, after 20 minutes of two cores for degradations and
-          teacher.
+          realesr-general-x4v3`; INTERPOLATED: 0.8 of the weights of `perceptual` and 0.2 of those of `finish`. The last
+          two stages need LPIPS: pip install 'framer_jax[lpips]'. The model card has all commands.)
+Hardware: 1 CPU core. Expected time: 31, 19, 15, 62 and 76 minutes, after 20 minutes of two cores for degradations
+          and teacher.
 Expected: the scores of the model card, framer_jax/weights/standard.md.
 """
 
@@ -20,11 +22,14 @@ from ml_collections import ConfigDict
 
 from framer_jax.config import default
 
-STAGES = ("distill", "refine", "finish", "perceptual")
+STAGES = ("distill", "refine", "finish", "perceptual", "texture")
 
 
-def get_config(stage: str = "perceptual") -> ConfigDict:
-    """A stage: L1 to the teacher at a constant and twice at a falling rate, then L1 and LPIPS to the photographs."""
+def get_config(stage: str = "texture") -> ConfigDict:
+    """A stage: L1 to the teacher at a constant and twice at a falling rate, then L1 and LPIPS to the photographs.
+
+    The last one also has the term against texture that is stronger at some pixels of each cell than at others.
+    """
     if stage not in STAGES:
         raise ValueError(f"there is no stage {stage!r}: choose one of {', '.join(STAGES)}")
     config = default("realesrgan")
@@ -59,8 +64,13 @@ def get_config(stage: str = "perceptual") -> ConfigDict:
         config.training.ema_decay = 0.999
         config.training.validate_every = 500
         config.training.checkpoint_every = 500
-    if stage == "perceptual":
+    if stage in ("perceptual", "texture"):
         _add_perceptual_terms(config)
+    if stage == "texture":
+        config.recipe.realesrgan.checkerboard_texture_weight = 20.0
+        config.training.steps = 1500
+        config.training.validate_every = 250
+        config.training.checkpoint_every = 250
     return config
 
 
