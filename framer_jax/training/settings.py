@@ -157,7 +157,8 @@ class TrainingSettings:
         if self.best_metric and self.checkpoint_every % self.validate_every:
             raise ValueError(
                 f"checkpoint_every is {self.checkpoint_every}: with a best_metric it must be a multiple of "
-                f"validate_every, {self.validate_every}, so that every checkpoint is validated"
+                f"validate_every, {self.validate_every}, so that every checkpoint is validated; or set best_metric to "
+                "None"
             )
         if self.schedule == "cosine" and self.final_learning_rate > self.learning_rate:
             raise ValueError(
