@@ -181,7 +181,7 @@ def test_what_has_no_score_is_a_dash_with_a_note(folders, tmp_path):
     assert saved["images"][1]["psnr-y"] is None
     assert [entry["image"] for entry in saved["without_score"]] == ["b", "c"]
     (sr / "a.png").write_bytes(b"")
-    with pytest.raises(ValueError, match=r"a\.png: not an image .*3 images, none has a score"):
+    with pytest.raises(ValueError, match=r"a\.png: the file is empty .*3 images, none has a score"):
         evaluate(sr, gt, IDS)
 
 
