@@ -174,15 +174,15 @@ def pillow_frame(path: str | os.PathLike[str], image: ImageData) -> Image.Image:
 def _as_held(image: ImageData, file_format: FileFormat) -> ImageData:
     """The image without alpha, and in sRGB, where a format holds no alpha, and no color profile."""
     image = image if file_format.alpha else image._replace(alpha=None)
-    if file_format.profile or not _convertible(image.icc):
+    if file_format.profile or not _convertible(image):
         return image
     return image._replace(pixels=srgb_pixels(image))
 
 
-def _convertible(icc: bytes | None) -> bool:
-    """Whether a color profile can be read; colors of one that cannot are taken for sRGB's, as without one."""
+def _convertible(image: ImageData) -> bool:
+    """Whether the color profile is usable; colors of one that is not are taken for sRGB's, as without one."""
     try:
-        profile_name(icc)
+        srgb_pixels(image._replace(pixels=image.pixels[:1, :1], alpha=None, mode=image.mode.removesuffix("A")))
     except ValueError:
         return False
     return True
@@ -253,17 +253,17 @@ def loss_note(path: str | os.PathLike[str], image: ImageData, settings: FileSett
     """What the format of a file name does not hold of an image: bit depth, metadata, colors; '' for nothing."""
     colors = output_format(path).colors
     metadata = "" if settings.strip_metadata else held_metadata(path, image.metadata)[1]
-    return "; ".join(filter(None, (depth_note(path, image), metadata, _profile_note(path, image.icc), colors)))
+    return "; ".join(filter(None, (depth_note(path, image), metadata, _profile_note(path, image), colors)))
 
 
-def _profile_note(path: str | os.PathLike[str], icc: bytes | None) -> str:
+def _profile_note(path: str | os.PathLike[str], image: ImageData) -> str:
     """What becomes of a color profile that the format of a file name does not hold; '' for nothing."""
     file_format = output_format(path)
-    if file_format.profile or not icc:
+    if file_format.profile or not image.icc:
         return ""
-    if not _convertible(icc):
-        return f"its color profile is damaged and was left out ({file_format.name} holds none)"
-    name = profile_name(icc)
+    if not _convertible(image):
+        return f"its color profile is unusable and was left out ({file_format.name} holds none)"
+    name = profile_name(image.icc)
     return "" if name == SRGB else f"{file_format.name} holds no color profile: converted from {name} to sRGB"
 
 

@@ -201,7 +201,9 @@ def test_formats_without_profiles_get_the_colors_of_srgb(tmp_path, suffix):
     assert "profile" not in loss_note(
         f"a{suffix}", image._replace(icc=ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
     )
-    damaged = image._replace(icc=b"profile")
-    assert "its color profile is damaged and was left out" in loss_note(f"a{suffix}", damaged)
-    write_image(tmp_path / f"damaged{suffix}", damaged)
-    np.testing.assert_allclose(read_image(tmp_path / f"damaged{suffix}").pixels[4, 4], color, atol=0.02)
+    lab = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()  # of another kind of pixels
+    for icc in (b"profile", lab):
+        unusable = image._replace(icc=icc)
+        assert "its color profile is unusable and was left out" in loss_note(f"a{suffix}", unusable)
+        write_image(tmp_path / f"unusable{suffix}", unusable, overwrite=True)
+        np.testing.assert_allclose(read_image(tmp_path / f"unusable{suffix}").pixels[4, 4], color, atol=0.02)
