@@ -239,6 +239,7 @@ def test_bad_framer_losses_are_named():
     for name in ("weight", "start_step", "ramp_steps"):
         with pytest.raises(ValueError, match=f"{name} belongs to the factor lambda"):
             framer_jax.framer_loss(maps(2), jax.random.key(0), **{name: 1})
+    assert framer_jax.framer_loss(maps(1), jax.random.key(0), variant="released").values.shape == (4,)
     for count in (0, 1):
         for variant in ("paper", "released"):
             if (count, variant) != (1, "released"):

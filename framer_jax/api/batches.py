@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from framer_jax.api.arguments import check_float_leaves, described, is_float
-from framer_jax.images.arrays import OVERSHOOT
+from framer_jax.images.arrays import OVERSHOOT, check_range
 from framer_jax.inference.model import Model
 from framer_jax.recipes.base import PIXELS, Batch, Recipe
 from framer_jax.training.settings import TrainingSettings, check_batch
@@ -50,15 +50,10 @@ def _check_range(name: str, images: Any) -> None:
     """Refuse floats of another range than [0, 1], such as [0, 255]; abstract arrays have no values to check."""
     if not is_float(images) or not hasattr(images, "__array__"):
         return
-    values = np.asarray(images, np.float32)
-    if not np.isfinite(values).all():
-        raise ValueError(f"batch entry {name!r} holds NaN or infinity: correct the data")
-    low, high = (float(limit) for limit in (values.min(initial=0.0), values.max(initial=0.0)))
-    if low < -OVERSHOOT or high > 1 + OVERSHOOT:
-        raise ValueError(
-            f"batch entry {name!r} has values from {low:.4g} to {high:.4g}: give floats in [0, 1], or uint8; other "
-            "ranges need a function `prepare`"
-        )
+    try:
+        check_range(np.asarray(images, np.float32), OVERSHOOT)
+    except ValueError as error:
+        raise ValueError(f"batch entry {name!r}: {error}; other ranges need a function `prepare`") from error
 
 
 def describe_batch(batch: Any) -> dict[str, str]:

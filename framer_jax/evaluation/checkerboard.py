@@ -46,17 +46,7 @@ def checkerboard(sr: jax.Array, reference: jax.Array, crop_border: int = 0) -> j
 def checkerboard_texture(sr: jax.Array, reference: jax.Array, crop_border: int = 0) -> jax.Array:
     """Pattern of `PERIOD` pixels in the strength of texture, see framer_jax.losses.pixel.checkerboard_texture_error.
 
-    It sees patterns whose sign changes from place to place, which cancel in `checkerboard`.
-
-    Args:
-      sr: [B, H, W, 3] in [0, 1].
-      reference: the same shape.
-      crop_border: pixels ignored on every side.
-
-    Returns:
-      [B] float32 in levels of 255; 0 for equal images.
-
-    Raises:
-      ValueError: a side is shorter than `SMALLEST_TEXTURE_SIDE`.
+    It sees patterns whose sign changes from place to place, which cancel in `checkerboard`. Arguments, result and
+    errors are as of that, for sides of at least `SMALLEST_TEXTURE_SIDE`.
     """
     return 255.0 * checkerboard_texture_error(crop(sr, crop_border), crop(reference, crop_border), PERIOD)

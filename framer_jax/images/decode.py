@@ -18,7 +18,7 @@ color profile) is kept for writing:
 | HEIC, JPEG XL | as the plug-in of Pillow decodes it, if there is one (framer_jax.images.plugins) | likewise |
 
 The orientation is applied to the pixels, once. ICC profiles are kept, except those of CMYK and Lab, and so are EXIF,
-XMP, IPTC and resolution (framer_jax.images.metadata).
+XMP, IPTC, resolution, comments and texts (framer_jax.images.metadata).
 """
 
 from __future__ import annotations

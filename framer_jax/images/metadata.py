@@ -69,7 +69,7 @@ def metadata_of(image: Image.Image) -> tuple[Metadata, str]:
         exif, resolution = _exif(image.getexif())
     except Exception:  # damaged data raises whatever Pillow stumbles on
         exif, resolution, note = b"", None, DAMAGED
-    xmp = image.info.get("xmp") or image.info.get("XML:com.adobe.xmp") or b""
+    xmp = image.info.get("xmp") or image.info.get(XMP_KEYWORD) or b""
     dpi = _resolution(image.info.get("dpi")) or resolution
     return Metadata(exif, _without_orientation(xmp), _iptc(image), dpi, _comment(image), _texts(image)), note
 

@@ -14,11 +14,13 @@ from typing import BinaryIO
 import numpy as np
 from PIL import ExifTags, Image
 
+from framer_jax.images.metadata import XMP_KEYWORD
+
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 TEXTS = (b"tEXt", b"zTXt", b"iTXt")
 
-XMP_KEY = b"XML:com.adobe.xmp\0"
+XMP_KEY = XMP_KEYWORD.encode() + b"\0"
 
 LARGEST_TEXT = 2**20
 """From this number of bytes on, Pillow refuses a text."""

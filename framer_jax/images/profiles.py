@@ -48,3 +48,12 @@ def srgb_pixels(image: ImageData) -> npt.NDArray[np.float32]:
         raise ValueError(f"its color profile {name} cannot be converted ({error}): save it in sRGB") from error
     assert converted is not None  # not in place
     return np.asarray(converted, np.float32) / np.float32(255)
+
+
+def is_usable(image: ImageData) -> bool:
+    """Whether the color profile can be converted; colors of one that cannot are taken for sRGB's, as without one."""
+    try:
+        srgb_pixels(image._replace(pixels=image.pixels[:1, :1], alpha=None, mode=image.mode.removesuffix("A")))
+    except ValueError:
+        return False
+    return True

@@ -21,7 +21,7 @@ from framer_jax.images.frames import Timing
 from framer_jax.images.image_data import ImageData
 from framer_jax.images.metadata import DIRECTORIES, NONE, XMP_KEYWORD, XMP_TAG, Metadata, exif_for
 from framer_jax.images.png import write_deep, write_strips
-from framer_jax.images.profiles import SRGB, profile_name, srgb_pixels
+from framer_jax.images.profiles import SRGB, is_usable, profile_name, srgb_pixels
 from framer_jax.images.tiff import add_directories
 from framer_jax.inference.formats import (
     FORMATS,
@@ -53,7 +53,7 @@ def write_image(
 ) -> None:
     """Write an image in the format of the file name's suffix; the file is written atomically.
 
-    EXIF, XMP, IPTC and resolution are written as far as the format holds them; see `held_metadata`.
+    EXIF, XMP, IPTC, resolution, comment and texts are written as far as the format holds them; see `held_metadata`.
 
     Args:
       path: file name with a suffix of framer_jax.inference.formats.FORMATS.
@@ -174,18 +174,9 @@ def pillow_frame(path: str | os.PathLike[str], image: ImageData) -> Image.Image:
 def _as_held(image: ImageData, file_format: FileFormat) -> ImageData:
     """The image without alpha, and in sRGB, where a format holds no alpha, and no color profile."""
     image = image if file_format.alpha else image._replace(alpha=None)
-    if file_format.profile or not _convertible(image):
+    if file_format.profile or not is_usable(image):
         return image
     return image._replace(pixels=srgb_pixels(image))
-
-
-def _convertible(image: ImageData) -> bool:
-    """Whether the color profile is usable; colors of one that is not are taken for sRGB's, as without one."""
-    try:
-        srgb_pixels(image._replace(pixels=image.pixels[:1, :1], alpha=None, mode=image.mode.removesuffix("A")))
-    except ValueError:
-        return False
-    return True
 
 
 def _pillow_image(values: np.ndarray, file_format: FileFormat) -> Image.Image:
@@ -261,7 +252,7 @@ def _profile_note(path: str | os.PathLike[str], image: ImageData) -> str:
     file_format = output_format(path)
     if file_format.profile or not image.icc:
         return ""
-    if not _convertible(image):
+    if not is_usable(image):
         return f"its color profile is unusable and was left out ({file_format.name} holds none)"
     name = profile_name(image.icc)
     return "" if name == SRGB else f"{file_format.name} holds no color profile: converted from {name} to sRGB"

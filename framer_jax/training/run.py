@@ -103,10 +103,10 @@ class Run:
         """Make all remaining steps; after each, in this order: log, validate, save, stop."""
         settings = self.settings
         if self.step >= settings.steps:
-            asked = f"{self.step} of {settings.steps} steps are made"
+            made = f"{self.step} of {settings.steps} steps are made"
             if self.step > settings.steps:
-                asked = f"{self.step} steps are made, more than the {settings.steps} that were asked for"
-            return self._result(False, f"already complete: {asked}")
+                made = f"{self.step} steps are made, and training.steps is {settings.steps}"
+            return self._result(False, f"already complete: {made}")
         bar = Progress(self.step, settings.steps, visible=jax.process_index() == 0 and not self.quiet)
         with stop_signals(self.checkpoints) as stop_requested, bar as progress:
             while True:

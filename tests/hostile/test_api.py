@@ -339,8 +339,8 @@ def test_a_step_refuses_another_batch_than_its_example():
 @pytest.mark.parametrize("name", ["hr", "lr"])
 def test_a_step_refuses_images_of_another_range(name):
     batch = {"hr": np.full((8, 4, 4, 3), 0.5, np.float32), "lr": np.full((8, 4, 4, 3), 0.5, np.float32)}
-    for values, message in ((255 * batch[name], "from 0 to 127.5"), (batch[name] * np.nan, "NaN or infinity")):
-        with pytest.raises(ValueError, match=f"batch entry '{name}' .*{message}"):
+    for values, message in ((255 * batch[name], "divide by 255"), (batch[name] * np.nan, "not finite")):
+        with pytest.raises(ValueError, match=f"batch entry '{name}': .*{message}"):
             framer_jax.make_step(
                 toys.recipe(toys.clean_loss), toys.settings(), {**batch, name: values.astype(np.float32)}
             )
