@@ -142,6 +142,12 @@ def add_sampler_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--steps", type=int, metavar="N", help="number of sampling steps")
     group.add_argument("--guidance", type=float, metavar="G", help="scale of classifier-free guidance; 1 for none")
     group.add_argument(
+        "--temperature",
+        type=float,
+        metavar="T",
+        help="how much texture is drawn: factor of the sampler's noise; 1 as published, 0 for none",
+    )
+    group.add_argument(
         "--prompt-embedding",
         metavar="FILE",
         help="embedding of the prompt for all images, from `framer-jax precompute embeddings`",

@@ -161,6 +161,9 @@ def _draw_scale(rng: np.random.Generator, preset: ResizePreset) -> float:
 
 def _draw_noise(rng: np.random.Generator, preset: NoisePreset) -> tuple[int, float, bool]:
     """(kind as an index into `NOISE_KINDS`, level, gray)."""
+    # A preset that always adds noise consumes no draw for it.
+    if preset.probability < 1.0 and rng.uniform() >= preset.probability:
+        return NOISE_KINDS.index("none"), 0.0, False
     gray = bool(rng.uniform() < preset.gray)
     if rng.uniform() < preset.gaussian:
         return NOISE_KINDS.index("gaussian"), rng.uniform(*preset.sigma) / 255.0, gray

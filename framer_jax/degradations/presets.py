@@ -99,12 +99,14 @@ class NoisePreset:
       sigma: range of the Gaussian standard deviation in 8-bit levels (of 255).
       poisson_scale: range of the factor on Poisson noise.
       gray: probability that the channels share one noise pattern.
+      probability: probability that the stage adds noise at all.
     """
 
     gaussian: float = 0.5
     sigma: Range = (1.0, 30.0)
     poisson_scale: Range = (0.05, 3.0)
     gray: float = 0.4
+    probability: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -265,6 +267,26 @@ LIGHT_ONE_STAGE = DegradationPreset(
     low_pass=None,
 )
 
+CAMERA = DegradationPreset(
+    name="camera",
+    source="ours: two stages of Real-ESRGAN (Wang et al. 2021) for photographs as cameras make them, such as RealSR's: "
+    "mostly blur; every second stage adds noise, and little",
+    first=StagePreset(
+        # Sigma: with the second stage's blur and resizing, as blurred as RealSR's LR images, whose best Gaussian has a
+        # sigma of 1.6 to 3.2 HR pixels.
+        blur=BlurPreset(sigma=(0.6, 2.8)),
+        resize=ResizePreset(range=(0.5, 1.2)),
+        noise=NoisePreset(sigma=(1.0, 8.0), poisson_scale=(0.05, 1.0), probability=0.5),
+        jpeg_quality=(75.0, 95.0),
+    ),
+    second=StagePreset(
+        blur=BlurPreset(sigma=(0.2, 1.5), probability=0.5),
+        resize=replace(_SECOND_RESIZE, range=(0.6, 1.2)),
+        noise=NoisePreset(sigma=(1.0, 6.0), poisson_scale=(0.05, 0.5), probability=0.5),
+        jpeg_quality=(60.0, 100.0),
+    ),
+)
+
 BICUBIC = DegradationPreset(
     name="bicubic",
     source="the classical setting: MATLAB's antialiased bicubic downsampling of 8-bit images, nothing else",
@@ -277,6 +299,7 @@ PRESETS = {
     preset.name: preset
     for preset in (
         BICUBIC,
+        CAMERA,
         FRAMER_PAPER,
         FRAMER_RELEASED,
         LIGHT_ONE_STAGE,

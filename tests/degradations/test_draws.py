@@ -84,11 +84,14 @@ def check_stage(stage, preset, count):
         assert within((stage.resize_mode == mode).sum(), count, 1 / 3)
 
     gaussian = stage.noise_kind == 1
-    assert within(gaussian.sum(), count, preset.noise.gaussian)
-    assert (gaussian | (stage.noise_kind == 2)).all()
+    poisson = stage.noise_kind == 2
+    noisy = gaussian | poisson
+    assert within(noisy.sum(), count, preset.noise.probability)
+    assert within(gaussian.sum(), noisy.sum(), preset.noise.gaussian)
     assert uniform(stage.noise_level[gaussian] * 255, *preset.noise.sigma)
-    assert uniform(stage.noise_level[~gaussian], *preset.noise.poisson_scale)
-    assert within(stage.noise_gray.sum(), count, preset.noise.gray)
+    assert uniform(stage.noise_level[poisson], *preset.noise.poisson_scale)
+    assert within(stage.noise_gray[noisy].sum(), noisy.sum(), preset.noise.gray)
+    assert not stage.noise_level[~noisy].any() and not stage.noise_gray[~noisy].any()
     for word in stage.noise_seed.T:
         assert uniform(word, 0, 2**32)
     assert uniform(stage.jpeg_quality, *preset.jpeg_quality)
@@ -157,10 +160,11 @@ def numbers(blur, resize, noise, jpeg):
 
 def stage(preset):
     resize, noise = preset.resize, preset.noise
+    share = () if noise.probability == 1 else (noise.probability,)
     return numbers(
         preset.blur,
         ((resize.up, resize.down, resize.keep), resize.range),
-        (noise.gaussian, noise.sigma, noise.poisson_scale, noise.gray),
+        (noise.gaussian, noise.sigma, noise.poisson_scale, noise.gray, *share),
         preset.jpeg_quality,
     )
 
@@ -193,6 +197,16 @@ TABLE = {
     "framer_released": (
         ((odd_sizes(7, 21), (0.2, 3), 0.1, 1), (UP, (0.3, 1.5)), (0.5, (1, 15), (0.05, 2), 0.4), (60, 95)),
         ((odd_sizes(7, 21), (0.2, 1.5), 0.1, 0.5), (SECOND_UP, (0.6, 1.2)), (0.5, (1, 12), (0.05, 1), 0.4), (60, 100)),
+        (1, odd_sizes(7, 21), 0.8, False),
+    ),
+    "camera": (
+        ((odd_sizes(7, 21), (0.6, 2.8), 0.1, 1), (UP, (0.5, 1.2)), (0.5, (1, 8), (0.05, 1), 0.4, 0.5), (75, 95)),
+        (
+            (odd_sizes(7, 21), (0.2, 1.5), 0.1, 0.5),
+            (SECOND_UP, (0.6, 1.2)),
+            (0.5, (1, 6), (0.05, 0.5), 0.4, 0.5),
+            (60, 100),
+        ),
         (1, odd_sizes(7, 21), 0.8, False),
     ),
 }
@@ -231,7 +245,7 @@ def test_other_presets_and_the_table_of_presets():
     assert presets.preset_by_name("bicubic") == presets.BICUBIC
     assert set(PRESETS) == {*TABLE, "bicubic", "light_one_stage"}
     assert all(preset.name == name and preset.source for name, preset in PRESETS.items())
-    with pytest.raises(ValueError, match="bicubic, framer_paper"):
+    with pytest.raises(ValueError, match="bicubic, camera, framer_paper"):
         presets.preset_by_name("heavy")
     assert presets.preset_by_name("resshift", scale=2) == replace(presets.RESSHIFT, scale=2)
     with pytest.raises(ValueError, match="choose one of 2, 3, 4, 8"):

@@ -165,10 +165,14 @@ def watched() -> tuple[Any, list[tuple[jax.Array, jax.Array]]]:
     return Watched(), seen
 
 
-@pytest.mark.parametrize("residual", [True, False])
-def test_resshift_starts_from_the_latent_of_the_lr_image_or_from_zero(residual: bool) -> None:
-    """The one-step mean, by default without noise, and the sampler; the chain of residuals starts from zero."""
-    settings, space = ResShiftSettings(residual=residual), wavelet_space(wavelets.WaveletCodec(levels=2))
+@pytest.mark.parametrize(("residual", "temperature"), [(True, 1.0), (False, 1.0), (True, 0.6), (True, 0.0)])
+def test_resshift_starts_from_the_latent_of_the_lr_image_or_from_zero(residual: bool, temperature: float) -> None:
+    """The one-step mean, by default without noise, and the sampler; the chain of residuals starts from zero.
+
+    The temperature is a factor of all of the sampler's noise, and the mean does not depend on it.
+    """
+    settings = ResShiftSettings(residual=residual, temperature=temperature)
+    space = wavelet_space(wavelets.WaveletCodec(levels=2))
     recipe, task = resshift(watched()[0], space, 4, settings), LatentTask(space, 4, residual)
     schedule, params = schedule_of(settings), {"denoiser": {"factor": jnp.float32(0.5)}}
     std, mean = jnp.asarray(schedule.input_std, jnp.float32), recipe.mean
@@ -179,7 +183,7 @@ def test_resshift_starts_from_the_latent_of_the_lr_image_or_from_zero(residual: 
         z_lr, _ = task.encode_lr({}, lr)
         y = jnp.zeros_like(z_lr) if residual else z_lr
         latent = resshift_ancestral(
-            schedule, lambda x, index: 0.5 * x / std[index], y, lambda number: task.noise(y, noise, number)
+            schedule, lambda x, index: 0.5 * x / std[index], y, lambda number: temperature * task.noise(y, noise, number)
         )
         results = mean(params, {}, lr, noise), recipe.sample(params, {}, lr, noise)
         return results, tuple(task.decode({}, x0, z_lr) for x0 in (0.5 * y / std[-1], latent))

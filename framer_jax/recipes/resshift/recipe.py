@@ -165,7 +165,7 @@ def _samplers(task: LatentTask, settings: ResShiftSettings, predict: Predict) ->
             return predict(params, schedule, x, jnp.full((x.shape[0],), index), condition)[0]
 
         def draw(number: jax.Array) -> jax.Array:
-            return task.noise(y, noise, number)
+            return settings.temperature * task.noise(y, noise, number)
 
         return z_lr, (schedule, denoise_at, y, draw)
 

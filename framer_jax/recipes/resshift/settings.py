@@ -33,6 +33,13 @@ class ResShiftSettings:
     sampling_steps: int | None = knob(
         None, "Respaced steps of the sampler; None: all of them.", at_least=2, at_most=10_000, unit="steps"
     )
+    temperature: float = knob(
+        1.0,
+        "Factor of the noise that the sampler draws, first and in each step: 1 is the published sampler; less draws "
+        "less texture and is closer to the one-step mean.",
+        at_least=0,
+        at_most=2,
+    )
     residual: bool = knob(
         True, "Run the chain on z_hr - z_lr, so that small networks need not learn to copy the LR image."
     )
