@@ -53,6 +53,12 @@ def add_output_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--wrap", action="store_true", help="the image is a seamless texture, and stays one: its opposite edges meet"
     )
+    group.add_argument(
+        "--no-record",
+        dest="record",
+        action="store_false",
+        help="no JSON record next to each result, which says how it was made",
+    )
     group.add_argument("--json", action="store_true", help="print the summary as JSON")
 
 
@@ -73,7 +79,7 @@ def file_settings(arguments: argparse.Namespace) -> FileSettings:
             f"--flatten puts all transparent images on {arguments.flatten}, and --background some of them on "
             f"{arguments.background}: choose one"
         )
-    names = ("quality", "background", "strip_metadata", "frames", "in_place")
+    names = ("quality", "background", "strip_metadata", "frames", "in_place", "record")
     return FileSettings(**{name: getattr(arguments, name) for name in names})
 
 

@@ -90,7 +90,7 @@ def upscale_files(
       params: the recipe's parameters.
       settings: settings of the upscaling.
       result: size and edges of the results, and how transparency is upsampled.
-      files: quality, metadata and frames of the files, and whether they replace the images.
+      files: quality, metadata and frames of the files, whether they replace the images, and whether they have records.
       origin: origin of the parameters, for the sidecars.
       recursive: whether to search subfolders, whose structure is kept below `output`.
       suffix: text appended to every file name, before the extension.
@@ -126,7 +126,7 @@ def upscale_files(
         if output is None:
             raise ValueError("output is None: name a file or a folder")
         plan = plan_jobs(inputs, output, recursive=recursive, suffix=suffix, extension=extension, preview_steps=steps)
-        jobs, skipped, odd = remaining_jobs(plan.jobs[shard[0] :: shard[1]], overwrite, skip_existing)
+        jobs, skipped, odd = remaining_jobs(plan.jobs[shard[0] :: shard[1]], overwrite, skip_existing, files.record)
     common_entries = origin_entries(origin or Origin(), recipe) if jobs else {}
     upscaler = make_upscaler(recipe, settings)
     checks = partial(

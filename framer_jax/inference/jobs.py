@@ -123,11 +123,11 @@ def _preview_files(target: Path, steps: Sequence[int]) -> dict[int, Path]:
     return {step: target.with_name(f"{target.stem}_step_{step:0{digits}d}{target.suffix}") for step in steps}
 
 
-def remaining_jobs(jobs: Sequence[Job], overwrite: bool, skip_existing: bool) -> Remaining:
+def remaining_jobs(jobs: Sequence[Job], overwrite: bool, skip_existing: bool, record: bool = True) -> Remaining:
     """What is left to do, after checking every file that would be written.
 
     With `skip_existing`, a record without its image, which an interrupted run leaves, is made again. An image without
-    a record is skipped: it may be of another program.
+    a record is skipped: it may be of another program. Where no records are written (`record`), none are looked for.
 
     Raises:
       FileExistsError: outputs exist, and neither flag is set.
@@ -139,7 +139,7 @@ def remaining_jobs(jobs: Sequence[Job], overwrite: bool, skip_existing: bool) ->
     notes = [
         (path, "it has no record, so it may be of another program, and is kept: --overwrite makes it again")
         for path in skipped
-        if not _exists(sidecar_path(path))
+        if record and not _exists(sidecar_path(path))
     ]
     kept = set(skipped)
     left = [job for job in jobs if job.target not in kept]
@@ -147,7 +147,7 @@ def remaining_jobs(jobs: Sequence[Job], overwrite: bool, skip_existing: bool) ->
     for preview in (file for job in left for file in job.previews.values()):
         if skip_existing and is_record(sidecar_path(preview)):  # of a run that ended before its result was written
             replaced |= {preview, sidecar_path(preview)}
-    files = [path for job in left for file in job.files() for path in (file, sidecar_path(file))]
+    files = [path for job in left for file in job.files() for path in (file, sidecar_path(file))[: 1 + record]]
     existing = [path for path in files if _exists(path)]
     existing = [path for path in existing if path not in replaced]
     if existing and not overwrite:

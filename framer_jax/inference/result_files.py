@@ -1,4 +1,4 @@
-"""An SR image and the JSON record next to it, which appear together."""
+"""An SR image and the JSON record next to it, which appear together, or an image without one."""
 
 from __future__ import annotations
 
@@ -49,12 +49,12 @@ def read_record(path: Path) -> dict[str, Any]:
 def write_result(
     target: Path, image: ImageData | Animation, record: Mapping[str, Any], settings: FileSettings = DEFAULT_FILES
 ) -> None:
-    """Write an SR image and its record, see `write_encoded`."""
-    write_encoded(target, lambda file: encode_image(file, target, image, settings), record, settings.in_place)
+    """Write an SR image, and its record unless the settings leave it out, see `write_encoded`."""
+    write_encoded(target, lambda file: encode_image(file, target, image, settings), record, settings)
 
 
 def write_encoded(
-    target: Path, encode: Callable[[Path], None], record: Mapping[str, Any], in_place: bool = False
+    target: Path, encode: Callable[[Path], None], record: Mapping[str, Any], settings: FileSettings = DEFAULT_FILES
 ) -> None:
     """Write an SR image and its record; after an error, neither is there.
 
@@ -63,18 +63,26 @@ def write_encoded(
     that no image is ever described by the record of another. In place, the record comes first again, and states the
     size of the result, so that neither a result is taken for an image nor an image for its result.
 
+    Without a record, the one of an image that is replaced is removed.
+
     Args:
       target: name of the image.
       encode: writes the image into the file that it is given.
       record: content of the record.
-      in_place: whether the image is replaced by its own result.
+      settings: whether the image is replaced by its own result (`in_place`), and whether it has a record.
 
     Raises:
       OSError, ValueError: as of `encode`.
     """
     sidecar = sidecar_path(target)
+    if not settings.record:
+        with atomic_write(target) as file:
+            encode(file)
+            if is_record(sidecar):
+                sidecar.unlink()
+        return
     replaces = target.exists()
-    first, last = (target, sidecar) if replaces and not in_place else (sidecar, target)
+    first, last = (target, sidecar) if replaces and not settings.in_place else (sidecar, target)
     placed = False
     try:
         with atomic_write(last) as last_file:

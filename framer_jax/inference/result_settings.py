@@ -101,6 +101,10 @@ class FileSettings:
       strip_metadata: leave out EXIF, XMP, IPTC and resolution; the color profile stays.
       frames: upscale all frames of animations and all pages of TIFF files.
       in_place: each result replaces its image.
+      record: write a JSON record next to each result.
+
+    Raises:
+      ValueError: an illegal quality, or in place without records, by which results are told from images there.
     """
 
     quality: int | None = None
@@ -108,9 +112,15 @@ class FileSettings:
     strip_metadata: bool = False
     frames: bool = False
     in_place: bool = False
+    record: bool = True
 
     def __post_init__(self) -> None:
         quality = self.quality
         whole = isinstance(quality, int) and not isinstance(quality, bool)
         if quality is not None and not (whole and 1 <= quality <= 100):
             raise ValueError(f"quality {quality!r} must be a whole number from 1 to 100")
+        if self.in_place and not self.record:
+            raise ValueError(
+                "in place, records tell the results from the images that are left: keep them (omit --no-record), or "
+                "name an output"
+            )

@@ -62,7 +62,7 @@ def upscale_into_file(
     record_of: Callable[[UpscaleSettings], Mapping[str, Any]],
     progress: Progress,
 ) -> UpscaleSettings:
-    """Upscale an image strip by strip into a file, and write its record.
+    """Upscale an image strip by strip into a file, and write its record if `files` has records.
 
     Where device memory runs out, the file is begun again with smaller tiles.
 
@@ -89,7 +89,7 @@ def upscale_into_file(
         strips = upscaler.strips(params, image.pixels, progress, settings)
         encode = partial(encode_strips, path=target, strips=strips, size=size, lr=image, settings=files)
         try:
-            write_encoded(target, encode, record_of(settings))
+            write_encoded(target, encode, record_of(settings), files)
             return settings
         except jax.errors.JaxRuntimeError as error:
             smaller = reduced_settings(recipe, settings) if out_of_memory(error) else None

@@ -171,6 +171,27 @@ def test_a_background_is_for_formats_without_transparency(tmp_path):
         upscale(tmp_path / "a.png", tmp_path / "c.png", FileSettings(background="whity"))
 
 
+def test_results_without_records(tmp_path, capsys, toy_model):
+    image(tmp_path / "in" / "a.png", (6, 7))
+    without, out = FileSettings(record=False), tmp_path / "out"
+    upscale(tmp_path / "in", out, FileSettings())
+    pixels = read_image(out / "a.png").pixels
+    assert set(contents(out)) == {"a.png", "a.png.json"}
+    with pytest.raises(FileExistsError, match=r"a\.png exist: choose another output"):
+        upscale(tmp_path / "in", out, without)
+    upscale(tmp_path / "in", out, without, overwrite=True)  # the record of the image before goes with it
+    assert set(contents(out)) == {"a.png"}
+    np.testing.assert_array_equal(read_image(out / "a.png").pixels, pixels)
+    skipped = upscale(tmp_path / "in", out, without, skip_existing=True)
+    assert (skipped.skipped, skipped.notes) == ((out / "a.png",), ())
+    (out / "a.png.json").write_text("[1]")  # of another program: it stays
+    upscale(tmp_path / "in", out, without, overwrite=True)
+    assert (out / "a.png.json").read_text() == "[1]"
+    assert run(capsys, "upscale", tmp_path / "in", tmp_path / "quiet", "--no-record").status == 0
+    assert set(contents(tmp_path / "quiet")) == {"a.png"}
+    refused(run(capsys, "upscale", tmp_path / "in", "--no-record", "--in-place"), "omit --no-record")
+
+
 def test_limits_of_formats_are_those_of_the_size_that_was_asked_for(tmp_path, monkeypatch):
     Image.new("RGB", (9000, 2)).save(tmp_path / "wide.png")
     monkeypatch.setattr(folder_module, "upscale_image", lambda *arguments: pytest.fail("computed"))

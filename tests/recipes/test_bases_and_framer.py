@@ -183,7 +183,10 @@ def test_resshift_starts_from_the_latent_of_the_lr_image_or_from_zero(residual: 
         z_lr, _ = task.encode_lr({}, lr)
         y = jnp.zeros_like(z_lr) if residual else z_lr
         latent = resshift_ancestral(
-            schedule, lambda x, index: 0.5 * x / std[index], y, lambda number: temperature * task.noise(y, noise, number)
+            schedule,
+            lambda x, index: 0.5 * x / std[index],
+            y,
+            lambda number: temperature * task.noise(y, noise, number),
         )
         results = mean(params, {}, lr, noise), recipe.sample(params, {}, lr, noise)
         return results, tuple(task.decode({}, x0, z_lr) for x0 in (0.5 * y / std[-1], latent))
