@@ -44,7 +44,7 @@ from framer_jax.data.workers import check_main_module
 from framer_jax.degradations.presets import DegradationPreset
 from framer_jax.evaluation.validation import make_validation
 from framer_jax.inference.model import BEST, LAST, SHIPPED, weights_file
-from framer_jax.knobs import settings_from
+from framer_jax.knobs import nearest, settings_from
 from framer_jax.models.layers import KERNEL_BACKENDS
 from framer_jax.paths import AnyPath, as_path, check_local, local_copy
 from framer_jax.porting.files import check_outputs, sha256_of
@@ -254,14 +254,20 @@ def _check_before_reading(config: dict[str, Any], workdir: AnyPath) -> None:
 
 
 def check_initial_file(workdir: AnyPath, init: str | None) -> None:
-    """Refuse to start from a file that the run would replace with its own weights.
+    """Refuse to start from a file that does not exist, or that the run would replace with its own weights.
 
     Raises:
+      FileNotFoundError: there is no such file, folder or shipped model.
       ValueError: as of framer_jax.porting.files.check_outputs.
     """
-    if not isinstance(workdir, Path):
-        return  # `init` is a file of this machine
-    if init and init not in SHIPPED and (path := weights_file(init, folders=True)).is_file():
+    if not init or init in SHIPPED:
+        return
+    path = weights_file(init, folders=True)
+    if not path.exists():
+        raise FileNotFoundError(
+            f"--init {init}: no such file, and no shipped model of that name{nearest(init, SHIPPED)}"
+        )
+    if isinstance(workdir, Path) and path.is_file():  # otherwise `init` is a file of another machine
         outputs = {f"the weights of {workdir}": workdir / LAST, f"the best weights of {workdir}": workdir / BEST}
         check_outputs(outputs, {"--init": [path]}, "copy the file to another folder")
 

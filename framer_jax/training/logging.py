@@ -70,6 +70,10 @@ class Writer(Protocol):
         ...
 
 
+LONG_TEXT = 20
+"""Lines of a text above which the console shows the last one only, see `ConsoleWriter`."""
+
+
 class SilentWriter:
     """Writes nothing; the base class of the other writers, which override what they support."""
 
@@ -90,10 +94,17 @@ class SilentWriter:
 
 
 class ConsoleWriter(SilentWriter):
-    """Writes one line per log entry to standard error, or to `stream`."""
+    """Writes one line per log entry to standard error, or to `stream`.
 
-    def __init__(self, stream: TextIO | None = None) -> None:
+    Args:
+      stream: where it writes.
+      long_texts: name of the file that has texts of more than `LONG_TEXT` lines, of which only the last line, such as
+        the total of a table, is printed; '' to print them whole.
+    """
+
+    def __init__(self, stream: TextIO | None = None, long_texts: str = "") -> None:
         self._stream = stream
+        self._long_texts = long_texts
 
     def write_scalars(self, step: int, scalars: Scalars) -> None:
         """Print `step 100  loss 0.1234  ...` without scalars per layer (names that end in '/3'), which files hold."""
@@ -102,6 +113,9 @@ class ConsoleWriter(SilentWriter):
 
     def write_text(self, step: int, name: str, text: str) -> None:
         """Print the text after its name, without the step."""
+        lines = text.splitlines()
+        if self._long_texts and len(lines) > LONG_TEXT:
+            text = f"{lines[-1]} (all {len(lines)} lines: {self._long_texts})"
         self._print(f"{name}: {text}" if "\n" not in text else f"{name}:\n{text}")
 
     def _print(self, line: str) -> None:
@@ -317,7 +331,7 @@ class MultiWriter:
 def default_writer(workdir: str | AnyPath, settings: LoggingSettings | None = None, quiet: bool = False) -> Writer:
     """A writer to `metrics.jsonl` and `images/` in a folder, as the settings say, and unless `quiet` to the console."""
     folder = as_path(workdir)
-    writers: list[Writer] = [] if quiet else [ConsoleWriter()]
+    writers: list[Writer] = [] if quiet else [ConsoleWriter(long_texts="metrics.jsonl")]
     writers += [JsonLinesWriter(folder / "metrics.jsonl"), PngWriter(folder / "images")]
     if settings is not None and settings.tensorboard:
         writers.append(TensorBoardWriter(folder / "tensorboard"))

@@ -38,6 +38,10 @@ def test_weights_to_start_from_are_a_part_of_the_run(data, tmp_path):
     for init in (None, str(other)):
         with pytest.raises(ValueError, match=f"another configuration: init '{sha256_of(first)}' then, .* now: restore"):
             train_from_config(part, run, init=init)
+    nowhere = settings(tmp_path / "no_photographs")  # not read before the weights are looked for
+    with pytest.raises(FileNotFoundError, match=r"--init startr: no such file, .*: did you mean 'starter'\?"):
+        train_from_config(nowhere, tmp_path / "new", init="startr")
+    assert not (tmp_path / "new").exists()
     moved = first.rename(tmp_path / "moved.safetensors")
     result = train_from_config(settings(data), run, init=str(moved))
     assert (result.step, result.stopped) == (2, False)

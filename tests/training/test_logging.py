@@ -90,3 +90,15 @@ def test_wandb_is_an_extra(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(ImportError, match=r"pip install 'framer_jax\[wandb\]'"):
         default_writer(tmp_path, LoggingSettings(wandb="project"))
+
+
+def test_the_console_shows_the_total_of_a_long_table_and_the_log_has_all_of_it(tmp_path, capsys):
+    table = "\n".join(["| name | size |", *(f"| kernel_{index} | 3 |" for index in range(40)), "Total: 120"])
+    writer = default_writer(tmp_path)
+    writer.write_text(0, "parameters", table)
+    writer.write_text(0, "run", "training\nwith a note")
+    writer.close()
+    assert capsys.readouterr().err == (
+        "parameters: Total: 120 (all 42 lines: metrics.jsonl)\nrun:\ntraining\nwith a note\n"
+    )
+    assert json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[0])["value"] == table
