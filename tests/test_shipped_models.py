@@ -23,10 +23,11 @@ from framer_jax.trees import flatten_names
 
 CROP, SIDE = 128, 24  # of the degraded crops in HR pixels, and of their middles in LR pixels
 
-GROUPS = {"standard": "student", "starter": "denoiser"}
+GROUPS = {"standard": "student", "diffusion": "denoiser", "starter": "denoiser"}
 
 GAINS = {
     "standard": {"psnr-y": 0.1, "ssim-y": 0.0, "psnr-low": 0.5, "spectrum-distance": 12.0},
+    "diffusion": {"psnr-y": 0.3, "ssim-y": 0.015, "psnr-low": 0.7, "spectrum-distance": 6.0},
     "starter": {"psnr-y": 0.2},
 }
 """Model → the scores in which its deterministic result is better than bicubic upsampling, and by how much at least."""

@@ -16,7 +16,7 @@ class Sampling(NamedTuple):
     Attributes:
       steps: number of sampling steps.
       guidance: scale of classifier-free guidance.
-      temperature: factor of the noise that the sampler draws.
+      mean_share: share of the one-step mean in the image.
       prompt_embedding: path of the prompt's embedding, one for all images.
       negative_embedding: path of the negative prompt's embedding, which guidance leads away from.
       pixel_scale: factor of the effect of a pixel-level LoRA.
@@ -25,7 +25,7 @@ class Sampling(NamedTuple):
 
     steps: int | None = None
     guidance: float | None = None
-    temperature: float | None = None
+    mean_share: float | None = None
     prompt_embedding: str | None = None
     negative_embedding: str | None = None
     pixel_scale: float | None = None

@@ -76,7 +76,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--config", required=True, help="a shipped configuration by name, such as starter, or a Python file"
     )
     parser.add_argument("--workdir", required=True, help="for checkpoints, weights and logs; resumed if it has any")
-    parser.add_argument("--init", metavar="WEIGHTS", help="start from this file; or a shipped model: starter, standard")
+    parser.add_argument(
+        "--init", metavar="WEIGHTS", help="start from this file; or a shipped model: starter, diffusion, standard"
+    )
     add_override_option(parser)
     parser.add_argument(
         "--stop-after-minutes",

@@ -142,10 +142,10 @@ def add_sampler_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--steps", type=int, metavar="N", help="number of sampling steps")
     group.add_argument("--guidance", type=float, metavar="G", help="scale of classifier-free guidance; 1 for none")
     group.add_argument(
-        "--temperature",
+        "--mean-share",
         type=float,
-        metavar="T",
-        help="how much texture is drawn: factor of the sampler's noise; 1 as published, 0 for none",
+        metavar="S",
+        help="share of the one-step mean, for less texture: from 0 (the sample alone) to 1 (the mean alone)",
     )
     group.add_argument(
         "--prompt-embedding",

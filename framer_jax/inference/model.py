@@ -22,7 +22,9 @@ from framer_jax.recipes.method import with_values
 from framer_jax.recipes.table import METHODS
 from framer_jax.version import __version__
 
-SHIPPED = {name: Path(__file__).parents[1] / "weights" / f"{name}.safetensors" for name in ("standard", "starter")}
+SHIPPED = {
+    name: Path(__file__).parents[1] / "weights" / f"{name}.safetensors" for name in ("standard", "diffusion", "starter")
+}
 """Models that ship with the package: name → file. Their cards lie next to them."""
 
 DEFAULT = "standard"

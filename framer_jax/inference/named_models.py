@@ -70,6 +70,7 @@ _LICENCE = "BSD-3-Clause (xinntao/Real-ESRGAN)"
 
 MODELS: Mapping[str, NamedModel] = {
     "standard": NamedModel("small SRVGG for photographs, x4: one pass", "Apache-2.0", "srvgg"),
+    "diffusion": NamedModel("small ResShift for photographs, x4: four steps, --mean-share", "Apache-2.0", "unet"),
     "starter": NamedModel("small ResShift for photographs with mild faults, x4: four steps", "Apache-2.0", "unet"),
     "realesrgan-x4plus": NamedModel(
         "Real-ESRGAN for photographs, x4",

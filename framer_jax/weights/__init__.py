@@ -1,1 +1,1 @@
-"""Small files that ship: the standard model and the starter with their cards, and a pristine-image model for NIQE."""
+"""Small files that ship: `standard`, `diffusion`, `starter` and their cards, and a pristine-image model for NIQE."""

@@ -347,9 +347,9 @@ def test_a_recipe_without_such_a_setting_says_so(place, tmp_path, capsys):
         error = capsys.readouterr().err
         assert message in error, error
         assert error.count("\n") == 1
-    changed = load_model(tmp_path / "r.safetensors", sampling=Sampling(steps=2, temperature=0.5))
+    changed = load_model(tmp_path / "r.safetensors", sampling=Sampling(steps=2, mean_share=0.5))
     chain = changed.metadata["config"]["recipe"]["resshift"]
-    assert (chain["sampling_steps"], chain["temperature"]) == (2, 0.5)
+    assert (chain["sampling_steps"], chain["mean_share"]) == (2, 0.5)
 
 
 def test_texts_for_sampling_may_have_another_length(place):

@@ -79,7 +79,7 @@ def test_the_list_says_what_is_usable_and_what_is_missing(package, capsys):
     assert cli.main(["models", "--json"]) == 0
     models = {model["name"]: model for model in json.loads(capsys.readouterr().out)}
     assert list(models) == list(MODELS)
-    assert [name for name, model in models.items() if model["usable"]] == ["standard", "starter", PLUS]
+    assert [name for name, model in models.items() if model["usable"]] == ["standard", "diffusion", "starter", PLUS]
     assert models[PLUS]["path"] == str(package) and not models[PLUS]["needs"]
     assert "realesr-general-x4v3.pth" in models[GENERAL]["needs"]
     assert "lacks REALESRGAN_X4PLUSANIME_UP4X.param" in models["realesrgan-x4plus-anime"]["needs"]

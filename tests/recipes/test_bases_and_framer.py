@@ -165,31 +165,31 @@ def watched() -> tuple[Any, list[tuple[jax.Array, jax.Array]]]:
     return Watched(), seen
 
 
-@pytest.mark.parametrize(("residual", "temperature"), [(True, 1.0), (False, 1.0), (True, 0.6), (True, 0.0)])
-def test_resshift_starts_from_the_latent_of_the_lr_image_or_from_zero(residual: bool, temperature: float) -> None:
+@pytest.mark.parametrize(("residual", "mean_share"), [(True, 0.0), (False, 0.0), (True, 0.3), (False, 1.0)])
+def test_resshift_starts_from_the_latent_of_the_lr_image_or_from_zero(residual: bool, mean_share: float) -> None:
     """The one-step mean, by default without noise, and the sampler; the chain of residuals starts from zero.
 
-    The temperature is a factor of all of the sampler's noise, and the mean does not depend on it.
+    The sampler's image is interpolated with the mean.
     """
-    settings = ResShiftSettings(residual=residual, temperature=temperature)
+    settings = ResShiftSettings(residual=residual, mean_share=mean_share)
     space = wavelet_space(wavelets.WaveletCodec(levels=2))
     recipe, task = resshift(watched()[0], space, 4, settings), LatentTask(space, 4, residual)
     schedule, params = schedule_of(settings), {"denoiser": {"factor": jnp.float32(0.5)}}
-    std, mean = jnp.asarray(schedule.input_std, jnp.float32), recipe.mean
-    assert mean is not None
+    std, mean, stepwise = jnp.asarray(schedule.input_std, jnp.float32), recipe.mean, recipe.stepwise
+    assert mean is not None and stepwise is not None
 
     @jax.jit
     def results_and_expected(lr: jax.Array, noise: NoiseField) -> tuple[tuple[jax.Array, ...], tuple[jax.Array, ...]]:
         z_lr, _ = task.encode_lr({}, lr)
         y = jnp.zeros_like(z_lr) if residual else z_lr
         latent = resshift_ancestral(
-            schedule,
-            lambda x, index: 0.5 * x / std[index],
-            y,
-            lambda number: temperature * task.noise(y, noise, number),
+            schedule, lambda x, index: 0.5 * x / std[index], y, lambda number: task.noise(y, noise, number)
         )
-        results = mean(params, {}, lr, noise), recipe.sample(params, {}, lr, noise)
-        return results, tuple(task.decode({}, x0, z_lr) for x0 in (0.5 * y / std[-1], latent))
+        one_step = 0.5 * y / std[-1]
+        latent = (1 - mean_share) * latent + mean_share * one_step
+        with_previews = stepwise.sample(params, {}, lr, noise, 2)[..., :3]
+        results = mean(params, {}, lr, noise), recipe.sample(params, {}, lr, noise), with_previews
+        return results, tuple(task.decode({}, x0, z_lr) for x0 in (one_step, latent, latent))
 
     results, expected = results_and_expected(batch(count=1)["lr"], noise_field(jax.random.key(4), 1))
     for result, image in zip(results, expected, strict=True):

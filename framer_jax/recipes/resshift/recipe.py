@@ -153,29 +153,45 @@ def _layer_taps(task: LatentTask, settings: ResShiftSettings, predict: Predict) 
 
 
 def _samplers(task: LatentTask, settings: ResShiftSettings, predict: Predict) -> tuple[Sampler, StepwiseSampler | None]:
-    """The sampler, and the same with its estimates if it has several steps."""
-    schedule = schedule_of(settings, settings.sampling_steps)
+    """The sampler, and the same with its estimates if it has several steps.
 
-    def prepared(params: Params, frozen: Frozen, lr: jax.Array, noise: NoiseField) -> tuple[jax.Array, tuple[Any, ...]]:
-        """(z_lr, the arguments of the sampler)."""
+    `mean_share` interpolates between the sample and the one-step mean, as Freirich, Michaeli and Meir, "A Theory of the
+    Distortion-Perception Tradeoff in Wasserstein Space" (NeurIPS 2021), do between an image of perfect perceptual
+    quality and the posterior mean. Latents are interpolated: in an orthonormal codec that is the same as pixels.
+    """
+    schedule = schedule_of(settings, settings.sampling_steps)
+    one_step = _one_step_latent(task, schedule_of(settings), predict, settings.centred_mean)
+
+    def encoded(frozen: Frozen, lr: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """(z_lr, the image that conditions the denoiser, y of the chain)."""
         z_lr, condition = task.encode_lr(frozen, lr)
-        y = jnp.zeros_like(z_lr) if task.residual else z_lr
+        return z_lr, condition, _chain_end(task, z_lr)
+
+    def chain(params: Params, condition: jax.Array, y: jax.Array, noise: NoiseField) -> tuple[Any, ...]:
+        """The arguments of the sampler."""
 
         def denoise_at(x: jax.Array, index: jax.Array) -> jax.Array:
             return predict(params, schedule, x, jnp.full((x.shape[0],), index), condition)[0]
 
         def draw(number: jax.Array) -> jax.Array:
-            return settings.temperature * task.noise(y, noise, number)
+            return task.noise(y, noise, number)
 
-        return z_lr, (schedule, denoise_at, y, draw)
+        return schedule, denoise_at, y, draw
+
+    def interpolated(params: Params, condition: jax.Array, y: jax.Array, noise: NoiseField, x0: jax.Array) -> jax.Array:
+        if not settings.mean_share:
+            return x0
+        return x0 + settings.mean_share * (one_step(params, condition, y, noise) - x0)
 
     def sample(params: Params, frozen: Frozen, lr: jax.Array, noise: NoiseField) -> jax.Array:
-        z_lr, arguments = prepared(params, frozen, lr, noise)
-        return task.decode(frozen, resshift_ancestral(*arguments), z_lr)
+        z_lr, condition, y = encoded(frozen, lr)
+        x0 = resshift_ancestral(*chain(params, condition, y, noise))
+        return task.decode(frozen, interpolated(params, condition, y, noise, x0), z_lr)
 
     def stepwise(params: Params, frozen: Frozen, lr: jax.Array, noise: NoiseField, every: int) -> jax.Array:
-        z_lr, arguments = prepared(params, frozen, lr, noise)
-        x0, estimates = resshift_estimates(*arguments)
+        z_lr, condition, y = encoded(frozen, lr)
+        x0, estimates = resshift_estimates(*chain(params, condition, y, noise))
+        x0 = interpolated(params, condition, y, noise, x0)
         return task.decode_with_previews(frozen, x0, z_lr, estimates, every)
 
     return sample, StepwiseSampler(schedule.steps, stepwise) if schedule.steps > 1 else None
@@ -183,13 +199,28 @@ def _samplers(task: LatentTask, settings: ResShiftSettings, predict: Predict) ->
 
 def one_step_sampler(task: LatentTask, schedule: process.Schedule, predict: Predict, centred: bool) -> Sampler:
     """The one-network-call estimate, from the prior's mean (`centred`) or from one draw of the prior."""
+    estimate = _one_step_latent(task, schedule, predict, centred)
 
     def mean(params: Params, frozen: Frozen, lr: jax.Array, noise: NoiseField) -> jax.Array:
         z_lr, condition = task.encode_lr(frozen, lr)
-        x = jnp.zeros_like(z_lr) if task.residual else z_lr
-        if not centred:
-            x = process.prior(schedule, x, task.noise(x, noise))
-        last = jnp.full((x.shape[0],), schedule.steps - 1, jnp.int32)
-        return task.decode(frozen, predict(params, schedule, x, last, condition)[0], z_lr)
+        return task.decode(frozen, estimate(params, condition, _chain_end(task, z_lr), noise), z_lr)
 
     return mean
+
+
+def _chain_end(task: LatentTask, z_lr: jax.Array) -> jax.Array:
+    """y of the chain, the mean of its prior: the latent of the LR image, or 0 for a chain of residuals."""
+    return jnp.zeros_like(z_lr) if task.residual else z_lr
+
+
+def _one_step_latent(
+    task: LatentTask, schedule: process.Schedule, predict: Predict, centred: bool
+) -> Callable[[Params, jax.Array, jax.Array, NoiseField], jax.Array]:
+    """(params, LR image, y [B, h, w, C], noise) → the estimate of x_0 at the last index, [B, h, w, C]."""
+
+    def estimate(params: Params, condition: jax.Array, y: jax.Array, noise: NoiseField) -> jax.Array:
+        x = y if centred else process.prior(schedule, y, task.noise(y, noise))
+        last = jnp.full((x.shape[0],), schedule.steps - 1, jnp.int32)
+        return predict(params, schedule, x, last, condition)[0]
+
+    return estimate

@@ -33,12 +33,12 @@ class ResShiftSettings:
     sampling_steps: int | None = knob(
         None, "Respaced steps of the sampler; None: all of them.", at_least=2, at_most=10_000, unit="steps"
     )
-    temperature: float = knob(
-        1.0,
-        "Factor of the noise that the sampler draws, first and in each step: 1 is the published sampler; less draws "
-        "less texture and is closer to the one-step mean.",
+    mean_share: float = knob(
+        0.0,
+        "Share of the one-step mean in the sampler's image, for less texture and more fidelity: 0 is the published "
+        "sampler, 1 the mean. Above 0 it takes one more network call.",
         at_least=0,
-        at_most=2,
+        at_most=1,
     )
     residual: bool = knob(
         True, "Run the chain on z_hr - z_lr, so that small networks need not learn to copy the LR image."
