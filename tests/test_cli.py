@@ -211,7 +211,9 @@ def test_bad_folders_are_one_line(data, tmp_path, capsys):
 
 def test_bad_weights_to_start_from_are_one_line(data, tmp_path, capsys):
     workdir = tmp_path / "run"
-    fails(capsys, train(workdir, data, init=tmp_path / "no.safetensors"), r"no\.safetensors: no such weight file")
+    fails(
+        capsys, train(workdir, data, init=tmp_path / "no.safetensors"), r"no\.safetensors: no such file, and no shipped"
+    )
     other = weights(tmp_path / "wide.safetensors", "recipe.denoiser.unet.channels=(8, 16)")
     fails(capsys, train(workdir, data, init=other), r"wide\.safetensors does not fit this model; .*another shape")
     (tmp_path / "torch.pth").write_bytes(pickle.dumps({"weight": 1}))

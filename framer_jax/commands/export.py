@@ -25,7 +25,7 @@ from framer_jax.inference.export import (
     export_model,
     model_program,
 )
-from framer_jax.inference.model import Model
+from framer_jax.inference.model import Model, check_mode
 from framer_jax.inference.onnx_export import INPUT, OPSET, export_onnx
 from framer_jax.inference.records import Origin, origin_entries
 
@@ -88,6 +88,7 @@ def run(arguments: argparse.Namespace) -> int:
     check_folder(folder, arguments.overwrite)
     console = message_console(arguments.quiet)
     model = named_by(arguments)
+    check_mode(model, arguments.mode)
     console.print(escape(f"exporting {model.recipe.name} as {FILES[kind]}, which may take minutes"))
     exported = (
         _onnx(model, arguments.mode, size) if kind == "onnx" else _stablehlo(model, arguments.mode, size, platforms)

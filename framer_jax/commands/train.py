@@ -44,6 +44,7 @@ from framer_jax.data.workers import check_main_module
 from framer_jax.degradations.presets import DegradationPreset
 from framer_jax.evaluation.validation import make_validation
 from framer_jax.inference.model import BEST, LAST, SHIPPED, weights_file
+from framer_jax.inference.named_models import MODELS
 from framer_jax.knobs import nearest, settings_from
 from framer_jax.models.layers import KERNEL_BACKENDS
 from framer_jax.paths import AnyPath, as_path, check_local, local_copy
@@ -189,12 +190,12 @@ def train_from_config(
     with all_or_none():
         _check_before_reading(config, workdir)
         config, init = with_local_weights(config), local_copy(init) if init else None
+        check_initial_file(workdir, init)
         base = build_recipe(config["recipe"], data=training_kind(config))
         recipe = add_framer(base, config["framer"])
         _check_crop(data["crop"], base)
         settings: TrainingSettings = settings_from(TrainingSettings, config["training"], "training")
         preset = degradation_preset(data, base.scale)
-        check_initial_file(workdir, init)
     source = first_host_first(lambda: open_training(config))
     with all_or_none():
         text = text_info(config)
@@ -266,9 +267,8 @@ def check_initial_file(workdir: AnyPath, init: str | None) -> None:
         return
     path = weights_file(init, folders=True)
     if not path.exists():
-        raise FileNotFoundError(
-            f"--init {init}: no such file, and no shipped model of that name{nearest(init, SHIPPED)}"
-        )
+        hint = ": name the file of that model" if init in MODELS else nearest(init, SHIPPED)
+        raise FileNotFoundError(f"--init {init}: no such file, and no shipped model of that name{hint}")
     if isinstance(workdir, Path) and path.is_file():  # otherwise `init` is a file of another machine
         outputs = {f"the weights of {workdir}": workdir / LAST, f"the best weights of {workdir}": workdir / BEST}
         check_outputs(outputs, {"--init": [path]}, "copy the file to another folder")

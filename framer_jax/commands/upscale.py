@@ -145,7 +145,8 @@ def add_sampler_arguments(parser: argparse.ArgumentParser) -> None:
         "--mean-share",
         type=float,
         metavar="S",
-        help="share of the one-step mean, for less texture: from 0 (the sample alone) to 1 (the mean alone)",
+        help="of ResShift models: share of the one-step mean, for less texture, from 0 (the sample alone) to 1 (the "
+        "mean alone); the model diffusion has 0.4",
     )
     group.add_argument(
         "--prompt-embedding",

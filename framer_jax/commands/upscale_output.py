@@ -57,7 +57,8 @@ def add_output_arguments(parser: argparse.ArgumentParser) -> None:
         "--no-record",
         dest="record",
         action="store_false",
-        help="no JSON record next to each result, which says how it was made",
+        help="no JSON record next to each result, which says how it was made, and by which later runs know that it is "
+        "no photograph",
     )
     group.add_argument("--json", action="store_true", help="print the summary as JSON")
 

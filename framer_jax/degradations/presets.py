@@ -270,7 +270,7 @@ LIGHT_ONE_STAGE = DegradationPreset(
 CAMERA = DegradationPreset(
     name="camera",
     source="ours: two stages of Real-ESRGAN (Wang et al. 2021) for photographs as cameras make them, such as RealSR's: "
-    "mostly blur; every second stage adds noise, and little",
+    "mostly blur, with weak noise in half of the images at each stage",
     first=StagePreset(
         # Sigma: with the second stage's blur and resizing, as blurred as RealSR's LR images, whose best Gaussian has a
         # sigma of 1.6 to 3.2 HR pixels.

@@ -127,7 +127,7 @@ def remaining_jobs(jobs: Sequence[Job], overwrite: bool, skip_existing: bool, re
     """What is left to do, after checking every file that would be written.
 
     With `skip_existing`, a record without its image, which an interrupted run leaves, is made again. An image without
-    a record is skipped: it may be of another program. Where no records are written (`record`), none are looked for.
+    a record is skipped: it may be of another program. Where no records are written (`record`), old ones are removed.
 
     Raises:
       FileExistsError: outputs exist, and neither flag is set.
@@ -147,15 +147,21 @@ def remaining_jobs(jobs: Sequence[Job], overwrite: bool, skip_existing: bool, re
     for preview in (file for job in left for file in job.previews.values()):
         if skip_existing and is_record(sidecar_path(preview)):  # of a run that ended before its result was written
             replaced |= {preview, sidecar_path(preview)}
-    files = [path for job in left for file in job.files() for path in (file, sidecar_path(file))[: 1 + record]]
+    files = [
+        path
+        for job in left
+        for file in job.files()
+        for path in (file, sidecar_path(file))
+        if record or path == file or is_record(path)
+    ]
     existing = [path for path in files if _exists(path)]
     existing = [path for path in existing if path not in replaced]
     if existing and not overwrite:
         more = f" and {len(existing) - 3} more" if len(existing) > 3 else ""
         names = ", ".join(map(str, existing[:3]))
-        raise FileExistsError(
-            f"{names}{more} exist: choose another output, or skip_existing (--skip-existing) or overwrite (--overwrite)"
-        )
+        verb = "exists" if len(existing) == 1 else "exist"
+        remedy = "" if skip_existing else "skip_existing (--skip-existing) or "
+        raise FileExistsError(f"{names}{more} {verb}: choose another output, or {remedy}overwrite (--overwrite)")
     if folders := [path for path in existing if path.is_dir()]:
         raise ValueError(f"{folders[0]} is a folder where a file is to be written")
     return Remaining(left, skipped, notes)

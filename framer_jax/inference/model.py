@@ -115,6 +115,15 @@ def weights_file(path: str | os.PathLike[str] | None, folders: bool = False) -> 
     return path
 
 
+def check_mode(model: Model, mode: str) -> None:
+    """Raise ValueError if settings of the sampler were asked for, and the mode does not use it."""
+    unused = [name for name in model.overrides if name.rpartition(".")[2] in ("sampling_steps", "mean_share")]
+    if mode == "mean" and unused:
+        raise ValueError(
+            f"mode 'mean' is one call of the network, which {' and '.join(unused)} do not change: omit them"
+        )
+
+
 def settings_for(model: Model, **settings: Any) -> UpscaleSettings:
     """Upscaling settings with defaults that suit a model.
 
@@ -123,9 +132,10 @@ def settings_for(model: Model, **settings: Any) -> UpscaleSettings:
       settings: fields of UpscaleSettings; None stands for the default. The default overlap fits the tile.
 
     Raises:
-      ValueError, TypeError: as of UpscaleSettings.
+      ValueError, TypeError: as of UpscaleSettings and `check_mode`.
     """
     settings = {name: value for name, value in settings.items() if value is not None}
+    check_mode(model, settings.get("mode", UpscaleSettings.mode))
     config = model.metadata["config"]
     protocol = PROTOCOLS.get(settings.get("protocol", UpscaleSettings.protocol))
     tile = (protocol.tile(model.recipe.scale) if protocol else None) or UpscaleSettings.tile

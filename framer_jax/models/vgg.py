@@ -153,7 +153,16 @@ class Trunk(nn.Module):
 
         Returns:
           five maps [B, H_i, W_i, C_i] float32, finest first.
+
+        Raises:
+          ValueError: a smaller image, of which the last maps would be empty and their means NaN.
         """
+        least, (height, width) = SMALLEST_SIDE[self.net], image.shape[1:3]
+        if min(height, width) < least:
+            raise ValueError(
+                f"the network {self.net!r} needs images of at least {least}x{least} pixels, got {height}x{width}: use "
+                "larger crops"
+            )
         shift, scale = (jnp.asarray(values, jnp.float32)[None, None, None, :] for values in (SHIFT, SCALE))
         h = ((image - shift) / scale).astype(self.dtype)
         features = []

@@ -174,7 +174,7 @@ def test_the_exif_orientation_is_applied(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--preset", "heavy"), "choose one of bicubic, framer_paper"),
+        (("--preset", "heavy"), "choose one of bicubic, camera, framer_paper"),
         ((*QUICK, "--scale", "5"), "choose one of 2, 3, 4, 8"),
         ((*QUICK, "--batch", "0"), "--batch must be at least 1"),
         ((*QUICK, "--preview", "0"), "--preview must be at least 1"),

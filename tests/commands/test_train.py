@@ -41,6 +41,8 @@ def test_weights_to_start_from_are_a_part_of_the_run(data, tmp_path):
     nowhere = settings(tmp_path / "no_photographs")  # not read before the weights are looked for
     with pytest.raises(FileNotFoundError, match=r"--init startr: no such file, .*: did you mean 'starter'\?"):
         train_from_config(nowhere, tmp_path / "new", init="startr")
+    with pytest.raises(FileNotFoundError, match=r"--init realesr-general-x4v3: .*: name the file of that model"):
+        train_from_config(nowhere, tmp_path / "new", init="realesr-general-x4v3")
     assert not (tmp_path / "new").exists()
     moved = first.rename(tmp_path / "moved.safetensors")
     result = train_from_config(settings(data), run, init=str(moved))

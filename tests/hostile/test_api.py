@@ -302,10 +302,11 @@ def test_a_path_is_a_model_and_takes_settings_of_the_sampler(path, model, monkey
     for _ in range(2):
         np.testing.assert_array_equal(framer_jax.upscale(PIXELS, str(path), **settings).pixels, expected.pixels)
     np.testing.assert_array_equal(
-        framer_jax.upscale(PIXELS, Path(path), steps=np.int64(2), **settings).shape, (48, 56, 3)
+        framer_jax.upscale(PIXELS, Path(path), steps=np.int64(2), **settings | {"mode": "sample"}).shape, (48, 56, 3)
     )
     assert [load["steps"] for load in loads if load.get("steps")] == [2] and len(loads) == 2
     refused(lambda: framer_jax.upscale(PIXELS, path, steps=0, **settings), "steps")
+    refused(lambda: framer_jax.upscale(PIXELS, path, steps=2, **settings), "mode 'mean' is one call", "sampling_steps")
     with pytest.raises(FileNotFoundError, match="no such weight file"):
         framer_jax.upscale(PIXELS, "nothing.safetensors", **settings)
 

@@ -3,7 +3,9 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
+from framer_jax.models.vgg import Lpips, Vgg19
 from framer_jax.recipes.components.perceptual import at_phases, lpips_loss
 
 
@@ -46,3 +48,11 @@ def test_with_phases_a_network_that_looks_at_every_fourth_pixel_sees_all_of_them
         term = lpips_loss(EveryFourth(), jnp.ones((3,), jnp.float32), 1.0, "lpips", phases)
         distances.append(float(term.function(term.frozen, image, reference).sum()))
     assert distances[0] == 0 < distances[1]
+
+
+@pytest.mark.parametrize(("module", "side"), [(Lpips("alex"), 30), (Lpips("vgg"), 15), (Vgg19(), 15)])
+def test_images_of_which_the_last_features_would_be_empty_are_refused(module, side):
+    least = side + 1
+    jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, least, least, 3)))
+    with pytest.raises(ValueError, match=f"at least {least}x{least} pixels, got {least}x{side}: use larger crops"):
+        jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, least, side, 3)))

@@ -85,6 +85,6 @@ METHOD = Method(
     check_file_name=check_file_name,
     release_differences=release_differences,
     protocols={"resshift": PROTOCOL},
-    tiny=("recipe.resshift.steps=2", "recipe.lpips.net=alex"),
+    tiny=("recipe.resshift.steps=2", "recipe.lpips.net=alex", "recipe.lpips.phases=1"),
     renamed_knobs={**spaces.RENAMED_KNOBS, **perceptual.RENAMED_KNOBS},
 )

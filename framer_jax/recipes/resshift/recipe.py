@@ -209,7 +209,7 @@ def one_step_sampler(task: LatentTask, schedule: process.Schedule, predict: Pred
 
 
 def _chain_end(task: LatentTask, z_lr: jax.Array) -> jax.Array:
-    """y of the chain, the mean of its prior: the latent of the LR image, or 0 for a chain of residuals."""
+    """The mean of the chain's prior, y of Eq. 2: the latent of the LR image, or 0 for a chain of residuals."""
     return jnp.zeros_like(z_lr) if task.residual else z_lr
 
 
