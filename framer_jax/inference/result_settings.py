@@ -104,7 +104,7 @@ class FileSettings:
       record: write a JSON record next to each result.
 
     Raises:
-      ValueError: an illegal quality, or in place without records, by which results are told from images there.
+      ValueError: an illegal quality, or in place without records, which distinguish results from images there.
     """
 
     quality: int | None = None

@@ -334,11 +334,6 @@ def test_a_recipe_without_such_a_setting_says_so(place, tmp_path, capsys):
         (one_pass, ("--steps", "3"), "steps 3: recipe 'supervised_l1' has no such setting"),
         (weights(tmp_path / "r.safetensors"), ("--guidance", "3"), "guidance 3.0: recipe 'resshift' has no such set"),
         (place / "run", ("--steps", "0"), "sampling_steps is 0: it must be a whole number from 1"),
-        (
-            tmp_path / "r.safetensors",
-            ("--mode", "mean", "--steps", "2", "--mean-share", "0.3"),
-            "which recipe.resshift.sampling_steps and recipe.resshift.mean_share do not change: omit them",
-        ),
         (place / "run", ("--guidance", "nan"), "--guidance is nan: it must be a finite number"),
         (place / "run", ("--prompt-embedding", "gone"), "recipe.text.prompt_embedding: gone: there is no such file"),
         (place / "run", ("--prompt-embedding", ""), "--prompt-embedding is empty: give a value"),

@@ -196,6 +196,12 @@ def test_results_without_records(tmp_path, capsys, toy_model):
     refused(run(capsys, "upscale", tmp_path / "in", "--no-record", "--in-place"), "omit --no-record")
 
 
+def test_settings_of_the_sampler_that_the_mean_does_not_use_are_refused(tmp_path, capsys):
+    words = ("upscale", image(tmp_path / "a.png", (6, 7)), tmp_path / "b.png", "--model", "diffusion", "--mode", "mean")
+    unused = "which recipe.resshift.sampling_steps and recipe.resshift.mean_share do not change: omit them"
+    refused(run(capsys, *words, "--steps", "2", "--mean-share", "0.3"), unused)
+
+
 def test_limits_of_formats_are_those_of_the_size_that_was_asked_for(tmp_path, monkeypatch):
     Image.new("RGB", (9000, 2)).save(tmp_path / "wide.png")
     monkeypatch.setattr(folder_module, "upscale_image", lambda *arguments: pytest.fail("computed"))
