@@ -8,7 +8,7 @@ import pytest
 from framer_jax.checkpoints.open import build_recipe
 from framer_jax.commands.train import train_from_config
 from framer_jax.config import load_config, to_dict
-from framer_jax.degradations.presets import preset_by_name
+from framer_jax.degradations.lookup import preset_by_name
 from framer_jax.diffusion.noise import noise_field
 from framer_jax.inference.model import load_model
 from framer_jax.recipes.base import expected_params

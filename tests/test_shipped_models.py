@@ -12,7 +12,7 @@ from framer_jax.commands.info import describe
 from framer_jax.data.photos import HELD_OUT, photo_path
 from framer_jax.data.sources import folder_source
 from framer_jax.data.whole_photos import validation_pairs
-from framer_jax.degradations.presets import preset_by_name
+from framer_jax.degradations.lookup import preset_by_name
 from framer_jax.diffusion.noise import noise_field
 from framer_jax.evaluation.metrics import METRICS, score
 from framer_jax.images.decode import read_rgb

@@ -30,8 +30,9 @@ from rich.console import Console
 from rich.table import Table
 
 from framer_jax.degradations.draw import DegradationParameters, draw, stack
+from framer_jax.degradations.lookup import preset_by_name
 from framer_jax.degradations.pipeline import apply, training_target
-from framer_jax.degradations.presets import DegradationPreset, preset_by_name
+from framer_jax.degradations.presets import DegradationPreset
 
 LARGEST_DISTURBANCE = 0.05
 

@@ -188,7 +188,8 @@ def degrade(
     Args:
       image: an HR image: a path, an image from `read_image`, a Pillow image, or an array [H, W, 3] of uint8 or floats
         in [0, 1]. It is rounded to 8 bits, transparency is dropped, and its sides are cropped to multiples of `scale`.
-      preset: name of a degradation preset, see framer_jax.degradations.presets.PRESETS.
+      preset: name of a degradation preset, see framer_jax.degradations.presets.PRESETS, or a mixture of them such as
+        'real_esrgan:0.3,resshift:0.7', of which the draws select one.
       seed: seed of the random draws, not negative.
       scale: downsampling factor.
       name: the random draws depend on the seed and this name; None for the file name, or '' if the image is no file.
@@ -207,7 +208,7 @@ def degrade(
     from framer_jax.compile_cache import keep_compiled_programs
     from framer_jax.data.whole_photos import degrade_photos, photo_generator
     from framer_jax.degradations.draw import draw
-    from framer_jax.degradations.presets import preset_by_name
+    from framer_jax.degradations.lookup import preset_by_name
     from framer_jax.images.decode import read_rgb
     from framer_jax.images.image_data import ImageData
     from framer_jax.inference.images import as_image_data

@@ -4,17 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from framer_jax.degradations.kernels import CANVAS
-from framer_jax.degradations.presets import (
-    GEOMETRIES,
-    PRESETS,
-    DegradationPreset,
-    preset_by_name,
-    with_second_kernel_sizes,
-)
+from framer_jax.degradations.lookup import MIXTURE_FORM, preset_by_name, with_second_kernel_sizes
+from framer_jax.degradations.presets import GEOMETRIES, PRESETS, DegradationPreset
 from framer_jax.knobs import changed_repr, check_knobs, knob
 
 CROP_MODES = ("crop", "square")
@@ -104,9 +99,9 @@ class DataSettings:
     )
     degradation: str = knob(
         "light_one_stage",
-        "Degradation preset, see framer_jax.degradations.presets; the two-stage ones reduce images to 0.15 of their "
-        "size and need crops of at least 64 pixels.",
-        choices=sorted(PRESETS),
+        f"Degradation preset ({', '.join(sorted(PRESETS))}), see framer_jax.degradations.presets, or a mixture of "
+        f"two-stage ones, {MIXTURE_FORM}. Those reduce images to as little as 0.15 of their size and need crops of at "
+        "least 64 pixels.",
     )
     degradation_geometry: str = knob(
         "released",
@@ -146,9 +141,13 @@ class DataSettings:
                 f"crop_mode is {self.crop_mode!r}: crops of pairs are not reduced, because their LR images are given: "
                 "use crop, or no pairs"
             )
+        try:
+            preset = preset_by_name(self.degradation, sharpen_target=self.sharpen_target)
+        except ValueError as error:
+            raise ValueError(f"degradation is {self.degradation!r}: {error}") from error
         if self.second_kernel_sizes is not None:
             try:
-                with_second_kernel_sizes(PRESETS[self.degradation], *self.second_kernel_sizes)
+                with_second_kernel_sizes(preset, *self.second_kernel_sizes)
             except ValueError as error:
                 raise ValueError(f"second_kernel_sizes is {self.second_kernel_sizes}: {error}") from error
 
@@ -180,9 +179,9 @@ def degradation_preset(data: Mapping[str, Any], scale: int) -> DegradationPreset
       ValueError: an unknown preset or geometry, an unsupported scale, or kernel sizes that the preset does not take.
     """
     options = {name: data.get(name, default) for name, default in DEGRADATION_OPTIONS.items()}
-    preset = preset_by_name(data["degradation"], scale, options["degradation_geometry"])
-    if options["sharpen_target"] is not None:
-        preset = replace(preset, sharpen_target=options["sharpen_target"])
+    preset = preset_by_name(
+        data["degradation"], scale, options["degradation_geometry"], sharpen_target=options["sharpen_target"]
+    )
     if options["second_kernel_sizes"] is not None:
         preset = with_second_kernel_sizes(preset, *options["second_kernel_sizes"])
     return preset

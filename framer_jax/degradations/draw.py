@@ -81,6 +81,8 @@ def draw(rng: np.random.Generator, preset: DegradationPreset) -> DegradationPara
     Returns:
       NumPy scalars and arrays without a batch axis.
     """
+    if preset.parts:
+        preset = _draw_part(rng, preset)
     first, second = draw_stage(rng, preset.first), draw_stage(rng, preset.second)
     has_second = preset.second is not None and rng.uniform() < preset.second_probability
     modes = ResizePreset().modes if preset.second is None else preset.second.resize.modes
@@ -94,6 +96,12 @@ def draw(rng: np.random.Generator, preset: DegradationPreset) -> DegradationPara
         low_passes=np.bool_(low_passes),
         low_pass=low_pass,
     )
+
+
+def _draw_part(rng: np.random.Generator, mixture: DegradationPreset) -> DegradationPreset:
+    shares = np.cumsum([share for _, share in mixture.parts])
+    index = int(np.searchsorted(shares, rng.uniform(), side="right"))
+    return mixture.parts[min(index, len(mixture.parts) - 1)][0]
 
 
 def draw_stage(rng: np.random.Generator, preset: StagePreset | None) -> StageParameters:

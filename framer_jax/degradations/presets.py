@@ -144,6 +144,8 @@ class DegradationPreset:
       sharpen_target: whether HR images are sharpened (USM) before they are degraded; the sharpened images are also the
         training targets.
       geometry: one of `GEOMETRIES`.
+      parts: of a mixture (`lookup.mixture`), its presets with their shares; a record's parameters are drawn from one of
+        them, and the other attributes hold the union of their ranges. () for a preset that is no mixture.
     """
 
     name: str
@@ -156,6 +158,7 @@ class DegradationPreset:
     low_pass_first: float = 0.5
     sharpen_target: bool = False
     geometry: str = "released"
+    parts: tuple[tuple[DegradationPreset, float], ...] = ()
 
     def __repr__(self) -> str:
         return f"<DegradationPreset {self.name} x{self.scale}, {self.geometry} geometry>"
@@ -308,46 +311,3 @@ PRESETS = {
         RESSHIFT_TESTING,
     )
 }
-
-
-SCALES = (2, 3, 4, 8)
-"""The supported scales; the published numbers are for scale 4."""
-
-
-def preset_by_name(name: str, scale: int = 4, geometry: str = "released") -> DegradationPreset:
-    """Look up a preset.
-
-    Args:
-      name: key in `PRESETS`.
-      scale: HR pixels per LR pixel, one of `SCALES`; all other numbers of the preset are unchanged.
-      geometry: one of `GEOMETRIES`.
-
-    Raises:
-      ValueError: an unknown name, geometry or scale; the message lists the choices.
-    """
-    if name not in PRESETS:
-        raise ValueError(f"unknown degradation preset {name!r}: choose one of {', '.join(sorted(PRESETS))}")
-    if scale not in SCALES:
-        raise ValueError(f"degradation scale {scale} is not supported: choose one of {', '.join(map(str, SCALES))}")
-    if geometry not in GEOMETRIES:
-        raise ValueError(f"unknown degradation geometry {geometry!r}: choose one of {', '.join(GEOMETRIES)}")
-    return replace(PRESETS[name], scale=scale, geometry=geometry)
-
-
-def with_second_kernel_sizes(preset: DegradationPreset, smallest: int, largest: int) -> DegradationPreset:
-    """The preset with other sizes of the second stage's blur kernels; its final low-pass filter keeps its own.
-
-    Args:
-      preset: a preset whose second stage blurs.
-      smallest: the smallest kernel size, odd.
-      largest: the largest one, odd, at most 21.
-
-    Raises:
-      ValueError: even or descending sizes, or a preset without a second blur.
-    """
-    if not 3 <= smallest <= largest <= 21 or smallest % 2 == 0 or largest % 2 == 0:
-        raise ValueError("kernel sizes must be two odd numbers from 3 to 21, the smallest and the largest")
-    if preset.first is None or preset.second is None or preset.second.blur is None:
-        raise ValueError(f"the degradation {preset.name} has no second blur: use a preset of two stages")
-    blur = replace(preset.second.blur, sizes=odd_sizes(smallest, largest))
-    return replace(preset, second=replace(preset.second, blur=blur))

@@ -12,7 +12,8 @@ from framer_jax.data.photos import HELD_OUT, photo_source
 from framer_jax.data.settings import degradation_preset
 from framer_jax.data.sources import folder_source
 from framer_jax.data.whole_photos import ValidationPair, validation_pairs
-from framer_jax.degradations.presets import DegradationPreset, preset_by_name
+from framer_jax.degradations.lookup import preset_by_name
+from framer_jax.degradations.presets import DegradationPreset
 from framer_jax.evaluation.files import read_pixels
 from framer_jax.evaluation.pairs import pair_files
 from framer_jax.inference.model import Model

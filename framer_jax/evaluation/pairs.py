@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from framer_jax.data.files import LeftOut
 from framer_jax.data.image_names import by_name, examples, partners
-from framer_jax.degradations.presets import SCALES
+from framer_jax.degradations.lookup import SCALES
 from framer_jax.evaluation.files import image_files, image_size
 from framer_jax.evaluation.image_names import name_rule, stated_references
 from framer_jax.porting.files import sha256_of

@@ -8,9 +8,10 @@ from PIL import Image
 
 from framer_jax.cli import main
 from framer_jax.degradations.draw import draw, stack
+from framer_jax.degradations.lookup import preset_by_name
 from framer_jax.degradations.manifest import from_json, to_json
 from framer_jax.degradations.pipeline import apply
-from framer_jax.degradations.presets import PRESETS, preset_by_name
+from framer_jax.degradations.presets import PRESETS
 from tests.support.tiny import photo
 
 QUICK = ("--preset", "light_one_stage")
@@ -84,6 +85,16 @@ def test_the_manifest_reproduces_every_image(first):
         hr = np.asarray(Image.open(first / record["hr"]), np.float32)[None] / 255
         lr = apply(stack([from_json(record["parameters"])]), hr, preset)
         assert np.abs(np.round(np.asarray(lr[0]) * 255) - np.asarray(Image.open(first / record["lr"]))).max() <= 1
+
+
+def test_a_mixture_degrades_each_photo_by_one_of_its_presets(folder, tmp_path, capsys):
+    arguments = (folder, tmp_path / "mixed", "--preset", "resshift:2,camera:1", "--seed", 3)
+    assert run(*arguments) == 0
+    assert "degraded by resshift:2,camera:1 (released geometry)" in capsys.readouterr().out
+    lines = [json.loads(line) for line in (tmp_path / "mixed" / "manifest.jsonl").read_text().splitlines()]
+    assert {line["preset"] for line in lines} == {"resshift:2,camera:1"}
+    assert run(*arguments) == 0  # goes on
+    assert f"{len(lines)} were there" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", sorted(PRESETS))

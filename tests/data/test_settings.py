@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 
 from framer_jax.data.settings import DataSettings, degradation_preset, describe_degradation
-from framer_jax.degradations.presets import PRESETS, odd_sizes, preset_by_name
+from framer_jax.degradations.lookup import preset_by_name
+from framer_jax.degradations.presets import PRESETS, odd_sizes
 from framer_jax.knobs import knobs_of, settings_from
 
 
@@ -27,6 +28,15 @@ def test_defaults_are_legal_and_every_knob_is_documented():
         ({"crop_mode": "whole"}, r"^data\.crop_mode is 'whole': .* one of crop, square"),
         ({"flip_and_rotate": 1}, r"^data\.flip_and_rotate is 1: .* True or False"),
         ({"degradation": "fog"}, r"^data\.degradation is 'fog': .*bicubic"),
+        (
+            {"degradation": "camera:1,fog:1"},
+            r"^data\.degradation is 'camera:1,fog:1': unknown .* 'fog'",
+        ),
+        ({"degradation": "camera:1,real_esrgan:1"}, r"^data\.degradation .* data\.sharpen_target=True or False"),
+        (
+            {"degradation": "camera:1,resshift:1", "second_kernel_sizes": (7, 21)},
+            r"^data\.second_kernel_sizes .* is a mixture",
+        ),
         ({"turns": True}, r"^unknown knob data\.turns"),
         ({"second_kernel_sizes": (7, 22)}, r"^data\.second_kernel_sizes is \(7, 22\): .* 2 whole numbers from 3 to 21"),
         ({"second_kernel_sizes": (7, 20)}, r"^data\.second_kernel_sizes is \(7, 20\): kernel sizes must be two odd"),
@@ -42,6 +52,14 @@ def test_illegal_values_name_the_knob(values, message):
 def test_every_preset_is_a_choice():
     for name in PRESETS:
         assert settings_from(DataSettings, {"degradation": name}, "data").degradation == name
+
+
+def test_a_mixture_takes_the_options():
+    data = {"degradation": "camera:1,real_esrgan:3", "degradation_geometry": "aligned", "sharpen_target": True}
+    settings_from(DataSettings, data, "data")
+    preset = degradation_preset(data, 2)
+    assert (preset.scale, preset.geometry, preset.sharpen_target) == (2, "aligned", True)
+    assert [share for _, share in preset.parts] == [0.25, 0.75]
 
 
 def test_options_change_a_preset_and_nothing_else():

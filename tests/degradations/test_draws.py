@@ -242,11 +242,5 @@ def test_other_presets_and_the_table_of_presets():
     assert sum(probability for _, probability in light.blur.kinds) == pytest.approx(1)
     assert light.noise == presets.NoisePreset(gaussian=0.5, sigma=(1, 10), poisson_scale=(0.05, 1), gray=0.4)
     assert light.jpeg_quality == (60, 95)
-    assert presets.preset_by_name("bicubic") == presets.BICUBIC
     assert set(PRESETS) == {*TABLE, "bicubic", "light_one_stage"}
     assert all(preset.name == name and preset.source for name, preset in PRESETS.items())
-    with pytest.raises(ValueError, match="bicubic, camera, framer_paper"):
-        presets.preset_by_name("heavy")
-    assert presets.preset_by_name("resshift", scale=2) == replace(presets.RESSHIFT, scale=2)
-    with pytest.raises(ValueError, match="choose one of 2, 3, 4, 8"):
-        presets.preset_by_name("resshift", scale=5)

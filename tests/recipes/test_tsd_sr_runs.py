@@ -18,7 +18,7 @@ from framer_jax.config import ConfigError
 from framer_jax.data.captions import Caption
 from framer_jax.data.pipeline import make_batches, prepare_for
 from framer_jax.data.records import RecordFiles
-from framer_jax.degradations.presets import preset_by_name
+from framer_jax.degradations.lookup import preset_by_name
 from framer_jax.inference.model import load_model, save_model
 from framer_jax.porting.lora import LoraLayers, read_layers, write_layers
 from framer_jax.porting.table import MAPS

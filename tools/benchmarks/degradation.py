@@ -14,7 +14,7 @@ PRESET, SIDE, BATCHES = "framer_paper", 512, (1, 8)
 
 def measure(batch: int, arguments: argparse.Namespace) -> dict[str, Any]:
     """Batches of new parameters; a peer needs --basicsr CLONE."""
-    from framer_jax.degradations.presets import preset_by_name
+    from framer_jax.degradations.lookup import preset_by_name
     from tools.benchmark_degradation import time_batches
 
     peer = arguments.basicsr if "eager" in arguments.programs else None

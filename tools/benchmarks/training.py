@@ -53,7 +53,7 @@ def measure_run(arguments: argparse.Namespace) -> dict[str, Any]:
 
     from framer_jax.commands.train import train_from_config
     from framer_jax.config import load_config, to_dict
-    from framer_jax.degradations.presets import preset_by_name
+    from framer_jax.degradations.lookup import preset_by_name
     from framer_jax.training.wall_time import COMPILATION, DATA, TRAINING
     from tools.benchmark_degradation import random_images, time_batches
 
