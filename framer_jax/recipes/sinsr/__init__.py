@@ -31,6 +31,9 @@ from framer_jax.recipes.resshift.settings import ResShiftSettings
 from framer_jax.recipes.sinsr.recipe import TRAJECTORY_ENTRIES, sinsr
 from framer_jax.recipes.sinsr.settings import SinSRSettings
 
+UNUSED_KNOBS = ("mean_share", "last_step_probability", "centred_probability", "perceptual_weight")
+"""The knobs of `recipe.resshift` that concern ResShift's own training or its sampler of several steps."""
+
 TEACHER_FILE = WeightFile(("sinsr", "teacher_checkpoint"), "teacher")
 
 
@@ -46,8 +49,14 @@ class Parts(NamedTuple):
 
 
 def read_parts(config: Config, purpose: str, reader: WeightReader) -> Parts:
-    """Build what a configuration describes, and read the teacher where the purpose needs one."""
+    """Build what a configuration describes, and read the teacher where the purpose needs one.
+
+    Raises:
+      ValueError: for training, a knob of the chain that has no effect here.
+    """
     chain = settings_from(ResShiftSettings, config["resshift"], "recipe.resshift")
+    if purpose == "training":
+        _check_unused(chain)
     settings = settings_from(SinSRSettings, config["sinsr"], "recipe.sinsr")
     space = spaces.build_space(config, purpose, reader)
     denoiser = build_denoiser(config, space)
@@ -59,6 +68,15 @@ def read_parts(config: Config, purpose: str, reader: WeightReader) -> Parts:
         recipe = resshift(denoiser, space, config["scale"], chain)
         teacher = reader.trained(TEACHER_FILE.knob, settings.teacher_checkpoint, what, teacher_config, recipe)
     return Parts(denoiser, space, config["scale"], chain, settings, teacher)
+
+
+def _check_unused(chain: ResShiftSettings) -> None:
+    for name in UNUSED_KNOBS:
+        default, value = getattr(ResShiftSettings(), name), getattr(chain, name)
+        if value != default:
+            raise ValueError(
+                f"recipe.resshift.{name} is {value}, and has no effect on a one-step student: leave it at {default}"
+            )
 
 
 def _build(config: Config, purpose: str, data: str, reader: WeightReader) -> Recipe:
