@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TypeVar
 
 from framer_jax.degradations.presets import (
     GEOMETRIES,
@@ -18,6 +19,8 @@ from framer_jax.degradations.presets import (
 
 SCALES = (2, 3, 4, 8)
 """The supported scales; the published numbers are for scale 4."""
+
+Filter = TypeVar("Filter", BlurPreset, LowPassPreset)
 
 MIXTURE_FORM = "NAME:SHARE,NAME:SHARE, such as real_esrgan:0.3,framer_released:0.7"
 """How a mixture is written in the place of a preset's name."""
@@ -84,19 +87,19 @@ def mixture(
     """A preset whose records are degraded by one of several presets each.
 
     Args:
-      presets: presets of two stages and a final filter, of one scale and one geometry.
+      presets: presets of two stages with JPEG, of one scale and one geometry.
       shares: the probability of each, up to a common factor; above 0.
       sharpen_target: whether HR images are sharpened; None if the presets agree in it.
 
     Raises:
-      ValueError: a preset that omits a step, or None for presets that differ in `sharpen_target`.
+      ValueError: a preset without one of them, or None for presets that differ in `sharpen_target`.
     """
     for preset in presets:
-        if not _has_all_steps(preset):
-            possible = ", ".join(sorted(name for name, entry in PRESETS.items() if _has_all_steps(entry)))
+        if not _can_be_mixed(preset):
+            possible = ", ".join(sorted(name for name, entry in PRESETS.items() if _can_be_mixed(entry)))
             raise ValueError(
-                f"the degradation {preset.name} cannot be part of a mixture, because it has not all steps of the "
-                f"others: mix those of {possible}"
+                f"the degradation {preset.name} cannot be part of a mixture, because it has not two stages with JPEG: "
+                f"mix those of {possible}"
             )
     sharpening = [preset.name for preset in presets if preset.sharpen_target]
     if sharpen_target is None and 0 < len(sharpening) < len(presets):
@@ -105,7 +108,6 @@ def mixture(
             "of them do, with data.sharpen_target=True or False"
         )
     parts = tuple((preset, share / sum(shares)) for preset, share in zip(presets, shares, strict=True))
-    low_passes = [preset.low_pass for preset in presets if preset.low_pass is not None]
     return replace(
         presets[0],
         name=",".join(f"{preset.name}:{share:g}" for preset, share in parts),
@@ -113,33 +115,36 @@ def mixture(
         first=_union_of_stages([preset.first for preset in presets if preset.first is not None]),
         second=_union_of_stages([preset.second for preset in presets if preset.second is not None]),
         second_probability=_certain_or_not([preset.second_probability for preset in presets]),
-        low_pass=replace(low_passes[0], sizes=_union_of_sizes(low_passes)),
+        low_pass=_union_of_filters([preset.low_pass for preset in presets]),
         sharpen_target=bool(sharpening) if sharpen_target is None else sharpen_target,
         parts=parts,
     )
 
 
-def _has_all_steps(preset: DegradationPreset) -> bool:
-    if preset.first is None or preset.second is None:
-        return False
-    steps = [step for stage in (preset.first, preset.second) for step in (stage.blur, stage.noise, stage.jpeg_quality)]
-    return None not in (*steps, preset.low_pass)
+def _can_be_mixed(preset: DegradationPreset) -> bool:
+    """Whether what the preset omits can be skipped at run time: a blur, noise and the final filter, but no JPEG."""
+    stages = (preset.first, preset.second)
+    return all(stage is not None and stage.jpeg_quality is not None for stage in stages)
 
 
 def _union_of_stages(stages: Sequence[StagePreset]) -> StagePreset:
     """A stage with the bounds of all; the program is compiled for these, and nothing is drawn from them."""
-    blurs = [stage.blur for stage in stages if stage.blur is not None]
     lows, highs = zip(*(stage.resize.range for stage in stages), strict=True)
-    probability = _certain_or_not([blur.probability for blur in blurs])
     return replace(
         stages[0],
-        blur=replace(blurs[0], sizes=_union_of_sizes(blurs), probability=probability),
+        blur=_union_of_filters([stage.blur for stage in stages]),
         resize=replace(stages[0].resize, range=(min(lows), max(highs))),
+        noise=next((stage.noise for stage in stages if stage.noise is not None), None),
     )
 
 
-def _union_of_sizes(filters: Sequence[BlurPreset] | Sequence[LowPassPreset]) -> tuple[int, ...]:
-    return tuple(sorted({size for filter_preset in filters for size in filter_preset.sizes}))
+def _union_of_filters(filters: Sequence[Filter | None]) -> Filter | None:
+    given = [preset for preset in filters if preset is not None]
+    if not given:
+        return None
+    sizes = tuple(sorted({size for preset in given for size in preset.sizes}))
+    probability = _certain_or_not([0.0 if preset is None else preset.probability for preset in filters])
+    return replace(given[0], sizes=sizes, probability=probability)
 
 
 def _certain_or_not(probabilities: Sequence[float]) -> float:

@@ -55,8 +55,8 @@ def support(kernels):
     return np.max((kernels != 0) * reach, axis=(1, 2))
 
 
-def check_stage(stage, preset, count):
-    """Check the probabilities and ranges of the draws of one stage."""
+def check_blur(stage, preset, count):
+    """Check the kernels of one stage."""
     assert within(stage.blurs.sum(), count, preset.blur.probability)
     drawn = stage.kernel[stage.blurs]
     np.testing.assert_allclose(drawn.sum(axis=(1, 2)), 1, atol=1e-5)
@@ -72,6 +72,14 @@ def check_stage(stage, preset, count):
     supports = support(drawn)
     assert set(np.unique(supports[low_pass])) <= {size // 2 for size in preset.blur.sizes}
     assert supports.max() == max(preset.blur.sizes) // 2
+
+
+def check_stage(stage, preset, count):
+    """Check the probabilities and ranges of the draws of one stage."""
+    if preset.blur is None:
+        assert not stage.blurs.any()
+    else:
+        check_blur(stage, preset, count)
 
     low, high = preset.resize.range
     up, down = stage.scale > 1, stage.scale < 1
@@ -162,7 +170,7 @@ def stage(preset):
     resize, noise = preset.resize, preset.noise
     share = () if noise.probability == 1 else (noise.probability,)
     return numbers(
-        preset.blur,
+        preset.blur or replace(presets.BlurPreset(), probability=0.0),
         ((resize.up, resize.down, resize.keep), resize.range),
         (noise.gaussian, noise.sigma, noise.poisson_scale, noise.gray, *share),
         preset.jpeg_quality,
@@ -209,6 +217,21 @@ TABLE = {
         ),
         (1, odd_sizes(7, 21), 0.8, False),
     ),
+    "lens": (
+        (
+            (odd_sizes(7, 21), (1, 2.2), 0.05, 1),
+            ((0.1, 0.2, 0.7), (0.7, 1.2)),
+            (0.5, (1, 5), (0.05, 0.5), 0.4, 0.5),
+            (80, 98),
+        ),
+        (
+            (odd_sizes(7, 21), (0.2, 3), 0.1, 0),  # never
+            ((0.1, 0.15, 0.75), (0.8, 1.2)),
+            (0.5, (1, 3), (0.05, 0.2), 0.4, 0.2),
+            (75, 100),
+        ),
+        (1, odd_sizes(7, 21), 0.2, False),
+    ),
 }
 
 
@@ -226,9 +249,11 @@ def test_presets_have_the_numbers_of_their_sources(name):
     assert preset.scale == 4
     for stage_preset in (preset.first, preset.second):
         assert stage_preset.resize.modes == MODES
+        if stage_preset.blur is None:
+            continue
         assert stage_preset.blur.low_pass_cutoff_small == (pi / 3, pi)
         assert stage_preset.blur.low_pass_cutoff_large == (pi / 5, pi)
-        if name == "resshift_testing":
+        if name in ("resshift_testing", "lens"):
             assert [probability for _, probability in stage_preset.blur.kinds] == [0.6, 0.4]
         else:
             assert [probability for _, probability in stage_preset.blur.kinds] == [0.45, 0.25, 0.12, 0.03, 0.12, 0.03]

@@ -9,7 +9,7 @@ import pytest
 from framer_jax.degradations.draw import draw, stack
 from framer_jax.degradations.lookup import mixture, preset_by_name, with_second_kernel_sizes
 from framer_jax.degradations.pipeline import apply
-from framer_jax.degradations.presets import BICUBIC, CAMERA, FRAMER_RELEASED, REAL_ESRGAN, RESSHIFT
+from framer_jax.degradations.presets import BICUBIC, CAMERA, FRAMER_RELEASED, LENS, REAL_ESRGAN, RESSHIFT
 from tests.support.degradation_images import photo_like, within
 
 MIXED = "camera:3,resshift:1"
@@ -39,6 +39,15 @@ def test_a_mixture_has_the_bounds_of_all_its_presets():
     assert preset.low_pass.sizes == tuple(range(3, 23, 2))
 
 
+def test_a_preset_may_omit_steps_that_others_of_the_mixture_have():
+    assert LENS.second.blur is None
+    preset = preset_by_name("lens:1,framer_released:1")
+    assert preset.second.blur.sizes == FRAMER_RELEASED.second.blur.sizes
+    assert 0 < preset.second.blur.probability < 1
+    alone = preset_by_name("lens:1")
+    assert alone.second.blur is None and alone.low_pass == LENS.low_pass
+
+
 def test_every_record_is_drawn_from_one_preset_of_the_mixture():
     mixed, count, from_first = preset_by_name(MIXED), 2000, 0
     for seed in range(count):
@@ -49,15 +58,16 @@ def test_every_record_is_drawn_from_one_preset_of_the_mixture():
     assert within(from_first, count, 0.75)
 
 
-def test_a_record_of_a_mixture_is_degraded_as_by_its_own_preset():
+@pytest.mark.parametrize("others", [RESSHIFT, LENS], ids=lambda preset: preset.name)
+def test_a_record_of_a_mixture_is_degraded_as_by_its_own_preset(others):
     """Up to the rounding of another program, which may change a JPEG coefficient."""
-    mixed, count = preset_by_name(MIXED), 8
+    mixed, count = preset_by_name(f"camera:1,{others.name}:1"), 6
     hr = photo_like(0, 48, 64, count)
     drawn = [draw(np.random.default_rng(seed), mixed) for seed in range(count)]
-    is_first = np.array([np.random.default_rng(seed).uniform() < 0.75 for seed in range(count)])
+    is_first = np.array([np.random.default_rng(seed).uniform() < 0.5 for seed in range(count)])
     assert 0 < is_first.sum() < count
     lr = np.asarray(jax.jit(lambda *inputs: apply(*inputs, mixed))(stack(drawn), hr))
-    for preset, of_preset in ((CAMERA, is_first), (RESSHIFT, ~is_first)):
+    for preset, of_preset in ((CAMERA, is_first), (others, ~is_first)):
         numbers = np.flatnonzero(of_preset)
         program = jax.jit(lambda *inputs, preset=preset: apply(*inputs, preset))
         alone = np.asarray(program(stack([drawn[i] for i in numbers]), hr[numbers]))
@@ -76,7 +86,7 @@ def test_a_record_of_a_mixture_is_degraded_as_by_its_own_preset():
         ("camera:nan,resshift:1", "has 'camera:nan'"),
         ("camera:inf,resshift:1", "has 'camera:inf'"),
         ("camera:1,camera:2", "has a preset twice"),
-        ("camera:1,bicubic:1", r"bicubic cannot be part of a mixture, .*: mix those of camera, framer_paper"),
+        ("camera:1,bicubic:1", r"bicubic cannot be part of a mixture, .* JPEG: mix those of camera, framer_paper"),
         ("light_one_stage:1,camera:1", "light_one_stage cannot be part of a mixture"),
         ("camera:1,real_esrgan:1", r"real_esrgan sharpens the HR images, .* data\.sharpen_target=True or False"),
     ],
