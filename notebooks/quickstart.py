@@ -94,7 +94,7 @@ plt.show()
 
 # %%
 from framer_jax.data.pipeline import make_batches, make_prepare
-from framer_jax.degradations.presets import preset_by_name
+from framer_jax.degradations.lookup import preset_by_name
 from framer_jax.inference.model import UpscaleSettings
 from framer_jax.inference.upscaler import upscale
 from framer_jax.losses.framer import paper

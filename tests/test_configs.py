@@ -8,7 +8,7 @@ import pytest
 from framer_jax.checkpoints.open import build_recipe
 from framer_jax.commands.train import train_from_config
 from framer_jax.config import load_config, to_dict
-from framer_jax.degradations.lookup import preset_by_name
+from framer_jax.data.settings import degradation_preset
 from framer_jax.diffusion.noise import noise_field
 from framer_jax.inference.model import load_model
 from framer_jax.recipes.base import expected_params
@@ -83,7 +83,7 @@ def test_as_it_is(path, autoencoder):
     purpose = "description" if space in ("kl", "taesd", "taesd3") else "inference"  # its weights are large
     recipe = add_framer(build_recipe(config["recipe"], purpose), config["framer"])
     assert config["data"]["crop"] % (recipe.scale * recipe.lr_multiple) == 0
-    preset_by_name(config["data"]["degradation"], recipe.scale)
+    degradation_preset(config["data"], recipe.scale)
     settings = TrainingSettings(**config["training"])
     assert settings.steps > 0
     side = 4 * recipe.lr_multiple

@@ -82,7 +82,7 @@ class Load:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Time the degradation.")
-    parser.add_argument("--preset", default="framer_paper", help="name of the preset")
+    parser.add_argument("--preset", default="framer_paper", help="a preset, or a mixture of presets")
     parser.add_argument("--batch", nargs="+", type=int, default=[1, 8, 32], help="batch sizes")
     parser.add_argument("--size", type=int, default=512, help="side of the HR images, pixels")
     parser.add_argument("--batches", type=int, default=40, help="number of timed batches")
@@ -94,6 +94,11 @@ def main() -> int:
     parser.add_argument("--threads", type=int, help="threads of the peer; default: one per core")
     arguments = parser.parse_args()
     preset = preset_by_name(arguments.preset)
+    stages = (preset.first, preset.second)
+    if arguments.peer and (preset.parts or any(stage is None or stage.blur is None for stage in stages)):
+        parser.error(
+            f"--peer compares presets with two stages that blur, and {preset.name} is none: choose another one"
+        )
     if arguments.usm:
         preset = replace(preset, sharpen_target=True)
     console = Console(width=140)

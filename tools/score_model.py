@@ -43,7 +43,7 @@ def main() -> int:
     parser.add_argument("weights", nargs="?", help="weights file or training directory; default: the starter")
     parser.add_argument("--photos", help="folder of clean photographs; default: the held-out built-in ones")
     parser.add_argument("--seed", type=int, default=0, help="seed of the degradation and of the noise")
-    parser.add_argument("--degradation", help="name of a preset; default: that of the model's training")
+    parser.add_argument("--degradation", help="a preset or a mixture of presets; default: that of the model's training")
     parser.add_argument(
         "--geometry", choices=GEOMETRIES, help="of the degradation; default: that of the model's training"
     )

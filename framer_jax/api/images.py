@@ -188,8 +188,8 @@ def degrade(
     Args:
       image: an HR image: a path, an image from `read_image`, a Pillow image, or an array [H, W, 3] of uint8 or floats
         in [0, 1]. It is rounded to 8 bits, transparency is dropped, and its sides are cropped to multiples of `scale`.
-      preset: name of a degradation preset, see framer_jax.degradations.presets.PRESETS, or a mixture of them such as
-        'real_esrgan:0.3,resshift:0.7', of which the draws select one.
+      preset: name of a degradation preset, see framer_jax.degradations.presets.PRESETS, or a mixture such as
+        'framer_released:0.4,camera:0.6', one of whose presets is drawn.
       seed: seed of the random draws, not negative.
       scale: downsampling factor.
       name: the random draws depend on the seed and this name; None for the file name, or '' if the image is no file.

@@ -32,7 +32,7 @@ from framer_jax.data.files import SUFFIXES, LeftOut, Listing, list_images, summa
 from framer_jax.data.sources import Pixels
 from framer_jax.data.whole_photos import canvas_size, degrade_photos, photo_generator
 from framer_jax.degradations.draw import DegradationParameters, draw
-from framer_jax.degradations.lookup import MIXTURE_FORM, SCALES, preset_by_name
+from framer_jax.degradations.lookup import MIXTURE_EXAMPLE, SCALES, preset_by_name
 from framer_jax.degradations.presets import GEOMETRIES, PRESETS, DegradationPreset
 from framer_jax.images.decode import read_header
 from framer_jax.porting.files import atomic_write
@@ -48,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("input", help="folder of HR photographs (searched recursively), or one file")
     parser.add_argument("output", help="folder; results keep their names within the input, as .png")
     parser.add_argument(
-        "--preset", required=True, help=f"one of {', '.join(sorted(PRESETS))}, or a mixture, {MIXTURE_FORM}"
+        "--preset", required=True, help=f"one of {', '.join(sorted(PRESETS))}, or a mixture such as {MIXTURE_EXAMPLE}"
     )
     parser.add_argument(
         "--scale", type=int, default=4, help=f"one of {', '.join(map(str, SCALES))}; published numbers are for 4"

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from framer_jax.data.sources import Pixels
-from framer_jax.degradations.draw import DegradationParameters
+from framer_jax.data.whole_photos import photo_generator
+from framer_jax.degradations.draw import DegradationParameters, draw_part
 from framer_jax.degradations.manifest import to_json
 from framer_jax.degradations.presets import DegradationPreset
 from framer_jax.images.decode import read_rgb
@@ -78,6 +79,7 @@ def manifest_record(
     job: Job, parameters: DegradationParameters, preset: DegradationPreset, seed: int, folder: Path
 ) -> dict[str, Any]:
     """One line of the manifest; paths of results are relative to its folder."""
+    part = {"part": draw_part(photo_generator(seed, job.name), preset).name} if preset.parts else {}
     return {
         "name": job.name,
         "sha256": sha256_of(job.source),
@@ -86,6 +88,7 @@ def manifest_record(
         "hr_size": [job.height, job.width],
         "hr_sharpened": preset.sharpen_target,
         "preset": preset.name,
+        **part,
         "scale": preset.scale,
         "geometry": preset.geometry,
         "seed": seed,

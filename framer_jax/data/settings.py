@@ -8,16 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from framer_jax.degradations.kernels import CANVAS
-from framer_jax.degradations.lookup import MIXTURE_FORM, preset_by_name, with_second_kernel_sizes
+from framer_jax.degradations.lookup import LEAST_SHARE, MIXTURE_EXAMPLE, preset_by_name, with_second_kernel_sizes
 from framer_jax.degradations.presets import GEOMETRIES, PRESETS, DegradationPreset
 from framer_jax.knobs import changed_repr, check_knobs, knob
 
 CROP_MODES = ("crop", "square")
 """What becomes a training crop: a random window of a photograph, or its largest square, reduced to the crop size."""
 
-
-LEAST_SHARE = 1e-6
-"""Least share of a folder of a mixture, as a part of all shares."""
 
 UNSHARPENED = "hr_unsharpened"
 """The batch entry of a recipe that needs the HR images as they are, also where 'hr' is sharpened."""
@@ -100,8 +97,8 @@ class DataSettings:
     degradation: str = knob(
         "light_one_stage",
         f"Degradation preset ({', '.join(sorted(PRESETS))}), see framer_jax.degradations.presets, or a mixture of "
-        f"two-stage ones, {MIXTURE_FORM}. Those reduce images to as little as 0.15 of their size and need crops of at "
-        "least 64 pixels.",
+        f"presets with two stages, such as {MIXTURE_EXAMPLE}. Presets with two stages reduce images to as little as "
+        "0.15 of their size and need crops of at least 64 pixels.",
     )
     degradation_geometry: str = knob(
         "released",
@@ -112,7 +109,8 @@ class DataSettings:
     sharpen_target: bool | None = knob(
         None,
         "Whether HR images are sharpened (USM) before they are degraded and compared with, as in the data preparation "
-        "of DiT4SR and SeeSR; None: what the preset says (real_esrgan alone sharpens).",
+        "of DiT4SR and SeeSR; None: what the preset says (real_esrgan alone sharpens); a mixture of real_esrgan with "
+        "others needs True or False.",
     )
     second_kernel_sizes: tuple[int, int] | None = knob(
         None,

@@ -82,7 +82,7 @@ def draw(rng: np.random.Generator, preset: DegradationPreset) -> DegradationPara
       NumPy scalars and arrays without a batch axis.
     """
     if preset.parts:
-        preset = _draw_part(rng, preset)
+        preset = draw_part(rng, preset)
     first, second = draw_stage(rng, preset.first), draw_stage(rng, preset.second)
     has_second = preset.second is not None and rng.uniform() < preset.second_probability
     modes = ResizePreset().modes if preset.second is None else preset.second.resize.modes
@@ -98,7 +98,8 @@ def draw(rng: np.random.Generator, preset: DegradationPreset) -> DegradationPara
     )
 
 
-def _draw_part(rng: np.random.Generator, mixture: DegradationPreset) -> DegradationPreset:
+def draw_part(rng: np.random.Generator, mixture: DegradationPreset) -> DegradationPreset:
+    """Draw the preset of a mixture that degrades one record: the first draw from its generator."""
     shares = np.cumsum([share for _, share in mixture.parts])
     index = int(np.searchsorted(shares, rng.uniform(), side="right"))
     return mixture.parts[min(index, len(mixture.parts) - 1)][0]

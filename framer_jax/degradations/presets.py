@@ -131,7 +131,7 @@ class DegradationPreset:
     """A degradation from HR to LR images at 1 / scale; the result is rounded to 8 bits.
 
     Attributes:
-      name: key in `PRESETS`.
+      name: key in `PRESETS`; of a mixture, its presets with their shares.
       source: source of the numbers.
       scale: HR pixels per LR pixel.
       first: the first stage; None to start with the second.
@@ -144,8 +144,9 @@ class DegradationPreset:
       sharpen_target: whether HR images are sharpened (USM) before they are degraded; the sharpened images are also the
         training targets.
       geometry: one of `GEOMETRIES`.
-      parts: of a mixture (`lookup.mixture`), its presets with their shares; a record's parameters are drawn from one of
-        them, and the other attributes hold the union of their ranges. () for a preset that is no mixture.
+      parts: the presets of a mixture (`lookup.preset_by_name`) with their probabilities; the parameters of each record
+        are drawn from one of them. The stages and the final filter then have the kernel sizes and the resizing ranges
+        of all of them, for which the program is compiled. () for a preset that is no mixture.
     """
 
     name: str
@@ -292,8 +293,8 @@ CAMERA = DegradationPreset(
 
 LENS = DegradationPreset(
     name="lens",
-    source="ours: two stages of Real-ESRGAN (Wang et al. 2021) for photographs that a lens blurs and nothing else "
-    "harms much, such as RealSR's crops: weak noise, light JPEG, in most images no resizing but that to the LR size",
+    source="ours: two stages of Real-ESRGAN (Wang et al. 2021) for photographs degraded by little other "
+    "than lens blur, such as RealSR's crops: weak noise, light JPEG, in half of the images no intermediate resizing",
     first=StagePreset(
         # The Gaussian that explains an LR image best has a sigma of 1.2 to 3.0 HR pixels in 90 % of images (BSD100;
         # median 2.0), of RealSR's crops 1.6 to 2.8 (median 2.0).

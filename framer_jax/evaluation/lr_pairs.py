@@ -12,7 +12,6 @@ from framer_jax.data.photos import HELD_OUT, photo_source
 from framer_jax.data.settings import degradation_preset
 from framer_jax.data.sources import folder_source
 from framer_jax.data.whole_photos import ValidationPair, validation_pairs
-from framer_jax.degradations.lookup import preset_by_name
 from framer_jax.degradations.presets import DegradationPreset
 from framer_jax.evaluation.files import read_pixels
 from framer_jax.evaluation.pairs import pair_files
@@ -28,16 +27,18 @@ def model_degradation(model: Model, degradation: str | None = None, geometry: st
 
     Args:
       model: the model.
-      degradation: name of a preset to take instead, with the geometry of the training.
+      degradation: name of a preset to take instead, with the training's geometry and knob `sharpen_target`.
       geometry: geometry to take instead.
 
     Raises:
       ValueError: no such preset or geometry.
     """
-    trained = degradation_preset(model.metadata["config"]["data"], model.recipe.scale)
-    if degradation is None and geometry is None:
-        return trained
-    return preset_by_name(degradation or trained.name, model.recipe.scale, geometry or trained.geometry)
+    data = dict(model.metadata["config"]["data"])
+    if degradation is not None and degradation != data["degradation"]:
+        data |= {"degradation": degradation, "second_kernel_sizes": None}
+    if geometry is not None:
+        data["degradation_geometry"] = geometry
+    return degradation_preset(data, model.recipe.scale)
 
 
 def degraded_pairs(

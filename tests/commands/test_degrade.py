@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from framer_jax.cli import main
+from framer_jax.data.whole_photos import photo_generator
 from framer_jax.degradations.draw import draw, stack
 from framer_jax.degradations.lookup import preset_by_name
 from framer_jax.degradations.manifest import from_json, to_json
@@ -92,7 +93,12 @@ def test_a_mixture_degrades_each_photo_by_one_of_its_presets(folder, tmp_path, c
     assert run(*arguments) == 0
     assert "degraded by resshift:2,camera:1 (released geometry)" in capsys.readouterr().out
     lines = [json.loads(line) for line in (tmp_path / "mixed" / "manifest.jsonl").read_text().splitlines()]
-    assert {line["preset"] for line in lines} == {"resshift:2,camera:1"}
+    assert {line["preset"] for line in lines} == {"resshift:0.666666666667,camera:0.333333333333"}
+    assert {line["part"] for line in lines} == {"resshift", "camera"}
+    for line in lines:
+        generator = photo_generator(3, line["name"])
+        assert line["part"] == ("resshift" if generator.uniform() < 2 / 3 else "camera")
+        assert line["parameters"] == json.loads(json.dumps(to_json(draw(generator, PRESETS[line["part"]]))))
     assert run(*arguments) == 0  # goes on
     assert f"{len(lines)} were there" in capsys.readouterr().out
 

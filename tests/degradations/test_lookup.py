@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from framer_jax.degradations.draw import draw, stack
-from framer_jax.degradations.lookup import mixture, preset_by_name, with_second_kernel_sizes
+from framer_jax.degradations.lookup import MIXTURE_EXAMPLE, preset_by_name, with_second_kernel_sizes
 from framer_jax.degradations.pipeline import apply
 from framer_jax.degradations.presets import BICUBIC, CAMERA, FRAMER_RELEASED, LENS, REAL_ESRGAN, RESSHIFT
 from tests.support.degradation_images import photo_like, within
@@ -30,6 +30,8 @@ def test_a_mixture_has_the_bounds_of_all_its_presets():
         ("camera", 0.2),
     ]
     assert (preset.name, preset.scale, preset.geometry) == ("real_esrgan:0.3,resshift:0.5,camera:0.2", 2, "aligned")
+    assert preset == preset_by_name("real_esrgan:3,resshift:5e0,camera:2.0", 2, "aligned", sharpen_target=False)
+    assert preset == preset_by_name(preset.name, 2, "aligned", sharpen_target=False)
     assert not preset.sharpen_target
     assert preset.first.resize.range == (0.15, 1.5)
     assert preset.first.blur.sizes == tuple(range(3, 23, 2))
@@ -44,8 +46,6 @@ def test_a_preset_may_omit_steps_that_others_of_the_mixture_have():
     preset = preset_by_name("lens:1,framer_released:1")
     assert preset.second.blur.sizes == FRAMER_RELEASED.second.blur.sizes
     assert 0 < preset.second.blur.probability < 1
-    alone = preset_by_name("lens:1")
-    assert alone.second.blur is None and alone.low_pass == LENS.low_pass
 
 
 def test_every_record_is_drawn_from_one_preset_of_the_mixture():
@@ -78,17 +78,23 @@ def test_a_record_of_a_mixture_is_degraded_as_by_its_own_preset(others):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("heavy", r"unknown degradation preset 'heavy': choose one of bicubic, camera, .* or a mixture"),
+        ("heavy", r"unknown degradation preset 'heavy': choose one of bicubic, camera, .* or a mixture such as"),
         ("camera:0.5,heavy:0.5", "unknown degradation preset 'heavy'"),
-        ("camera:0.5,resshift", r"has 'resshift', which is no preset with a share above 0: write NAME:SHARE"),
-        ("camera:0.5,", "has '', which is no preset with a share"),
+        ("camera:0.5, resshift:0.5", "unknown degradation preset ' resshift'"),
+        ("camera:0.5,resshift", r"has 'resshift', which is not NAME:SHARE with a finite share above 0: write it as"),
+        ("camera:0.5,", "has '', which is not NAME:SHARE"),
         ("camera:0,resshift:1", "has 'camera:0'"),
         ("camera:nan,resshift:1", "has 'camera:nan'"),
         ("camera:inf,resshift:1", "has 'camera:inf'"),
-        ("camera:1,camera:2", "has a preset twice"),
-        ("camera:1,bicubic:1", r"bicubic cannot be part of a mixture, .* JPEG: mix those of camera, framer_paper"),
+        ("camera:1e999,resshift:1", "has 'camera:1e999'"),
+        ("camera:1_0,resshift:1", "has 'camera:1_0'"),
+        ("camera:1e308,resshift:1e308", "has a share below 1e-06 of their sum"),
+        ("camera:1e-9,resshift:1", "has a share below 1e-06 of their sum"),
+        ("camera:1,camera:2", "names 'camera' twice: give it one share"),
+        ("camera:1", "has one preset only: write camera"),
+        ("camera:1,bicubic:1", r"bicubic cannot be part of a mixture, .* JPEG: choose from camera, framer_paper"),
         ("light_one_stage:1,camera:1", "light_one_stage cannot be part of a mixture"),
-        ("camera:1,real_esrgan:1", r"real_esrgan sharpens the HR images, .* data\.sharpen_target=True or False"),
+        ("camera:1,real_esrgan:1", r"real_esrgan sharpens the HR images, .* set data\.sharpen_target for all of them"),
     ],
 )
 def test_bad_names_and_mixtures_are_refused(name, message):
@@ -103,6 +109,8 @@ def test_scales_and_geometries_are_checked():
         preset_by_name("resshift", geometry="straight")
 
 
-def test_kernel_sizes_are_of_one_preset():
-    with pytest.raises(ValueError, match="is a mixture"):
-        with_second_kernel_sizes(mixture([CAMERA, FRAMER_RELEASED], [1, 1]), 7, 21)
+def test_the_second_kernel_sizes_of_a_mixture_or_without_a_second_blur_are_refused():
+    with pytest.raises(ValueError, match="is a mixture of presets"):
+        with_second_kernel_sizes(preset_by_name(MIXTURE_EXAMPLE), 7, 21)
+    with pytest.raises(ValueError, match="lens has no second blur: use a preset whose second stage blurs"):
+        with_second_kernel_sizes(LENS, 7, 21)

@@ -1,8 +1,13 @@
+from dataclasses import replace
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from PIL import Image
 
-from framer_jax.evaluation.lr_pairs import folder_pairs, halves
+from framer_jax.degradations.lookup import preset_by_name
+from framer_jax.degradations.presets import odd_sizes
+from framer_jax.evaluation.lr_pairs import folder_pairs, halves, model_degradation
 from tests.support.tiny import photo
 
 
@@ -52,3 +57,21 @@ def test_pairs_that_do_not_fit_are_refused(folders):
         folder_pairs(lr, hr, scale=2)
     with pytest.raises(FileNotFoundError, match="no such folder"):
         folder_pairs(lr, hr / "none", scale=2)
+
+
+def test_a_part_of_the_training_degradation_is_replaced_and_the_rest_stays():
+    data = {"degradation": "real_esrgan:1,camera:3", "degradation_geometry": "released", "sharpen_target": True}
+    model = SimpleNamespace(metadata={"config": {"data": data}}, recipe=SimpleNamespace(scale=4))
+    trained = model_degradation(model)
+    assert (trained.name, trained.geometry, trained.sharpen_target) == (
+        "real_esrgan:0.25,camera:0.75",
+        "released",
+        True,
+    )
+    assert model_degradation(model, None, "aligned") == replace(trained, geometry="aligned")
+    assert model_degradation(model, "real_esrgan:1,camera:3") == trained
+    other = model_degradation(model, "resshift", "aligned")
+    assert (other.name, other.geometry, other.sharpen_target) == ("resshift", "aligned", True)
+    data |= {"degradation": "framer_paper", "second_kernel_sizes": (7, 21), "sharpen_target": None}
+    assert model_degradation(model, geometry="aligned").second.blur.sizes == odd_sizes(7, 21)
+    assert model_degradation(model, "resshift") == preset_by_name("resshift")

@@ -201,11 +201,8 @@ def test_table_4_has_other_terms_in_their_place(folder):
             ("recipe.high_frequency.features_of=latent",),
             r"takes 3 channels, and recipe\.high_frequency\.features_of=latent gives 48: set that to image",
         ),
-        (
-            ("recipe.resshift.mean_share=0.4",),
-            r"mean_share is 0\.4, and has no effect .*: leave it at 0\.0",
-        ),
-        (("recipe.resshift.last_step_probability=0.6",), r"last_step_probability is 0\.6, .*: leave it at 0\.5"),
+        (("recipe.resshift.mean_share=0.4",), r"mean_share is 0\.4, and has no effect .*: set it to 0\.0"),
+        (("recipe.resshift.perceptual_weight=1.0",), r"perceptual_weight is 1\.0, and has no effect .*: set it to 0"),
         (("recipe.distribution.side=30",), r"recipe\.distribution\.side is 30: .*multiple of the patches of 14.*as 28"),
     ],
 )

@@ -53,7 +53,7 @@ def measure_run(arguments: argparse.Namespace) -> dict[str, Any]:
 
     from framer_jax.commands.train import train_from_config
     from framer_jax.config import load_config, to_dict
-    from framer_jax.degradations.lookup import preset_by_name
+    from framer_jax.data.settings import degradation_preset
     from framer_jax.training.wall_time import COMPILATION, DATA, TRAINING
     from tools.benchmark_degradation import random_images, time_batches
 
@@ -73,7 +73,7 @@ def measure_run(arguments: argparse.Namespace) -> dict[str, Any]:
         config = to_dict(load_config(RUN, [f"{name}={value}" for name, value in overrides.items()]))
         result = train_from_config(config, str(Path(folder) / "run"), quiet=True)
     batch, crop = config["training"]["global_batch"], config["data"]["crop"]
-    preset = preset_by_name(config["data"]["degradation"])
+    preset = degradation_preset(config["data"], config["recipe"]["scale"])
     settings = argparse.Namespace(size=crop, batches=arguments.rounds, peer=None, threads=arguments.threads)
     _, times, _, _ = time_batches(preset, batch, settings)
     waiting, total = result.seconds[DATA], result.seconds[DATA] + result.seconds[TRAINING]

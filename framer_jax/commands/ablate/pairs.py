@@ -121,7 +121,13 @@ def check_made(source: PairSource, folder: Path, preset: DegradationPreset) -> N
     if not (folder / MANIFEST).is_file():
         return
     made = json.loads((folder / MANIFEST).read_text(encoding="utf-8").splitlines()[0])
-    asked = {"preset": preset.name, "scale": preset.scale, "geometry": preset.geometry, "seed": source.degradation_seed}
+    asked = {
+        "preset": preset.name,
+        "scale": preset.scale,
+        "geometry": preset.geometry,
+        "hr_sharpened": preset.sharpen_target,
+        "seed": source.degradation_seed,
+    }
     for name, value in asked.items():
         if made.get(name) != value:
             raise ValueError(f"{folder} was made with the {name} {made.get(name)}, and {value} is asked for: {remedy}")

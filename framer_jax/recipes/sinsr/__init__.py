@@ -31,8 +31,9 @@ from framer_jax.recipes.resshift.settings import ResShiftSettings
 from framer_jax.recipes.sinsr.recipe import TRAJECTORY_ENTRIES, sinsr
 from framer_jax.recipes.sinsr.settings import SinSRSettings
 
-UNUSED_KNOBS = ("mean_share", "last_step_probability", "centred_probability", "perceptual_weight")
-"""The knobs of `recipe.resshift` that concern ResShift's own training or its sampler of several steps."""
+UNUSED_KNOBS = ("mean_share", "perceptual_weight")
+"""Knobs of `recipe.resshift` that would change images or the objective, and that a one-step student does not have.
+Those that say which indices the teacher was trained on are left alone: they come with its configuration."""
 
 TEACHER_FILE = WeightFile(("sinsr", "teacher_checkpoint"), "teacher")
 
@@ -75,7 +76,7 @@ def _check_unused(chain: ResShiftSettings) -> None:
         default, value = getattr(ResShiftSettings(), name), getattr(chain, name)
         if value != default:
             raise ValueError(
-                f"recipe.resshift.{name} is {value}, and has no effect on a one-step student: leave it at {default}"
+                f"recipe.resshift.{name} is {value}, and has no effect on a one-step student: set it to {default}"
             )
 
 
