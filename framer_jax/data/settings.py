@@ -10,7 +10,7 @@ from typing import Any
 from framer_jax.degradations.kernels import CANVAS
 from framer_jax.degradations.lookup import LEAST_SHARE, MIXTURE_EXAMPLE, preset_by_name, with_second_kernel_sizes
 from framer_jax.degradations.presets import GEOMETRIES, PRESETS, DegradationPreset
-from framer_jax.knobs import changed_repr, check_knobs, knob
+from framer_jax.knobs import changed_repr, check_knobs, knob, shown
 
 CROP_MODES = ("crop", "square")
 """What becomes a training crop: a random window of a photograph, or its largest square, reduced to the crop size."""
@@ -142,7 +142,7 @@ class DataSettings:
         try:
             preset = preset_by_name(self.degradation, sharpen_target=self.sharpen_target)
         except ValueError as error:
-            raise ValueError(f"degradation is {self.degradation!r}: {error}") from error
+            raise ValueError(f"degradation is {shown(self.degradation)}: {error}") from error
         if self.second_kernel_sizes is not None:
             try:
                 with_second_kernel_sizes(preset, *self.second_kernel_sizes)

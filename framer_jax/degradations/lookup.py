@@ -27,6 +27,9 @@ MIXTURE_EXAMPLE = "framer_released:0.4,camera:0.6"
 LEAST_SHARE = 1e-6
 """Least share of one part of a mixture, of presets or of folders, as a part of all shares."""
 
+LONGEST_SHOWN = 80
+"""Characters of a name or a mixture in messages."""
+
 _NUMBER = re.compile(r"[0-9]*\.?[0-9]+(e[+-]?[0-9]+)?")
 
 Filter = TypeVar("Filter", BlurPreset, LowPassPreset)
@@ -62,11 +65,16 @@ def preset_by_name(
     return replace(preset, scale=scale, geometry=geometry, sharpen_target=sharpens)
 
 
+def _quoted(text: str) -> str:
+    """A text as a message shows it, on one line and shortened."""
+    return repr(text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}…")
+
+
 def _entry(name: str) -> DegradationPreset:
     if name not in PRESETS:
         raise ValueError(
-            f"unknown degradation preset {name!r}: choose one of {', '.join(sorted(PRESETS))}, or a mixture such as "
-            f"{MIXTURE_EXAMPLE}"
+            f"unknown degradation preset {_quoted(name)}: choose one of {', '.join(sorted(PRESETS))}, or a mixture such "
+            f"as {MIXTURE_EXAMPLE}"
         )
     return PRESETS[name]
 
@@ -78,17 +86,19 @@ def _parse_mixture(text: str) -> tuple[tuple[DegradationPreset, float], ...]:
         name, _, share = part.partition(":")
         if not _NUMBER.fullmatch(share) or not 0.0 < float(share) < math.inf:
             raise ValueError(
-                f"the mixture {text!r} has {part!r}, which is not NAME:SHARE with a finite share above 0: write it as "
-                f"{MIXTURE_EXAMPLE}"
+                f"the mixture {_quoted(text)} has {_quoted(part)}, which is not NAME:SHARE with a finite share above 0: "
+                f"write it as {MIXTURE_EXAMPLE}"
             )
         if name in shares:
-            raise ValueError(f"the mixture {text!r} names {name!r} twice: give it one share")
+            raise ValueError(f"the mixture {_quoted(text)} names {_quoted(name)} twice: give it one share")
         shares[name] = float(share)
     if len(shares) < 2:
-        raise ValueError(f"the mixture {text!r} has one preset only: write {next(iter(shares))}, or add another one")
+        raise ValueError(f"the mixture {_quoted(text)} has one preset only: leave out its share, or add another one")
     total = sum(shares.values())
     if not total < math.inf or min(shares.values()) < LEAST_SHARE * total:
-        raise ValueError(f"the mixture {text!r} has a share below {LEAST_SHARE:g} of their sum: give a larger one")
+        raise ValueError(
+            f"the mixture {_quoted(text)} has a share below {LEAST_SHARE:g} of their sum: give a larger one"
+        )
     return tuple((_entry(name), share / total) for name, share in shares.items())
 
 

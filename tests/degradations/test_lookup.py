@@ -91,7 +91,7 @@ def test_a_record_of_a_mixture_is_degraded_as_by_its_own_preset(others):
         ("camera:1e308,resshift:1e308", "has a share below 1e-06 of their sum"),
         ("camera:1e-9,resshift:1", "has a share below 1e-06 of their sum"),
         ("camera:1,camera:2", "names 'camera' twice: give it one share"),
-        ("camera:1", "has one preset only: write camera"),
+        ("camera:1", "has one preset only: leave out its share"),
         ("camera:1,bicubic:1", r"bicubic cannot be part of a mixture, .* JPEG: choose from camera, framer_paper"),
         ("light_one_stage:1,camera:1", "light_one_stage cannot be part of a mixture"),
         ("camera:1,real_esrgan:1", r"real_esrgan sharpens the HR images, .* set data\.sharpen_target for all of them"),
@@ -100,6 +100,16 @@ def test_a_record_of_a_mixture_is_degraded_as_by_its_own_preset(others):
 def test_bad_names_and_mixtures_are_refused(name, message):
     with pytest.raises(ValueError, match=message):
         preset_by_name(name)
+
+
+@pytest.mark.parametrize(
+    "name", [5000 * "x", "\n\0:1", f"camera:{5000 * '9'}", 900 * "camera:1,", "camera:1,\nresshift:1"]
+)
+def test_messages_are_short_and_one_line(name):
+    with pytest.raises(ValueError, match="mixture") as caught:
+        preset_by_name(name)
+    assert len(str(caught.value)) < 500
+    assert "\n" not in str(caught.value) and "\0" not in str(caught.value)
 
 
 def test_scales_and_geometries_are_checked():
