@@ -73,8 +73,8 @@ def _quoted(text: str) -> str:
 def _entry(name: str) -> DegradationPreset:
     if name not in PRESETS:
         raise ValueError(
-            f"unknown degradation preset {_quoted(name)}: choose one of {', '.join(sorted(PRESETS))}, or a mixture such "
-            f"as {MIXTURE_EXAMPLE}"
+            f"unknown degradation preset {_quoted(name)}: choose one of {', '.join(sorted(PRESETS))}, or a mixture "
+            f"such as {MIXTURE_EXAMPLE}"
         )
     return PRESETS[name]
 
@@ -86,8 +86,8 @@ def _parse_mixture(text: str) -> tuple[tuple[DegradationPreset, float], ...]:
         name, _, share = part.partition(":")
         if not _NUMBER.fullmatch(share) or not 0.0 < float(share) < math.inf:
             raise ValueError(
-                f"the mixture {_quoted(text)} has {_quoted(part)}, which is not NAME:SHARE with a finite share above 0: "
-                f"write it as {MIXTURE_EXAMPLE}"
+                f"the mixture {_quoted(text)} has {_quoted(part)}, which is not NAME:SHARE with a finite share above "
+                f"0: write it as {MIXTURE_EXAMPLE}"
             )
         if name in shares:
             raise ValueError(f"the mixture {_quoted(text)} names {_quoted(name)} twice: give it one share")

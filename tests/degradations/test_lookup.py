@@ -102,10 +102,9 @@ def test_bad_names_and_mixtures_are_refused(name, message):
         preset_by_name(name)
 
 
-@pytest.mark.parametrize(
-    "name", [5000 * "x", "\n\0:1", f"camera:{5000 * '9'}", 900 * "camera:1,", "camera:1,\nresshift:1"]
-)
-def test_messages_are_short_and_one_line(name):
+@pytest.mark.parametrize("number", range(5))
+def test_messages_are_short_and_one_line(number):
+    name = (5000 * "x", "\n\0:1", f"camera:{5000 * '9'}", 900 * "camera:1,", "camera:1,\nresshift:1")[number]
     with pytest.raises(ValueError, match="mixture") as caught:
         preset_by_name(name)
     assert len(str(caught.value)) < 500
