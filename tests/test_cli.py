@@ -178,7 +178,10 @@ def test_a_loss_that_explodes_names_the_last_checkpoint(data, tmp_path, capsys):
         (["recipe.name=resnet"], [r"unknown method recipe\.name 'resnet': did you mean 'resshift'"]),
         (["framer.variant=mine"], ["framer.variant is 'mine': it must be one of none, paper, released"]),
         (["framer.variant=paper", "framer.objective=all"], ["all"]),
-        (["data.degradation=fog"], ["data.degradation is 'fog': it must be one of bicubic, "]),
+        (
+            ["data.degradation=fog"],
+            ["data.degradation is 'fog': unknown degradation preset 'fog': choose one of bicubic, "],
+        ),
         (["data.crop=30"], ["data.crop 30 must be a multiple of 8"]),
         (["data.crop=48"], [r"photo_0\.png is 48 x 40, smaller than the crop of 48 .*use a smaller crop"]),
         (["training.steps=0"], [r"training\.steps is 0: .* at least 1"]),
