@@ -178,7 +178,7 @@ def test_a_loss_that_explodes_names_the_last_checkpoint(data, tmp_path, capsys):
         (["recipe.name=resnet"], [r"unknown method recipe\.name 'resnet': did you mean 'resshift'"]),
         (["framer.variant=mine"], ["framer.variant is 'mine': it must be one of none, paper, released"]),
         (["framer.variant=paper", "framer.objective=all"], ["all"]),
-        (
+        (["data.degradation=fog"], ["data.degradation is 'fog': unknown degradation preset 'fog': choose one of"]),
             ["data.degradation=fog"],
             ["data.degradation is 'fog': unknown degradation preset 'fog': choose one of bicubic, "],
         ),
