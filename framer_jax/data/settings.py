@@ -139,7 +139,7 @@ class DataSettings:
                 f"crop_mode is {self.crop_mode!r}: crops of pairs are not reduced, because their LR images are given: "
                 "use crop, or no pairs"
             )
-        try:
+        try:  # an error that names sharpen_target means the knob of this section
             preset = preset_by_name(self.degradation, sharpen_target=self.sharpen_target)
         except ValueError as error:
             raise ValueError(f"degradation is {shown(self.degradation)}: {error}") from error

@@ -116,7 +116,7 @@ def _mixture(parts: Sequence[tuple[DegradationPreset, float]], sharpen_target: b
     if sharpen_target is None and 0 < len(sharpening) < len(presets):
         raise ValueError(
             f"the degradation {sharpening[0]} sharpens the HR images, and others of the mixture do not: leave it out, "
-            "or (in a configuration) set data.sharpen_target for all of them"
+            "or set sharpen_target for all of them"
         )
     return replace(
         presets[0],

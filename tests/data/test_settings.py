@@ -32,7 +32,10 @@ def test_defaults_are_legal_and_every_knob_is_documented():
             {"degradation": "camera:1,fog:1"},
             r"^data\.degradation is 'camera:1,fog:1': unknown .* 'fog'",
         ),
-        ({"degradation": "camera:1,real_esrgan:1"}, r"^data\.degradation .* set data\.sharpen_target for all"),
+        (
+            {"degradation": "camera:1,real_esrgan:1"},
+            r"^data\.degradation .* leave it out, or set sharpen_target for all",
+        ),
         (
             {"degradation": "camera:1,resshift:1", "second_kernel_sizes": (7, 21)},
             r"^data\.second_kernel_sizes .* is a mixture",

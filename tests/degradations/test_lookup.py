@@ -94,7 +94,10 @@ def test_a_record_of_a_mixture_is_degraded_as_by_its_own_preset(others):
         ("camera:1", "has one preset only: leave out its share"),
         ("camera:1,bicubic:1", r"bicubic cannot be part of a mixture, .* JPEG: choose from camera, framer_paper"),
         ("light_one_stage:1,camera:1", "light_one_stage cannot be part of a mixture"),
-        ("camera:1,real_esrgan:1", r"real_esrgan sharpens the HR images, .* set data\.sharpen_target for all of them"),
+        (
+            "camera:1,real_esrgan:1",
+            r"real_esrgan sharpens the HR images, .* leave it out, or set sharpen_target for all of them",
+        ),
     ],
 )
 def test_bad_names_and_mixtures_are_refused(name, message):
