@@ -1,14 +1,18 @@
-"""The tiles of an image, computed one batch after the other; and the result in strips, which needs no whole canvas."""
+"""The tiles of an image, computed batch by batch; and the result in strips, which needs no whole canvas."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from framer_jax.inference.memory import available_memory
 from framer_jax.inference.programs import (
     image_parts,
     network_scale,
@@ -19,11 +23,14 @@ from framer_jax.inference.programs import (
 )
 from framer_jax.inference.protocols import PROTOCOLS
 from framer_jax.inference.settings import UpscaleSettings
-from framer_jax.inference.tiler import add_tile, pad_image, tile_batches
+from framer_jax.inference.tiler import TileBatch, add_tile, pad_image, tile_batches
 from framer_jax.recipes.base import Params, Recipe
 
 Progress = Callable[[int, int], None]
 """Called with (tiles done, total tiles); starts again from 0 if the image is restarted with smaller tiles."""
+
+BATCHES = 4
+"""Batches of tiles that a CPU computes at the same time at most."""
 
 STREAMED_PIXELS = 2**25
 """Number of pixels from which a result is computed in strips, if it can be: a canvas of 384 MiB."""
@@ -75,9 +82,14 @@ def computed_tiles(
     total = plan.grid.num_tiles
     if progress is not None:
         progress(0, total)
-    for indices, tiles, origins in tile_batches(pad_image(image, plan), plan, batch):
+
+    def arguments(indices: np.ndarray, tiles: np.ndarray, origins: np.ndarray) -> tuple[Any, ...]:
         filled = np.pad(indices, (0, batch - len(indices)), mode="edge")
-        output = np.asarray(program(params, frozen, tiles, *protocol.noise(key, filled, origins + shift)))
+        return params, frozen, tiles, *protocol.noise(key, filled, origins + shift)
+
+    batches = tile_batches(pad_image(image, plan), plan, batch)
+    several = len(devices) == 1 and devices[0].platform == "cpu" and total > batch
+    for indices, output in in_order(program, arguments, batches, several):
         if output.shape != expected:
             raise ValueError(f"recipe {recipe.name!r} gave {output.shape} for tiles, expected {expected}")
         if not np.isfinite(output[: len(indices)]).all():
@@ -87,6 +99,61 @@ def computed_tiles(
         yield from zip(indices.tolist(), output, strict=False)
         if progress is not None:
             progress(int(indices[-1]) + 1, total)
+
+
+def in_order(
+    program: Any,
+    arguments: Callable[[np.ndarray, np.ndarray, np.ndarray], tuple[Any, ...]],
+    batches: Iterable[TileBatch],
+    several: bool,
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Run a program on batches of tiles, several at a time if memory allows it, with the same results.
+
+    One batch does not keep all cores of a CPU busy.
+
+    Args:
+      program: a jitted function.
+      arguments: those of the program for (indices, tiles, origins) of a batch.
+      batches: the batches, of one static shape.
+      several: whether there are several batches, on a CPU.
+
+    Yields:
+      (indices, output [B, s h, s w, C] float32), in the order of the batches.
+    """
+    iterator = iter(batches)
+    first = next(iterator)
+    values = arguments(*first)
+    # Threads do not see what this one has set for JAX, such as a precision: they run what is compiled here.
+    run = program.lower(*values).compile() if several else program
+    threads = _batches_at_a_time(run) if several else 1
+    if threads == 1:
+        yield first[0], np.asarray(run(*values))
+        for batch in iterator:
+            yield batch[0], np.asarray(run(*arguments(*batch)))
+        return
+    with ThreadPoolExecutor(threads) as pool:
+        waiting = deque([(first[0], pool.submit(_output, run, values))])
+        for batch in iterator:
+            if len(waiting) == threads:
+                indices, output = waiting.popleft()
+                yield indices, output.result()
+            waiting.append((batch[0], pool.submit(_output, run, arguments(*batch))))
+        for indices, output in waiting:
+            yield indices, output.result()
+
+
+def _output(run: Any, values: tuple[Any, ...]) -> np.ndarray:
+    return np.asarray(run(*values))
+
+
+def _batches_at_a_time(compiled: Any) -> int:
+    """As many as there are cores, at most `BATCHES`, while their temporaries take a quarter of the free memory."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    available, analysis = available_memory(), compiled.memory_analysis()
+    if available is None or analysis is None:
+        return 1
+    each = analysis.temp_size_in_bytes + analysis.output_size_in_bytes
+    return max(1, min(cores, BATCHES, available // 4 // max(each, 1)))
 
 
 def result_strips(

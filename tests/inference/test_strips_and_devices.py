@@ -194,16 +194,30 @@ def test_a_streamed_file_begins_again_where_memory_runs_out(tmp_path, monkeypatc
     monkeypatch.setattr(computed_tiles, "STREAMED_PIXELS", 1)
     computed, calls = computed_tiles.sampler_program, []
 
-    def exhausted(recipe, settings, devices=()):
-        def run(*arguments):
-            calls.append(settings.tile_batch)
-            if settings.tile_batch == 2 and len(calls) > 2:
+    class Exhausted:
+        """A compiled program for which memory runs out at the third batch of two tiles."""
+
+        def __init__(self, recipe, settings, devices=()):
+            self.run, self.tile_batch = computed(recipe, settings, devices), settings.tile_batch
+
+        def lower(self, *arguments):
+            self.run = self.run.lower(*arguments)
+            return self
+
+        def compile(self):
+            self.run = self.run.compile()
+            return self
+
+        def memory_analysis(self):
+            return self.run.memory_analysis()
+
+        def __call__(self, *arguments):
+            calls.append(self.tile_batch)
+            if self.tile_batch == 2 and len(calls) > 2:
                 raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
-            return computed(recipe, settings, devices)(*arguments)
+            return self.run(*arguments)
 
-        return run
-
-    monkeypatch.setattr(computed_tiles, "sampler_program", exhausted)
+    monkeypatch.setattr(computed_tiles, "sampler_program", Exhausted)
     Image.fromarray(photo(50, 37)).save(tmp_path / "in.png")
     upscale_files(tmp_path / "in.png", tmp_path / "out.png", toy(), PARAMS, SETTINGS)
     assert json.loads((tmp_path / "out.png.json").read_text())["settings"]["tile_batch"] == 1
