@@ -147,13 +147,13 @@ def _output(run: Any, values: tuple[Any, ...]) -> np.ndarray:
 
 
 def _batches_at_a_time(compiled: Any) -> int:
-    """As many as there are cores, at most `BATCHES`, while their temporaries take a quarter of the free memory."""
+    """As many as there are cores, at most `BATCHES`, while they take an eighth of the free memory."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     available, analysis = available_memory(), compiled.memory_analysis()
     if available is None or analysis is None:
         return 1
     each = analysis.temp_size_in_bytes + analysis.output_size_in_bytes
-    return max(1, min(cores, BATCHES, available // 4 // max(each, 1)))
+    return max(1, min(cores, BATCHES, available // 8 // max(each, 1)))
 
 
 def result_strips(
