@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import chain
 from typing import Any
 
 import jax
@@ -23,11 +24,14 @@ from framer_jax.inference.programs import (
 )
 from framer_jax.inference.protocols import PROTOCOLS
 from framer_jax.inference.settings import UpscaleSettings
-from framer_jax.inference.tiler import TileBatch, add_tile, pad_image, tile_batches
+from framer_jax.inference.tiler import add_tile, pad_image, tile_batches
 from framer_jax.recipes.base import Params, Recipe
 
 Progress = Callable[[int, int], None]
 """Called with (tiles done, total tiles); starts again from 0 if the image is restarted with smaller tiles."""
+
+Call = tuple[np.ndarray, tuple[Any, ...]]
+"""The indices of a batch of tiles, and the arguments of the program that computes it."""
 
 BATCHES = 4
 """Batches of tiles that a CPU computes at the same time at most."""
@@ -53,7 +57,9 @@ def computed_tiles(
     progress: Progress | None = None,
     origin: tuple[int, int] = (0, 0),
 ) -> Iterator[tuple[int, np.ndarray]]:
-    """Compute the tiles of an image in row-major order, a batch at a time; with several devices, on all of them.
+    """Compute the tiles of an image in row-major order; with several devices, a batch on all of them.
+
+    On a CPU several batches are computed at a time, see `in_order`.
 
     Args:
       recipe: the recipe.
@@ -83,13 +89,13 @@ def computed_tiles(
     if progress is not None:
         progress(0, total)
 
-    def arguments(indices: np.ndarray, tiles: np.ndarray, origins: np.ndarray) -> tuple[Any, ...]:
-        filled = np.pad(indices, (0, batch - len(indices)), mode="edge")
-        return params, frozen, tiles, *protocol.noise(key, filled, origins + shift)
+    def calls() -> Iterator[Call]:
+        for indices, tiles, origins in tile_batches(pad_image(image, plan), plan, batch):
+            filled = np.pad(indices, (0, batch - len(indices)), mode="edge")
+            yield indices, (params, frozen, tiles, *protocol.noise(key, filled, origins + shift))
 
-    batches = tile_batches(pad_image(image, plan), plan, batch)
     several = len(devices) == 1 and devices[0].platform == "cpu" and total > batch
-    for indices, output in in_order(program, arguments, batches, several):
+    for indices, output in in_order(program, calls(), several):
         if output.shape != expected:
             raise ValueError(f"recipe {recipe.name!r} gave {output.shape} for tiles, expected {expected}")
         if not np.isfinite(output[: len(indices)]).all():
@@ -101,45 +107,35 @@ def computed_tiles(
             progress(int(indices[-1]) + 1, total)
 
 
-def in_order(
-    program: Any,
-    arguments: Callable[[np.ndarray, np.ndarray, np.ndarray], tuple[Any, ...]],
-    batches: Iterable[TileBatch],
-    several: bool,
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Run a program on batches of tiles, several at a time if memory allows it, with the same results.
+def in_order(program: Any, calls: Iterator[Call], several: bool) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Call a program for batches of tiles, several at a time if memory allows it, with the same results.
 
     One batch does not keep all cores of a CPU busy.
 
     Args:
       program: a jitted function.
-      arguments: those of the program for (indices, tiles, origins) of a batch.
-      batches: the batches, of one static shape.
-      several: whether there are several batches, on a CPU.
+      calls: the calls, at least one, all of the same shapes.
+      several: whether there are several of them, on a CPU.
 
     Yields:
-      (indices, output [B, s h, s w, C] float32), in the order of the batches.
+      (indices, output [B, s h, s w, C] float32), in the order of the calls.
     """
-    iterator = iter(batches)
-    first = next(iterator)
-    values = arguments(*first)
-    # Threads do not see what this one has set for JAX, such as a precision: they run what is compiled here.
-    run = program.lower(*values).compile() if several else program
-    threads = _batches_at_a_time(run) if several else 1
-    if threads == 1:
-        yield first[0], np.asarray(run(*values))
-        for batch in iterator:
-            yield batch[0], np.asarray(run(*arguments(*batch)))
+    if not several:
+        for indices, values in calls:
+            yield indices, _output(program, values)
         return
+    first = next(calls)
+    # Threads do not see what this one has set for JAX, such as a precision: they run what is compiled here.
+    compiled = program.lower(*first[1]).compile()
+    threads, waiting = _batches_at_a_time(compiled), deque[tuple[np.ndarray, Future[np.ndarray]]]()
     with ThreadPoolExecutor(threads) as pool:
-        waiting = deque([(first[0], pool.submit(_output, run, values))])
-        for batch in iterator:
+        for indices, values in chain((first,), calls):
             if len(waiting) == threads:
-                indices, output = waiting.popleft()
-                yield indices, output.result()
-            waiting.append((batch[0], pool.submit(_output, run, arguments(*batch))))
-        for indices, output in waiting:
-            yield indices, output.result()
+                done, output = waiting.popleft()
+                yield done, output.result()
+            waiting.append((indices, pool.submit(_output, compiled, values)))
+        for done, output in waiting:
+            yield done, output.result()
 
 
 def _output(run: Any, values: tuple[Any, ...]) -> np.ndarray:
@@ -147,7 +143,7 @@ def _output(run: Any, values: tuple[Any, ...]) -> np.ndarray:
 
 
 def _batches_at_a_time(compiled: Any) -> int:
-    """As many as there are cores, at most `BATCHES`, while they take an eighth of the free memory."""
+    """As many as there are cores, at most `BATCHES`, and no more than fit into an eighth of the free memory."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     available, analysis = available_memory(), compiled.memory_analysis()
     if available is None or analysis is None:

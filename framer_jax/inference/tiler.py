@@ -241,11 +241,9 @@ def pad_image(image: np.ndarray, plan: TilePlan) -> np.ndarray:
     return np.pad(image, ((0, padded_height - height), (0, padded_width - width), (0, 0)), mode=plan.padding)
 
 
-TileBatch = tuple[np.ndarray, np.ndarray, np.ndarray]
-"""Indices [n], tiles [B, h, w, C] and origins [B, 2] of a batch, see `tile_batches`."""
-
-
-def tile_batches(padded: np.ndarray, plan: TilePlan, batch_size: int) -> Iterator[TileBatch]:
+def tile_batches(
+    padded: np.ndarray, plan: TilePlan, batch_size: int
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Iterate over the tiles of a padded image in batches of one static shape.
 
     Args:

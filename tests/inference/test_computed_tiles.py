@@ -18,19 +18,14 @@ def four_cores(monkeypatch):
     monkeypatch.setattr(computed_tiles.os, "sched_getaffinity", lambda _: {0, 1, 2, 3}, raising=False)
 
 
-def batches():
-    """Batch i has the index i and a tile of that value."""
+def calls():
+    """Call i has the index i and a tile of that value."""
     for index in range(COUNT):
-        tile = np.full((1, 4, 4, 3), index, np.float32)
-        yield np.array([index]), tile, np.zeros((1, 2), np.int32)
-
-
-def arguments(indices, tiles, origins):
-    return (tiles,)
+        yield np.array([index]), (np.full((1, 4, 4, 3), index, np.float32),)
 
 
 def run(function, several=True):
-    return list(in_order(jax.jit(function), arguments, batches(), several))
+    return list(in_order(jax.jit(function), calls(), several))
 
 
 @pytest.mark.parametrize("several", [False, True])
@@ -90,8 +85,7 @@ def test_an_error_of_one_batch_is_raised():
 
     iterator = in_order(
         jax.jit(lambda tiles: jax.pure_callback(check, jax.ShapeDtypeStruct(tiles.shape, tiles.dtype), tiles)),
-        arguments,
-        batches(),
+        calls(),
         True,
     )
     received = [int(next(iterator)[0][0]) for _ in range(3)]
