@@ -11,8 +11,8 @@ color profile) is kept for writing:
 | RGBA, palette or RGB with transparency | RGB and alpha | RGBA |
 | 16-bit gray, with or without alpha | gray | L or LA, 16 bits |
 | 16-bit color (PNG, TIFF, PPM), with or without alpha | RGB | RGB or RGBA, 16 bits |
-| float gray or color (TIFF, PFM) in [0, 1] | gray or RGB | as 16 bits; other ranges are refused |
-| CMYK, Lab | RGB in sRGB, CMYK by the embedded profile if there is one | RGB |
+| float gray (TIFF, PFM) or color (TIFF) in [0, 1] | gray or RGB | as 16 bits; other ranges are refused |
+| CMYK, Lab | RGB in sRGB, CMYK by the embedded profile if there is one; a note says so | RGB |
 | deeper color of other formats | RGB at 8 bits, because Pillow decodes no more; a note says so | RGB |
 | animations, several pages | the first frame; a note says so (all: framer_jax.images.frames) | one image |
 | HEIC, JPEG XL | as the plug-in of Pillow decodes it, if there is one (framer_jax.images.plugins) | likewise |
@@ -43,6 +43,9 @@ from framer_jax.paths import as_path, is_remote, read_bytes
 
 EIGHT_BITS = "16-bit color was read as 8-bit"
 
+CONVERTED = {"CMYK": "CMYK", "LAB": "Lab"}
+"""Pillow's modes of the color spaces that are converted to sRGB, and their names."""
+
 
 class Header(NamedTuple):
     """Properties of an image file that are known before its pixels are decoded.
@@ -52,7 +55,8 @@ class Header(NamedTuple):
       loss: what reading it as 8-bit RGB changes or drops, in a few words; empty for 8-bit RGB.
       transparent: whether it has alpha or transparent colors.
       frames: number of frames of an animation, or of pages.
-      further: number of other images in the file, which are not read: second views, gain maps, depth maps.
+      further: number of other images in the file, which are not read: second views, gain maps, depth maps, and the
+        still image of an animation.
     """
 
     height: int
@@ -101,7 +105,8 @@ def of_pillow(image: Image.Image, icc: bytes | None, notes: tuple[str, ...], tur
     notes, orientation = tuple(filter(None, (*notes, lost))), _orientation(image) if turns else 1
     if image.mode.startswith("I") or image.mode == "F":
         return Raster(upright(deep_gray(image), orientation), icc, notes, facts)
-    if image.mode in ("CMYK", "LAB"):
+    if image.mode in CONVERTED:
+        notes = (*notes, f"{CONVERTED[image.mode]} was converted to sRGB")
         image, icc = _to_srgb(image, icc), None
     return Raster(upright(_values(image), orientation), icc, notes, facts)
 
@@ -111,14 +116,21 @@ def read_rgb(path: str | os.PathLike[str]) -> npt.NDArray[np.uint8]:
     return colors(to_uint8(read_raster(path).values))
 
 
-def read_raster(path: str | os.PathLike[str]) -> Raster:
-    """The pixels of an image file in its own depth; errors as of `read_image`."""
+def read_raster(path: str | os.PathLike[str], page: int | None = None) -> Raster:
+    """The pixels of an image file in its own depth; errors as of `read_image`.
+
+    Args:
+      path: the file.
+      page: number of one of the pages of a TIFF file, from 0; None for the only or the first image of any file, with a
+        note if there are more.
+    """
     with opened(path) as file:
-        if file.read(4) in tiff.SIGNATURES and (channels := tiff.read_channels(file)) is not None:
-            facts, lost = metadata.of_tiff(tiff.read_directory(file))
-            notes = tuple(filter(None, [_frames(channels.frames), lost]))
+        stream = tiff.from_page(file, page) if page else file
+        if stream.read(4) in tiff.SIGNATURES and (channels := tiff.read_channels(stream)) is not None:
+            facts, lost = metadata.of_tiff(tiff.read_directory(stream))
+            notes = tuple(filter(None, [_frames(channels.frames) if page is None else "", lost]))
             return Raster(of_channels(channels), channels.icc, notes, facts)
-        loaded = _load(file)
+        loaded = _load(stream, page is None)
         image, notes, icc = loaded.image, loaded.notes, loaded.icc
         if (values := deep_color(loaded.stream, image, loaded.tiles)) is not None:
             facts, lost = metadata.metadata_of(image)
@@ -132,22 +144,25 @@ def read_header(path: str | os.PathLike[str]) -> Header:
     """Read the size of an image file and what its conversion to 8-bit RGB loses; errors as of `read_image`."""
     with opened(path) as file:
         if file.read(4) in tiff.SIGNATURES and (kind := tiff.layout(tags := tiff.read_directory(file))) is not None:
-            height, width = tags[tiff.HEIGHT], tags[tiff.WIDTH]
-            if tags.get(tiff.ORIENTATION, 1) >= 5:
-                height, width = width, height
+            height, width = tiff.upright_size(tags)
             loss = _join(_deep_loss(kind.colors == 1), "transparency dropped" * kind.alpha)
             return Header(height, width, loss, kind.alpha, tiff.count_frames(file))
         image, _ = _open(file)
         width, height = image.size
         if _header_orientation(image, file) >= 5:
             width, height = height, width
-        images = getattr(image, "n_frames", 1)
-        frames, further = (images, 0) if image.format in ANIMATED else (1, images - 1)
-        return Header(height, width, _loss(image), image.has_transparency_data, frames, further)
+        images, still = _count(image, file), int(has_still(image))
+        frames, further = (images - still, still) if image.format in ANIMATED else (1, images - 1)
+        return Header(height, width, _join(_loss(image), _frames(images)), image.has_transparency_data, frames, further)
 
 
 ANIMATED = ("GIF", "PNG", "WEBP", "AVIF", "TIFF")
 """Pillow's names of the formats whose images are frames or pages; those of others are layers, sizes or depth maps."""
+
+
+def has_still(image: Image.Image) -> bool:
+    """Whether the first image of an animated PNG file is none of its frames, but shown where animations are not."""
+    return bool(getattr(image, "default_image", False)) and getattr(image, "n_frames", 1) > 1
 
 
 @contextmanager
@@ -230,10 +245,15 @@ class Loaded(NamedTuple):
     icc: bytes | None
 
 
-def _load(file: BinaryIO) -> Loaded:
-    """Decode a file with Pillow, past what Pillow refuses although all pixels are there."""
+def _load(file: BinaryIO, counts: bool) -> Loaded:
+    """Decode a file with Pillow, past what Pillow refuses although all pixels are there.
+
+    Args:
+      file: the file.
+      counts: whether a note says that there are more images.
+    """
     image, icc = _open(file)
-    notes = tuple(filter(None, [_frames(getattr(image, "n_frames", 1))]))
+    notes = tuple(filter(None, [_frames(_count(image, file))])) if counts else ()
     tiles, stream = tuple(getattr(image, "tile", ())), file
     try:
         image.load()
@@ -256,6 +276,11 @@ def _load(file: BinaryIO) -> Loaded:
 def _is_png(file: BinaryIO) -> bool:
     file.seek(0)
     return file.read(len(png.SIGNATURE)) == png.SIGNATURE
+
+
+def _count(image: Image.Image, file: BinaryIO) -> int:
+    """The number of images in a file; Pillow does not count those of a TIFF file past one that it does not read."""
+    return tiff.count_frames(file) if image.format == "TIFF" else getattr(image, "n_frames", 1)
 
 
 def _frames(count: int) -> str:
@@ -297,7 +322,8 @@ def _deep_loss(gray: bool) -> str:
 
 
 def _loss(image: Image.Image) -> str:
-    kinds = {"P": "palette expanded", "PA": "palette expanded", "CMYK": "CMYK converted", "LAB": "Lab converted"}
+    kinds = {"P": "palette expanded", "PA": "palette expanded"}
+    kinds |= {mode: f"{name} converted" for mode, name in CONVERTED.items()}
     kinds |= dict.fromkeys(("RGB", "YCbCr", "RGBA", "RGBa", "RGBX"), "")
     if image.mode.startswith("I") or image.mode == "F":
         kind = _deep_loss(gray=True)
@@ -306,7 +332,7 @@ def _loss(image: Image.Image) -> str:
     else:
         kind = kinds.get(image.mode, "gray in three equal channels")
     transparency = "transparency dropped" if image.has_transparency_data else ""
-    return _join(kind, transparency, _frames(getattr(image, "n_frames", 1)))
+    return _join(kind, transparency)
 
 
 def _to_srgb(image: Image.Image, icc: bytes | None) -> Image.Image:

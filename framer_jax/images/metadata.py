@@ -70,7 +70,7 @@ def metadata_of(image: Image.Image) -> tuple[Metadata, str]:
     except Exception:  # damaged data raises whatever Pillow stumbles on
         exif, resolution, note = b"", None, DAMAGED
     xmp = image.info.get("xmp") or image.info.get(XMP_KEYWORD) or b""
-    dpi = _resolution(image.info.get("dpi")) or resolution
+    dpi = (_resolution(image.info.get("dpi")) if _states_resolution(image) else None) or resolution
     return Metadata(exif, _without_orientation(xmp), _iptc(image), dpi, _comment(image), _texts(image)), note
 
 
@@ -138,6 +138,13 @@ def _bytes(exif: Image.Exif) -> bytes:
     return exif.tobytes() if len(exif) else b""
 
 
+def _states_resolution(image: Image.Image) -> bool:
+    """Whether the resolution that Pillow names is the file's: for TIFF and JPEG it fills in 1 or 72 where none is."""
+    if image.format == "TIFF":
+        return X_RESOLUTION in getattr(image, "tag_v2", {})
+    return image.format not in ("JPEG", "MPO") or image.info.get("jfif_unit") in (INCH - 1, CENTIMETER - 1)
+
+
 def _in_inches(x: Any, y: Any, unit: Any) -> tuple[float, float] | None:
     factor = 2.54 if unit == CENTIMETER else 1.0
     return None if unit not in (INCH, CENTIMETER) else _resolution((x, y), factor)
@@ -155,7 +162,7 @@ def _resolution(dpi: Any, factor: float = 1.0) -> tuple[float, float] | None:
 
 def _without_orientation(xmp: bytes | str) -> bytes:
     data = xmp.encode() if isinstance(xmp, str) else bytes(xmp)
-    return re.sub(rb'tiff:Orientation="\d*"|<tiff:Orientation>\d*</tiff:Orientation>', b"", data)
+    return re.sub(rb'tiff:Orientation\s*=\s*(["\'])\d*\1|<tiff:Orientation>\s*\d*\s*</tiff:Orientation>', b"", data)
 
 
 def _comment(image: Image.Image) -> bytes:

@@ -50,6 +50,14 @@ def srgb_pixels(image: ImageData) -> npt.NDArray[np.float32]:
     return np.asarray(converted, np.float32) / np.float32(255)
 
 
+def is_gray(icc: bytes | None) -> bool:
+    """Whether a color profile is one of gray images, which color images cannot have."""
+    try:
+        return bool(icc) and ImageCms.ImageCmsProfile(io.BytesIO(icc or b"")).profile.xcolor_space.strip() == "GRAY"
+    except (ImageCms.PyCMSError, OSError, ValueError):
+        return False
+
+
 def is_usable(image: ImageData) -> bool:
     """Whether the color profile can be converted; colors of one that cannot are taken for sRGB's, as without one."""
     try:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import os
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import Any, BinaryIO, NamedTuple
 
@@ -75,15 +75,46 @@ class Channels(NamedTuple):
 
 def read_directory(file: BinaryIO) -> ImageFileDirectory_v2:
     """The tags of a TIFF file's first image."""
-    file.seek(0)
-    directory = ImageFileDirectory_v2(_header(file))
-    file.seek(directory.next)
-    directory.load(file)
-    return directory
+    return next(_directories(file))
 
 
 def count_frames(file: BinaryIO) -> int:
     """The number of images in a TIFF file."""
+    return sum(1 for _ in _directories(file))
+
+
+def upright_sizes(file: BinaryIO) -> list[tuple[int, int]]:
+    """(height, width) of each image of a TIFF file after its orientation is applied."""
+    return [upright_size(tags) for tags in _directories(file)]
+
+
+def upright_size(tags: ImageFileDirectory_v2) -> tuple[int, int]:
+    """(height, width) of an image after its orientation is applied."""
+    height, width = tags[HEIGHT], tags[WIDTH]
+    return (width, height) if tags.get(ORIENTATION, 1) >= 5 else (height, width)
+
+
+def from_page(file: BinaryIO, page: int) -> BinaryIO:
+    """A copy of a TIFF file in memory that begins with one of its images; `page` counts from 0.
+
+    Pillow reads no image of a file if it does not read the first one.
+    """
+    file.seek(0)
+    data = bytearray(file.read())
+    order = "<" if data[:2] == b"II" else ">"
+    start, offset = (8, f"{order}Q") if data[2:4] in (b"+\0", b"\0+") else (4, f"{order}I")
+    place = start
+    for _ in range(page):
+        (directory,) = struct.unpack_from(offset, data, place)
+        entries = f"{order}Q" if start == 8 else f"{order}H"
+        (count,) = struct.unpack_from(entries, data, directory)
+        place = directory + struct.calcsize(entries) + count * (20 if start == 8 else 12)
+    struct.pack_into(offset, data, start, *struct.unpack_from(offset, data, place))
+    return io.BytesIO(data)
+
+
+def _directories(file: BinaryIO) -> Iterator[ImageFileDirectory_v2]:
+    """The tags of each image; one object that changes."""
     file.seek(0)
     directory = ImageFileDirectory_v2(_header(file))
     seen: set[int] = set()
@@ -91,7 +122,7 @@ def count_frames(file: BinaryIO) -> int:
         seen.add(directory.next)
         file.seek(directory.next)
         directory.load(file)
-    return len(seen)
+        yield directory
 
 
 def _header(file: BinaryIO) -> bytes:

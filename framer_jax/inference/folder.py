@@ -291,7 +291,7 @@ def _upscale_job(
             frames.append(pillow_frame(job.target, upscaled.image))
     animation = Animation(tuple(frames), read_timing(job.source), image.image) if count > 1 else None
     record = _record(job, run, first, count, used)
-    return _Outcome(animation or image.image, image.previews, used, record, _job_notes(job, run, first))
+    return _Outcome(animation or image.image, image.previews, used, record, _job_notes(job, run, first, count))
 
 
 def _stream_job(
@@ -312,10 +312,10 @@ def _record(job: Job, run: _Run, image: ImageData, frames: int, used: UpscaleSet
     return {**run.common_entries, **entries}
 
 
-def _job_notes(job: Job, run: _Run, image: ImageData) -> tuple[str, ...]:
+def _job_notes(job: Job, run: _Run, image: ImageData, frames: int = 1) -> tuple[str, ...]:
     height, width, _ = image.pixels.shape
-    notes = (*image.notes, loss_note(job.target, image, run.files), run.result.note(height, width, run.recipe.scale))
-    return tuple(filter(None, notes))
+    lost = loss_note(job.target, image, run.files, frames)
+    return tuple(filter(None, (*image.notes, lost, run.result.note(height, width, run.recipe.scale))))
 
 
 def _prepared(job: Job, run: _Run, image: ImageData) -> ImageData:

@@ -41,6 +41,7 @@ class FileFormat(NamedTuple):
       metadata: attributes of framer_jax.images.metadata.Metadata that it holds.
       colors: what a palette loses, or ''.
       profile: whether it holds a color profile; otherwise colors are converted to sRGB.
+      gray: modes of gray images that it holds; others are written in color.
     """
 
     name: str
@@ -54,6 +55,7 @@ class FileFormat(NamedTuple):
     metadata: tuple[str, ...] = ALL_METADATA
     colors: str = ""
     profile: bool = True
+    gray: tuple[str, ...] = ("L", "LA")
 
 
 _JPEG = FileFormat(
@@ -65,12 +67,12 @@ FORMATS = {
     ".png": FileFormat(
         "PNG", True, ("L", "LA", "RGB", "RGBA"), {}, frames=True, metadata=("exif", "xmp", "dpi", "texts")
     ),
-    ".webp": FileFormat("WEBP", True, (), {"method": 4}, side=16_383, quality=95, frames=True),
+    ".webp": FileFormat("WEBP", True, (), {"method": 4}, side=16_383, quality=95, frames=True, gray=()),
     ".jpg": _JPEG,
     ".jpeg": _JPEG,
     ".tif": _TIFF,
     ".tiff": _TIFF,
-    ".avif": FileFormat("AVIF", True, (), {}, side=32_768, pixels=16_384**2, quality=90, frames=True),
+    ".avif": FileFormat("AVIF", True, (), {}, side=32_768, pixels=16_384**2, quality=90, frames=True, gray=()),
     ".gif": FileFormat(
         "GIF",
         True,
@@ -81,6 +83,7 @@ FORMATS = {
         metadata=("comment",),
         colors="GIF holds 256 colors and no half transparency",
         profile=False,
+        gray=("L",),
     ),
     ".bmp": FileFormat("BMP", False, (), {}, pixels=(2**32 - 200) // 4, metadata=("dpi",), profile=False),
 }

@@ -21,7 +21,7 @@ from framer_jax.images.frames import Timing
 from framer_jax.images.image_data import ImageData
 from framer_jax.images.metadata import DIRECTORIES, NONE, XMP_KEYWORD, XMP_TAG, Metadata, exif_for
 from framer_jax.images.png import write_deep, write_strips
-from framer_jax.images.profiles import SRGB, is_usable, profile_name, srgb_pixels
+from framer_jax.images.profiles import SRGB, is_gray, is_usable, profile_name, srgb_pixels
 from framer_jax.images.tiff import add_directories
 from framer_jax.inference.formats import (
     FORMATS,
@@ -39,6 +39,9 @@ DEFAULT_FILES = FileSettings()
 
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as in Pillow's conversion to gray
 
+
+CLEAR = 2
+"""The number in a GIF file that says that a frame is removed before the next one is shown."""
 
 LARGE_TIFF = 2**32 - 2**20
 """From this number of bytes on, TIFF files need offsets of 64 bits."""
@@ -85,7 +88,7 @@ class Animation(NamedTuple):
     """Frames that are written as one file.
 
     Attributes:
-      frames: the frames with 8 bits per channel, as `pillow_frame` makes them.
+      frames: the frames, as `pillow_frame` makes them.
       timing: how they are shown.
       first: the first frame, for what all of them share: metadata and color profile.
     """
@@ -105,16 +108,16 @@ def encode_image(file: Path, path: Path, image: ImageData | Animation, settings:
     file_format = output_format(path)
     first = image.first if isinstance(image, Animation) else image
     height, width = first.pixels.shape[:2]
-    options = _save_options(path, first, settings)
+    held = _as_held(first, file_format)
+    options = _save_options(path, held, settings)
     try:
         if isinstance(image, Animation):
             frame, *others = image.frames
-            options |= {"save_all": True, "append_images": others, **_timing(file_format, image.timing)}
+            options |= {"save_all": True, "append_images": others, **_timing(file_format, image)}
         else:
-            image = _as_held(image, file_format)
-            values = _encode(image, file_format)
+            values = _encode(held, file_format)
             if values.dtype == np.uint16 and file_format.name == "PNG":
-                write_deep(file, values, **_png_chunks(image, settings, height, width))
+                write_deep(file, values, **_png_chunks(held, settings, height, width))
                 return
             frame = _pillow_image(values, file_format)
         frame.save(file, format=file_format.name, **options)
@@ -167,32 +170,53 @@ def _png_chunks(image: ImageData, settings: FileSettings, height: int, width: in
 def pillow_frame(path: str | os.PathLike[str], image: ImageData) -> Image.Image:
     """One frame of an `Animation` in the format of a file name."""
     file_format = output_format(path)
-    image = _as_held(image._replace(bits=8), file_format)
+    image = _as_held(image._replace(bits=_bits_of_frames(image, file_format)), file_format)
     return _pillow_image(_encode(image, file_format), file_format)
 
 
+def _bits_of_frames(image: ImageData, file_format: FileFormat) -> int:
+    """Bits per channel of an image that is one of several: Pillow writes frames with 8, and pages of TIFF as images."""
+    return image.bits if file_format.name == "TIFF" else 8
+
+
 def _as_held(image: ImageData, file_format: FileFormat) -> ImageData:
-    """The image without alpha, and in sRGB, where a format holds no alpha, and no color profile."""
+    """The image as a format holds it: without alpha, in color, in sRGB where it holds no such profile."""
     image = image if file_format.alpha else image._replace(alpha=None)
+    mode = _written_mode(image, file_format)
+    if mode.startswith("L") and mode not in file_format.gray:
+        image = _in_color(image)
     if file_format.profile or not is_usable(image):
         return image
     return image._replace(pixels=srgb_pixels(image))
 
 
+def _in_color(image: ImageData) -> ImageData:
+    """A gray image as one of color, in sRGB if its color profile is one of gray images."""
+    mode = "RGB" if image.alpha is None else "RGBA"
+    if not is_gray(image.icc):
+        return image._replace(mode=mode)
+    pixels = srgb_pixels(image) if is_usable(image) else image.pixels
+    return image._replace(pixels=pixels, icc=None, mode=mode)
+
+
 def _pillow_image(values: np.ndarray, file_format: FileFormat) -> Image.Image:
-    encoded = Image.fromarray(values[:, :, 0] if values.shape[2] == 1 else values)
-    if encoded.mode == "LA" and file_format.name in ("WEBP", "AVIF", "GIF"):
-        return encoded.convert("RGBA")
-    return encoded
+    if file_format.name == "GIF" and values.shape[2] == 4:  # a pixel is shown or not
+        shown = values[:, :, 3:] >= 128
+        values = np.where(shown, values | np.array([0, 0, 0, 255], np.uint8), np.uint8(0))
+    return Image.fromarray(values[:, :, 0] if values.shape[2] == 1 else values)
 
 
-def _timing(file_format: FileFormat, timing: Timing) -> dict[str, Any]:
+def _timing(file_format: FileFormat, animation: Animation) -> dict[str, Any]:
     """Options of Pillow's `save` for an animation; those of the first frame's default image are never used."""
-    if file_format.name == "TIFF" or not timing.durations:
+    durations, plays = animation.timing
+    if file_format.name == "TIFF" or not durations:
         return {}
-    durations = [round(duration) for duration in timing.durations]
-    loop = {} if timing.loop is None else {"loop": timing.loop}
-    return {"duration": durations, **loop} if file_format.name != "AVIF" else {"duration": durations}
+    options: dict[str, Any] = {"duration": [round(duration) for duration in durations]}
+    if file_format.name == "GIF":
+        if any(frame.mode == "RGBA" for frame in animation.frames):
+            options["disposal"] = CLEAR  # or earlier frames would show through
+        return options if plays in (None, 1) else options | {"loop": plays and plays - 1}
+    return options if file_format.name == "AVIF" or plays is None else options | {"loop": plays}
 
 
 def _save_options(path: Path, image: ImageData, settings: FileSettings) -> dict[str, Any]:
@@ -240,16 +264,26 @@ def _descriptions(file_format: FileFormat, metadata: Metadata, height: int, widt
     return options
 
 
-def loss_note(path: str | os.PathLike[str], image: ImageData, settings: FileSettings = DEFAULT_FILES) -> str:
-    """What the format of a file name does not hold of an image: bit depth, metadata, colors; '' for nothing."""
+def loss_note(
+    path: str | os.PathLike[str], image: ImageData, settings: FileSettings = DEFAULT_FILES, frames: int = 1
+) -> str:
+    """What the format of a file name does not hold of an image, or of the first of several frames; '' for nothing.
+
+    That is bit depth, metadata, the color profile and colors.
+    """
     colors = output_format(path).colors
     metadata = "" if settings.strip_metadata else held_metadata(path, image.metadata)[1]
-    return "; ".join(filter(None, (depth_note(path, image), metadata, _profile_note(path, image), colors)))
+    return "; ".join(filter(None, (depth_note(path, image, frames), metadata, _profile_note(path, image), colors)))
 
 
 def _profile_note(path: str | os.PathLike[str], image: ImageData) -> str:
     """What becomes of a color profile that the format of a file name does not hold; '' for nothing."""
     file_format = output_format(path)
+    mode = _written_mode(image, file_format)
+    if file_format.profile and mode.startswith("L") and mode not in file_format.gray and is_gray(image.icc):
+        if not is_usable(image):
+            return f"its gray color profile is unusable and was left out ({file_format.name} holds color)"
+        return f"{file_format.name} holds color: converted from {profile_name(image.icc)} to sRGB"
     if file_format.profile or not image.icc:
         return ""
     if not is_usable(image):
@@ -268,13 +302,22 @@ def check_alpha(path: str | os.PathLike[str], image: ImageData) -> None:
         )
 
 
-def depth_note(path: str | os.PathLike[str], image: ImageData) -> str:
-    """What is lost where the format of a file name does not hold the image's bit depth; '' for nothing."""
+def depth_note(path: str | os.PathLike[str], image: ImageData, frames: int = 1) -> str:
+    """What is lost where the format of a file name does not hold the image's bit depth; '' for nothing.
+
+    Args:
+      path: the file name.
+      image: the image, or one of the frames.
+      frames: number of frames that are written.
+    """
     file_format = output_format(path)
     mode = _written_mode(image, file_format)
-    if image.bits <= 8 or mode in file_format.deep:
+    bits = image.bits if frames == 1 else _bits_of_frames(image, file_format)
+    if image.bits <= 8 or (bits > 8 and mode in file_format.deep):
         return ""
     others = "PNG keeps 16" if mode != "L" else "PNG and TIFF keep 16"
+    if frames > 1:
+        others = "of pages, TIFF keeps 16 if they are gray" if mode == "L" else "one image alone keeps 16 as PNG"
     return f"written with 8 bits per channel, of 16 that were read ({others})"
 
 
@@ -296,9 +339,10 @@ def flatten(image: ImageData, color: tuple[float, float, float]) -> ImageData:
     if image.alpha is None:
         return image
     opacity = image.alpha[:, :, None]
+    if image.mode == "LA" and len(set(color)) > 1:
+        image = _in_color(image)
     pixels = image.pixels * opacity + np.array(color, np.float32) * (1 - opacity)
-    gray = image.mode == "LA" and len(set(color)) == 1
-    return image._replace(pixels=pixels, alpha=None, mode="L" if gray else "RGB")
+    return image._replace(pixels=pixels, alpha=None, mode=image.mode.removesuffix("A"))
 
 
 def as_image_data(image: Any, overshoot: float = 0.0) -> ImageData:

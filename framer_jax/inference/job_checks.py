@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from framer_jax.images.decode import Header, read_header, read_image
-from framer_jax.images.frames import frame_sizes
+import stat
+
+from framer_jax.images.decode import CONVERTED, Header, read_header, read_image
+from framer_jax.images.frames import frame_sizes, read_frames
 from framer_jax.inference.estimate import check_host_memory
 from framer_jax.inference.formats import check_frame_sizes, check_frames, check_quality, check_size, output_format
 from framer_jax.inference.images import check_alpha, depth_note
@@ -87,11 +89,17 @@ def _check_replaceable(job: Job, header: Header, all_frames: bool) -> None:
         )
     if header.further:
         raise ValueError(
-            f"{job.source}: in place, the file's further images ({header.further}: a second view, gain map or depth "
-            "map) would be lost: name an output"
+            f"{job.source}: in place, the file's further images ({header.further}: a second view, gain map, depth map "
+            "or the still image of an animation) would be lost: name an output"
         )
-    if "16-bit" in header.loss and depth_note(job.target, read_image(job.source)):
-        kind = output_format(job.target).name
-        raise ValueError(
-            f"{job.source}: in place, 8 of its 16 bits per channel would be lost ({kind}): name a .png output"
-        )
+    if converted := next((kind for kind in CONVERTED.values() if f"{kind} converted" in header.loss), None):
+        raise ValueError(f"{job.source}: in place, its {converted} colors would become RGB: name an output")
+    if not job.source.stat().st_mode & stat.S_IWUSR:
+        raise ValueError(f"{job.source}: in place, and it is write-protected: allow writing to it, or name an output")
+    is_pages = header.frames > 1 and output_format(job.target).name == "TIFF"  # of any depth each
+    if "16-bit" in header.loss or is_pages:
+        images = read_frames(job.source) if header.frames > 1 else [read_image(job.source)]
+        if any(depth_note(job.target, image, header.frames) for image in images):
+            remedy = "name an output" if header.frames > 1 else "name a .png output"
+            kind = output_format(job.target).name
+            raise ValueError(f"{job.source}: in place, 8 of its 16 bits per channel would be lost ({kind}): {remedy}")

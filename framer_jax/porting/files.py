@@ -22,7 +22,8 @@ RAW_NAMES = "surrogateescape"
 def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path next to `path`; it is renamed to `path` when the block ends without an error.
 
-    Readers see the old file or the new one, never a partial one. A missing folder is created.
+    Readers see the old file or the new one, never a partial one. A missing folder is created. A file that is replaced
+    keeps its permissions.
 
     Args:
       path: path of the finished file, on this machine or in an object store.
@@ -47,7 +48,8 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     temporary = path.with_name(f".{start}.{secrets.token_hex(4)}.part")
     try:
         temporary.touch()
-        mode = temporary.stat().st_mode  # of the user's umask; safetensors would make the file private
+        # That of the file which is replaced, or of the user's umask; safetensors would make the file private.
+        mode = (path if path.is_file() else temporary).stat().st_mode
         yield temporary
         temporary.chmod(mode)
         with open(temporary, "r+b") as written:  # Windows syncs writable files only

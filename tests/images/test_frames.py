@@ -11,9 +11,9 @@ from PIL import Image, ImageFile
 from framer_jax.data.files import list_images
 from framer_jax.images import plugins
 from framer_jax.images.decode import read_header, read_image
-from framer_jax.images.frames import Timing, read_frames, read_timing
+from framer_jax.images.frames import WITHOUT_STILL, Timing, frame_sizes, read_frames, read_timing
 from framer_jax.images.raster import ImageError
-from tests.support.image_files import RGB
+from tests.support.image_files import DEEP, RGB, tiff
 
 FRAMES = [np.full((8, 12, 3), 60 * index, np.uint8) for index in range(3)]
 
@@ -31,7 +31,7 @@ def test_all_frames_are_read_complete(tmp_path, suffix):
         assert not any("only the first" in note for note in frame.notes)
     read = read_timing(path)
     assert read.durations == (() if suffix == ".tiff" else (50, 100, 150))
-    assert read.loop == (None if suffix in (".tiff", ".avif") else 2)
+    assert read.plays == {".tiff": None, ".avif": None, ".gif": 3}.get(suffix, 2)  # GIF states repetitions
 
 
 def test_an_image_of_one_frame_is_read_as_it_is(tmp_path):
@@ -42,6 +42,53 @@ def test_an_image_of_one_frame_is_read_as_it_is(tmp_path):
     assert read_timing(tmp_path / "a.jpg") == Timing()
     with pytest.raises(FileNotFoundError, match="no such image"):
         next(read_frames(tmp_path / "b.png"))
+
+
+def test_pages_of_every_depth_are_read_as_images_of_their_own(tmp_path):
+    """16-bit color, in planes or not, and floats, which Pillow reads as noise or not at all."""
+    deep, path = DEEP[:, :, :3], tmp_path / "a.tif"
+    floats = (deep / 65535).astype(np.float32)
+    content = tiff(RGB, 2)
+    for values, options in ((deep, {}), (deep, {"planar": True}), (floats, {"orientation": 6})):
+        content = tiff(values, 2, before=content, **options)
+    path.write_bytes(content)
+    header = read_header(path)
+    assert (header.frames, header.height, header.width) == (4, *RGB.shape[:2])
+    assert frame_sizes(path) == (RGB.shape[:2],) * 3 + ((RGB.shape[1], RGB.shape[0]),)
+    pages = list(read_frames(path))
+    assert [(page.bits, page.notes) for page in pages] == [(8, ()), (16, ()), (16, ()), (16, ())]
+    for page, colors in zip(pages, (RGB / 255, deep / 65535, deep / 65535, np.rot90(deep / 65535, -1)), strict=True):
+        np.testing.assert_allclose(page.pixels, colors, atol=1e-6)
+    path.write_bytes(tiff(RGB, 2, before=tiff(floats, 2)))  # Pillow does not open it
+    assert [page.bits for page in read_frames(path)] == [16, 8]
+    assert read_timing(path) == Timing()
+
+
+def test_pages_of_files_with_offsets_of_64_bits(tmp_path):
+    first, *others = map(Image.fromarray, FRAMES)
+    first.save(tmp_path / "a.tif", save_all=True, append_images=others, big_tiff=True)
+    for frame, values in zip(read_frames(tmp_path / "a.tif"), FRAMES, strict=True):
+        np.testing.assert_allclose(frame.pixels, values / 255, atol=1e-6)
+
+
+def test_the_still_image_of_an_animated_png_file_is_no_frame(tmp_path):
+    path = tmp_path / "a.png"
+    still, *frames = map(Image.fromarray, FRAMES)
+    still.save(path, save_all=True, default_image=True, append_images=frames, duration=[50, 100])
+    header = read_header(path)
+    assert (header.frames, header.further) == (2, 1)
+    read = list(read_frames(path))
+    assert [frame.notes for frame in read] == [(WITHOUT_STILL,)] * 2
+    for frame, values in zip(read, FRAMES[1:], strict=True):
+        np.testing.assert_allclose(frame.pixels, values / 255, atol=1e-6)
+    assert read_timing(path) == Timing((50, 100), 0)
+
+
+def test_a_gif_file_that_states_no_repetitions_is_shown_once(tmp_path):
+    first, *others = map(Image.fromarray, FRAMES)
+    for loop, plays in ((None, 1), (0, 0), (1, 2)):
+        first.save(tmp_path / "a.gif", save_all=True, append_images=others, **({} if loop is None else {"loop": loop}))
+        assert read_timing(tmp_path / "a.gif").plays == plays
 
 
 HEADS = {".heic": b"\0\0\0\x18ftypheic\0\0\0\0", ".jxl": b"\0\0\0\x0cJXL \r\n\x87\n\0\0", ".avif": b"\0\0\0 ftypavif"}

@@ -10,10 +10,11 @@ from framer_jax.images.decode import read_image
 from framer_jax.images.frames import read_frames
 from framer_jax.images.image_data import ImageData
 from framer_jax.images.metadata import DAMAGED, Metadata
+from framer_jax.images.profiles import is_gray
 from framer_jax.inference.formats import FORMATS, held_metadata
-from framer_jax.inference.images import loss_note, write_image
+from framer_jax.inference.images import flatten, loss_note, write_image
 from framer_jax.inference.result_settings import FileSettings
-from tests.support.image_files import RGB, SMOOTH, other_profile, tiff
+from tests.support.image_files import RGB, SMOOTH, gray_profile, other_profile, tiff
 
 DATE, PLACE = "2024:01:02 03:04:05", (48.0, 8.0, 2.5)
 XMP = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="6" dc:subject="cat"/></x:xmpmeta>'
@@ -158,6 +159,31 @@ def test_resolutions_that_mean_nothing_are_dropped(tmp_path):
         assert read_image(tmp_path / "a.png").metadata.dpi is None
 
 
+def test_resolutions_that_pillow_fills_in_are_none(tmp_path):
+    """1 for TIFF files without a resolution, and 72 for JPEG files whose EXIF data has none."""
+    exif = Image.Exif()
+    exif[ExifTags.Base.Make] = "Canon"
+    Image.fromarray(RGB).save(tmp_path / "a.tif")
+    Image.fromarray(RGB).save(tmp_path / "a.jpg", exif=exif)
+    for name in ("a.tif", "a.jpg"):
+        assert read_image(tmp_path / name).metadata.dpi is None
+    exif[ExifTags.Base.XResolution] = exif[ExifTags.Base.YResolution] = 200.0
+    exif[ExifTags.Base.ResolutionUnit] = 2
+    Image.fromarray(RGB).save(tmp_path / "a.jpg", exif=exif)
+    Image.fromarray(RGB).save(tmp_path / "a.tif", dpi=(200, 200))
+    for name in ("a.tif", "a.jpg"):
+        assert read_image(tmp_path / name).metadata.dpi == (200, 200)
+
+
+@pytest.mark.parametrize("attribute", [b'tiff:Orientation="6"', b"tiff:Orientation='6'", b"tiff:Orientation = '6'"])
+def test_orientations_in_xmp_are_removed_however_they_are_quoted(tmp_path, attribute):
+    xmp = b"<x:xmpmeta xmlns:x='adobe:ns:meta/'><rdf:Description " + attribute + b" dc:subject='cat'/></x:xmpmeta>"
+    Image.fromarray(RGB).save(tmp_path / "a.jpg", xmp=xmp)
+    kept = read_image(tmp_path / "a.jpg").metadata.xmp
+    assert b"Orientation" not in kept
+    assert b"cat" in kept
+
+
 def test_deep_tiff_files_keep_their_description(tmp_path):
     path = tmp_path / "planar.tif"
     path.write_bytes(tiff(RGB * np.uint16(257), 2, planar=True))
@@ -207,3 +233,26 @@ def test_formats_without_profiles_get_the_colors_of_srgb(tmp_path, suffix):
         assert "its color profile is unusable and was left out" in loss_note(f"a{suffix}", unusable)
         write_image(tmp_path / f"unusable{suffix}", unusable, overwrite=True)
         np.testing.assert_allclose(read_image(tmp_path / f"unusable{suffix}").pixels[4, 4], color, atol=0.02)
+
+
+def test_gray_profiles_stay_with_gray_images():
+    """A gray image that is written in color is converted to sRGB; with its profile, no program could show it."""
+    gray = ImageData(np.full((4, 4, 3), 0.5, np.float32), np.ones((4, 4), np.float32), "LA", gray_profile(gamma=1.0))
+    assert is_gray(gray.icc) and not is_gray(other_profile()) and not is_gray(None) and not is_gray(b"nonsense")
+    colored = flatten(gray._replace(alpha=np.full((4, 4), 0.5, np.float32)), (1.0, 0.0, 0.0))
+    assert (colored.mode, colored.icc) == ("RGB", None)
+    np.testing.assert_allclose(colored.pixels[0, 0], [0.868, 0.368, 0.368], atol=0.003)  # linear 0.5 is 0.735 in sRGB
+    assert flatten(gray, (1.0, 1.0, 1.0)).icc == gray.icc
+
+
+@pytest.mark.parametrize("suffix", [".webp", ".avif"])
+@pytest.mark.parametrize("alpha", [None, np.ones((4, 4), np.float32)])
+def test_gray_images_in_formats_of_color_alone(tmp_path, suffix, alpha):
+    mode = "L" if alpha is None else "LA"
+    gray = ImageData(np.full((4, 4, 3), 0.5, np.float32), alpha, mode, gray_profile(gamma=1.0))
+    assert "holds color: converted from " in loss_note(f"a{suffix}", gray)
+    assert "holds color" not in loss_note("a.png", gray)
+    write_image(tmp_path / f"a{suffix}", gray, quality=100)
+    written = read_image(tmp_path / f"a{suffix}")
+    assert written.icc is None
+    np.testing.assert_allclose(written.pixels, 0.735, atol=0.01)

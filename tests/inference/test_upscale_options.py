@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from framer_jax.images.decode import read_image
-from framer_jax.images.frames import frame_sizes
+from framer_jax.images.frames import frame_sizes, read_frames
 from framer_jax.inference import folder as folder_module
 from framer_jax.inference import in_place
 from framer_jax.inference.folder import upscale_files
@@ -16,7 +16,7 @@ from framer_jax.inference.result_files import sidecar_path
 from framer_jax.inference.result_settings import FileSettings, ResultSettings
 from tests.inference.test_upscaler import PARAMS, SCALE, SMALL
 from tests.support.hostile import contents, refused, run
-from tests.support.image_files import DEEP
+from tests.support.image_files import DEEP, tiff
 from tests.support.toy_command import RECIPE, image
 
 IN_PLACE = FileSettings(in_place=True)
@@ -154,6 +154,51 @@ def test_what_would_lose_something_is_not_replaced(animation, tmp_path):
     with pytest.raises(ValueError, match="omit an output"):
         upscale(tmp_path, tmp_path / "out")
     assert before.keys() - contents(tmp_path).keys() == {"a.gif"}
+
+
+def test_colors_depths_and_protection_are_not_lost_in_place(tmp_path):
+    Image.fromarray(DEEP[:, :, :3].astype(np.uint8)).convert("CMYK").save(tmp_path / "a.jpg")
+    with pytest.raises(ValueError, match=r"a\.jpg: in place, its CMYK colors would become RGB: name an output"):
+        upscale(tmp_path / "a.jpg")
+    summary = upscale(tmp_path / "a.jpg", tmp_path / "b.jpg", FileSettings())
+    assert "CMYK was converted to sRGB" in str(summary)
+    pages = tmp_path / "pages.tif"
+    pages.write_bytes(tiff(DEEP[:, :, :3].astype(np.uint8), 2, before=tiff(DEEP[:, :, :1], 1)))
+    frames = FileSettings(in_place=True, frames=True)
+    upscale(pages, files=frames)
+    assert [page.bits for page in read_frames(pages)] == [16, 8]
+    sidecar_path(pages).unlink()
+    pages.write_bytes(tiff(DEEP[:, :, :3], 2, before=tiff(DEEP[:, :, :1], 1)))
+    with pytest.raises(ValueError, match=r"pages\.tif: in place, 8 of its 16 bits .*: name an output"):
+        upscale(pages, files=frames)
+    summary = upscale(pages, tmp_path / "pages.png", FileSettings(frames=True))
+    assert "written with 8 bits per channel, of 16 that were read (of pages, TIFF keeps 16" in str(summary)
+    source = image(tmp_path / "c.png")
+    source.chmod(0o400)
+    with pytest.raises(ValueError, match=r"c\.png: in place, and it is write-protected"):
+        upscale(source)
+    source.chmod(0o600)
+    upscale(source)
+    assert source.stat().st_mode & 0o777 == 0o600
+
+
+def test_frames_do_not_show_through_transparent_ones(tmp_path):
+    """In GIF files, which also know no half transparency."""
+    frames = []
+    for left in (0, 8, 16):
+        values = np.zeros((8, 24, 4), np.uint8)
+        values[:, left : left + 8] = (200, 40, 40, 255)
+        frames.append(Image.fromarray(values))
+    frames[0].save(
+        tmp_path / "a.png", save_all=True, append_images=frames[1:], duration=80, loop=1, disposal=1, blend=0
+    )
+    upscale(tmp_path / "a.png", tmp_path / "a.gif", FileSettings(frames=True))
+    with Image.open(tmp_path / "a.gif") as written:
+        assert "loop" not in written.info  # shown once
+    for index, frame in enumerate(read_frames(tmp_path / "a.gif")):
+        columns = np.flatnonzero(frame.alpha.mean(axis=0) > 0.5) / SCALE
+        assert abs(columns.min() - 8 * index) <= 1
+        assert abs(columns.max() + 1 / SCALE - 8 * (index + 1)) <= 1
 
 
 def test_a_background_is_for_formats_without_transparency(tmp_path):

@@ -34,6 +34,7 @@ def tiff(
     orientation: int = 1,
     bits: int | None = None,
     rows: int = 10,
+    before: bytes = b"",
 ) -> bytes:
     """A TIFF file in strips, of kinds that Pillow does not write.
 
@@ -48,6 +49,7 @@ def tiff(
       orientation: EXIF orientation.
       bits: bits per sample that are stated, if other than the type's.
       rows: rows in a strip.
+      before: a file of the same order of bytes, to which the image is added as its last page.
     """
     height, width, channels = values.shape
     stored = values
@@ -59,7 +61,7 @@ def tiff(
         for top in range(0, height, rows):
             data = plane[top : top + rows].astype(values.dtype.newbyteorder(order)).tobytes()
             strips.append(zlib.compress(data) if deflate else data)
-    offsets = np.cumsum([8, *(len(strip) for strip in strips)])
+    offsets = np.cumsum([len(before) or 8, *(len(strip) for strip in strips)])
     kind = 3 if values.dtype.kind == "f" else 1
     entries = {
         256: [width],
@@ -86,7 +88,11 @@ def tiff(
         tail += packed if len(numbers) > 1 else b""
     magic = b"II*\0" if order == "<" else b"MM\0*"
     body = b"".join(strips) + b"\0" * (start - int(offsets[-1]))
-    return magic + struct.pack(f"{order}I", start) + body + head + bytes(4) + tail
+    link, file = 4, bytearray(before or magic + bytes(4))
+    while following := struct.unpack_from(f"{order}I", file, link)[0]:
+        link = following + 2 + 12 * struct.unpack_from(f"{order}H", file, following)[0]
+    struct.pack_into(f"{order}I", file, link, start)
+    return bytes(file) + body + head + bytes(4) + tail
 
 
 def encoded(image: Image.Image, name: str, **options) -> bytes:
@@ -223,3 +229,27 @@ def other_profile():
     icc = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     icc = icc.replace("sRGB".encode("utf-16-be"), "Test".encode("utf-16-be"))
     return icc.replace(b"rXYZ", b"____").replace(b"gXYZ", b"rXYZ").replace(b"____", b"gXYZ")
+
+
+def gray_profile(gamma: float) -> bytes:
+    """An ICC profile of gray images with a gamma curve."""
+    curve = b"curv" + bytes(4) + struct.pack(">IH", 1, round(gamma * 256)) + bytes(2)
+    white = b"XYZ " + bytes(4) + struct.pack(">3i", *(round(value * 65536) for value in (0.9642, 1, 0.8249)))
+    name = b"Test gray\0"
+    description = b"desc" + bytes(4) + struct.pack(">I", len(name)) + name + bytes(78)
+    description += bytes(-len(description) % 4)
+    contents = {
+        b"desc": description,
+        b"wtpt": white,
+        b"kTRC": curve,
+        b"cprt": b"text" + bytes(4) + b"none\0" + bytes(3),
+    }
+    position, table, body = 128 + 4 + 12 * len(contents), struct.pack(">I", len(contents)), b""
+    for name, content in contents.items():
+        table += name + struct.pack(">II", position + len(body), len(content))
+        body += content
+    header = bytearray(128)
+    header[8:12], header[12:24], header[36:40] = b"\x02\x10\0\0", b"mntrGRAYXYZ ", b"acsp"
+    header[68:80] = white[8:]
+    struct.pack_into(">I", header, 0, position + len(body))
+    return bytes(header) + table + body
