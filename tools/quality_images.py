@@ -17,12 +17,12 @@ import numpy as np
 
 from framer_jax.images.decode import read_header, read_image
 from framer_jax.inference.folder import Origin, origin_entries, upscale_files
-from framer_jax.inference.images import premultiply_alpha, replace_pixels
 from framer_jax.inference.jobs import Job, plan_jobs, reason_of, remaining_jobs
 from framer_jax.inference.model import Model, settings_for
 from framer_jax.inference.resample import resize_pillow
 from framer_jax.inference.result_files import write_result
 from framer_jax.inference.settings import UpscaleSettings
+from framer_jax.inference.transparency import premultiply_alpha, replace_pixels
 from framer_jax.inference.upscaler import make_upscaler
 from framer_jax.porting.files import sha256_of
 from framer_jax.version import __version__

@@ -58,6 +58,15 @@ def is_gray(icc: bytes | None) -> bool:
         return False
 
 
+def in_color(image: ImageData) -> ImageData:
+    """A gray image as one of color, in sRGB if its color profile is one of gray images."""
+    mode = "RGB" if image.alpha is None else "RGBA"
+    if not is_gray(image.icc):
+        return image._replace(mode=mode)
+    pixels = srgb_pixels(image) if is_usable(image) else image.pixels
+    return image._replace(pixels=pixels, icc=None, mode=mode)
+
+
 def is_usable(image: ImageData) -> bool:
     """Whether the color profile can be converted; colors of one that cannot are taken for sRGB's, as without one."""
     try:

@@ -20,7 +20,7 @@ from framer_jax.images.image_data import ImageData
 from framer_jax.inference.computed_tiles import NotFiniteError
 from framer_jax.inference.estimate import MemoryEstimate, check_host_memory
 from framer_jax.inference.formats import output_format
-from framer_jax.inference.images import Animation, check_alpha, flatten, loss_note, parse_color, pillow_frame
+from framer_jax.inference.images import Animation, check_alpha, loss_note, pillow_frame
 from framer_jax.inference.in_place import check_in_place, plan_in_place
 from framer_jax.inference.job_checks import check_job, further_bytes
 from framer_jax.inference.jobs import (
@@ -41,6 +41,7 @@ from framer_jax.inference.result_image import extended_size
 from framer_jax.inference.result_settings import FileSettings, ResultSettings
 from framer_jax.inference.settings import UpscaleSettings
 from framer_jax.inference.streamed_files import is_streamed, upscale_into_file
+from framer_jax.inference.transparency import flatten, parse_color
 from framer_jax.inference.upscale_summary import Reasons, Summary
 from framer_jax.inference.upscaler import (
     Upscaler,

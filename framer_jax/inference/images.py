@@ -1,6 +1,6 @@
-"""Writing image files, and what surrounds the pixels that are super-resolved: alpha, formats, limits.
+"""Writing image files, and what their formats hold of an image.
 
-Reading is in framer_jax.images.decode, with the table of what becomes what.
+Reading is in framer_jax.images.decode, with the table of what becomes what; alpha in framer_jax.inference.transparency.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image, ImageColor
+from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from framer_jax.images.arrays import check_range, check_shape, image_from_array
@@ -21,7 +21,7 @@ from framer_jax.images.frames import Timing
 from framer_jax.images.image_data import ImageData
 from framer_jax.images.metadata import DIRECTORIES, NONE, XMP_KEYWORD, XMP_TAG, Metadata, exif_for
 from framer_jax.images.png import write_deep, write_strips
-from framer_jax.images.profiles import SRGB, is_gray, is_usable, profile_name, srgb_pixels
+from framer_jax.images.profiles import SRGB, in_color, is_gray, is_usable, profile_name, srgb_pixels
 from framer_jax.images.tiff import add_directories
 from framer_jax.inference.formats import (
     FORMATS,
@@ -31,7 +31,6 @@ from framer_jax.inference.formats import (
     held_metadata,
     output_format,
 )
-from framer_jax.inference.resample import upsample_bicubic
 from framer_jax.inference.result_settings import FileSettings
 from framer_jax.porting.files import atomic_write
 
@@ -184,19 +183,10 @@ def _as_held(image: ImageData, file_format: FileFormat) -> ImageData:
     image = image if file_format.alpha else image._replace(alpha=None)
     mode = _written_mode(image, file_format)
     if mode.startswith("L") and mode not in file_format.gray:
-        image = _in_color(image)
+        image = in_color(image)
     if file_format.profile or not is_usable(image):
         return image
     return image._replace(pixels=srgb_pixels(image))
-
-
-def _in_color(image: ImageData) -> ImageData:
-    """A gray image as one of color, in sRGB if its color profile is one of gray images."""
-    mode = "RGB" if image.alpha is None else "RGBA"
-    if not is_gray(image.icc):
-        return image._replace(mode=mode)
-    pixels = srgb_pixels(image) if is_usable(image) else image.pixels
-    return image._replace(pixels=pixels, icc=None, mode=mode)
 
 
 def _pillow_image(values: np.ndarray, file_format: FileFormat) -> Image.Image:
@@ -321,30 +311,6 @@ def depth_note(path: str | os.PathLike[str], image: ImageData, frames: int = 1) 
     return f"written with 8 bits per channel, of 16 that were read ({others})"
 
 
-def parse_color(text: str) -> tuple[float, float, float]:
-    """A color such as 'white' or '#ffeedd', three values in [0, 1].
-
-    Raises:
-      ValueError: it is no color.
-    """
-    try:
-        red, green, blue = ImageColor.getrgb(text)[:3]
-    except ValueError as error:
-        raise ValueError(f"{text!r} is no color: give a name such as white, or #rrggbb") from error
-    return red / 255, green / 255, blue / 255
-
-
-def flatten(image: ImageData, color: tuple[float, float, float]) -> ImageData:
-    """The image on a ground of one color, without alpha."""
-    if image.alpha is None:
-        return image
-    opacity = image.alpha[:, :, None]
-    if image.mode == "LA" and len(set(color)) > 1:
-        image = _in_color(image)
-    pixels = image.pixels * opacity + np.array(color, np.float32) * (1 - opacity)
-    return image._replace(pixels=pixels, alpha=None, mode=image.mode.removesuffix("A"))
-
-
 def as_image_data(image: Any, overshoot: float = 0.0) -> ImageData:
     """Whatever a user may pass as an image, as an `ImageData`.
 
@@ -364,57 +330,6 @@ def as_image_data(image: Any, overshoot: float = 0.0) -> ImageData:
         check_range(image.pixels, overshoot)
         return image
     return image_from_array(image, overshoot)
-
-
-def premultiply_alpha(image: ImageData) -> np.ndarray:
-    """Pixels multiplied by alpha, so that the colors of transparent pixels do not bleed into their neighbors.
-
-    Returns:
-      [H, W, 3] float32 in [0, 1]; the pixels themselves if the image is opaque.
-    """
-    if image.alpha is None or is_opaque(image):
-        return image.pixels
-    return image.pixels * image.alpha[:, :, None]
-
-
-def replace_pixels(image: ImageData, pixels: np.ndarray, scale: int) -> ImageData:
-    """The image with super-resolved pixels; its alpha is upsampled bicubically.
-
-    Args:
-      image: LR image.
-      pixels: [sH, sW, 3] float32 in [0, 1], super-resolved from `premultiply_alpha(image)`.
-      scale: upsampling factor s.
-
-    Returns:
-      The SR image; colors are 0 where alpha rounds to 0.
-    """
-    return with_result(image, pixels, upsampled_alpha(image, scale))
-
-
-def upsampled_alpha(image: ImageData, scale: int) -> np.ndarray | None:
-    """The alpha of an LR image, upsampled bicubically, [sH, sW] float32 in [0, 1]; ones if it is opaque, or None."""
-    if image.alpha is None:
-        return None
-    if is_opaque(image):
-        return np.ones((image.alpha.shape[0] * scale, image.alpha.shape[1] * scale), np.float32)
-    return np.clip(upsample_bicubic(image.alpha, scale), 0, 1)
-
-
-def is_opaque(image: ImageData) -> bool:
-    """Whether no pixel of an image is transparent."""
-    return image.alpha is None or bool(image.alpha.min() >= 1)
-
-
-def with_result(image: ImageData, pixels: np.ndarray, alpha: np.ndarray | None) -> ImageData:
-    """The image with SR pixels [sH, sW, 3] that are multiplied by alpha [sH, sW], and with that alpha.
-
-    Colors are 0 where alpha rounds to 0.
-    """
-    if alpha is None or alpha.min() >= 1:
-        return image._replace(pixels=pixels, alpha=alpha)
-    smallest = 0.5 / (2**image.bits - 1)
-    inverse = np.where(alpha < smallest, 0, 1 / np.maximum(alpha, smallest)).astype(np.float32)
-    return image._replace(pixels=np.clip(pixels * inverse[:, :, None], 0, 1), alpha=alpha)
 
 
 def _written_mode(image: ImageData, file_format: FileFormat) -> str:

@@ -16,7 +16,6 @@ from framer_jax.images.image_data import ImageData
 from framer_jax.inference.color_fix import fix_color
 from framer_jax.inference.computed_tiles import Progress, computed_tiles, result_strips
 from framer_jax.inference.estimate import MemoryEstimate, check_host_memory, estimate_memory
-from framer_jax.inference.images import is_opaque, premultiply_alpha, upsampled_alpha, with_result
 from framer_jax.inference.programs import (
     image_parts,
     input_sizes,
@@ -32,6 +31,7 @@ from framer_jax.inference.result_image import blended, extended, finished
 from framer_jax.inference.result_settings import ResultSettings
 from framer_jax.inference.settings import UpscaleSettings
 from framer_jax.inference.tiler import add_tile, paste_part
+from framer_jax.inference.transparency import is_opaque, premultiply_alpha, upsampled_alpha, with_result
 from framer_jax.recipes.base import Params, Recipe
 
 LOGGER = logging.getLogger(__name__)

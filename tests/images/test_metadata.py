@@ -12,8 +12,9 @@ from framer_jax.images.image_data import ImageData
 from framer_jax.images.metadata import DAMAGED, Metadata
 from framer_jax.images.profiles import is_gray
 from framer_jax.inference.formats import FORMATS, held_metadata
-from framer_jax.inference.images import flatten, loss_note, write_image
+from framer_jax.inference.images import loss_note, write_image
 from framer_jax.inference.result_settings import FileSettings
+from framer_jax.inference.transparency import flatten
 from tests.support.image_files import RGB, SMOOTH, gray_profile, other_profile, tiff
 
 DATE, PLACE = "2024:01:02 03:04:05", (48.0, 8.0, 2.5)

@@ -12,12 +12,9 @@ from framer_jax.images.image_data import ImageData
 from framer_jax.inference.formats import FORMATS
 from framer_jax.inference.images import (
     depth_note,
-    flatten,
-    parse_color,
-    premultiply_alpha,
-    replace_pixels,
     write_image,
 )
+from framer_jax.inference.transparency import flatten, parse_color, premultiply_alpha, replace_pixels
 
 RNG = np.random.default_rng(0)
 RGB = RNG.integers(0, 256, (6, 5, 3), dtype=np.uint8)
