@@ -43,6 +43,9 @@ from framer_jax.paths import as_path, is_remote, read_bytes
 
 EIGHT_BITS = "16-bit color was read as 8-bit"
 
+SRGB_GAMMA = 1 / 2.2
+"""The gamma that PNG files of sRGB colors state."""
+
 CONVERTED = {"CMYK": "CMYK", "LAB": "Lab"}
 """Pillow's modes of the color spaces that are converted to sRGB, and their names."""
 
@@ -270,12 +273,23 @@ def _load(file: BinaryIO, counts: bool) -> Loaded:
         image = Image.open(stream := io.BytesIO(ended))
         image.load()
         notes = (*notes, "its end marker is missing; all its pixels are there")
-    return Loaded(image, stream, tiles, notes, icc or image.info.get("icc_profile") or None)
+    icc = icc or image.info.get("icc_profile") or None
+    if icc is None and (lost := _gamma_note(image)):
+        notes = (*notes, lost)
+    return Loaded(image, stream, tiles, notes, icc)
 
 
 def _is_png(file: BinaryIO) -> bool:
     file.seek(0)
     return file.read(len(png.SIGNATURE)) == png.SIGNATURE
+
+
+def _gamma_note(image: Image.Image) -> str:
+    """What is lost where a PNG file states another gamma than sRGB's, and neither a profile nor sRGB; '' for nothing."""
+    gamma = image.info.get("gamma") if image.format == "PNG" and "srgb" not in image.info else None
+    if gamma is None or abs(gamma - SRGB_GAMMA) < 0.01:
+        return ""
+    return f"its gamma of {gamma:g} (gAMA) was left out: programs that obey it show the result differently"
 
 
 def _count(image: Image.Image, file: BinaryIO) -> int:

@@ -152,3 +152,13 @@ def test_whatever_a_decoder_raises_names_the_file(tmp_path, monkeypatch):
         read_image(tmp_path / "a.png")
     with pytest.raises(ValueError, match="name of the image is empty"):
         read_image("")
+
+
+@pytest.mark.parametrize(("gamma", "is_named"), [(100_000, True), (45_455, False)])
+def test_a_gamma_that_is_left_out_is_named(tmp_path, gamma, is_named):
+    content = encoded(Image.fromarray(RGB), "PNG")
+    chunk = b"gAMA" + struct.pack(">I", gamma)
+    chunk = struct.pack(">I", 4) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    end_of_header = 8 + 12 + 13
+    (tmp_path / "a.png").write_bytes(content[:end_of_header] + chunk + content[end_of_header:])
+    assert any("its gamma of 1 (gAMA)" in note for note in read_image(tmp_path / "a.png").notes) == is_named
