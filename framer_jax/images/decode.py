@@ -285,7 +285,7 @@ def _is_png(file: BinaryIO) -> bool:
 
 
 def _gamma_note(image: Image.Image) -> str:
-    """What is lost where a PNG file states another gamma than sRGB's, and neither a profile nor sRGB; '' for nothing."""
+    """What is lost where a PNG file states another gamma than sRGB's, and no profile; '' for nothing."""
     gamma = image.info.get("gamma") if image.format == "PNG" and "srgb" not in image.info else None
     if gamma is None or abs(gamma - SRGB_GAMMA) < 0.01:
         return ""
