@@ -13,6 +13,7 @@ from framer_jax.data.settings import DataSettings
 from framer_jax.knobs import Knob, check_values, knobs_of, settings_from, shown
 from framer_jax.losses.framer import VARIANTS, FramerSettings
 from framer_jax.recipes.components.networks import configured_network, network_knobs
+from framer_jax.recipes.components.perceptual import check_microbatch
 from framer_jax.recipes.framer import NO_FRAMER, check_taps, framer_settings
 from framer_jax.recipes.method import CommonSettings, Method
 from framer_jax.recipes.table import METHODS, method_named, method_of
@@ -129,6 +130,8 @@ def _check_together(config: Mapping[str, Any], method: Method) -> None:
                 f"{training['steps']}; use an earlier step, or framer.variant=none"
             )
     method.check_crop(recipe, config["data"]["crop"])
+    # A batch with fewer examples than microbatches is refused elsewhere, in its own words.
+    check_microbatch(recipe, max(1, training["global_batch"] // training["gradient_accumulation_steps"]))
 
 
 def _section_at(config: Mapping[str, Any], section: str, path: str) -> Mapping[str, Any]:

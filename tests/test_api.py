@@ -227,6 +227,9 @@ def test_framer_loss_is_that_of_the_recipe():
     gradient = jax.jit(jax.grad(lambda taps: framer_jax.framer_loss(taps, key).values.mean()))(taps)
     assert not np.any(gradient[-1])  # the teacher
     assert all(np.any(part) for part in gradient[:-1])
+    for teacher, students in (("middle", 3), ("next", 3), ("last", 4)):
+        one = framer_jax.framer_loss(taps, key, variant="released", teacher=teacher)
+        assert one.diagnostics["cosine_low"].shape == (students,), teacher
     released = framer_jax.framer_loss(taps, key, variant="released")
     assert {value.shape for value in released.diagnostics.values()} == {(4,)}  # the last block is a student too
 

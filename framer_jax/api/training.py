@@ -49,7 +49,7 @@ def framer_loss(taps: Sequence[jax.Array], key: jax.Array, variant: str = "paper
         raise ValueError(f"{factor} belongs to the factor lambda: omit it, and multiply the values yourself")
     settings = variants[variant](**plain_values(changes))
     maps = _feature_maps(taps)
-    maps = (*maps, maps[-1]) if settings.last_is_student and maps else maps
+    maps = (*maps, maps[-1]) if settings.repeats_last and maps else maps
     if len(maps) < 2:
         raise ValueError(f"FRAMER needs at least two taps (a student and the teacher), got {len(maps)}")
     _check_key(key)

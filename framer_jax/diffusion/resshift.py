@@ -51,6 +51,11 @@ class Schedule:
         return len(self.sqrt_etas)
 
 
+def first_sqrt_eta(kappa: float, min_noise_level: float, sqrt_eta_cap: float | None = None) -> float:
+    """√η at the first index, where a chain starts; arguments as of `make_schedule`."""
+    return min(min_noise_level / kappa, min_noise_level, *(() if sqrt_eta_cap is None else (sqrt_eta_cap,)))
+
+
 def make_schedule(
     steps: int = 15,
     kappa: float = 2.0,
@@ -76,7 +81,7 @@ def make_schedule(
     """
     if steps < 2:
         raise ValueError(f"steps is {steps}: a ResShift chain needs at least 2")
-    first = min(min_noise_level / kappa, min_noise_level, *(() if sqrt_eta_cap is None else (sqrt_eta_cap,)))
+    first = first_sqrt_eta(kappa, min_noise_level, sqrt_eta_cap)
     warped = np.linspace(0.0, 1.0, steps) ** power * (steps - 1)
     sqrt_etas = first * np.exp(np.log(etas_end / first) / (steps - 1)) ** warped
     indices = np.arange(steps)

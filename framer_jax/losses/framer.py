@@ -240,8 +240,8 @@ def framer_loss(taps: tuple[jax.Array, ...], negatives: jax.Array, settings: Fra
 
     Args:
       taps: N + 1 maps [B, H, W, C] of one shape, in order of depth, any float dtype (computed in float32). The last
-        one is the teacher, whatever `settings.last_is_student` says: a caller of the variant 'released' passes every
-        block's map and then the final output.
+        one is the teacher, unless `settings.teacher` names another. With `settings.repeats_last` (variant 'released')
+        the caller passes every block's map and then the final output.
       negatives: int32 [N] from `draw_negatives`.
       settings: see FramerSettings.
 

@@ -60,8 +60,9 @@ class FramerSettings:
     )
     last_is_student: bool = knob(
         False,
-        "Every block is a student, the last one included, and the output, which equals the last block's map, is the "
-        "teacher. The caller of the loss repeats the last tap for it; the loss takes the last tap as the teacher.",
+        "With teacher=last, every block is a student, the last one included, and the output, which equals the last "
+        "block's map, is the teacher; without effect for other teachers. The caller of the loss repeats the last tap "
+        "for it; the loss takes the last tap as the teacher.",
     )
     negatives: str = knob(
         "random",
@@ -103,6 +104,14 @@ class FramerSettings:
 
     def __post_init__(self) -> None:
         check_knobs(self)
+
+    @property
+    def repeats_last(self) -> bool:
+        """Whether the caller of the loss repeats the last tap, as the teacher of all blocks.
+
+        Other teachers are blocks: repeated, the last one would be counted twice, and the middle one be another.
+        """
+        return self.last_is_student and self.teacher == "last"
 
     @property
     def weight_schedule(self) -> WeightSchedule:

@@ -95,6 +95,12 @@ class WaveletKdSettings:
             raise ValueError(
                 "weights is 0 for all groups: one of them must be above 0; weight=0 trains without a teacher"
             )
+        low, _, high = self.weights
+        if self.transform != "pixel" and self.levels == 1 and not (low or high):
+            raise ValueError(
+                f"weights is {shown(self.weights)}: with levels=1 there is no middle group, so that of the low or the "
+                "high group must be above 0; or use more levels"
+            )
         try:
             check_wavelet(self.wavelet)
         except ValueError as error:
@@ -168,15 +174,20 @@ def white_noise_ratio(settings: WaveletKdSettings) -> float:
 
 
 def check_size(settings: WaveletKdSettings, sides: tuple[int, ...]) -> None:
-    """Check that images are large enough for the levels.
+    """Check that images are large enough for the levels, and can be halved so often where the transform needs it.
 
     Args:
       settings: see WaveletKdSettings.
       sides: height and width of the images.
 
     Raises:
-      ValueError: they are too small; the message starts with the knob.
+      ValueError: they are not; the message starts with the knob.
     """
+    if settings.transform == "dual_tree" and any(side % 2**settings.levels for side in sides):
+        raise ValueError(
+            f"levels is {settings.levels}: transform=dual_tree needs images whose sides are multiples of "
+            f"{2**settings.levels}, and these have {tuple(sides)} pixels; use fewer levels or other sides (data.crop)"
+        )
     if settings.transform == "dwt":
         allowed, of = max_levels((1, *sides, 1), settings.wavelet), f" of {settings.wavelet}"
     elif settings.transform == "fourier":

@@ -8,6 +8,9 @@ Training computes W x + B (A x) (`with_adapters` and `apply_adapters`): it copie
 small compared to the weights is not lost in rounding their sum to bfloat16. `merge` adds adapters to the weights.
 
 Kernels of blocks that a scan stacks have one more leading axis, and so have their factors: each block has its own.
+
+Names and shapes do not tell which layer a kernel belongs to. Layers other than nn.Dense and nn.Conv, and grouped
+convolutions, are refused where they are called (`apply_adapters`).
 """
 
 from __future__ import annotations
@@ -74,7 +77,7 @@ def init_lora(key: jax.Array, params: Params, patterns: str | Sequence[str], ran
       key: random key; the draws of a module do not depend on what other modules there are.
       params: parameters of the model; only names and shapes matter.
       patterns: regexes; an adapter is added to every module with a kernel whose path ('unet/down_0/query') one of them
-        matches anywhere.
+        matches anywhere. The modules must be of the kinds that `apply_adapters` takes.
       rank: rank of every module.
       alpha: the addition is scaled by alpha / rank.
 
@@ -151,14 +154,20 @@ def apply_adapters() -> AbstractContextManager[Any]:
     """Context in which modules with the variables of `with_adapters` add the adapters to the outputs of their layers.
 
     An adapter is computed in the dtype of its layer, from the same input.
+
+    Calling a layer that has an adapter raises ValueError unless it is an nn.Dense or an nn.Conv without groups: the
+    adapter would be without effect, and `merge` would add it nonetheless.
     """
 
     def add_adapter(call: Any, arguments: Any, keywords: Any, context: nn.module.InterceptorContext) -> Any:
         layer, result = context.module, call(*arguments, **keywords)
-        if context.method_name != "__call__" or not isinstance(layer, nn.Dense | nn.Conv):
+        if not _has_factors(layer):
             return result
-        if not layer.has_variable(COLLECTION, "down"):
-            return result
+        if not isinstance(layer, nn.Dense | nn.Conv) or getattr(layer, "feature_group_count", 1) != 1:
+            raise ValueError(
+                f"the LoRA layer {'/'.join(layer.path)!r} is a {type(layer).__name__}: LoRA takes nn.Dense and nn.Conv "
+                "without groups; leave it out of the pattern of the LoRA's modules"
+            )
         factors: list[jax.Array] = [layer.get_variable(COLLECTION, name) for name in _FACTORS]
         down, up = factors
         down_layer = layer.clone(features=down.shape[-1], use_bias=False, parent=None, name=None)
@@ -167,6 +176,13 @@ def apply_adapters() -> AbstractContextManager[Any]:
         return result + jnp.tensordot(hidden, matrix, axes=1).astype(result.dtype)
 
     return nn.intercept_methods(add_adapter)
+
+
+def _has_factors(layer: nn.Module) -> bool:
+    """Whether an adapter changes the layer's own kernel; the factors of its children lie below their names."""
+    if layer.scope is None or not layer.has_variable(COLLECTION, _FACTORS[0]):
+        return False
+    return not isinstance(layer.get_variable(COLLECTION, _FACTORS[0]), Mapping)
 
 
 def merge(params: Params, adapters: Mapping[str, Lora], scales: Mapping[str, Scale] | None = None) -> dict[str, Any]:

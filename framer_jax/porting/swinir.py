@@ -20,7 +20,8 @@ from framer_jax.porting.swin import (
 
 BLOCK = "layers.{g}.residual_group.blocks.{b}"
 
-SECOND_BLOCK = BLOCK.format(g=0, b=1)
+SHIFTED_BLOCK = re.compile(r"layers\.\d+\.residual_group\.blocks\.\d*[13579]")
+"""Names of the blocks whose windows are shifted, every second one of a group; no other block has a mask."""
 
 POSITIONS = "absolute_pos_embed"
 """The embedding of positions, [1, image_size², channels]."""
@@ -86,23 +87,32 @@ def swinir_arguments(state: StateDict) -> dict[str, Any]:
 
 def swinir_assumed(state: StateDict, arguments: Mapping[str, Any]) -> tuple[str, ...]:
     """The range of images, and the nominal side where neither constants nor an embedding of positions show it."""
-    shown = POSITIONS in state or any(f"{SECOND_BLOCK}.{name}" in state for name in (MASK, INDEX))
+    shown = POSITIONS in state or any(_constants(state, name) for name in (MASK, INDEX))
     matters = max(arguments["depths"]) > 1  # only second blocks shift their windows
     return ("value_range",) if shown or not matters else ("value_range", "image_size")
 
 
 def _image_size(state: StateDict, window: int, head: str) -> int:
-    second = SECOND_BLOCK
-    if (mask := state.get(f"{second}.{MASK}")) is not None:
-        return window * math.isqrt(mask.shape[0])
+    if masks := _constants(state, MASK):
+        return window * math.isqrt(masks[0].shape[0])
     if (table := state.get(POSITIONS)) is not None:
         side = math.isqrt(table.shape[1])
         if side * side != table.shape[1]:
             raise ValueError(f"{POSITIONS} has {table.shape[1]} positions, which make no square")
         return side
-    if f"{second}.{INDEX}" in state:  # constants without a mask: a single window, which is not shifted
+    if _constants(state, INDEX):  # constants without a mask: a single window, which is not shifted
         return window
     return JPEG_SIZE if window == JPEG_WINDOW else IMAGE_SIZES.get(head, IMAGE_SIZE)
+
+
+def _constants(state: StateDict, name: str) -> list[Any]:
+    """The constants of this name of all blocks with shifted windows; a group of one block has no such block."""
+    suffix = f".{name}"
+    return [
+        value
+        for key, value in state.items()
+        if key.endswith(suffix) and SHIFTED_BLOCK.fullmatch(key.removesuffix(suffix))
+    ]
 
 
 def _head_and_scale(state: StateDict, image_channels: int) -> tuple[str, int]:

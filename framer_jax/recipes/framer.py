@@ -143,7 +143,7 @@ def _extended_loss(inner: LossFunction, settings: FramerSettings) -> LossFunctio
     def loss(params: Params, frozen: Frozen, state: State, batch: Batch, key: jax.Array, step: jax.Array) -> Loss:
         base = inner(params, frozen, state, batch, key, step)
         taps = apply_heads(params[HEADS], base.taps, teacher_index(settings, len(base.taps)))
-        if settings.last_is_student:
+        if settings.repeats_last:
             taps = (*taps, taps[-1])
         negatives = draw_negatives(jax.random.fold_in(key, _KEY), len(taps) - 1, settings)
         term = framer_loss(taps, negatives, settings)

@@ -48,6 +48,16 @@ def test_resshift_tables_match_the_reference(fixtures, variant):
         np.testing.assert_allclose(value, case[prefix + name], rtol=1e-12, atol=1e-12, err_msg=name)
 
 
+def test_a_capped_chain_may_be_noisier_than_its_end():
+    settings = ResShiftSettings(kappa=0.5, min_noise_level=1.2, sqrt_eta_cap=0.0316)
+    np.testing.assert_allclose(schedule_of(settings).sqrt_etas[[0, -1]], (0.0316, 0.99))
+    for cap in (None, 0.995):
+        with pytest.raises(
+            ValueError, match=rf"min_noise_level is 1\.2: .* sqrt_eta_cap {cap} .* below etas_end \(0.99"
+        ):
+            ResShiftSettings(kappa=0.5, min_noise_level=1.2, sqrt_eta_cap=cap)
+
+
 @pytest.mark.parametrize("changes", [{"steps": 1}, {"sampling_steps": 1}, {"sampling_steps": 16}])
 def test_resshift_step_counts_out_of_range_are_errors(changes):
     with pytest.raises(ValueError, match="steps"):

@@ -280,6 +280,8 @@ TOGETHER = {
     "dtkd": {
         "recipe.dtkd.levels=4 data.crop=8": "recipe.dtkd.levels is 4: images of .8, 8. pixels allow 3 of haar",
         "recipe.dtkd.transform=fourier recipe.dtkd.levels=4 data.crop=8": "recipe.dtkd.levels is 4: .* allow 3;",
+        "recipe.dtkd.transform=dual_tree recipe.dtkd.levels=4 data.crop=40": "recipe.dtkd.levels is 4: .* of 16, ",
+        "recipe.dtkd.levels=1 recipe.dtkd.weights=(0,2,0)": "recipe.dtkd.weights is .*no middle group",
         "recipe.dtkd.weights=(0, 0, 0)": "recipe.dtkd.weights is 0 for all groups",
         "recipe.dtkd.wavelet=haa": "recipe.dtkd.wavelet is 'haa': unknown wavelet",
     },

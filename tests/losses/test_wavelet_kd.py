@@ -250,13 +250,22 @@ def test_pixels_are_the_plain_distance():
         (lambda: wavelet_kd(*[np.zeros((1, 8, 8, 3), np.uint8)] * 2, WaveletKdSettings()), "uint8"),
         (lambda: wavelet_kd(*[draw()[:, :8]] * 2, WaveletKdSettings(levels=4)), "levels is 4: .* allow 3 of haar"),
         (lambda: wavelet_kd(*[draw()] * 2, WaveletKdSettings(wavelet="db4")), "levels is 2: .* allow 1 of db4"),
-        (lambda: wavelet_kd(*[draw()[:, :6]] * 2, WaveletKdSettings("dual_tree")), "multiples of 4"),
+        (partial(WaveletKdSettings, weights=(0.0, 0.0, 0.0)), "weights is 0 for all groups"),
+        (partial(WaveletKdSettings, levels=1, weights=(0.0, 2.0, 0.0)), r"weights is .*levels=1 there is no middle"),
+        (lambda: wavelet_kd(*[draw()[:, :6]] * 2, WaveletKdSettings("dual_tree")), "^levels is 2: .* multiples of 4"),
         (lambda: wavelet_kd(*[draw()[:, :6]] * 2, WaveletKdSettings("fourier", levels=3)), "levels is 3: .* allow 2"),
     ],
 )
 def test_bad_input_is_named(call, words):
     with pytest.raises(ValueError, match=words):
         call()
+
+
+def test_the_middle_group_alone_is_a_distance_where_there_is_one():
+    for knobs in ({"levels": 2}, {"levels": 1, "transform": "pixel"}):
+        WaveletKdSettings(**knobs, weights=(0.0, 2.0, 0.0))
+    for weights in ((1.0, 0.0, 0.0), (0.0, 0.0, 1.0)):
+        assert np.all(compiled(draw(1), draw(2), WaveletKdSettings(levels=1, weights=weights)).values > 0)
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from framer_jax.models.dit4sr_transformer import DepthwiseConv
 from framer_jax.models.lora import (
     Lora,
     apply_adapters,
@@ -226,6 +227,38 @@ def test_adapters_compute_the_same_as_merged_weights(scale):
     close(plain, Toy().apply({"params": params()}, X))
     with pytest.raises(ValueError, match="'first' needs a kernel"):
         with_adapters({"conv_in": params()["conv_in"]}, sets)
+
+
+class Unsupported(nn.Module):
+    """Layers with kernels that are neither matrices nor whole convolutions, within a module named like a factor."""
+
+    @nn.compact
+    def __call__(self, x):
+        return Kinds(name="down")(x)
+
+
+class Kinds(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        x = nn.Dense(3, name="dense")(x)
+        x = nn.Conv(6, (3, 3), feature_group_count=3, name="grouped")(x)
+        x = nn.ConvTranspose(3, (2, 2), name="transposed")(x)
+        return DepthwiseConv(name="depthwise")(x)
+
+
+@pytest.mark.parametrize(
+    ("layer", "kind"), [("grouped", "Conv"), ("transposed", "ConvTranspose"), ("depthwise", "DepthwiseConv")]
+)
+def test_layers_whose_adapters_would_have_no_effect_are_refused(layer, kind):
+    tree = drawn(Unsupported().init, KEY, X)["params"]
+    with apply_adapters():
+        for pattern in ("dense", layer):
+            variables = with_adapters(tree, {"a": init_lora(KEY, tree, pattern, 2, 4.0)})
+            if pattern == "dense":
+                close(Unsupported().apply(variables, X), Unsupported().apply({"params": tree}, X))
+                continue
+            with pytest.raises(ValueError, match=rf"LoRA layer 'down/{layer}' is a {kind}: .* leave it out of the pat"):
+                Unsupported().apply(variables, X)
 
 
 def test_a_small_addition_is_not_lost_next_to_weights_of_two_bytes():

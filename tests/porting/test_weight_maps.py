@@ -150,6 +150,9 @@ JPEG = {"window": 7, "image_size": 126, "value_range": 255.0}
             "SwinIR, x4 (head nearest+conv, 8 channels, 2+1 blocks",
         ),
         (SwinIR(**SMALL, head="pixelshuffle", scale=8, image_size=48), "SwinIR, x8 (head pixelshuffle, 8"),
+        # The first group has no block with shifted windows.
+        (SwinIR(**SMALL | {"depths": (1, 2)}, image_size=48), "SwinIR, x4 (head nearest+conv, 8 channels, 1+2 blocks"),
+        (SwinIR(**SMALL | {"depths": (1, 1, 4)}, image_size=8), "SwinIR, x4 (head nearest+conv, 8 channels, 1+1+4 bl"),
     ],
     ids=lambda value: value.split("(")[0] if isinstance(value, str) else "",
 )
@@ -161,12 +164,22 @@ def test_a_swinir_file_tells_its_variant(model, name):
     state = to_torch(weights, params, "ours", dataclasses.asdict(model))
     _, arguments, dropped = to_flax(weights, state, "theirs")
     assert build_network("swinir", arguments) == model
+    assert weights.assumed(state, arguments) == ("value_range",)
     assert weights.describe(arguments).startswith(name)
     blocks = sum(model.depths)
     shifted = sum(depth // 2 for depth in model.depths) if model.image_size > model.window else 0
     assert len(dropped) == blocks + shifted
     masks = {value.shape for key, value in state.items() if key.endswith("attn_mask")}
     assert masks <= {((model.image_size // model.window) ** 2, model.window**2, model.window**2)}
+
+
+def test_the_nominal_side_is_assumed_where_no_constant_shows_it():
+    weights, model = MAPS["swinir"], SwinIR(**SMALL | {"depths": (1, 2)}, image_size=48)
+    params = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), network_shapes("swinir", model))
+    state = to_torch(weights, params, "ours", dataclasses.asdict(model))
+    bare = {key: value for key, value in state.items() if not key.endswith(("attn_mask", "position_index"))}
+    arguments = weights.arguments(bare)
+    assert (arguments["image_size"], weights.assumed(bare, arguments)) == (64, ("value_range", "image_size"))
 
 
 def test_published_swinir_files_without_constants_get_the_published_side():

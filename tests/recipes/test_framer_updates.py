@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from framer_jax.losses.framer import paper
+from framer_jax.losses.framer import draw_negatives, framer_loss, paper, released
 from framer_jax.recipes.base import Loss, Recipe, Update
-from framer_jax.recipes.framer import HEADS, add_framer, framer
+from framer_jax.recipes.framer import _KEY, HEADS, add_framer, framer
 
 CHANNELS = (4, 6, 4)
 """Channels of the taps; the last one is the teacher."""
@@ -82,3 +82,18 @@ def test_objective_none_and_variant_none_are_the_recipe_itself():
         add_framer(base, {"variant": "papre"})
     with pytest.raises(ValueError, match="taps=prediction"):
         add_framer(replace(base, tap_kind="hidden"), {"variant": "released"})
+
+
+@pytest.mark.parametrize(("teacher", "students"), [("last", 3), ("middle", 2), ("next", 2)])
+def test_the_released_variant_repeats_the_last_block_for_itself_as_the_teacher_only(monkeypatch, teacher, students):
+    monkeypatch.setattr("tests.recipes.test_framer_updates.CHANNELS", (4, 4, 4))
+    variant = released(teacher=teacher)
+    framed = framer(recipe(tap_kind="prediction"), variant)
+    params = framed.init(jax.random.key(0), BATCH)
+    metrics = run(framed, 0, params).metrics
+    assert {name for name in metrics if "cosine_low" in name} == {f"framer_cosine_low/{i}" for i in range(students)}
+    taps = recipe().updates[0].loss(params, {}, {}, BATCH, jax.random.key(1), jnp.int32(0)).taps
+    taps = (*taps, taps[-1]) if teacher == "last" else taps
+    negatives = draw_negatives(jax.random.fold_in(jax.random.key(1), _KEY), students, variant)
+    expected = jax.jit(framer_loss, static_argnums=2)(taps, negatives, variant).values
+    np.testing.assert_allclose(metrics["framer_term"], 0.1 * expected, rtol=1e-5)

@@ -23,6 +23,7 @@ from framer_jax.recipes.components.high_frequency import (
 from framer_jax.recipes.components.latent_space import LatentTask, to_model_range, wavelet_space
 from framer_jax.recipes.framer import HEADS, framer
 from framer_jax.recipes.hf_diff import METHOD
+from framer_jax.recipes.sinsr import METHOD as SINSR
 from framer_jax.recipes.sinsr.recipe import TEACHER, TRAJECTORY_ENTRIES, Distillation, PredictionLoss, add_further
 from tests.support.drawn import drawn
 from tests.support.tiny import TINY, config, ported, weights
@@ -201,6 +202,7 @@ def test_table_4_has_other_terms_in_their_place(folder):
             ("recipe.high_frequency.features_of=latent",),
             r"takes 3 channels, and recipe\.high_frequency\.features_of=latent gives 48: set that to image",
         ),
+        (("recipe.resshift.sampling_steps=2",), r"sampling_steps is 2, and has no effect .*: set it to None"),
         (("recipe.resshift.mean_share=0.4",), r"mean_share is 0\.4, and has no effect .*: set it to 0\.0"),
         (("recipe.resshift.perceptual_weight=1.0",), r"perceptual_weight is 1\.0, and has no effect .*: set it to 0"),
         (("recipe.distribution.side=30",), r"recipe\.distribution\.side is 30: .*multiple of the patches of 14.*as 28"),
@@ -209,6 +211,15 @@ def test_table_4_has_other_terms_in_their_place(folder):
 def test_bad_settings_are_named(folder, changes, message):
     with pytest.raises(ValueError, match=message):
         recipe_of(folder, *changes)
+
+
+def test_a_one_step_student_has_no_knobs_of_a_sampler(folder):
+    change = ("recipe.resshift.sampling_steps=2",)
+    for method in (METHOD, SINSR):
+        assert method.sampler_knobs == (("dtype",),)
+    with pytest.raises(ValueError, match="sampling_steps is 2, and has no effect"):
+        build_recipe(config_of(folder, *change), "precompute")
+    build_recipe(config_of(folder, *change), "inference")  # as models that were trained with it
 
 
 def test_partial_and_damaged_weights_are_refused(folder, tmp_path):

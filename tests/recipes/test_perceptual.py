@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from framer_jax.config import load_config
 from framer_jax.models.vgg import Lpips, Vgg19
 from framer_jax.recipes.components.perceptual import at_phases, lpips_loss
 
@@ -32,6 +33,19 @@ def test_phases_are_all_positions_of_a_grid_in_turn():
     for image, crop, (top, left) in zip(images, crops, corners, strict=True):
         np.testing.assert_array_equal(crop, image[top : top + 3, left : left + 4])
     assert at_phases(images, 1) is images
+
+
+def test_a_microbatch_without_an_example_for_each_position_is_refused():
+    message = r"recipe\.lpips\.phases is 4, and a microbatch has 3 .*at least 4 .*or recipe\.lpips\.phases=3"
+    with pytest.raises(ValueError, match=message):
+        at_phases(jnp.zeros((3, 6, 6, 3), jnp.float32), 4)
+    accumulate = "training.gradient_accumulation_steps=2"  # of batches of 6
+    for name in ("diffusion", "standard"):
+        with pytest.raises(ValueError, match=message):
+            load_config(name, [accumulate])
+        load_config(name, [accumulate, "recipe.lpips.phases=3"])
+    load_config("diffusion", [accumulate, "recipe.resshift.perceptual_weight=0.0"])
+    load_config("standard:finish", [accumulate, "recipe.lpips.phases=4"])
 
 
 class EveryFourth:

@@ -15,6 +15,7 @@ from framer_jax.models.vgg import Vgg19
 from framer_jax.porting.weights import save_weights
 from framer_jax.recipes.base import PIXELS, auxiliary_frozen, with_outputs
 from framer_jax.recipes.components import perceptual
+from framer_jax.recipes.components.one_pass import luma
 from framer_jax.recipes.framer import HEADS, framer
 from framer_jax.recipes.method import PHOTOS, TEACHER_OUTPUTS
 from framer_jax.recipes.realesrgan import METHOD
@@ -100,6 +101,17 @@ def test_a_step_updates_each_group_once_and_the_vectors_in_each_call():
     _, other = losses(params, state, {**data, UNSHARPENED: data["hr"]})
     assert float(jnp.abs(other.metrics["real"] - second.metrics["real"]).max()) > 0, "real images are not sharpened"
     np.testing.assert_array_equal(other.metrics["fake"], second.metrics["fake"])
+
+
+def test_a_gray_generator_learns_the_luma_with_every_term():
+    changes = ("recipe.student.srvgg.image_channels=1", "recipe.realesrgan.checkerboard_weight=1.0", "data.crop=64")
+    recipe, data = recipe_of(*SMALL, *changes), batch(side=16)
+    params, state = drawn(recipe.init, jax.random.key(0), data), recipe.init_state()
+    gray = {name: jnp.repeat(luma(value), 3, axis=-1) for name, value in data.items()}
+    _, _, metrics = step_of(recipe, data)(params, state, 1e-3)
+    _, _, of_gray = step_of(recipe, gray)(params, state, 1e-3)
+    assert {"pixel_l1", "checkerboard", "adversarial"} <= metrics[0].keys() and "real" in metrics[1]
+    jax.tree.map(lambda one, other: np.testing.assert_allclose(one, other, rtol=1e-4), metrics, of_gray)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,8 @@
 """The latent spaces taesd and taesd3, and their decoders as previews of Stable Diffusion's latents."""
 
+from itertools import count
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,8 +10,10 @@ import pytest
 
 from framer_jax.checkpoints.autoencoder import read_autoencoder, read_preview
 from framer_jax.checkpoints.networks import autoencoder_shapes
-from framer_jax.checkpoints.open import READER
-from framer_jax.recipes.components.latent_space import AUTOENCODER
+from framer_jax.checkpoints.open import READER, build_recipe
+from framer_jax.diffusion.noise import noise_field
+from framer_jax.recipes.base import expected_params
+from framer_jax.recipes.components.latent_space import AUTOENCODER, LatentTask
 from framer_jax.recipes.components.spaces import build_space
 from tests.support.tiny import config, ported
 
@@ -45,6 +50,32 @@ def test_a_space_encodes_and_decodes_as_its_network(folder, name):
     assert space.decode(space.frozen, z).shape == image.shape
     published = autoencoder_shapes(recipe)[AUTOENCODER]["decoder"]["layer_1"]["kernel"].shape
     assert published == (3, 3, CHANNELS[name], 64)
+
+
+@pytest.mark.parametrize("scale", range(1, 17))
+def test_sides_of_lr_images_give_whole_latents_that_suit_the_denoiser(scale):
+    for pixels in (4, 8):
+        task = LatentTask(SimpleNamespace(image_pixels_per_latent=pixels), scale, residual=False)
+        for multiple in (1, 2, 8, 12):
+            unit = pixels * multiple
+            least = next(side for side in count(1) if side * scale % unit == 0)
+            assert task.lr_multiple(SimpleNamespace(size_multiple=multiple)) == least
+
+
+@pytest.mark.parametrize(("scale", "multiple"), [(3, 16), (4, 4), (5, 16), (6, 8)])
+def test_images_of_the_least_sides_are_sampled_at_any_scale(folder, scale, multiple):
+    settings = section(folder, "taesd", "taesd", "recipe.name=supresdiffgan", f"recipe.scale={scale}")
+    recipe = build_recipe(settings, "inference")
+    assert recipe.lr_multiple == multiple
+    lr = jax.ShapeDtypeStruct((1, multiple, 2 * multiple, 3), jnp.float32)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    sample = jax.eval_shape(
+        lambda params, lr, key: recipe.sample(params, recipe.frozen, lr, noise_field(key, 1)),
+        expected_params(recipe),
+        lr,
+        key,
+    )
+    assert sample.shape == (1, scale * multiple, 2 * scale * multiple, 3)
 
 
 def test_the_autoencoder_of_another_space_is_refused(folder):

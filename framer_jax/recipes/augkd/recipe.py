@@ -20,7 +20,7 @@ from framer_jax.losses.pixel import label_consistency, pixel_errors
 from framer_jax.models.denoiser import OnePassNetwork
 from framer_jax.recipes.augkd.settings import VIEWS, AugKdSettings
 from framer_jax.recipes.base import PIXELS, Batch, Frozen, Loss, LossFunction, Params, Precompute, Recipe, State
-from framer_jax.recipes.components.one_pass import one_pass_recipe, predictor
+from framer_jax.recipes.components.one_pass import one_pass_recipe, predictor, references
 from framer_jax.recipes.components.teacher import TEACHER, Teacher, teacher_outputs, teacher_targets
 
 FUNCTIONS: Mapping[str, Callable[[jax.Array], jax.Array]] = {
@@ -153,13 +153,13 @@ def _precompute(scale: int, settings: AugKdSettings, teacher: Teacher) -> Precom
 def _loss(
     student: OnePassNetwork, scale: int, settings: AugKdSettings, teacher: Teacher | None, precomputed: bool
 ) -> LossFunction:
-    predict = predictor(student)
+    predict, reference = predictor(student), references(student)
     transforms = settings.transforms
 
     def loss(params: Params, frozen: Frozen, state: State, batch: Batch, key: jax.Array, step: jax.Array) -> Loss:
         count = batch["lr"].shape[0]
         prediction, taps = predict(params, batch["lr"], key)  # [B, sH, sW, 3]
-        metrics = pixel_errors(prediction, batch["hr"])
+        metrics = pixel_errors(prediction, reference(batch["hr"]))
         values = metrics["pixel_l1"]
         noise = noise_field(jax.random.fold_in(key, _KEY), count)
         corner = batch[CORNER] if precomputed else draw_corners(noise.key, batch["hr"], scale)
@@ -175,7 +175,7 @@ def _loss(
             targets = teacher_targets(
                 teacher, frozen, batch, images, view_noise, key_sample, precomputed, ENTRIES[view]
             )  # [B, K, sH, sW, 3]
-            distance = label_consistency(output, targets)  # [B]
+            distance = label_consistency(output, reference(targets))  # [B]
             metrics[f"teacher_{view}"] = distance
             values = values + jnp.float32(settings.weight_of(view)) * distance
         return Loss(values, metrics, taps, state)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import partial
-from math import ceil
+from math import lcm
 from typing import cast
 
 import jax
@@ -183,8 +183,11 @@ class LatentTask:
         return Fraction(self.scale, self.space.image_pixels_per_latent)
 
     def lr_multiple(self, denoiser: Denoiser) -> int:
-        """The sides of an LR image must be multiples of this, so that its latents suit the denoiser."""
-        return ceil(denoiser.size_multiple / self.latents_per_lr_pixel)
+        """The sides of an LR image must be multiples of this: the upsampled image then is whole latents that suit it.
+
+        At scale 3, HR sides are multiples of 3 and must be multiples of what the denoiser needs too.
+        """
+        return lcm(self.space.image_pixels_per_latent * denoiser.size_multiple, self.scale) // self.scale
 
     def init(self, denoiser: Denoiser, key: jax.Array, batch: Batch) -> Params:
         """Parameters of the group 'denoiser', which is conditioned on the LR image."""

@@ -27,16 +27,33 @@ STUDENT = "student"
 """The group of a one-pass network."""
 
 Predict = Callable[[Params, jax.Array, jax.Array | None], tuple[jax.Array, tuple[jax.Array, ...]]]
-"""(params, LR image [B, H, W, 3] in [0, 1], key of stochastic depth or None) → (image near [0, 1], taps)."""
+"""(params, LR image [B, H, W, 3] in [0, 1], key of stochastic depth or None) → (image near [0, 1], taps).
+
+The image is [B, sH, sW, 3]."""
 
 
 def predictor(student: OnePassNetwork) -> Predict:
-    """The student as recipes call it."""
+    """The student as recipes call it.
+
+    A network of gray images sees the luma (ITU-R BT.601, as its training data), and its image has three equal channels.
+    """
+    gray = image_channels(student) == 1
 
     def predict(params: Params, lr: jax.Array, key: jax.Array | None = None) -> tuple[jax.Array, tuple[jax.Array, ...]]:
-        return upscale_once(student, params[STUDENT], lr, key)
+        image, taps = upscale_once(student, params[STUDENT], luma(lr) if gray else lr, key)
+        return jnp.repeat(image, 3, axis=-1) if gray else image, taps
 
     return predict
+
+
+def references(student: OnePassNetwork) -> Callable[[jax.Array], jax.Array]:
+    """(images [..., 3]) → what the student's images are compared with, in the same shape.
+
+    That is the luma in three equal channels for a network of gray images, which has no color to learn, and otherwise
+    the images themselves.
+    """
+    gray = image_channels(student) == 1
+    return lambda images: jnp.repeat(luma(images), 3, axis=-1) if gray else images
 
 
 def image_channels(student: OnePassNetwork) -> int:
@@ -51,16 +68,11 @@ def init_student(student: OnePassNetwork, key: jax.Array, batch: Batch) -> Param
 
 
 def one_pass_sampler(student: OnePassNetwork) -> Sampler:
-    """The sampler: one forward pass, which needs no noise and drops nothing.
-
-    A network of gray images sees the luma (ITU-R BT.601, as its training data), and its image has three equal channels.
-    """
+    """The sampler: one forward pass, which needs no noise and drops nothing."""
     predict = predictor(student)
-    gray = image_channels(student) == 1
 
     def sample(params: Params, frozen: Frozen, lr: jax.Array, noise: NoiseField) -> jax.Array:
-        image, _ = predict(params, luma(lr) if gray else lr, None)
-        return jnp.repeat(image, 3, axis=-1) if gray else image
+        return predict(params, lr, None)[0]
 
     return sample
 
@@ -68,16 +80,15 @@ def one_pass_sampler(student: OnePassNetwork) -> Sampler:
 def one_pass_taps(student: OnePassNetwork) -> LayerTaps:
     """The taps of the forward pass of `one_pass_sampler`."""
     predict = predictor(student)
-    gray = image_channels(student) == 1
 
     def compute(params: Params, frozen: Frozen, batch: Batch, key: jax.Array, time: jax.Array) -> tuple[jax.Array, ...]:
-        return predict(params, luma(batch["lr"]) if gray else batch["lr"], None)[1]
+        return predict(params, batch["lr"], None)[1]
 
     return LayerTaps(compute, timesteps=1)
 
 
 def luma(image: jax.Array) -> jax.Array:
-    """[B, H, W, 3] → [B, H, W, 1]: .299 R + .587 G + .114 B, written so that gray images keep their values exactly."""
+    """[..., 3] → [..., 1]: .299 R + .587 G + .114 B, written so that gray images keep their values exactly."""
     red, green, blue = jnp.split(image, 3, axis=-1)
     return green + 0.299 * (red - green) + 0.114 * (blue - green)
 

@@ -38,9 +38,9 @@ class LpipsSettings:
     )
     phases: int = knob(
         1,
-        "Positions along each axis at which the loss crops the images of a batch, in turn. AlexNet looks at every "
-        "fourth pixel: with 4, it does not always look at the same ones of a pixel shuffle's grid, and sees patterns "
-        "of that grid.",
+        "Positions along each axis at which the loss crops the images of a microbatch, in turn, which must have at "
+        "least so many. AlexNet looks at every fourth pixel: with 4, it does not always look at the same ones of a "
+        "pixel shuffle's grid, and sees patterns of that grid.",
         at_least=1,
         at_most=16,
     )
@@ -65,11 +65,16 @@ class Vgg19Settings:
         check_knobs(self)
 
 
-def _installed_lpips(config: Config) -> str:
-    """The installed file that a configuration without a path trains with; '' for none."""
+def _has_lpips_term(config: Config) -> bool:
+    """Whether the loss of a configuration has LPIPS."""
     method = str(config.get("name"))
     compares = value_at(config, (method, "perceptual")) in (None, LPIPS)  # a method without that knob has LPIPS only
-    if not (compares and value_at(config, (method, "perceptual_weight"))):
+    return LPIPS in config and compares and bool(value_at(config, (method, "perceptual_weight")))
+
+
+def _installed_lpips(config: Config) -> str:
+    """The installed file that a configuration without a path trains with; '' for none."""
+    if not _has_lpips_term(config):
         return ""
     return str(installed_file(str(value_at(config, (LPIPS, "net")))) or "")
 
@@ -101,13 +106,37 @@ def vgg19_distance(module: Vgg19, params: Params, image: jax.Array, reference: j
     return feature_distance(features, others)
 
 
+def check_phases(phases: int, microbatch: int) -> None:
+    """Raise ValueError, which names the knobs, for a microbatch in which not every position has an example."""
+    if microbatch < phases:
+        raise ValueError(
+            f"recipe.{LPIPS}.phases is {phases}, and a microbatch has {microbatch} (training.global_batch / training."
+            f"gradient_accumulation_steps): it needs at least {phases} examples, one for each position; use larger "
+            f"microbatches, or recipe.{LPIPS}.phases={microbatch}"
+        )
+
+
+def check_microbatch(config: Config, microbatch: int) -> None:
+    """Check a configuration whose loss has LPIPS against the examples of a microbatch; see `check_phases`.
+
+    Raises:
+      ValueError: the microbatch is too small.
+    """
+    if _has_lpips_term(config):
+        check_phases(settings_from(LpipsSettings, config[LPIPS], f"recipe.{LPIPS}").phases, microbatch)
+
+
 def at_phases(images: jax.Array, phases: int) -> jax.Array:
     """Images [B, H, W, C], each cropped to [H - phases + 1, W - phases + 1] at one of `phases` positions per axis.
 
-    Example i is cropped from row i % phases and column (i + i // phases) % phases on.
+    Example i is cropped from row i % phases and column (i + i // phases) % phases on, in every step.
+
+    Raises:
+      ValueError: fewer images than `phases`, which would never be cropped at the other positions.
     """
     if phases == 1:
         return images
+    check_phases(phases, len(images))
     batch, height, width, channels = images.shape
     size = (height - phases + 1, width - phases + 1, channels)
     index = jnp.arange(batch)

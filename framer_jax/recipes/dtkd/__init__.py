@@ -22,6 +22,8 @@ def _build(config: Config, purpose: str, data: str, reader: WeightReader) -> Rec
 
 def _check_crop(config: Config, crop: int) -> None:
     settings = settings_from(DtkdSettings, config["dtkd"], "recipe.dtkd")
+    if not settings.weight:  # nothing is transformed
+        return
     try:
         check_size(settings, (crop, crop))
     except ValueError as error:

@@ -15,7 +15,7 @@ from framer_jax.losses.wavelet_kd import dtkd_total, mean_wavelet_kd
 from framer_jax.losses.weight_schedule import weight_at
 from framer_jax.models.denoiser import OnePassNetwork
 from framer_jax.recipes.base import PIXELS, Batch, Frozen, Loss, LossFunction, Params, Precompute, Recipe, State
-from framer_jax.recipes.components.one_pass import one_pass_recipe, predictor
+from framer_jax.recipes.components.one_pass import one_pass_recipe, predictor, references
 from framer_jax.recipes.components.teacher import TEACHER, Teacher, teacher_outputs, teacher_targets
 from framer_jax.recipes.dtkd.settings import DtkdSettings
 
@@ -54,17 +54,17 @@ def _precompute(teacher: Teacher) -> Precompute:
 
 
 def _loss(student: OnePassNetwork, settings: DtkdSettings, teacher: Teacher | None, precomputed: bool) -> LossFunction:
-    predict = predictor(student)
+    predict, reference = predictor(student), references(student)
 
     def loss(params: Params, frozen: Frozen, state: State, batch: Batch, key: jax.Array, step: jax.Array) -> Loss:
         prediction, taps = predict(params, batch["lr"], key)  # [B, sH, sW, 3]
-        metrics = pixel_errors(prediction, batch["hr"])
+        metrics = pixel_errors(prediction, reference(batch["hr"]))
         if not settings.weight:
             return Loss(metrics["pixel_l1"], metrics, taps, state)
         key_noise, key_sample = jax.random.split(jax.random.fold_in(key, _KEY))
         noise = noise_field(key_noise, prediction.shape[0])
         targets = teacher_targets(teacher, frozen, batch, batch["lr"], noise, key_sample, precomputed)
-        distance = mean_wavelet_kd(prediction, targets, settings)  # targets [B, K, sH, sW, 3] → values [B]
+        distance = mean_wavelet_kd(prediction, reference(targets), settings)  # targets [B, K, sH, sW, 3] → values [B]
         weight = weight_at(settings.weight_schedule, step)
         metrics |= {f"teacher_{name}": value for name, value in distance.groups.items()}
         metrics |= {"teacher_weight": weight, "teacher_term": weight * distance.values}

@@ -34,7 +34,14 @@ from framer_jax.recipes.base import (
     auxiliary_frozen,
 )
 from framer_jax.recipes.components.latent_space import to_model_range
-from framer_jax.recipes.components.one_pass import STUDENT, init_student, one_pass_sampler, one_pass_taps, predictor
+from framer_jax.recipes.components.one_pass import (
+    STUDENT,
+    init_student,
+    one_pass_sampler,
+    one_pass_taps,
+    predictor,
+    references,
+)
 from framer_jax.recipes.method import Pretrained
 from framer_jax.recipes.realesrgan.settings import RealEsrganSettings
 
@@ -68,7 +75,9 @@ def realesrgan(
     sample = one_pass_sampler(generator)
     updates = [Update("generator", (STUDENT,), _generator_loss(generator, discriminator, scale, settings, auxiliary))]
     if adversarial:
-        updates.append(Update("discriminator", (DISCRIMINATOR,), _discriminator_loss(discriminator, settings)))
+        updates.append(
+            Update("discriminator", (DISCRIMINATOR,), _discriminator_loss(generator, discriminator, settings))
+        )
     return Recipe(
         name="realesrgan",
         scale=scale,
@@ -126,21 +135,22 @@ def _generator_loss(
     settings: RealEsrganSettings,
     auxiliary: tuple[AuxiliaryLoss, ...],
 ) -> LossFunction:
-    predict = predictor(generator)
+    predict, reference = predictor(generator), references(generator)
 
     def loss(params: Params, frozen: Frozen, state: State, batch: Batch, key: jax.Array, step: jax.Array) -> Loss:
         image, taps = predict(params, batch["lr"], key)  # [B, sH, sW, 3]
-        metrics = pixel_errors(image, batch["hr"])
+        target = reference(batch["hr"])
+        metrics = pixel_errors(image, target)
         values = settings.pixel_weight * metrics["pixel_l1"]
         if settings.checkerboard_weight:
-            metrics = {**metrics, "checkerboard": checkerboard_error(image, batch["hr"], scale)}
+            metrics = {**metrics, "checkerboard": checkerboard_error(image, target, scale)}
             values = values + settings.checkerboard_weight * metrics["checkerboard"]
         if settings.checkerboard_texture_weight:
-            texture = checkerboard_texture_error(image, batch["hr"], scale)
+            texture = checkerboard_texture_error(image, target, scale)
             metrics = {**metrics, "checkerboard_texture": texture}
             values = values + settings.checkerboard_texture_weight * texture
         if auxiliary:
-            pair = to_model_range(image), to_model_range(batch["hr"])
+            pair = to_model_range(image), to_model_range(target)
             values, metrics = add_auxiliary(auxiliary, frozen, values, metrics, *pair)
         if not settings.adversarial_weight:
             return Loss(values, metrics, taps, state)
@@ -152,11 +162,14 @@ def _generator_loss(
     return loss
 
 
-def _discriminator_loss(discriminator: UNetDiscriminator, settings: RealEsrganSettings) -> LossFunction:
+def _discriminator_loss(
+    generator: OnePassNetwork, discriminator: UNetDiscriminator, settings: RealEsrganSettings
+) -> LossFunction:
+    reference = references(generator)
     real_images = UNSHARPENED if settings.needs_unsharpened else "hr"
 
     def loss(params: Params, frozen: Frozen, state: State, batch: Batch, key: jax.Array, step: jax.Array) -> Loss:
-        real, state = _discriminate(discriminator, params, state, batch[real_images])  # [B, sH, sW, 1]
+        real, state = _discriminate(discriminator, params, state, reference(batch[real_images]))  # [B, sH, sW, 1]
         fake, state = _discriminate(discriminator, params, state, batch[GENERATED])
         on_real, on_fake = discriminator_loss(real, fake, settings.adversarial_loss)
         metrics = {"real": on_real, "fake": on_fake, "accuracy": accuracy(real, fake)}

@@ -18,9 +18,6 @@ CHAIN_KNOBS = tuple(
 )
 """The knobs of the chain that trained parameters depend on."""
 
-SAMPLER_KNOBS = (("resshift", "sampling_steps"), ("resshift", "centred_mean"), ("dtype",))
-"""The knobs that a sampler's images depend on and its parameters do not."""
-
 OVERLAPS = {512: 64, 256: 32, 64: 16}
 """Tile → overlap of the settings that the authors publish (512 with stride 448, 256 with 224, 64 with 48)."""
 
@@ -80,7 +77,12 @@ METHOD = Method(
     weight_files=(spaces.WEIGHT_FILE, perceptual.WEIGHT_FILE),
     sampling_overrides={"steps": ("resshift", "sampling_steps"), "mean_share": ("resshift", "mean_share")},
     identity=(("name",), ("space",), *CHAIN_KNOBS),
-    sampler_knobs=(*SAMPLER_KNOBS, ("resshift", "mean_share")),
+    sampler_knobs=(
+        ("resshift", "sampling_steps"),
+        ("resshift", "centred_mean"),
+        ("dtype",),
+        ("resshift", "mean_share"),
+    ),
     published_network=True,
     check_file_name=check_file_name,
     release_differences=release_differences,

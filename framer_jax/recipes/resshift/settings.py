@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from framer_jax.diffusion.resshift import first_sqrt_eta
 from framer_jax.knobs import MAX_WEIGHT, changed_repr, check_knobs, knob
 
 
@@ -80,9 +81,10 @@ class ResShiftSettings:
             raise ValueError(
                 f"sampling_steps is {self.sampling_steps}: it must be from 2 to the chain's steps ({self.steps})"
             )
-        first = min(self.min_noise_level / self.kappa, self.min_noise_level)
+        first = first_sqrt_eta(self.kappa, self.min_noise_level, self.sqrt_eta_cap)
         if first >= self.etas_end:
             raise ValueError(
-                f"min_noise_level is {self.min_noise_level}: with kappa {self.kappa} the chain would start at "
-                f"{first:g}, which must be below etas_end ({self.etas_end})"
+                f"min_noise_level is {self.min_noise_level}: with kappa {self.kappa} and sqrt_eta_cap "
+                f"{self.sqrt_eta_cap} the chain would start at {first:g}, which must be below etas_end "
+                f"({self.etas_end}): lower min_noise_level or sqrt_eta_cap"
             )

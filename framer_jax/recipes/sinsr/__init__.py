@@ -22,7 +22,6 @@ from framer_jax.recipes.method import (
 )
 from framer_jax.recipes.resshift import (
     CHAIN_KNOBS,
-    SAMPLER_KNOBS,
     check_file_name,
     release_differences,
 )
@@ -31,9 +30,10 @@ from framer_jax.recipes.resshift.settings import ResShiftSettings
 from framer_jax.recipes.sinsr.recipe import TRAJECTORY_ENTRIES, sinsr
 from framer_jax.recipes.sinsr.settings import SinSRSettings
 
-UNUSED_KNOBS = ("mean_share", "perceptual_weight")
-"""Knobs of `recipe.resshift` that would change images or the objective, and that a one-step student does not have.
-Those that say which indices the teacher was trained on are left alone: they come with its configuration."""
+UNUSED_KNOBS = ("sampling_steps", "mean_share", "perceptual_weight")
+"""Knobs of `recipe.resshift` that would change images or the objective, and that a one-step student does not have: its
+teacher takes all steps of the chain. Those that say which indices the teacher was trained on, and where its own
+one-step mean starts, are left alone: they come with its configuration."""
 
 TEACHER_FILE = WeightFile(("sinsr", "teacher_checkpoint"), "teacher")
 
@@ -53,10 +53,10 @@ def read_parts(config: Config, purpose: str, reader: WeightReader) -> Parts:
     """Build what a configuration describes, and read the teacher where the purpose needs one.
 
     Raises:
-      ValueError: for training, a knob of the chain that has no effect here.
+      ValueError: for training or precomputing, a knob of the chain that has no effect here.
     """
     chain = settings_from(ResShiftSettings, config["resshift"], "recipe.resshift")
-    if purpose == "training":
+    if purpose in WITH_TEACHER:
         _check_unused(chain)
     settings = settings_from(SinSRSettings, config["sinsr"], "recipe.sinsr")
     space = spaces.build_space(config, purpose, reader)
@@ -89,7 +89,7 @@ def _batch_entries(config: Config, data: str) -> tuple[str, ...]:
 
 
 def _records_identity(config: Config) -> dict[str, Any]:
-    return {}  # none besides those of the chain and of the sampler
+    return {}  # none besides those of the chain, and the dtype
 
 
 METHOD = Method(
@@ -102,7 +102,7 @@ METHOD = Method(
     weight_files=(spaces.WEIGHT_FILE, TEACHER_FILE),
     batch_entries=_batch_entries,
     identity=(("name",), ("space",), *CHAIN_KNOBS),
-    sampler_knobs=SAMPLER_KNOBS,
+    sampler_knobs=(("dtype",),),
     records_identity=_records_identity,
     published_network=True,
     check_file_name=check_file_name,

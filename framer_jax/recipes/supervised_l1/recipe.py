@@ -11,7 +11,7 @@ import jax
 from framer_jax.losses.pixel import pixel_errors
 from framer_jax.models.denoiser import OnePassNetwork
 from framer_jax.recipes.base import Batch, Frozen, Loss, LossFunction, Params, Recipe, State
-from framer_jax.recipes.components.one_pass import one_pass_recipe, predictor
+from framer_jax.recipes.components.one_pass import one_pass_recipe, predictor, references
 
 
 def supervised_l1(student: OnePassNetwork, scale: int) -> Recipe:
@@ -20,11 +20,11 @@ def supervised_l1(student: OnePassNetwork, scale: int) -> Recipe:
 
 
 def _loss(student: OnePassNetwork) -> LossFunction:
-    predict = predictor(student)
+    predict, reference = predictor(student), references(student)
 
     def loss(params: Params, frozen: Frozen, state: State, batch: Batch, key: jax.Array, step: jax.Array) -> Loss:
         prediction, taps = predict(params, batch["lr"], key)  # [B, sH, sW, 3]
-        errors = pixel_errors(prediction, batch["hr"])
+        errors = pixel_errors(prediction, reference(batch["hr"]))
         return Loss(errors["pixel_l1"], errors, taps, state)
 
     return loss
