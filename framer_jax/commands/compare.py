@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -29,6 +30,7 @@ from framer_jax.evaluation.comparison import (
     check_comparable,
     difference,
     difference_cells,
+    without_common_image,
 )
 from framer_jax.evaluation.report import metric_heading
 from framer_jax.porting.files import atomic_write, check_outputs, check_writable
@@ -122,6 +124,10 @@ def _compare(arguments: argparse.Namespace, arms: Sequence[Arm], metrics: Sequen
     if not metrics:
         return
     reference, *others = arms
+    lacking = without_common_image(metrics, reference, others)
+    for reason in lacking.values():
+        print(f"note: {reason}", file=sys.stderr)
+    metrics = [metric for metric in metrics if metric not in lacking]
     rows = {arm.label: [difference(metric, reference, arm, arguments.seed) for metric in metrics] for arm in others}
     for label, entries in rows.items():
         title = f"{label} minus {reference.label}, {max(entry.images for entry in entries)} images"

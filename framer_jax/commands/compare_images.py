@@ -15,7 +15,7 @@ from framer_jax.commands.compare_labels import check_labels, read_arm, split_lab
 from framer_jax.commands.evaluate import add_scoring_arguments
 from framer_jax.data.files import list_images
 from framer_jax.data.image_names import examples
-from framer_jax.evaluation.comparison import Arm, check_comparable
+from framer_jax.evaluation.comparison import Arm, check_comparable, without_common_image
 from framer_jax.evaluation.comparison_grid import DPI, figure_images, parse_crop, write_grid
 from framer_jax.evaluation.comparison_page.build import write_page
 from framer_jax.evaluation.comparison_page.data import PageSettings, page_data
@@ -181,6 +181,10 @@ def compare_folders(arguments: argparse.Namespace, console: Console, messages: C
     figure = figure_images(image_set, _names(arguments.images or "")) if arguments.grid else []
     page, embedded = _embed(arguments, image_set, console, messages) if arguments.html else (None, [])
     arms, failures = _scores(image_set, settings, recorded, console, messages)
+    lacking = without_common_image(ids, arms[0], arms[1:]) if arms else {}
+    for reason in lacking.values():
+        messages.print(f"note: {reason}", markup=False)
+    ids = tuple(metric for metric in ids if metric not in lacking)
     if page is not None:
         path = page_path(arguments.html)
         size = write_page(path, page_data(image_set, embedded, arms, ids, page), embedded)

@@ -12,6 +12,7 @@ from framer_jax.checkpoints.identity import records_identity
 from framer_jax.checkpoints.migration import present_knobs
 from framer_jax.checkpoints.paths import digests, is_trained, weight_path
 from framer_jax.config import ConfigError
+from framer_jax.data.contents import joint_digest
 from framer_jax.data.records import MANIFEST
 from framer_jax.data.settings import DEGRADATION_OPTIONS
 from framer_jax.recipes.method import value_at, with_values
@@ -50,8 +51,8 @@ def portable(config: dict[str, Any]) -> dict[str, Any]:
     return config
 
 
-def manifest_of(config: dict[str, Any], samples: int, per_file: int, photographs: int) -> dict[str, Any]:
-    """The manifest of a folder of a teacher's outputs."""
+def manifest_of(config: dict[str, Any], samples: int, per_file: int, photographs: Mapping[str, str]) -> dict[str, Any]:
+    """The manifest of a folder of a teacher's outputs; `photographs` are the digests of their files."""
     plain = portable(config)
     recipe = plain["recipe"]
     teacher = value_at(config["recipe"], ("teacher", "checkpoint"))
@@ -62,7 +63,8 @@ def manifest_of(config: dict[str, Any], samples: int, per_file: int, photographs
         "framer_jax_version": __version__,
         "samples": samples,
         "per_file": per_file,
-        "photographs": photographs,
+        "photographs": len(photographs),
+        "contents": joint_digest(photographs),
         "seed": config["training"]["seed"],
         "outputs": records_identity(recipe),
         "data": _data_of(plain),
@@ -71,9 +73,15 @@ def manifest_of(config: dict[str, Any], samples: int, per_file: int, photographs
 
 
 def latents_manifest(
-    config: dict[str, Any], samples: int, per_file: int, vae: str, draw: str, storage: str
+    config: dict[str, Any],
+    samples: int,
+    per_file: int,
+    photographs: Mapping[str, str],
+    vae: str,
+    draw: str,
+    storage: str,
 ) -> dict[str, Any]:
-    """The manifest of a folder of latents; `vae` is the autoencoder's digest."""
+    """The manifest of a folder of latents; `photographs` are the digests of their files, `vae` is the autoencoder's."""
     return {
         "kind": "latents",
         "framer_jax_version": __version__,
@@ -82,6 +90,7 @@ def latents_manifest(
         "seed": config["training"]["seed"],
         "scale": config["recipe"]["scale"],
         "data": _data_of(portable(config)),
+        "contents": joint_digest(photographs),
         "vae": vae,
         "draw": draw,
         "storage": storage,
@@ -132,7 +141,7 @@ def check_records(manifest: Mapping[str, Any], config: dict[str, Any], folder: s
         )
     if missing := [name for name in ("data", "outputs", "weights") if name not in manifest]:
         raise ConfigError(f"data.train {folder}: {MANIFEST} lacks {', '.join(missing)}: make the records again")
-    present = json.loads(json.dumps(manifest_of(config, 0, 0, 0)))
+    present = json.loads(json.dumps(manifest_of(config, 0, 0, {})))
     stored, needed = _record_knobs(manifest), _record_knobs(present)
     # Manifests of earlier versions also state sampler knobs of other methods than the teacher's.
     stored = {name: value for name, value in stored.items() if not _has_no_section(name, config["recipe"])}

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from framer_jax.paths import AnyPath, read_bytes
+from framer_jax.porting.files import RAW_NAMES
 
 SAMPLE = 4096
 """Bytes that are read at the beginning, in the middle and at the end of a file."""
@@ -29,6 +30,12 @@ def file_digests(files: Mapping[str, AnyPath]) -> dict[str, str]:
     """
     with ThreadPoolExecutor(THREADS) as pool:
         return dict(zip(files, pool.map(content_digest, files.values()), strict=True))
+
+
+def joint_digest(digests: Mapping[str, str]) -> str:
+    """One digest of all files and their names, from those of `file_digests`."""
+    lines = "".join(f"{name}\0{digest}\n" for name, digest in sorted(digests.items()))
+    return hashlib.sha256(lines.encode(errors=RAW_NAMES)).hexdigest()
 
 
 def content_digest(path: AnyPath) -> str:

@@ -113,7 +113,9 @@ def validation_pairs(
     if multiple < 1 or multiple % preset.scale:
         raise ValueError(f"'multiple' must be a multiple of the scale {preset.scale}; got {multiple}")
     pairs, seen = [], set()
-    for index in range(len(source) if limit is None else min(limit, len(source))):
+    for index in range(len(source)):
+        if len(pairs) == limit:
+            break
         photo = source[index]
         if photo.record in seen:
             continue  # the replacement of a damaged file

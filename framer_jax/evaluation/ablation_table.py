@@ -17,6 +17,7 @@ from framer_jax.evaluation.comparison import (
     difference,
     difference_cells,
     difference_json,
+    without_common_image,
 )
 from framer_jax.evaluation.report import MISSING, metric_heading
 
@@ -91,7 +92,8 @@ def ablation_result(ablation: Ablation, scores: Mapping[str, ArmScores], seed: i
         if not seeds:
             return []
         one, two = (Arm(arm, tuple(present[arm][number] for number in seeds)) for arm in (first, second))
-        return [difference(metric, one, two, seed) for metric in metrics]
+        lacking = without_common_image(metrics, one, [two])
+        return [difference(metric, one, two, seed) for metric in metrics if metric not in lacking]
 
     return AblationResult(
         ablation,

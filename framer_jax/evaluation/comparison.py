@@ -189,6 +189,23 @@ def sign_test(better: int, worse: int) -> float:
     return min(1.0, 2 * tail / 2**count)
 
 
+def without_common_image(metrics: Sequence[str], first: Arm, others: Sequence[Arm]) -> dict[str, str]:
+    """Metric → why `difference` cannot compare the first arm with each of the others by it.
+
+    Raises:
+      ValueError: it can by none of them.
+    """
+    lacking = {
+        metric: f"{first.label} and {other.label} have no image in common that has a {metric}"
+        for metric in metrics
+        for other in others
+        if not first.scores(metric).keys() & other.scores(metric).keys()
+    }
+    if metrics and len(lacking) == len(metrics):
+        raise ValueError(next(iter(lacking.values())))
+    return lacking
+
+
 def difference(metric: str, first: Arm, second: Arm, seed: int = 0) -> Difference:
     """Compare two arms by one metric on the images that have a score in both.
 

@@ -114,7 +114,7 @@ def test_an_unknown_schema_is_refused_in_one_line(schema, tmp_path):
 def test_records_of_the_version_before_are_taken(tmp_path):
     teacher = ported(tmp_path / "teacher.safetensors", "swinir")
     config = to_dict(load_config("augkd_swinir_small", [f"recipe.teacher.checkpoint={teacher}"]))
-    manifest = json.loads(json.dumps(manifest_of(config, 1, 1, 1)))
+    manifest = json.loads(json.dumps(manifest_of(config, 1, 1, {})))
     published = "recipe.teacher.published"
     assert manifest["outputs"][f"{published}.dtype"] == "float32"
     (digest,) = manifest["weights"].values()

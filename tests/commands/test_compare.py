@@ -25,6 +25,15 @@ def test_models_are_compared_with_the_first(files, tmp_path, capsys):
     assert main(["compare", files[0], files[1], "--json", str(output), "--overwrite"]) == 0
 
 
+def test_a_metric_without_a_common_image_is_noted(tmp_path, capsys):
+    one = scores(tmp_path / "a.json", {"psnr-y": {"x": 20, "y": 22}, "niqe": {"x": None, "y": 6}})
+    two = scores(tmp_path / "b.json", {"psnr-y": {"x": 21, "y": 24}, "niqe": {"x": 4, "y": None}})
+    assert main(["compare", str(one), str(two), "--markdown"]) == 0
+    printed = capsys.readouterr()
+    assert "psnr-y" in printed.out and "niqe" not in printed.out
+    assert printed.err == "note: a and b have no image in common that has a niqe\n"
+
+
 def test_markdown_has_a_table_for_each_model(files, capsys):
     assert main(["compare", *files, "--markdown"]) == 0
     printed = capsys.readouterr().out

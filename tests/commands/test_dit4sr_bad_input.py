@@ -82,7 +82,7 @@ def place(tmp_path_factory):
     embeddings(place / "embeddings")
     digest = read_kl_autoencoder(place / "vae.safetensors").digest
     settings = config(*KIND, f"data.train={place}/photos")
-    write_names(place / "latents", latents_manifest(settings, 8, 8, digest, "mode", "float32"), NAMES)
+    write_names(place / "latents", latents_manifest(settings, 8, 8, {}, digest, "mode", "float32"), NAMES)
     latent = np.zeros((4, 4, 4), np.float32)
     records = [{HR_LATENT: latent, LR_LATENT: latent, PHOTO_INDEX: np.int32(number % 3)} for number in range(8)]
     write_records(place / "latents" / file_name(0), records)

@@ -141,6 +141,12 @@ def test_records_of_another_run_are_refused(place, capsys, more, message):
     assert not (place / "never").exists()
 
 
+def test_records_of_other_photographs_of_the_same_names_are_not_kept(place, capsys):
+    photos(place / "elsewhere" / "photos", count=5, size=(48, 40))
+    assert precompute(place, "records", more=(f"data.train={place}/elsewhere/photos",)) == 2
+    assert "records that were made otherwise (contents): name another folder" in capsys.readouterr().err
+
+
 def test_what_cannot_be_precomputed(place, capsys):
     for words, more, message in (
         ((), ("training.seed=1",), "made otherwise (seed): name another folder, or use --overwrite"),

@@ -240,6 +240,14 @@ def test_validation_pairs_do_not_depend_on_other_photographs(source, folder):
         whole_photos.validation_pairs(alone, BICUBIC, multiple=6)
 
 
+def test_damaged_photographs_do_not_count_as_validation_pairs(folder, tmp_path):
+    (tmp_path / "damaged.png").write_bytes((folder / "0.png").read_bytes()[:60])
+    paths = [tmp_path / "damaged.png", *(folder / f"{number}.png" for number in (1, 2, 3))]
+    source = sources.ImageFiles(paths, [path.name for path in paths])
+    pairs = whole_photos.validation_pairs(source, BICUBIC, limit=2)
+    assert [pair.name for pair in pairs] == ["1.png", "2.png"]
+
+
 @pytest.mark.slow
 def test_worker_processes_do_not_change_the_batches(folder):
     """Run in a separate process, since spawned workers need an importable main module."""

@@ -13,6 +13,7 @@ from framer_jax.commands.precompute import work as shared
 from framer_jax.commands.provenance import config_of_latents
 from framer_jax.data.captions import crop_name
 from framer_jax.data.pipeline import make_prepare
+from framer_jax.data.contents import joint_digest
 from framer_jax.data.records import MANIFEST, RECORD, check_kind, is_records, read_manifest, read_names
 from framer_jax.data.sources import ImageFiles, Pixels
 from framer_jax.porting.files import sha256_of
@@ -77,7 +78,9 @@ def crops_of_latents(latents: Path, photos: str, kind: str) -> CaptionedImages:
     manifest = read_manifest(latents)
     check_kind(manifest, "latents", latents)
     crops = shared.open_crops(config_of_latents(manifest, photos), latents)
-    if list(crops.source.names) != read_names(latents):
+    contents = manifest.get("contents")  # earlier versions have none
+    others = contents is not None and contents != joint_digest(crops.source.digests())
+    if others or list(crops.source.names) != read_names(latents):
         raise ValueError(
             f"--photos {photos} are not the photographs of the latents {latents}: name the folder that they were made "
             "from, unchanged"

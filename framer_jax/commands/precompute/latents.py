@@ -146,7 +146,8 @@ def precompute_latents(
     for source, names in (required_names or {}).items():
         check_captions(dict.fromkeys(names), crops.source.names, source)
     sharding = shared.devices_of(work.batch)
-    manifest = latents_manifest(config, work.samples, work.per_file, vae.digest, **settings._asdict())
+    photographs = crops.source.digests()
+    manifest = latents_manifest(config, work.samples, work.per_file, photographs, vae.digest, **settings._asdict())
     write_names(folder, manifest, crops.source.names, overwrite)
     key = jax.random.fold_in(jax.random.key(config["training"]["seed"]), LATENT)
     frozen = {AUTOENCODER: vae.params}

@@ -74,7 +74,7 @@ def precompute_teacher(config: dict[str, Any], folder: Path, work: Work, overwri
         )
     crops = shared.open_crops(config, folder)
     sharding = shared.devices_of(work.batch)
-    write_manifest(folder, manifest_of(config, work.samples, work.per_file, len(crops.source)), overwrite)
+    write_manifest(folder, manifest_of(config, work.samples, work.per_file, crops.source.digests()), overwrite)
     key = jax.random.fold_in(jax.random.key(seed), TEACHER)
     compute = shared.compute_on(sharding, crops.preset, recipe.frozen, _entries(recipe), key)
     images = (*PIXELS, *recipe.precomputed_images)
