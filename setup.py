@@ -110,5 +110,5 @@ setup(
         "originals": [*DIFFUSERS, "peft>=0.15", "accelerate>=1.0", *TESTS],  # tools/test.sh --originals
         "dev": DEVELOPMENT + DOCUMENTATION + EVALUATION + TENSORBOARD + EXPORT,
     },
-    entry_points={"console_scripts": ["framer-jax=framer_jax.cli:main"]},
+    entry_points={"console_scripts": ["framer-jax=framer_jax.cli:run_process"]},
 )

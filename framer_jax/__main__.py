@@ -1,8 +1,6 @@
 """`python -m framer_jax`: the command line where its script is not on the path."""
 
-import sys
-
-from framer_jax.cli import main
+from framer_jax.cli import run_process
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_process()

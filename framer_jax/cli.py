@@ -7,14 +7,20 @@ import importlib
 import logging
 import math
 import os
+import signal
 import sys
+from _thread import interrupt_main
 from collections.abc import Iterator, Sequence
-from typing import NoReturn
+from contextlib import suppress
+from multiprocessing import active_children
+from threading import Timer, main_thread
+from types import FrameType
+from typing import Any, NoReturn
 
 from framer_jax.commands.pixel_limit import pillow_settings
 from framer_jax.compile_cache import keep_compiled_programs
-from framer_jax.console import printable_streams
-from framer_jax.errors import is_correctable, one_line
+from framer_jax.console import open_streams, printable_streams
+from framer_jax.errors import is_correctable, is_interrupt, one_line
 from framer_jax.knobs import LARGEST_INT, shown
 from framer_jax.paths import check_local, local_copy
 from framer_jax.version import __version__
@@ -65,6 +71,12 @@ GOING_ON = {
 INTERRUPTED = 130
 """Exit status after Ctrl-C, as of a shell."""
 
+TERMINATED = 143
+"""Exit status after SIGTERM, as of a shell."""
+
+AGAIN_AFTER = 0.1
+"""Seconds after which an interrupt that was lost comes again."""
+
 LARGEST_SEED = 2**63 - 1
 """Seeds are hashed, so that they may be larger than other numbers."""
 
@@ -84,26 +96,90 @@ def main(arguments: Sequence[str] | None = None) -> int:
       other error is a bug and shows its traceback, as do all errors if FRAMER_JAX_TRACEBACK is set. After Ctrl-C, one
       line says how to go on, with status 130.
     """
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")  # before an import adds a handler
     words = list(sys.argv[1:] if arguments is None else arguments)
     name = words[0] if words and words[0] in COMMANDS else ""
-    with printable_streams():
+    with open_streams(), printable_streams():
+        # before an import adds a handler
+        logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
         try:
             status = _run(words)
             sys.stdout.flush()  # a closed pipe is noticed here, in place of after the end
             return status
         except KeyboardInterrupt:
-            going_on = GOING_ON.get(name, "nothing was written")
-            print(f"framer-jax {name}: interrupted; {going_on}", file=sys.stderr)
-            return INTERRUPTED
+            return _interrupted(name)
         except BrokenPipeError:  # what reads the output, such as head, has read enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it ends
             return PIPE_CLOSED
         except Exception as error:
+            if is_interrupt(error):
+                return _interrupted(name)
             if os.environ.get("FRAMER_JAX_TRACEBACK") or not is_correctable(error):
                 raise
             print(f"framer-jax {name}: {one_line(error)}", file=sys.stderr)
             return 2
+
+
+def _interrupted(name: str) -> int:
+    """Say how to go on; returns the exit status."""
+    print(f"framer-jax {name}: interrupted; {GOING_ON.get(name, 'nothing was written')}", file=sys.stderr)
+    return INTERRUPTED
+
+
+def run_process() -> NoReturn:
+    """Run the command that the process was started with, and end the process with its exit status.
+
+    SIGTERM ends a command as Ctrl-C does, its temporary files are removed, and the status is 143. After either, the
+    process ends without shutting Python down: threads of JAX may still compile, and crash while it is.
+    """
+    received: list[int] = []
+    _interrupt_by_sigterm(received)
+    _repeat_lost_interrupts(received)
+    try:
+        status = main()
+    except KeyboardInterrupt:  # one more, while the first was reported
+        status = INTERRUPTED
+    if status != INTERRUPTED:
+        sys.exit(status)
+    for worker in active_children():  # which Python would end with itself
+        worker.terminate()
+    for stream in filter(None, (sys.stdout, sys.stderr)):
+        with suppress(OSError, ValueError):  # their reader may be gone
+            stream.flush()
+    os._exit(TERMINATED if received else INTERRUPTED)
+
+
+def _interrupt_by_sigterm(received: list[int]) -> None:
+    """Let SIGTERM raise KeyboardInterrupt in the main thread, and be listed, unless it is to be ignored."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+        raise KeyboardInterrupt
+
+    if signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, interrupt)
+
+
+def _repeat_lost_interrupts(received: list[int]) -> None:
+    """Let an interrupt come again that Python ignored, because it came in a callback, such as JAX's for gc."""
+    report = sys.unraisablehook
+
+    def repeat(lost: Any) -> None:
+        if not isinstance(lost.exc_value, KeyboardInterrupt):
+            report(lost)
+            return
+        timer = Timer(AGAIN_AFTER, _send_to_main_thread, [received[-1] if received else signal.SIGINT])
+        timer.daemon = True
+        timer.start()
+
+    sys.unraisablehook = repeat
+
+
+def _send_to_main_thread(number: int) -> None:
+    """Send a signal; where it can, it also ends what the main thread waits for in the system."""
+    if hasattr(signal, "pthread_kill"):
+        signal.pthread_kill(main_thread().ident or 0, number)
+    else:
+        interrupt_main(signal.Signals(number))
 
 
 class _Parser(argparse.ArgumentParser):
@@ -198,4 +274,4 @@ def _module(command: str) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_process()

@@ -1,11 +1,12 @@
-"""Text on consoles that do not know every character."""
+"""Standard streams: text on consoles that do not know every character, and streams that are closed."""
 
 from __future__ import annotations
 
 import codecs
+import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -51,6 +52,29 @@ def encode_plainly(error: UnicodeError) -> tuple[str, int]:
     text = error.object[error.start : error.end]
     plain = "".join(PLAIN.get(character) or ascii(character)[1:-1] for character in text)
     return plain, error.end
+
+
+STREAMS = {"stdin": "r", "stdout": "w", "stderr": "w"}
+"""Standard stream → how it is opened, in the order of their descriptors, 0 to 2."""
+
+
+@contextmanager
+def open_streams() -> Iterator[None]:
+    """Let standard streams that are closed (as by the shell's `>&-`) be the null device within the block.
+
+    Python has None for them, whose methods are missing and for which `print` takes standard output. The null device
+    also takes their descriptors, the lowest free ones: otherwise the next file that is opened has them, and what a
+    library in C prints is written into it.
+    """
+    with ExitStack() as opened:
+        for name, mode in STREAMS.items():
+            if getattr(sys, name) is None:
+                stream = opened.enter_context(open(os.devnull, mode, encoding="utf-8"))
+                if stream.fileno() < len(STREAMS):
+                    os.set_inheritable(stream.fileno(), True)  # as a standard stream, for processes that are started
+                setattr(sys, name, stream)
+                opened.callback(setattr, sys, name, None)
+        yield
 
 
 @contextmanager

@@ -24,6 +24,13 @@ def is_correctable(error: BaseException) -> bool:
     return jax is not None and isinstance(error, jax.errors.JaxRuntimeError)
 
 
+def is_interrupt(error: BaseException | None) -> bool:
+    """Whether an error stands for Ctrl-C: where it comes while code in C calls Python, another error may replace it."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__
+    return error is not None
+
+
 def one_line(error: BaseException) -> str:
     """The message of an error in one line (those of libraries may have more), or else its kind."""
     message = " ".join(line.strip() for line in str(error).splitlines()) or type(error).__name__

@@ -187,6 +187,8 @@ def _refusal(knob: Knob, value: Any) -> str:
     if _is_legal(knob, value):
         return ""
     words = f"is {shown(value)}: it must be {legal_values(knob)}"
+    if value is None:
+        return f"{words}; leave it empty in place of None" if knob.type is str and knob.empty else words
     if _is_legal(dataclasses.replace(knob, regex=False), value):
         words += f" ({regex_error(value)})"
     elif isinstance(value, str) and "\0" in value:
@@ -331,9 +333,13 @@ def _is_legal_scalar(knob: Knob, kind: type, value: Any) -> bool:
     if kind not in (int, float):
         return True
     used = _as_used(knob, kind, value)
+    return math.isfinite(used) and _in_range(knob, value, used)
+
+
+def _in_range(knob: Knob, value: float, used: float) -> bool:
+    """Whether a number is in the knob's range; bounds that are excluded are compared with what it is used as."""
     return (
-        math.isfinite(used)
-        and (knob.at_least is None or value >= knob.at_least)
+        (knob.at_least is None or value >= knob.at_least)
         and (knob.above is None or used > knob.above)
         and (knob.at_most is None or value <= knob.at_most)
         and (knob.below is None or used < knob.below)
@@ -354,6 +360,8 @@ def _beyond_machine(knob: Knob, value: Any) -> bool:
     kind = knob.item or knob.type
     parts = value if isinstance(value, list | tuple) else (value,)
     if kind not in (int, float) or not all(isinstance(part, _ACCEPTED.get(kind, kind)) for part in parts):
+        return False
+    if not all(_in_range(knob, part, part) for part in parts):
         return False
     used = [_as_used(knob, kind, part) for part in parts]
     return any(part in (knob.above, knob.below) or math.isinf(part) for part in used) and used != list(parts)

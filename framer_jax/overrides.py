@@ -78,7 +78,9 @@ def apply_override(config: ConfigDict, key: str, text: str, knobs: Mapping[str, 
 
 def _legal_value(knob: Knob, key: str, text: str) -> Any:
     """The value of a knob that a text gives; a ValueError names the knob and its legal values."""
-    value = text if knob.type is str and not (knob.optional and text == "None") else literal(text)
+    # Where a string may be None, or empty to the same end, 'None' is not the name of a file or of a project.
+    is_plain_text = knob.type is str and not (text == "None" and (knob.optional or knob.empty))
+    value = text if is_plain_text else literal(text)
     section, _, last = key.rpartition(".")
     check_values((knob,), {last: value}, section)
     return float(value) if knob.type is float and value is not None else as_tuple(value)

@@ -195,7 +195,8 @@ def test_port_there_and_back(tmp_path):
     facts = framer_jax.port(original, tmp_path / "torch.safetensors", "vq_f4", to="torch")
     assert (facts["written"], facts["model"]) == (tmp_path / "torch.safetensors", "vq_f4")
     facts = framer_jax.port([str(tmp_path / "torch.safetensors")], str(tmp_path / "back.safetensors"), "vq_f4")
-    arguments = json.loads(facts["arguments"])
+    arguments = json.loads(json.dumps(facts["arguments"]))  # lists, as in the file
+    assert (facts["parameters"], [file["file"] for file in facts["sources"]]) == (291_406, ["torch.safetensors"])
     assert arguments == arguments | load_weights(original)[1]["arguments"]
     first, second = (load_weights(tmp_path / f"{name}.safetensors")[0] for name in ("original", "back"))
     jax.tree.map(np.testing.assert_array_equal, first, second)

@@ -312,7 +312,7 @@ def test_info_of_the_environment(capsys):
     facts = info(capsys)
     assert facts["framer_jax"] == __version__
     assert facts["backend"] == "cpu"
-    assert len(facts["devices"]) == 8
+    assert [device["id"] for device in facts["devices"]] == list(range(8))
     assert cli.main(["info"]) == 0
     assert re.search(rf"^framer_jax +{__version__}$", capsys.readouterr().out, re.MULTILINE)
 

@@ -1,7 +1,9 @@
+import re
 from dataclasses import dataclass
 
 import pytest
 
+from framer_jax.config import ConfigError, default, override_config
 from framer_jax.knobs import check_knobs, check_same_values, knob, knobs_of, legal_values, nearest, settings_from
 
 
@@ -15,6 +17,7 @@ class Settings:
     name: str = knob("a", "A name.", choices=("a", "b"))
     sides: tuple[int, ...] = knob((1, 2), "Sides.")
     free: float = knob(0.0, "Any number.")
+    seed: int = knob(0, "A seed.", at_least=0, at_most=2**32 - 1)
     pair: tuple[float, float] = knob((0.5, 1.0), "Two shares.", at_least=0, at_most=1)
     words: tuple[str, ...] = knob(("a",), "Words.", choices=("a", "b"), empty=True)
     path: str = knob("x", "A path.")
@@ -75,6 +78,36 @@ def test_other_values_are_refused_with_the_legal_ones(values, message):
     with pytest.raises(ValueError, match=rf"section\.{name} is .*: it must be {message}") as caught:
         settings_from(Settings, {name: value}, "section")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"seed": 2**32}, "section.seed is 4294967296: it must be a whole number from 0 to 4294967295"),
+        ({"seed": -(10**20)}, "section.seed is -100000000000000000000: it must be a whole number from 0 to 4294967295"),
+        ({"share": 1e39}, "section.share is 1e+39: it must be a number above 0 and at most 1"),
+    ],
+)
+def test_out_of_range_is_not_blamed_on_the_machine(values, message):
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        settings_from(Settings, values, "section")
+
+
+def test_none_for_a_string_that_may_be_empty_has_a_remedy():
+    with pytest.raises(ValueError, match=r"pattern is None: it must be a regular expression; leave it empty in place"):
+        settings_from(Settings, {"pattern": None}, "section")
+    with pytest.raises(ValueError, match=r"path is None: it must be a string that is not empty$"):
+        settings_from(Settings, {"path": None}, "section")
+
+
+def test_none_on_the_command_line_is_no_project():
+    config = default("resshift")
+    with pytest.raises(
+        ConfigError, match=r"logging\.wandb is None: it must be a string; leave it empty in place of None"
+    ):
+        override_config(config, ["logging.wandb=None"])
+    override_config(config, ["logging.wandb=", "data.train=None"])  # a folder may have this name
+    assert (config.logging.wandb, config.data.train) == ("", "None")
 
 
 def test_an_unknown_name_has_a_hint():

@@ -37,7 +37,9 @@ def port(
         states are in the result's 'assumed'.
 
     Returns:
-      What the command prints: 'written', 'sha256', 'model', 'parameters' and further facts, by name.
+      What the command prints with --json, by name: 'written' (a path), 'sha256', 'model', 'parameters' (a number),
+      'sources' (a list of 'file' and 'sha256'), 'notes' (a list), and as far as there are any 'arguments', 'stated' and
+      'assumed' (dicts by name), 'checked' (a dict) and further facts.
 
     Raises:
       FileExistsError: the output exists and `overwrite` is False.

@@ -15,8 +15,10 @@ from PIL import Image
 from rich.console import Console
 
 from framer_jax.commands.degrade_manifest import NOTHING, Earlier, Manifest, earlier_results, join_manifests
+from framer_jax.commands.degrade_plan import find, plan, root_of
 from framer_jax.commands.degrade_preview import write_preview
 from framer_jax.commands.degrade_results import (
+    UNUSABLE,
     Job,
     check_results,
     manifest_record,
@@ -28,13 +30,12 @@ from framer_jax.commands.engine_option import Plan, ShardedCommand, add_engine_o
 from framer_jax.commands.quiet_option import add_quiet_option
 from framer_jax.commands.shard_option import ALL, add_shard_option, parse_shard
 from framer_jax.console import message_console
-from framer_jax.data.files import SUFFIXES, LeftOut, Listing, list_images, summary_of
+from framer_jax.data.files import LeftOut
 from framer_jax.data.sources import Pixels
 from framer_jax.data.whole_photos import canvas_size, degrade_photos, photo_generator
 from framer_jax.degradations.draw import DegradationParameters, draw
 from framer_jax.degradations.lookup import MIXTURE_EXAMPLE, SCALES, preset_by_name
 from framer_jax.degradations.presets import GEOMETRIES, PRESETS, DegradationPreset
-from framer_jax.images.decode import read_header
 from framer_jax.porting.files import atomic_write
 from framer_jax.porting.shard_files import shard_file
 from framer_jax.progress import track
@@ -81,7 +82,7 @@ class Degraded(NamedTuple):
     """What one call did.
 
     Attributes:
-      jobs: the photographs of the call.
+      jobs: the photographs of the call whose sizes are known.
       kept: names of those whose results were there.
       failed: name → why it could not be degraded.
       left_out: what may be an image of the input, and cannot be read.
@@ -105,7 +106,7 @@ class _Prepared(NamedTuple):
       names: of all photographs, also those of other shards.
       earlier: results of earlier runs.
       preview: path of the contact sheet, or None.
-      degraded: what will be done, without failures.
+      degraded: what will be done; its failures are the photographs whose sizes are not known, or are too small.
     """
 
     preset: DegradationPreset
@@ -141,13 +142,16 @@ def _prepare(arguments: argparse.Namespace) -> _Prepared:
             raise ValueError(f"--{name} concerns the results of all shards: omit it, or --shard")
     source, output = Path(arguments.input), Path(arguments.output)
     listing = find(source, output)
-    names = tuple(path.relative_to(_root(source)).as_posix() for path in listing.paths)
-    jobs = plan(listing.paths, source, output, preset.scale, arguments.pairs, shard)
+    names = tuple(path.relative_to(root_of(source)).as_posix() for path in listing.paths)
+    jobs, failed = plan(listing.paths, source, output, preset.scale, arguments.pairs, shard)
+    if arguments.shard == ALL:
+        check_any(jobs, failed)
     manifest, preview = shard_file(output / MANIFEST, shard), output / PREVIEW if arguments.preview else None
     check_results(jobs, {"the manifest": manifest, "--preview": preview})
     earlier = NOTHING
     if not arguments.overwrite:
-        earlier = earlier_results(jobs, preset, arguments.seed, output / MANIFEST, names)
+        known = [name for name in names if name not in failed]
+        earlier = earlier_results(jobs, preset, arguments.seed, output / MANIFEST, known)
     notes = []
     if preview and preview.exists() and earlier.kept:
         notes.append(f"  note: {preview} is that of the run before: --overwrite replaces it")
@@ -156,7 +160,7 @@ def _prepare(arguments: argparse.Namespace) -> _Prepared:
     results = [*reports, *(path for job in jobs if job.name not in earlier.lines for path in result_paths(job))]
     refuse_existing(results, arguments.overwrite)
     notes += [f"  note: {job.source}: {job.note}" for job in jobs if job.note and job.name not in earlier.kept]
-    degraded = Degraded(tuple(jobs), earlier.kept, {}, listing.left_out, tuple(notes), manifest)
+    degraded = Degraded(jobs, earlier.kept, failed, listing.left_out, tuple(notes), manifest)
     return _Prepared(preset, names, earlier, preview, degraded)
 
 
@@ -168,7 +172,10 @@ def _compute(arguments: argparse.Namespace) -> Degraded:
     if not jobs:  # of a shard; a folder without photographs is refused
         return degraded
     console = message_console(arguments.quiet)
-    failed = degrade_files(jobs, preset, arguments.seed, manifest, arguments.batch, arguments.workers, console, earlier)
+    failed = {
+        **degraded.failed,
+        **degrade_files(jobs, preset, arguments.seed, manifest, arguments.batch, arguments.workers, console, earlier),
+    }
     if arguments.shard == ALL:
         check_any(jobs, failed)
         join_manifests(names, manifest)
@@ -181,7 +188,8 @@ def _merge(arguments: argparse.Namespace, prepared: _Prepared, parts: Sequence[D
     reached = {job.name for part in parts for job in part.jobs} | prepared.earlier.kept
     jobs = prepared.degraded.jobs
     lost = {job.name: f"{job.source}: its shard ended with an error" for job in jobs if job.name not in reached}
-    failed = {name: reason for part in parts for name, reason in part.failed.items()} | lost
+    of_parts = {name: reason for part in parts for name, reason in part.failed.items()}
+    failed = {**prepared.degraded.failed, **of_parts, **lost}
     check_any(jobs, failed)
     return prepared.degraded._replace(failed=failed)
 
@@ -193,7 +201,8 @@ def _report(arguments: argparse.Namespace, degraded: Degraded) -> int:
         print(json.dumps(_as_json(degraded), indent=1))
         return status
     geometry = arguments.geometry or ("aligned" if arguments.pairs else "released")
-    counts = f"{len(jobs) - len(kept) - len(failed)} degraded by {arguments.preset} ({geometry} geometry)"
+    done = sum(job.name not in kept and job.name not in failed for job in jobs)
+    counts = f"{done} degraded by {arguments.preset} ({geometry} geometry)"
     counts += f", {len(kept)} were there" if kept else ""
     counts += f", {len(failed)} failed: repair or remove them and run this again" if failed else ""
     failures = [f"  failed: {reason}" for reason in failed.values()]
@@ -214,74 +223,6 @@ def _as_json(degraded: Degraded) -> dict[str, Any]:
         "notes": [{"image": str(job.source), "note": job.note} for job in done if job.note and job.name not in kept],
         "left_out": [{"path": str(item.path), "reason": item.reason} for item in left_out],
     }
-
-
-def find(source: Path, output: Path) -> Listing:
-    """The photographs of the input, and what is left out.
-
-    Raises:
-      FileNotFoundError: the input does not exist.
-      ValueError: it holds no photograph; or the output lies inside it, where the next run would read it as input, or
-        has the name of an image.
-    """
-    if output.suffix.lower() in SUFFIXES and not output.is_dir():
-        raise ValueError(f"the output {output} has the name of an image, and is a folder: choose another name")
-    if source.is_file():
-        return Listing((source,), ())
-    if not source.is_dir():
-        raise FileNotFoundError(f"{source}: no such file or folder")
-    if output.resolve().is_relative_to(source.resolve()):
-        raise ValueError(f"the output {output} lies inside the input {source}: choose a folder outside of it")
-    listing = list_images(source)
-    if not listing.paths:
-        more = f"; {summary_of(listing.left_out)}" if listing.left_out else ""
-        raise ValueError(f"the folder {source} holds no image (.png, .jpg, .webp, .tif, …){more}")
-    return listing
-
-
-def _root(source: Path) -> Path:
-    return source.parent if source.is_file() else source
-
-
-def plan(
-    paths: Sequence[Path],
-    source: Path,
-    output: Path,
-    scale: int,
-    pairs: bool = False,
-    shard: tuple[int, int] = (0, 1),
-) -> list[Job]:
-    """Read the sizes of the photographs, and name the results.
-
-    Args:
-      paths: the photographs.
-      source: the input, one of them or their folder.
-      output: folder of the results.
-      scale: downsampling factor.
-      pairs: whether HR images are written too.
-      shard: (i, n) selects every n-th photograph, from photograph i on.
-
-    Raises:
-      ValueError: a photograph is damaged or smaller than the scale, or two have the same result path.
-    """
-    root = _root(source)
-    jobs: list[Job] = []
-    names: dict[Path, Path] = {}
-    for number, path in enumerate(paths):
-        name = path.relative_to(root)
-        result = name.with_suffix(".png")
-        if result in names:
-            raise ValueError(f"{names[result]} and {name} would both become {result}: rename one of them")
-        names[result] = name
-        if number % shard[1] != shard[0]:
-            continue
-        header = read_header(path)
-        height, width = (side - side % scale for side in header[:2])
-        if not height or not width:
-            raise ValueError(f"{path} has a side smaller than {scale} pixels: remove it")
-        lr, hr = (output / "lr" / result, output / "hr" / result) if pairs else (output / result, None)
-        jobs.append(Job(path, name.as_posix(), height, width, lr, hr, header.loss))
-    return jobs
 
 
 def degrade_files(
@@ -345,9 +286,9 @@ def degrade_files(
 
 
 def check_any(jobs: Sequence[Job], failed: Mapping[str, str]) -> None:
-    """Raise a ValueError if every photograph is damaged."""
-    if len(failed) == len(jobs):
-        raise ValueError(f"{next(iter(failed.values()))} (no photograph of {len(jobs)} can be read)")
+    """Raise a ValueError if every photograph is damaged or too small."""
+    if all(job.name in failed for job in jobs):
+        raise ValueError(f"{next(iter(failed.values()))} (no photograph of {len(failed)} can be used)")
 
 
 def _readable(
@@ -357,7 +298,7 @@ def _readable(
     for job, pixels in zip(group, reading, strict=True):
         try:
             yield job, pixels.result()
-        except ValueError as error:
+        except UNUSABLE as error:
             failed[job.name] = str(error)
 
 

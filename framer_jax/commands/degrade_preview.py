@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from framer_jax.commands.degrade_results import Job, read
+from framer_jax.commands.degrade_results import UNUSABLE, Job, read
 from framer_jax.data.whole_photos import degrade_photos, photo_generator
 from framer_jax.degradations.draw import DegradationParameters, draw
 from framer_jax.degradations.presets import DegradationPreset
@@ -31,7 +31,7 @@ def write_preview(jobs: Sequence[Job], preset: DegradationPreset, seed: int, cou
             break
         try:
             photo = read(job)
-        except ValueError:
+        except UNUSABLE:
             continue
         height, width = (min(side, PREVIEW_SIDE - PREVIEW_SIDE % preset.scale) for side in photo.shape[:2])
         top, left = (photo.shape[0] - height) // 2, (photo.shape[1] - width) // 2

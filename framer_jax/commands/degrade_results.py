@@ -15,6 +15,9 @@ from framer_jax.images.decode import read_rgb
 from framer_jax.porting.files import check_outputs, sha256_of
 from framer_jax.version import __version__
 
+UNUSABLE = (ValueError, FileNotFoundError)
+"""Errors of one photograph, which is left out: it is damaged, or was removed after its folder was listed."""
+
 
 class Job(NamedTuple):
     """One photograph to be degraded.

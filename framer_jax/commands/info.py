@@ -160,7 +160,7 @@ def environment() -> dict[str, Any]:
         "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
         "extras": _installed_extras(),
         "backend": jax.default_backend(),
-        "devices": [f"{device.id}: {device.device_kind}" for device in jax.devices()],
+        "devices": [{"id": device.id, "kind": device.device_kind} for device in jax.devices()],
         **{f"{name} model": str(path) if path.is_file() else "missing" for name, path in SHIPPED.items()},
     }
 
@@ -250,5 +250,7 @@ def _lines(facts: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]
     for name, value in facts.items():
         if isinstance(value, dict):
             yield from _lines(value, f"{prefix}{name}.")
+        elif name == "devices" and not prefix:
+            yield name, ", ".join(f"{device['id']}: {device['kind']}" for device in value)
         else:
             yield f"{prefix}{name}", value

@@ -13,7 +13,7 @@ from framer_jax.checkpoints.groups import present_metadata
 from framer_jax.checkpoints.merge import add_lora, is_mergeable_run, merge_run
 from framer_jax.checkpoints.networks import build_network, network_shapes, read_network
 from framer_jax.commands.port_check import INSTALLED, check
-from framer_jax.commands.port_facts import count_parameters, described_source, written_facts
+from framer_jax.commands.port_facts import as_lines, count_parameters, source_facts, written_facts
 from framer_jax.commands.port_originals import control_differences
 from framer_jax.commands.port_published import port_to_published
 from framer_jax.commands.port_values import option_statements, read_values, statement_facts, write_torch
@@ -135,8 +135,8 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps(facts, indent=1, default=str))
         return 0
-    for name, value in facts.items():
-        print(f"{name:<12} {value}")
+    for name, text in as_lines(facts):
+        print(f"{name:<12} {text}")
     return 0
 
 
@@ -211,10 +211,12 @@ def port_to_jax(
         "source": ported.source,
     }
     save_weights(output, ported.params, metadata)
-    facts = written_facts(output, model, parameters) | {"arguments": json.dumps(ported.arguments)}
+    facts = written_facts(output, model, parameters) | {"arguments": ported.arguments}
     if variant := map_named(model).describe(ported.arguments):
         facts["variant"] = variant
-    return facts | checked | described_source(ported.source)
+    if assumed := {name: ported.arguments[name] for name in ported.source.get("assumed", ())}:
+        facts["assumed"] = assumed
+    return facts | checked | source_facts(ported.source)
 
 
 def _with_loras(
@@ -277,9 +279,9 @@ def port_to_torch(
     checked = _checked(model, ours.params, ours.arguments, original, ours.assumed)
     statement = write_torch(weights, ours.arguments, state, output, form)
     facts = written_facts(output, model, count_parameters(flatten_names(ours.params)[0]))
-    facts |= statement_facts(output, statement, ours.assumed)
+    stated, assumed_notes = statement_facts(output, statement, ours.assumed)
     notes = _pipeline_notes(ours.metadata) if model == "resshift_unet" else _network_notes(model, ours.arguments)
-    return facts | {"tensors": len(state)} | checked | described_source(source) | notes
+    return facts | stated | {"tensors": len(state)} | checked | source_facts(source, [*assumed_notes, *notes])
 
 
 def read_ours(model: str, path: Path, values: Mapping[str, Any] | None = None) -> Ours:
@@ -330,14 +332,14 @@ def _port_lora(model: str, ours: Ours, path: Path, output: Path) -> dict[str, An
     write_state(output, state, {"lora_alpha": RANK})
     facts = written_facts(output, f"LoRA of {model}", count_parameters(state)) | {"tensors": len(state)}
     note = "the LoRA alone, of alpha = rank: parameters that were trained with it are not in it"
-    return facts | described_source({"files": ours.files}) | {"note": note}
+    return facts | source_facts({"files": ours.files}, [note])
 
 
-def _network_notes(model: str, arguments: dict[str, Any]) -> dict[str, str]:
-    """A note on arguments with which the released code would compute something else; {} without any."""
+def _network_notes(model: str, arguments: dict[str, Any]) -> list[str]:
+    """A note on arguments with which the released code would compute something else; [] without any."""
     if model != "dit4sr_transformer" or not (differences := control_differences(arguments)):
-        return {}
-    return {"note": f"{differences}: DiT4SR's released code computes something else, framer_jax reads it"}
+        return []
+    return [f"{differences}: DiT4SR's released code computes something else, framer_jax reads it"]
 
 
 def _refuse_release_differences(model: str, metadata: dict[str, Any], path: Path) -> None:
@@ -360,17 +362,17 @@ def _known_arguments(model: str, metadata: dict[str, Any]) -> dict[str, Any]:
     return arguments_in({"arguments": recipe[section][name]}) if name == model else {}
 
 
-def _pipeline_notes(metadata: dict[str, Any]) -> dict[str, str]:
-    """A note on the differences of a trained model from what the released samplers run; {} without any."""
+def _pipeline_notes(metadata: dict[str, Any]) -> list[str]:
+    """A note on the differences of a trained model from what the released samplers run; [] without any."""
     recipe = metadata.get("config", {}).get("recipe")
     if recipe is None:
-        return {}
+        return []
     method = method_of(recipe)
     differences = [] if method.published_network else [f"its method is {method.name}"]
     differences += method.release_differences(recipe)
     if not differences:
-        return {}
-    return {"note": f"{', '.join(differences)}: the released samplers do not run such a model, only its network"}
+        return []
+    return [f"{', '.join(differences)}: the released samplers do not run such a model, only its network"]
 
 
 def _checked(
@@ -380,7 +382,5 @@ def _checked(
         return {}
     *layers, output = check(model, params, arguments, original, assumed)
     worst = max(layers, key=lambda difference: difference.relative)
-    return {
-        "checked": f"{len(layers)} layers, relative differences up to {worst.relative:.1e} ({worst.layer}); "
-        f"output {output.relative:.1e}"
-    }
+    values = {"layers": len(layers), "largest": worst.relative, "layer": worst.layer, "output": output.relative}
+    return {"checked": values}

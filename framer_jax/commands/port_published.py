@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from framer_jax.checkpoints.merge import published_content
-from framer_jax.commands.port_facts import described_source, written_facts
+from framer_jax.commands.port_facts import source_facts, written_facts
 from framer_jax.porting.files import sha256_of
 from framer_jax.porting.torch_files import write_pickle
 
@@ -46,4 +46,4 @@ def port_to_published(
     tensors = [value for state in content.values() if isinstance(state, dict) for value in state.values()]
     facts = written_facts(output, f"LoRAs of {model}", sum(value.size for value in tensors))
     source = {"file": paths[0].name, "sha256": sha256_of(paths[0])}
-    return facts | {"tensors": len(tensors)} | described_source({"files": [source]})
+    return facts | {"tensors": len(tensors)} | source_facts({"files": [source]})

@@ -58,12 +58,16 @@ def write_torch(
     return statement
 
 
-def statement_facts(output: Path, statement: Mapping[str, Any], assumed: Sequence[str]) -> dict[str, str]:
-    """What a file in PyTorch's names states besides its tensors, where, and which of it was assumed."""
+def statement_facts(
+    output: Path, statement: Mapping[str, Any], assumed: Sequence[str]
+) -> tuple[dict[str, Any], list[str]]:
+    """What a file in PyTorch's names states besides its tensors, where, and which of it was assumed; and notes."""
     if not statement:
-        return {}
+        return {}, []
     stated = statement["arguments"]
-    facts = {"stated": ", ".join(f"{name} {value!r}" for name, value in stated.items())}
+    facts: dict[str, Any] = {"stated": dict(stated)}
     if output.suffix in PICKLES:
-        facts["stated in"] = str(sidecar_of(output))
-    return facts | ({"assumed": assumption(stated, names)} if (names := [n for n in assumed if n in stated]) else {})
+        facts["stated_in"] = sidecar_of(output)
+    if not (names := [name for name in assumed if name in stated]):
+        return facts, []
+    return {**facts, "assumed": {name: stated[name] for name in names}}, [assumption(stated, names)]

@@ -112,7 +112,8 @@ def validation_pairs(
     """
     if multiple < 1 or multiple % preset.scale:
         raise ValueError(f"'multiple' must be a multiple of the scale {preset.scale}; got {multiple}")
-    pairs, seen = [], set()
+    pairs: list[ValidationPair] = []
+    seen = set()
     for index in range(len(source)):
         if len(pairs) == limit:
             break

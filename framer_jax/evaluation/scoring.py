@@ -77,19 +77,25 @@ class ScoreSettings(NamedTuple):
 
 
 def check_sizes(pairs: Sequence[Pair], sizes: Sequence[PairSize], settings: ScoreSettings) -> None:
-    """Raise a ValueError if no image is large enough for a metric, before any image is scored."""
+    """Raise a ValueError if no image is large enough for a metric, before any image is scored.
+
+    The message names the metrics that are not too demanding for them all.
+    """
     border = settings.crop_border
     known = [
         (pair.name, (size.image[0] - 2 * border, size.image[1] - 2 * border))
         for pair, size in zip(pairs, sizes, strict=True)
         if isinstance(size.image, tuple)
     ]
+    fitting = [name for name in settings.ids if any(METRICS[name].fits(*size) for _, size in known)]
+    remedy = f"score the others with --metrics {','.join(fitting)}" if fitting else "score larger images"
+    remedy += f", or set a smaller --crop-border than {border}" * bool(border)
     for name in settings.ids:
-        if known and not any(METRICS[name].fits(*size) for _, size in known):
+        if known and name not in fitting:
             raise ValueError(
                 f"{len(known)} image(s) too small for {name} (it needs {METRICS[name].smallest}"
                 f"{f' inside a border of {border} pixels' * bool(border)}): "
-                f"{examples([image for image, _ in known])}"
+                f"{examples([image for image, _ in known])}: {remedy}"
             )
 
 

@@ -123,6 +123,8 @@ def evaluate(
     crops = _crops(crop_border, mod_crop, loaded)
     settings, unavailable = _settings(metric_ids, loaded, weights, crops, reference_dir is not None, tile_lines)
     compares = any(METRICS[name].needs_reference for name in settings.ids)
+    if reference_dir is not None and not Path(reference_dir).is_dir():
+        raise FileNotFoundError(f"{reference_dir}: no such folder")
     # Where no metric uses references, they are not paired, except to recognise a protocol's images.
     pairing = pair_files(sr_dir, reference_dir if compares or loaded else None, True, suffix, pattern)
     pairs = pairing.pairs if allow_unmatched else _sorted(pairing.pairs + pairing.incomplete)
@@ -131,7 +133,7 @@ def evaluate(
     metadata = {
         "left_out": list(pairing.unmatched) if allow_unmatched else [],
         "renamed": dict(pairing.renamed),
-        "not_read": [str(item) for item in pairing.left_out],
+        "not_read": [{"path": str(item.path), "reason": item.reason} for item in pairing.left_out],
         "unavailable": unavailable,
         "protocol": _protocol_entry(loaded, matched),
         "bootstrap": {"seed": seed, "resamples": resamples, "level": 0.95},

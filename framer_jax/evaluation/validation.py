@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -19,6 +20,25 @@ from framer_jax.recipes.components.latent_space import upsample_bicubic
 
 Images = Mapping[str, np.ndarray]
 """Name → image [H, W, 3] float32 in [0, 1]."""
+
+
+@dataclass(frozen=True)
+class Validation:
+    """The validation function of a training run.
+
+    Attributes:
+      function: (params, frozen, step) → scores by name, without those that are undefined, and images by name.
+      names: names of the scores that depend on the weights, among which `training.best_metric` must be.
+      left_out: which metrics are not computed and why, as the end of an error message; '' if all are.
+    """
+
+    function: Callable[[Params, Frozen, int], tuple[dict[str, float], Images]]
+    names: tuple[str, ...]
+    left_out: str = ""
+
+    def __call__(self, params: Params, frozen: Frozen, step: int) -> tuple[dict[str, float], Images]:
+        """Score the weights, and make images with them."""
+        return self.function(params, frozen, step)
 
 
 def center_crops(pairs: Sequence[ValidationPair], scale: int, multiple: int, max_side: int = 256) -> tuple[Any, Any]:
@@ -48,7 +68,7 @@ def make_validation(
     pairs: Sequence[ValidationPair],
     ids: Sequence[str] = ("psnr-y", "ssim-y", "niqe-framer"),
     preview: Frozen | None = None,
-) -> Callable[[Params, Frozen, int], tuple[dict[str, float], Images]]:
+) -> Validation:
     """Make the validation function of a training run.
 
     Args:
@@ -59,12 +79,13 @@ def make_validation(
 
     Returns:
       (params, frozen, step) → scores 'sample/psnr-y', 'mean/psnr-y', 'bicubic/psnr-y', … and one image per photograph,
-      with upsampled LR | mean | sample | HR side by side. The noise is the same in every call. With parameters on a
-      mesh of one or several hosts, every host gets the complete results; frozen weights in host memory are transferred
-      for each call.
+      with upsampled LR | mean | sample | HR side by side. A score that is undefined is left out. The noise is the same
+      in every call. With parameters on a mesh of one or several hosts, every host gets the complete results; frozen
+      weights in host memory are transferred for each call.
     """
     hr, lr = center_crops(pairs, recipe.scale, recipe.lr_multiple)
-    ids = [name for name in ids if METRICS[name].fits(*hr.shape[1:3])]
+    left_out = [name for name in ids if not METRICS[name].fits(*hr.shape[1:3])]
+    ids = [name for name in ids if name not in left_out]
     noise = noise_field(jax.random.key(0), len(pairs))
     samplers = {"mean": recipe.mean} if recipe.mean else {}
     if recipe.sample is not recipe.mean:  # the two are the same for a one-step network
@@ -89,13 +110,16 @@ def make_validation(
         strip = np.concatenate([bicubic, *(results[name] for name in sorted(results)), hr], axis=2)
         return scalars, {pair.name.replace("/", "_"): image for pair, image in zip(pairs, strip, strict=True)}
 
-    return validate
+    names = tuple(f"{sampler}/{metric}" for sampler in samplers for metric in ids)
+    small = f"; crops of {hr.shape[2]} x {hr.shape[1]} pixels are too small for {', '.join(left_out)}"
+    return Validation(validate, names, small if left_out else "")
 
 
 def mean_scores(images: np.ndarray, hr: np.ndarray, ids: Sequence[str]) -> dict[str, float]:
     """Mean of each metric over the images that it can score.
 
     NIQE is undefined for an image with fewer than two blocks that are not flat; such an image must not end training.
+    Of images with NaN nothing has a mean: that of the others would be no score of the weights.
 
     Args:
       images: [N, H, W, 3] in [0, 1].
@@ -105,7 +129,9 @@ def mean_scores(images: np.ndarray, hr: np.ndarray, ids: Sequence[str]) -> dict[
     Returns:
       id to mean, without the ids that can score none of the images.
     """
-    means = {}
+    means: dict[str, float] = {}
+    if not np.isfinite(images).all():
+        return means
     for name in ids:
         if METRICS[name].needs_reference:
             values = score(images, hr, [name])[name]

@@ -120,11 +120,15 @@ class ConsoleWriter(SilentWriter):
 
     def _print(self, line: str) -> None:
         # sys.stderr is looked up at each call, because the progress bar replaces it while it runs.
-        print(line, file=self._stream or sys.stderr, flush=True)
+        if (stream := self._stream or sys.stderr) is not None:  # it is None where standard error is closed
+            print(line, file=stream, flush=True)
 
 
 class JsonLinesWriter(SilentWriter):
-    """Writes one JSON object per line: {'step': ..., name: value, ...}, and texts as {'step', 'text', 'value'}."""
+    """Writes one JSON object per line: {'step': ..., name: value, ...}, and texts as {'step', 'text', 'value'}.
+
+    NaN and infinity, which JSON does not have, are written as null.
+    """
 
     def __init__(self, path: str | AnyPath) -> None:
         self._path = as_path(path)
@@ -139,14 +143,15 @@ class JsonLinesWriter(SilentWriter):
 
     def write_scalars(self, step: int, scalars: Scalars) -> None:
         """Append one line with the scalars."""
-        self._append({"step": step, **{name: float(value) for name, value in scalars.items()}})
+        numbers = {name: float(value) for name, value in scalars.items()}
+        self._append({"step": step, **{name: value if np.isfinite(value) else None for name, value in numbers.items()}})
 
     def write_text(self, step: int, name: str, text: str) -> None:
         """Append one line with the text."""
         self._append({"step": step, "text": name, "value": text})
 
     def _append(self, entry: Mapping[str, Any]) -> None:
-        line = json.dumps(entry) + "\n"
+        line = json.dumps(entry, allow_nan=False) + "\n"
         if isinstance(self._path, Path):
             self._path.parent.mkdir(parents=True, exist_ok=True)
             with self._path.open("a", encoding="utf-8") as file:
@@ -341,8 +346,8 @@ def default_writer(workdir: str | AnyPath, settings: LoggingSettings | None = No
 
 
 def to_uint8(image: np.ndarray) -> np.ndarray:
-    """Convert an image [H, W, 3], float in [0, 1], to uint8; values outside the range are clipped."""
-    return np.round(np.clip(np.asarray(image, np.float32), 0, 1) * 255).astype(np.uint8)
+    """Convert an image [H, W, 3], float in [0, 1], to uint8; values outside the range are clipped, NaN is black."""
+    return np.round(np.clip(np.nan_to_num(np.asarray(image, np.float32)), 0, 1) * 255).astype(np.uint8)
 
 
 def overview(params: Any) -> str:
@@ -355,7 +360,7 @@ class Progress:
 
     def __init__(self, start: int, total: int, visible: bool = True) -> None:
         self._bar: Any = None
-        if visible and sys.stderr.isatty():
+        if visible and sys.stderr is not None and sys.stderr.isatty():
             from rich.console import Console
             from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
             from rich.progress import Progress as Bar

@@ -16,6 +16,7 @@ from clu.metrics import Average
 from framer_jax.paths import AnyPath, as_path
 from framer_jax.recipes.base import Params, Recipe
 from framer_jax.training import finite
+from framer_jax.training.best_metric import check_best_metric
 from framer_jax.training.checkpoint import CheckpointMetadata, Checkpoints, Restored, first_line
 from framer_jax.training.compatibility import shared_by_hosts
 from framer_jax.training.compiled_programs import FOLDER as COMPILED
@@ -76,7 +77,9 @@ def train(
       record_names: name of each record id, compared with the checkpoint's.
       file_digests: name of each data file → digest of its content, compared with the checkpoint's.
       unusual_settings: settings that differ from their defaults, in words, for the error if step 1 gives NaN.
-      validate: called every `validate_every` steps and at the end.
+      validate: called every `validate_every` steps and at the end; with an attribute `names`, the names of its scalars
+        that `training.best_metric` may have, that one is checked before the first step, and it may leave out a scalar
+        of these that is undefined.
       export: called at every checkpoint, and when resuming for files that are missing, altered or older.
       writer: writer of logs; None: `default_writer(workdir)`.
       initial_params: groups that start from these weights instead of `recipe.initial_params`; unused when resuming.
@@ -84,8 +87,8 @@ def train(
 
     Raises:
       ValueError: settings, work directory, weights, batch or checkpoint do not fit, another training holds the work
-        directory, all checkpoints are damaged, or validation does not return the best_metric (raised at the first
-        validation, after a save); one line each.
+        directory, all checkpoints are damaged, or validation does not return the best_metric (without `names` raised
+        at the first validation, after a save); one line each.
       DataError: batches could not be loaded any more, after a save of the last complete step.
       HostLostError: another process of a distributed run has ended.
       NonFiniteError: NaN or infinity; the message names the step, the records and the last good checkpoint.
@@ -93,6 +96,7 @@ def train(
     wall_time = WallTime(time.perf_counter())
     workdir = as_path(workdir)
     check_name(workdir)
+    note_on_best = check_best_metric(settings, validate)
     initial_params = recipe.initial_params if initial_params is None else initial_params
     finite.check_weights(recipe, initial_params)
     plan = make_plan(recipe, batches, prepare, settings)
@@ -118,8 +122,9 @@ def train(
                     recipe, plan.optimizers, settings, plan.mesh, plan.batch_shapes, initial_params
                 )
             _announce(writer, recipe, state, restored, checkpoints, run_info)
-            if note := profile.missed(restored.step if restored else 0, settings.steps):
-                writer.write_text(restored.step if restored else 0, "note", note)
+            step = restored.step if restored else 0
+            for note in filter(None, (note_on_best, profile.missed(step, settings.steps))):
+                writer.write_text(step, "note", note)
             wall_time.add(START, wall_time.elapsed())
             return Run(
                 settings=settings,
@@ -139,7 +144,7 @@ def train(
                 programs=programs,
                 wall_time=wall_time,
                 state=state,
-                step=restored.step if restored else 0,
+                step=step,
                 metadata=metadata,
                 quiet=quiet,
                 window={name: Average(np.float32(a), np.int32(b)) for name, (a, b) in metadata.window.items()},

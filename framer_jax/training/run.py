@@ -17,6 +17,7 @@ from jax.sharding import Mesh
 
 from framer_jax.recipes.base import Frozen, Params
 from framer_jax.training import finite
+from framer_jax.training.best_metric import metric_names
 from framer_jax.training.checkpoint import CheckpointMetadata, Checkpoints
 from framer_jax.training.compiled_programs import number_of_programs
 from framer_jax.training.data_position import DataIterator, Position
@@ -128,12 +129,11 @@ class Run:
                 metrics = self._validate() if last or self.step % settings.validate_every == 0 else None
                 is_time_up = self._is_time_up()  # before the signals, one of which it may send
                 stop = stop_requested(self.step) or self.step == settings.stop_after or is_time_up
-                unknown_metric = bool(
-                    metrics is not None and settings.best_metric and settings.best_metric not in metrics
-                )
+                unknown_metric = metrics is not None and self._is_unknown_metric(metrics)
                 is_regular = self.step % settings.checkpoint_every == 0
                 if last or stop or unknown_metric or is_regular or is_save_due:
-                    self._save(metrics)
+                    # An interruption must not decide what is compared: a run without it would not save this step.
+                    self._save(metrics if last or is_regular else None)
                 if metrics is not None and unknown_metric:
                     self._refuse_best_metric(metrics)
                 if last or stop:
@@ -306,7 +306,7 @@ class Run:
         self.wall_time.add(END, time.perf_counter() - started)
 
     def _note_if_best(self, metrics: Mapping[str, float] | None) -> bool:
-        """Whether the validation is the best so far, in which case the metadata remember it."""
+        """Whether the validation is the best so far, in which case the metadata remember it; undefined never is."""
         name = self.settings.best_metric
         if not name or metrics is None or name not in metrics:
             return False
@@ -316,6 +316,11 @@ class Run:
             return False
         self.metadata = self.metadata._replace(best={"step": self.step, "value": value})
         return True
+
+    def _is_unknown_metric(self, metrics: Mapping[str, float]) -> bool:
+        """Whether the best metric is none of validation's; known names were checked before the first step."""
+        name = self.settings.best_metric
+        return bool(name) and name not in metrics and metric_names(self.validate) is None
 
     def _refuse_best_metric(self, metrics: Mapping[str, float]) -> None:
         """The name is checked at the first validation, after a save, so that no step is lost."""

@@ -274,7 +274,7 @@ def test_a_damaged_photograph_is_left_out_and_the_repaired_one_is_added(folder, 
     for name in ("a.png", "d.png", "e.png"):
         (tmp_path / "hr" / name).write_bytes(intact[: len(intact) // 2])
     assert run(tmp_path / "hr", tmp_path / "none", *QUICK, "--preview", 1) == 2
-    assert "no photograph of 3 can be read" in capsys.readouterr().err
+    assert "no photograph of 3 can be used" in capsys.readouterr().err
     assert not (tmp_path / "none").exists()
 
 

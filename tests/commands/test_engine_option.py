@@ -169,8 +169,9 @@ def test_degrade_in_shards_that_are_repeated(use, tmp_path, capsys, monkeypatch)
     photos(tmp_path / "in", 3, (16, 20))
     intact = (tmp_path / "in" / "photo_0.png").read_bytes()
     (tmp_path / "in" / "photo_9.png").write_bytes(intact[: len(intact) // 2])  # its header is intact
+    (tmp_path / "in" / "photo_8.png").write_bytes(b"no image")
     words = ("--preset", "bicubic", "--pairs")
-    use(repeated, slots=4)  # one shard has the damaged photograph alone
+    use(repeated, slots=5)  # one shard has the damaged photograph alone
     outcome = run(capsys, "degrade", "in", "out", *words, *RAY)
     expected = run(capsys, "degrade", "in", "local", *words)
     assert (outcome.status, outcome.out) == (1, expected.out.replace("local", "out"))

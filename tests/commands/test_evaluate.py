@@ -119,9 +119,23 @@ def test_what_is_undefined_for_an_image_is_missing_there(folders, tmp_path, caps
         (["seam", "--tile-lines", "x"], "--tile-lines 'x': give the side of a tile"),
         (["seam", "--tile-lines", "8:8"], "--tile-lines 8:8: tiles must start at least 8 pixels apart"),
         (["seam", "--tile-lines", "16"], r"no line of --tile-lines crosses the image \(2 images, none has a score\)"),
-        (["ms-ssim-y"], r"2 image\(s\) too small for ms-ssim-y \(it needs 161x161 pixels\): 0, 1"),
+        (["ms-ssim-y"], r"2 image\(s\) too small for ms-ssim-y \(it needs 161x161 pixels\): 0, 1: score larger images"),
+        (["ms-ssim-y", "--crop-border", "4"], r"score larger images, or set a smaller --crop-border than 4"),
+        (
+            ["psnr-y,niqe-framer,ssim-y"],
+            "too small for niqe-framer .*: score the others with --metrics psnr-y,ssim-y$",
+        ),
     ],
 )
 def test_bad_options_of_metrics_are_one_line(folders, capsys, words, message):
     sr, gt = folders
     fails(capsys, cli.main(["evaluate", sr, "--reference", gt, "--metrics", *words]), message)
+
+
+def test_the_default_metrics_of_small_images_name_the_remedy(folders, capsys):
+    sr, gt = folders
+    words = ["evaluate", sr, "--reference", gt]
+    line = fails(capsys, cli.main(words), "2 image.* too small for niqe-framer")
+    remedy = line.rpartition("score the others with ")[2].split()
+    assert remedy == ["--metrics", "psnr-y,ssim-y"]
+    assert cli.main([*words, *remedy]) == 0

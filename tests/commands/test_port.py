@@ -12,6 +12,7 @@ from safetensors.numpy import load_file, save_file
 
 from framer_jax import cli
 from framer_jax.checkpoints.networks import load_network
+from framer_jax.porting.files import sha256_of
 from framer_jax.porting.maps import to_flax
 from framer_jax.porting.table import MAPS, read_torch
 from framer_jax.porting.torch_files import read_state, write_state
@@ -62,6 +63,33 @@ def test_there_and_back_on_the_command_line(states, checkpoint, tmp_path, capsys
         model = load_network("vq_f4", path)
         assert model.module.codes == 256 and model.module.attention_levels == (2,)
         assert model.params["codebook"].shape == (256, 3)
+
+
+def test_json_has_numbers_and_lists(checkpoint, tmp_path, capsys):
+    ours = tmp_path / "ours.safetensors"
+    assert port(checkpoint, ours, "--model", "vq_f4", "--json") == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert (facts["written"], facts["model"], facts["parameters"]) == (str(ours), "vq_f4", 2_894_782)
+    assert facts["sources"] == [{"file": "vq.safetensors", "sha256": sha256_of(checkpoint)}]
+    assert facts["sha256"] == sha256_of(ours)
+    assert facts["arguments"]["codes"] == 256
+    assert port(ours, tmp_path / "back.safetensors", "--model", "vq_f4", "--to", "torch", "--json") == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert (facts["parameters"], facts["tensors"]) == (2_894_782, len(load_file(checkpoint)))
+    assert facts["sources"] == [{"file": ours.name, "sha256": sha256_of(ours)}]
+
+
+def test_json_has_what_was_assumed_and_the_notes_on_it(states, tmp_path, capsys):
+    source, ours = tmp_path / "in.safetensors", tmp_path / "ours.safetensors"
+    write_state(source, states["swinir"])
+    assert port(source, ours, "--model", "swinir", "--json") == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["assumed"] == {name: facts["arguments"][name] for name in ("value_range", "image_size")}
+    assert port(ours, tmp_path / "back.safetensors", "--model", "swinir", "--to", "torch", "--json") == 0
+    back = json.loads(capsys.readouterr().out)
+    assert (back["assumed"], back["stated"].items() >= facts["assumed"].items()) == (facts["assumed"], True)
+    for notes in (facts["notes"], back["notes"]):
+        assert any(note.startswith("assumed, as in published models") for note in notes)
 
 
 def test_nothing_is_replaced_without_the_flag(checkpoint, tmp_path, capsys):

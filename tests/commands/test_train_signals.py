@@ -79,7 +79,7 @@ def test_a_signal_to_the_process_group_saves_and_stops(command, tmp_path, number
     status, out, lines = ended(process, lambda: os.killpg(process.pid, number))
     assert status == 0, lines
     assert out.startswith("stopped at step ")
-    assert len(lines) == 2, lines  # that it stops, and where it is saved
+    assert len(lines) == 3, lines  # that it stops, where its time went, and where it is saved
     (step,) = (tmp_path / "run" / "checkpoints").iterdir()
     assert int(step.name) >= 10
     assert not (tmp_path / "run" / ".lock").exists()

@@ -125,7 +125,7 @@ def is_legal(knob, value):
 
 def read(knob, text):
     """The value that a text of `--set` means."""
-    if knob.type is str and not (knob.optional and text == "None"):
+    if knob.type is str and not ((knob.optional or knob.empty) and text == "None"):
         return text
     try:
         return ast.literal_eval(text)

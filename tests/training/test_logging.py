@@ -25,6 +25,22 @@ def test_json_lines_drop_later_entries_when_a_run_resumes(tmp_path):
     assert len(path.read_text().splitlines()) == 4
 
 
+def test_json_lines_are_json_for_undefined_scalars_too(tmp_path):
+    def refuse(constant):
+        raise AssertionError(f"{constant} is not JSON")
+
+    JsonLinesWriter(tmp_path / "log").write_scalars(1, {"a": np.nan, "b": np.inf, "c": -np.inf, "d": np.float32(0.5)})
+    line = json.loads((tmp_path / "log").read_text(), parse_constant=refuse)
+    assert line == {"step": 1, "a": None, "b": None, "c": None, "d": 0.5}
+
+
+def test_images_with_nan_are_written(tmp_path):
+    writer = default_writer(tmp_path, quiet=True)
+    writer.write_images(1, {"first": np.full((4, 4, 3), np.nan)})
+    with Image.open(tmp_path / "images" / "first_0000001.png") as image:
+        assert image.getpixel((0, 0)) == (0, 0, 0)
+
+
 def test_default_writer(tmp_path, capsys):
     folder = tmp_path / "not" / "yet"
     assert not (default_writer(folder) and folder.exists())  # a refused run leaves no folder

@@ -15,7 +15,8 @@ import numpy as np
 from PIL import Image
 from rich.console import Console
 
-from framer_jax.commands.degrade import MANIFEST, degrade_files, plan
+from framer_jax.commands.degrade import MANIFEST, degrade_files
+from framer_jax.commands.degrade_plan import plan
 from framer_jax.config import ConfigError
 from framer_jax.data.settings import degradation_preset
 from framer_jax.degradations.presets import DegradationPreset
@@ -150,8 +151,9 @@ def make_pairs(source: PairSource, folder: Path, preset: DegradationPreset, cons
         if source.crop:
             paths, root = _write_crops(paths, root, source.crop, Path(scratch) / "crops"), Path(scratch) / "crops"
         made = Path(scratch) / "pairs"
-        jobs = plan(paths, root, made, preset.scale, pairs=True)
-        if failed := degrade_files(jobs, preset, source.degradation_seed, made / MANIFEST, console=console):
+        jobs, failed = plan(paths, root, made, preset.scale, pairs=True)
+        failed = failed or degrade_files(jobs, preset, source.degradation_seed, made / MANIFEST, console=console)
+        if failed:  # scores need all pairs
             raise ValueError(f"{next(iter(failed.values()))}: repair or remove it")
         try:
             made.rename(folder)

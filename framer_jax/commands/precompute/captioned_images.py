@@ -12,8 +12,8 @@ import numpy as np
 from framer_jax.commands.precompute import work as shared
 from framer_jax.commands.provenance import config_of_latents
 from framer_jax.data.captions import crop_name
-from framer_jax.data.pipeline import make_prepare
 from framer_jax.data.contents import joint_digest
+from framer_jax.data.pipeline import make_prepare
 from framer_jax.data.records import MANIFEST, RECORD, check_kind, is_records, read_manifest, read_names
 from framer_jax.data.sources import ImageFiles, Pixels
 from framer_jax.porting.files import sha256_of
