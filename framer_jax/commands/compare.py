@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from rich.table import Table
 from framer_jax.commands.compare_images import (
     add_image_arguments,
     check_requests,
+    comparable_metrics,
     compare_folders,
     given_image_arguments,
     page_path,
@@ -30,7 +30,6 @@ from framer_jax.evaluation.comparison import (
     check_comparable,
     difference,
     difference_cells,
-    without_common_image,
 )
 from framer_jax.evaluation.report import metric_heading
 from framer_jax.porting.files import atomic_write, check_outputs, check_writable
@@ -71,7 +70,8 @@ def run(arguments: argparse.Namespace) -> int:
     arms = [read_arm(text) for text in arguments.inputs]
     check_labels([arm.label for arm in arms], "FILE")
     _check_outputs(arguments, {"a file of scores": sorted({file.path for arm in arms for file in arm.files})})
-    _compare(arguments, arms, check_comparable([file for arm in arms for file in arm.files]))
+    metrics = check_comparable([file for arm in arms for file in arm.files])
+    _compare(arguments, arms, comparable_metrics(metrics, arms, message_console(arguments.quiet)))
     return 0
 
 
@@ -124,10 +124,6 @@ def _compare(arguments: argparse.Namespace, arms: Sequence[Arm], metrics: Sequen
     if not metrics:
         return
     reference, *others = arms
-    lacking = without_common_image(metrics, reference, others)
-    for reason in lacking.values():
-        print(f"note: {reason}", file=sys.stderr)
-    metrics = [metric for metric in metrics if metric not in lacking]
     rows = {arm.label: [difference(metric, reference, arm, arguments.seed) for metric in metrics] for arm in others}
     for label, entries in rows.items():
         title = f"{label} minus {reference.label}, {max(entry.images for entry in entries)} images"

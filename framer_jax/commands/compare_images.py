@@ -15,7 +15,7 @@ from framer_jax.commands.compare_labels import check_labels, read_arm, split_lab
 from framer_jax.commands.evaluate import add_scoring_arguments
 from framer_jax.data.files import list_images
 from framer_jax.data.image_names import examples
-from framer_jax.evaluation.comparison import Arm, check_comparable, without_common_image
+from framer_jax.evaluation.comparison import Arm, check_comparable, common_images
 from framer_jax.evaluation.comparison_grid import DPI, figure_images, parse_crop, write_grid
 from framer_jax.evaluation.comparison_page.build import write_page
 from framer_jax.evaluation.comparison_page.data import PageSettings, page_data
@@ -181,10 +181,7 @@ def compare_folders(arguments: argparse.Namespace, console: Console, messages: C
     figure = figure_images(image_set, _names(arguments.images or "")) if arguments.grid else []
     page, embedded = _embed(arguments, image_set, console, messages) if arguments.html else (None, [])
     arms, failures = _scores(image_set, settings, recorded, console, messages)
-    lacking = without_common_image(ids, arms[0], arms[1:]) if arms else {}
-    for reason in lacking.values():
-        messages.print(f"note: {reason}", markup=False)
-    ids = tuple(metric for metric in ids if metric not in lacking)
+    ids = comparable_metrics(ids, arms, messages)
     if page is not None:
         path = page_path(arguments.html)
         size = write_page(path, page_data(image_set, embedded, arms, ids, page), embedded)
@@ -194,6 +191,26 @@ def compare_folders(arguments: argparse.Namespace, console: Console, messages: C
         width, height = write_grid(arguments.grid, image_set, figure, arms, ids, crop)
         _say(console, f"{arguments.grid}: {width}x{height} pixels, {DPI} dpi")
     return Comparison(arms, ids, _report(image_set, failures, console))
+
+
+def comparable_metrics(metrics: Sequence[str], arms: Sequence[Arm], messages: Console) -> tuple[str, ...]:
+    """The metrics by which the first arm can be compared with each of the others; a note names any other one.
+
+    Raises:
+      ValueError: there is none of them.
+    """
+    kept = []
+    for metric in metrics:
+        lacking = [arm.label for arm in arms[1:] if not common_images(metric, arms[0], arm)]
+        if lacking:
+            messages.print(
+                f"note: no image has a {metric} of both {arms[0].label} and {lacking[0]}: it is left out", markup=False
+            )
+        else:
+            kept.append(metric)
+    if metrics and not kept:
+        raise ValueError(f"there is no metric by which {arms[0].label} can be compared with all others")
+    return tuple(kept)
 
 
 def _say(console: Console, text: str) -> None:

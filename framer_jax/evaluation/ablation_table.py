@@ -14,10 +14,10 @@ from framer_jax.evaluation.comparison import (
     Difference,
     ScoreFile,
     check_comparable,
+    common_images,
     difference,
     difference_cells,
     difference_json,
-    without_common_image,
 )
 from framer_jax.evaluation.report import MISSING, metric_heading
 
@@ -73,6 +73,8 @@ def verdict(entry: Difference) -> str:
 def ablation_result(ablation: Ablation, scores: Mapping[str, ArmScores], seed: int = 0) -> AblationResult:
     """Compare the arms of an ablation that have scores; two arms are compared by the seeds that both have.
 
+    A metric that no image has in both of two arms is left out of their differences.
+
     Args:
       ablation: the ablation.
       scores: arm → seed → scores; arms and seeds may be missing.
@@ -92,8 +94,7 @@ def ablation_result(ablation: Ablation, scores: Mapping[str, ArmScores], seed: i
         if not seeds:
             return []
         one, two = (Arm(arm, tuple(present[arm][number] for number in seeds)) for arm in (first, second))
-        lacking = without_common_image(metrics, one, [two])
-        return [difference(metric, one, two, seed) for metric in metrics if metric not in lacking]
+        return [difference(metric, one, two, seed) for metric in metrics if common_images(metric, one, two)]
 
     return AblationResult(
         ablation,

@@ -189,21 +189,9 @@ def sign_test(better: int, worse: int) -> float:
     return min(1.0, 2 * tail / 2**count)
 
 
-def without_common_image(metrics: Sequence[str], first: Arm, others: Sequence[Arm]) -> dict[str, str]:
-    """Metric → why `difference` cannot compare the first arm with each of the others by it.
-
-    Raises:
-      ValueError: it can by none of them.
-    """
-    lacking = {
-        metric: f"{first.label} and {other.label} have no image in common that has a {metric}"
-        for metric in metrics
-        for other in others
-        if not first.scores(metric).keys() & other.scores(metric).keys()
-    }
-    if metrics and len(lacking) == len(metrics):
-        raise ValueError(next(iter(lacking.values())))
-    return lacking
+def common_images(metric: str, first: Arm, second: Arm) -> list[str]:
+    """The images that have a score of a metric in both arms, sorted."""
+    return sorted(first.scores(metric).keys() & second.scores(metric).keys())
 
 
 def difference(metric: str, first: Arm, second: Arm, seed: int = 0) -> Difference:
@@ -218,10 +206,10 @@ def difference(metric: str, first: Arm, second: Arm, seed: int = 0) -> Differenc
     Raises:
       ValueError: the arms have no image in common.
     """
-    one, two = first.scores(metric), second.scores(metric)
-    images = sorted(one.keys() & two.keys())
+    images = common_images(metric, first, second)
     if not images:
         raise ValueError(f"{first.label} and {second.label} have no image in common that has a {metric}")
+    one, two = first.scores(metric), second.scores(metric)
     a, b = (np.asarray([scores[image] for image in images]) for scores in (one, two))
     higher = bool(first.files[0].metadata["metrics"][metric]["higher_is_better"])
     gain = (b - a) if higher else (a - b)

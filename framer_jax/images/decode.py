@@ -49,6 +49,9 @@ SRGB_GAMMA = 1 / 2.2
 CONVERTED = {"CMYK": "CMYK", "LAB": "Lab"}
 """Pillow's modes of the color spaces that are converted to sRGB, and their names."""
 
+TO_SRGB = "was converted to sRGB"
+"""The end of the note on it."""
+
 
 class Header(NamedTuple):
     """Properties of an image file that are known before its pixels are decoded.
@@ -109,7 +112,7 @@ def of_pillow(image: Image.Image, icc: bytes | None, notes: tuple[str, ...], tur
     if image.mode.startswith("I") or image.mode == "F":
         return Raster(upright(deep_gray(image), orientation), icc, notes, facts)
     if image.mode in CONVERTED:
-        notes = (*notes, f"{CONVERTED[image.mode]} was converted to sRGB")
+        notes = (*notes, f"{CONVERTED[image.mode]} {TO_SRGB}")
         image, icc = _to_srgb(image, icc), None
     return Raster(upright(_values(image), orientation), icc, notes, facts)
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import stat
 
-from framer_jax.images.decode import CONVERTED, Header, read_header, read_image
+from framer_jax.images.decode import CONVERTED, TO_SRGB, Header, read_header, read_image
 from framer_jax.images.frames import frame_sizes, read_frames
+from framer_jax.images.image_data import ImageData
 from framer_jax.inference.estimate import check_host_memory
 from framer_jax.inference.formats import check_frame_sizes, check_frames, check_quality, check_size, output_format
 from framer_jax.inference.images import check_alpha, depth_note
@@ -98,8 +99,15 @@ def _check_replaceable(job: Job, header: Header, all_frames: bool) -> None:
         raise ValueError(f"{job.source}: in place, and it is write-protected: allow writing to it, or name an output")
     is_pages = header.frames > 1 and output_format(job.target).name == "TIFF"  # of any depth each
     if "16-bit" in header.loss or is_pages:
-        images = read_frames(job.source) if header.frames > 1 else [read_image(job.source)]
-        if any(depth_note(job.target, image, header.frames) for image in images):
-            remedy = "name an output" if header.frames > 1 else "name a .png output"
-            kind = output_format(job.target).name
-            raise ValueError(f"{job.source}: in place, 8 of its 16 bits per channel would be lost ({kind}): {remedy}")
+        for image in read_frames(job.source) if header.frames > 1 else [read_image(job.source)]:
+            _check_page(job, image, header.frames)
+
+
+def _check_page(job: Job, image: ImageData, frames: int) -> None:
+    """Refuse to replace an image, or one of several, whose bits or colors the result would not hold."""
+    if converted := next((note for note in image.notes if note.endswith(TO_SRGB)), None):
+        raise ValueError(f"{job.source}: in place, of one of its pages {converted}: name an output")
+    if depth_note(job.target, image, frames):
+        remedy = "name an output" if frames > 1 else "name a .png output"
+        kind = output_format(job.target).name
+        raise ValueError(f"{job.source}: in place, 8 of its 16 bits per channel would be lost ({kind}): {remedy}")

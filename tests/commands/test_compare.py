@@ -31,7 +31,7 @@ def test_a_metric_without_a_common_image_is_noted(tmp_path, capsys):
     assert main(["compare", str(one), str(two), "--markdown"]) == 0
     printed = capsys.readouterr()
     assert "psnr-y" in printed.out and "niqe" not in printed.out
-    assert printed.err == "note: a and b have no image in common that has a niqe\n"
+    assert printed.err == "note: no image has a niqe of both a and b: it is left out\n"
 
 
 def test_markdown_has_a_table_for_each_model(files, capsys):

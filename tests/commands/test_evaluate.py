@@ -57,6 +57,8 @@ def test_bad_evaluations_are_one_line(folders, tmp_path, capsys):
     fails(capsys, cli.main(["evaluate", sr, "--metrics", "niqe"]), "niqe")
     fails(capsys, cli.main(["evaluate", sr, "--metrics", ""]), "metric")
     fails(capsys, cli.main(["evaluate", str(tmp_path / "none"), "--metrics", "niqe-framer"]), "none: no such folder")
+    words = ["evaluate", str(tmp_path), "--reference", str(tmp_path / "none"), "--metrics", "niqe-framer"]
+    fails(capsys, cli.main(words), "none: no such folder")  # no metric needs the references
     (tmp_path / "gt" / "1.png").unlink()
     capsys.readouterr()
     assert cli.main(["evaluate", sr, "--reference", gt, "--metrics", "psnr-y"]) == 1

@@ -293,9 +293,10 @@ def test_embeddings_of_crops_are_read_back_with_their_latents(place, tmp_path):
 
 
 def test_crops_of_other_photographs_are_not_captioned(place, tmp_path):
-    photos(tmp_path / "photos", count=2)
-    with pytest.raises(ValueError, match="are not the photographs of the latents"):
-        crops_of_latents(place / "records", str(tmp_path / "photos"), "crops")
+    shutil.copy(place / "photos/photo_1.png", shutil.copytree(place / "photos", tmp_path / "same") / "photo_0.png")
+    for folder in (photos(tmp_path / "photos", count=2), tmp_path / "same"):
+        with pytest.raises(ValueError, match="are not the photographs of the latents"):
+            crops_of_latents(place / "records", str(folder), "crops")
     with pytest.raises(ValueError, match="holds records of 'embeddings', not 'latents'"):
         crops_of_latents(place / "embeddings", str(place / "photos"), "crops")
 

@@ -164,3 +164,13 @@ def test_some_arms_keep_the_claims_about_them():
 def test_an_ablation_that_means_nothing_is_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         replace(ABLATION, **changes)
+
+
+def test_a_metric_without_a_common_image_has_no_row(tmp_path):
+    files = measured(
+        tmp_path,
+        {"none": [{"psnr-y": (20, 21), "niqe": (None, 5)}], "full": [{"psnr-y": (21, 22), "niqe": (4, None)}]},
+    )
+    result = ablation_result(ABLATION, files)
+    assert [entry.metric for entry in result.differences["full"]] == ["psnr-y"]
+    assert "niqe" in ablation_markdown(result)  # its means

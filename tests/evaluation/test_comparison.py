@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from framer_jax.evaluation.comparison import (
     Arm,
     check_comparable,
+    common_images,
     difference,
     read_scores,
     sign_test,
-    without_common_image,
 )
 
 METRICS = {"psnr-y": True, "niqe": False}
@@ -44,14 +44,13 @@ def test_differences_are_paired_and_know_what_is_better(tmp_path):
     assert niqe.mean == pytest.approx(-0.25) and niqe.images == 2
 
 
-def test_a_metric_without_a_common_image_is_named_and_the_others_are_compared(tmp_path):
+def test_images_in_common_are_those_of_one_metric(tmp_path):
     first = scores(tmp_path / "a.json", {"psnr-y": {"x": 20, "y": 22}, "niqe": {"x": None, "y": 6}})
     second = scores(tmp_path / "b.json", {"psnr-y": {"x": 21, "y": 24}, "niqe": {"x": 4, "y": None}})
     one, two = (Arm(path.stem, (read_scores(path),)) for path in (first, second))
-    lacking = without_common_image(("psnr-y", "niqe"), one, [two])
-    assert lacking == {"niqe": "a and b have no image in common that has a niqe"}
+    assert (common_images("psnr-y", one, two), common_images("niqe", one, two)) == (["x", "y"], [])
     with pytest.raises(ValueError, match="a and b have no image in common that has a niqe"):
-        without_common_image(("niqe",), one, [two])
+        difference("niqe", one, two)
 
 
 def test_runs_of_an_arm_are_averaged_for_each_image(tmp_path):

@@ -173,6 +173,10 @@ def test_colors_depths_and_protection_are_not_lost_in_place(tmp_path):
         upscale(pages, files=frames)
     summary = upscale(pages, tmp_path / "pages.png", FileSettings(frames=True))
     assert "written with 8 bits per channel, of 16 that were read (of pages, TIFF keeps 16" in str(summary)
+    first, second = (Image.new(mode, (8, 6)) for mode in ("RGB", "CMYK"))
+    first.save(tmp_path / "mixed.tif", save_all=True, append_images=[second])
+    with pytest.raises(ValueError, match=r"mixed\.tif: in place, of one of its pages CMYK was converted to sRGB"):
+        upscale(tmp_path / "mixed.tif", files=frames)
     source = image(tmp_path / "c.png")
     source.chmod(0o400)
     with pytest.raises(ValueError, match=r"c\.png: in place, and it is write-protected"):
